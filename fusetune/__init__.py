@@ -1,0 +1,36 @@
+"""fusetune: launch configurations for fused Triton kernels, kept only with evidence.
+
+Importing this package loads neither torch nor triton; the public names load them on first use.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from fusetune.runtime.configs import explain, load, reload
+    from fusetune.runtime.linear_scale import fused_gemm_scale
+    from fusetune.runtime.modules import ModelNew
+
+_PUBLIC = {
+    "fused_gemm_scale": "fusetune.runtime.linear_scale",
+    "ModelNew": "fusetune.runtime.modules",
+    "explain": "fusetune.runtime.configs",
+    "load": "fusetune.runtime.configs",
+    "reload": "fusetune.runtime.configs",
+}
+
+__all__ = ["ModelNew", "__version__", "explain", "fused_gemm_scale", "load", "reload"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        return getattr(import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module 'fusetune' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,1 @@
+"""What is true without a GPU, a file or a screen."""

@@ -1,0 +1,135 @@
+"""The keep rule: what gain is, what an interval of it proves, and which config stays."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Annotated, Final, Literal
+
+import msgspec
+
+from fusetune.core.stats import median_interval
+
+Outcome = Literal["keep", "revert", "inconclusive"]
+VerdictName = Literal["keep", "revert", "inconclusive", "unverified"]
+Evidence = Literal["measured", "predicted"]
+Reason = Literal[
+    "gain_confirmed",
+    "conservative_gain_confirmed",
+    "gain_below_minimum",
+    "no_candidate_left",
+    "budget_exhausted",
+    "revalidation_disagrees",
+    "predicted_not_timed",
+]
+
+REASON_TEXT: Final[dict[Reason, str]] = {
+    "gain_confirmed": "the gain over BASELINE and over the fastest 4-warp / 2-stage config is confirmed",
+    "conservative_gain_confirmed": "the fastest 4-warp / 2-stage config gains enough; other warps or stages add too little",
+    "gain_below_minimum": "nothing gains the minimum over BASELINE",
+    "no_candidate_left": "no candidate but BASELINE compiled and gave right results",
+    "budget_exhausted": "the blocks allowed did not settle it; the safer config stays",
+    "revalidation_disagrees": "a fresh process did not confirm the gain",
+    "predicted_not_timed": "predicted from compile facts; nothing was timed",
+}
+
+LOOKS: Final[tuple[int, ...]] = (25, 50, 100, 200, 400)
+"""After how many blocks an interval is looked at; every look spends a share of the error budget."""
+
+
+class KeepRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a gain must prove: at least `min_gain`, at a total `confidence` over all looks and comparisons."""
+
+    min_gain: Annotated[float, msgspec.Meta(ge=0.0, lt=1.0)] = 0.02
+    confidence: Annotated[float, msgspec.Meta(gt=0.5, lt=1.0)] = 0.95
+    looks: tuple[int, ...] = LOOKS
+
+    def look_confidence(self, comparisons: int) -> float:
+        """The confidence of one look at one of `comparisons` pairs, so that all together err at most 1 - confidence.
+
+        Bonferroni's inequality: the error budget is split evenly over looks and comparisons.
+        """
+        return 1.0 - (1.0 - self.confidence) / (len(self.looks) * comparisons)
+
+
+class Gain(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The median gain of a candidate with its interval, and what the interval rests on."""
+
+    median: float
+    low: float
+    high: float
+    confidence: float
+    min_gain: float
+    blocks: int
+
+
+def gain(time_us: float, baseline_us: float) -> float:
+    """`1 - t_candidate / t_baseline`: 0.02 means two percent less time, below 0 a slowdown."""
+    return 1.0 - time_us / baseline_us
+
+
+def gain_from_log_ratio(log_ratio: float) -> float:
+    """The gain whose ln(t_candidate / t_baseline) is `log_ratio`."""
+    return -math.expm1(log_ratio)
+
+
+def summarize(log_ratios: Sequence[float], rule: KeepRule, comparisons: int = 1) -> Gain:
+    """The median gain of paired blocks with the exact distribution-free interval of the median.
+
+    `log_ratios` are ln(t_candidate / t_baseline), one a block. `confidence` of the result is the rule's total one;
+    the interval itself is wider, because looks and comparisons share the error budget.
+    """
+    interval = median_interval(log_ratios, rule.look_confidence(comparisons))
+    return Gain(
+        median=gain_from_log_ratio(interval.median),
+        low=gain_from_log_ratio(interval.high),
+        high=gain_from_log_ratio(interval.low),
+        confidence=rule.confidence,
+        min_gain=rule.min_gain,
+        blocks=len(log_ratios),
+    )
+
+
+def decide(measured: Gain) -> Outcome:
+    """keep when the whole interval is at or above the minimum gain, revert when it is below it, else inconclusive."""
+    if measured.low >= measured.min_gain:
+        return "keep"
+    if measured.high < measured.min_gain:
+        return "revert"
+    return "inconclusive"
+
+
+Choice = Literal["best", "conservative", "baseline"]
+
+
+class Decision(msgspec.Struct, frozen=True):
+    """Which of the three configs stays, and why."""
+
+    choice: Choice
+    verdict: Outcome
+    reason: Reason
+
+
+def choose(
+    best_over_baseline: Outcome, best_over_conservative: Outcome | None, conservative_over_baseline: Outcome
+) -> Decision:
+    """The keep rule over both readings of "the 4-warp / 2-stage baseline".
+
+    A config with other warps or stages stays only if it gains on BASELINE and on the fastest 4-warp / 2-stage
+    config; otherwise that one stays if it gains on BASELINE; otherwise BASELINE. `best_over_conservative` is None
+    when the best config is itself the conservative one.
+    """
+    if best_over_conservative is None:
+        if conservative_over_baseline == "keep":
+            return Decision("conservative", "keep", "gain_confirmed")
+    elif best_over_baseline == "keep" and best_over_conservative == "keep":
+        return Decision("best", "keep", "gain_confirmed")
+    elif conservative_over_baseline == "keep":
+        return Decision("conservative", "keep", "conservative_gain_confirmed")
+    outcomes = {best_over_baseline, conservative_over_baseline}
+    if best_over_baseline == "keep":
+        # The best config gains on BASELINE but not surely on the conservative one, which itself is in doubt.
+        outcomes = {best_over_conservative or "inconclusive", conservative_over_baseline}
+    if "inconclusive" in outcomes:
+        return Decision("baseline", "inconclusive", "budget_exhausted")
+    return Decision("baseline", "revert", "gain_below_minimum")

@@ -1,0 +1,37 @@
+"""Statistics of paired blocks. SciPy is loaded on use, so that reading a file costs nothing."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+
+import msgspec
+
+
+class Interval(msgspec.Struct, frozen=True):
+    """A median between the two ends of its confidence interval."""
+
+    median: float
+    low: float
+    high: float
+
+
+def median_interval(samples: Sequence[float], confidence: float) -> Interval:
+    """The exact distribution-free confidence interval of the median, from order statistics.
+
+    Source: Conover, Practical Nonparametric Statistics, as scipy.stats.quantile_test implements it. Where there are
+    too few samples for the confidence asked, an end is infinite: nothing is proved. The median is the usual one,
+    the mean of the two middle samples when their number is even.
+    """
+    from scipy.stats import quantile_test
+
+    if not samples:
+        raise ValueError("a median needs at least one sample")
+    low, high = (
+        quantile_test(list(samples), p=0.5, alternative="two-sided").confidence_interval(confidence_level=confidence)
+    )
+    return Interval(
+        median=statistics.median(samples),
+        low=float("-inf") if low != low else float(low),
+        high=float("inf") if high != high else float(high),
+    )

@@ -1,0 +1,93 @@
+"""Every error that fusetune raises on purpose, with the exit code that the command line gives it.
+
+    FusetuneError                 1..5, see below
+    +-- UsageError                2   an option, an argument or a shape that cannot be used
+    |   +-- UnknownTargetError    2   a GPU name that the target table does not hold
+    |   +-- UnsupportedProblem    2   a problem that the op does not compute
+    |   +-- ConfigFileError       2   a YAML file that cannot be read, parsed or believed
+    |       +-- NewerSchemaError  2   a file written by a newer fusetune
+    |   +-- JournalError          2   a run's journal that cannot be read
+    +-- MissingConfigError        2   strict look-up found no entry
+    +-- NoisyMachineError         3   the machine is too noisy to decide anything
+    +-- NoUsableGpuError          4   no GPU, or another one than the file's
+    +-- CompileError              5   a kernel that had to compile did not
+    +-- WrongResultError          5   a kernel that had to be right is not
+    +-- MeasurementError          4   the worker that owns the GPU could not do its work
+
+A message says what was wrong, where, and what to do next.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+EXIT_OK = 0
+EXIT_REGRESSION = 1
+EXIT_USAGE = 2
+EXIT_INCONCLUSIVE = 3
+EXIT_NO_GPU = 4
+EXIT_WRONG_RESULT = 5
+
+
+class FusetuneError(Exception):
+    """Base of all errors raised on purpose; `exit_code` is what the command line returns."""
+
+    exit_code: ClassVar[int] = EXIT_USAGE
+
+
+class UsageError(FusetuneError):
+    """An option, an argument or a tensor that cannot be used as it is."""
+
+
+class UnknownTargetError(UsageError):
+    """A GPU name that the table of targets does not hold."""
+
+
+class UnsupportedProblem(UsageError):
+    """A problem (dtype, precision, mode, size) that the op does not compute."""
+
+
+class ConfigFileError(UsageError):
+    """A YAML file that cannot be read, parsed or believed."""
+
+
+class NewerSchemaError(ConfigFileError):
+    """A YAML file written by a newer fusetune than this one."""
+
+
+class JournalError(UsageError):
+    """The journal of a run that cannot be read."""
+
+
+class MissingConfigError(FusetuneError):
+    """A strict look-up found no entry that may be used."""
+
+
+class NoisyMachineError(FusetuneError):
+    """The baseline, timed against itself, did not come out equal: nothing can be decided here."""
+
+    exit_code = EXIT_INCONCLUSIVE
+
+
+class NoUsableGpuError(FusetuneError):
+    """There is no GPU here, or it is not the one that the file was measured on."""
+
+    exit_code = EXIT_NO_GPU
+
+
+class MeasurementError(FusetuneError):
+    """The worker process that owns the GPU could not do what it was asked."""
+
+    exit_code = EXIT_NO_GPU
+
+
+class CompileError(FusetuneError):
+    """A kernel that had to compile did not."""
+
+    exit_code = EXIT_WRONG_RESULT
+
+
+class WrongResultError(FusetuneError):
+    """A kernel that had to be right gave wrong numbers."""
+
+    exit_code = EXIT_WRONG_RESULT

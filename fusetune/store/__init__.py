@@ -1,0 +1,1 @@
+"""What fusetune keeps on disk: tuned configs in YAML, runs as journals."""

@@ -1,0 +1,103 @@
+"""The YAML file of tuned configs, schema 1, as types.
+
+History of the format:
+    1   first version
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Final
+
+import msgspec
+
+from fusetune.core.config import Config
+from fusetune.core.decision import Evidence, Gain, Reason, VerdictName
+from fusetune.core.problem import Problem
+
+SCHEMA_VERSION: Final = 1
+
+PositiveTime = Annotated[float, msgspec.Meta(gt=0.0)]
+
+
+class TargetIdentity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which GPU a file is for; all three must agree with the GPU at hand before an entry is used."""
+
+    name: str
+    capability: Annotated[str, msgspec.Meta(pattern=r"^\d+\.\d+$")]
+    sms: Annotated[int, msgspec.Meta(ge=1)]
+
+
+class Environment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What a measurement or a compilation ran with. None where it does not apply, as a driver for a prediction."""
+
+    triton: str
+    kernel_hash: str
+    ptxas: str | None = None
+    torch: str | None = None
+    cuda: str | None = None
+    driver: str | None = None
+    clocks: str | None = None
+
+
+class Times(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Microseconds of one launch: BASELINE, the fastest 4-warp / 2-stage config, and the entry's config."""
+
+    baseline: PositiveTime
+    conservative: PositiveTime
+    config: PositiveTime
+
+
+class ConservativeGain(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The gain of the entry's config over the fastest 4-warp / 2-stage config, and which config that was."""
+
+    median: float
+    low: float
+    high: float
+    blocks: int
+    config: Config
+
+
+class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One problem and the config to use for it, with its evidence.
+
+    A measured entry has `gain` and `time_us`; a predicted one has `predicted_us` instead, so that a prediction is
+    never read as a measurement. `run` names the journal that every figure comes from, `date` (ISO 8601) its day.
+    """
+
+    problem: Problem
+    config: Config
+    evidence: Evidence
+    verdict: VerdictName
+    reason: Reason
+    environment: Environment
+    run: str
+    date: str
+    gain: Gain | None = None
+    gain_over_conservative: ConservativeGain | None = None
+    time_us: Times | None = None
+    predicted_us: Times | None = None
+
+    def __post_init__(self) -> None:
+        if self.evidence == "measured":
+            if self.verdict == "unverified":
+                raise ValueError("a measured entry cannot be unverified")
+            if self.time_us is None or self.gain is None:
+                raise ValueError("a measured entry needs `gain` and `time_us`")
+            if self.predicted_us is not None:
+                raise ValueError("a measured entry has no `predicted_us`; evidence is never mixed")
+        else:
+            if self.verdict != "unverified":
+                raise ValueError(f"a predicted entry is unverified, not {self.verdict!r}")
+            if self.gain is not None or self.time_us is not None or self.gain_over_conservative is not None:
+                raise ValueError("a predicted entry has no `gain` or `time_us`; evidence is never mixed")
+            if self.predicted_us is None:
+                raise ValueError("a predicted entry needs `predicted_us`")
+
+
+class ConfigFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One file: the tuned configs of one op on one GPU."""
+
+    schema: Annotated[int, msgspec.Meta(ge=1, le=SCHEMA_VERSION)]
+    op: Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9_]*$")]
+    target: TargetIdentity
+    entries: tuple[Entry, ...] = ()

@@ -1,0 +1,55 @@
+"""Microseconds, bytes and ratios as people read them: the one place that formats numbers."""
+
+from __future__ import annotations
+
+import math
+
+_BYTE_STEPS = (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10))
+
+
+def format_us(time_us: float | None) -> str:
+    """A duration given in microseconds: `5.31 us`, `482 us`, `3.52 ms`; `-` where there is none."""
+    if time_us is None or not math.isfinite(time_us):
+        return "-"
+    if time_us >= 1e6:
+        return f"{_significant(time_us / 1e6)} s"
+    if time_us >= 1e3:
+        return f"{_significant(time_us / 1e3)} ms"
+    return f"{_significant(time_us)} us"
+
+
+def format_bytes(size_bytes: int) -> str:
+    """A size given in bytes: `48.0 KiB`, `232 B`."""
+    for unit, step in _BYTE_STEPS:
+        if abs(size_bytes) >= step:
+            return f"{size_bytes / step:.1f} {unit}"
+    return f"{size_bytes} B"
+
+
+def format_gain(gain: float | None) -> str:
+    """A gain (0.02 means two percent less time) as a signed percentage; `-` where there is none."""
+    if gain is None or not math.isfinite(gain):
+        return "-"
+    return f"{gain * 100:+.1f} %"
+
+
+def format_interval(low: float | None, high: float | None) -> str:
+    """The two ends of a gain's interval as percentages."""
+    if low is None or high is None:
+        return "-"
+    return f"[{low * 100:+.1f}, {high * 100:+.1f}] %"
+
+
+def format_speedup(gain: float | None) -> str:
+    """A gain told as a ratio of times, baseline over candidate: `2.49x`."""
+    if gain is None or not math.isfinite(gain) or gain >= 1:
+        return "-"
+    return f"{1 / (1 - gain):.2f}x"
+
+
+def _significant(value: float) -> str:
+    """Three significant digits without an exponent."""
+    if value == 0:
+        return "0"
+    digits = max(0, 2 - math.floor(math.log10(abs(value))))
+    return f"{value:.{digits}f}"

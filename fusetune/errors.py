@@ -3,7 +3,7 @@
     FusetuneError                 1..5, see below
     +-- UsageError                2   an option, an argument or a shape that cannot be used
     |   +-- UnknownTargetError    2   a GPU name that the target table does not hold
-    |   +-- UnsupportedProblem    2   a problem that the op does not compute
+    |   +-- UnsupportedProblemError 2 a problem that the op does not compute
     |   +-- ConfigFileError       2   a YAML file that cannot be read, parsed or believed
     |       +-- NewerSchemaError  2   a file written by a newer fusetune
     |   +-- JournalError          2   a run's journal that cannot be read
@@ -43,7 +43,7 @@ class UnknownTargetError(UsageError):
     """A GPU name that the table of targets does not hold."""
 
 
-class UnsupportedProblem(UsageError):
+class UnsupportedProblemError(UsageError):
     """A problem (dtype, precision, mode, size) that the op does not compute."""
 
 

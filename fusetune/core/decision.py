@@ -25,7 +25,7 @@ Reason = Literal[
 
 REASON_TEXT: Final[dict[Reason, str]] = {
     "gain_confirmed": "the gain over BASELINE and over the fastest 4-warp / 2-stage config is confirmed",
-    "conservative_gain_confirmed": "the fastest 4-warp / 2-stage config gains enough; other warps or stages add too little",
+    "conservative_gain_confirmed": "the fastest 4-warp / 2-stage config gains enough, others add too little",
     "gain_below_minimum": "nothing gains the minimum over BASELINE",
     "no_candidate_left": "no candidate but BASELINE compiled and gave right results",
     "budget_exhausted": "the blocks allowed did not settle it; the safer config stays",
@@ -90,11 +90,16 @@ def summarize(log_ratios: Sequence[float], rule: KeepRule, comparisons: int = 1)
     )
 
 
+ROUNDING = 1e-12
+"""What double arithmetic may take from a gain of exactly the minimum, which is kept."""
+
+
 def decide(measured: Gain) -> Outcome:
-    """keep when the whole interval is at or above the minimum gain, revert when it is below it, else inconclusive."""
-    if measured.low >= measured.min_gain:
+    """Keep when the whole interval is at or above the minimum gain, revert when it is below it, else inconclusive."""
+    minimum = measured.min_gain - ROUNDING
+    if measured.low >= minimum:
         return "keep"
-    if measured.high < measured.min_gain:
+    if measured.high < minimum:
         return "revert"
     return "inconclusive"
 

@@ -6,7 +6,7 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 
-from fusetune.errors import UnsupportedProblem
+from fusetune.errors import UnsupportedProblemError
 
 Dtype = Literal["float32", "float16", "bfloat16"]
 Precision = Literal["tf32", "ieee", "tf32x3", "bf16x3"]
@@ -50,17 +50,19 @@ def make_problem(
 ) -> Problem:
     """A checked Problem; float32 without a precision means tf32, as in nn.Linear with TF32 allowed.
 
-    Raises UnsupportedProblem for a size below one, an unknown dtype, or a precision on 16-bit inputs.
+    Raises UnsupportedProblemError for a size below one, an unknown dtype, or a precision on 16-bit inputs.
     """
     for name, size in (("M", M), ("N", N), ("K", K)):
         if not 1 <= size < 2**31:
-            raise UnsupportedProblem(f"{name} is {size}; a size to tune lies between 1 and 2147483647")
+            raise UnsupportedProblemError(f"{name} is {size}; a size to tune lies between 1 and 2147483647")
     if dtype not in DTYPES:
-        raise UnsupportedProblem(f"dtype {dtype!r} is not known; use one of {', '.join(DTYPES)}")
+        raise UnsupportedProblemError(f"dtype {dtype!r} is not known; use one of {', '.join(DTYPES)}")
     if dtype != "float32" and precision is not None:
-        raise UnsupportedProblem(f"precision {precision!r} applies to float32 inputs only; leave it out for {dtype}")
+        raise UnsupportedProblemError(
+            f"precision {precision!r} applies to float32 inputs only; leave it out for {dtype}"
+        )
     if dtype == "float32" and precision is None:
         precision = "tf32"
     if precision is not None and precision not in PRECISIONS:
-        raise UnsupportedProblem(f"precision {precision!r} is not known; use one of {', '.join(PRECISIONS)}")
+        raise UnsupportedProblemError(f"precision {precision!r} is not known; use one of {', '.join(PRECISIONS)}")
     return Problem(M=M, N=N, K=K, dtype=dtype, precision=precision, mode=mode)

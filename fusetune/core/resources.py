@@ -12,20 +12,16 @@ _SHARED_UNIT_BYTES = 128
 _RESERVED_SHARED_BYTES = 1024
 
 
-class Resources(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+class Resources(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What one compiled kernel uses.
 
     registers: 32-bit registers a thread. stack_bytes: local memory a thread; above 0 the kernel spills, whatever
-    cuobjdump's LOCAL says. shared_bytes: dynamic shared memory a CTA. spill_loads and spill_stores count the LDL
-    and STL instructions, mma the tensor-core instructions of the machine code; None where nobody looked.
+    cuobjdump's LOCAL says. shared_bytes: dynamic shared memory a CTA.
     """
 
     registers: int
     stack_bytes: int
     shared_bytes: int
-    spill_loads: int | None = None
-    spill_stores: int | None = None
-    mma: int | None = None
 
     @property
     def spills(self) -> bool:
@@ -34,7 +30,11 @@ class Resources(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
 
 
 class Occupancy(msgspec.Struct, frozen=True):
-    """How many CTAs of a kernel one SM holds, and what stops more of them."""
+    """How many CTAs of a kernel one SM holds, and what stops more of them.
+
+    fraction: resident warps by the SM's warp slots, 0 to 1. limiter: "warps", "CTAs", "registers" or "shared memory";
+    where not even one CTA fits, what keeps it out.
+    """
 
     ctas_per_sm: int
     warps_per_sm: int
@@ -52,18 +52,17 @@ def occupancy(registers: int, shared_bytes: int, num_warps: int, target: Target)
     registers_per_warp = _round_up(max(registers, 1) * WARP_SIZE, _REGISTER_UNIT)
     warps_by_registers = target.registers_per_sm // registers_per_warp // 4 * 4
     shared_per_cta = _round_up(shared_bytes, _SHARED_UNIT_BYTES) + _RESERVED_SHARED_BYTES
+    # The order settles ties: where the SM's own slots are full, fewer registers or bytes would not add a CTA.
     limits = {
-        "registers": warps_by_registers // num_warps,
         "warps": target.max_warps_per_sm // num_warps,
-        "shared memory": target.shared_bytes_per_sm // shared_per_cta,
         "CTAs": target.max_ctas_per_sm,
+        "registers": warps_by_registers // num_warps,
+        "shared memory": target.shared_bytes_per_sm // shared_per_cta,
     }
     limiter = min(limits, key=lambda name: limits[name])
     ctas = limits[limiter]
     warps = ctas * num_warps
-    return Occupancy(
-        ctas_per_sm=ctas, warps_per_sm=warps, fraction=warps / target.max_warps_per_sm, limiter=limiter
-    )
+    return Occupancy(ctas_per_sm=ctas, warps_per_sm=warps, fraction=warps / target.max_warps_per_sm, limiter=limiter)
 
 
 def _round_up(value: int, unit: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 
@@ -27,11 +28,11 @@ def median_interval(samples: Sequence[float], confidence: float) -> Interval:
 
     if not samples:
         raise ValueError("a median needs at least one sample")
-    low, high = (
-        quantile_test(list(samples), p=0.5, alternative="two-sided").confidence_interval(confidence_level=confidence)
-    )
+    test = quantile_test(list(samples), p=0.5, alternative="two-sided")
+    interval = test.confidence_interval(confidence_level=confidence)
+    low, high = float(interval.low), float(interval.high)
     return Interval(
         median=statistics.median(samples),
-        low=float("-inf") if low != low else float(low),
-        high=float("inf") if high != high else float(high),
+        low=-math.inf if math.isnan(low) else low,
+        high=math.inf if math.isnan(high) else high,
     )

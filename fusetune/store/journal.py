@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
+import math
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -19,7 +22,7 @@ from fusetune.store.schema import Entry, Environment, TargetIdentity
 
 JOURNAL_VERSION = 1
 
-Status = Literal["rejected", "compiled", "failed", "checked"]
+Status = Literal["rejected", "skipped", "compiled", "failed", "checked"]
 Phase = Literal["control", "confirm", "revalidate", "gate"]
 
 
@@ -27,7 +30,7 @@ class _Record(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="kind",
     """Base of the lines of a journal; `kind` names the class."""
 
 
-class RunStart(_Record, tag="run"):
+class RunStart(_Record, frozen=True, tag="run"):
     """The first line: what was asked for, and with what."""
 
     journal: int
@@ -45,11 +48,12 @@ class RunStart(_Record, tag="run"):
     cache: str = "cold"
 
 
-class Candidate(_Record, tag="candidate"):
+class Candidate(_Record, frozen=True, tag="candidate"):
     """What became of one candidate. `id` numbers it within the run; later lines about the same id replace earlier ones.
 
     rejected: it cannot run here, `reason` says why (before or after compiling). failed: it ran and was wrong,
-    crashed or hung. compiled: it may run. checked: it ran and was right. `predicted_us` is the cost model's time.
+    crashed or hung. skipped: it could run, and was not tried because it was predicted to be slow. compiled: it may
+    run. checked: it ran and was right. `predicted_us` is the cost model's time.
     """
 
     id: int
@@ -62,7 +66,7 @@ class Candidate(_Record, tag="candidate"):
     error: float | None = None
 
 
-class Sample(_Record, tag="sample"):
+class Sample(_Record, frozen=True, tag="sample"):
     """One screening time of one candidate, microseconds a launch; never used to decide."""
 
     id: int
@@ -70,7 +74,7 @@ class Sample(_Record, tag="sample"):
     us: float
 
 
-class Block(_Record, tag="block"):
+class Block(_Record, frozen=True, tag="block"):
     """One paired sample, order ABBA: mean microseconds a launch of `baseline_id` and `id`, timed back to back."""
 
     phase: Phase
@@ -84,7 +88,7 @@ class Block(_Record, tag="block"):
     power_w: float | None = None
 
 
-class Comparison(_Record, tag="comparison"):
+class Comparison(_Record, frozen=True, tag="comparison"):
     """What the blocks of one pair in one phase added up to."""
 
     phase: Phase
@@ -95,20 +99,33 @@ class Comparison(_Record, tag="comparison"):
     discarded_blocks: int = 0
 
 
-class PhaseTime(_Record, tag="phase"):
+class Sampling(_Record, frozen=True, tag="sampling"):
+    """How the worker times: one sample is one replay of a CUDA graph of `launches` launches over `input_sets` sets.
+
+    `touched_bytes` is what one replay reads and writes, to be held against the GPU's L2 (`l2_bytes`).
+    """
+
+    input_sets: int
+    launches: int
+    touched_bytes: int
+    l2_bytes: int
+    seed: int
+
+
+class PhaseTime(_Record, frozen=True, tag="phase"):
     """How long one phase of the run took, in seconds of wall time."""
 
     name: str
     seconds: float
 
 
-class Note(_Record, tag="note"):
+class Note(_Record, frozen=True, tag="note"):
     """A warning that a reader of the result should know."""
 
     text: str
 
 
-class RunEnd(_Record, tag="end"):
+class RunEnd(_Record, frozen=True, tag="end"):
     """The last line: the entry that was decided on, and the file that it went to (None: nothing was written)."""
 
     entry: Entry | None
@@ -116,24 +133,42 @@ class RunEnd(_Record, tag="end"):
     message: str
 
 
-Record = RunStart | Candidate | Sample | Block | Comparison | PhaseTime | Note | RunEnd
+Record = RunStart | Candidate | Sampling | Sample | Block | Comparison | PhaseTime | Note | RunEnd
 
 _ENCODER = msgspec.json.Encoder()
-_DECODER = msgspec.json.Decoder(Record)
+_DECODER: msgspec.json.Decoder[Record] = msgspec.json.Decoder(Record)
+# JSON has no NaN and no infinity, and msgspec writes null for both. An interval of too few blocks is infinite and the
+# error of a NaN result is NaN, so those go in as text, which only this decoder takes for a number.
+_LAX_DECODER: msgspec.json.Decoder[Record] = msgspec.json.Decoder(Record, strict=False)
 
 
 class JournalWriter:
-    """Appends records to a new journal and flushes each, so that a killed run keeps all that it finished."""
+    """Appends records to a new journal and flushes each, so that a killed run keeps all that it finished.
+
+    Raises JournalError when the file exists or cannot be made.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("xb")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("xb")
+        except OSError as error:
+            if isinstance(error, FileExistsError) and path.exists():
+                raise JournalError(
+                    f"the journal {path} exists, and a run is never overwritten; name another"
+                ) from error
+            raise JournalError(
+                f"cannot make the journal {path}: {error.strerror}; set FUSETUNE_RUNS to a folder you may write to"
+            ) from error
 
     def write(self, record: Record) -> None:
-        """Append one record."""
-        self._file.write(_ENCODER.encode(record) + b"\n")
-        self._file.flush()
+        """Append one record; raises JournalError when the file system refuses, as when the disk is full."""
+        try:
+            self._file.write(_encode(record) + b"\n")
+            self._file.flush()
+        except OSError as error:
+            raise JournalError(f"cannot write the journal {self.path}: {error.strerror}") from error
 
     def close(self) -> None:
         """Close the file; writing afterwards raises ValueError."""
@@ -151,26 +186,68 @@ class JournalWriter:
 def read_journal(path: Path) -> Iterator[Record]:
     """The records of a journal, plain or gzipped (`.jsonl`, `.jsonl.gz`), in order.
 
-    A last line that a kill cut off is left out; any other line that cannot be read raises JournalError.
+    A last line that a kill cut off is left out. Raises JournalError for any other line that cannot be read and for
+    the journal of a newer fusetune.
     """
     try:
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise JournalError(f"cannot read the journal {path}: {error}") from error
-    lines = data.split(b"\n")
-    complete, cut_off = lines[:-1], lines[-1]
+    *complete, cut_off = data.split(b"\n")
     for number, line in enumerate(complete, start=1):
         if not line.strip():
             continue
+        if number == 1:
+            _refuse_newer(line, path)
         try:
-            record = _DECODER.decode(line)
-        except msgspec.MsgspecError as error:
+            yield _decode(line)
+        except _UNREADABLE as error:
             raise JournalError(f"{path}, line {number}: not a journal record: {error}") from error
-        if isinstance(record, RunStart) and record.journal > JOURNAL_VERSION:
-            raise JournalError(f"{path} was written by a newer fusetune (journal {record.journal}); upgrade fusetune")
-        yield record
     if cut_off.strip():
+        with contextlib.suppress(*_UNREADABLE):
+            yield _decode(cut_off)
+
+
+# msgspec reports text that is not UTF-8 with Python's own error.
+_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError)
+
+
+class _Header(msgspec.Struct):
+    """What of a first line has to stay readable in every version of the journal."""
+
+    journal: int = 0
+
+
+def _refuse_newer(first_line: bytes, path: Path) -> None:
+    """Look at the version before anything else: a newer first line need not decode as today's RunStart."""
+    try:
+        version = msgspec.json.decode(first_line, type=_Header).journal
+    except _UNREADABLE:
+        return
+    if version > JOURNAL_VERSION:
+        raise JournalError(f"{path} was written by a newer fusetune (journal {version}); upgrade fusetune")
+
+
+def _decode(line: bytes) -> Record:
+    try:
+        return _DECODER.decode(line)
+    except msgspec.ValidationError as strict_error:
         try:
-            yield _DECODER.decode(cut_off)
-        except msgspec.MsgspecError:
-            return
+            return _LAX_DECODER.decode(line)
+        except msgspec.ValidationError:
+            raise strict_error from None
+
+
+def _encode(record: Record) -> bytes:
+    line = _ENCODER.encode(record)
+    return _ENCODER.encode(_spell_out(msgspec.to_builtins(record))) if b"null" in line else line
+
+
+def _spell_out(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, dict):
+        return {key: _spell_out(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_spell_out(item) for item in value]
+    return value

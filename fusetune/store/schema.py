@@ -12,31 +12,22 @@ import msgspec
 
 from fusetune.core.config import Config
 from fusetune.core.decision import Evidence, Gain, Reason, VerdictName
+from fusetune.core.environment import Environment, TargetIdentity
 from fusetune.core.problem import Problem
 
 SCHEMA_VERSION: Final = 1
 
+__all__ = [
+    "SCHEMA_VERSION",
+    "ConfigFile",
+    "ConservativeGain",
+    "Entry",
+    "Environment",
+    "TargetIdentity",
+    "Times",
+]
+
 PositiveTime = Annotated[float, msgspec.Meta(gt=0.0)]
-
-
-class TargetIdentity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which GPU a file is for; all three must agree with the GPU at hand before an entry is used."""
-
-    name: str
-    capability: Annotated[str, msgspec.Meta(pattern=r"^\d+\.\d+$")]
-    sms: Annotated[int, msgspec.Meta(ge=1)]
-
-
-class Environment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What a measurement or a compilation ran with. None where it does not apply, as a driver for a prediction."""
-
-    triton: str
-    kernel_hash: str
-    ptxas: str | None = None
-    torch: str | None = None
-    cuda: str | None = None
-    driver: str | None = None
-    clocks: str | None = None
 
 
 class Times(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -1,0 +1,45 @@
+"""The `fusetune` command: hands over to one file a command, prints a mistake in one line, exits with its code."""
+
+from __future__ import annotations
+
+import sys
+from typing import NoReturn
+
+import click
+
+import fusetune
+from fusetune.cli.gate import gate
+from fusetune.cli.report import report
+from fusetune.cli.sweep import sweep
+from fusetune.errors import FusetuneError
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(fusetune.__version__, prog_name="fusetune")
+def cli() -> None:
+    """Find the fastest launch configuration of a fused Triton kernel, and keep it only with evidence.
+
+    Exit codes: 0 done; 1 the gate found a regression; 2 usage or a bad file; 3 noisy or inconclusive; 4 no usable
+    GPU; 5 wrong results.
+    """
+
+
+for _command in (sweep, report, gate):
+    cli.add_command(_command)
+
+
+def main() -> NoReturn:
+    """Run the command line of this process; a mistake of the user's ends in one message, never in a traceback."""
+    try:
+        sys.exit(cli.main(standalone_mode=False) or 0)
+    except click.exceptions.Exit as stop:
+        sys.exit(stop.exit_code)
+    except click.Abort:
+        click.echo("Interrupted; nothing was half-written.", err=True)
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except FusetuneError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(error.exit_code)

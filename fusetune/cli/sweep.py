@@ -1,0 +1,187 @@
+"""`fusetune sweep`: tune one problem on the GPU here, or predict for one that is not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from fusetune.core.decision import REASON_TEXT, KeepRule
+from fusetune.core.problem import DTYPES, PRECISIONS, Dtype, Precision, make_problem
+from fusetune.core.space import SPACE_NAMES, SpaceName
+from fusetune.core.target import DEFAULT_TARGET, Target, find_target, slugify
+from fusetune.errors import EXIT_INCONCLUSIVE, EXIT_OK
+from fusetune.store.paths import runs_dir
+from fusetune.units import format_gain, format_interval, format_speedup, format_us
+
+if TYPE_CHECKING:
+    from fusetune.tune.request import CacheMode, SweepRequest, SweepResult
+
+
+@click.command("sweep")
+@click.option("--M", "rows", type=click.IntRange(1), required=True, help="Rows of x [M, K].")
+@click.option("--K", "depth", type=click.IntRange(1), required=True, help="Columns of x and of W [N, K].")
+@click.option("--N", "columns", type=click.IntRange(1), required=True, help="Rows of W, columns of y [M, N].")
+@click.option("--op", default="gemm_scale", show_default=True, help="The op, or module:attribute of your KernelSpec.")
+@click.option("--dtype", type=click.Choice(DTYPES), default="float32", show_default=True, help="Of x, W and y.")
+@click.option("--precision", type=click.Choice(PRECISIONS), help="How float32 is multiplied.  [default: tf32]")
+@click.option(
+    "--space", type=click.Choice(SPACE_NAMES), default="standard", show_default=True, help="Which candidates."
+)
+@click.option(
+    "--target",
+    "target_name",
+    metavar="NAME",
+    help=f"Predict for this GPU, without timing.  [default: the GPU here; without one, {DEFAULT_TARGET}]",
+)
+@click.option(
+    "--min-gain",
+    type=click.FloatRange(0, 1, max_open=True),
+    default=KeepRule().min_gain,
+    show_default=True,
+    help="Keep a config only if it is surely this share faster.",
+)
+@click.option(
+    "--confidence",
+    type=click.FloatRange(0.5, 1, min_open=True, max_open=True),
+    default=KeepRule().confidence,
+    show_default=True,
+    help="How sure, over all looks and finalists together.",
+)
+@click.option(
+    "--cache",
+    type=click.Choice(["cold", "warm"]),
+    default="cold",
+    show_default=True,
+    help="Whether a launch finds its inputs in L2.",
+)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of inputs and order.")
+@click.option("--workers", type=click.IntRange(1), help="Compilations at once.  [default: one a core]")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("configs"),
+    show_default=True,
+    help="Folder for <gpu>/<op>.yaml.",
+)
+@click.option(
+    "--runs",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder for the journal.  [default: $FUSETUNE_RUNS or .fusetune/runs]",
+)
+@click.pass_context
+def sweep(
+    ctx: click.Context,
+    *,
+    rows: int,
+    depth: int,
+    columns: int,
+    op: str,
+    dtype: Dtype,
+    precision: Precision | None,
+    space: SpaceName,
+    target_name: str | None,
+    min_gain: float,
+    confidence: float,
+    cache: CacheMode,
+    seed: int,
+    workers: int | None,
+    output: Path,
+    runs: Path | None,
+) -> None:
+    """Find the best launch configuration for y = (x @ W.T + bias) * scale, x [M, K], W [N, K].
+
+    On a GPU, candidates are compiled, checked, timed and confirmed in paired blocks; one is kept only if it is surely
+    at least 2 % faster than the 4-warp / 2-stage baseline. Without a GPU, they are compiled for --target and ranked
+    by a cost model; the entry then says `predicted`, and nothing is timed. Either way the outcome goes to YAML.
+    """
+    problem = make_problem(rows, columns, depth, dtype, precision)
+    target = find_target(target_name) if target_name else None
+
+    from fusetune.kernels.spec import load_spec
+    from fusetune.measure.nvml import gpu_present
+    from fusetune.tune.request import SweepRequest
+
+    request = SweepRequest(
+        spec=load_spec(op),
+        problem=problem,
+        output=output,
+        runs=runs or runs_dir(),
+        space=space,
+        rule=KeepRule(min_gain=min_gain, confidence=confidence),
+        cache=cache,
+        seed=seed,
+        workers=workers,
+    )
+    if target is None and gpu_present():
+        ctx.exit(_measure(request))
+    why = f"--target {target_name} was given" if target else "there is no NVIDIA GPU here"
+    ctx.exit(_predict(request, target or find_target(DEFAULT_TARGET), why))
+
+
+def _measure(request: SweepRequest) -> int:
+    from fusetune.cli.progress import make_progress
+    from fusetune.measure.cuda import CudaMeasurer
+    from fusetune.tune.sweep import sweep as run_sweep
+
+    click.echo(f"{request.spec.name}  {request.problem.describe()}")
+    measurer = CudaMeasurer(request.spec, request.problem, cold=request.cache == "cold")
+    try:
+        result = run_sweep(request, measurer, make_progress())
+    finally:
+        measurer.close()
+    _print_verdict(result)
+    return EXIT_INCONCLUSIVE if result.entry.verdict == "inconclusive" else EXIT_OK
+
+
+def _print_verdict(result: SweepResult) -> None:
+    entry = result.entry
+    assert entry.time_us is not None, "a measured entry has times"
+    assert entry.gain is not None, "a measured entry has a gain"
+    gain = entry.gain
+    interval = format_interval(gain.low, gain.high)
+    click.echo(f"\n{entry.verdict.upper()}: {entry.config.label()}  ({REASON_TEXT[entry.reason]})")
+    click.echo(f"  BASELINE        {format_us(entry.time_us.baseline)}")
+    if entry.verdict == "keep":
+        click.echo(f"  {entry.config.label():<15} {format_us(entry.time_us.config)}")
+        click.echo(
+            f"  gain            {format_gain(gain.median)} in {interval} at {gain.confidence:.0%}, "
+            f"{format_speedup(gain.median)}, {gain.blocks} blocks"
+        )
+    else:
+        click.echo(f"  best candidate  {format_gain(gain.median)} in {interval}, where {gain.min_gain:.0%} is needed")
+    over = entry.gain_over_conservative
+    if over is not None:
+        click.echo(
+            f"  over {over.config.label()}, the fastest with 4 warps / 2 stages: {format_gain(over.median)} in "
+            f"{format_interval(over.low, over.high)}"
+        )
+    click.echo(f"Wrote {result.file} (run {result.run}, journal {result.journal})")
+
+
+def _predict(request: SweepRequest, target: Target, why: str) -> int:
+    from fusetune.cli.progress import make_progress
+    from fusetune.tune.predict import predict
+
+    click.echo(f"Predicting for {target.name}, because {why}: nothing will be timed.")
+    click.echo(f"{request.spec.name}  {request.problem.describe()}")
+    result = predict(request, target, make_progress())
+    predicted = result.entry.predicted_us
+    assert predicted is not None, "a predicted entry has predicted times"
+    click.echo("\nBest three by the cost model, from the resources of the compiled kernels:")
+    for place, ranked in enumerate(result.best, start=1):
+        click.echo(f"  {place}. {ranked.config.label():<22} predicted {format_us(ranked.time_us)}")
+    click.echo(f"     BASELINE {'':<13} predicted {format_us(predicted.baseline)}")
+    click.echo(f"By the keep rule on these predictions: {result.entry.config.label()}")
+    if result.file is not None:
+        click.echo(f"Wrote {result.file} (evidence: predicted, verdict: unverified; journal {result.journal})")
+    elif result.kept_instead is not None:
+        where = request.output / slugify(target.name)
+        click.echo(
+            f"{where} already holds a measured entry for this problem, {result.kept_instead.config.label()}; "
+            "it stays, and the prediction was not written."
+        )
+    click.echo(f"Nothing was timed: run the same command on a {target.name} to measure and verify.")
+    return EXIT_OK

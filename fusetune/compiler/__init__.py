@@ -1,0 +1,1 @@
+"""Triton source to machine code and Resources for any Target, without a GPU."""

@@ -1,0 +1,124 @@
+"""Compile one launch for a Target as Triton's JIT would on that GPU, and read what the compiler made of it."""
+
+from __future__ import annotations
+
+import functools
+import re
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from fusetune.core.config import Config
+from fusetune.core.problem import Dtype, Problem
+from fusetune.core.resources import Resources
+from fusetune.core.target import Target
+from fusetune.errors import CompileError
+from fusetune.kernels.spec import AbstractTensor, KernelSpec, Launch, abstract_tensors
+
+_POINTER_TYPES: dict[Dtype, str] = {"float32": "*fp32", "float16": "*fp16", "bfloat16": "*bf16"}
+_ALIGNMENT = 16
+_RESOURCE_LINE = re.compile(r"Function (?P<name>\S+):\s*\n\s*REG:(?P<registers>\d+) STACK:(?P<stack>\d+)")
+
+
+def compile_config(spec: KernelSpec, problem: Problem, config: Config, target: Target) -> Resources:
+    """The Resources of a config's most demanding launch, compiled for `target`; Triton's cache keeps the machine code.
+
+    Raises CompileError with the compiler's own message.
+    """
+    launches = spec.launches(problem, config, abstract_tensors(spec, problem))
+    made = [compile_launch(launch, target) for launch in launches]
+    return Resources(
+        registers=max(resources.registers for resources in made),
+        stack_bytes=max(resources.stack_bytes for resources in made),
+        shared_bytes=max(resources.shared_bytes for resources in made),
+    )
+
+
+def compile_launch(launch: Launch, target: Target) -> Resources:
+    """Compile one launch for `target` and read its Resources from the machine code.
+
+    Raises CompileError with the compiler's own message.
+    """
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource, compile
+
+    signature, constants, attributes = specialize(launch)
+    source = ASTSource(launch.kernel, signature, constants, attributes)
+    try:
+        compiled = compile(source, target=GPUTarget("cuda", target.sm, 32), options=dict(launch.options))
+    except Exception as error:
+        raise CompileError(_first_lines(error)) from error
+    return resources_of_cubin(compiled.asm["cubin"], compiled.metadata.shared)
+
+
+def specialize(launch: Launch) -> tuple[dict[str, str], dict[tuple[int, ...], Any], dict[tuple[int, ...], Any]]:
+    """The signature, constants and attributes that Triton's JIT would derive from the arguments of a launch.
+
+    Integers equal to 1 become constants, those divisible by 16 and all pointers are marked so (torch aligns its
+    allocations to 512 bytes). The result has the JIT's own form, so that both share one entry of Triton's cache.
+    """
+    signature: dict[str, str] = {}
+    constants: dict[tuple[int, ...], Any] = {}
+    attributes: dict[tuple[int, ...], Any] = {}
+    for index, name in enumerate(launch.kernel.arg_names):
+        attributes[(index,)] = []
+        if name in launch.constants:
+            signature[name], constants[(index,)] = "constexpr", launch.constants[name]
+            continue
+        value = launch.arguments[name]
+        if isinstance(value, AbstractTensor):
+            signature[name] = _POINTER_TYPES[value.dtype]
+            attributes[(index,)] = [["tt.divisibility", _ALIGNMENT]]
+        elif value == 1:
+            signature[name], constants[(index,)] = "constexpr", value
+        else:
+            signature[name] = "i32" if -(2**31) <= value < 2**31 else "i64"
+            if value % _ALIGNMENT == 0:
+                attributes[(index,)] = [["tt.divisibility", _ALIGNMENT]]
+    return signature, constants, attributes
+
+
+def resources_of_cubin(cubin: bytes, shared_bytes: int) -> Resources:
+    """Registers and stack of the one kernel in a cubin, by cuobjdump; `shared_bytes` is Triton's own figure.
+
+    Raises CompileError where cuobjdump cannot be run or finds no kernel.
+    """
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        command = [str(nvidia_tool("cuobjdump")), "--dump-resource-usage", file.name]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    found = _RESOURCE_LINE.search(done.stdout)
+    if done.returncode != 0 or found is None:
+        raise CompileError(
+            f"cuobjdump could not read the compiled kernel: {done.stderr.strip() or done.stdout.strip()}"
+        )
+    return Resources(registers=int(found["registers"]), stack_bytes=int(found["stack"]), shared_bytes=shared_bytes)
+
+
+@functools.cache
+def nvidia_tool(name: str) -> Path:
+    """The path of a CUDA tool (ptxas, cuobjdump, nvdisasm) that Triton's wheel brings.
+
+    Raises CompileError where it is missing.
+    """
+    from triton.backends import nvidia
+
+    path = Path(nvidia.__file__).parent / "bin" / name
+    if not path.exists():
+        raise CompileError(f"triton's wheel brings no {name} at {path}; install triton>=3.6 from its wheel")
+    return path
+
+
+def ptxas_version(target: Target) -> str:
+    """The release of the ptxas that compiles for `target`, such as `12.9.86`; Blackwell has its own."""
+    tool = nvidia_tool("ptxas-blackwell" if target.sm >= 100 else "ptxas")
+    text = subprocess.run([str(tool), "--version"], capture_output=True, text=True, check=True).stdout
+    found = re.search(r"V(\d+\.\d+\.\d+)", text)
+    return found[1] if found else text.strip()
+
+
+def _first_lines(error: Exception, limit: int = 400) -> str:
+    text = f"{type(error).__name__}: {error}".strip()
+    return text if len(text) <= limit else text[:limit] + " ..."

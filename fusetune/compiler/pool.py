@@ -1,0 +1,94 @@
+"""Many compilations at once, each in a process that may crash or hang without taking the sweep along."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from concurrent.futures import as_completed
+from typing import NamedTuple
+
+from fusetune.core.config import Config
+from fusetune.core.problem import Problem
+from fusetune.core.resources import Resources
+from fusetune.core.space import Rejection
+from fusetune.core.target import Target
+from fusetune.errors import CompileError
+from fusetune.kernels.spec import KernelSpec
+
+TIME_LIMIT_S = 60.0
+"""A config that takes longer to compile is rejected; typical ones take half a second."""
+
+
+class Job(NamedTuple):
+    """One config of one problem, to be compiled."""
+
+    problem: Problem
+    config: Config
+
+
+class Compiled(NamedTuple):
+    """A job with what the compiler made of it, or with the reason why it made nothing."""
+
+    job: Job
+    result: Resources | Rejection
+
+
+def usable_cores() -> int:
+    """How many cores this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def compile_jobs(
+    spec: KernelSpec,
+    jobs: Sequence[Job],
+    target: Target,
+    *,
+    workers: int | None = None,
+    time_limit_s: float = TIME_LIMIT_S,
+) -> Iterator[Compiled]:
+    """Compile `jobs` for `target` in `workers` processes (default: one a core); yields each as it is done.
+
+    A job that does not compile, crashes the compiler or takes more than `time_limit_s` seconds is yielded with a
+    Rejection (`compile_error`, `compiler_crash`, `compile_timeout`). Triton's cache on disk is shared by all.
+    """
+    from pebble import ProcessPool
+
+    if not jobs:
+        return
+    context = multiprocessing.get_context("forkserver")
+    # Loaded once in the server from which the workers are forked, instead of once a worker.
+    context.set_forkserver_preload(["fusetune.compiler.build", "triton"])
+    count = max(1, min(workers or usable_cores(), len(jobs)))
+    with ProcessPool(max_workers=count, context=context) as pool:
+        futures = {pool.schedule(_compile, args=(spec, job, target), timeout=time_limit_s): job for job in jobs}
+        try:
+            for future in as_completed(futures):
+                yield Compiled(futures[future], _result_of(future.result, time_limit_s))
+        finally:
+            # Also reached when the caller stops early: what has not begun is dropped.
+            for future in futures:
+                future.cancel()
+
+
+def _compile(spec: KernelSpec, job: Job, target: Target) -> Resources | Rejection:
+    from fusetune.compiler.build import compile_config
+
+    try:
+        return compile_config(spec, job.problem, job.config, target)
+    except CompileError as error:
+        return Rejection("compile_error", str(error))
+
+
+def _result_of(result: Callable[[], Resources | Rejection], time_limit_s: float) -> Resources | Rejection:
+    from pebble import ProcessExpired
+
+    try:
+        return result()
+    except FutureTimeoutError:
+        return Rejection("compile_timeout", f"took more than {time_limit_s:.0f} s to compile")
+    except ProcessExpired as error:
+        return Rejection("compiler_crash", f"the compiler process died with exit code {error.exitcode}")

@@ -1,0 +1,143 @@
+"""Candidates: which configs are worth trying, and the one predicate that says why one is not."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from typing import Final, Literal
+
+import msgspec
+
+from fusetune.core.config import BASELINE, Config
+from fusetune.core.problem import Problem
+from fusetune.core.target import Target
+from fusetune.errors import UsageError
+
+SpaceName = Literal["standard", "full", "seed"]
+SPACE_NAMES: Final[tuple[SpaceName, ...]] = ("standard", "full", "seed")
+
+MMA_TILE = 16 * 8
+"""Elements of the accumulator tile of one mma.sync instruction, m16n8."""
+
+MAX_ACCUMULATOR_REGISTERS = 128
+"""Accumulator registers a thread beyond which a tile spills whatever else it does: at 256 of 255, surely."""
+
+
+class Space(msgspec.Struct, frozen=True):
+    """Values of each tunable parameter, by name of a field of Config; the space is their product."""
+
+    values: Mapping[str, tuple[int, ...]]
+    variants: tuple[str, ...] = ("tiled",)
+
+    def configs(self) -> tuple[Config, ...]:
+        """The whole product, BASELINE first and once."""
+        names = list(self.values)
+        configs = [
+            Config(variant=variant, **dict(zip(names, values, strict=True)))
+            for variant in self.variants
+            for values in itertools.product(*self.values.values())
+        ]
+        return (BASELINE, *(config for config in configs if config != BASELINE))
+
+
+GEMM_SPACE: Final = Space(
+    {
+        "BLOCK_M": (16, 32, 64, 128, 256),
+        "BLOCK_N": (16, 32, 64, 128, 256),
+        "BLOCK_K": (16, 32, 64, 128, 256),
+        "num_warps": (2, 4, 8),
+        "num_stages": (2, 3, 4, 5),
+        "GROUP_M": (1, 8),
+    }
+)
+"""Tile sizes, warps, stages and tile order of a GEMM-like op."""
+
+SEED_SPACE: Final = Space({"num_warps": (4, 8), "num_stages": (2, 3)})
+"""The seed's own small space: the BASELINE tile with 4 or 8 warps and 2 or 3 stages."""
+
+
+class Rejection(msgspec.Struct, frozen=True):
+    """Why a candidate is not tried: a code to count by, and the figures."""
+
+    reason: str
+    detail: str
+
+
+def candidates(space: Space, name: SpaceName) -> tuple[Config, ...]:
+    """The configs of an op's space under one of its three names; BASELINE is always the first.
+
+    full: the product of all values. standard: full without tiles that no published tuning has found to win
+    (`_is_lopsided`). seed: the seed's own. Raises UsageError for another name.
+    """
+    if name == "seed":
+        return SEED_SPACE.configs()
+    if name == "full":
+        return space.configs()
+    if name == "standard":
+        return tuple(config for config in space.configs() if config == BASELINE or not _is_lopsided(config))
+    raise UsageError(f"space {name!r} is not known; use one of {', '.join(SPACE_NAMES)}")
+
+
+def pipelined_shared_bytes(config: Config, problem: Problem, target: Target) -> int:
+    """Shared memory that the software pipeline needs, in bytes a CTA.
+
+    wgmma reads its operands from shared memory while later ones arrive, so each of num_stages buffers is live;
+    mma.sync copies to registers first and gets by with one buffer less. Source: Triton's lowering, checked against
+    `metadata.shared` of compiled kernels.
+    """
+    tile_bytes = (config.BLOCK_M + config.BLOCK_N) * config.BLOCK_K * problem.element_bytes
+    buffers = config.num_stages if uses_wgmma(config, problem, target) else config.num_stages - 1
+    return tile_bytes * max(buffers, 1)
+
+
+def uses_wgmma(config: Config, problem: Problem, target: Target) -> bool:
+    """Whether Triton multiplies with Hopper's warpgroup instructions: sm_90, 64 rows a warpgroup, 4 warps or more."""
+    plain = problem.precision in (None, "tf32")
+    return target.sm == 90 and config.BLOCK_M >= 64 and config.num_warps >= 4 and plain
+
+
+def reject_reason(config: Config, problem: Problem, target: Target) -> Rejection | None:
+    """Why this config cannot run or cannot win on this target, from its numbers alone; None lets it through.
+
+    BASELINE is never rejected for being too large for the problem: it is what everything is compared with.
+    """
+    shared = pipelined_shared_bytes(config, problem, target)
+    if shared > target.shared_bytes_per_cta:
+        return Rejection(
+            "shared_memory", f"needs {shared} bytes of shared memory, {target.name} has {target.shared_bytes_per_cta}"
+        )
+    accumulators = config.BLOCK_M * config.BLOCK_N // (32 * config.num_warps)
+    if accumulators > MAX_ACCUMULATOR_REGISTERS:
+        return Rejection("accumulator_registers", f"{accumulators} accumulator registers a thread")
+    if MMA_TILE * config.num_warps > config.BLOCK_M * config.BLOCK_N:
+        return Rejection("idle_warps", f"{config.BLOCK_M}x{config.BLOCK_N} has no m16n8 tile for each warp")
+    if config == BASELINE:
+        return None
+    return _too_large_for(config, problem)
+
+
+def _too_large_for(config: Config, problem: Problem) -> Rejection | None:
+    for block, size in (("BLOCK_M", problem.M), ("BLOCK_N", problem.N), ("BLOCK_K", problem.K)):
+        covering = max(16, 1 << (size - 1).bit_length())
+        if getattr(config, block) > covering:
+            return Rejection("tile_too_large", f"{block} {getattr(config, block)} for a size of {size}")
+    steps = -(-problem.K // config.BLOCK_K)
+    if config.num_stages > max(2, steps + 1):
+        return Rejection("idle_stages", f"{config.num_stages} stages for {steps} steps along K")
+    tile_rows = -(-problem.M // config.BLOCK_M)
+    if config.GROUP_M > 1 and tile_rows == 1:
+        return Rejection("no_effect", "GROUP_M orders rows of tiles, and there is one row")
+    return None
+
+
+def _is_lopsided(config: Config) -> bool:
+    """Whether a tile is out of proportion: it moves many bytes for few products, or is deep beyond use.
+
+    Work a byte of a tile grows with BLOCK_M*BLOCK_N/(BLOCK_M+BLOCK_N); wider than 8 to 1 it is under a third of the
+    square tile's. A step along K shorter than 32 does not amortise its barrier; one of 256 pays for the smallest tiles
+    only.
+    """
+    long, short = max(config.BLOCK_M, config.BLOCK_N), min(config.BLOCK_M, config.BLOCK_N)
+    if long > 8 * short or config.BLOCK_K == 16:
+        return True
+    return config.BLOCK_K == 256 and long * short > 64 * 64

@@ -1,0 +1,1 @@
+"""The ops that can be tuned, each behind a KernelSpec."""

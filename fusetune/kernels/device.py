@@ -1,0 +1,46 @@
+"""The GPU at hand, as PyTorch's driver sees it."""
+
+from __future__ import annotations
+
+from fusetune.core.environment import TargetIdentity
+from fusetune.core.target import Target, known_targets, match_target
+
+
+def gpu_identity(index: int) -> TargetIdentity:
+    """Name, compute capability and SM count of CUDA device `index`; initialises CUDA in this process."""
+    import torch
+
+    properties = torch.cuda.get_device_properties(index)
+    return TargetIdentity(
+        name=properties.name,
+        capability=f"{properties.major}.{properties.minor}",
+        sms=properties.multi_processor_count,
+    )
+
+
+def local_target(index: int) -> Target:
+    """The Target of CUDA device `index`: its row of the table, or for an unknown model what the driver tells.
+
+    Limits come from the driver in both cases; peaks and bandwidth only from the table.
+    """
+    import torch
+
+    properties = torch.cuda.get_device_properties(index)
+    identity = gpu_identity(index)
+    listed = match_target(identity.name, identity.capability, identity.sms)
+    if listed is not None:
+        return listed
+    same_capability = [target for target in known_targets() if target.capability == identity.capability]
+    # 16 is the least of any capability since 8.0: an unknown one is then promised too little, never too much.
+    max_ctas = min((target.max_ctas_per_sm for target in same_capability), default=16)
+    return Target(
+        name=identity.name,
+        capability=identity.capability,
+        sms=identity.sms,
+        registers_per_sm=properties.regs_per_multiprocessor,
+        max_warps_per_sm=properties.max_threads_per_multi_processor // 32,
+        max_ctas_per_sm=max_ctas,
+        shared_bytes_per_sm=properties.shared_memory_per_multiprocessor,
+        shared_bytes_per_cta=properties.shared_memory_per_block_optin,
+        l2_bytes=properties.L2_cache_size,
+    )

@@ -1,0 +1,165 @@
+"""KernelSpec: what an op gives to be tuned. `sweep`, `report` and `gate` know an op through this alone."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import io
+import math
+import textwrap
+import tokenize
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any, Literal, Protocol, runtime_checkable
+
+from fusetune.core.config import Config
+from fusetune.core.problem import Dtype, Problem
+from fusetune.core.space import Space
+from fusetune.errors import UsageError
+
+Role = Literal["input", "output"]
+
+BUILT_IN_OPS: dict[str, str] = {"gemm_scale": "fusetune.kernels.gemm_scale:SPEC"}
+ENTRY_POINT_GROUP = "fusetune.ops"
+
+
+@dataclass(frozen=True)
+class Operand:
+    """One tensor of an op: its shape, its dtype, and for an input the spread of its random values.
+
+    Inputs are drawn from a normal distribution with this mean and standard deviation.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: Dtype
+    role: Role = "input"
+    mean: float = 0.0
+    std: float = 1.0
+
+    @property
+    def numel(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class AbstractTensor:
+    """A contiguous, 16-byte aligned tensor that is not there: enough of one to compile for."""
+
+    shape: tuple[int, ...]
+    dtype: Dtype
+
+    def stride(self) -> tuple[int, ...]:
+        """Strides in elements, innermost last."""
+        return tuple(math.prod(self.shape[axis + 1 :]) for axis in range(len(self.shape)))
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One kernel launch: the @triton.jit function, its grid, run-time arguments, constexprs and compiler options."""
+
+    kernel: Any
+    grid: tuple[int, ...]
+    arguments: Mapping[str, Any]
+    constants: Mapping[str, Any]
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def run(self) -> None:
+        """Launch on the current stream through Triton's JIT."""
+        self.kernel[self.grid](**self.arguments, **self.constants, **self.options)
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far from the float64 reference a right result may lie.
+
+    `frobenius` bounds ||out - ref|| / ||ref||, `maximum` bounds max |out - ref| / rms(ref): the first sees an error
+    spread over everything, the second a single wrong element.
+    """
+
+    frobenius: float
+    maximum: float
+
+
+@runtime_checkable
+class KernelSpec(Protocol):
+    """An op that can be tuned. The built-in ops and a user's own implement the same."""
+
+    name: str
+    space: Space
+    """Tunable parameters and their values."""
+    dtypes: tuple[str, ...]
+    modes: tuple[str | None, ...]
+
+    def operands(self, problem: Problem) -> tuple[Operand, ...]:
+        """Inputs and outputs, in the op's own order."""
+
+    def launches(self, problem: Problem, config: Config, tensors: Mapping[str, Any]) -> Sequence[Launch]:
+        """The launches that compute the op; `tensors` holds real or abstract ones by operand name.
+
+        Must not look at values and must not import torch: it also serves the compiler, where there are no tensors.
+        """
+
+    def reference(self, problem: Problem, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The outputs by name, computed by PyTorch in float64 on the inputs' device."""
+
+    def tolerance(self, problem: Problem) -> Tolerance:
+        """How far a right result may lie from the reference."""
+
+    def flops(self, problem: Problem) -> float:
+        """Floating-point operations that the op needs."""
+
+    def bytes(self, problem: Problem) -> float:
+        """Fewest bytes through device memory: each input read once, each output written once."""
+
+    def deterministic(self, config: Config) -> bool:
+        """Whether two runs give bit-identical results."""
+
+    def source_hash(self) -> str:
+        """Changes when the kernels' code does; an entry tuned for another hash is not used."""
+
+
+def load_spec(op: str) -> KernelSpec:
+    """The KernelSpec of an op: a built-in name, one of the entry-point group `fusetune.ops`, or `module:attribute`.
+
+    Raises UsageError where there is no such op, or what is there is no KernelSpec.
+    """
+    plugins = {point.name: point.value for point in entry_points(group=ENTRY_POINT_GROUP)}
+    reference = op if ":" in op else {**plugins, **BUILT_IN_OPS}.get(op)
+    if reference is None:
+        known = ", ".join(sorted({**plugins, **BUILT_IN_OPS}))
+        raise UsageError(f"op {op!r} is not known; use one of: {known}, or module:attribute of your own KernelSpec")
+    module_name, _, attribute = reference.partition(":")
+    try:
+        spec = getattr(import_module(module_name), attribute)
+    except (ImportError, AttributeError) as error:
+        raise UsageError(f"op {op!r}: cannot load {reference}: {error}") from error
+    if not isinstance(spec, KernelSpec):
+        raise UsageError(
+            f"op {op!r}: {reference} is not a KernelSpec; see fusetune/kernels/spec.py for what it must have"
+        )
+    return spec
+
+
+def abstract_tensors(spec: KernelSpec, problem: Problem) -> dict[str, AbstractTensor]:
+    """The op's operands as tensors that are not there."""
+    return {operand.name: AbstractTensor(operand.shape, operand.dtype) for operand in spec.operands(problem)}
+
+
+def hash_kernels(*kernels: Any) -> str:
+    """Sixteen hex digits of the SHA-256 of the kernels' code, blind to comments, blank lines and indentation width."""
+    digest = hashlib.sha256()
+    for kernel in kernels:
+        source = textwrap.dedent(inspect.getsource(getattr(kernel, "fn", kernel)))
+        digest.update("\x1f".join(_code_tokens(source)).encode())
+    return digest.hexdigest()[:16]
+
+
+def _code_tokens(source: str) -> list[str]:
+    skipped = {tokenize.COMMENT, tokenize.NL, tokenize.ENCODING, tokenize.ENDMARKER}
+    structure = {tokenize.INDENT: "<indent>", tokenize.DEDENT: "<dedent>", tokenize.NEWLINE: "<newline>"}
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    return [structure.get(token.type, token.string) for token in tokens if token.type not in skipped]

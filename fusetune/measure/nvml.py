@@ -1,0 +1,93 @@
+"""NVML: is there a GPU, who else uses it, and how it is doing. Reads only; no clock is ever changed here."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import msgspec
+
+# nvmlClocksEventReason bits, from NVML's header.
+_SOFTWARE_POWER_CAP = 0x4
+_HARDWARE_SLOWDOWN = 0x8
+_SOFTWARE_THERMAL = 0x20
+_HARDWARE_THERMAL = 0x40
+_HARDWARE_POWER_BRAKE = 0x80
+_DISCARDING = {
+    _HARDWARE_SLOWDOWN: "hardware slowdown",
+    _SOFTWARE_THERMAL: "thermal throttling",
+    _HARDWARE_THERMAL: "thermal throttling",
+    _HARDWARE_POWER_BRAKE: "power brake",
+}
+
+
+class GpuState(msgspec.Struct, frozen=True):
+    """The GPU at one moment: SM clock in MHz, power in W, and why its clocks are held down, if they are."""
+
+    sm_mhz: int | None = None
+    power_w: float | None = None
+    discard: str | None = None
+    flags: tuple[str, ...] = ()
+
+
+def gpu_present() -> bool:
+    """Whether the driver shows a GPU to this process; loads no CUDA."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES", "unset") in {"", "-1"}:
+        return False
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        try:
+            return bool(pynvml.nvmlDeviceGetCount() > 0)
+        finally:
+            pynvml.nvmlShutdown()
+    except pynvml.NVMLError:
+        return False
+
+
+class Monitor:
+    """Watches one GPU, named by its UUID; where NVML does not answer, everything is None and nothing is discarded."""
+
+    def __init__(self, uuid: str) -> None:
+        import pynvml
+
+        self._nvml = pynvml
+        self._handle: Any = None
+        try:
+            pynvml.nvmlInit()
+            self._handle = pynvml.nvmlDeviceGetHandleByUUID(uuid if uuid.startswith("GPU-") else f"GPU-{uuid}")
+        except pynvml.NVMLError:
+            self._handle = None
+
+    def state(self) -> GpuState:
+        """Clock, power and throttling now."""
+        if self._handle is None:
+            return GpuState()
+        reasons = self._ask("nvmlDeviceGetCurrentClocksEventReasons") or 0
+        discard = next((name for bit, name in _DISCARDING.items() if reasons & bit), None)
+        milliwatts = self._ask("nvmlDeviceGetPowerUsage")
+        return GpuState(
+            sm_mhz=self._ask("nvmlDeviceGetClockInfo", self._nvml.NVML_CLOCK_SM),
+            power_w=None if milliwatts is None else milliwatts / 1000,
+            discard=discard,
+            flags=("software power cap",) if reasons & _SOFTWARE_POWER_CAP else (),
+        )
+
+    def other_processes(self) -> list[int]:
+        """Process ids, other than this one's, that compute on the GPU now."""
+        running = self._ask("nvmlDeviceGetComputeRunningProcesses") or []
+        return sorted(process.pid for process in running if process.pid != os.getpid())
+
+    def driver_version(self) -> str | None:
+        """The driver's version, such as 580.159.04."""
+        if self._handle is None:
+            return None
+        version = self._nvml.nvmlSystemGetDriverVersion()
+        return version.decode() if isinstance(version, bytes) else str(version)
+
+    def _ask(self, function: str, *arguments: Any) -> Any:
+        try:
+            return getattr(self._nvml, function)(self._handle, *arguments)
+        except (self._nvml.NVMLError, AttributeError):
+            return None  # Some GPUs and drivers do not answer some questions; the figure is then absent.

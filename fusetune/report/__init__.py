@@ -1,0 +1,1 @@
+"""What was decided and what was tried, for people and for programs: terminal, markdown, JSON, CSV."""

@@ -1,0 +1,193 @@
+"""A report for programs and for documents: JSON, CSV, markdown."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from fusetune.report import wording
+from fusetune.report.model import ProblemRow, Report
+from fusetune.report.run_summary import CandidateRow, ComparisonRow, RunSummary
+from fusetune.units import format_gain, format_interval
+
+REPORT_VERSION: Final = 1
+"""History of the JSON form: 1, the first version."""
+
+_GAIN_FIELDS: Final = ("median", "low", "high")
+_TIME_FIELDS: Final = ("baseline", "conservative", "config")
+_ENVIRONMENT_FIELDS: Final = ("driver", "cuda", "torch", "triton", "ptxas", "kernel_hash", "clocks")
+_PROBLEM_FIELDS: Final = ("M", "K", "N", "dtype", "precision", "mode")
+_CONFIG_FIELDS: Final = ("variant", "BLOCK_M", "BLOCK_N", "BLOCK_K", "GROUP_M", "SPLIT_K", "num_warps", "num_stages")
+
+
+def to_json(report: Report) -> str:
+    """The whole report as JSON; times in microseconds, gains as ratios.
+
+    A figure that there is not is null, and so is the end of an interval that nothing bounds: JSON has no infinity.
+    What does not apply to a problem or an environment, as the precision of float16, is left out.
+    """
+    body = {
+        "report": REPORT_VERSION,
+        "rows": report.rows,
+        "runs": report.runs,
+        "missing_runs": report.missing_runs,
+        "damaged_files": report.problems,
+    }
+    return msgspec.json.format(msgspec.json.encode(body), indent=2).decode() + "\n"
+
+
+def to_csv(report: Report) -> str:
+    """One row a problem; measured times and predicted ones have columns of their own, empty where there is none."""
+    text = io.StringIO()
+    records = [_csv_record(row) for row in report.rows]
+    writer = csv.DictWriter(text, fieldnames=_CSV_COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+    return text.getvalue()
+
+
+def to_markdown(report: Report) -> str:
+    """The report as GitHub-flavoured markdown: verdicts, the table of problems, then each run."""
+    lines = [f"# {wording.headline(report)}", ""]
+    lines += [f"- {c.count} {c.verdict} (`{c.reason}`): {c.text}" for c in wording.verdict_counts(report)]
+    lines.append("")
+    if report.rows:
+        header = ("op", "problem", "BASELINE", "winner", "config", "gain", "interval", "over conservative")
+        cells = [_markdown_cells(row) for row in report.rows]
+        lines += [*_table((*header, "verdict", "evidence", "GPU", "versions", "date"), cells), ""]
+        lines += [f"{wording.legend(report)}.", ""]
+    if wording.has_predictions(report):
+        lines += [wording.PREDICTED_WARNING, ""]
+    for run in report.runs:
+        lines += _markdown_run(run)
+    if report.missing_runs:
+        lines += [_escape(wording.missing_runs_text(report)), ""]
+    if report.problems:
+        lines += ["## Files that could not be read", ""]
+        lines += [f"- {_escape(problem.message)}" for problem in report.problems]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+_CSV_COLUMNS: Final = (
+    "op",
+    "gpu",
+    *_PROBLEM_FIELDS,
+    "verdict",
+    "reason",
+    "evidence",
+    *(f"{name}_us" for name in _TIME_FIELDS),
+    *(f"predicted_{name}_us" for name in _TIME_FIELDS),
+    "label",
+    *_CONFIG_FIELDS,
+    *(f"gain_{name}" for name in _GAIN_FIELDS),
+    *(f"gain_over_conservative_{name}" for name in _GAIN_FIELDS),
+    "conservative_label",
+    "min_gain",
+    "confidence",
+    "blocks",
+    *_ENVIRONMENT_FIELDS,
+    "date",
+    "run",
+    "file",
+)
+
+
+def _csv_record(row: ProblemRow) -> dict[str, Any]:
+    plain = ("op", "gpu", "verdict", "reason", "evidence", "baseline_us", "conservative_us", "config_us")
+    record: dict[str, Any] = {name: getattr(row, name) for name in plain}
+    record |= {name: getattr(row, name) for name in ("min_gain", "confidence", "blocks", "date", "run", "file")}
+    record |= {name: getattr(row.problem, name) for name in _PROBLEM_FIELDS}
+    record |= {name: getattr(row.config, name) for name in _CONFIG_FIELDS}
+    record |= {name: getattr(row.environment, name) for name in _ENVIRONMENT_FIELDS}
+    record["label"] = row.config.label()
+    record["conservative_label"] = row.conservative_config.label() if row.conservative_config else None
+    if row.predicted_us:
+        record |= {f"predicted_{name}_us": getattr(row.predicted_us, name) for name in _TIME_FIELDS}
+    for prefix, figures in (("gain", row.gain), ("gain_over_conservative", row.gain_over_conservative)):
+        if figures:
+            record |= {f"{prefix}_{name}": getattr(figures, name) for name in _GAIN_FIELDS}
+    return record
+
+
+def _markdown_cells(row: ProblemRow) -> tuple[str, ...]:
+    gain, over = row.gain, row.gain_over_conservative
+    versions = (
+        ("torch", row.environment.torch),
+        ("triton", row.environment.triton),
+        ("driver", row.environment.driver),
+    )
+    return (
+        row.op,
+        row.problem.describe(),
+        wording.row_time(row, "baseline"),
+        wording.row_time(row, "config"),
+        f"{row.config.label()}{' (BASELINE)' if wording.is_baseline(row.config) else ''}",
+        format_gain(gain.median) if gain else wording.NOT_TIMED,
+        format_interval(gain.low, gain.high) if gain else "-",
+        wording.gain_text(over) if over else "-",
+        row.verdict,
+        row.evidence,
+        row.gpu,
+        ", ".join(f"{name} {value}" for name, value in versions if value),
+        row.date,
+    )
+
+
+def _markdown_run(run: RunSummary) -> list[str]:
+    lines = [f"## Run {_escape(run.run)}", ""]
+    lines += [f"- {label}: {_escape(text)}" for label, text in wording.run_facts(run)]
+    lines += [f"- note: {_escape(note)}" for note in run.notes]
+    lines.append("")
+    if run.best:
+        lines += [f"{wording.ranking_text(run)}:", "", *_best_table(run), ""]
+    else:
+        lines += [wording.no_best_text(run), ""]
+    if run.comparisons:
+        header = ("phase", "config", "over", "gain", "blocks", "discarded", "outcome")
+        lines += [*_table(header, [_comparison_cells(row) for row in run.comparisons]), ""]
+    if run.dropped:
+        dropped = [(drop.status, drop.reason, str(drop.count)) for drop in run.dropped]
+        lines += [f"{wording.dropped_text(run)}.", "", *_table(("status", "reason", "candidates"), dropped), ""]
+    return lines
+
+
+def _best_table(run: RunSummary) -> list[str]:
+    time = "time" if run.evidence == "predicted" else "screening"
+    header = ("", "config", time, "round", "registers", "shared", "stack", "gain over BASELINE", "status")
+    cells = [_candidate_cells(str(place), row, run) for place, row in enumerate(run.best, start=1)]
+    if run.baseline is not None:
+        cells.append(_candidate_cells("BASELINE", run.baseline, run))
+    return _table(header, cells)
+
+
+def _candidate_cells(place: str, row: CandidateRow, run: RunSummary) -> tuple[str, ...]:
+    return (
+        f"{place} (chosen)" if row.chosen else place,
+        row.config.label(),
+        wording.screening_text(row, run.evidence),
+        "-" if row.screening_round is None else str(row.screening_round),
+        *wording.resource_texts(row),
+        f"{wording.gain_text(row.gain)} ({row.gain_phase})" if row.gain else "-",
+        row.status,
+    )
+
+
+def _comparison_cells(row: ComparisonRow) -> tuple[str, ...]:
+    config, baseline = wording.comparison_pair(row)
+    blocks = (str(row.gain.blocks), str(row.discarded_blocks))
+    return (row.phase, config, baseline, wording.gain_text(row.gain), *blocks, wording.outcome_text(row))
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    lines = [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
+    lines += [f"| {' | '.join(_escape(cell) for cell in row)} |" for row in rows]
+    return lines
+
+
+def _escape(text: str) -> str:
+    """Text that stays in its cell and on its line, and is not taken for HTML."""
+    return " ".join(text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").split())

@@ -1,0 +1,185 @@
+"""What a report says, as plain data: one row a problem, one summary a run, and what could not be read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import msgspec
+
+from fusetune.core.config import Config
+from fusetune.core.decision import Evidence, Reason, VerdictName
+from fusetune.core.problem import Problem
+from fusetune.errors import FusetuneError
+from fusetune.report.run_summary import CandidateRow, RunSummary, summarize_run
+from fusetune.store.journal import read_journal
+from fusetune.store.paths import find_run
+from fusetune.store.schema import ConfigFile, Environment, Times
+from fusetune.store.yaml_files import read_config_file
+
+__all__ = [
+    "CandidateRow",
+    "DamagedFile",
+    "GainFigures",
+    "ProblemRow",
+    "Report",
+    "RunSummary",
+    "config_paths",
+    "load_report",
+    "rows_from_files",
+    "summarize_run",
+]
+
+
+class GainFigures(msgspec.Struct, frozen=True):
+    """A gain's median and the two ends of its interval, as ratios: 0.02 means two percent less time."""
+
+    median: float
+    low: float
+    high: float
+
+
+class ProblemRow(msgspec.Struct, frozen=True):
+    """One problem on one GPU and what was decided for it.
+
+    Times are microseconds of one launch: BASELINE, the fastest 4-warp / 2-stage config (`conservative_config`, None
+    where it is `config` itself) and `config`. A measured row has the `_us` times and the gain; a predicted row has
+    `predicted_us` instead and none of them, so that no reader can take a prediction for a measurement.
+    """
+
+    op: str
+    gpu: str
+    problem: Problem
+    config: Config
+    verdict: VerdictName
+    reason: Reason
+    evidence: Evidence
+    baseline_us: float | None
+    conservative_us: float | None
+    config_us: float | None
+    predicted_us: Times | None
+    gain: GainFigures | None
+    gain_over_conservative: GainFigures | None
+    conservative_config: Config | None
+    min_gain: float | None
+    confidence: float | None
+    blocks: int | None
+    environment: Environment
+    date: str
+    run: str
+    file: str
+
+
+class DamagedFile(msgspec.Struct, frozen=True):
+    """A file that could not be read or believed, with a message that names it."""
+
+    path: str
+    message: str
+
+
+class Report(msgspec.Struct, frozen=True):
+    """All that was found.
+
+    `runs` are the runs that the rows name and whose journals were found; `missing_runs` the ones whose were not.
+    `problems` lists the damaged files.
+    """
+
+    rows: tuple[ProblemRow, ...] = ()
+    runs: tuple[RunSummary, ...] = ()
+    missing_runs: tuple[str, ...] = ()
+    problems: tuple[DamagedFile, ...] = ()
+
+
+def rows_from_files(files: Sequence[tuple[Path, ConfigFile]]) -> list[ProblemRow]:
+    """One row for each entry of the files, in the order given."""
+    rows = []
+    for path, file in files:
+        for entry in file.entries:
+            times, gain, over = entry.time_us, entry.gain, entry.gain_over_conservative
+            rows.append(
+                ProblemRow(
+                    op=file.op,
+                    gpu=file.target.name,
+                    problem=entry.problem,
+                    config=entry.config,
+                    verdict=entry.verdict,
+                    reason=entry.reason,
+                    evidence=entry.evidence,
+                    baseline_us=times.baseline if times else None,
+                    conservative_us=times.conservative if times else None,
+                    config_us=times.config if times else None,
+                    predicted_us=entry.predicted_us,
+                    gain=GainFigures(gain.median, gain.low, gain.high) if gain else None,
+                    gain_over_conservative=GainFigures(over.median, over.low, over.high) if over else None,
+                    conservative_config=over.config if over else None,
+                    min_gain=gain.min_gain if gain else None,
+                    confidence=gain.confidence if gain else None,
+                    blocks=gain.blocks if gain else None,
+                    environment=entry.environment,
+                    date=entry.date,
+                    run=entry.run,
+                    file=str(path),
+                )
+            )
+    return rows
+
+
+def config_paths(roots: Iterable[Path]) -> list[Path]:
+    """The YAML files in the roots and in their folders, one deep, each once, in the order of the roots."""
+    found: dict[Path, Path] = {}
+    for root in roots:
+        for path in sorted([*root.glob("*.yaml"), *root.glob("*/*.yaml")]):
+            if path.is_file():
+                found.setdefault(path.resolve(), path)
+    return list(found.values())
+
+
+def load_report(config_roots: Sequence[Path], run_dirs: Sequence[Path]) -> Report:
+    """Read every config file under the roots, and the journals in `run_dirs` of the runs that they name.
+
+    Never raises for a damaged file: it is listed in `Report.problems` and the others are still read.
+    """
+    files: list[tuple[Path, ConfigFile]] = []
+    problems: list[DamagedFile] = []
+    for path in config_paths(config_roots):
+        file = _read_config(path)
+        if isinstance(file, DamagedFile):
+            problems.append(file)
+        else:
+            files.append((path, file))
+    rows = rows_from_files(files)
+    runs: list[RunSummary] = []
+    missing: list[str] = []
+    for run in dict.fromkeys(row.run for row in rows):
+        journal = find_run(run, run_dirs)
+        if journal is None:
+            missing.append(run)
+            continue
+        summary = _read_run(journal, run)
+        if isinstance(summary, DamagedFile):
+            problems.append(summary)
+        else:
+            runs.append(summary)
+    return Report(rows=tuple(rows), runs=tuple(runs), missing_runs=tuple(missing), problems=tuple(problems))
+
+
+def _read_config(path: Path) -> ConfigFile | DamagedFile:
+    try:
+        return read_config_file(path)
+    except FusetuneError as error:
+        return _damaged(path, error)
+
+
+def _read_run(path: Path, run: str) -> RunSummary | DamagedFile:
+    try:
+        summary = summarize_run(read_journal(path))
+    except FusetuneError as error:
+        return _damaged(path, error)
+    if summary.run != run:
+        return DamagedFile(str(path), f"{path} holds run {summary.run}, not {run}; give it its own name back")
+    return summary
+
+
+def _damaged(path: Path, error: FusetuneError) -> DamagedFile:
+    message = str(error)
+    return DamagedFile(str(path), message if str(path) in message else f"{path}: {message}")

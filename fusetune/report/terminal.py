@@ -1,0 +1,105 @@
+"""A report on a terminal: the verdict first, then the problems, then what each run tried."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from fusetune.core.config import Config
+from fusetune.core.decision import VerdictName
+from fusetune.report import wording
+from fusetune.report.model import ProblemRow, Report
+from fusetune.report.terminal_runs import print_run
+from fusetune.report.terminal_tables import break_words, first_that_fits, make_table
+
+_VERDICT_STYLE: Final[dict[VerdictName, str]] = {
+    "keep": "bold green",
+    "revert": "yellow",
+    "inconclusive": "magenta",
+    "unverified": "cyan",
+}
+_GPU_COLUMNS: Final = 16
+_CONFIG_COLUMNS: Final = 20
+
+
+def render(report: Report, console: Console) -> None:
+    """Print the report: how many problems ended how and why, the table of problems, then each run."""
+    _print_verdicts(report, console)
+    if report.rows:
+        console.print()
+        console.print(first_that_fits(console, _wide_table(report.rows), _stacked_table(report.rows)))
+        console.print(Text(f"\n{wording.legend(report)}", style="dim"))
+    for run in report.runs:
+        print_run(run, console)
+    if report.missing_runs:
+        console.print(Text(f"\n{wording.missing_runs_text(report)}", style="yellow"))
+
+
+def _print_verdicts(report: Report, console: Console) -> None:
+    console.print(Text(wording.headline(report), style="bold"))
+    grid = Table.grid(padding=(0, 1))
+    grid.add_column(justify="right")
+    for count in wording.verdict_counts(report):
+        grid.add_row(f"  {count.count}", Text(count.verdict, style=_VERDICT_STYLE[count.verdict]), Text(count.text))
+    if report.rows:
+        console.print(grid)
+    if wording.has_predictions(report):
+        console.print(Text(wording.PREDICTED_WARNING, style="cyan"))
+    if report.problems:
+        console.print(Text(f"{wording.plural(len(report.problems), 'file')} could not be read.", style="red"))
+
+
+def _wide_table(rows: Sequence[ProblemRow]) -> Table:
+    headers = ("problem", ">BASELINE", ">winner", "config", "gain", "over conservative", "verdict", "GPU, date")
+    table = make_table(headers, leading=1)
+    for row in rows:
+        over = row.gain_over_conservative
+        cells = (
+            _problem_lines(row),
+            _broken(wording.row_time(row, "baseline")),
+            _broken(wording.row_time(row, "config")),
+            _config_lines(row.config),
+            wording.gain_text(row.gain, "\n") if row.gain else wording.NOT_TIMED,
+            wording.gain_text(over, "\n") if over else "-",
+        )
+        table.add_row(*(Text(cell) for cell in cells), _verdict_lines(row), Text(_gpu_lines(row)))
+    return table
+
+
+def _stacked_table(rows: Sequence[ProblemRow]) -> Table:
+    table = make_table(("problem", "winner", "gain", "verdict"), leading=1)
+    for row in rows:
+        over = row.gain_over_conservative
+        gains = [wording.gain_text(row.gain, "\n") if row.gain else wording.NOT_TIMED]
+        gains += ["over conservative", wording.gain_text(over, "\n")] if over else []
+        between = "\n" if row.predicted_us else " "  # `predicted` and its figure stay on one line
+        times = f"{wording.row_time(row, 'config')}\nBASELINE{between}{wording.row_time(row, 'baseline')}"
+        cells = (_problem_lines(row), f"{_config_lines(row.config)}\n{times}", "\n".join(gains))
+        verdict = Text.assemble(_verdict_lines(row), "\n", _gpu_lines(row))
+        table.add_row(*(Text(cell) for cell in cells), verdict)
+    return table
+
+
+def _problem_lines(row: ProblemRow) -> str:
+    return f"{row.op}\n{wording.size_text(row.problem)}\n{wording.form_text(row.problem)}"
+
+
+def _config_lines(config: Config) -> str:
+    label = break_words(config.label(), _CONFIG_COLUMNS)
+    return f"{label}\n(BASELINE)" if wording.is_baseline(config) else label
+
+
+def _broken(time: str) -> str:
+    return time.replace("predicted ", "predicted\n")
+
+
+def _verdict_lines(row: ProblemRow) -> Text:
+    return Text.assemble((row.verdict, _VERDICT_STYLE[row.verdict]), f"\n{row.evidence}")
+
+
+def _gpu_lines(row: ProblemRow) -> str:
+    return f"{break_words(row.gpu, _GPU_COLUMNS)}\n{row.date}"

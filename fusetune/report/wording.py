@@ -1,0 +1,214 @@
+"""The words of a report, the same in the terminal and in markdown."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Final, Literal
+
+import msgspec
+
+from fusetune.core.config import BASELINE, Config
+from fusetune.core.decision import REASON_TEXT, Evidence, Gain, Reason, VerdictName
+from fusetune.core.problem import Problem
+from fusetune.report.model import GainFigures, ProblemRow, Report
+from fusetune.report.run_summary import BlockCount, CandidateRow, ComparisonRow, RunSummary
+from fusetune.units import format_bytes, format_gain, format_interval, format_us
+
+NOT_TIMED: Final = "not timed"
+PREDICTED_WARNING: Final = "Predicted times come from the cost model alone: nothing was timed, so nothing is proved."
+
+_VERDICTS: Final[tuple[VerdictName, ...]] = ("keep", "revert", "inconclusive", "unverified")
+_TimeName = Literal["baseline", "conservative", "config"]
+
+
+class VerdictCount(msgspec.Struct, frozen=True):
+    """How many problems ended with one verdict for one reason, and what the reason says."""
+
+    verdict: VerdictName
+    reason: Reason
+    count: int
+    text: str
+
+
+def verdict_counts(report: Report) -> list[VerdictCount]:
+    """The verdicts of all problems, strongest first, the commonest reason of each first."""
+    counts = Counter((row.verdict, row.reason) for row in report.rows)
+    ordered = sorted(counts.items(), key=lambda item: (_VERDICTS.index(item[0][0]), -item[1], item[0][1]))
+    return [VerdictCount(verdict, reason, count, REASON_TEXT[reason]) for (verdict, reason), count in ordered]
+
+
+def headline(report: Report) -> str:
+    """All verdicts in one line: `4 problems: 2 keep, 1 revert, 1 unverified`."""
+    counts = Counter(row.verdict for row in report.rows)
+    parts = ", ".join(f"{counts[verdict]} {verdict}" for verdict in _VERDICTS if counts[verdict])
+    total = plural(len(report.rows), "problem")
+    return f"{total}: {parts}" if parts else total
+
+
+def has_predictions(report: Report) -> bool:
+    """Whether any row holds a prediction."""
+    return any(row.evidence == "predicted" for row in report.rows)
+
+
+def legend(report: Report) -> str:
+    """What the figures and the short words of the table of problems mean."""
+    confidences = sorted({row.confidence for row in report.rows if row.confidence is not None})
+    spans = " or ".join(f"{confidence * 100:g}" for confidence in confidences)
+    gain = f"gain: time saved, with its {spans} % interval; " if confidences else ""
+    return f"{gain}config: BLOCK_M x BLOCK_N x BLOCK_K, w num_warps, s num_stages, g GROUP_M, k SPLIT_K"
+
+
+def plural(count: int, word: str) -> str:
+    """`1 block`, `2 blocks`."""
+    return f"{count} {word}{'' if count == 1 else 's'}"
+
+
+def size_text(problem: Problem) -> str:
+    """The sizes of a problem: `M=128 K=1024 N=512`."""
+    return f"M={problem.M} K={problem.K} N={problem.N}"
+
+
+def form_text(problem: Problem) -> str:
+    """What a problem is besides its sizes: `float32 tf32 train`."""
+    return " ".join(part for part in (problem.dtype, problem.precision, problem.mode) if part)
+
+
+def is_baseline(config: Config) -> bool:
+    """Whether a config is BASELINE itself."""
+    return config == BASELINE
+
+
+def config_text(config: Config | None, candidate_id: int | None = None) -> str:
+    """A config's label, BASELINE called by its name; the candidate's number where the config is not known."""
+    if config is None:
+        return f"candidate {candidate_id}"
+    return "BASELINE" if is_baseline(config) else config.label()
+
+
+def row_time(row: ProblemRow, which: _TimeName) -> str:
+    """A time of a row, microseconds as people read them; a predicted one says so in the same breath."""
+    if row.predicted_us is not None:
+        return f"predicted {format_us(getattr(row.predicted_us, which))}"
+    return format_us({"baseline": row.baseline_us, "conservative": row.conservative_us, "config": row.config_us}[which])
+
+
+def screening_text(candidate: CandidateRow, evidence: Evidence) -> str:
+    """The time that a candidate was ranked by: the predicted one, called so, or the screening one."""
+    if evidence == "predicted":
+        return f"predicted {format_us(candidate.predicted_us)}"
+    return format_us(candidate.screening_us)
+
+
+def gain_text(gain: GainFigures | Gain, separator: str = " ") -> str:
+    """A gain and its interval: `+59.8 % [+59.6, +60.1] %`."""
+    return f"{format_gain(gain.median)}{separator}{format_interval(gain.low, gain.high)}"
+
+
+def resource_texts(candidate: CandidateRow) -> tuple[str, str, str]:
+    """Registers a thread, shared memory a CTA and stack bytes a thread (above 0 the kernel spills)."""
+    if candidate.resources is None:
+        return "-", "-", "-"
+    used = candidate.resources
+    return str(used.registers), format_bytes(used.shared_bytes), format_bytes(used.stack_bytes)
+
+
+def comparison_pair(row: ComparisonRow) -> tuple[str, str]:
+    """The two sides of a comparison: the candidate, and what it was timed against."""
+    return config_text(row.config, row.id), config_text(row.baseline, row.baseline_id)
+
+
+def outcome_text(row: ComparisonRow) -> str:
+    """What a comparison came to; `revert` would read as a failure for the baseline timed against itself."""
+    return "control" if row.phase == "control" else row.outcome
+
+
+def dropped_text(run: RunSummary) -> str:
+    """How many candidates fell: `Rejected or failed: 68 of 95 candidates`."""
+    dropped = sum(drop.count for drop in run.dropped)
+    return f"Rejected or failed: {dropped} of {plural(run.candidates, 'candidate')}"
+
+
+def run_facts(run: RunSummary) -> list[tuple[str, str]]:
+    """What a run was and what it ran with, as labelled lines."""
+    environment = run.environment
+    versions = [
+        f"{name} {value}"
+        for name, value in (
+            ("torch", environment.torch),
+            ("triton", environment.triton),
+            ("ptxas", environment.ptxas),
+            ("CUDA", environment.cuda),
+            ("driver", environment.driver),
+        )
+        if value
+    ]
+    counts = ", ".join(f"{count} {status}" for status, count in run.counts.items()) or "none"
+    facts = [
+        ("problem", f"{run.op} {run.problem.describe()}"),
+        ("GPU", f"{run.target.name}, compute capability {run.target.capability}, {plural(run.target.sms, 'SM')}"),
+        ("evidence", _evidence_text(run)),
+        (
+            "rule",
+            f"keep at a gain of {format_gain(run.rule.min_gain)} or more, {run.rule.confidence * 100:g} % confidence",
+        ),
+        ("made by", f"fusetune {run.fusetune}, started {run.started}, seed {run.seed}"),
+        ("with", f"{', '.join(versions)}, kernel {environment.kernel_hash}"),
+        ("space", f"{run.space}: {plural(run.candidates, 'candidate')} ({counts})"),
+    ]
+    if run.phases:
+        total = sum(phase.seconds for phase in run.phases)
+        parts = [f"{phase.name} {phase.seconds:.1f} s" for phase in run.phases]
+        facts.append(("time", f"{', '.join(parts)}; {total:.1f} s in all"))
+    if run.blocks:
+        facts.append(("blocks", "; ".join(_block_text(count) for count in run.blocks)))
+    facts.append(("result", result_text(run)))
+    return facts
+
+
+def result_text(run: RunSummary) -> str:
+    """How a run ended: its verdict and config, or why there is none."""
+    if not run.finished:
+        return "the journal has no last line: the run was killed or is still going"
+    if run.entry is None:
+        return run.message or "no entry was decided on"
+    chosen = f"{run.entry.verdict}: {config_text(run.entry.config)} ({REASON_TEXT[run.entry.reason]})"
+    return f"{chosen}; written to {run.file}" if run.file else f"{chosen}; not written to a file"
+
+
+def ranking_text(run: RunSummary) -> str:
+    """How many candidates are listed as the best, and what they are ordered by."""
+    what = "The best candidate" if len(run.best) == 1 else f"The best {len(run.best)} candidates"
+    if run.evidence == "predicted":
+        return f"{what} by predicted time; nothing was timed"
+    return f"{what} in screening, by rounds lasted, then by median time in the last one"
+
+
+def no_best_text(run: RunSummary) -> str:
+    """What to say where no candidate can be ranked."""
+    return f"No candidate other than BASELINE was {'predicted' if run.evidence == 'predicted' else 'timed'}."
+
+
+def missing_runs_text(report: Report) -> str:
+    """That journals are missing, which ones, and what that means for the reader; empty where none is."""
+    if not report.missing_runs:
+        return ""
+    what = "The journal of run" if len(report.missing_runs) == 1 else "The journals of runs"
+    verb = "was" if len(report.missing_runs) == 1 else "were"
+    return (
+        f"{what} {', '.join(report.missing_runs)} {verb} not found in the folders of runs; "
+        "the figures above come from the config file alone."
+    )
+
+
+def _evidence_text(run: RunSummary) -> str:
+    if run.evidence == "predicted":
+        return "predicted from compile facts; nothing was timed"
+    clocks = f", clocks {run.environment.clocks}" if run.environment.clocks else ""
+    return f"measured, {run.cache} L2{clocks}"
+
+
+def _block_text(count: BlockCount) -> str:
+    causes = [f"{number} discarded: {cause}" for cause, number in count.discarded.items()]
+    causes += [f"{number} flagged: {flag}" for flag, number in count.flagged.items()]
+    text = f"{count.phase} {count.total}"
+    return f"{text} ({', '.join(causes)})" if causes else text

@@ -1,0 +1,1 @@
+"""Load a config and launch with it; nothing here ever tunes."""

@@ -1,0 +1,132 @@
+"""The YAML files of tuned configs: strict reading, plain writing, and an update that loses nothing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import filelock
+import msgspec
+import yaml
+
+from fusetune.core.problem import Problem
+from fusetune.errors import ConfigFileError
+from fusetune.store.lookup import target_differences
+from fusetune.store.migrations import STEPS, Step
+from fusetune.store.schema import SCHEMA_VERSION, ConfigFile, Entry, TargetIdentity
+from fusetune.store.yaml_reader import parse_config_file
+
+LOCK_TIMEOUT_S: Final = 60.0
+
+_HEADER: Final = "# Written by `fusetune sweep`, with the evidence for each config. Meant to be committed.\n"
+_LINE_WIDTH: Final = 140
+
+
+class WriteResult(msgspec.Struct, frozen=True):
+    """What became of an entry: written to `path`, or not, because the measured entry `kept` stays."""
+
+    path: Path
+    written: bool
+    kept: Entry | None = None
+
+
+def read_config_file(path: Path, steps: Mapping[int, Step] = STEPS) -> ConfigFile:
+    """The file as types, brought to the current schema by `steps` where it is older.
+
+    Raises ConfigFileError, which names the file, the place in it and the fix, for a file that cannot be read, is not
+    YAML or does not follow the schema; NewerSchemaError for one that a newer fusetune wrote.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        fix = "name a .yaml file" if path.is_dir() else "check that it exists and that you may read it"
+        raise ConfigFileError(f"cannot read {path}: {error.strerror or error}; {fix}") from error
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ConfigFileError(f"{path}, line {line}: not UTF-8 text: {error.reason}; save it as UTF-8") from error
+    return parse_config_file(text, path, steps)
+
+
+def dump_config_file(file: ConfigFile) -> str:
+    """The file as YAML text: keys in the order of the types, one line for each innermost mapping that fits on one."""
+    body = yaml.safe_dump(msgspec.to_builtins(file), default_flow_style=None, sort_keys=False, width=_LINE_WIDTH)
+    return _HEADER + body
+
+
+def write_entry(path: Path, op: str, target: TargetIdentity, entry: Entry) -> WriteResult:
+    """Put one entry into the file at `path`, in place of the one for the same problem, and make the file if need be.
+
+    Two processes at once lose no entry, and a kill leaves the old file or the new one. A predicted entry never
+    replaces a measured one: then nothing is written, and the result names the entry that stays.
+
+    Raises ConfigFileError when the file there is damaged or is for another op or GPU (it is left as it is), when the
+    entry is not one that could be read back, or when the file system refuses.
+    """
+    real = path.resolve()  # through a symbolic link, so that the link stays one and both names share a lock
+    try:
+        real.parent.mkdir(parents=True, exist_ok=True)
+        # The lock file stays behind: removing it would let a third process lock a name that a second still waits on.
+        with filelock.FileLock(real.with_name(f".{real.name}.lock"), timeout=LOCK_TIMEOUT_S):
+            return _update(path, real, op, target, entry)
+    except filelock.Timeout as error:
+        raise ConfigFileError(
+            f"cannot write {path}: another process has held its lock for {LOCK_TIMEOUT_S:.0f} s; "
+            "wait for it or end it, then try again"
+        ) from error
+    except (OSError, NotImplementedError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ConfigFileError(
+            f"cannot write {path}: {reason}; choose a folder on a local disk that you may write to"
+        ) from error
+
+
+def _update(path: Path, real: Path, op: str, target: TargetIdentity, entry: Entry) -> WriteResult:
+    """Read, replace, write; the caller holds the lock."""
+    file = ConfigFile(schema=SCHEMA_VERSION, op=op, target=target)
+    if real.exists():
+        file = read_config_file(real)
+        if file.op != op:
+            raise ConfigFileError(f"{path} is for the op {file.op!r}, not {op!r}; write to a file of its own")
+        differences = target_differences(file.target, target)
+        if differences:
+            raise ConfigFileError(f"{path} is for another GPU: {'; '.join(differences)}; write to a file of its own")
+    same = next((old for old in file.entries if old.problem == entry.problem), None)
+    if same is not None and same.evidence == "measured" and entry.evidence == "predicted":
+        return WriteResult(path=path, written=False, kept=same)
+    others = [old for old in file.entries if old.problem != entry.problem]
+    entries = tuple(sorted([*others, entry], key=lambda item: _order(item.problem)))
+    text = dump_config_file(msgspec.structs.replace(file, entries=entries))
+    # Structs made in code are not checked against their limits; better no file than one that nobody can read.
+    try:
+        parse_config_file(text, path)
+    except ConfigFileError as error:
+        raise ConfigFileError(f"the entry for {entry.problem.describe()} was not written: {error}") from error
+    _replace(real, text)
+    return WriteResult(path=path, written=True)
+
+
+def _order(problem: Problem) -> tuple[int, int, int, str, str, str]:
+    """Entries that differ only in M or precision stand together, so that a diff in review stays small."""
+    return (problem.N, problem.K, problem.M, problem.dtype, problem.precision or "", problem.mode or "")
+
+
+def _replace(real: Path, text: str) -> None:
+    """Write beside the file, force it to disk, and rename: at no moment is half a file to be seen."""
+    # One name does, because the lock is held; what a killed process left under it is overwritten, so no litter grows.
+    temporary = real.with_name(f".{real.name}.tmp")
+    temporary.unlink(missing_ok=True)
+    try:
+        with temporary.open("x", encoding="utf-8", newline="\n") as handle:
+            handle.write(text)
+            handle.flush()
+            os.fsync(handle.fileno())
+        if real.exists():
+            temporary.chmod(real.stat().st_mode & 0o777)
+        os.replace(temporary, real)  # noqa: PTH105
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,67 @@
+"""What a sweep is asked for, and what it answers."""
+
+from __future__ import annotations
+
+import secrets
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from fusetune.core.config import Config
+from fusetune.core.decision import KeepRule
+from fusetune.core.problem import Problem
+from fusetune.core.space import SpaceName
+from fusetune.kernels.spec import KernelSpec
+from fusetune.store.schema import Entry
+
+CacheMode = Literal["cold", "warm"]
+
+
+class SweepRequest(msgspec.Struct, frozen=True):
+    """One problem to tune. `output` and `runs` are the folders for YAML and journals; `workers` compile at once."""
+
+    spec: KernelSpec
+    problem: Problem
+    output: Path
+    runs: Path
+    space: SpaceName = "standard"
+    rule: KeepRule = KeepRule()
+    cache: CacheMode = "cold"
+    seed: int = 0
+    workers: int | None = None
+
+
+class Ranked(msgspec.Struct, frozen=True):
+    """A candidate among the best, with its screening or predicted time in microseconds."""
+
+    config: Config
+    time_us: float
+
+
+class SweepResult(msgspec.Struct, frozen=True):
+    """The entry decided on and where it went; `file` is None when an entry already there was left in place."""
+
+    run: str
+    entry: Entry
+    best: tuple[Ranked, ...]
+    file: Path | None
+    journal: Path
+    target_name: str
+    kept_instead: Entry | None = None
+
+
+def new_run_id() -> str:
+    """A run's name: UTC time and four random hex digits, such as 20261123T101500-3f9a."""
+    return f"{datetime.now(timezone.utc):%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601, whole seconds."""
+    return f"{datetime.now(timezone.utc):%Y-%m-%dT%H:%M:%SZ}"
+
+
+def today() -> str:
+    """The day in UTC, ISO 8601."""
+    return now()[:10]

@@ -1,0 +1,38 @@
+"""Marks tests by the folder they lie in, and says why those are skipped that cannot run here."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+_FOLDERS = ("compile", "interpret", "gpu", "e2e")
+_HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        folder = item.path.relative_to(_HERE).parts[0]
+        if folder in _FOLDERS:
+            item.add_marker(getattr(pytest.mark, folder))
+        reason = _why_not(folder)
+        if reason:
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def _why_not(folder: str) -> str | None:
+    interpreting = os.environ.get("TRITON_INTERPRET") == "1"
+    if folder == "interpret" and not interpreting:
+        return "needs TRITON_INTERPRET=1 from the start of the process; `make test` sets it"
+    if folder in {"compile", "gpu", "e2e"} and interpreting:
+        return "needs the compiler, and TRITON_INTERPRET=1 is set"
+    if folder == "gpu" and not _gpu():
+        return "needs an NVIDIA GPU and a CUDA build of torch"
+    return None
+
+
+def _gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()

@@ -1,0 +1,1 @@
+"""Kernels and helpers that only tests use."""

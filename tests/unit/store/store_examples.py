@@ -1,0 +1,145 @@
+"""Entries, files and strategies that several tests of the store need."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+from hypothesis import strategies as st
+
+from fusetune.core.config import BASELINE, Config
+from fusetune.core.decision import Gain
+from fusetune.core.problem import Problem, make_problem
+from fusetune.store.schema import ConfigFile, ConservativeGain, Entry, Environment, TargetIdentity, Times
+
+ASSETS = Path(__file__).parent / "assets"
+RTX4090 = TargetIdentity(name="NVIDIA GeForce RTX 4090", capability="8.9", sms=128)
+H200 = TargetIdentity(name="NVIDIA H200", capability="9.0", sms=132)
+ENVIRONMENT = Environment(
+    triton="3.7.1", kernel_hash="5ca1ab1e", ptxas="12.9.86", torch="2.13.0", cuda="13.0", driver="580.65"
+)
+WIDE = Config(BLOCK_N=16, BLOCK_K=128, num_stages=3)
+
+
+def problem(M: int = 128, **changes: object) -> Problem:
+    return msgspec.structs.replace(make_problem(M=M, N=512, K=1024, dtype="float32"), **changes)
+
+
+def measured(at: Problem | None = None, config: Config = WIDE, **changes: object) -> Entry:
+    entry = Entry(
+        problem=at or problem(),
+        config=config,
+        evidence="measured",
+        verdict="keep",
+        reason="gain_confirmed",
+        environment=ENVIRONMENT,
+        run="20261123T101500-3f9a",
+        date="2026-11-23",
+        gain=Gain(median=0.598, low=0.596, high=0.601, confidence=0.95, min_gain=0.02, blocks=50),
+        time_us=Times(baseline=13.2, conservative=6.6, config=5.3),
+    )
+    return msgspec.structs.replace(entry, **changes)
+
+
+def predicted(at: Problem | None = None, config: Config = WIDE) -> Entry:
+    return Entry(
+        problem=at or problem(),
+        config=config,
+        evidence="predicted",
+        verdict="unverified",
+        reason="predicted_not_timed",
+        environment=msgspec.structs.replace(ENVIRONMENT, driver=None),
+        run="20261123T111500-77aa",
+        date="2026-11-23",
+        predicted_us=Times(baseline=14.0, conservative=7.0, config=6.0),
+    )
+
+
+def config_file(*entries: Entry, op: str = "gemm_scale", target: TargetIdentity = RTX4090) -> ConfigFile:
+    return ConfigFile(schema=1, op=op, target=target, entries=entries)
+
+
+# A lone surrogate is no character: no UTF-8 file can hold it.
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+maybe_texts = st.none() | texts
+numbers = st.floats(allow_nan=False)
+times_us = st.floats(min_value=0.0, exclude_min=True, allow_nan=False)
+sizes = st.integers(1, 2**31 - 1)
+problems = st.builds(
+    Problem,
+    M=sizes,
+    N=sizes,
+    K=sizes,
+    dtype=st.sampled_from(["float32", "float16", "bfloat16"]),
+    precision=st.sampled_from([None, "tf32", "ieee", "tf32x3", "bf16x3"]),
+    mode=st.sampled_from([None, "train", "eval"]),
+)
+block_sizes = st.sampled_from([16, 32, 64, 128, 256, 512, 1024])
+configs = st.builds(
+    Config,
+    variant=texts,
+    BLOCK_M=block_sizes,
+    BLOCK_N=block_sizes,
+    BLOCK_K=block_sizes,
+    GROUP_M=st.integers(1, 1024),
+    SPLIT_K=st.integers(1, 1024),
+    num_warps=st.sampled_from([1, 2, 4, 8, 16, 32]),
+    num_stages=st.integers(1, 16),
+) | st.just(BASELINE)
+environments = st.builds(
+    Environment,
+    triton=texts,
+    kernel_hash=texts,
+    ptxas=maybe_texts,
+    torch=maybe_texts,
+    cuda=maybe_texts,
+    driver=maybe_texts,
+    clocks=maybe_texts,
+)
+gains = st.builds(
+    Gain, median=numbers, low=numbers, high=numbers, confidence=numbers, min_gain=numbers, blocks=st.integers(0, 1000)
+)
+all_times = st.builds(Times, baseline=times_us, conservative=times_us, config=times_us)
+measured_entries = st.builds(
+    Entry,
+    problem=problems,
+    config=configs,
+    evidence=st.just("measured"),
+    verdict=st.sampled_from(["keep", "revert", "inconclusive"]),
+    reason=st.sampled_from(["gain_confirmed", "gain_below_minimum", "budget_exhausted"]),
+    environment=environments,
+    run=texts,
+    date=texts | st.dates().map(str),
+    gain=gains,
+    gain_over_conservative=st.none()
+    | st.builds(
+        ConservativeGain, median=numbers, low=numbers, high=numbers, blocks=st.integers(0, 1000), config=configs
+    ),
+    time_us=all_times,
+)
+predicted_entries = st.builds(
+    Entry,
+    problem=problems,
+    config=configs,
+    evidence=st.just("predicted"),
+    verdict=st.just("unverified"),
+    reason=st.just("predicted_not_timed"),
+    environment=environments,
+    run=texts,
+    date=texts,
+    predicted_us=all_times,
+)
+entries = measured_entries | predicted_entries
+targets = st.builds(
+    TargetIdentity,
+    name=texts,
+    capability=st.from_regex(r"[0-9]{1,2}\.[0-9]", fullmatch=True),
+    sms=st.integers(1, 1000),
+)
+config_files = st.builds(
+    ConfigFile,
+    schema=st.just(1),
+    op=st.from_regex(r"[a-z][a-z0-9_]{0,12}", fullmatch=True),
+    target=targets,
+    entries=st.lists(entries, max_size=4, unique_by=lambda entry: entry.problem).map(tuple),
+)

@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fusetune.store import paths
+from fusetune.store.paths import config_path, find_run, runs_dir, search_path, shipped_configs
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    monkeypatch.delenv("FUSETUNE_CONFIGS", raising=False)
+    monkeypatch.delenv("FUSETUNE_RUNS", raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(paths.platformdirs, "user_config_path", lambda name: tmp_path / "home" / name)
+
+
+def test_a_gpu_has_a_folder_and_an_op_a_file() -> None:
+    path = config_path(Path("configs"), "NVIDIA GeForce RTX 4090", "gemm_scale")
+    assert path == Path("configs/nvidia-geforce-rtx-4090/gemm_scale.yaml")
+
+
+def test_folders_are_searched_from_the_most_personal_to_the_shipped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FUSETUNE_CONFIGS", os.pathsep.join([str(tmp_path / "one"), "", str(tmp_path / "two")]))
+    monkeypatch.setattr(paths, "shipped_configs", lambda: tmp_path / "shipped")
+    assert search_path() == [
+        tmp_path / "one",
+        tmp_path / "two",
+        Path("configs"),
+        tmp_path / "home" / "fusetune" / "configs",
+        tmp_path / "shipped",
+    ]
+
+
+def test_a_folder_reached_twice_keeps_its_first_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "work" / "configs"
+    folder.mkdir()
+    (tmp_path / "link").symlink_to(folder)
+    monkeypatch.setenv("FUSETUNE_CONFIGS", str(tmp_path / "link"))
+    monkeypatch.setattr(paths, "shipped_configs", lambda: folder)
+    assert search_path() == [tmp_path / "link", tmp_path / "home" / "fusetune" / "configs"]
+
+
+def test_without_shipped_configs_the_search_ends_in_the_users_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(paths, "shipped_configs", lambda: None)
+    assert search_path() == [Path("configs"), tmp_path / "home" / "fusetune" / "configs"]
+
+
+def test_a_tilde_in_the_variables_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("FUSETUNE_CONFIGS", "~/tuned")
+    monkeypatch.setenv("FUSETUNE_RUNS", "~/runs")
+    assert search_path()[0] == tmp_path / "tuned"
+    assert runs_dir() == tmp_path / "runs"
+
+
+def test_a_wheels_own_configs_come_before_those_beside_the_package(tmp_path: Path) -> None:
+    package = tmp_path / "site" / "fusetune"
+    package.mkdir(parents=True)
+    assert shipped_configs(package) is None
+    (tmp_path / "site" / "configs").mkdir()
+    assert shipped_configs(package) == tmp_path / "site" / "configs"
+    (package / "shipped_configs").mkdir()
+    assert shipped_configs(package) == package / "shipped_configs"
+
+
+def test_runs_lie_under_the_working_directory_unless_the_environment_says_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert runs_dir() == Path(".fusetune/runs")
+    monkeypatch.setenv("FUSETUNE_RUNS", str(tmp_path))
+    assert runs_dir() == tmp_path
+
+
+def test_a_run_is_found_plain_or_gzipped_in_the_first_folder_that_has_it(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.mkdir()
+    second.mkdir()
+    (second / "a.jsonl").touch()
+    (second / "b.jsonl.gz").touch()
+    (first / "b.jsonl").touch()
+    (first / "a.json").touch()
+    assert find_run("a", [first, second]) == second / "a.jsonl"
+    assert find_run("b", [second, first]) == second / "b.jsonl.gz"
+    assert find_run("c", [first, second]) is None
+
+
+@pytest.mark.parametrize("run_id", ["../secret", "sub/secret", "", ".."])
+def test_a_run_id_never_leads_out_of_the_folders(run_id: str, tmp_path: Path) -> None:
+    folder = tmp_path / "runs"
+    (folder / "sub").mkdir(parents=True)
+    for outside in (tmp_path / "secret.jsonl", folder / "sub" / "secret.jsonl", folder / ".jsonl"):
+        outside.touch()
+    assert find_run(run_id, [folder]) is None
+
+
+def test_importing_the_store_loads_no_gpu_library_and_no_scipy() -> None:
+    modules = "journal, lookup, migrations, paths, schema, yaml_files, yaml_reader"
+    code = (
+        f"import sys; from fusetune.store import {modules}; "
+        "print([name for name in ('torch', 'triton', 'scipy', 'numpy', 'click', 'rich') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -6,6 +6,7 @@ import functools
 import re
 import subprocess
 import tempfile
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from fusetune.kernels.spec import AbstractTensor, KernelSpec, Launch, abstract_t
 
 _POINTER_TYPES: dict[Dtype, str] = {"float32": "*fp32", "float16": "*fp16", "bfloat16": "*bf16"}
 _ALIGNMENT = 16
+_DIVISIBLE = [["tt.divisibility", _ALIGNMENT]]
 _RESOURCE_LINE = re.compile(r"Function (?P<name>\S+):\s*\n\s*REG:(?P<registers>\d+) STACK:(?P<stack>\d+)")
 
 
@@ -61,22 +63,27 @@ def specialize(launch: Launch) -> tuple[dict[str, str], dict[tuple[int, ...], An
     signature: dict[str, str] = {}
     constants: dict[tuple[int, ...], Any] = {}
     attributes: dict[tuple[int, ...], Any] = {}
+    everything = {**launch.arguments, **launch.constants}
     for index, name in enumerate(launch.kernel.arg_names):
-        attributes[(index,)] = []
-        if name in launch.constants:
-            signature[name], constants[(index,)] = "constexpr", launch.constants[name]
-            continue
-        value = launch.arguments[name]
+        value = everything[name]
         if isinstance(value, AbstractTensor):
             signature[name] = _POINTER_TYPES[value.dtype]
-            attributes[(index,)] = [["tt.divisibility", _ALIGNMENT]]
-        elif value == 1:
+            attributes[(index,)] = _DIVISIBLE
+        elif name in launch.constants or value == 1:
             signature[name], constants[(index,)] = "constexpr", value
+            if _lists_constants() or isinstance(value, str):
+                attributes[(index,)] = []
         else:
             signature[name] = "i32" if -(2**31) <= value < 2**31 else "i64"
-            if value % _ALIGNMENT == 0:
-                attributes[(index,)] = [["tt.divisibility", _ALIGNMENT]]
+            attributes[(index,)] = _DIVISIBLE if value % _ALIGNMENT == 0 else []
     return signature, constants, attributes
+
+
+@functools.cache
+def _lists_constants() -> bool:
+    """Whether the JIT gives constants an empty list of attributes: before Triton 3.7 it did so for strings only."""
+    major, minor = version("triton").split(".")[:2]
+    return (int(major), int(minor)) >= (3, 7)
 
 
 def resources_of_cubin(cubin: bytes, shared_bytes: int) -> Resources:

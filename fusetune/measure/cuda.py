@@ -156,7 +156,7 @@ def _facts(spec: KernelSpec) -> GpuFacts | str:
     environment = Environment(
         triton=triton.__version__,
         kernel_hash=spec.source_hash(),
-        torch=torch.__version__,
+        torch=str(torch.__version__),
         cuda=torch.version.cuda,
         driver=monitor.driver_version(),
         clocks="unlocked",

@@ -167,7 +167,7 @@ def _environment(op: str) -> Environment:
     return Environment(
         triton=version("triton"),
         kernel_hash=load_spec(op).source_hash(),
-        torch=torch.__version__,
+        torch=str(torch.__version__),
         cuda=torch.version.cuda,
     )
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 
+from msgspec import structs
+
+from fusetune.compiler.build import ptxas_version
 from fusetune.core.config import BASELINE, Config
 from fusetune.core.decision import Gain
 from fusetune.core.environment import Environment
@@ -34,11 +37,10 @@ def sweep(request: SweepRequest, measurer: Measurer, progress: Progress) -> Swee
     """
     check_problem(request.spec, request.problem)
     facts = measurer.facts()
+    environment = structs.replace(facts.environment, ptxas=ptxas_version(facts.target))
     rng = random.Random(request.seed)
     progress.say(f"GPU: {facts.identity.name}, {facts.identity.sms} SMs")
-    with open_run(
-        request, progress, identity=facts.identity, environment=facts.environment, evidence="measured"
-    ) as log:
+    with open_run(request, progress, identity=facts.identity, environment=environment, evidence="measured") as log:
         for warning in facts.warnings:
             log.note(warning)
         resources = compile_all(request, plausible(request, facts.target, log), facts.target, log)
@@ -56,7 +58,7 @@ def sweep(request: SweepRequest, measurer: Measurer, progress: Progress) -> Swee
         if final.decision.verdict == "keep":
             _prepare(measurer, request.seed + 1, log)
             final = revalidate(bench, final)
-        entry = _entry(request, facts.environment, final, aa, log.run)
+        entry = _entry(request, environment, final, aa, log.run)
         path = config_path(request.output, facts.identity.name, request.spec.name)
         result = write_entry(path, request.spec.name, facts.identity, entry)
         log.journal.write(RunEnd(entry=entry, file=str(path), message=entry.verdict))

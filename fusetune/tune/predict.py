@@ -49,7 +49,9 @@ def predict(request: SweepRequest, target: Target, progress: Progress) -> SweepR
             config: estimate(config, request.problem, target, resources).time_us
             for config, resources in compiled.items()
         }
-        ranking = sorted(times, key=lambda config: (round(times[config], 3), resource_use(config, compiled[config])))
+        ranking = sorted(
+            times, key=lambda config: (round(times[config], 3), resource_use(config, compiled[config]), config)
+        )
         conservative = next(config for config in ranking if config.is_conservative)
         chosen = _choose(ranking[0], conservative, times, request.rule.min_gain)
         entry = Entry(

@@ -11,6 +11,7 @@ def format_us(time_us: float | None) -> str:
     """A duration given in microseconds: `5.31 us`, `482 us`, `3.52 ms`; `-` where there is none."""
     if time_us is None or not math.isfinite(time_us):
         return "-"
+    time_us = float(f"{time_us:.3g}")  # Rounded first: 999.6 us is 1.00 ms.
     if time_us >= 1e6:
         return f"{_significant(time_us / 1e6)} s"
     if time_us >= 1e3:

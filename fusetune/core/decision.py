@@ -131,10 +131,8 @@ def choose(
         return Decision("best", "keep", "gain_confirmed")
     elif conservative_over_baseline == "keep":
         return Decision("conservative", "keep", "conservative_gain_confirmed")
-    outcomes = {best_over_baseline, conservative_over_baseline}
-    if best_over_baseline == "keep":
-        # The best config gains on BASELINE but not surely on the conservative one, which itself is in doubt.
-        outcomes = {best_over_conservative or "inconclusive", conservative_over_baseline}
-    if "inconclusive" in outcomes:
+    # One gain below the minimum settles that the best config goes, whatever the other would have come to.
+    best_may_gain = "revert" not in {best_over_baseline, best_over_conservative}
+    if best_may_gain or conservative_over_baseline == "inconclusive":
         return Decision("baseline", "inconclusive", "budget_exhausted")
     return Decision("baseline", "revert", "gain_below_minimum")

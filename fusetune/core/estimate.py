@@ -5,7 +5,7 @@ It ranks candidates where nothing can be timed; it proves nothing. The terms, pe
     compute     products over the tensor cores' dense rate, times the share of it that the instruction reaches
     shared      operand fragments read from shared memory by mma.sync, at 128 bytes a clock
     l2          both operands' tiles through L2, at L2_BYTES_PER_CLOCK a clock and SM
-    latency     one step's loads take LATENCY_NS and num_stages - 1 of them are in flight a CTA
+    latency     a buffer of the pipeline is loaded (LATENCY_NS and the transfer), multiplied, and then free again
     dram        bytes that L2 cannot serve again, over the bandwidth of the whole GPU
     overhead    launch, filling the pipeline, and storing the last tile
 
@@ -32,7 +32,9 @@ MMA_SYNC_ON_HOPPER: Final = 0.62
 WARPS_TO_FILL: Final = 8
 """Warps an SM needs, two a partition, for mma.sync to keep the tensor cores busy."""
 SHARED_BYTES_PER_CLOCK: Final = 128
-L2_BYTES_PER_CLOCK: Final = 32
+L2_BYTES_PER_CLOCK: Final = {90: 44.0}
+OTHER_L2_BYTES_PER_CLOCK: Final = 22.0
+"""Bytes a clock that one SM gets from L2 while all others read too, by capability; another for the rest."""
 LATENCY_NS: Final = 700.0
 """From a load's issue to its tile in shared memory and past the barrier, with L2 loaded."""
 STEP_OVERHEAD_NS: Final = 60.0
@@ -40,7 +42,7 @@ STEP_OVERHEAD_NS: Final = 60.0
 LAUNCH_US: Final = 2.2
 DRAM_EFFICIENCY: Final = 0.90
 OVERLAP: Final = 4
-"""Norm that joins SM time and DRAM time: the larger one where they differ, more than either where they do not."""
+"""Norm that joins times that run side by side: the larger one where they differ, more than it where they do not."""
 L2_USABLE: Final = 0.6
 """Share of L2 that holds operands for a second use."""
 _SPILL_PENALTY: Final = 25.0
@@ -83,16 +85,16 @@ def estimate(config: Config, problem: Problem, target: Target, resources: Resour
         sm_ns *= 1 + (_SPILL_PENALTY - 1) * min(1.0, used.stack_bytes / _SPILL_BYTES)
 
     dram_ns = _dram_bytes(config, problem, target, min(resident, busiest) * target.sms) / _dram_bytes_per_ns(target)
-    store_ns = config.BLOCK_M * config.BLOCK_N * problem.element_bytes / (L2_BYTES_PER_CLOCK * clock)
+    store_ns = config.BLOCK_M * config.BLOCK_N * problem.element_bytes / (_l2_bytes_per_clock(target) * clock)
     overhead_ns = LAUNCH_US * 1e3 + LATENCY_NS + store_ns
     parts = {
         "compute": busiest * steps * max(step.compute_ns, step.shared_ns),
         "l2": busiest * steps * step.l2_ns,
-        "latency": -(-busiest // resident) * steps * LATENCY_NS / max(1, config.num_stages - 1),
+        "latency": -(-busiest // resident) * steps * LATENCY_NS / step.buffers,
         "dram": dram_ns,
     }
     return Estimate(
-        time_us=((sm_ns**OVERLAP + dram_ns**OVERLAP) ** (1 / OVERLAP) + overhead_ns) / 1e3,
+        time_us=(_joined(sm_ns, dram_ns) + overhead_ns) / 1e3,
         compute_us=parts["compute"] / 1e3,
         l2_us=parts["l2"] / 1e3,
         latency_us=parts["latency"] / 1e3,
@@ -110,6 +112,7 @@ class _Step(msgspec.Struct, frozen=True):
     compute_ns: float
     shared_ns: float
     l2_ns: float
+    buffers: int
 
 
 def _step_times(config: Config, problem: Problem, target: Target, peak_per_sm: float, clock: float) -> _Step:
@@ -117,7 +120,9 @@ def _step_times(config: Config, problem: Problem, target: Target, peak_per_sm: f
     operand_bytes = (config.BLOCK_M + config.BLOCK_N) * config.BLOCK_K * problem.element_bytes
     rate = peak_per_sm * MMA_EFFICIENCY
     shared_bytes = 0.0
+    buffers = config.num_stages
     if not uses_wgmma(config, problem, target):
+        buffers = max(1, config.num_stages - 1)
         rate *= MMA_SYNC_ON_HOPPER if target.sm == 90 else 1.0
         rows, columns = _warp_grid(config)
         # Each warp reads the rows of x and of W that its part of the tile needs.
@@ -126,7 +131,8 @@ def _step_times(config: Config, problem: Problem, target: Target, peak_per_sm: f
     return _Step(
         compute_ns=2 * tile * config.BLOCK_K / rate,
         shared_ns=shared_bytes / (SHARED_BYTES_PER_CLOCK * clock),
-        l2_ns=operand_bytes / (L2_BYTES_PER_CLOCK * clock),
+        l2_ns=operand_bytes / (_l2_bytes_per_clock(target) * clock),
+        buffers=buffers,
     )
 
 
@@ -135,9 +141,19 @@ def _round_ns(step: _Step, together: int, steps: int, config: Config) -> float:
     if together == 0:
         return 0.0
     filled = min(1.0, (0.5 + 0.5 * together * config.num_warps / WARPS_TO_FILL))
-    busy = together * max(step.compute_ns / filled, step.shared_ns, step.l2_ns)
-    alone = LATENCY_NS / max(1, config.num_stages - 1)
+    busy = together * _joined(step.compute_ns / filled, step.shared_ns, step.l2_ns)
+    # A buffer is loaded, read and only then free again; that cycle runs once a buffer at a time.
+    alone = (LATENCY_NS + step.l2_ns + step.compute_ns) / step.buffers
     return steps * (max(busy, alone) + STEP_OVERHEAD_NS / together)
+
+
+def _joined(*parts: float) -> float:
+    """The time of parts that run side by side: the largest, and more where others come close to it."""
+    return float(sum(part**OVERLAP for part in parts) ** (1 / OVERLAP))
+
+
+def _l2_bytes_per_clock(target: Target) -> float:
+    return L2_BYTES_PER_CLOCK.get(target.sm, OTHER_L2_BYTES_PER_CLOCK)
 
 
 def _warp_grid(config: Config) -> tuple[int, int]:

@@ -133,10 +133,14 @@ def load_spec(op: str) -> KernelSpec:
         known = ", ".join(sorted({**plugins, **BUILT_IN_OPS}))
         raise UsageError(f"op {op!r} is not known; use one of: {known}, or module:attribute of your own KernelSpec")
     module_name, _, attribute = reference.partition(":")
+    if not module_name or module_name.startswith("."):
+        raise UsageError(f"op {op!r}: write it as module:attribute, with the module's full name")
     try:
         spec = getattr(import_module(module_name), attribute)
     except (ImportError, AttributeError) as error:
         raise UsageError(f"op {op!r}: cannot load {reference}: {error}") from error
+    if isinstance(spec, type):
+        raise UsageError(f"op {op!r}: {reference} is a class; name an instance of it, as in SPEC = {attribute}()")
     if not isinstance(spec, KernelSpec):
         raise UsageError(
             f"op {op!r}: {reference} is not a KernelSpec; see fusetune/kernels/spec.py for what it must have"

@@ -104,22 +104,19 @@ def confirm(bench: Bench, raced: RaceResult, resources: Mapping[Config, Resource
             if not isinstance(result, Failure):
                 results[config] = result
             phase.advance()
-        if not results:
+        while results:
+            best = lightest_of_fastest(results, resources)
+            conservative = raced.conservative if raced.conservative in results else BASELINE
+            over_conservative: PairResult | Failure | None = results[best]
+            if best.is_conservative:
+                conservative, over_conservative = best, None
+            elif conservative != BASELINE:
+                over_conservative = bench.compare("confirm", conservative, best, comparisons=comparisons)
+            if not isinstance(over_conservative, Failure):
+                break
+            del results[best]  # It failed after all: the next best takes its place.
+        else:
             return Final(Decision("baseline", "revert", "no_candidate_left"), BASELINE, BASELINE, {}, None)
-        best = lightest_of_fastest(results, resources)
-        conservative = raced.conservative if raced.conservative in results else BASELINE
-        if best.is_conservative:
-            conservative = best
-        over_conservative = None
-        if best != conservative:
-            over_conservative = results[best]
-            if conservative != BASELINE:
-                again = bench.compare("confirm", conservative, best, comparisons=comparisons)
-                if isinstance(again, Failure):
-                    raise MeasurementError(
-                        f"{best.label()} failed after it was confirmed: {again.detail}; run it again"
-                    )
-                over_conservative = again
         phase.advance()
     decision = choose(
         best_over_baseline=results[best].outcome,

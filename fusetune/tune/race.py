@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import msgspec
 
 from fusetune.core.config import BASELINE, Config
+from fusetune.errors import MeasurementError
 from fusetune.measure.protocol import Failure, Measurer
 from fusetune.store.journal import Sample
 from fusetune.tune.log import RunLog
@@ -23,6 +24,8 @@ CONSERVATIVE_KEPT = 3
 HOPELESS = 3.0
 """A candidate whose one launch took so many times the best one's, beyond the launch noise, is not screened."""
 LAUNCH_NOISE_US = 100.0
+BASELINE_TRIES = 3
+"""A candidate may break the worker after its own sample was taken; BASELINE's next sample then fails, and is retried."""
 
 
 class Round(msgspec.Struct, frozen=True):
@@ -95,6 +98,9 @@ def _one_pass(
     for index, config in enumerate(order):
         if index % BASELINE_EVERY == 0:
             anchors.append((index, _baseline_sample(measurer, number, log)))
+        if config == BASELINE:
+            taken.append((index, config, _baseline_sample(measurer, number, log)))
+            continue
         time_us = measurer.sample(config)
         if isinstance(time_us, Failure):
             log.candidate(config, "failed", reason=time_us.reason, detail=time_us.detail)
@@ -109,14 +115,18 @@ def _one_pass(
 
 
 def _baseline_sample(measurer: Measurer, number: int, log: RunLog) -> float:
-    time_us = measurer.sample(BASELINE)
-    while isinstance(time_us, Failure):
-        # The worker that a candidate broke is replaced on this call; BASELINE was checked when it opened.
-        log.note(f"BASELINE could not be timed ({time_us.reason}: {time_us.detail}); trying again")
-        measurer.warm_up()
+    """One time of BASELINE; raises MeasurementError where it cannot be timed BASELINE_TRIES times in a row."""
+    seen = ""
+    for _ in range(BASELINE_TRIES):
         time_us = measurer.sample(BASELINE)
-    log.journal.write(Sample(id=log.id_of(BASELINE), round=number, us=round(time_us, 4)))
-    return time_us
+        if not isinstance(time_us, Failure):
+            log.journal.write(Sample(id=log.id_of(BASELINE), round=number, us=round(time_us, 4)))
+            return time_us
+        # The worker that a candidate broke is replaced on the next call; BASELINE was checked when it opened.
+        seen = f"BASELINE could not be timed ({time_us.reason}: {time_us.detail})"
+        log.note(seen)
+        measurer.warm_up()
+    raise MeasurementError(f"{seen}, {BASELINE_TRIES} times in a row; check the GPU and run the command again")
 
 
 def _interpolated(anchors: Sequence[tuple[int, float]], index: int) -> float:

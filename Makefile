@@ -1,0 +1,43 @@
+# The two commands of a fresh clone: `make sweep` and `make test`. `make check` is everything that CI runs.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: sweep test test-gpu lint format gate check clean
+
+sweep: $(INSTALLED)
+	$(BIN)/fusetune sweep --M 128 --K 1024 --N 512
+
+test: $(INSTALLED)
+	TRITON_INTERPRET=1 $(BIN)/pytest tests/interpret
+	$(BIN)/pytest tests --ignore tests/interpret
+
+# On a machine with a GPU: the tests that need one.
+test-gpu: $(INSTALLED)
+	$(BIN)/pytest tests/gpu
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# Every shipped config still compiles for its GPU, without a spill and within shared memory.
+gate: $(INSTALLED)
+	$(BIN)/fusetune gate --static configs
+
+check: lint gate test
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .fusetune
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,6 +58,15 @@ if TYPE_CHECKING:
     help="Whether a launch finds its inputs in L2.",
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of inputs and order.")
+@click.option("--fresh", is_flag=True, help="Measure everything again, whatever earlier runs found out.")
+@click.option("--exclusive", is_flag=True, help="Fail where another process uses the GPU, instead of warning.")
+@click.option(
+    "--lock-clocks",
+    "lock_mhz",
+    metavar="MHZ",
+    type=click.IntRange(1),
+    help="Hold the SM clock here while measuring, if the driver permits; it is reset on every exit.",
+)
 @click.option("--workers", type=click.IntRange(1), help="Compilations at once.  [default: one a core]")
 @click.option(
     "-o",
@@ -87,6 +97,9 @@ def sweep(
     confidence: float,
     cache: CacheMode,
     seed: int,
+    fresh: bool,
+    exclusive: bool,
+    lock_mhz: int | None,
     workers: int | None,
     output: Path,
     runs: Path | None,
@@ -96,6 +109,9 @@ def sweep(
     On a GPU, candidates are compiled, checked, timed and confirmed in paired blocks; one is kept only if it is surely
     at least 2 % faster than the 4-warp / 2-stage baseline. Without a GPU, they are compiled for --target and ranked
     by a cost model; the entry then says `predicted`, and nothing is timed. Either way the outcome goes to YAML.
+
+    A sweep that was killed goes on where it stopped when the same command is given again. After a larger --space, only
+    the new candidates are measured; decisions always rest on fresh blocks.
     """
     problem = make_problem(rows, columns, depth, dtype, precision)
     target = find_target(target_name) if target_name else None
@@ -114,24 +130,26 @@ def sweep(
         cache=cache,
         seed=seed,
         workers=workers,
+        fresh=fresh,
+        exclusive=exclusive,
+        clocks=None if lock_mhz is None else f"locked at {lock_mhz} MHz",
     )
     if target is None and gpu_present():
-        ctx.exit(_measure(request))
+        ctx.exit(_measure(request, lock_mhz))
     why = f"--target {target_name} was given" if target else "there is no NVIDIA GPU here"
     ctx.exit(_predict(request, target or find_target(DEFAULT_TARGET), why))
 
 
-def _measure(request: SweepRequest) -> int:
+def _measure(request: SweepRequest, lock_mhz: int | None) -> int:
     from fusetune.cli.progress import make_progress
+    from fusetune.measure.clocks import locked_clocks
     from fusetune.measure.cuda import CudaMeasurer
     from fusetune.tune.sweep import sweep as run_sweep
 
     click.echo(f"{request.spec.name}  {request.problem.describe()}")
     measurer = CudaMeasurer(request.spec, request.problem, cold=request.cache == "cold")
-    try:
+    with locked_clocks(lock_mhz) if lock_mhz else nullcontext(), closing(measurer):
         result = run_sweep(request, measurer, make_progress())
-    finally:
-        measurer.close()
     _print_verdict(result)
     return EXIT_INCONCLUSIVE if result.entry.verdict == "inconclusive" else EXIT_OK
 
@@ -147,11 +165,12 @@ def _print_verdict(result: SweepResult) -> None:
     if entry.verdict == "keep":
         click.echo(f"  {entry.config.label():<15} {format_us(entry.time_us.config)}")
         click.echo(
-            f"  gain            {format_gain(gain.median)} in {interval} at {gain.confidence:.0%}, "
+            f"  gain            {format_gain(gain.median)} in {interval} at {gain.confidence * 100:g} %, "
             f"{format_speedup(gain.median)}, {gain.blocks} blocks"
         )
     else:
-        click.echo(f"  best candidate  {format_gain(gain.median)} in {interval}, where {gain.min_gain:.0%} is needed")
+        needed = f"{gain.min_gain * 100:g} %"
+        click.echo(f"  best candidate  {format_gain(gain.median)} in {interval}, where {needed} is needed")
     over = entry.gain_over_conservative
     if over is not None:
         click.echo(

@@ -26,9 +26,13 @@ _RESOURCE_LINE = re.compile(r"Function (?P<name>\S+):\s*\n\s*REG:(?P<registers>\
 def compile_config(spec: KernelSpec, problem: Problem, config: Config, target: Target) -> Resources:
     """The Resources of a config's most demanding launch, compiled for `target`; Triton's cache keeps the machine code.
 
-    Raises CompileError with the compiler's own message.
+    Raises CompileError with the compiler's own message, or the op's where it makes no launches of this config.
     """
-    launches = spec.launches(problem, config, abstract_tensors(spec, problem))
+    tensors = abstract_tensors(spec, problem)
+    try:
+        launches = spec.launches(problem, config, tensors)
+    except Exception as error:
+        raise CompileError(f"{spec.name} does not launch {config.label()}: {_message(error)}") from error
     made = [compile_launch(launch, target) for launch in launches]
     return Resources(
         registers=max(resources.registers for resources in made),
@@ -50,7 +54,7 @@ def compile_launch(launch: Launch, target: Target) -> Resources:
     try:
         compiled = compile(source, target=GPUTarget("cuda", target.sm, 32), options=dict(launch.options))
     except Exception as error:
-        raise CompileError(_first_lines(error)) from error
+        raise CompileError(_message(error)) from error
     return resources_of_cubin(compiled.asm["cubin"], compiled.metadata.shared)
 
 
@@ -69,6 +73,8 @@ def specialize(launch: Launch) -> tuple[dict[str, str], dict[tuple[int, ...], An
         if isinstance(value, AbstractTensor):
             signature[name] = _POINTER_TYPES[value.dtype]
             attributes[(index,)] = _DIVISIBLE
+        elif isinstance(value, float) and name not in launch.constants:
+            signature[name], attributes[(index,)] = "fp32", []
         elif name in launch.constants or value == 1:
             signature[name], constants[(index,)] = "constexpr", value
             if _lists_constants() or isinstance(value, str):
@@ -126,6 +132,12 @@ def ptxas_version(target: Target) -> str:
     return found[1] if found else text.strip()
 
 
-def _first_lines(error: Exception, limit: int = 400) -> str:
-    text = f"{type(error).__name__}: {error}".strip()
+def _message(error: BaseException, limit: int = 400) -> str:
+    """What went wrong, without the excerpt of the source that Triton puts before it and that would fill the limit."""
+    # Around an error in a called kernel Triton wraps one without a message for each call.
+    while getattr(error, "error_message", "") is None and error.__cause__ is not None:
+        error = error.__cause__
+    what, line = getattr(error, "error_message", None), getattr(getattr(error, "node", None), "lineno", None)
+    where = f" in line {line} of the kernel" if line else ""
+    text = f"{type(error).__name__}{where}: {what or error}".strip()
     return text if len(text) <= limit else text[:limit] + " ..."

@@ -49,29 +49,48 @@ def compile_jobs(
     *,
     workers: int | None = None,
     time_limit_s: float = TIME_LIMIT_S,
-) -> Iterator[Compiled]:
-    """Compile `jobs` for `target` in `workers` processes (default: one a core); yields each as it is done.
+) -> CompileRun:
+    """Begin to compile `jobs` for `target` in `workers` processes (default: one a core).
 
-    A job that does not compile, crashes the compiler or takes more than `time_limit_s` seconds is yielded with a
-    Rejection (`compile_error`, `compiler_crash`, `compile_timeout`). Triton's cache on disk is shared by all.
+    The work goes on in the background from here; iterating yields each job as it is done. A job that does not compile,
+    crashes the compiler or takes more than `time_limit_s` seconds is yielded with a Rejection (`compile_error`,
+    `compiler_crash`, `compile_timeout`). Triton's cache on disk is shared by all.
     """
-    from pebble import ProcessPool
+    return CompileRun(spec, jobs, target, workers, time_limit_s)
 
-    if not jobs:
-        return
-    context = multiprocessing.get_context("forkserver")
-    # Loaded once in the server from which the workers are forked, instead of once a worker.
-    context.set_forkserver_preload(["fusetune.compiler.build", "triton"])
-    count = max(1, min(workers or usable_cores(), len(jobs)))
-    with ProcessPool(max_workers=count, context=context) as pool:
-        futures = {pool.schedule(_compile, args=(spec, job, target), timeout=time_limit_s): job for job in jobs}
+
+class CompileRun:
+    """Compilations under way. Iterate once; `close` ends what has not begun."""
+
+    def __init__(
+        self, spec: KernelSpec, jobs: Sequence[Job], target: Target, workers: int | None, time_limit_s: float
+    ) -> None:
+        from pebble import ProcessPool
+
+        self._time_limit_s = time_limit_s
+        context = multiprocessing.get_context("forkserver")
+        # Loaded once in the server from which the workers are forked, instead of once a worker.
+        context.set_forkserver_preload(["fusetune.compiler.build", "triton"])
+        count = max(1, min(workers or usable_cores(), len(jobs)))
+        self._pool = ProcessPool(max_workers=count, context=context)
+        self._futures = {
+            self._pool.schedule(_compile, args=(spec, job, target), timeout=time_limit_s): job for job in jobs
+        }
+
+    def __iter__(self) -> Iterator[Compiled]:
         try:
-            for future in as_completed(futures):
-                yield Compiled(futures[future], _result_of(future.result, time_limit_s))
+            for future in as_completed(self._futures):
+                yield Compiled(self._futures[future], _result_of(future.result, self._time_limit_s))
         finally:
             # Also reached when the caller stops early: what has not begun is dropped.
-            for future in futures:
-                future.cancel()
+            self.close()
+
+    def close(self) -> None:
+        """Drop what has not begun, and end the processes."""
+        for future in self._futures:
+            future.cancel()
+        self._pool.stop()
+        self._pool.join()
 
 
 def _compile(spec: KernelSpec, job: Job, target: Target) -> Resources | Rejection:

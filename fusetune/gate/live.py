@@ -12,6 +12,7 @@ from fusetune.core.progress import Progress
 from fusetune.errors import NoUsableGpuError
 from fusetune.gate.findings import Finding, LoadedFile, Status
 from fusetune.kernels.spec import KernelSpec, load_spec
+from fusetune.measure.lock import hold_gpu_of
 from fusetune.measure.paired import PairResult, compare, is_quiet
 from fusetune.measure.protocol import Failure, Measurer
 from fusetune.store.lookup import target_differences
@@ -46,7 +47,8 @@ def live_gate(
                     differences = target_differences(file.target, facts.identity)
                     if differences:
                         raise NoUsableGpuError(f"{path} cannot be gated on this machine: {'; '.join(differences)}")
-                    status, detail = _measure(measurer, entry, random.Random(seed), seed)
+                    with hold_gpu_of(facts, progress):
+                        status, detail = _measure(measurer, entry, random.Random(seed), seed)
                     if spec.source_hash() != entry.environment.kernel_hash:
                         detail += "; the kernel has changed since, so the runtime does not use this entry: sweep again"
                 finally:
@@ -80,7 +82,7 @@ def _told(result: PairResult) -> str:
     gain = result.gain
     return (
         f"gain {format_gain(gain.median)} in {format_interval(gain.low, gain.high)}, {gain.blocks} blocks, "
-        f"{gain.min_gain:.0%} needed, {format_us(result.baseline_us)} to {format_us(result.config_us)}"
+        f"{gain.min_gain * 100:g} % needed, {format_us(result.baseline_us)} to {format_us(result.config_us)}"
     )
 
 

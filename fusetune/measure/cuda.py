@@ -11,11 +11,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from fusetune.core.config import Config
 from fusetune.core.environment import Environment
 from fusetune.core.problem import Problem
-from fusetune.errors import MeasurementError, NoUsableGpuError, WrongResultError
+from fusetune.core.target import Target, known_targets, slugify
+from fusetune.errors import FusetuneError, MeasurementError, NoUsableGpuError, WrongResultError
 from fusetune.kernels.spec import KernelSpec
+from fusetune.measure.nvml import visible_gpu
 from fusetune.measure.protocol import BlockTimes, Checked, Failure, GpuFacts, SamplingFacts
 
 if TYPE_CHECKING:
+    from pebble import ProcessPool
+
     from fusetune.measure.session import GpuSession
 
 T = TypeVar("T")
@@ -37,13 +41,19 @@ class CudaMeasurer:
     def __init__(
         self, spec: KernelSpec, problem: Problem, *, cold: bool = True, time_limit_s: float = CANDIDATE_LIMIT_S
     ) -> None:
-        from pebble import ProcessPool
-
         self._spec, self._problem, self._cold, self._time_limit_s = spec, problem, cold, time_limit_s
         self._seed: int | None = None
         self._alive = False
-        # spawn: a forked process cannot initialise CUDA if its parent ever did.
-        self._pool = ProcessPool(max_workers=1, context=multiprocessing.get_context("spawn"))
+        self._pool = _new_worker()
+        self._spare: ProcessPool | None = None
+
+    def likely_target(self) -> Target | None:
+        """The table's row for the GPU that NVML shows, before torch is even loaded; `facts` has the last word."""
+        seen = visible_gpu()
+        if seen is None:
+            return None
+        matching = [t for t in known_targets() if (slugify(t.name), t.capability) == (slugify(seen[0]), seen[1])]
+        return matching[0] if len(matching) == 1 else None
 
     def facts(self) -> GpuFacts:
         """The GPU and the software; raises NoUsableGpuError where there is none that torch can use."""
@@ -56,8 +66,18 @@ class CudaMeasurer:
         """Begin anew in a fresh process; raises WrongResultError where BASELINE itself does not come through."""
         if self._seed is not None:
             self._stop_worker()
+        if self._spare is not None:
+            self._pool.stop()
+            self._pool.join()
+            self._pool, self._spare = self._spare, None
         self._seed = seed
         return self._open()
+
+    def standby(self) -> None:
+        """Start the next worker and let it load torch and triton; it leaves the GPU alone until it is prepared."""
+        if self._spare is None:
+            self._spare = _new_worker()
+            self._spare.schedule(_load_libraries)
 
     def check(self, config: Config) -> Checked | Failure:
         """Run once on poisoned outputs and compare with the reference."""
@@ -76,9 +96,11 @@ class CudaMeasurer:
         return self._guarded(_block, baseline, config, config_first)
 
     def close(self) -> None:
-        """End the worker and give the GPU back."""
-        self._pool.stop()
-        self._pool.join()
+        """End the workers and give the GPU back."""
+        for pool in (self._pool, self._spare):
+            if pool is not None:
+                pool.stop()
+                pool.join()
 
     def _open(self) -> SamplingFacts:
         arguments = (self._spec, self._problem, self._seed, self._cold)
@@ -124,6 +146,13 @@ class CudaMeasurer:
         return result
 
 
+def _new_worker() -> ProcessPool:
+    from pebble import ProcessPool
+
+    # spawn: a forked process cannot initialise CUDA if its parent ever did.
+    return ProcessPool(max_workers=1, context=multiprocessing.get_context("spawn"))
+
+
 class _WorkerLostError(MeasurementError):
     """The worker process is gone; `failure` says how it went."""
 
@@ -137,6 +166,11 @@ class _WorkerLostError(MeasurementError):
 _session: GpuSession | None = None
 
 
+def _load_libraries() -> None:
+    import torch  # noqa: F401
+    import triton  # noqa: F401
+
+
 def _facts(spec: KernelSpec) -> GpuFacts | str:
     import torch
     import triton
@@ -148,11 +182,8 @@ def _facts(spec: KernelSpec) -> GpuFacts | str:
         return f"torch {torch.__version__} is built without CUDA; install the CUDA build of torch"
     if not torch.cuda.is_available():
         return "torch sees no CUDA GPU; check the driver with nvidia-smi, and CUDA_VISIBLE_DEVICES"
-    monitor = Monitor(str(torch.cuda.get_device_properties(0).uuid))
-    others = monitor.other_processes()
-    warnings = []
-    if others:
-        warnings.append(f"other processes use this GPU (pid {', '.join(map(str, others))}); timings may be disturbed")
+    uuid = str(torch.cuda.get_device_properties(0).uuid)
+    monitor = Monitor(uuid)
     environment = Environment(
         triton=triton.__version__,
         kernel_hash=spec.source_hash(),
@@ -161,7 +192,13 @@ def _facts(spec: KernelSpec) -> GpuFacts | str:
         driver=monitor.driver_version(),
         clocks="unlocked",
     )
-    return GpuFacts(identity=gpu_identity(0), target=local_target(0), environment=environment, warnings=tuple(warnings))
+    return GpuFacts(
+        identity=gpu_identity(0),
+        target=local_target(0),
+        environment=environment,
+        uuid=uuid,
+        other_processes=tuple(monitor.other_processes()),
+    )
 
 
 def _open_session(spec: KernelSpec, problem: Problem, seed: int, cold: bool) -> SamplingFacts | Failure:
@@ -208,6 +245,8 @@ def _caught(work: Callable[[], T]) -> T | Failure:
 
     try:
         return work()
+    except FusetuneError:
+        raise  # The machine's fault, not the candidate's.
     except torch.cuda.OutOfMemoryError as error:
         torch.cuda.empty_cache()
         return Failure("out_of_memory", _first_line(error))

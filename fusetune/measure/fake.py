@@ -57,6 +57,13 @@ class FakeMeasurer:
             environment=Environment(triton="0.0.0", kernel_hash=self._kernel_hash, clocks="simulated"),
         )
 
+    def likely_target(self) -> Target | None:
+        """The target, which is known."""
+        return self._target
+
+    def standby(self) -> None:
+        """A simulated process needs no time to start."""
+
     def prepare(self, seed: int) -> SamplingFacts:
         """Count the process; from the second on, `later_us` holds."""
         self.prepared.append(seed)

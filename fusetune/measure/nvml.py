@@ -22,10 +22,11 @@ _DISCARDING = {
 
 
 class GpuState(msgspec.Struct, frozen=True):
-    """The GPU at one moment: SM clock in MHz, power in W, and why its clocks are held down, if they are."""
+    """The GPU at one moment: SM clock in MHz, power in W, temperature in C, and why its clocks are held down, if so."""
 
     sm_mhz: int | None = None
     power_w: float | None = None
+    temperature_c: int | None = None
     discard: str | None = None
     flags: tuple[str, ...] = ()
 
@@ -44,6 +45,27 @@ def gpu_present() -> bool:
             pynvml.nvmlShutdown()
     except pynvml.NVMLError:
         return False
+
+
+def visible_gpu() -> tuple[str, str] | None:
+    """Name and compute capability of the first GPU, when this process sees all of them; None where that is not sure."""
+    if "CUDA_VISIBLE_DEVICES" in os.environ:
+        return None
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        try:
+            if pynvml.nvmlDeviceGetCount() != 1:
+                return None
+            handle = pynvml.nvmlDeviceGetHandleByIndex(0)
+            name = pynvml.nvmlDeviceGetName(handle)
+            major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(handle)
+        finally:
+            pynvml.nvmlShutdown()
+    except pynvml.NVMLError:
+        return None
+    return (name.decode() if isinstance(name, bytes) else str(name)), f"{major}.{minor}"
 
 
 class Monitor:
@@ -70,14 +92,16 @@ class Monitor:
         return GpuState(
             sm_mhz=self._ask("nvmlDeviceGetClockInfo", self._nvml.NVML_CLOCK_SM),
             power_w=None if milliwatts is None else milliwatts / 1000,
+            temperature_c=self._ask("nvmlDeviceGetTemperature", self._nvml.NVML_TEMPERATURE_GPU),
             discard=discard,
             flags=("software power cap",) if reasons & _SOFTWARE_POWER_CAP else (),
         )
 
-    def other_processes(self) -> list[int]:
-        """Process ids, other than this one's, that compute on the GPU now."""
+    def other_processes(self) -> list[str]:
+        """The processes, other than this one, that compute on the GPU now: `pid 4242 (python3)`."""
         running = self._ask("nvmlDeviceGetComputeRunningProcesses") or []
-        return sorted(process.pid for process in running if process.pid != os.getpid())
+        pids = sorted(process.pid for process in running if process.pid != os.getpid())
+        return [f"pid {pid} ({self._name_of(pid)})" for pid in pids]
 
     def driver_version(self) -> str | None:
         """The driver's version, such as 580.159.04."""
@@ -85,6 +109,13 @@ class Monitor:
             return None
         version = self._nvml.nvmlSystemGetDriverVersion()
         return version.decode() if isinstance(version, bytes) else str(version)
+
+    def _name_of(self, pid: int) -> str:
+        try:
+            name = self._nvml.nvmlSystemGetProcessName(pid)
+        except self._nvml.NVMLError:
+            return "of another container or user"
+        return str(name.decode() if isinstance(name, bytes) else name)
 
     def _ask(self, function: str, *arguments: Any) -> Any:
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -38,17 +38,19 @@ def compare(
     comparisons: int,
     rng: random.Random,
     on_block: Callable[[BlockTimes], None],
+    recorded: Sequence[BlockTimes] = (),
     decided: Callable[[Gain], bool] | None = None,
 ) -> PairResult | Failure:
     """Blocks of `config` against `baseline`, looked at after each of the rule's looks.
 
     `comparisons` pairs share the rule's error budget. It stops at the first look that decides (or at which `decided`,
     given instead, is true) and otherwise when the looks are used up. Blocks that the measurer discards are taken
-    again, up to half the budget. A block that fails ends it with that Failure.
+    again, up to half the budget. A block that fails ends it with that Failure. `recorded` are the blocks that a killed
+    run had already taken of this pair.
     """
     finished = decided or (lambda gain: decide(gain) != "inconclusive")
-    blocks: list[BlockTimes] = []
-    discarded = 0
+    blocks = [block for block in recorded if not block.discarded]
+    discarded = len(recorded) - len(blocks)
     budget = int(rule.looks[-1] * (1 + MAX_DISCARDED_SHARE))
     result: PairResult | None = None
     for look in rule.looks:
@@ -63,7 +65,7 @@ def compare(
                 blocks.append(block)
         if not blocks:
             return Failure("throttled", f"all {discarded} blocks were discarded; let the GPU cool down")
-        result = _summarized(blocks, discarded, rule, comparisons)
+        result = _summarized(blocks[:look], discarded, rule, comparisons)
         if finished(result.gain) or len(blocks) < look:
             break
     assert result is not None, "a rule has at least one look"

@@ -12,21 +12,30 @@ from fusetune.core.target import Target
 
 
 class GpuFacts(msgspec.Struct, frozen=True):
-    """The GPU that a measurer times on, the software around it, and what a user should know before trusting it."""
+    """The GPU that a measurer times on and the software around it.
+
+    `uuid` names the very card (None: there is none to share). `other_processes` are those that compute on it too.
+    """
 
     identity: TargetIdentity
     target: Target
     environment: Environment
-    warnings: tuple[str, ...] = ()
+    uuid: str | None = None
+    other_processes: tuple[str, ...] = ()
 
 
 class SamplingFacts(msgspec.Struct, frozen=True):
-    """How samples are taken: one replay of `launches` launches over `input_sets` sets touches `touched_bytes`."""
+    """How samples are taken: one of `launches` launches over `input_sets` sets of inputs touches `touched_bytes`.
+
+    `timer` is graph (one replay) or events (around each launch, L2 flushed before); `tick_us` the event clock's step.
+    """
 
     input_sets: int
     launches: int
     touched_bytes: int
     l2_bytes: int
+    timer: str = "graph"
+    tick_us: float = 0.0
 
 
 class Failure(msgspec.Struct, frozen=True, tag=True):
@@ -59,10 +68,14 @@ class BlockTimes(msgspec.Struct, frozen=True):
     flags: tuple[str, ...] = ()
     sm_mhz: int | None = None
     power_w: float | None = None
+    temperature_c: int | None = None
 
 
 class Measurer(Protocol):
     """Checks and times configs of one problem on one GPU. Times are microseconds a launch."""
+
+    def likely_target(self) -> Target | None:
+        """What `facts` will most likely say, at once; None where there is no guess. Lets compiling begin early."""
 
     def facts(self) -> GpuFacts:
         """The GPU and the software; raises NoUsableGpuError where there is none."""
@@ -72,6 +85,9 @@ class Measurer(Protocol):
 
         Raises WrongResultError where BASELINE itself is wrong: then nothing here can be trusted.
         """
+
+    def standby(self) -> None:
+        """Get the process of the next `prepare` ready in the background, without touching the GPU."""
 
     def check(self, config: Config) -> Checked | Failure:
         """Run once on NaN-poisoned outputs and compare with the float64 reference."""

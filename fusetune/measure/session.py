@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
 from fusetune.core.config import BASELINE, Config
@@ -12,27 +11,33 @@ from fusetune.core.problem import Problem
 from fusetune.kernels.spec import KernelSpec
 from fusetune.measure.nvml import Monitor
 from fusetune.measure.protocol import BlockTimes, Checked, Failure, SamplingFacts
+from fusetune.measure.timers import (
+    GRAPH_BELOW_US,
+    L2_TURNOVER,
+    MIN_ARM_US,
+    EventTimer,
+    GraphTimer,
+    Timer,
+    check_tick,
+    event_tick_us,
+    launches_for,
+)
 
 if TYPE_CHECKING:
     import torch
 
-MIN_ARM_US = 500.0
-"""An arm of a block lasts at least this long, a thousand ticks of the event timer."""
-L2_TURNOVER = 3
-"""How many times its size one replay must push through L2, for inputs to be cold."""
 WARM_UP_S = 0.2
-EXPECTED_SPEEDUP = 4
-"""By how much a candidate may beat BASELINE and still last MIN_ARM_US."""
-_KEPT_GRAPHS = 8
 _SETTLED = 0.01
+_Arm = tuple[Config, int]
+"""A config, and which of its copies: BASELINE against itself is two arms with a graph each, as any other pair."""
 
 
 class GpuSession:
     """One problem's tensors on one GPU, drawn from one seed.
 
-    Timing replays a CUDA graph whose launches walk through `input_sets` copies of all tensors, so that every launch
-    finds its inputs out of L2. All configs use the same number of launches: what a replay costs beside them is then
-    the same for both arms, and makes a gain look smaller, never larger.
+    There are as many copies of all tensors (`input_sets`) as it takes for a launch to find its inputs out of L2 when
+    the copies are walked through in turn; one copy, where L2 is to be warm. BASELINE's time chooses the timer, the same
+    for every config: a graph of many launches for short ones, events around flushed launches for long ones.
     """
 
     def __init__(self, spec: KernelSpec, problem: Problem, seed: int, monitor: Monitor, *, cold: bool = True) -> None:
@@ -48,26 +53,37 @@ class GpuSession:
         self._sets = [self._draw(generator) for _ in range(max(1, wanted))]
         self._set_bytes = set_bytes
         self._cold = cold
-        self._launches = len(self._sets)
-        self._capture_stream = torch.cuda.Stream()
         self._references: dict[str, torch.Tensor] | None = None
-        self._graphs: OrderedDict[tuple[Config, bool], torch.cuda.CUDAGraph] = OrderedDict()
+        self._timer: Timer = GraphTimer(self._run_arm, len(self._sets), len(self._sets))
 
     def begin(self) -> SamplingFacts | Failure:
-        """Check BASELINE and choose the number of launches in a sample from its time."""
+        """Check BASELINE, then choose the timer and the number of launches in a sample from its time."""
         checked = self.check(BASELINE)
         if isinstance(checked, Failure):
             return checked
         self.warm_up()
-        rough_us = self.sample(BASELINE)
-        wanted = math.ceil(MIN_ARM_US * EXPECTED_SPEEDUP / rough_us)
-        self._launches = math.ceil(wanted / len(self._sets)) * len(self._sets)
-        self._graphs.clear()
-        touched = self._set_bytes * self._launches
-        if self._cold and touched < L2_TURNOVER * self._l2_bytes:
-            raise AssertionError(f"a replay touches {touched} bytes, less than {L2_TURNOVER} x L2")
+        baseline_us = self.sample(BASELINE)
+        launches = launches_for(baseline_us, len(self._sets))
+        flush_bytes = 0
+        if baseline_us < GRAPH_BELOW_US:
+            self._timer = GraphTimer(self._run_arm, len(self._sets), launches)
+        else:
+            launches = launches_for(baseline_us, 1)
+            flush_bytes = L2_TURNOVER * self._l2_bytes if self._cold else 0
+            self._timer = EventTimer(self._run_arm, len(self._sets), launches, flush_bytes)
+        # Between two uses of one input set lies a whole walk through the sets, or one flush.
+        turnover = max(self._set_bytes * len(self._sets), flush_bytes)
+        if self._cold and turnover < L2_TURNOVER * self._l2_bytes:
+            raise AssertionError(f"only {turnover} bytes pass between two uses of an input, less than 3 x L2")
+        tick_us = event_tick_us()
+        check_tick(tick_us, MIN_ARM_US)
         return SamplingFacts(
-            input_sets=len(self._sets), launches=self._launches, touched_bytes=touched, l2_bytes=self._l2_bytes
+            input_sets=len(self._sets),
+            launches=launches,
+            touched_bytes=(self._set_bytes + flush_bytes) * launches,
+            l2_bytes=self._l2_bytes,
+            timer=self._timer.name,
+            tick_us=round(tick_us, 4),
         )
 
     def check(self, config: Config) -> Checked | Failure:
@@ -101,30 +117,26 @@ class GpuSession:
 
     def warm_up(self) -> None:
         """Replay BASELINE for WARM_UP_S seconds, and on until the SM clock settles (at most ten times that)."""
-        graph = self._graph(BASELINE)
         began, clock = time.monotonic(), None
         while (elapsed := time.monotonic() - began) < 10 * WARM_UP_S:
             chunk_ends = time.monotonic() + WARM_UP_S / 4
             while time.monotonic() < chunk_ends:
-                graph.replay()
-                self._torch.cuda.synchronize()
+                self._timer.times_us([(BASELINE, 0)])
             before, clock = clock, self._monitor.state().sm_mhz
             settled = clock is None or (before is not None and abs(clock - before) <= _SETTLED * before)
             if elapsed >= WARM_UP_S and settled:
                 return
 
     def sample(self, config: Config) -> float:
-        """Microseconds a launch over one replay, after one untimed replay."""
-        graph = self._graph(config)
-        return self._replay_us([graph, graph])[1]
+        """Microseconds a launch, after one untimed arm."""
+        return self._timer.times_us([(config, 0), (config, 0)])[1]
 
     def block(self, baseline: Config, config: Config, *, config_first: bool) -> BlockTimes:
-        """ABBA or BAAB, each arm one replay; the GPU's state is read before and after."""
-        # A config against itself (the A/A control) gets two graphs of its own, as any other pair does.
-        arms = (self._graph(baseline), self._graph(config, copy=baseline == config))
+        """ABBA or BAAB after one untimed arm; the GPU's state is read before and after."""
+        arms: tuple[_Arm, _Arm] = ((baseline, 0), (config, 1 if baseline == config else 0))
         first, second = (arms[1], arms[0]) if config_first else arms
         before = self._monitor.state()
-        times = self._replay_us([first, first, second, second, first])[1:]
+        times = self._timer.times_us([first, first, second, second, first])[1:]
         after = self._monitor.state()
         outer, inner = (times[0] + times[3]) / 2, (times[1] + times[2]) / 2
         baseline_us, config_us = (inner, outer) if config_first else (outer, inner)
@@ -135,6 +147,7 @@ class GpuSession:
             flags=tuple(dict.fromkeys(before.flags + after.flags)),
             sm_mhz=after.sm_mhz,
             power_w=after.power_w,
+            temperature_c=after.temperature_c,
         )
 
     def _draw(self, generator: torch.Generator) -> dict[str, torch.Tensor]:
@@ -155,52 +168,14 @@ class GpuSession:
         for launch in self._spec.launches(self._problem, config, tensors):
             launch.run()
 
+    def _run_arm(self, arm: _Arm, index: int) -> None:
+        self._run(arm[0], self._sets[index])
+
     def _rough_us(self, config: Config, tensors: dict[str, Any]) -> float:
-        start, end = self._events()
+        event = self._torch.cuda.Event
+        start, end = event(enable_timing=True), event(enable_timing=True)
         start.record()
         self._run(config, tensors)
         end.record()
         end.synchronize()
         return float(start.elapsed_time(end)) * 1e3
-
-    def _graph(self, config: Config, *, copy: bool = False) -> torch.cuda.CUDAGraph:
-        """The captured launches of a config; the last few are kept. `copy` captures a second, separate graph."""
-        key = (config, copy)
-        if key in self._graphs:
-            self._graphs.move_to_end(key)
-            return self._graphs[key]
-        torch = self._torch
-        self._run(config, self._sets[0])  # Outside the capture: loading the machine code is not allowed within.
-        torch.cuda.synchronize()
-        graph = torch.cuda.CUDAGraph()
-        # torch.cuda.graph() would collect garbage each time; a sweep captures thousands.
-        with torch.cuda.stream(self._capture_stream):
-            graph.capture_begin()
-            try:
-                for index in range(self._launches):
-                    self._run(config, self._sets[index % len(self._sets)])
-            finally:
-                graph.capture_end()
-        self._graphs[key] = graph
-        while len(self._graphs) > _KEPT_GRAPHS:
-            self._graphs.popitem(last=False)
-        return graph
-
-    def _replay_us(self, graphs: list[torch.cuda.CUDAGraph]) -> list[float]:
-        """Microseconds a launch of each replay, queued without a gap.
-
-        The first one hides the host's time to queue the others: it is no fair sample.
-        """
-        events = []
-        for graph in graphs:
-            start, end = self._events()
-            start.record()
-            graph.replay()
-            end.record()
-            events.append((start, end))
-        self._torch.cuda.synchronize()
-        return [float(start.elapsed_time(end)) * 1e3 / self._launches for start, end in events]
-
-    def _events(self) -> tuple[Any, Any]:
-        event = self._torch.cuda.Event
-        return event(enable_timing=True), event(enable_timing=True)

@@ -107,7 +107,7 @@ def load(path: str | Path | None = None, *, strict: bool = False, allow_predicte
 
     With `strict`, a damaged file, a problem without an entry and predicted evidence raise instead of falling back to
     BASELINE. With `allow_predicted`, predicted entries are used. Raises ConfigFileError where there is no such path,
-    and at once for a damaged file that is named itself.
+    and under `strict` at once for a damaged file that is named itself.
     """
     global _source  # noqa: PLW0603 - one process has one source of configs, as it has one search path
     where = None if path is None else Path(path)

@@ -8,7 +8,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from fusetune.core.config import BASELINE
-from fusetune.core.problem import Dtype, Precision, make_problem
+from fusetune.core.problem import PRECISIONS, Dtype, Precision, make_problem
 from fusetune.errors import UsageError
 from fusetune.kernels.gemm_scale import SPEC
 from fusetune.runtime.configs import config_for
@@ -77,8 +77,11 @@ def _forward(
 ) -> torch.Tensor:
     (M, K), N = x.shape, weight.shape[0]
     interpreted = _interpreting()
-    if x.device.type == "cpu" and not interpreted:
+    if x.device.type == "cpu" and (not interpreted or x.dtype not in _DTYPES):
         return torch.nn.functional.linear(x, weight, bias) * scale
+    if interpreted and x.dtype == torch.bfloat16:
+        # github.com/triton-lang/triton/issues/11584: its tl.dot takes their bits for integers.
+        raise UsageError("Triton's interpreter cannot multiply bfloat16; unset TRITON_INTERPRET, or use float32")
     if K == 0:
         return (bias * scale).expand(M, N).contiguous()
     y = torch.empty((M, N), dtype=x.dtype, device=x.device)
@@ -124,3 +127,5 @@ def _check(
         raise UsageError(f"fused_gemm_scale needs all tensors on one CUDA or CPU device; got {seen}")
     if precision is not None and x.dtype != torch.float32:
         raise UsageError(f"precision {precision!r} applies to float32 only; leave it out for {x.dtype}")
+    if precision is not None and precision not in PRECISIONS:
+        raise UsageError(f"precision {precision!r} is not known; use one of {', '.join(PRECISIONS)}")

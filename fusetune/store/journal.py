@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import msgspec
 
@@ -53,7 +53,8 @@ class Candidate(_Record, frozen=True, tag="candidate"):
 
     rejected: it cannot run here, `reason` says why (before or after compiling). failed: it ran and was wrong,
     crashed or hung. skipped: it could run, and was not tried because it was predicted to be slow. compiled: it may
-    run. checked: it ran and was right. `predicted_us` is the cost model's time.
+    run. checked: it ran and was right. `predicted_us` is the cost model's time, `rough_us` that of one launch with its
+    overhead. `reused`: an earlier run of the same question found it out.
     """
 
     id: int
@@ -64,6 +65,8 @@ class Candidate(_Record, frozen=True, tag="candidate"):
     resources: Resources | None = None
     predicted_us: float | None = None
     error: float | None = None
+    rough_us: float | None = None
+    reused: bool = False
 
 
 class Sample(_Record, frozen=True, tag="sample"):
@@ -72,6 +75,7 @@ class Sample(_Record, frozen=True, tag="sample"):
     id: int
     round: int
     us: float
+    reused: bool = False
 
 
 class Block(_Record, frozen=True, tag="block"):
@@ -86,6 +90,7 @@ class Block(_Record, frozen=True, tag="block"):
     flags: tuple[str, ...] = ()
     sm_mhz: int | None = None
     power_w: float | None = None
+    temperature_c: int | None = None
 
 
 class Comparison(_Record, frozen=True, tag="comparison"):
@@ -100,9 +105,10 @@ class Comparison(_Record, frozen=True, tag="comparison"):
 
 
 class Sampling(_Record, frozen=True, tag="sampling"):
-    """How the worker times: one sample is one replay of a CUDA graph of `launches` launches over `input_sets` sets.
+    """How the worker times: one sample is `launches` launches over `input_sets` sets of inputs.
 
-    `touched_bytes` is what one replay reads and writes, to be held against the GPU's L2 (`l2_bytes`).
+    `timer` is graph (one replay of them all) or events (around each launch, L2 flushed before). `touched_bytes` is what
+    one sample reads and writes, to be held against the GPU's L2 (`l2_bytes`); `tick_us` the step of the event clock.
     """
 
     input_sets: int
@@ -110,6 +116,8 @@ class Sampling(_Record, frozen=True, tag="sampling"):
     touched_bytes: int
     l2_bytes: int
     seed: int
+    timer: str = "graph"
+    tick_us: float = 0.0
 
 
 class PhaseTime(_Record, frozen=True, tag="phase"):
@@ -148,11 +156,11 @@ class JournalWriter:
     Raises JournalError when the file exists or cannot be made.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, resume: bool = False) -> None:
         self.path = path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("xb")
+            self._file = _reopened(path) if resume else path.open("xb")
         except OSError as error:
             if isinstance(error, FileExistsError) and path.exists():
                 raise JournalError(
@@ -181,6 +189,15 @@ class JournalWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _reopened(path: Path) -> BinaryIO:
+    """The journal of a killed run, open at the end of its last whole line; what a kill cut off is dropped."""
+    file = path.open("r+b")
+    data = file.read()
+    file.seek(data.rfind(b"\n") + 1)
+    file.truncate()
+    return file
 
 
 def read_journal(path: Path) -> Iterator[Record]:

@@ -43,8 +43,8 @@ class Final(msgspec.Struct, frozen=True):
 class Bench:
     """What every comparison of one run shares: measurer, rule, journal, and the coin that picks a block's lead."""
 
-    def __init__(self, measurer: Measurer, rule: KeepRule, rng: random.Random, log: RunLog) -> None:
-        self.measurer, self.rule, self.rng, self.log = measurer, rule, rng, log
+    def __init__(self, measurer: Measurer, rule: KeepRule, seed: int, log: RunLog) -> None:
+        self.measurer, self.rule, self.seed, self.log = measurer, rule, seed, log
 
     def compare(
         self,
@@ -60,6 +60,8 @@ class Bench:
         def record(times: BlockTimes) -> None:
             self.log.block(phase, baseline, config, times)
 
+        recorded = self.log.ledger.blocks(phase, baseline, config)
+        rng = random.Random(f"{self.seed}/{phase}/{baseline}/{config}/{len(recorded)}")
         self.measurer.warm_up()
         result = compare(
             self.measurer,
@@ -67,8 +69,9 @@ class Bench:
             config,
             self.rule,
             comparisons=comparisons,
-            rng=self.rng,
+            rng=rng,
             on_block=record,
+            recorded=recorded,
             decided=decided,
         )
         if isinstance(result, Failure):
@@ -152,16 +155,18 @@ def revalidate(bench: Bench, final: Final) -> Final:
             phase.advance()
     if isinstance(over_baseline, Failure) or isinstance(over_conservative, Failure):
         bench.log.note(f"{chosen.label()} failed in a fresh process; BASELINE stays")
-        return msgspec.structs.replace(final, decision=Decision("baseline", "revert", "revalidation_disagrees"))
-    decision = final.decision
+        disagrees = Decision("baseline", "revert", "revalidation_disagrees")
+        return msgspec.structs.replace(final, decision=disagrees, best=chosen)
+    decision, best = final.decision, final.best
     confirmed = over_baseline.outcome == "keep" and (over_conservative is None or over_conservative.outcome == "keep")
     if not confirmed:
-        decision = Decision("baseline", "revert", "revalidation_disagrees")
+        # What did not come through is what was chosen: its figures, not those of a faster one, are the evidence.
+        decision, best = Decision("baseline", "revert", "revalidation_disagrees"), chosen
     if over_conservative is None and final.decision.choice == "best":
         over_conservative = over_baseline  # BASELINE is itself the fastest 4-warp / 2-stage config.
     return Final(
         decision=decision,
-        best=final.best,
+        best=best,
         conservative=final.conservative,
         over_baseline={**final.over_baseline, chosen: over_baseline},
         over_conservative=over_conservative or final.over_conservative,

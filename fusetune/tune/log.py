@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from msgspec import structs
+
 import fusetune
 from fusetune.core.config import Config
 from fusetune.core.decision import Evidence
@@ -27,14 +29,16 @@ from fusetune.store.journal import (
     Status,
 )
 from fusetune.store.journal import Phase as PhaseName
+from fusetune.tune.ledger import Ledger, Unfinished, earlier_runs, lock_journal
 from fusetune.tune.request import SweepRequest, new_run_id, now
 
 
 class RunLog:
     """Writes a run's journal and tells the user about it."""
 
-    def __init__(self, journal: JournalWriter, run: str, progress: Progress) -> None:
+    def __init__(self, journal: JournalWriter, run: str, progress: Progress, ledger: Ledger | None = None) -> None:
         self.journal, self.run, self.progress = journal, run, progress
+        self.ledger = ledger or Ledger()
         self._ids: dict[Config, int] = {}
 
     def candidate(
@@ -47,6 +51,8 @@ class RunLog:
         resources: Resources | None = None,
         predicted_us: float | None = None,
         error: float | None = None,
+        rough_us: float | None = None,
+        reused: bool = False,
     ) -> None:
         """What became of a candidate; a config's first mention gives it its number."""
         self.journal.write(
@@ -59,8 +65,15 @@ class RunLog:
                 resources=resources,
                 predicted_us=predicted_us,
                 error=error,
+                rough_us=rough_us,
+                reused=reused,
             )
         )
+
+    def take_over(self, record: Candidate) -> None:
+        """A candidate's outcome from an earlier run: written down again, unless this is that run."""
+        if not self.ledger.going_on:
+            self.journal.write(structs.replace(record, id=self.id_of(record.config), reused=True))
 
     def id_of(self, config: Config) -> int:
         """The candidate's number in this run."""
@@ -79,6 +92,7 @@ class RunLog:
                 flags=times.flags,
                 sm_mhz=times.sm_mhz,
                 power_w=times.power_w,
+                temperature_c=times.temperature_c,
             )
         )
 
@@ -118,28 +132,52 @@ def open_run(
     environment: Environment,
     evidence: Evidence,
 ) -> Iterator[RunLog]:
-    """A new run with its first line written; raises JournalError where the journal cannot be made."""
-    run = new_run_id()
+    """A run with its first line written: a killed one that goes on, or a new one.
+
+    A new one takes over what finished runs of the same question found out, unless the request is for a fresh one.
+    Raises JournalError where the journal cannot be made.
+    """
+    ledger = Ledger()
+    unfinished: Unfinished | None = None
+    if evidence == "measured" and not request.fresh:
+        unfinished, finished = earlier_runs(request, identity, environment)
+        if unfinished is not None:
+            ledger.going_on = True
+            ledger.add_run(unfinished.records, with_blocks=True)
+            progress.say(f"Going on with the run {unfinished.start.run}, which was cut off")
+        else:
+            for records in finished:
+                ledger.add_run(records, with_blocks=False)
+            if finished:
+                progress.say("Taking over checks and screening of earlier runs (--fresh measures everything again)")
+    run = unfinished.start.run if unfinished is not None else new_run_id()
     path = request.runs / f"{run}.jsonl"
-    with JournalWriter(path) as writer:
-        writer.write(
-            RunStart(
-                journal=JOURNAL_VERSION,
-                run=run,
-                started=now(),
-                fusetune=fusetune.__version__,
-                op=request.spec.name,
-                problem=request.problem,
-                target=identity,
-                evidence=evidence,
-                environment=environment,
-                space=request.space,
-                seed=request.seed,
-                rule=request.rule,
-                cache=request.cache,
-            )
-        )
-        yield RunLog(writer, run, progress)
+    with JournalWriter(path, resume=unfinished is not None) as writer:
+        lock = unfinished.lock if unfinished is not None else lock_journal(path)
+        try:
+            if unfinished is None:
+                writer.write(
+                    RunStart(
+                        journal=JOURNAL_VERSION,
+                        run=run,
+                        started=now(),
+                        fusetune=fusetune.__version__,
+                        op=request.spec.name,
+                        problem=request.problem,
+                        target=identity,
+                        evidence=evidence,
+                        environment=environment,
+                        space=request.space,
+                        seed=request.seed,
+                        rule=request.rule,
+                        cache=request.cache,
+                    )
+                )
+            yield RunLog(writer, run, progress, ledger)
+        finally:
+            if lock is not None:
+                lock.release()
+                Path(lock.lock_file).unlink(missing_ok=True)
 
 
 def journal_path(request: SweepRequest, log: RunLog) -> Path:

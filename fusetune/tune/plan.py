@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 
-from fusetune.compiler.pool import Job, compile_jobs
+from fusetune.compiler.pool import Compiled, Job, compile_jobs
 from fusetune.core.config import BASELINE, Config
 from fusetune.core.estimate import estimate
 from fusetune.core.problem import Problem
 from fusetune.core.resources import Resources
 from fusetune.core.space import Rejection, candidates, reject_reason
 from fusetune.core.target import Target
-from fusetune.errors import CompileError, UnsupportedProblemError, UsageError
+from fusetune.errors import CompileError, ConfigFileError, UnsupportedProblemError, UsageError
 from fusetune.kernels.spec import KernelSpec
+from fusetune.store.yaml_files import read_config_file
 from fusetune.tune.log import RunLog
 from fusetune.tune.request import SweepRequest
 
@@ -26,43 +29,91 @@ def check_problem(spec: KernelSpec, problem: Problem) -> None:
         raise UnsupportedProblemError(f"{spec.name} has no mode {problem.mode}; it has {known}")
 
 
-def plausible(request: SweepRequest, target: Target, log: RunLog) -> list[Config]:
-    """The candidates that reject_reason lets through, BASELINE first; the others are recorded with their reason."""
-    passed = []
+def check_output(path: Path) -> None:
+    """Raise ConfigFileError at once, not after minutes of work, where an entry could not be put into this file."""
+    if os.access(path, os.F_OK):
+        read_config_file(path)
+    folder = next(parent for parent in path.absolute().parents if os.access(parent, os.F_OK))
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        raise ConfigFileError(f"cannot write {path}: {folder} is not a folder that you may write to; choose another")
+
+
+def plausible(request: SweepRequest, target: Target) -> tuple[list[Config], dict[Config, Rejection]]:
+    """The candidates that reject_reason lets through, BASELINE first, and the others with their reason."""
+    passed: list[Config] = []
+    rejected: dict[Config, Rejection] = {}
     for config in candidates(request.spec.space, request.space):
-        log.id_of(config)
         rejection = reject_reason(config, request.problem, target)
         if rejection is None:
             passed.append(config)
         elif config == BASELINE:
             raise UsageError(f"BASELINE cannot run on {target.name}: {rejection.detail}")
         else:
+            rejected[config] = rejection
+    return passed, rejected
+
+
+def record_plan(passed: Sequence[Config], rejected: Mapping[Config, Rejection], log: RunLog) -> None:
+    """Number the candidates, and write down the rejected ones."""
+    for config in passed:
+        log.id_of(config)
+    for config, rejection in rejected.items():
+        if config not in log.ledger.compiled:
             log.candidate(config, "rejected", reason=rejection.reason, detail=rejection.detail)
-    return passed
+
+
+def start_compiling(request: SweepRequest, configs: Sequence[Config], target: Target) -> Iterable[Compiled]:
+    """Begin to compile in the background; iterating yields what is done."""
+    jobs = [Job(request.problem, config) for config in configs]
+    return compile_jobs(request.spec, jobs, target, workers=request.workers)
 
 
 def compile_all(
-    request: SweepRequest, configs: Sequence[Config], target: Target, log: RunLog
+    request: SweepRequest,
+    configs: Sequence[Config],
+    target: Target,
+    log: RunLog,
+    *,
+    running: Iterable[Compiled] | None = None,
+    on_compiled: Callable[[Config, Resources], None] | None = None,
 ) -> dict[Config, Resources]:
     """Compile for `target`; what compiles without a spill and fits is returned, the rest recorded with its reason.
 
-    Raises CompileError where BASELINE itself is not among it.
+    `running` are compilations that began earlier. `on_compiled` is called for each config as soon as it is there, while
+    others still compile. Raises CompileError where BASELINE itself does not compile.
     """
     made: dict[Config, Resources] = {}
+
+    def accept(config: Config, result: Resources) -> None:
+        made[config] = result
+        if on_compiled is not None:
+            on_compiled(config, result)
+
     with log.phase("compile", f"Compiling for {target.name}", len(configs)) as phase:
-        jobs = [Job(request.problem, config) for config in configs]
-        for (_, config), result in compile_jobs(request.spec, jobs, target, workers=request.workers):
+        known = [config for config in configs if config in log.ledger.compiled]
+        for config in known:
+            record = log.ledger.compiled[config]
+            log.take_over(record)
+            phase.advance()
+            if record.status == "compiled" and record.resources is not None:
+                accept(config, record.resources)
+        todo = [config for config in configs if config not in log.ledger.compiled]
+        if running is None:
+            running = start_compiling(request, todo, target) if todo else ()
+        for (_, config), result in running:
+            if config in log.ledger.compiled:
+                continue
             phase.advance()
             rejection = result if isinstance(result, Rejection) else reject_resources(result, target)
-            if rejection is None and isinstance(result, Resources):
-                made[config] = result
-                predicted_us = predict_us(config, request.problem, target, result)
-                log.candidate(config, "compiled", resources=result, predicted_us=predicted_us)
-            elif rejection is not None:
-                resources = result if isinstance(result, Resources) else None
+            resources = result if isinstance(result, Resources) else None
+            if rejection is not None:
                 log.candidate(config, "rejected", reason=rejection.reason, detail=rejection.detail, resources=resources)
                 if config == BASELINE:
                     raise CompileError(f"BASELINE does not compile for {target.name}: {rejection.detail}")
+            elif resources is not None:
+                predicted_us = predict_us(config, request.problem, target, resources)
+                log.candidate(config, "compiled", resources=resources, predicted_us=predicted_us)
+                accept(config, resources)
     # Compilations end in any order; everything after goes by the space's own.
     return {config: made[config] for config in configs if config in made}
 

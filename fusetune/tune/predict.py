@@ -6,7 +6,7 @@ from importlib.metadata import version
 
 from fusetune.compiler.build import ptxas_version
 from fusetune.core.config import BASELINE, Config
-from fusetune.core.decision import Outcome, choose, gain
+from fusetune.core.decision import ROUNDING, Outcome, choose, gain
 from fusetune.core.environment import Environment, TargetIdentity
 from fusetune.core.estimate import estimate
 from fusetune.core.progress import Progress
@@ -16,7 +16,7 @@ from fusetune.store.paths import config_path
 from fusetune.store.schema import Entry, Times
 from fusetune.store.yaml_files import write_entry
 from fusetune.tune.log import journal_path, open_run
-from fusetune.tune.plan import check_problem, compile_all, plausible, resource_use
+from fusetune.tune.plan import check_output, check_problem, compile_all, plausible, record_plan, resource_use
 from fusetune.tune.request import Ranked, SweepRequest, SweepResult, today
 
 SHORTLIST = 64
@@ -30,15 +30,18 @@ def predict(request: SweepRequest, target: Target, progress: Progress) -> SweepR
     """Rank the candidates for a GPU that is not there and write the best with `evidence: predicted`.
 
     Nothing is timed. A measured entry for the same problem stays where it is. Raises UnsupportedProblemError,
-    UsageError, CompileError.
+    UsageError, ConfigFileError, CompileError.
     """
     check_problem(request.spec, request.problem)
+    path = config_path(request.output, target.name, request.spec.name)
+    check_output(path)
     identity = TargetIdentity(name=target.name, capability=target.capability, sms=target.sms)
     environment = Environment(
         triton=version("triton"), kernel_hash=request.spec.source_hash(), ptxas=ptxas_version(target)
     )
     with open_run(request, progress, identity=identity, environment=environment, evidence="predicted") as log:
-        passed = plausible(request, target, log)
+        passed, rejected = plausible(request, target)
+        record_plan(passed, rejected, log)
         guessed = {config: estimate(config, request.problem, target).time_us for config in passed}
         shortlist = _shortlist(guessed)
         for config in passed:
@@ -69,7 +72,6 @@ def predict(request: SweepRequest, target: Target, progress: Progress) -> SweepR
                 config=round(times[chosen], 3),
             ),
         )
-        path = config_path(request.output, target.name, request.spec.name)
         result = write_entry(path, request.spec.name, identity, entry)
         log.journal.write(
             RunEnd(entry=entry, file=str(path) if result.written else None, message="predicted; nothing was timed")
@@ -89,7 +91,7 @@ def _choose(best: Config, conservative: Config, times: dict[Config, float], min_
     """The keep rule on predicted times: it keeps no more than a measurement could."""
 
     def outcome(config: Config, over: Config) -> Outcome:
-        return "keep" if gain(times[config], times[over]) >= min_gain else "revert"
+        return "keep" if gain(times[config], times[over]) >= min_gain - ROUNDING else "revert"
 
     decision = choose(
         best_over_baseline=outcome(best, BASELINE),

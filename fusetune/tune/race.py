@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import random
 import statistics
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import msgspec
+import numpy
 
 from fusetune.core.config import BASELINE, Config
 from fusetune.errors import MeasurementError
 from fusetune.measure.protocol import Failure, Measurer
 from fusetune.store.journal import Sample
+from fusetune.tune.ledger import Taken
 from fusetune.tune.log import RunLog
 
 BASELINE_EVERY = 16
@@ -25,7 +27,7 @@ HOPELESS = 3.0
 """A candidate whose one launch took so many times the best one's, beyond the launch noise, is not screened."""
 LAUNCH_NOISE_US = 100.0
 BASELINE_TRIES = 3
-"""A candidate may break the worker after its own sample was taken; BASELINE's next sample then fails, and is retried."""
+"""A candidate may break the worker after its own sample; the one that then fails is BASELINE's, and is taken again."""
 
 
 class Round(msgspec.Struct, frozen=True):
@@ -35,7 +37,7 @@ class Round(msgspec.Struct, frozen=True):
     survivors: int
 
 
-ROUNDS = (Round(1, 96), Round(2, 24), Round(4, FINALISTS))
+ROUNDS = (Round(1, 96), Round(2, 24), Round(4, 8), Round(8, FINALISTS))
 """Successive halving, quartering rather: the fewer are left, the better each is timed."""
 
 
@@ -55,63 +57,81 @@ class RaceResult(msgspec.Struct, frozen=True):
     standings: tuple[Standing, ...]
 
 
-def race(measurer: Measurer, rough_us: dict[Config, float], rng: random.Random, log: RunLog) -> RaceResult:
+def race(measurer: Measurer, rough_us: Mapping[Config, float], seed: int, log: RunLog) -> RaceResult:
     """Screen the checked candidates, given with the rough time of one launch each; BASELINE must be among them.
 
-    Every sample is divided by BASELINE's nearest ones, so that a drift of the whole GPU falls out. A candidate that
-    fails is recorded and out of the race.
+    Every sample is divided by BASELINE's nearest ones, so that a drift of the whole GPU falls out. Samples that the
+    run's ledger holds are not taken again. A candidate that fails is recorded and out of the race.
     """
     field = _without_hopeless(rough_us)
     ratios: dict[Config, list[float]] = {config: [] for config in field}
     baseline_us: list[float] = []
-    total = _planned_samples(len(field))
-    with log.phase("screen", "Screening", total) as phase:
+    with log.phase("screen", "Screening", _planned_samples(len(field))) as phase:
         for number, stage in enumerate(ROUNDS, start=1):
-            for _ in range(stage.samples):
-                order = rng.sample(field, len(field))
-                _one_pass(measurer, order, number, ratios, baseline_us, log)
-                phase.advance(len(order))
-                field = [config for config in field if config in ratios]
+            sequence = _taken_over(number, field, log)
+            for take in range(stage.samples):
+                have = Counter(config for config, _ in sequence)
+                todo = [config for config in field if config == BASELINE or have[config] <= take]
+                phase.advance(len(field) - len(todo))
+                order = random.Random(f"{seed}/{number}/{take}").sample(todo, len(todo))
+                failed = _one_pass(measurer, order, number, sequence, log, phase.advance)
+                field = [config for config in field if config not in failed]
+                ratios = {config: r for config, r in ratios.items() if config not in failed}
+            for config, ratio in _ratios(sequence):
+                ratios.get(config, []).append(ratio)
+            baseline_us += [time_us for config, time_us in sequence if config == BASELINE]
             field = _survivors(field, ratios, stage.survivors)
-    median_us = statistics.median(baseline_us)
-    standings = sorted(
-        (Standing(config, _score(r), _score(r) * median_us) for config, r in ratios.items() if r),
-        key=lambda standing: (-len(ratios[standing.config]), standing.ratio),
-    )
     by_ratio = sorted(field, key=lambda config: _score(ratios[config]))
     conservative = next((config for config in by_ratio if config.is_conservative), BASELINE)
     finalists = [config for config in by_ratio if config != BASELINE][:FINALISTS]
+    standings = _standings(ratios, statistics.median(baseline_us))
     return RaceResult(finalists=tuple(finalists), conservative=conservative, standings=tuple(standings))
+
+
+def _standings(ratios: Mapping[Config, list[float]], baseline_us: float) -> list[Standing]:
+    """Who got furthest comes first, and of those the fastest. BASELINE got as far as anybody; it has more samples."""
+    samples = {config: len(r) for config, r in ratios.items() if r}
+    samples[BASELINE] = max((count for config, count in samples.items() if config != BASELINE), default=1)
+    scored = (Standing(config, score, score * baseline_us) for config in samples for score in [_score(ratios[config])])
+    return sorted(scored, key=lambda standing: (-samples[standing.config], standing.ratio))
+
+
+def _taken_over(number: int, field: Sequence[Config], log: RunLog) -> list[Taken]:
+    """The field's samples of a round that the ledger holds, written down again where this is another run."""
+    sequence = [taken for taken in log.ledger.samples(number) if taken[0] in field]
+    if not log.ledger.going_on:
+        for config, time_us in sequence:
+            log.journal.write(Sample(id=log.id_of(config), round=number, us=time_us, reused=True))
+    return sequence
 
 
 def _one_pass(
     measurer: Measurer,
     order: Sequence[Config],
     number: int,
-    ratios: dict[Config, list[float]],
-    baseline_us: list[float],
+    sequence: list[Taken],
     log: RunLog,
-) -> None:
-    """Time each config once, BASELINE before, between and after; add the ratios."""
-    anchors: list[tuple[int, float]] = []
-    taken: list[tuple[int, Config, float]] = []
-    for index, config in enumerate(order):
+    advance: Callable[[], None],
+) -> set[Config]:
+    """Time each config once, BASELINE before, between and after; returns those that failed."""
+    failed: set[Config] = set()
+    others = [config for config in order if config != BASELINE]
+    if not others and sequence and sequence[-1][0] == BASELINE:
+        return failed  # Taken over whole, down to the BASELINE that closes it.
+    for index, config in enumerate(others):
         if index % BASELINE_EVERY == 0:
-            anchors.append((index, _baseline_sample(measurer, number, log)))
-        if config == BASELINE:
-            taken.append((index, config, _baseline_sample(measurer, number, log)))
-            continue
+            sequence.append((BASELINE, _baseline_sample(measurer, number, log)))
         time_us = measurer.sample(config)
+        advance()
         if isinstance(time_us, Failure):
             log.candidate(config, "failed", reason=time_us.reason, detail=time_us.detail)
-            del ratios[config]
+            failed.add(config)
             continue
-        log.journal.write(Sample(id=log.id_of(config), round=number, us=round(time_us, 4)))
-        taken.append((index, config, time_us))
-    anchors.append((len(order), _baseline_sample(measurer, number, log)))
-    baseline_us.extend(time_us for _, time_us in anchors)
-    for index, config, time_us in taken:
-        ratios[config].append(time_us / _interpolated(anchors, index))
+        time_us = round(time_us, 4)
+        log.journal.write(Sample(id=log.id_of(config), round=number, us=time_us))
+        sequence.append((config, time_us))
+    sequence.append((BASELINE, _baseline_sample(measurer, number, log)))
+    return failed
 
 
 def _baseline_sample(measurer: Measurer, number: int, log: RunLog) -> float:
@@ -120,7 +140,8 @@ def _baseline_sample(measurer: Measurer, number: int, log: RunLog) -> float:
     for _ in range(BASELINE_TRIES):
         time_us = measurer.sample(BASELINE)
         if not isinstance(time_us, Failure):
-            log.journal.write(Sample(id=log.id_of(BASELINE), round=number, us=round(time_us, 4)))
+            time_us = round(time_us, 4)
+            log.journal.write(Sample(id=log.id_of(BASELINE), round=number, us=time_us))
             return time_us
         # The worker that a candidate broke is replaced on the next call; BASELINE was checked when it opened.
         seen = f"BASELINE could not be timed ({time_us.reason}: {time_us.detail})"
@@ -129,16 +150,15 @@ def _baseline_sample(measurer: Measurer, number: int, log: RunLog) -> float:
     raise MeasurementError(f"{seen}, {BASELINE_TRIES} times in a row; check the GPU and run the command again")
 
 
-def _interpolated(anchors: Sequence[tuple[int, float]], index: int) -> float:
-    """BASELINE's time at a place in the order, on the line between its two nearest samples."""
-    for (left, left_us), (right, right_us) in itertools.pairwise(anchors):
-        if left <= index <= right:
-            share = (index - left) / (right - left)
-            return left_us + share * (right_us - left_us)
-    return anchors[-1][1]
+def _ratios(sequence: Sequence[Taken]) -> Iterator[tuple[Config, float]]:
+    """Each sample over BASELINE's time at that place, which lies on the line between its two nearest samples."""
+    anchors = [(index, time_us) for index, (config, time_us) in enumerate(sequence) if config == BASELINE]
+    places, times = zip(*anchors, strict=True)
+    for index, (config, time_us) in enumerate(sequence):
+        yield config, time_us / float(numpy.interp(index, places, times))
 
 
-def _without_hopeless(rough_us: dict[Config, float]) -> list[Config]:
+def _without_hopeless(rough_us: Mapping[Config, float]) -> list[Config]:
     best = min(rough_us.values())
     limit = HOPELESS * best + LAUNCH_NOISE_US
     return [config for config, time_us in rough_us.items() if time_us <= limit or config == BASELINE]

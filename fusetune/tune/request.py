@@ -20,7 +20,11 @@ CacheMode = Literal["cold", "warm"]
 
 
 class SweepRequest(msgspec.Struct, frozen=True):
-    """One problem to tune. `output` and `runs` are the folders for YAML and journals; `workers` compile at once."""
+    """One problem to tune. `output` and `runs` are the folders for YAML and journals; `workers` compile at once.
+
+    `fresh` takes nothing over from earlier runs. `exclusive` makes another process on the GPU an error. `clocks` says
+    how the clocks are held where they are, such as `locked at 1980 MHz`.
+    """
 
     spec: KernelSpec
     problem: Problem
@@ -31,6 +35,9 @@ class SweepRequest(msgspec.Struct, frozen=True):
     cache: CacheMode = "cold"
     seed: int = 0
     workers: int | None = None
+    fresh: bool = False
+    exclusive: bool = False
+    clocks: str | None = None
 
 
 class Ranked(msgspec.Struct, frozen=True):

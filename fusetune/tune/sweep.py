@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Mapping
+import time
+from collections.abc import Iterable, Sequence
 
 from msgspec import structs
 
 from fusetune.compiler.build import ptxas_version
+from fusetune.compiler.pool import Compiled, CompileRun
 from fusetune.core.config import BASELINE, Config
 from fusetune.core.decision import Gain
 from fusetune.core.environment import Environment
 from fusetune.core.progress import Progress
 from fusetune.core.resources import Resources
-from fusetune.errors import MeasurementError, NoisyMachineError
+from fusetune.core.target import Target
+from fusetune.errors import MeasurementError, NoisyMachineError, NoUsableGpuError
+from fusetune.measure.lock import hold_gpu_of
 from fusetune.measure.paired import PairResult
-from fusetune.measure.protocol import Failure, Measurer
-from fusetune.store.journal import RunEnd, Sampling
+from fusetune.measure.protocol import Failure, GpuFacts, Measurer
+from fusetune.store.journal import PhaseTime, RunEnd, Sampling
 from fusetune.store.paths import config_path
 from fusetune.store.schema import ConservativeGain, Entry, Times
 from fusetune.store.yaml_files import write_entry
 from fusetune.tune.confirm import Bench, Final, confirm, control, revalidate
 from fusetune.tune.log import RunLog, journal_path, open_run
-from fusetune.tune.plan import check_problem, compile_all, plausible
+from fusetune.tune.plan import check_output, check_problem, compile_all, plausible, record_plan, start_compiling
 from fusetune.tune.race import race
 from fusetune.tune.request import Ranked, SweepRequest, SweepResult, today
 
@@ -32,23 +35,42 @@ SHOWN = 10
 def sweep(request: SweepRequest, measurer: Measurer, progress: Progress) -> SweepResult:
     """Tune one problem on the measurer's GPU and write the outcome, keep or revert, as a measured entry.
 
-    Raises NoisyMachineError (nothing is written) where BASELINE timed against itself does not come out equal,
+    A killed sweep goes on where it stopped when it is called again; another one on the same GPU is waited for. Raises
+    NoisyMachineError (nothing is written) where BASELINE timed against itself does not come out equal,
     NoUsableGpuError, WrongResultError or CompileError where BASELINE cannot be run, UnsupportedProblemError.
     """
     check_problem(request.spec, request.problem)
-    facts = measurer.facts()
+    early = _EarlyCompilation(request, measurer.likely_target())
+    try:
+        facts = measurer.facts()
+        if facts.other_processes and request.exclusive:
+            raise NoUsableGpuError(f"{_company(facts)}; stop them, or leave --exclusive out")
+        with hold_gpu_of(facts, progress):
+            return _sweep(request, measurer, facts, early, progress)
+    finally:
+        early.close()
+
+
+def _sweep(
+    request: SweepRequest, measurer: Measurer, facts: GpuFacts, early: _EarlyCompilation, progress: Progress
+) -> SweepResult:
     environment = structs.replace(facts.environment, ptxas=ptxas_version(facts.target))
-    rng = random.Random(request.seed)
+    if request.clocks:
+        environment = structs.replace(environment, clocks=request.clocks)
+    path = config_path(request.output, facts.identity.name, request.spec.name)
+    check_output(path)
     progress.say(f"GPU: {facts.identity.name}, {facts.identity.sms} SMs")
     with open_run(request, progress, identity=facts.identity, environment=environment, evidence="measured") as log:
-        for warning in facts.warnings:
-            log.note(warning)
-        resources = compile_all(request, plausible(request, facts.target, log), facts.target, log)
+        if facts.other_processes:
+            log.note(f"{_company(facts)}. Timings may be disturbed; the A/A control will tell")
+        passed, rejected = plausible(request, facts.target)
+        record_plan(passed, rejected, log)
         _prepare(measurer, request.seed, log)
-        rough_us = _check_all(measurer, resources, log)
+        resources, rough_us = _compile_and_check(request, measurer, facts.target, passed, early, log)
         measurer.warm_up()
-        raced = race(measurer, rough_us, rng, log)
-        bench = Bench(measurer, request.rule, rng, log)
+        raced = race(measurer, rough_us, request.seed, log)
+        measurer.standby()
+        bench = Bench(measurer, request.rule, request.seed, log)
         try:
             aa = control(bench)
         except NoisyMachineError as error:
@@ -59,7 +81,6 @@ def sweep(request: SweepRequest, measurer: Measurer, progress: Progress) -> Swee
             _prepare(measurer, request.seed + 1, log)
             final = revalidate(bench, final)
         entry = _entry(request, environment, final, aa, log.run)
-        path = config_path(request.output, facts.identity.name, request.spec.name)
         result = write_entry(path, request.spec.name, facts.identity, entry)
         log.journal.write(RunEnd(entry=entry, file=str(path), message=entry.verdict))
         return SweepResult(
@@ -73,6 +94,29 @@ def sweep(request: SweepRequest, measurer: Measurer, progress: Progress) -> Swee
         )
 
 
+class _EarlyCompilation:
+    """Compilation begun for the target that the GPU most likely is, while the measuring process still loads torch."""
+
+    def __init__(self, request: SweepRequest, guess: Target | None) -> None:
+        self._guess, self._running = (
+            guess,
+            None if guess is None else start_compiling(request, plausible(request, guess)[0], guess),
+        )
+
+    def results(self, target: Target) -> Iterable[Compiled] | None:
+        """What was begun, if the guess was right."""
+        return self._running if target == self._guess else None
+
+    def close(self) -> None:
+        """End what still runs."""
+        if isinstance(self._running, CompileRun):
+            self._running.close()
+
+
+def _company(facts: GpuFacts) -> str:
+    return f"Other processes use this GPU: {', '.join(facts.other_processes)}"
+
+
 def _prepare(measurer: Measurer, seed: int, log: RunLog) -> None:
     with log.phase("prepare", "Preparing inputs in a new process"):
         facts = measurer.prepare(seed)
@@ -83,25 +127,50 @@ def _prepare(measurer: Measurer, seed: int, log: RunLog) -> None:
             touched_bytes=facts.touched_bytes,
             l2_bytes=facts.l2_bytes,
             seed=seed,
+            timer=facts.timer,
+            tick_us=facts.tick_us,
         )
     )
 
 
-def _check_all(measurer: Measurer, resources: Mapping[Config, Resources], log: RunLog) -> dict[Config, float]:
-    """Every candidate against the float64 reference; those that are right, with the rough time of one launch."""
-    rough_us = {}
-    with log.phase("check", "Checking results", len(resources)) as phase:
-        for config, used in resources.items():
-            outcome = measurer.check(config)
-            phase.advance()
-            if isinstance(outcome, Failure):
-                log.candidate(config, "failed", reason=outcome.reason, detail=outcome.detail, resources=used)
-            else:
-                log.candidate(config, "checked", resources=used, error=outcome.error)
-                rough_us[config] = outcome.rough_us
+def _compile_and_check(
+    request: SweepRequest,
+    measurer: Measurer,
+    target: Target,
+    passed: Sequence[Config],
+    early: _EarlyCompilation,
+    log: RunLog,
+) -> tuple[dict[Config, Resources], dict[Config, float]]:
+    """Check every candidate against the float64 reference as soon as it is compiled, while others still compile.
+
+    Returns the resources of what compiled, and of what is right also the rough time of one launch.
+    """
+    rough_us: dict[Config, float] = {}
+    spent_s = 0.0
+
+    def check(config: Config, used: Resources) -> None:
+        nonlocal spent_s
+        record = log.ledger.checked.get(config)
+        if record is not None:
+            log.take_over(record)
+            if record.status == "checked":
+                rough_us[config] = record.rough_us or 0.0
+            return
+        began = time.monotonic()
+        outcome = measurer.check(config)
+        spent_s += time.monotonic() - began
+        if isinstance(outcome, Failure):
+            log.candidate(config, "failed", reason=outcome.reason, detail=outcome.detail, resources=used)
+            return
+        rough_us[config] = round(outcome.rough_us, 3)
+        log.candidate(config, "checked", resources=used, error=outcome.error, rough_us=rough_us[config])
+
+    running = early.results(target)
+    resources = compile_all(request, passed, target, log, running=running, on_compiled=check)
+    log.journal.write(PhaseTime(name="check", seconds=round(spent_s, 3)))
     if BASELINE not in rough_us:
         raise MeasurementError("BASELINE was right at first and failed its second check; run the command again")
-    return rough_us
+    return resources, {config: rough_us[config] for config in resources if config in rough_us}
 
 
 def _entry(request: SweepRequest, environment: Environment, final: Final, aa: PairResult, run: str) -> Entry:

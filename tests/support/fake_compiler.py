@@ -1,18 +1,23 @@
-"""A compiler that answers at once: resources guessed from the tile, and whatever a test plants."""
+"""What lets the workflow run without a compiler or a GPU: resources at once, short spaces, planted failures."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import pytest
 
 from fusetune.compiler.pool import TIME_LIMIT_S, Compiled, Job
-from fusetune.core.config import Config
+from fusetune.core.config import BASELINE, Config
 from fusetune.core.problem import Problem
 from fusetune.core.resources import Resources
-from fusetune.core.space import Rejection, pipelined_shared_bytes
+from fusetune.core.space import Rejection, Space, pipelined_shared_bytes
 from fusetune.core.target import Target
+from fusetune.kernels.gemm_scale import GemmScale
 from fusetune.kernels.spec import KernelSpec
+from fusetune.measure.fake import FakeMeasurer, TrueTime
+from fusetune.measure.protocol import BlockTimes, Failure
 
 PTXAS = "12.9.86"
 
@@ -59,3 +64,54 @@ def install(
     for place in ("fusetune.tune.sweep", "fusetune.tune.predict"):
         monkeypatch.setattr(f"{place}.ptxas_version", lambda target: PTXAS)
     return fake
+
+
+class ListedSpace(Space, frozen=True):
+    """A space of exactly these configs, and BASELINE."""
+
+    listed: tuple[Config, ...] = ()
+
+    def configs(self) -> tuple[Config, ...]:
+        return (BASELINE, *self.listed)
+
+
+class ListedSpec(GemmScale):
+    """gemm_scale whose full space is what a test lists."""
+
+    def __init__(self, *configs: Config) -> None:
+        self.space = ListedSpace(values={}, listed=configs)
+
+
+FailSample = Callable[[Config, int], Failure | None]
+FailBlock = Callable[[Config, Config, int], Failure | None]
+
+
+class BreakingMeasurer(FakeMeasurer):
+    """A FakeMeasurer whose samples and blocks fail where a test says so.
+
+    `fail_sample` is asked with a config and how often it was sampled before, `fail_block` with both configs of a pair
+    and how many processes were prepared.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        true_us: TrueTime,
+        *,
+        fail_sample: FailSample | None = None,
+        fail_block: FailBlock | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(target, true_us, **options)
+        self._fail_sample, self._fail_block = fail_sample, fail_block
+        self.asked: Counter[Config] = Counter()
+
+    def sample(self, config: Config) -> float | Failure:
+        number = self.asked[config]
+        self.asked[config] += 1
+        failure = self._fail_sample(config, number) if self._fail_sample else None
+        return failure or super().sample(config)
+
+    def block(self, baseline: Config, config: Config, *, config_first: bool) -> BlockTimes | Failure:
+        failure = self._fail_block(baseline, config, len(self.prepared)) if self._fail_block else None
+        return failure or super().block(baseline, config, config_first=config_first)

@@ -1,4 +1,4 @@
-"""gemm_scale with planted faults: candidates of certain tiles hang, crash or compute something else."""
+"""gemm_scale with six planted bad candidates among twenty good ones, each bad in its own way."""
 
 from __future__ import annotations
 
@@ -8,22 +8,41 @@ from typing import Any
 import triton
 import triton.language as tl
 
-from fusetune.core.config import Config
+from fusetune.core.config import BASELINE, Config
 from fusetune.core.problem import Problem
 from fusetune.core.space import Space
 from fusetune.kernels.gemm_scale import GemmScale
 from fusetune.kernels.spec import Launch
 
-HANG = Config(BLOCK_K=16)
-ILLEGAL_ADDRESS = Config(BLOCK_K=64)
-NAN = Config(BLOCK_N=32)
-WRONG_BY_ONE_PERCENT = Config(BLOCK_M=32)
-OUT_OF_MEMORY = Config(BLOCK_N=128)
+HANG = Config(BLOCK_M=64, BLOCK_N=16, BLOCK_K=64, num_stages=4)
+ILLEGAL_ADDRESS = Config(BLOCK_M=64, BLOCK_N=32, BLOCK_K=64, num_stages=4)
+OUT_OF_MEMORY = Config(BLOCK_M=32, BLOCK_N=32, BLOCK_K=64, num_stages=4)
+COMPILE_ERROR = Config(BLOCK_M=32, BLOCK_N=64, BLOCK_K=64, num_stages=4)
+NAN = Config(BLOCK_M=16, BLOCK_N=32, BLOCK_K=64, num_stages=4)
+WRONG_BY_ONE_PERCENT = Config(BLOCK_M=32, BLOCK_N=16, BLOCK_K=64, num_stages=4)
+
+BAD = {
+    HANG: "hang",
+    ILLEGAL_ADDRESS: "launch_error",
+    OUT_OF_MEMORY: "out_of_memory",
+    COMPILE_ERROR: "compile_error",
+    NAN: "nan",
+    WRONG_BY_ONE_PERCENT: "wrong_result",
+}
+"""What each must be recorded with."""
+
+GOOD = (
+    BASELINE,
+    *(Config(BLOCK_M=m, BLOCK_N=n, BLOCK_K=32) for m in (16, 32, 64, 128) for n in (32, 128)),
+    *(Config(BLOCK_M=m, BLOCK_N=n, BLOCK_K=64, num_stages=3) for m in (16, 32, 64) for n in (32, 64, 128)),
+    Config(BLOCK_M=64, BLOCK_N=16, BLOCK_K=128, num_stages=3),
+    Config(BLOCK_M=128, BLOCK_N=64, num_warps=8),
+)
 
 
 @triton.jit
-def _spin(y_ptr, BLOCK: tl.constexpr):
-    # Nobody writes y now, so the loop ends never; the compiler cannot know.
+def _spin(y_ptr):
+    # Nobody writes y now, so the loop never ends; the compiler cannot know.
     value = tl.load(y_ptr)
     while tl.load(y_ptr, volatile=True) <= value:
         value = tl.load(y_ptr, volatile=True)
@@ -41,15 +60,35 @@ def _scale_all(y_ptr, count, factor, BLOCK: tl.constexpr):
     tl.store(y_ptr + at, tl.load(y_ptr + at, mask=at < count) * factor, mask=at < count)
 
 
+@triton.jit
+def _does_not_compile(y_ptr, BLOCK: tl.constexpr):
+    tl.store(y_ptr + tl.arange(0, BLOCK), tl.arange(0, 2 * BLOCK))
+
+
+class ListedSpace(Space, frozen=True):
+    """A space that is a list."""
+
+    def configs(self) -> tuple[Config, ...]:
+        return (*GOOD, *BAD)
+
+
+class GoodSpace(Space, frozen=True):
+    """The same without the bad ones."""
+
+    def configs(self) -> tuple[Config, ...]:
+        return GOOD
+
+
 class FaultyGemmScale(GemmScale):
     name = "faulty_gemm_scale"
-    space = Space({"BLOCK_M": (32, 64), "BLOCK_N": (32, 64, 128), "BLOCK_K": (16, 32, 64)})
+    space = ListedSpace({})
 
     def launches(self, problem: Problem, config: Config, tensors: Mapping[str, Any]) -> Sequence[Launch]:
         launches = list(super().launches(problem, config, tensors))
         y = tensors["y"]
+        on_gpu = hasattr(y, "new_empty")
         if config == HANG:
-            launches.append(Launch(_spin, (1,), {"y_ptr": y}, {"BLOCK": 1}))
+            launches.append(Launch(_spin, (1,), {"y_ptr": y}, {}))
         if config == ILLEGAL_ADDRESS:
             launches.append(Launch(_wild, (1,), {"y_ptr": y}, {"BLOCK": 32}))
         if config in (NAN, WRONG_BY_ONE_PERCENT):
@@ -57,9 +96,17 @@ class FaultyGemmScale(GemmScale):
             count = problem.M * problem.N
             arguments = {"y_ptr": y, "count": count, "factor": factor}
             launches.append(Launch(_scale_all, (triton.cdiv(count, 256),), arguments, {"BLOCK": 256}))
-        if config == OUT_OF_MEMORY and hasattr(y, "new_empty"):
+        if config == OUT_OF_MEMORY and on_gpu:
             y.new_empty(1 << 50)
+        if config == COMPILE_ERROR:
+            launches.append(Launch(_does_not_compile, (1,), {"y_ptr": y}, {"BLOCK": 32}))
         return launches
 
 
+class SoundGemmScale(GemmScale):
+    name = "sound_gemm_scale"
+    space = GoodSpace({})
+
+
 SPEC = FaultyGemmScale()
+SOUND_SPEC = SoundGemmScale()

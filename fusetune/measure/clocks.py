@@ -1,0 +1,60 @@
+"""Locking the SM clock, only where it is asked for, and letting go of it on every way out."""
+
+from __future__ import annotations
+
+import atexit
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from types import FrameType
+from typing import Any, NoReturn
+
+from fusetune.errors import UsageError
+
+
+@contextmanager
+def locked_clocks(mhz: int, driver: Any = None, index: int = 0) -> Iterator[None]:
+    """Hold the SM clock of GPU `index` at `mhz` within the context.
+
+    It is reset at the end of the context, on an exception, on SIGTERM and SIGHUP, and at interpreter exit; only a
+    `kill -9` leaves it locked (`nvidia-smi -rgc` resets it by hand). Raises UsageError where the driver does not
+    permit it or knows no such clock. `driver` stands in for NVML in tests.
+    """
+    nvml = driver or import_module("pynvml")
+    nvml.nvmlInit()
+    handle = nvml.nvmlDeviceGetHandleByIndex(index)
+    try:
+        nvml.nvmlDeviceSetGpuLockedClocks(handle, mhz, mhz)
+    except nvml.NVMLError as error:
+        raise UsageError(
+            f"the driver does not let this user lock the SM clock at {mhz} MHz ({error}); leave --lock-clocks out, or "
+            "run as an administrator with a clock that `nvidia-smi -q -d SUPPORTED_CLOCKS` lists"
+        ) from error
+    reset = _once(lambda: nvml.nvmlDeviceResetGpuLockedClocks(handle))
+    atexit.register(reset)
+    # A signal's default action ends Python without a word; as an exception it passes through the context.
+    previous = {number: signal.signal(number, _exit) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        reset()
+        atexit.unregister(reset)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _once(work: Callable[[], None]) -> Callable[[], None]:
+    done = False
+
+    def run() -> None:
+        nonlocal done
+        if not done:
+            done = True
+            work()
+
+    return run
+
+
+def _exit(number: int, _: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + number)

@@ -1,0 +1,40 @@
+"""One sweep a GPU: a second one waits, since each would be the other's noise."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from fusetune.core.progress import Progress
+from fusetune.measure.protocol import GpuFacts
+
+
+def hold_gpu_of(facts: GpuFacts, progress: Progress) -> AbstractContextManager[None]:
+    """Hold the GPU that these facts are of, telling the user where it has to be waited for; a simulated one is free."""
+    if facts.uuid is None:
+        return nullcontext()
+    return hold_gpu(facts.uuid, lambda: progress.say("Another fusetune measures on this GPU; waiting for it to end"))
+
+
+@contextmanager
+def hold_gpu(uuid: str, on_wait: Callable[[], None], folder: Path | None = None) -> Iterator[None]:
+    """Hold the GPU with this UUID against other fusetune processes of this machine.
+
+    `on_wait` is called once where another one holds it. The lock is the kernel's: a killed holder lets go of it.
+    """
+    path = (folder or Path(tempfile.gettempdir())) / f"fusetune-{uuid}.lock"
+    # Anybody may wait for anybody: the file is shared by all users of the machine.
+    lock = FileLock(path, mode=0o666)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        on_wait()
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,159 @@
+"""Two ways to time launches on the GPU, both with inputs out of L2 unless asked otherwise."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, Final, Protocol
+
+from fusetune.errors import MeasurementError
+
+GRAPH_BELOW_US: Final = 50.0
+"""Shorter launches are timed many at a time in a CUDA graph: one alone would be lost in the events' own cost."""
+MIN_ARM_US: Final = 500.0
+"""One sample lasts at least this long."""
+EXPECTED_SPEEDUP: Final = 4
+"""By how much a candidate may beat BASELINE and still last MIN_ARM_US."""
+TICKS_PER_SAMPLE: Final = 500
+"""A sample lasts at least as many ticks of the event clock, so that reading it errs by 0.2 % at most."""
+L2_TURNOVER: Final = 3
+"""How many times its own size must pass through L2 before an input counts as out of it."""
+_KEPT_GRAPHS = 8
+
+Run = Callable[[Any, int], None]
+"""Launches a config once on the n-th set of inputs."""
+
+
+class Timer(Protocol):
+    """Times arms, each an identical number of launches of one config."""
+
+    name: str
+    launches: int
+
+    def times_us(self, arms: Sequence[Hashable]) -> list[float]:
+        """Microseconds a launch of each arm, queued one after the other without a gap.
+
+        An arm is a key that `run` understands. The first arm hides the host's time to queue the rest: its time is
+        no fair sample.
+        """
+
+
+class GraphTimer:
+    """One replay of a CUDA graph of `launches` launches that walk through `sets` sets of inputs.
+
+    What a replay costs beside the launches is the same for every config, since all have equally many: it makes a gain
+    look smaller, never larger.
+    """
+
+    name = "graph"
+
+    def __init__(self, run: Run, sets: int, launches: int) -> None:
+        import torch
+
+        self._torch, self._run, self._sets, self.launches = torch, run, sets, launches
+        self._stream = torch.cuda.Stream()
+        self._graphs: OrderedDict[Hashable, Any] = OrderedDict()
+
+    def times_us(self, arms: Sequence[Hashable]) -> list[float]:
+        """One replay an arm."""
+        graphs = [self._graph(arm) for arm in arms]
+        events = []
+        for graph in graphs:
+            start, end = _event_pair(self._torch)
+            start.record()
+            graph.replay()
+            end.record()
+            events.append((start, end))
+        self._torch.cuda.synchronize()
+        return [float(start.elapsed_time(end)) * 1e3 / self.launches for start, end in events]
+
+    def _graph(self, arm: Hashable) -> Any:
+        """The captured launches of an arm; the last few are kept."""
+        if arm in self._graphs:
+            self._graphs.move_to_end(arm)
+            return self._graphs[arm]
+        torch = self._torch
+        self._run(arm, 0)  # Outside the capture: loading the machine code is not allowed within.
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        # torch.cuda.graph() would collect garbage each time; a sweep captures thousands.
+        with torch.cuda.stream(self._stream):
+            graph.capture_begin()
+            try:
+                for index in range(self.launches):
+                    self._run(arm, index % self._sets)
+            finally:
+                graph.capture_end()
+        self._graphs[arm] = graph
+        while len(self._graphs) > _KEPT_GRAPHS:
+            self._graphs.popitem(last=False)
+        return graph
+
+
+class EventTimer:
+    """Events around each of `launches` launches, L2 flushed before each by writing `flush_bytes` (0: left warm)."""
+
+    name = "events"
+
+    def __init__(self, run: Run, sets: int, launches: int, flush_bytes: int) -> None:
+        import torch
+
+        self._torch, self._run, self._sets, self.launches = torch, run, sets, launches
+        self._flush = torch.empty(flush_bytes, dtype=torch.int8, device="cuda") if flush_bytes else None
+
+    def times_us(self, arms: Sequence[Hashable]) -> list[float]:
+        """`launches` launches an arm."""
+        events = []
+        for arm in arms:
+            pairs = []
+            for index in range(self.launches):
+                if self._flush is not None:
+                    self._flush.zero_()
+                start, end = _event_pair(self._torch)
+                start.record()
+                self._run(arm, index % self._sets)
+                end.record()
+                pairs.append((start, end))
+            events.append(pairs)
+        self._torch.cuda.synchronize()
+        return [sum(float(s.elapsed_time(e)) for s, e in pairs) * 1e3 / self.launches for pairs in events]
+
+
+def launches_for(baseline_us: float, sets: int) -> int:
+    """How many launches make a sample: long enough for a config EXPECTED_SPEEDUP times as fast as BASELINE.
+
+    Always whole rounds of the input sets, so that every config meets the same inputs equally often.
+    """
+    wanted = math.ceil(MIN_ARM_US * EXPECTED_SPEEDUP / baseline_us)
+    return math.ceil(wanted / sets) * sets
+
+
+def event_tick_us(samples: int = 200) -> float:
+    """The step of the event clock in microseconds: the smallest difference between two readings that differ."""
+    import torch
+
+    pairs = [_event_pair(torch) for _ in range(samples)]
+    for start, end in pairs:
+        start.record()
+        end.record()
+    torch.cuda.synchronize()
+    readings = sorted({float(start.elapsed_time(end)) * 1e3 for start, end in pairs})
+    steps = [later - earlier for earlier, later in itertools.pairwise(readings)]
+    # Readings that are all alike tell that a step is at most as long as what was read.
+    return min(steps, default=readings[0])
+
+
+def check_tick(tick_us: float, sample_us: float) -> None:
+    """Raise MeasurementError where a sample of `sample_us` is too short for an event clock of this step."""
+    if sample_us < TICKS_PER_SAMPLE * tick_us:
+        raise MeasurementError(
+            f"this GPU's event clock steps by {tick_us:.3f} us, and a sample lasts only {sample_us:.0f} us, where "
+            f"{TICKS_PER_SAMPLE} steps are needed; nothing measured so could be trusted"
+        )
+
+
+def _event_pair(torch: Any) -> tuple[Any, Any]:
+    event = torch.cuda.Event
+    return event(enable_timing=True), event(enable_timing=True)

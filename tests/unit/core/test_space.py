@@ -1,0 +1,305 @@
+"""Which configs are candidates, and why one is not tried."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fusetune.core.config import BASELINE, Config
+from fusetune.core.problem import DTYPES, PRECISIONS, Problem, make_problem
+from fusetune.core.space import (
+    GEMM_SPACE,
+    SEED_SPACE,
+    SPACE_NAMES,
+    Rejection,
+    Space,
+    SpaceName,
+    candidates,
+    pipelined_shared_bytes,
+    reject_reason,
+    uses_wgmma,
+)
+from fusetune.core.target import Target, find_target, known_targets
+from fusetune.errors import UsageError
+
+RTX_4090 = find_target("rtx4090")
+H100 = find_target("h100-sxm")
+LARGE = make_problem(4096, 4096, 4096, "float32")
+REASONS = {"shared_memory", "accumulator_registers", "idle_warps", "tile_too_large", "idle_stages", "no_effect"}
+
+dimensions = st.one_of(st.integers(min_value=1, max_value=300), st.integers(min_value=1, max_value=2**31 - 1))
+multiplied = st.one_of(
+    st.tuples(st.just("float32"), st.sampled_from(PRECISIONS)),
+    st.tuples(st.sampled_from(["float16", "bfloat16"]), st.none()),
+)
+problems = st.builds(
+    lambda M, N, K, kind: make_problem(M, N, K, *kind), M=dimensions, N=dimensions, K=dimensions, kind=multiplied
+)
+configs = st.sampled_from(GEMM_SPACE.configs())
+targets = st.sampled_from(known_targets())
+each_target = pytest.mark.parametrize("target", known_targets(), ids=lambda target: target.aliases[0])
+
+SPACES = {
+    **{name: candidates(GEMM_SPACE, name) for name in SPACE_NAMES},
+    "without it": Space({"BLOCK_M": (16, 32), "num_warps": (2, 8)}).configs(),
+    "of another variant": Space({"num_stages": (2, 3)}, variants=("persistent",)).configs(),
+    "of two variants": Space({"num_stages": (2, 3)}, variants=("persistent", "tiled")).configs(),
+    "empty": Space({}).configs(),
+}
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_baseline_is_the_first_of_every_space_and_there_once(name: str) -> None:
+    assert SPACES[name][0] == BASELINE
+    assert SPACES[name].count(BASELINE) == 1
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_no_candidate_is_there_twice(name: str) -> None:
+    assert len(set(SPACES[name])) == len(SPACES[name])
+
+
+def test_the_gemm_space_holds_the_values_that_were_asked_for() -> None:
+    assert {name: set(values) for name, values in GEMM_SPACE.values.items()} == {
+        "BLOCK_M": {16, 32, 64, 128, 256},
+        "BLOCK_N": {16, 32, 64, 128, 256},
+        "BLOCK_K": {16, 32, 64, 128, 256},
+        "num_warps": {2, 4, 8},
+        "num_stages": {2, 3, 4, 5},
+        "GROUP_M": {1, 8},
+    }
+    assert len(GEMM_SPACE.configs()) == 5 * 5 * 5 * 3 * 4 * 2
+
+
+def test_the_seed_s_space_is_its_tile_with_4_or_8_warps_and_2_or_3_stages() -> None:
+    found = candidates(GEMM_SPACE, "seed")
+    assert len(found) == 4
+    assert set(found) == {Config(num_warps=warps, num_stages=stages) for warps in (4, 8) for stages in (2, 3)}
+    assert found == SEED_SPACE.configs()
+
+
+def test_an_op_s_own_space_is_what_full_means() -> None:
+    own = Space({"BLOCK_M": (32, 64), "num_stages": (2, 3)})
+    assert set(candidates(own, "full")) == {Config(BLOCK_M=m, num_stages=s) for m in (32, 64) for s in (2, 3)}
+
+
+def test_standard_is_a_part_of_full_in_the_same_order() -> None:
+    full, standard = candidates(GEMM_SPACE, "full"), candidates(GEMM_SPACE, "standard")
+    assert [config for config in full if config in set(standard)] == list(standard)
+    assert len(full) / 4 < len(standard) < len(full)
+
+
+@pytest.mark.parametrize(
+    ("config", "tried"),
+    [
+        (Config(BLOCK_M=128, BLOCK_N=16), True),
+        (Config(BLOCK_M=256, BLOCK_N=16), False),
+        (Config(BLOCK_M=16, BLOCK_N=256), False),
+        (Config(BLOCK_K=16), False),
+        (Config(BLOCK_M=64, BLOCK_N=64, BLOCK_K=256), True),
+        (Config(BLOCK_M=128, BLOCK_N=64, BLOCK_K=256), False),
+        (Config(BLOCK_M=64, BLOCK_N=16, BLOCK_K=128, num_stages=3), True),  # the best of 128 x 512 x 1024 on an H200
+    ],
+    ids=lambda value: value.label() if isinstance(value, Config) else str(value),
+)
+def test_standard_leaves_out_tiles_that_are_out_of_proportion(config: Config, tried: bool) -> None:
+    assert (config in candidates(GEMM_SPACE, "standard")) is tried
+    assert config in candidates(GEMM_SPACE, "full")
+
+
+def test_a_space_that_distrusts_baseline_s_tile_still_begins_with_it_in_standard() -> None:
+    deep = Space({"BLOCK_M": (256,), "BLOCK_K": (16,)})
+    assert candidates(deep, "standard") == (BASELINE,)
+
+
+def test_an_unknown_space_is_refused_with_the_names_of_those_there_are() -> None:
+    unknown: SpaceName = "huge"  # type: ignore[assignment]
+    with pytest.raises(UsageError, match="'huge' is not known; use one of standard, full, seed"):
+        candidates(GEMM_SPACE, unknown)
+
+
+@pytest.mark.parametrize(
+    ("config", "problem", "rejection"),
+    [
+        (
+            Config(BLOCK_M=128, BLOCK_N=128, BLOCK_K=64, num_warps=8, num_stages=3),
+            LARGE,
+            Rejection("shared_memory", "needs 131072 bytes of shared memory, NVIDIA GeForce RTX 4090 has 101376"),
+        ),
+        (
+            Config(BLOCK_M=256, BLOCK_N=128, num_warps=4),
+            LARGE,
+            Rejection("accumulator_registers", "256 accumulator registers a thread"),
+        ),
+        (
+            Config(BLOCK_M=16, BLOCK_N=32, num_warps=8),
+            LARGE,
+            Rejection("idle_warps", "16x32 has no m16n8 tile for each warp"),
+        ),
+        (
+            Config(BLOCK_M=128),
+            make_problem(60, 4096, 4096, "float32"),
+            Rejection("tile_too_large", "BLOCK_M 128 for a size of 60"),
+        ),
+        (
+            Config(BLOCK_N=32),
+            make_problem(4096, 10, 4096, "float32"),
+            Rejection("tile_too_large", "BLOCK_N 32 for a size of 10"),
+        ),
+        (
+            Config(BLOCK_K=128),
+            make_problem(4096, 4096, 64, "float32"),
+            Rejection("tile_too_large", "BLOCK_K 128 for a size of 64"),
+        ),
+        (
+            Config(num_stages=5),
+            make_problem(4096, 4096, 96, "float32"),
+            Rejection("idle_stages", "5 stages for 3 steps along K"),
+        ),
+        (
+            Config(num_stages=3),
+            make_problem(4096, 4096, 32, "float32"),
+            Rejection("idle_stages", "3 stages for 1 steps along K"),
+        ),
+        (
+            Config(GROUP_M=8),
+            make_problem(64, 4096, 4096, "float32"),
+            Rejection("no_effect", "GROUP_M orders rows of tiles, and there is one row"),
+        ),
+    ],
+    ids=lambda value: value.reason if isinstance(value, Rejection) else "",
+)
+def test_a_rejected_config_is_told_why_with_the_figures(config: Config, problem: Problem, rejection: Rejection) -> None:
+    assert reject_reason(config, problem, RTX_4090) == rejection
+
+
+@pytest.mark.parametrize(
+    ("config", "problem"),
+    [
+        (Config(BLOCK_M=128, BLOCK_N=128, BLOCK_K=64, num_warps=8, num_stages=2), LARGE),  # 65,536 bytes
+        (Config(BLOCK_M=128, BLOCK_N=128, num_warps=4), LARGE),  # 128 accumulators a thread
+        (Config(BLOCK_M=16, BLOCK_N=16, num_warps=2), LARGE),  # one m16n8 tile for each warp
+        (Config(BLOCK_M=128), make_problem(65, 4096, 4096, "float32")),  # 128 is the power of two that covers 65
+        (Config(BLOCK_M=16), make_problem(1, 4096, 4096, "float32")),  # no tile is smaller
+        (Config(num_stages=4), make_problem(4096, 4096, 96, "float32")),  # three steps and one ahead
+        (Config(num_stages=2), make_problem(4096, 4096, 32, "float32")),
+        (Config(GROUP_M=8), make_problem(65, 4096, 4096, "float32")),  # two rows of tiles
+    ],
+    ids=[
+        "shared_memory",
+        "accumulator_registers",
+        "idle_warps",
+        "tile_too_large",
+        "smallest tile",
+        "idle_stages",
+        "two stages",
+        "no_effect",
+    ],
+)
+def test_a_config_just_inside_a_limit_is_tried(config: Config, problem: Problem) -> None:
+    assert reject_reason(config, problem, RTX_4090) is None
+
+
+def test_the_limit_of_shared_memory_is_met_to_the_byte() -> None:
+    config = Config(BLOCK_M=128, BLOCK_N=128, num_warps=8, num_stages=4)
+    needed = 3 * 32768
+    assert reject_reason(config, LARGE, target_with(shared_bytes_per_cta=needed)) is None
+    short = reject_reason(config, LARGE, target_with(shared_bytes_per_cta=needed - 1))
+    assert short is not None
+    assert short.reason == "shared_memory"
+
+
+def target_with(*, shared_bytes_per_cta: int) -> Target:
+    fields = {name: getattr(RTX_4090, name) for name in Target.__struct_fields__}
+    return Target(**{**fields, "shared_bytes_per_cta": shared_bytes_per_cta})
+
+
+@pytest.mark.parametrize(
+    ("target", "config", "shared_bytes"),
+    [
+        # mma.sync: (num_stages - 1) tiles of (64 + 64) * 32 * 4 = 16,384 bytes.
+        (RTX_4090, Config(num_stages=2), 16384),
+        (RTX_4090, Config(num_stages=3), 32768),  # what the seed's kernel uses when compiled for sm_89
+        (RTX_4090, Config(num_stages=5), 65536),
+        (RTX_4090, Config(num_stages=1), 16384),  # no pipeline, yet one tile on its way to the registers
+        # wgmma reads from shared memory, so that every stage is a tile.
+        (H100, Config(num_stages=2), 32768),
+        (H100, Config(num_stages=3), 49152),
+        (H100, Config(num_stages=1), 16384),
+        # sm_90 without wgmma: tiles below 64 rows, or fewer than the 4 warps of a warpgroup.
+        (H100, Config(BLOCK_M=32, num_stages=3), 2 * 96 * 32 * 4),
+        (H100, Config(num_warps=2, num_stages=3), 32768),
+    ],
+)
+def test_wgmma_keeps_every_stage_in_shared_memory_and_mma_sync_one_less(
+    target: Target, config: Config, shared_bytes: int
+) -> None:
+    assert pipelined_shared_bytes(config, LARGE, target) == shared_bytes
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_sixteen_bit_tiles_take_half_the_shared_memory(dtype: str) -> None:
+    half = make_problem(4096, 4096, 4096, dtype)  # type: ignore[arg-type]
+    assert pipelined_shared_bytes(Config(num_stages=3), half, RTX_4090) == 16384
+    assert pipelined_shared_bytes(Config(num_stages=3), half, H100) == 24576
+
+
+def test_the_same_config_is_out_on_hopper_where_the_last_stage_does_not_fit() -> None:
+    """A tile of 64 x 256 x 64 takes 81,920 bytes: mma.sync's two would fit, wgmma's three do not."""
+    config = Config(BLOCK_M=64, BLOCK_N=256, BLOCK_K=64, num_warps=8, num_stages=3)
+    rejected = reject_reason(config, LARGE, H100)
+    assert rejected == Rejection(
+        "shared_memory", "needs 245760 bytes of shared memory, NVIDIA H100 80GB HBM3 has 232448"
+    )
+    ieee = make_problem(4096, 4096, 4096, "float32", "ieee")
+    assert reject_reason(config, ieee, H100) is None
+
+
+@pytest.mark.parametrize(("precision", "wgmma"), [("tf32", True), ("ieee", False)])
+def test_ieee_float32_has_no_tensor_core_to_go_through(precision: str, wgmma: bool) -> None:
+    problem = make_problem(4096, 4096, 4096, "float32", precision)  # type: ignore[arg-type]
+    assert uses_wgmma(BASELINE, problem, H100) is wgmma
+
+
+@each_target
+def test_wgmma_is_hopper_s_alone(target: Target) -> None:
+    for dtype in DTYPES:
+        assert uses_wgmma(BASELINE, make_problem(64, 64, 64, dtype), target) is (target.capability == "9.0")
+
+
+@each_target
+@given(kind=multiplied)
+def test_baseline_is_never_too_large_for_a_problem(target: Target, kind: tuple[str, str | None]) -> None:
+    smallest = make_problem(1, 1, 1, *kind)  # type: ignore[arg-type]
+    assert reject_reason(BASELINE, smallest, target) is None
+
+
+def test_its_twin_with_another_stage_is() -> None:
+    """So that the test above says something: nothing but being BASELINE saves it."""
+    rejected = reject_reason(Config(num_stages=3), make_problem(1, 1, 1, "float32"), RTX_4090)
+    assert rejected is not None
+    assert rejected.reason == "tile_too_large"
+
+
+@given(config=configs, problem=problems, target=targets)
+def test_every_config_is_answered_for_every_problem_and_target(
+    config: Config, problem: Problem, target: Target
+) -> None:
+    rejected = reject_reason(config, problem, target)
+    if rejected is not None:
+        assert rejected.reason in REASONS
+        assert rejected.detail
+
+
+@given(config=configs, problem=problems, target=targets)
+def test_a_config_that_is_let_through_fits_into_shared_memory_and_registers(
+    config: Config, problem: Problem, target: Target
+) -> None:
+    if reject_reason(config, problem, target) is None:
+        assert pipelined_shared_bytes(config, problem, target) <= target.shared_bytes_per_cta
+        assert config.BLOCK_M * config.BLOCK_N / (32 * config.num_warps) <= 128
+
+
+@each_target
+def test_a_large_problem_leaves_a_space_worth_sweeping(target: Target) -> None:
+    tried = [config for config in candidates(GEMM_SPACE, "standard") if reject_reason(config, LARGE, target) is None]
+    assert len(tried) >= 200

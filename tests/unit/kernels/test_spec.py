@@ -1,0 +1,348 @@
+"""KernelSpec: how an op is found, what its hash sees, and what its launches hold."""
+
+import importlib.util
+import inspect
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from fusetune.core.config import BASELINE, Config
+from fusetune.core.problem import DTYPES, make_problem
+from fusetune.core.space import GEMM_SPACE, SEED_SPACE, Space, candidates
+from fusetune.errors import UnsupportedProblemError, UsageError
+from fusetune.kernels import spec as spec_module
+from fusetune.kernels.gemm_scale import SPEC, GemmScale, gemm_scale_tiled
+from fusetune.kernels.spec import (
+    AbstractTensor,
+    KernelSpec,
+    Launch,
+    Operand,
+    Tolerance,
+    abstract_tensors,
+    hash_kernels,
+    load_spec,
+)
+
+PROBLEM = make_problem(100, 200, 96, "float32")
+
+KERNEL = '''
+def kernel(x_ptr, n, BLOCK):
+    """Doubles."""
+    for at in range(0, n, BLOCK):
+        if at < n:
+            x_ptr[at] = x_ptr[at] * 2
+    return x_ptr
+'''
+SAME_TO_A_MACHINE = {
+    "a comment": KERNEL.replace("    for", "    # Over all blocks.\n    for"),
+    "a comment behind code": KERNEL.replace("BLOCK):\n        if", "BLOCK):  # blocks\n        if"),
+    "blank lines": KERNEL.replace("    for", "\n\n    for").replace("        if", "\n        if"),
+    "two spaces of indentation": KERNEL.replace("    ", "  "),
+    "spaces between tokens": KERNEL.replace("x_ptr[at] * 2", "x_ptr[at]*2").replace("(0, n, BLOCK)", "(0,n,BLOCK)"),
+    "a line broken in brackets": KERNEL.replace("range(0, n, BLOCK)", "range(\n        0, n, BLOCK\n    )"),
+    "another place in the file": "ANYTHING = 1\n\n\n" + KERNEL,
+}
+OTHER_CODE = {
+    "another constant": KERNEL.replace("* 2", "* 3"),
+    "another name": KERNEL.replace("x_ptr", "y_ptr"),
+    "another operator": KERNEL.replace("at < n", "at <= n"),
+    "another default": KERNEL.replace("BLOCK)", "BLOCK=64)", 1),
+    "a statement that left the loop": KERNEL.replace("    return", "        return"),
+    "one statement less": KERNEL.replace("    return x_ptr\n", ""),
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder that Python imports from; what was imported from it is forgotten afterwards."""
+    monkeypatch.syspath_prepend(tmp_path)
+    before = set(sys.modules)
+    yield tmp_path
+    for name in set(sys.modules) - before:
+        if getattr(sys.modules[name], "__file__", None) and str(tmp_path) in str(sys.modules[name].__file__):
+            del sys.modules[name]
+
+
+def imported(folder: Path, name: str, source: str) -> ModuleType:
+    path = folder / f"{name}.py"
+    path.write_text(source, encoding="utf-8")
+    found = importlib.util.spec_from_file_location(name, path)
+    assert found is not None
+    assert found.loader is not None
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("change", SAME_TO_A_MACHINE)
+def test_the_hash_of_a_kernel_does_not_see(tmp_path: Path, change: str) -> None:
+    assert SAME_TO_A_MACHINE[change] != KERNEL
+    original = imported(tmp_path, "original", KERNEL).kernel
+    changed = imported(tmp_path, "changed", SAME_TO_A_MACHINE[change]).kernel
+    assert hash_kernels(changed) == hash_kernels(original)
+
+
+@pytest.mark.parametrize("change", OTHER_CODE)
+def test_the_hash_of_a_kernel_sees(tmp_path: Path, change: str) -> None:
+    assert OTHER_CODE[change] != KERNEL
+    original = imported(tmp_path, "original", KERNEL).kernel
+    changed = imported(tmp_path, "changed", OTHER_CODE[change]).kernel
+    assert hash_kernels(changed) != hash_kernels(original)
+
+
+def test_the_hash_is_sixteen_hex_digits_and_the_same_every_time() -> None:
+    digits = SPEC.source_hash()
+    assert len(digits) == 16
+    assert set(digits) <= set("0123456789abcdef")
+    assert SPEC.source_hash() == digits
+
+
+def test_the_hash_of_a_kernel_does_not_mind_where_it_is_defined(tmp_path: Path) -> None:
+    inside = "class Holder:\n" + textwrap.indent(KERNEL, "    ")
+    held = imported(tmp_path, "held", inside).Holder.kernel
+    assert hash_kernels(held) == hash_kernels(imported(tmp_path, "original", KERNEL).kernel)
+
+
+def test_the_hash_covers_every_kernel_of_an_op(tmp_path: Path) -> None:
+    module = imported(tmp_path, "two", KERNEL + KERNEL.replace("def kernel", "def other"))
+    both = hash_kernels(module.kernel, module.other)
+    assert len({both, hash_kernels(module.kernel), hash_kernels(module.other)}) == 3
+
+
+def test_a_triton_kernel_is_hashed_by_the_function_that_it_wraps() -> None:
+    assert hash_kernels(gemm_scale_tiled) == hash_kernels(gemm_scale_tiled.fn) == SPEC.source_hash()
+
+
+def test_a_built_in_op_is_found_by_its_name() -> None:
+    assert load_spec("gemm_scale") is SPEC
+    assert load_spec("fusetune.kernels.gemm_scale:SPEC") is SPEC
+
+
+def test_every_built_in_op_loads_under_its_own_name() -> None:
+    for name in spec_module.BUILT_IN_OPS:
+        assert load_spec(name).name == name
+
+
+USER_SPEC = """
+from fusetune.core.space import Space
+from fusetune.kernels.spec import Launch, Operand, Tolerance
+
+
+class Double:
+    name = "double"
+    space = Space({"BLOCK_M": (32, 64)})
+    dtypes = ("float32",)
+    modes = (None,)
+
+    def operands(self, problem):
+        return (Operand("x", (problem.M,), "float32"), Operand("y", (problem.M,), "float32", role="output"))
+
+    def launches(self, problem, config, tensors):
+        return [Launch(None, (1,), dict(tensors), {"BLOCK": config.BLOCK_M})]
+
+    def reference(self, problem, inputs):
+        return {"y": inputs["x"] * 2}
+
+    def tolerance(self, problem):
+        return Tolerance(1e-6, 1e-5)
+
+    def flops(self, problem):
+        return float(problem.M)
+
+    def bytes(self, problem):
+        return 8.0 * problem.M
+
+    def deterministic(self, config):
+        return True
+
+    def source_hash(self):
+        return "0" * 16
+
+
+class WithoutAReference(Double):
+    reference = None
+
+
+SPEC = Double()
+NOT_A_SPEC = {"name": "double"}
+del WithoutAReference.reference
+
+
+class Half:
+    name = "half"
+    space = Double.space
+
+
+HALF = Half()
+"""
+
+
+def test_a_user_s_own_op_comes_in_through_module_and_attribute(folder: Path) -> None:
+    (folder / "my_ops.py").write_text(USER_SPEC, encoding="utf-8")
+    spec = load_spec("my_ops:SPEC")
+    assert isinstance(spec, KernelSpec)
+    assert spec.name == "double"
+    assert spec.space == Space({"BLOCK_M": (32, 64)})
+    assert candidates(spec.space, "full")[0] == BASELINE
+    tensors = abstract_tensors(spec, PROBLEM)
+    assert tensors == {"x": AbstractTensor((100,), "float32"), "y": AbstractTensor((100,), "float32")}
+    (launch,) = spec.launches(PROBLEM, Config(BLOCK_M=32), tensors)
+    assert (launch.arguments, launch.constants, launch.options) == (tensors, {"BLOCK": 32}, {})
+    assert spec.tolerance(PROBLEM) == Tolerance(frobenius=1e-6, maximum=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("op", "message"),
+    [
+        ("gem_scale", r"op 'gem_scale' is not known; use one of: .*\bgemm_scale\b.*, or module:attribute"),
+        ("", "op '' is not known"),
+        ("my_op:SPEC", "cannot load my_op:SPEC: No module named 'my_op'"),
+        ("my_ops:SPECS", "cannot load my_ops:SPECS: module 'my_ops' has no attribute 'SPECS'"),
+        ("my_ops:", "cannot load my_ops:"),
+        (":SPEC", "op ':SPEC': write it as module:attribute"),
+        (".my_ops:SPEC", "op '.my_ops:SPEC': write it as module:attribute"),
+        ("my_ops:NOT_A_SPEC", "my_ops:NOT_A_SPEC is not a KernelSpec; see fusetune/kernels/spec.py"),
+        ("my_ops:HALF", "my_ops:HALF is not a KernelSpec"),
+        ("my_ops:Double", r"my_ops:Double is a class; name an instance of it, as in SPEC = Double\(\)"),
+        ("broken_imports:SPEC", "No module named 'not_installed_anywhere'"),
+    ],
+)
+def test_an_op_that_cannot_be_loaded_is_a_usage_error_that_says_why(folder: Path, op: str, message: str) -> None:
+    (folder / "my_ops.py").write_text(USER_SPEC, encoding="utf-8")
+    (folder / "broken_imports.py").write_text("import not_installed_anywhere\n", encoding="utf-8")
+    with pytest.raises(UsageError, match=message):
+        load_spec(op)
+
+
+def test_a_plug_in_is_found_by_its_name_and_cannot_take_a_built_in_one(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "my_ops.py").write_text(USER_SPEC, encoding="utf-8")
+
+    class Point:
+        def __init__(self, name: str) -> None:
+            self.name, self.value = name, "my_ops:SPEC"
+
+    def installed(*, group: str) -> list[Point]:
+        assert group == "fusetune.ops"
+        return [Point("double"), Point("gemm_scale")]
+
+    monkeypatch.setattr(spec_module, "entry_points", installed)
+    assert load_spec("double").name == "double"
+    assert load_spec("gemm_scale") is SPEC
+    with pytest.raises(UsageError, match="use one of: double, gemm_scale, or"):
+        load_spec("triple")
+
+
+@pytest.mark.parametrize(
+    ("shape", "stride"), [((7,), (1,)), ((3, 5), (5, 1)), ((2, 3, 4), (12, 4, 1)), ((1, 1), (1, 1)), ((), ())]
+)
+def test_an_abstract_tensor_is_contiguous(shape: tuple[int, ...], stride: tuple[int, ...]) -> None:
+    assert AbstractTensor(shape, "float32").stride() == stride
+
+
+def test_an_operand_counts_its_elements() -> None:
+    assert Operand("x", (3, 5, 7), "float16").numel == 105
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_operands_of_gemm_scale_have_the_shapes_that_nn_linear_keeps(dtype: Any) -> None:
+    problem = make_problem(100, 200, 96, dtype)
+    shapes = {operand.name: (operand.shape, operand.role) for operand in SPEC.operands(problem)}
+    assert shapes == {
+        "x": ((100, 96), "input"),
+        "weight": ((200, 96), "input"),
+        "bias": ((200,), "input"),
+        "scale": ((200,), "input"),
+        "y": ((100, 200), "output"),
+    }
+    assert {operand.dtype for operand in SPEC.operands(problem)} == {dtype}
+
+
+def test_abstract_tensors_are_there_for_every_operand_with_its_shape_and_dtype() -> None:
+    problem = make_problem(100, 200, 96, "bfloat16")
+    tensors = abstract_tensors(SPEC, problem)
+    assert tensors == {o.name: AbstractTensor(o.shape, "bfloat16") for o in SPEC.operands(problem)}
+    assert tensors["weight"].stride() == (96, 1)
+
+
+def parameters(launch: Launch) -> set[str]:
+    return set(inspect.signature(launch.kernel.fn).parameters)
+
+
+@pytest.mark.parametrize("config", SEED_SPACE.configs(), ids=lambda config: config.label())
+def test_a_launch_of_the_seed_s_space_gives_the_kernel_every_argument_once(config: Config) -> None:
+    (launch,) = SPEC.launches(PROBLEM, config, abstract_tensors(SPEC, PROBLEM))
+    assert set(launch.arguments) | set(launch.constants) == parameters(launch)
+    assert not set(launch.arguments) & set(launch.constants)
+    assert (launch.options["num_warps"], launch.options["num_stages"]) == (config.num_warps, config.num_stages)
+    assert launch.grid == (2 * 4,)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [Config(BLOCK_M=16, BLOCK_N=256, BLOCK_K=128, GROUP_M=8, num_warps=8, num_stages=4), Config(BLOCK_K=64)],
+    ids=lambda config: config.label(),
+)
+def test_a_launch_carries_the_config_and_the_problem_over(config: Config) -> None:
+    (launch,) = SPEC.launches(PROBLEM, config, abstract_tensors(SPEC, PROBLEM))
+    for name in ("BLOCK_M", "BLOCK_N", "BLOCK_K", "GROUP_M"):
+        assert launch.constants[name] == getattr(config, name)
+    assert launch.constants["PRECISION"] == "tf32"
+    assert {name: launch.arguments[name] for name in ("M", "N", "K")} == {"M": 100, "N": 200, "K": 96}
+    strides = ("stride_xm", "stride_xk", "stride_wn", "stride_wk")
+    assert [launch.arguments[name] for name in strides] == [96, 1, 96, 1]
+    assert launch.grid == (-(-100 // config.BLOCK_M) * -(-200 // config.BLOCK_N),)
+
+
+@pytest.mark.parametrize(("block_k", "even"), [(32, True), (64, False), (16, True), (128, False)])
+def test_the_mask_along_k_is_left_out_just_where_steps_end_with_k(block_k: int, even: bool) -> None:
+    (launch,) = SPEC.launches(PROBLEM, Config(BLOCK_K=block_k), abstract_tensors(SPEC, PROBLEM))
+    assert launch.constants["EVEN_K"] is even
+
+
+def test_contraction_into_fma_is_asked_for_whatever_triton_s_default_is() -> None:
+    (launch,) = SPEC.launches(PROBLEM, BASELINE, abstract_tensors(SPEC, PROBLEM))
+    assert launch.options["enable_fp_fusion"] is True
+
+
+@pytest.mark.parametrize("config", [Config(variant="persistent"), Config(SPLIT_K=2)])
+def test_a_variant_that_the_op_does_not_have_is_refused_by_name(config: Config) -> None:
+    with pytest.raises(UnsupportedProblemError, match=f"no variant '{config.label()}'"):
+        SPEC.launches(PROBLEM, config, abstract_tensors(SPEC, PROBLEM))
+
+
+def test_gemm_scale_has_no_training_form() -> None:
+    with pytest.raises(UnsupportedProblemError, match="gemm_scale has no mode 'train'"):
+        SPEC.operands(make_problem(1, 1, 1, "float32", mode="train"))
+
+
+def test_a_launch_runs_its_kernel_on_its_grid_with_everything_by_name() -> None:
+    seen = {}
+
+    class Kernel:
+        def __getitem__(self, grid: tuple[int, ...]) -> Any:
+            return lambda **named: seen.update(grid=grid, **named)
+
+    Launch(Kernel(), (3, 2), {"x_ptr": "x"}, {"BLOCK": 64}, {"num_warps": 8}).run()
+    assert seen == {"grid": (3, 2), "x_ptr": "x", "BLOCK": 64, "num_warps": 8}
+
+
+def test_gemm_scale_offers_the_gemm_space_and_counts_its_work() -> None:
+    assert SPEC.space is GEMM_SPACE
+    problem = make_problem(3, 5, 7, "float16")
+    assert SPEC.flops(problem) == 2 * 3 * 5 * 7 + 2 * 3 * 5
+    assert SPEC.bytes(problem) == 2 * (3 * 7 + 5 * 7 + 5 + 5 + 3 * 5)
+
+
+@pytest.mark.parametrize("missing", ["launches", "reference", "tolerance", "source_hash", "space"])
+def test_an_object_that_lacks_a_part_is_no_kernel_spec(missing: str) -> None:
+    parts = {name: getattr(SPEC, name) for name in dir(GemmScale) if not name.startswith("_")}
+    assert isinstance(type("Whole", (), parts)(), KernelSpec)
+    del parts[missing]
+    assert not isinstance(type("Part", (), parts)(), KernelSpec)

@@ -1,0 +1,133 @@
+"""ModelNew stands where the plain PyTorch module stood: same state, same outputs, same statistics."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+from fusetune import ModelNew
+from fusetune.errors import UsageError
+
+
+class Plain(nn.Module):
+    """Linear, then scale, then BatchNorm1d, as a user writes it."""
+
+    def __init__(self, in_features, out_features, scale_shape, eps=1e-5, momentum=0.1):
+        super().__init__()
+        self.gemm = nn.Linear(in_features, out_features)
+        self.scale = nn.Parameter(torch.randn(scale_shape))
+        self.bn = nn.BatchNorm1d(out_features, eps=eps, momentum=momentum)
+
+    def forward(self, x):
+        return self.bn(self.gemm(x) * self.scale)
+
+
+def _pair(*arguments, **options):
+    torch.manual_seed(0)
+    plain = Plain(*arguments, **options)
+    torch.manual_seed(0)
+    return ModelNew(*arguments, **options), plain
+
+
+def _assert_same_state(ours, plain):
+    mine, expected = ours.state_dict(), plain.state_dict()
+    assert list(mine) == list(expected)
+    for name, value in expected.items():
+        assert torch.equal(mine[name], value), name
+
+
+@pytest.mark.parametrize("scale_shape", [(6,), (1, 6), 6])
+def test_the_same_seed_makes_the_same_state(scale_shape):
+    ours, plain = _pair(10, 6, scale_shape)
+    _assert_same_state(ours, plain)
+    assert list(ours.state_dict())[:3] == ["scale", "gemm.weight", "gemm.bias"]
+    assert [name for name, _ in ours.named_parameters()] == [name for name, _ in plain.named_parameters()]
+
+
+def test_state_dicts_load_both_ways():
+    (ours, _), (_, plain) = _pair(10, 6, (6,)), _pair(10, 6, (6,))
+    with torch.no_grad():
+        for tensor in ours.state_dict().values():
+            tensor.add_(1)
+    plain.load_state_dict(ours.state_dict())
+    _assert_same_state(ours, plain)
+    fresh = ModelNew(10, 6, (6,))
+    fresh.load_state_dict(plain.state_dict())
+    _assert_same_state(fresh, plain)
+
+
+@pytest.mark.parametrize("options", [{}, {"eps": 0.5, "momentum": 0.9}, {"momentum": None}])
+def test_ten_steps_of_training_go_as_the_plain_module_s_do(options):
+    ours, plain = _pair(12, 8, (8,), **options)
+    optimizers = [torch.optim.SGD(module.parameters(), lr=0.05) for module in (ours, plain)]
+    for step in range(10):
+        x = torch.randn(16, 12, generator=torch.Generator().manual_seed(step))
+        outputs = [module(x) for module in (ours, plain)]
+        torch.testing.assert_close(*outputs)
+        for y, optimizer in zip(outputs, optimizers, strict=True):
+            optimizer.zero_grad()
+            (y - x[:, :8]).square().mean().backward()
+            optimizer.step()
+    assert int(ours.bn.num_batches_tracked) == 10
+    for name, value in plain.state_dict().items():
+        torch.testing.assert_close(ours.state_dict()[name], value, msg=lambda text, name=name: f"{name}: {text}")
+    x = torch.randn(5, 12)
+    torch.testing.assert_close(ours.eval()(x), plain.eval()(x))
+
+
+def test_evaluation_leaves_the_running_statistics_alone():
+    ours, _ = _pair(12, 8, (8,))
+    ours(torch.randn(16, 12))
+    before = copy.deepcopy(ours.state_dict())
+    ours.eval()(torch.randn(16, 12))
+    assert all(torch.equal(ours.state_dict()[name], value) for name, value in before.items())
+
+
+def test_momentum_and_eps_reach_batch_norm():
+    bn = ModelNew(4, 3, (3,), eps=0.25, momentum=0.75).bn
+    assert (bn.eps, bn.momentum, bn.num_features) == (0.25, 0.75, 3)
+    default = ModelNew(4, 3, (3,)).bn
+    assert (default.eps, default.momentum) == (1e-5, 0.1)
+
+
+def test_one_row_in_training_is_refused_as_pytorch_refuses_it():
+    ours, plain = _pair(4, 3, (3,))
+    for module in (ours, plain):
+        with pytest.raises(ValueError, match="more than 1 value per channel"):
+            module(torch.randn(1, 4))
+    assert ours.eval()(torch.randn(1, 4)).shape == (1, 3)
+
+
+@pytest.mark.parametrize("scale_shape", [(5,), 5, (), (1,), (6, 1), (2, 6), (6, 6)])
+def test_a_scale_that_is_not_one_factor_an_output_feature_is_refused(scale_shape):
+    with pytest.raises(UsageError, match="gives no factor for each of 6 output features"):
+        ModelNew(10, 6, scale_shape)
+
+
+@pytest.mark.parametrize(
+    "remake",
+    [copy.deepcopy, lambda module: pickle.loads(pickle.dumps(module))],
+    ids=["deepcopy", "pickle"],
+)
+def test_a_copy_is_equal_and_independent(remake):
+    ours, _ = _pair(12, 8, (8,))
+    ours(torch.randn(16, 12))
+    other = remake(ours)
+    _assert_same_state(other, ours)
+    x = torch.randn(9, 12)
+    assert torch.equal(other.eval()(x), ours.eval()(x))
+    with torch.no_grad():
+        other.scale.zero_()
+    assert ours.scale.abs().min() > 0
+
+
+def test_16_bit_modules_work_as_the_plain_module_does():
+    ours, plain = (module.to(torch.bfloat16) for module in _pair(12, 8, (8,)))
+    x = torch.randn(16, 12, dtype=torch.bfloat16)
+    y, expected = ours(x), plain(x)
+    assert y.dtype == torch.bfloat16
+    assert torch.equal(y, expected)

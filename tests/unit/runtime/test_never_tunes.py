@@ -1,0 +1,92 @@
+"""A process that serves requests never tunes, never times and never loads what does."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+# The traps raise no ImportError, which a library might catch for an optional dependency.
+_TRAPS = textwrap.dedent(
+    """
+    import sys
+
+    FORBIDDEN = ("fusetune.tune", "fusetune.measure", "fusetune.report", "fusetune.cli", "click", "rich")
+
+    class Blocker:
+        def find_spec(self, name, path=None, target=None):
+            if any(name == one or name.startswith(one + ".") for one in FORBIDDEN):
+                raise AssertionError(f"trap: {name} was imported")
+
+    sys.meta_path.insert(0, Blocker())
+
+    import triton
+    import triton.testing
+    from triton.runtime.autotuner import Autotuner
+
+    def trap(*args, **kwargs):
+        raise AssertionError("trap: something was tuned or timed")
+
+    for owner, name in ((Autotuner, "__init__"), (Autotuner, "run"), (triton.testing, "do_bench"),
+                        (triton.testing, "do_bench_cudagraph")):
+        assert hasattr(owner, name), name
+        setattr(owner, name, trap)
+    """
+)
+
+_SERVE = textwrap.dedent(
+    """
+    import torch
+
+    import fusetune
+
+    y = fusetune.fused_gemm_scale(torch.randn(5, 7), torch.randn(4, 7), torch.randn(4), torch.randn(4))
+    assert y.shape == (5, 4)
+    model = fusetune.ModelNew(16, 8, (8,))
+    model(torch.randn(4, 16)).sum().backward()
+    model.eval()(torch.randn(4, 16))
+    fusetune.load()
+    fusetune.reload()
+    assert fusetune.explain(128, 512, 1024, target="rtx4090").explain()
+    loaded = [name for name in sys.modules if any(name == one or name.startswith(one + ".") for one in FORBIDDEN)]
+    assert not loaded, loaded
+    print("served")
+    """
+)
+
+
+def _run(script: str, folder, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=folder,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("interpret", ["0", "1"], ids=["by PyTorch", "by the kernel in the interpreter"])
+def test_calls_modules_and_explanations_tune_nothing_and_load_no_tuner(tmp_path, interpret):
+    done = _run(_TRAPS + _SERVE, tmp_path, TRITON_INTERPRET=interpret)
+    assert (done.returncode, done.stdout.strip()) == (0, "served"), done.stderr
+
+
+@pytest.mark.parametrize(
+    "slip",
+    [
+        "import rich",
+        "import click.testing",
+        "import fusetune.tune.sweep",
+        "import fusetune.measure.cuda",
+        "triton.testing.do_bench(lambda: None)",
+        "Autotuner.run(None)",
+    ],
+)
+def test_the_traps_would_show_a_slip(tmp_path, slip):
+    done = _run(_TRAPS + slip, tmp_path)
+    assert done.returncode != 0
+    assert "AssertionError: trap: " in done.stderr

@@ -1,0 +1,73 @@
+"""What the package weighs: what importing it loads, how fast help is there, how long a file is."""
+
+import json
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import fusetune
+
+PACKAGE = Path(fusetune.__file__).parent
+HEAVY = ("torch", "triton", "scipy", "rich", "plotly", "numpy")
+HELP_LIMIT_S = 0.3
+SLOW_INTERPRETER_S = 0.1
+
+
+def loaded_by(statement: str) -> set[str]:
+    """The top-level modules that a fresh interpreter holds after the statement."""
+    program = (
+        f"{statement}\nimport json, sys\nprint(json.dumps(sorted({{name.partition('.')[0] for name in sys.modules}})))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    return set(json.loads(done.stdout))
+
+
+@pytest.mark.parametrize("module", ["fusetune", "fusetune.cli.main", "fusetune.core.decision", "fusetune.store.lookup"])
+def test_importing_loads_nothing_heavy(module: str) -> None:
+    loaded = loaded_by(f"import {module}")
+    assert "fusetune" in loaded
+    assert loaded.isdisjoint(HEAVY)
+
+
+def test_what_is_heavy_would_be_seen() -> None:
+    """Guards the test above: a module that is loaded does show up."""
+    assert "numpy" in loaded_by("import numpy")
+
+
+def test_the_public_names_are_there_without_being_loaded() -> None:
+    loaded = loaded_by("import fusetune\nassert {'ModelNew', 'explain'} <= set(dir(fusetune))")
+    assert loaded.isdisjoint(HEAVY)
+
+
+def test_a_name_that_the_package_does_not_have_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="module 'fusetune' has no attribute 'tune_everything'"):
+        _ = fusetune.tune_everything
+
+
+def fastest_of_5_s(*arguments: str) -> tuple[float, float]:
+    """The least wall time and the least CPU time of a Python process, of five runs."""
+    wall, cpu = [], []
+    for _ in range(5):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        start = time.perf_counter()
+        subprocess.run([sys.executable, *arguments], capture_output=True, check=True)
+        wall.append(time.perf_counter() - start)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        cpu.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    return min(wall), min(cpu)
+
+
+def test_help_is_there_in_under_300_ms() -> None:
+    """By the clock; by the CPU's where a busy machine takes long to start even an empty interpreter."""
+    empty_s, _ = fastest_of_5_s("-c", "pass")
+    wall_s, cpu_s = fastest_of_5_s("-m", "fusetune", "--help")
+    assert (cpu_s if empty_s > SLOW_INTERPRETER_S else wall_s) < HELP_LIMIT_S
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_no_file_is_over_500_lines(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 500

@@ -1,0 +1,208 @@
+from __future__ import annotations
+
+import itertools
+import random
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fusetune.core.config import BASELINE, Config
+from fusetune.core.problem import make_problem
+from fusetune.core.progress import SilentProgress
+from fusetune.core.space import candidates, reject_reason
+from fusetune.core.target import find_target
+from fusetune.errors import MeasurementError
+from fusetune.kernels.gemm_scale import SPEC
+from fusetune.measure.fake import TrueTime
+from fusetune.measure.protocol import Failure
+from fusetune.store.journal import Candidate, JournalWriter, Note, PhaseTime, Record, Sample, read_journal
+from fusetune.tune.log import RunLog
+from fusetune.tune.race import BASELINE_EVERY, BASELINE_TRIES, FINALISTS, ROUNDS, RaceResult, race
+from tests.support.fake_compiler import BreakingMeasurer
+
+RTX4090 = find_target("rtx4090")
+PROBLEM = make_problem(128, 512, 1024, "float32")
+FIELD = [config for config in candidates(SPEC.space, "standard") if reject_reason(config, PROBLEM, RTX4090) is None]
+CRASH = Failure("crash", "the worker died", fatal=True)
+
+
+class Raced:
+    """A race with its journal; candidates are numbered as in FIELD, so BASELINE has number 0."""
+
+    def __init__(self, result: RaceResult, log: RunLog, measurer: BreakingMeasurer) -> None:
+        self.result, self.measurer = result, measurer
+        self.records: list[Record] = list(read_journal(log.journal.path))
+        self._id_of = log.id_of
+
+    def of_kind(self, kind: type) -> list[Any]:
+        return [record for record in self.records if isinstance(record, kind)]
+
+    def samples(self, config: Config) -> list[Sample]:
+        return [record for record in self.of_kind(Sample) if record.id == self._id_of(config)]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Callable[..., Raced]:
+    """Runs a race over `field` with true times; further options are the simulated GPU's."""
+    runs = 0
+
+    def run(true_us: TrueTime, field: list[Config] | None = None, *, rough: Any = None, **options: Any) -> Raced:
+        nonlocal runs
+        runs += 1
+        measurer = BreakingMeasurer(RTX4090, true_us, **options)
+        rough_us = {config: true_us(config) + 30 for config in (FIELD if field is None else field)}
+        rough_us.update(rough or {})
+        with JournalWriter(tmp_path / f"{runs}.jsonl") as writer:
+            log = RunLog(writer, "run", SilentProgress())
+            for config in FIELD:
+                log.id_of(config)
+            result = race(measurer, rough_us, options.get("seed", 0), log)
+        return Raced(result, log, measurer)
+
+    return run
+
+
+def scattered(seed: int, *, ahead: float) -> tuple[TrueTime, Config, Config]:
+    """True times from 10 to 20 us, with the best config and the best conservative one `ahead` of those behind them."""
+    rng = random.Random(seed)
+    table = {config: 10 + 10 * rng.random() for config in FIELD}
+    conservative = rng.choice([config for config in FIELD if config.is_conservative and config != BASELINE])
+    best = rng.choice([config for config in FIELD if not config.is_conservative])
+    rest = min(time_us for config, time_us in table.items() if config.is_conservative)
+    table[conservative] = min(rest, 11.0) * (1 - ahead)
+    table[best] = min(table.values()) * (1 - ahead)
+    return table.__getitem__, best, conservative
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_best_config_is_among_the_finalists_despite_noise_and_drift(start: Callable[..., Raced], seed: int) -> None:
+    true_us, best, conservative = scattered(seed, ahead=0.04)
+    raced = start(true_us, noise=0.01, drift=0.13, drift_period=300, seed=seed)
+    assert best in raced.result.finalists
+    assert raced.result.conservative == conservative
+    assert len(raced.result.finalists) == FINALISTS
+    assert raced.result.standings[0].config in raced.result.finalists
+
+
+def test_standings_give_times_at_the_speed_of_baseline_beside_them(start: Callable[..., Raced]) -> None:
+    field = [BASELINE, *FIELD[1:40]]
+    table = {config: 10.0 + place for place, config in enumerate(field)}
+    standings = start(table.__getitem__, field, noise=0.0, drift=0.3, drift_period=997).result.standings
+    assert {standing.config for standing in standings} == set(field)
+    for standing in standings:
+        assert standing.ratio == pytest.approx(table[standing.config] / 10, rel=0.02)
+    last = [standing for standing in standings if standing.config in field[1:4]]
+    assert [standing.config for standing in last] == field[1:4]
+    # All times are told at one speed, somewhere between that of the cold and that of the hot GPU.
+    speeds = {round(standing.time_us / standing.ratio, 6) for standing in standings}
+    assert len(speeds) == 1
+    assert 10 < speeds.pop() < 13
+
+
+def test_baseline_is_timed_again_throughout(start: Callable[..., Raced]) -> None:
+    raced = start(lambda config: 10.0 + config.num_warps)
+    samples = raced.of_kind(Sample)
+    gap = longest = 0
+    for sample in samples:
+        gap = 0 if sample.id == 0 else gap + 1
+        longest = max(longest, gap)
+    assert longest <= BASELINE_EVERY
+    others = len(samples) - len(raced.samples(BASELINE))
+    assert len(raced.samples(BASELINE)) > others / BASELINE_EVERY
+    assert samples[0].id == samples[-1].id == 0
+
+
+def test_the_fewer_are_left_the_more_often_each_is_timed(start: Callable[..., Raced]) -> None:
+    raced = start(scattered(1, ahead=0.04)[0])
+    taken = Counter(len(raced.samples(config)) for config in FIELD if config != BASELINE)
+    rounds = [sum(stage.samples for stage in ROUNDS[:count]) for count in range(1, len(ROUNDS) + 1)]
+    assert sorted(taken) == rounds
+    for earlier, later in itertools.pairwise(rounds):
+        assert taken[later] < taken[earlier]
+    assert all(len(raced.samples(config)) == rounds[-1] for config in raced.result.finalists)
+
+
+def test_the_order_of_a_pass_is_random_and_follows_the_seed(start: Callable[..., Raced]) -> None:
+    orders = [[s.id for s in start(lambda _: 10.0, seed=seed).of_kind(Sample)][:60] for seed in (0, 0, 1)]
+    assert orders[0] == orders[1] != orders[2]
+
+
+def test_conservative_candidates_survive_every_cut_however_slow(start: Callable[..., Raced]) -> None:
+    safe = [config for config in FIELD if config.is_conservative and config != BASELINE]
+
+    def true_us(config: Config) -> float:
+        return 10.0 if not config.is_conservative else 30.0 if config == safe[7] else 31.0 + config.BLOCK_K / 100
+
+    raced = start(true_us)
+    assert raced.result.conservative == safe[7]
+    assert not any(config.is_conservative for config in raced.result.finalists)
+
+
+def test_baseline_is_the_conservative_one_where_nothing_of_its_kind_is_faster_and_never_a_finalist(
+    start: Callable[..., Raced],
+) -> None:
+    raced = start(lambda config: 10.0 if config == BASELINE else 12.0 + config.num_warps)
+    assert raced.result.conservative == BASELINE
+    assert BASELINE not in raced.result.finalists
+    assert len(raced.result.finalists) == FINALISTS
+    assert start(lambda _: 10.0, [BASELINE]).result.finalists == ()
+
+
+def test_a_hopeless_candidate_is_not_screened_and_baseline_always_is(start: Callable[..., Raced]) -> None:
+    slow, other = FIELD[5], FIELD[6]
+    rough = {slow: 3 * 42 + 101.0, other: 3 * 42 + 99.0, BASELINE: 10_000.0}
+    raced = start(lambda _: 12.0, rough=rough)
+    assert raced.samples(slow) == []
+    assert raced.samples(other)
+    assert raced.samples(BASELINE)
+
+
+@pytest.mark.parametrize("survives", [0, 2, 5])
+def test_a_candidate_that_fails_in_the_middle_of_the_race_is_out(start: Callable[..., Raced], survives: int) -> None:
+    true_us, best, _ = scattered(2, ahead=0.1)
+    raced = start(true_us, fail_sample=lambda config, number: CRASH if (config, number) == (best, survives) else None)
+    assert best not in raced.result.finalists
+    assert best not in {standing.config for standing in raced.result.standings}
+    assert len(raced.samples(best)) == survives
+    assert raced.measurer.asked[best] == survives + 1
+    failed = [record for record in raced.of_kind(Candidate) if record.status == "failed"]
+    assert [(record.config, record.reason, record.detail) for record in failed] == [(best, "crash", "the worker died")]
+    assert len(raced.result.finalists) == FINALISTS
+
+
+def test_where_every_candidate_fails_only_baseline_is_left(start: Callable[..., Raced]) -> None:
+    raced = start(lambda _: 10.0, fail_sample=lambda config, _: None if config == BASELINE else CRASH)
+    assert raced.result.finalists == ()
+    assert raced.result.conservative == BASELINE
+    assert [standing.config for standing in raced.result.standings] == [BASELINE]
+
+
+@pytest.mark.parametrize("number", [0, 1, 7, 40])
+def test_a_sample_of_baseline_that_fails_once_is_taken_again(start: Callable[..., Raced], number: int) -> None:
+    true_us, best, _ = scattered(3, ahead=0.1)
+
+    def fail_once(config: Config, before: int) -> Failure | None:
+        return CRASH if config == BASELINE and before == number else None
+
+    undisturbed = start(true_us, noise=0.0)
+    raced = start(true_us, noise=0.0, fail_sample=fail_once)
+    assert best in raced.result.finalists
+    assert len(raced.samples(BASELINE)) == len(undisturbed.samples(BASELINE))
+    assert [note.text for note in raced.of_kind(Note)] == ["BASELINE could not be timed (crash: the worker died)"]
+    assert not raced.of_kind(Candidate)
+
+
+def test_baseline_that_cannot_be_timed_at_all_ends_the_race(start: Callable[..., Raced], tmp_path: Path) -> None:
+    with pytest.raises(MeasurementError, match=r"BASELINE could not be timed \(crash: .*3 times in a row") as caught:
+        start(lambda _: 10.0, fail_sample=lambda config, before: CRASH if config == BASELINE and before > 4 else None)
+    assert caught.value.exit_code == 4
+    notes = [record for record in read_journal(tmp_path / "1.jsonl") if isinstance(record, Note)]
+    assert len(notes) == BASELINE_TRIES
+
+
+def test_the_race_tells_how_long_it_took(start: Callable[..., Raced]) -> None:
+    (phase,) = start(lambda _: 10.0, FIELD[:20]).of_kind(PhaseTime)
+    assert phase.name == "screen"

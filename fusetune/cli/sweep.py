@@ -202,5 +202,5 @@ def _predict(request: SweepRequest, target: Target, why: str) -> int:
             f"{where} already holds a measured entry for this problem, {result.kept_instead.config.label()}; "
             "it stays, and the prediction was not written."
         )
-    click.echo(f"Nothing was timed: run the same command on a {target.name} to measure and verify.")
+    click.echo(f"Nothing was timed: run the same command on an {target.name} to measure and verify.")
     return EXIT_OK

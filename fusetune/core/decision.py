@@ -25,8 +25,8 @@ Reason = Literal[
 
 REASON_TEXT: Final[dict[Reason, str]] = {
     "gain_confirmed": "the gain over BASELINE and over the fastest 4-warp / 2-stage config is confirmed",
-    "conservative_gain_confirmed": "the fastest 4-warp / 2-stage config gains enough, others add too little",
-    "gain_below_minimum": "nothing gains the minimum over BASELINE",
+    "conservative_gain_confirmed": "the fastest 4-warp / 2-stage config gains enough; no other surely adds as much",
+    "gain_below_minimum": "no config gains the minimum over every reference that it must beat",
     "no_candidate_left": "no candidate but BASELINE compiled and gave right results",
     "budget_exhausted": "the blocks allowed did not settle it; the safer config stays",
     "revalidation_disagrees": "a fresh process did not confirm the gain",

@@ -21,7 +21,7 @@ import msgspec
 from fusetune.core.config import Config
 from fusetune.core.problem import Problem
 from fusetune.core.resources import Resources, occupancy
-from fusetune.core.space import pipelined_shared_bytes, uses_wgmma
+from fusetune.core.space import is_pipelined, pipelined_shared_bytes, uses_wgmma
 from fusetune.core.target import Target
 from fusetune.errors import UsageError
 
@@ -128,6 +128,8 @@ def _step_times(config: Config, problem: Problem, target: Target, peak_per_sm: f
         # Each warp reads the rows of x and of W that its part of the tile needs.
         fragment_rows = columns * config.BLOCK_M + rows * config.BLOCK_N
         shared_bytes = fragment_rows * config.BLOCK_K * problem.element_bytes
+    if not is_pipelined(problem):
+        buffers = 1
     return _Step(
         compute_ns=2 * tile * config.BLOCK_K / rate,
         shared_ns=shared_bytes / (SHARED_BYTES_PER_CLOCK * clock),

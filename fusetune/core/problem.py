@@ -65,4 +65,6 @@ def make_problem(
         precision = "tf32"
     if precision is not None and precision not in PRECISIONS:
         raise UnsupportedProblemError(f"precision {precision!r} is not known; use one of {', '.join(PRECISIONS)}")
+    if mode not in (None, "train", "eval"):
+        raise UnsupportedProblemError(f"mode {mode!r} is not known; use train or eval")
     return Problem(M=M, N=N, K=K, dtype=dtype, precision=precision, mode=mode)

@@ -81,19 +81,32 @@ def candidates(space: Space, name: SpaceName) -> tuple[Config, ...]:
 def pipelined_shared_bytes(config: Config, problem: Problem, target: Target) -> int:
     """Shared memory that the software pipeline needs, in bytes a CTA.
 
-    wgmma reads its operands from shared memory while later ones arrive, so each of num_stages buffers is live;
-    mma.sync copies to registers first and gets by with one buffer less. Source: Triton's lowering, checked against
-    `metadata.shared` of compiled kernels.
+    Warpgroup instructions read their operands from shared memory while later ones arrive, so each of num_stages buffers
+    is live; mma.sync copies to registers first and gets by with one buffer less. Products split in three (tf32x3,
+    bf16x3) keep x in registers and a split W beside the pipeline. 16-bit rows that do not start on 32 bytes cannot be
+    copied asynchronously, and are not pipelined. Source: Triton's lowering, checked against `metadata.shared`.
     """
     tile_bytes = (config.BLOCK_M + config.BLOCK_N) * config.BLOCK_K * problem.element_bytes
-    buffers = config.num_stages if uses_wgmma(config, problem, target) else config.num_stages - 1
-    return tile_bytes * max(buffers, 1)
+    if not is_pipelined(problem):
+        return tile_bytes
+    ahead = tile_bytes * max(config.num_stages - 1, 1)
+    if not uses_wgmma(config, problem, target):
+        return ahead
+    split_bytes = {"tf32x3": 8, "bf16x3": 4}.get(problem.precision or "")
+    if split_bytes:
+        return ahead + config.BLOCK_N * config.BLOCK_K * split_bytes
+    return tile_bytes * config.num_stages
+
+
+def is_pipelined(problem: Problem) -> bool:
+    """Whether loads can run ahead at all: asynchronous copies take 4 bytes or more, and odd 16-bit rows offer 2."""
+    return problem.element_bytes > 2 or problem.K % 16 == 0
 
 
 def uses_wgmma(config: Config, problem: Problem, target: Target) -> bool:
-    """Whether Triton multiplies with Hopper's warpgroup instructions: sm_90, 64 rows a warpgroup, 4 warps or more."""
-    plain = problem.precision in (None, "tf32")
-    return target.sm == 90 and config.BLOCK_M >= 64 and config.num_warps >= 4 and plain
+    """Whether Triton multiplies with warpgroup instructions: wgmma on sm_90, tcgen05 on sm_100; 64 rows and 4 warps."""
+    tensor_cores = problem.precision != "ieee"
+    return target.sm in (90, 100) and config.BLOCK_M >= 64 and config.num_warps >= 4 and tensor_cores
 
 
 def reject_reason(config: Config, problem: Problem, target: Target) -> Rejection | None:

@@ -9,6 +9,11 @@ from collections.abc import Sequence
 import msgspec
 
 
+def preload() -> None:
+    """Load SciPy now: where an interval will be needed later, a thread can do it while something else is waited for."""
+    import scipy.stats  # noqa: F401
+
+
 class Interval(msgspec.Struct, frozen=True):
     """A median between the two ends of its confidence interval."""
 

@@ -67,9 +67,9 @@ class Launch:
     constants: Mapping[str, Any]
     options: Mapping[str, Any] = field(default_factory=dict)
 
-    def run(self) -> None:
-        """Launch on the current stream through Triton's JIT."""
-        self.kernel[self.grid](**self.arguments, **self.constants, **self.options)
+    def run(self) -> Any:
+        """Launch on the current stream through Triton's JIT; returns the CompiledKernel."""
+        return self.kernel[self.grid](**self.arguments, **self.constants, **self.options)
 
 
 @dataclass(frozen=True)

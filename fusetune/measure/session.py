@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from fusetune.core.config import BASELINE, Config
 from fusetune.core.problem import Problem
 from fusetune.kernels.spec import KernelSpec
+from fusetune.measure.launcher import Launcher
 from fusetune.measure.nvml import Monitor
 from fusetune.measure.protocol import BlockTimes, Checked, Failure, SamplingFacts
 from fusetune.measure.timers import (
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     import torch
 
 WARM_UP_S = 0.2
+STILL_WARM_S = 0.1
 _SETTLED = 0.01
 _Arm = tuple[Config, int]
 """A config, and which of its copies: BASELINE against itself is two arms with a graph each, as any other pair."""
@@ -54,7 +56,10 @@ class GpuSession:
         self._set_bytes = set_bytes
         self._cold = cold
         self._references: dict[str, torch.Tensor] | None = None
+        self._launchers: dict[Config, list[Launcher]] = {}
         self._timer: Timer = GraphTimer(self._run_arm, len(self._sets), len(self._sets))
+        self._screening: Timer = self._timer
+        self._busy_until = -math.inf
 
     def begin(self) -> SamplingFacts | Failure:
         """Check BASELINE, then choose the timer and the number of launches in a sample from its time."""
@@ -67,10 +72,12 @@ class GpuSession:
         flush_bytes = 0
         if baseline_us < GRAPH_BELOW_US:
             self._timer = GraphTimer(self._run_arm, len(self._sets), launches)
+            self._screening = GraphTimer(self._run_arm, len(self._sets), len(self._sets))
         else:
             launches = launches_for(baseline_us, 1)
             flush_bytes = L2_TURNOVER * self._l2_bytes if self._cold else 0
             self._timer = EventTimer(self._run_arm, len(self._sets), launches, flush_bytes)
+            self._screening = EventTimer(self._run_arm, len(self._sets), 1, flush_bytes)
         # Between two uses of one input set lies a whole walk through the sets, or one flush.
         turnover = max(self._set_bytes * len(self._sets), flush_bytes)
         if self._cold and turnover < L2_TURNOVER * self._l2_bytes:
@@ -116,7 +123,12 @@ class GpuSession:
         return Checked(error=worst, rough_us=self._rough_us(config, tensors))
 
     def warm_up(self) -> None:
-        """Replay BASELINE for WARM_UP_S seconds, and on until the SM clock settles (at most ten times that)."""
+        """Run BASELINE for WARM_UP_S seconds, and on until the SM clock settles (at most ten times that).
+
+        A GPU that has been timing up to now is warm already.
+        """
+        if time.monotonic() - self._busy_until < STILL_WARM_S:
+            return
         began, clock = time.monotonic(), None
         while (elapsed := time.monotonic() - began) < 10 * WARM_UP_S:
             chunk_ends = time.monotonic() + WARM_UP_S / 4
@@ -125,11 +137,15 @@ class GpuSession:
             before, clock = clock, self._monitor.state().sm_mhz
             settled = clock is None or (before is not None and abs(clock - before) <= _SETTLED * before)
             if elapsed >= WARM_UP_S and settled:
-                return
+                break
+        self._busy_until = time.monotonic()
 
     def sample(self, config: Config) -> float:
-        """Microseconds a launch, after one untimed arm."""
-        return self._timer.times_us([(config, 0), (config, 0)])[1]
+        """Microseconds a launch, after one untimed arm; one walk through the input sets is enough to screen by."""
+        time_us = self._screening.times_us([(config, 0), (config, 0)])[1]
+        self._launchers.pop(config, None)
+        self._busy_until = time.monotonic()
+        return time_us
 
     def block(self, baseline: Config, config: Config, *, config_first: bool) -> BlockTimes:
         """ABBA or BAAB after one untimed arm; the GPU's state is read before and after."""
@@ -137,6 +153,7 @@ class GpuSession:
         first, second = (arms[1], arms[0]) if config_first else arms
         before = self._monitor.state()
         times = self._timer.times_us([first, first, second, second, first])[1:]
+        self._busy_until = time.monotonic()
         after = self._monitor.state()
         outer, inner = (times[0] + times[3]) / 2, (times[1] + times[2]) / 2
         baseline_us, config_us = (inner, outer) if config_first else (outer, inner)
@@ -169,7 +186,12 @@ class GpuSession:
             launch.run()
 
     def _run_arm(self, arm: _Arm, index: int) -> None:
-        self._run(arm[0], self._sets[index])
+        config = arm[0]
+        if config not in self._launchers:
+            launches = self._spec.launches(self._problem, config, self._sets[0])
+            self._launchers[config] = [Launcher(launch, self._sets) for launch in launches]
+        for launcher in self._launchers[config]:
+            launcher.launch(index)
 
     def _rough_us(self, config: Config, tensors: dict[str, Any]) -> float:
         event = self._torch.cuda.Event

@@ -33,6 +33,7 @@ class ConfigSource:
     def __init__(self, path: Path | None = None, *, strict: bool = False, allow_predicted: bool = False) -> None:
         self._path, self.strict, self._allow_predicted = path, strict, allow_predicted
         self._lock = threading.Lock()
+        self._warning = threading.Lock()
         self._files: dict[tuple[str, TargetIdentity], tuple[tuple[Path, ConfigFile], ...]] = {}
         self._found: dict[tuple[str, Problem, TargetIdentity], Lookup] = {}
         self._warned: set[str] = set()
@@ -89,8 +90,9 @@ class ConfigSource:
         return files
 
     def _warn(self, text: str) -> None:
-        if text not in self._warned:
-            self._warned.add(text)
+        with self._warning:
+            told, self._warned = text in self._warned, self._warned | {text}
+        if not told:
             warnings.warn(text, RuntimeWarning, stacklevel=4)
 
 

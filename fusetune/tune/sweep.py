@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterable, Sequence
 
@@ -14,6 +15,7 @@ from fusetune.core.decision import Gain
 from fusetune.core.environment import Environment
 from fusetune.core.progress import Progress
 from fusetune.core.resources import Resources
+from fusetune.core.stats import preload
 from fusetune.core.target import Target
 from fusetune.errors import MeasurementError, NoisyMachineError, NoUsableGpuError
 from fusetune.measure.lock import hold_gpu_of
@@ -40,6 +42,7 @@ def sweep(request: SweepRequest, measurer: Measurer, progress: Progress) -> Swee
     NoUsableGpuError, WrongResultError or CompileError where BASELINE cannot be run, UnsupportedProblemError.
     """
     check_problem(request.spec, request.problem)
+    threading.Thread(target=preload, daemon=True).start()
     early = _EarlyCompilation(request, measurer.likely_target())
     try:
         facts = measurer.facts()

@@ -178,9 +178,7 @@ def test_the_specialisation_is_the_one_that_the_jit_derives(M, N, K, dtype):
 def test_integers_are_specialised_by_size_and_value_as_the_jit_does(value):
     launch = _launch(make_problem(64, 64, 64, "float32"))
     abstract = Launch(launch.kernel, (1,), {**launch.arguments, "M": value}, launch.constants, launch.options)
-    pointers = {
-        name: torch.empty(16) for name, given in launch.arguments.items() if isinstance(given, AbstractTensor)
-    }
+    pointers = {name: torch.empty(16) for name, given in launch.arguments.items() if isinstance(given, AbstractTensor)}
     called = Launch(launch.kernel, (1,), {**abstract.arguments, **pointers}, launch.constants, launch.options)
     assert specialize(abstract) == _derived_by_the_jit(called)
 

@@ -28,6 +28,7 @@ class FakeCompiler:
     def __init__(self, planted: Mapping[Config, Resources | Rejection] | None = None) -> None:
         self.planted = dict(planted or {})
         self.compiled: list[Job] = []
+        self.last_first = True
 
     def __call__(
         self,
@@ -38,8 +39,8 @@ class FakeCompiler:
         workers: int | None = None,
         time_limit_s: float = TIME_LIMIT_S,
     ) -> Iterator[Compiled]:
-        # The last first: the real pool ends jobs in any order, and nothing may depend on it.
-        for job in reversed(jobs):
+        # The real pool ends jobs in any order, and nothing may depend on it.
+        for job in reversed(jobs) if self.last_first else jobs:
             self.compiled.append(job)
             yield Compiled(job, self.planted.get(job.config) or plausible_resources(job.config, job.problem, target))
 

@@ -2,14 +2,14 @@
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from fusetune.core.config import Config
 from fusetune.core.estimate import estimate
 from fusetune.core.problem import DTYPES, PRECISIONS, Problem, make_problem
 from fusetune.core.resources import Resources
-from fusetune.core.space import GEMM_SPACE
+from fusetune.core.space import GEMM_SPACE, is_pipelined
 from fusetune.core.target import Target, find_target, known_targets
 from fusetune.errors import UsageError
 
@@ -96,6 +96,8 @@ def test_more_k_takes_longer(config: Config, problem: Problem, target: Target, m
 @given(config=configs, problem=problems, target=targets)
 def test_a_k_that_ends_within_the_same_step_costs_no_less(config: Config, problem: Problem, target: Target) -> None:
     longer = msgspec.structs.replace(problem, K=problem.K + 1)
+    # Odd 16-bit rows are not pipelined, take less shared memory, and are another kernel altogether.
+    assume(is_pipelined(longer) == is_pipelined(problem))
     assert estimate(config, longer, target).time_us >= estimate(config, problem, target).time_us
 
 

@@ -261,9 +261,9 @@ def test_ieee_float32_has_no_tensor_core_to_go_through(precision: str, wgmma: bo
 
 
 @each_target
-def test_wgmma_is_hopper_s_alone(target: Target) -> None:
+def test_only_hopper_and_blackwell_s_data_center_gpus_multiply_by_warpgroup(target: Target) -> None:
     for dtype in DTYPES:
-        assert uses_wgmma(BASELINE, make_problem(64, 64, 64, dtype), target) is (target.capability == "9.0")
+        assert uses_wgmma(BASELINE, make_problem(64, 64, 64, dtype), target) is (target.capability in ("9.0", "10.0"))
 
 
 @each_target

@@ -200,7 +200,9 @@ def test_strict_raises_where_there_is_no_entry_and_says_what_to_run():
         with pytest.raises(MissingConfigError) as caught:
             _explain(4096)
         message = str(caught.value)
-        assert "no tuned config of gemm_scale for M=4096 K=1024 N=512 float32 tf32 on NVIDIA GeForce RTX 4090" in message
+        assert (
+            "no tuned config of gemm_scale for M=4096 K=1024 N=512 float32 tf32 on NVIDIA GeForce RTX 4090" in message
+        )
         assert "`fusetune sweep --M 4096 --K 1024 --N 512`" in message
 
 

@@ -88,18 +88,18 @@ def test_the_best_config_is_among_the_finalists_despite_noise_and_drift(start: C
 
 
 def test_standings_give_times_at_the_speed_of_baseline_beside_them(start: Callable[..., Raced]) -> None:
-    field = [BASELINE, *FIELD[1:40]]
+    field = FIELD[:40]
     table = {config: 10.0 + place for place, config in enumerate(field)}
-    standings = start(table.__getitem__, field, noise=0.0, drift=0.3, drift_period=997).result.standings
+    # Slower and slower, to half the speed at the end.
+    standings = start(table.__getitem__, field, noise=0.0, drift=5.0, drift_period=5000).result.standings
     assert {standing.config for standing in standings} == set(field)
     for standing in standings:
-        assert standing.ratio == pytest.approx(table[standing.config] / 10, rel=0.02)
-    last = [standing for standing in standings if standing.config in field[1:4]]
-    assert [standing.config for standing in last] == field[1:4]
-    # All times are told at one speed, somewhere between that of the cold and that of the hot GPU.
+        assert standing.ratio == pytest.approx(table[standing.config] / 10, rel=1e-3)
+    assert [standing.config for standing in standings[:4]] == field[:4]
+    # All times are told at one speed, somewhere between that of the fast and that of the slow GPU.
     speeds = {round(standing.time_us / standing.ratio, 6) for standing in standings}
     assert len(speeds) == 1
-    assert 10 < speeds.pop() < 13
+    assert 10 < speeds.pop() < 20
 
 
 def test_baseline_is_timed_again_throughout(start: Callable[..., Raced]) -> None:

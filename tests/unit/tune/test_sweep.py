@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from collections.abc import Callable
@@ -29,7 +30,7 @@ from fusetune.errors import (
 )
 from fusetune.kernels.gemm_scale import SPEC
 from fusetune.measure.fake import FakeMeasurer, TrueTime
-from fusetune.measure.protocol import BlockTimes, Failure, GpuFacts
+from fusetune.measure.protocol import BlockTimes, Failure, GpuFacts, SamplingFacts
 from fusetune.store.journal import (
     Block,
     Candidate,
@@ -526,6 +527,48 @@ def test_the_decision_rests_on_fresh_blocks_only(tmp_path: Path) -> None:
     last_sample = max(index for index, record in enumerate(records) if isinstance(record, Sample))
     first_block = min(index for index, record in enumerate(records) if isinstance(record, Block))
     assert last_sample < first_block
+
+
+def test_the_gpu_is_warmed_up_before_the_screening_and_before_each_comparison(tmp_path: Path) -> None:
+    happened: list[str] = []
+
+    class Listing(FakeMeasurer):
+        def prepare(self, seed: int) -> SamplingFacts:
+            happened.append("prepare")
+            return super().prepare(seed)
+
+        def warm_up(self) -> None:
+            happened.append("warm up")
+
+        def sample(self, config: Config) -> float | Failure:
+            happened.append("sample")
+            return super().sample(config)
+
+        def block(self, baseline: Config, config: Config, *, config_first: bool) -> BlockTimes | Failure:
+            times = super().block(baseline, config, config_first=config_first)
+            del happened[-4:]
+            happened.append(f"{baseline.label()} / {config.label()}")
+            return times
+
+    configs, true_us = times(FAST=8, SAFE=10)
+    sweep(request_of(tmp_path, *configs), Listing(RTX4090, true_us), SilentProgress())
+    steps = [step for step, _ in itertools.groupby(happened)]
+    compared = [step for step in steps if "/" in step]
+    # The control, both finalists, one against the other, and two comparisons in the fresh process.
+    assert len(compared) == 6
+    assert steps[:3] == ["prepare", "warm up", "sample"]
+    assert steps.count("warm up") == 7
+    assert all(steps[at - 1] == "warm up" for at, step in enumerate(steps) if "/" in step)
+
+
+def test_the_order_in_which_compilations_end_changes_nothing(tmp_path: Path, compiler: FakeCompiler) -> None:
+    outcomes = []
+    for last_first in (True, False):
+        compiler.last_first = last_first
+        result = swept(tmp_path, fake={"noise": 0.002}, FAST=8, SAFE=10, OTHER=15)
+        ids = [(sample.id, sample.us) for sample in of_kind(records_of(result), Sample)]
+        outcomes.append((ids, result.best, msgspec.structs.replace(result.entry, run="", date="")))
+    assert outcomes[0] == outcomes[1]
 
 
 def test_a_kept_config_is_revalidated_in_a_second_process_and_a_reverted_one_needs_none(tmp_path: Path) -> None:

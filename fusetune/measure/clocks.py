@@ -24,21 +24,24 @@ def locked_clocks(mhz: int, driver: Any = None, index: int = 0) -> Iterator[None
     nvml = driver or import_module("pynvml")
     nvml.nvmlInit()
     handle = nvml.nvmlDeviceGetHandleByIndex(index)
-    try:
-        nvml.nvmlDeviceSetGpuLockedClocks(handle, mhz, mhz)
-    except nvml.NVMLError as error:
-        raise UsageError(
-            f"the driver does not let this user lock the SM clock at {mhz} MHz ({error}); leave --lock-clocks out, or "
-            "run as an administrator with a clock that `nvidia-smi -q -d SUPPORTED_CLOCKS` lists"
-        ) from error
     reset = _once(lambda: nvml.nvmlDeviceResetGpuLockedClocks(handle))
-    atexit.register(reset)
     # A signal's default action ends Python without a word; as an exception it passes through the context.
     previous = {number: signal.signal(number, _exit) for number in (signal.SIGTERM, signal.SIGHUP)}
+    atexit.register(reset)
+    refused = False
     try:
+        try:
+            nvml.nvmlDeviceSetGpuLockedClocks(handle, mhz, mhz)
+        except nvml.NVMLError as error:
+            refused = True
+            raise UsageError(
+                f"the driver does not let this user lock the SM clock at {mhz} MHz ({error}); leave --lock-clocks out, "
+                "or run as an administrator with a clock that `nvidia-smi -q -d SUPPORTED_CLOCKS` lists"
+            ) from error
         yield
     finally:
-        reset()
+        if not refused:
+            reset()
         atexit.unregister(reset)
         for number, handler in previous.items():
             signal.signal(number, handler)
@@ -50,8 +53,8 @@ def _once(work: Callable[[], None]) -> Callable[[], None]:
     def run() -> None:
         nonlocal done
         if not done:
-            done = True
             work()
+            done = True  # Not before: a signal may cut the work off, and then it is still to be done.
 
     return run
 

@@ -28,14 +28,18 @@ class ReplayMeasurer:
         configs = {record.id: record.config for record in records if isinstance(record, Candidate)}
         self._sampling = deque(record for record in records if isinstance(record, Sampling))
         self._checks: dict[Config, Checked | Failure] = {}
+        self._broken: dict[Config, Failure] = {}
         self._samples: defaultdict[Config, deque[float]] = defaultdict(deque)
         self._blocks: defaultdict[tuple[Config, Config], deque[BlockTimes]] = defaultdict(deque)
         for record in records:
-            if isinstance(record, Candidate) and record.config not in self._checks:
-                if record.status == "checked":
-                    self._checks[record.config] = Checked(record.error or 0.0, record.rough_us or 0.0)
-                elif record.status == "failed":
-                    self._checks[record.config] = Failure(record.reason or "", record.detail or "")
+            if isinstance(record, Candidate) and record.status == "checked":
+                self._checks.setdefault(record.config, Checked(record.error or 0.0, record.rough_us or 0.0))
+            elif isinstance(record, Candidate) and record.status == "failed":
+                failure = Failure(record.reason or "", record.detail or "")
+                if record.config in self._checks:  # It was right, and broke when it was timed.
+                    self._broken[record.config] = failure
+                else:
+                    self._checks[record.config] = failure
             elif isinstance(record, Sample):
                 self._samples[configs[record.id]].append(record.us)
             elif isinstance(record, Block):
@@ -79,13 +83,17 @@ class ReplayMeasurer:
         """A recording is warm."""
 
     def sample(self, config: Config) -> float | Failure:
-        """The next sample of this config."""
+        """The next sample of this config; after the last, how it broke, if it did."""
+        if not self._samples[config] and config in self._broken:
+            return self._broken[config]
         if not self._samples[config]:
             raise MeasurementError(f"the recording holds no further sample of {config.label()}")
         return self._samples[config].popleft()
 
     def block(self, baseline: Config, config: Config, *, config_first: bool) -> BlockTimes | Failure:
-        """The next block of this pair, whichever came first in it."""
+        """The next block of this pair, whichever came first in it; after the last, how the config broke, if it did."""
+        if not self._blocks[baseline, config] and config in self._broken:
+            return self._broken[config]
         if not self._blocks[baseline, config]:
             raise MeasurementError(
                 f"the recording holds no further block of {config.label()} against {baseline.label()}"

@@ -82,9 +82,16 @@ class Bench:
 
 
 def control(bench: Bench) -> PairResult:
-    """BASELINE against itself: raises NoisyMachineError where that does not come out as 0 within NOISE_LIMIT."""
+    """BASELINE against itself: raises NoisyMachineError where that does not come out as 0 within NOISE_LIMIT.
+
+    So it does where all blocks are throttled: such a run is over, and the next one measures anew.
+    """
     with bench.log.phase("control", "Timing BASELINE against itself"):
         result = bench.compare("control", BASELINE, BASELINE, comparisons=1, decided=is_quiet)
+    if isinstance(result, Failure) and result.reason == "throttled":
+        raise NoisyMachineError(
+            f"BASELINE against itself: {result.detail} and run the command again; nothing was written"
+        )
     if isinstance(result, Failure):
         raise MeasurementError(f"BASELINE could not be timed ({result.reason}: {result.detail}); run the command again")
     if not is_quiet(result.gain):

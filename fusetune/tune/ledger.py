@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from filelock import BaseFileLock, FileLock, Timeout
 
-from fusetune.core.config import Config
+from fusetune.core.config import BASELINE, Config
 from fusetune.core.environment import Environment, TargetIdentity
 from fusetune.errors import JournalError
 from fusetune.measure.protocol import BlockTimes
 from fusetune.measure.replay import block_times
-from fusetune.store.journal import Block, Candidate, Phase, Record, RunEnd, RunStart, Sample, read_journal
+from fusetune.store.journal import (
+    Block,
+    Candidate,
+    Comparison,
+    JournalWriter,
+    Phase,
+    Record,
+    RunEnd,
+    RunStart,
+    Sample,
+    Status,
+    read_journal,
+)
 from fusetune.tune.request import SweepRequest
 
 Taken = tuple[Config, float]
@@ -23,40 +35,76 @@ Taken = tuple[Config, float]
 class Ledger:
     """Results by what they are of: compilations, checks and screening samples by config, blocks by phase and pair.
 
-    `going_on` says that they lie in this run's own journal, because it was killed and goes on; results taken over from
-    other runs are written down again, so that a journal is whole by itself.
+    What lies in this run's own journal, because it was killed and goes on, is told from what other runs found out: that
+    is written down again, so that a journal is whole by itself. `ids` are the numbers that the own journal gave.
     """
 
     def __init__(self) -> None:
-        self.going_on = False
+        self.ids: dict[Config, int] = {}
         self.compiled: dict[Config, Candidate] = {}
         self.checked: dict[Config, Candidate] = {}
-        self._samples: defaultdict[int, list[Taken]] = defaultdict(list)
+        self._written: set[tuple[Config, Status]] = set()
+        self._known: Counter[tuple[int, Taken]] = Counter()
+        self._own_samples: defaultdict[int, list[Taken]] = defaultdict(list)
+        self._other_samples: defaultdict[int, list[Taken]] = defaultdict(list)
         self._blocks: defaultdict[tuple[Phase, Config, Config], list[BlockTimes]] = defaultdict(list)
+        self._compared: set[tuple[Phase, Config, Config]] = set()
 
-    def add_run(self, records: Iterable[Record], *, with_blocks: bool) -> None:
-        """Take over what a run recorded; its blocks only when that very run goes on, since decisions use fresh ones."""
+    def add_run(self, records: Iterable[Record], *, own: bool = False) -> None:
+        """Take over what a run recorded, where no run added before says otherwise: the own one first, then the newest.
+
+        Blocks are the own run's only, since decisions rest on fresh ones.
+        """
+        compiled: dict[Config, Candidate] = {}
+        checked: dict[Config, Candidate] = {}
         configs: dict[int, Config] = {}
+        here: Counter[tuple[int, Taken]] = Counter()
         for record in records:
             if isinstance(record, Candidate):
                 configs[record.id] = record.config
+                if own:
+                    self.ids[record.config] = record.id
+                    self._written.add((record.config, record.status))
                 if record.status in {"checked", "failed"}:
-                    self.checked[record.config] = record
+                    if not _passes(record, own):
+                        checked[record.config] = record
                 elif record.resources is not None or record.status == "rejected":
-                    self.compiled[record.config] = record
+                    compiled[record.config] = record
             elif isinstance(record, Sample):
-                self._samples[record.round].append((configs[record.id], record.us))
-            elif isinstance(record, Block) and with_blocks:
+                sample = record.round, (configs[record.id], record.us)
+                here[sample] += 1
+                # One that a run had itself taken over is in several journals, and still one.
+                if here[sample] > self._known[sample]:
+                    self._known[sample] += 1
+                    (self._own_samples if own else self._other_samples)[record.round].append(sample[1])
+            elif isinstance(record, Block) and own:
                 pair = (record.phase, configs[record.baseline_id], configs[record.id])
                 self._blocks[pair].append(block_times(record))
+            elif isinstance(record, Comparison) and own:
+                self._compared.add((record.phase, configs[record.baseline_id], configs[record.id]))
+        self.compiled = {**compiled, **self.compiled}
+        self.checked = {**checked, **self.checked}
 
-    def samples(self, number: int) -> Sequence[Taken]:
-        """The samples of a screening round, in the order in which they were taken, BASELINE's among them."""
-        return self._samples[number]
+    def is_written(self, config: Config, status: Status) -> bool:
+        """Whether the own journal says this of the candidate already."""
+        return (config, status) in self._written
+
+    def is_compared(self, phase: Phase, baseline: Config, config: Config) -> bool:
+        """Whether the own journal says already what this pair came to."""
+        return (phase, baseline, config) in self._compared
+
+    def samples(self, number: int) -> tuple[Sequence[Taken], Sequence[Taken]]:
+        """The samples of a screening round as they were taken, BASELINE's among them: the own ones, and others'."""
+        return self._own_samples[number], self._other_samples[number]
 
     def blocks(self, phase: Phase, baseline: Config, config: Config) -> Sequence[BlockTimes]:
         """The blocks of a pair, discarded ones too."""
         return self._blocks[phase, baseline, config]
+
+
+def _passes(failed: Candidate, own: bool) -> bool:
+    """Whether a failure says nothing of the config: BASELINE was right as the run began, and a GPU cools down."""
+    return failed.status == "failed" and (failed.config == BASELINE or (failed.reason == "throttled" and not own))
 
 
 class Unfinished:
@@ -76,10 +124,17 @@ def lock_journal(path: Path) -> BaseFileLock | None:
     return lock
 
 
+def unlock_journal(lock: BaseFileLock) -> None:
+    """Let go of a journal's lock and leave no file of it."""
+    # In this order: who finds the file gone after waiting for it makes a new one.
+    Path(lock.lock_file).unlink(missing_ok=True)
+    lock.release()
+
+
 def earlier_runs(
     request: SweepRequest, identity: TargetIdentity, environment: Environment
 ) -> tuple[Unfinished | None, list[Sequence[Record]]]:
-    """The newest unfinished run of this very command, and the records of finished ones of the same question.
+    """The newest unfinished run of this very command, and the finished ones of the same question, the newest first.
 
     The question is op, problem, GPU, environment (so kernel source too), cache mode and seed; the command is that with
     the same space and rule. Journals that cannot be read are passed over: they are somebody's files, not ours to judge.
@@ -97,11 +152,28 @@ def earlier_runs(
         if asked != (request.spec.name, request.problem, identity, environment, request.cache, request.seed):
             continue
         end = next((record for record in records if isinstance(record, RunEnd)), None)
+        command = (start.run, start.space, start.rule)
         if end is not None:
             # A run without an entry met a noisy machine: its screening is no guide.
             finished += [records] if end.entry is not None else []
-        elif unfinished is None and (start.space, start.rule) == (request.space, request.rule):
-            lock = lock_journal(path)
-            if lock is not None:
-                unfinished = Unfinished(path, start, records, lock)
+        elif unfinished is None and command == (path.stem, request.space, request.rule):
+            unfinished = _take(path, start)
     return unfinished, finished
+
+
+def _take(path: Path, start: RunStart) -> Unfinished | None:
+    """The cut-off run of this journal; None where another process works on it, or has just ended it."""
+    lock = lock_journal(path)
+    if lock is None:
+        return None
+    try:
+        # Only now nobody else writes. The line that a kill cut off is dropped first: what is read is what stays.
+        JournalWriter(path, resume=True).close()
+        records = list(read_journal(path))
+    except JournalError:
+        unlock_journal(lock)
+        return None
+    if any(isinstance(record, RunEnd) for record in records):
+        unlock_journal(lock)
+        return None
+    return Unfinished(path, start, records, lock)

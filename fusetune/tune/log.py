@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,7 +30,7 @@ from fusetune.store.journal import (
     Status,
 )
 from fusetune.store.journal import Phase as PhaseName
-from fusetune.tune.ledger import Ledger, Unfinished, earlier_runs, lock_journal
+from fusetune.tune.ledger import Ledger, Unfinished, earlier_runs, lock_journal, unlock_journal
 from fusetune.tune.request import SweepRequest, new_run_id, now
 
 
@@ -39,7 +40,9 @@ class RunLog:
     def __init__(self, journal: JournalWriter, run: str, progress: Progress, ledger: Ledger | None = None) -> None:
         self.journal, self.run, self.progress = journal, run, progress
         self.ledger = ledger or Ledger()
-        self._ids: dict[Config, int] = {}
+        self._ids = dict(self.ledger.ids)
+        taken = frozenset(self._ids.values())
+        self._free_ids = (number for number in itertools.count() if number not in taken)
 
     def candidate(
         self,
@@ -72,12 +75,14 @@ class RunLog:
 
     def take_over(self, record: Candidate) -> None:
         """A candidate's outcome from an earlier run: written down again, unless this is that run."""
-        if not self.ledger.going_on:
+        if not self.ledger.is_written(record.config, record.status):
             self.journal.write(structs.replace(record, id=self.id_of(record.config), reused=True))
 
     def id_of(self, config: Config) -> int:
         """The candidate's number in this run."""
-        return self._ids.setdefault(config, len(self._ids))
+        if config not in self._ids:
+            self._ids[config] = next(self._free_ids)
+        return self._ids[config]
 
     def block(self, phase: PhaseName, baseline: Config, config: Config, times: BlockTimes) -> None:
         """One paired sample."""
@@ -97,7 +102,9 @@ class RunLog:
         )
 
     def comparison(self, phase: PhaseName, baseline: Config, config: Config, result: PairResult) -> None:
-        """What a pair's blocks came to."""
+        """What a pair's blocks came to, unless this run said it before it was cut off."""
+        if self.ledger.is_compared(phase, baseline, config):
+            return
         self.journal.write(
             Comparison(
                 phase=phase,
@@ -142,14 +149,13 @@ def open_run(
     if evidence == "measured" and not request.fresh:
         unfinished, finished = earlier_runs(request, identity, environment)
         if unfinished is not None:
-            ledger.going_on = True
-            ledger.add_run(unfinished.records, with_blocks=True)
+            ledger.add_run(unfinished.records, own=True)
             progress.say(f"Going on with the run {unfinished.start.run}, which was cut off")
-        else:
-            for records in finished:
-                ledger.add_run(records, with_blocks=False)
-            if finished:
-                progress.say("Taking over checks and screening of earlier runs (--fresh measures everything again)")
+        elif finished:
+            progress.say("Taking over checks and screening of earlier runs (--fresh measures everything again)")
+        # The cut-off run may not have come to take everything over.
+        for records in finished:
+            ledger.add_run(records)
     run = unfinished.start.run if unfinished is not None else new_run_id()
     path = request.runs / f"{run}.jsonl"
     with JournalWriter(path, resume=unfinished is not None) as writer:
@@ -176,8 +182,7 @@ def open_run(
             yield RunLog(writer, run, progress, ledger)
         finally:
             if lock is not None:
-                lock.release()
-                Path(lock.lock_file).unlink(missing_ok=True)
+                unlock_journal(lock)
 
 
 def journal_path(request: SweepRequest, log: RunLog) -> Path:

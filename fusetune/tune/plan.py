@@ -25,8 +25,8 @@ def check_problem(spec: KernelSpec, problem: Problem) -> None:
     if problem.dtype not in spec.dtypes:
         raise UnsupportedProblemError(f"{spec.name} does not compute {problem.dtype}; it does {', '.join(spec.dtypes)}")
     if problem.mode not in spec.modes:
-        known = ", ".join(str(mode) for mode in spec.modes)
-        raise UnsupportedProblemError(f"{spec.name} has no mode {problem.mode}; it has {known}")
+        known = " and ".join(mode or "no mode at all" for mode in spec.modes)
+        raise UnsupportedProblemError(f"{spec.name} does not know the mode {problem.mode}; it knows {known}")
 
 
 def check_output(path: Path) -> None:

@@ -97,12 +97,11 @@ def _standings(ratios: Mapping[Config, list[float]], baseline_us: float) -> list
 
 
 def _taken_over(number: int, field: Sequence[Config], log: RunLog) -> list[Taken]:
-    """The field's samples of a round that the ledger holds, written down again where this is another run."""
-    sequence = [taken for taken in log.ledger.samples(number) if taken[0] in field]
-    if not log.ledger.going_on:
-        for config, time_us in sequence:
-            log.journal.write(Sample(id=log.id_of(config), round=number, us=time_us, reused=True))
-    return sequence
+    """The field's samples of a round that the ledger holds, those of other runs written down again."""
+    own, others = ([taken for taken in samples if taken[0] in field] for samples in log.ledger.samples(number))
+    for config, time_us in others:
+        log.journal.write(Sample(id=log.id_of(config), round=number, us=time_us, reused=True))
+    return own + others
 
 
 def _one_pass(

@@ -101,14 +101,15 @@ class _EarlyCompilation:
     """Compilation begun for the target that the GPU most likely is, while the measuring process still loads torch."""
 
     def __init__(self, request: SweepRequest, guess: Target | None) -> None:
-        self._guess, self._running = (
-            guess,
-            None if guess is None else start_compiling(request, plausible(request, guess)[0], guess),
-        )
+        self._guess = guess
+        self._running = None if guess is None else start_compiling(request, plausible(request, guess)[0], guess)
 
     def results(self, target: Target) -> Iterable[Compiled] | None:
-        """What was begun, if the guess was right."""
-        return self._running if target == self._guess else None
+        """What was begun, if the guess was right; otherwise it ends here."""
+        if target == self._guess:
+            return self._running
+        self.close()
+        return None
 
     def close(self) -> None:
         """End what still runs."""

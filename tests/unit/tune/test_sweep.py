@@ -160,6 +160,14 @@ def test_a_config_that_is_one_and_a_half_percent_faster_is_reverted_and_baseline
     assert read_config_file(result.file).entries == (entry,)
 
 
+def test_the_conservative_config_is_measured_even_where_three_others_are_faster(tmp_path: Path) -> None:
+    entry = tune(tmp_path, FAST=8, OTHER=8.5, WARPS8=9, SAFE=10)
+    assert (entry.config, entry.reason) == (FAST, "gain_confirmed")
+    assert entry.gain_over_conservative is not None
+    assert entry.gain_over_conservative.config == SAFE
+    assert entry.gain_over_conservative.median == pytest.approx(0.2, abs=0.001)
+
+
 def test_the_minimum_gain_that_was_asked_for_is_the_one_that_holds(tmp_path: Path) -> None:
     lenient = tune(tmp_path, rule=KeepRule(min_gain=0.01), WARPS8=20 * 0.985)
     assert (lenient.config, lenient.verdict) == (WARPS8, "keep")
@@ -495,7 +503,7 @@ def test_every_figure_of_a_kept_entry_can_be_recomputed_from_the_blocks_of_the_j
 
 
 def test_every_figure_of_a_reverted_entry_can_be_recomputed_from_the_blocks_of_the_journal(tmp_path: Path) -> None:
-    result = swept(tmp_path, fake={"noise": 0.003}, WARPS8=20 * 0.99, OTHER=21)
+    result = swept(tmp_path, fake={"noise": 0.003}, rule=KeepRule(confidence=0.8), WARPS8=20 * 0.99, OTHER=21)
     entry, records = result.entry, records_of(result)
     assert entry.verdict == "revert"
     begin = records[0]
@@ -683,5 +691,5 @@ def test_a_problem_that_the_op_does_not_compute_is_refused_before_the_gpu_is_ask
             raise AssertionError("the GPU was asked")
 
     problem = msgspec.structs.replace(PROBLEM, mode="train")
-    with pytest.raises(UnsupportedProblemError, match="gemm_scale has no mode train"):
+    with pytest.raises(UnsupportedProblemError, match="gemm_scale does not know the mode train"):
         sweep(request_of(tmp_path, problem=problem), Untouchable(RTX4090, lambda _: 1.0), SilentProgress())

@@ -1,0 +1,168 @@
+"""A locked clock is let go of on every way out, once."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fusetune.errors import UsageError
+from fusetune.measure.clocks import locked_clocks
+
+
+class NVMLError(Exception):
+    pass
+
+
+class FakeNvml:
+    """Remembers what it was asked; may refuse to lock."""
+
+    NVMLError = NVMLError
+
+    def __init__(self, refuses: bool = False) -> None:
+        self._refuses = refuses
+        self.calls: list[tuple[Any, ...]] = []
+
+    def nvmlInit(self) -> None:
+        self.calls.append(("init",))
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> str:
+        return f"gpu {index}"
+
+    def nvmlDeviceSetGpuLockedClocks(self, handle: str, low: int, high: int) -> None:
+        if self._refuses:
+            raise NVMLError("Insufficient Permissions")
+        self.calls.append(("lock", handle, low, high))
+
+    def nvmlDeviceResetGpuLockedClocks(self, handle: str) -> None:
+        if self._refuses:
+            raise NVMLError("Insufficient Permissions")
+        self.calls.append(("reset", handle))
+
+
+def handlers() -> list[Any]:
+    return [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)]
+
+
+def test_the_clock_is_locked_within_and_reset_after() -> None:
+    nvml, before = FakeNvml(), handlers()
+    with locked_clocks(1980, nvml, index=3):
+        assert nvml.calls == [("init",), ("lock", "gpu 3", 1980, 1980)]
+    assert nvml.calls[2:] == [("reset", "gpu 3")]
+    assert handlers() == before
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
+def test_the_clock_is_reset_on_an_exception_which_passes_on(error: type[BaseException]) -> None:
+    nvml, before = FakeNvml(), handlers()
+
+    def fail() -> None:
+        with locked_clocks(1980, nvml):
+            raise error("planted")
+
+    with pytest.raises(error, match="planted"):
+        fail()
+    assert nvml.calls[1:] == [("lock", "gpu 0", 1980, 1980), ("reset", "gpu 0")]
+    assert handlers() == before
+
+
+def test_where_the_driver_refuses_the_message_names_the_option_and_nothing_is_reset() -> None:
+    nvml, before = FakeNvml(refuses=True), handlers()
+
+    def ask() -> None:
+        with locked_clocks(1980, nvml):
+            raise AssertionError("nothing was locked")
+
+    with pytest.raises(UsageError, match=r"1980 MHz \(Insufficient Permissions\); leave --lock-clocks out") as caught:
+        ask()
+    assert caught.value.exit_code == 2
+    assert nvml.calls == [("init",)]
+    assert handlers() == before
+
+
+def test_a_thread_that_could_not_be_told_of_signals_locks_nothing() -> None:
+    nvml = FakeNvml()
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            with locked_clocks(1980, nvml):
+                pass
+        except ValueError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert len(errors) == 1
+    assert ("lock", "gpu 0", 1980, 1980) not in nvml.calls
+
+
+# --- ways out of the process
+
+SCRIPT = """
+import os, pathlib, signal, sys, time
+from fusetune.measure.clocks import locked_clocks
+
+out, way = pathlib.Path(sys.argv[1]), sys.argv[2]
+
+class Nvml:
+    signalled = False
+    NVMLError = RuntimeError
+    def nvmlInit(self): pass
+    def nvmlDeviceGetHandleByIndex(self, index): return index
+    def nvmlDeviceSetGpuLockedClocks(self, handle, low, high):
+        out.write_text("locked\\n")
+        if way == "while locking":
+            os.kill(os.getpid(), signal.SIGTERM)
+    def nvmlDeviceResetGpuLockedClocks(self, handle):
+        if way == "while resetting" and not self.signalled:
+            self.signalled = True
+            os.kill(os.getpid(), signal.SIGTERM)
+        with out.open("a") as file:
+            file.write("reset\\n")
+
+context = locked_clocks(1980, Nvml())
+context.__enter__()
+if way in {"SIGTERM", "SIGHUP"}:
+    print("ready", flush=True)
+    time.sleep(60)
+elif way == "end of the program":
+    pass
+elif way == "sys.exit":
+    sys.exit(7)
+elif way == "error":
+    raise OSError("planted")
+else:
+    context.__exit__(None, None, None)
+"""
+
+WAYS = {
+    "SIGTERM": 128 + signal.SIGTERM,
+    "SIGHUP": 128 + signal.SIGHUP,
+    "while locking": 128 + signal.SIGTERM,
+    "while resetting": 128 + signal.SIGTERM,
+    "end of the program": 0,
+    "sys.exit": 7,
+    "error": 1,
+    "normal": 0,
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_clock_is_reset_once_on_every_way_out_of_the_process(tmp_path: Path, way: str) -> None:
+    out = tmp_path / "out"
+    command = [sys.executable, "-c", SCRIPT, str(out), way]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        if way in {"SIGTERM", "SIGHUP"}:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            process.send_signal(signal.Signals[way])
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == WAYS[way], errors
+    assert out.read_text() == "locked\nreset\n"

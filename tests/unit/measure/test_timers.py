@@ -1,0 +1,258 @@
+"""How long a sample is, when a clock is too coarse for it, and what is queued; a stand-in takes torch's place."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+from fusetune.errors import MeasurementError
+from fusetune.measure.timers import (
+    EXPECTED_SPEEDUP,
+    MIN_ARM_US,
+    TICKS_PER_SAMPLE,
+    EventTimer,
+    GraphTimer,
+    check_tick,
+    event_tick_us,
+    launches_for,
+)
+
+TIMES_US = (0.3, 1.7, 5.3, 13.2, 49.9, 50.0, 333.0, 1999.0, 2000.0, 2001.0, 1e6)
+SETS = (1, 2, 3, 7, 64, 1000)
+
+
+@pytest.mark.parametrize("sets", SETS)
+@pytest.mark.parametrize("baseline_us", TIMES_US)
+def test_a_sample_is_whole_rounds_of_the_input_sets_and_no_more_than_it_takes(baseline_us: float, sets: int) -> None:
+    launches = launches_for(baseline_us, sets)
+    assert launches % sets == 0
+    assert launches >= sets
+    fastest_us = baseline_us / EXPECTED_SPEEDUP
+    assert launches * fastest_us >= MIN_ARM_US * (1 - 1e-12)
+    assert (launches - sets) * fastest_us < MIN_ARM_US
+
+
+def test_a_candidate_four_times_as_fast_still_lasts_half_a_millisecond() -> None:
+    assert (MIN_ARM_US, EXPECTED_SPEEDUP) == (500.0, 4)
+    assert launches_for(20.0, 1) == 100
+    assert launches_for(20.0, 30) == 120
+    assert launches_for(20.1, 1) == 100
+    assert launches_for(19.9, 1) == 101
+
+
+@pytest.mark.parametrize(("tick_us", "sample_us"), [(1.0, 500.0), (0.5, 500.0), (0.0, 500.0), (2.0, 1000.0)])
+def test_a_clock_that_ticks_often_enough_in_a_sample_is_accepted(tick_us: float, sample_us: float) -> None:
+    check_tick(tick_us, sample_us)
+
+
+@pytest.mark.parametrize(("tick_us", "sample_us"), [(1.001, 500.0), (1.0, 499.0), (16.0, 500.0)])
+def test_a_clock_that_is_too_coarse_for_a_sample_is_an_error_with_both_figures(
+    tick_us: float, sample_us: float
+) -> None:
+    with pytest.raises(MeasurementError) as caught:
+        check_tick(tick_us, sample_us)
+    message = str(caught.value)
+    assert f"steps by {tick_us:.3f} us" in message
+    assert f"lasts only {sample_us:.0f} us" in message
+    assert f"{TICKS_PER_SAMPLE} steps" in message
+    assert caught.value.exit_code == 4
+
+
+def test_choosing_the_length_of_a_sample_loads_no_torch() -> None:
+    script = (
+        "import sys; from fusetune.measure.timers import launches_for, check_tick\n"
+        "launches_for(20.0, 3), check_tick(0.5, 500.0)\n"
+        "assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+# --- what is queued
+
+
+class FakeTorch(ModuleType):
+    """Runs queued work at once on a clock in microseconds; `log` tells what ran."""
+
+    int8 = "int8"
+
+    def __init__(self, tick_us: float = 0.5) -> None:
+        super().__init__("torch")
+        self.now_us, self._tick_us = 0.0, tick_us
+        self.log: list[Any] = []
+        self.capturing: FakeGraph | None = None
+        torch = self
+
+        class Event:
+            def __init__(self, enable_timing: bool) -> None:
+                assert enable_timing
+                self.at_us: float | None = None
+
+            def record(self) -> None:
+                torch.now_us += 0.2
+                self.at_us = torch.now_us
+
+            def elapsed_time(self, end: Any) -> float:
+                return round((end.at_us - self.at_us) / torch._tick_us) * torch._tick_us / 1e3
+
+        class Stream:
+            pass
+
+        class Inside:
+            def __init__(self, stream: Stream) -> None:
+                assert isinstance(stream, Stream)
+
+            def __enter__(self) -> None:
+                torch.log.append("stream")
+
+            def __exit__(self, *_: object) -> None:
+                torch.log.append("end of stream")
+
+        self.cuda = SimpleNamespace(
+            Event=Event,
+            Stream=Stream,
+            stream=Inside,
+            CUDAGraph=lambda: FakeGraph(torch),
+            synchronize=lambda: torch.log.append("synchronize"),
+        )
+
+    def empty(self, size: int, *, dtype: str, device: str) -> Any:
+        assert (dtype, device) == ("int8", "cuda")
+        return SimpleNamespace(zero_=lambda: self.log.append(("flush", size)))
+
+    def run(self, arm: Any, index: int) -> None:
+        """A launch: an arm's name is its microseconds."""
+        if self.capturing is not None:
+            self.capturing.launches.append((arm, index))
+            return
+        self.log.append((arm, index))
+        self.now_us += arm
+
+
+class FakeGraph:
+    def __init__(self, torch: FakeTorch) -> None:
+        self._torch = torch
+        self.launches: list[tuple[Any, int]] = []
+
+    def capture_begin(self) -> None:
+        self._torch.capturing = self
+
+    def capture_end(self) -> None:
+        self._torch.capturing = None
+
+    def replay(self) -> None:
+        assert self._torch.capturing is None
+        self._torch.log.append(("replay", self))
+        for arm, index in self.launches:
+            self._torch.run(arm, index)
+
+
+@pytest.fixture
+def torch(monkeypatch: pytest.MonkeyPatch) -> FakeTorch:
+    fake = FakeTorch()
+    monkeypatch.setitem(sys.modules, "torch", fake)
+    return fake
+
+
+def launched(torch: FakeTorch) -> list[Any]:
+    return [item for item in torch.log if isinstance(item, tuple) and isinstance(item[0], float)]
+
+
+def test_a_graph_sample_walks_through_the_input_sets_and_gives_the_time_of_one_launch(torch: FakeTorch) -> None:
+    timer = GraphTimer(torch.run, sets=3, launches=6)
+    assert (timer.name, timer.launches) == ("graph", 6)
+    assert timer.times_us([10.0, 20.0, 10.0]) == pytest.approx([10, 20, 10], rel=0.02)
+    outside, replayed = launched(torch)[:2], launched(torch)[2:]
+    assert outside == [(10.0, 0), (20.0, 0)]
+    expected = [(arm, index) for arm in (10.0, 20.0, 10.0) for index in (0, 1, 2, 0, 1, 2)]
+    assert replayed == expected
+
+
+def test_the_arms_of_a_graph_sample_are_queued_without_a_wait_in_between(torch: FakeTorch) -> None:
+    timer = GraphTimer(torch.run, sets=1, launches=4)
+    timer.times_us([10.0, 20.0])
+    torch.log.clear()
+    timer.times_us([10.0, 20.0, 20.0, 10.0])
+    kinds = [item if isinstance(item, str) else item[0] for item in torch.log if not isinstance(item[0], float)]
+    assert kinds == ["replay", "replay", "replay", "replay", "synchronize"]
+
+
+def test_an_arm_is_captured_once_and_the_last_eight_are_kept(torch: FakeTorch) -> None:
+    timer = GraphTimer(torch.run, sets=1, launches=2)
+    arms = [float(number) for number in range(1, 10)]
+
+    def captures(arm: float) -> bool:
+        torch.log.clear()
+        timer.times_us([arm])
+        return "stream" in torch.log
+
+    assert all(captures(arm) for arm in arms[:8])
+    assert not captures(arms[0])  # It is now the one used last,
+    assert captures(arms[8])
+    assert captures(arms[1])  # and this one had to go.
+    assert not captures(arms[0])
+
+
+def test_a_capture_that_fails_is_ended_and_not_kept(torch: FakeTorch) -> None:
+    fails = True
+
+    def run(arm: float, index: int) -> None:
+        if fails and torch.capturing is not None:
+            raise RuntimeError("planted")
+        torch.run(arm, index)
+
+    timer = GraphTimer(run, sets=1, launches=2)
+    with pytest.raises(RuntimeError, match="planted"):
+        timer.times_us([10.0])
+    assert torch.capturing is None
+    fails = False
+    assert timer.times_us([10.0]) == pytest.approx([10.0], rel=0.05)
+
+
+@pytest.mark.parametrize("flush_bytes", [0, 1000])
+def test_an_event_sample_flushes_before_each_launch_and_times_none_of_it(torch: FakeTorch, flush_bytes: int) -> None:
+    timer = EventTimer(torch.run, sets=2, launches=3, flush_bytes=flush_bytes)
+    assert (timer.name, timer.launches) == ("events", 3)
+    assert timer.times_us([100.0, 300.0]) == pytest.approx([100, 300], rel=0.01)
+    flush = [("flush", 1000)] if flush_bytes else []
+    expected = [
+        item for arm in (100.0, 300.0) for launch in ((arm, 0), (arm, 1), (arm, 0)) for item in (*flush, launch)
+    ]
+    assert torch.log == [*expected, "synchronize"]
+
+
+@pytest.mark.parametrize("tick_us", [0.5, 1.0])
+def test_the_tick_is_the_smallest_difference_between_two_readings(
+    torch: FakeTorch, monkeypatch: pytest.MonkeyPatch, tick_us: float
+) -> None:
+    readings = iter([6, 8, 8, 9, 12] * 40)
+
+    class Event:
+        def __init__(self, enable_timing: bool) -> None: ...
+
+        def record(self) -> None: ...
+
+        def elapsed_time(self, end: Any) -> float:
+            return next(readings) * tick_us / 1e3
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    assert event_tick_us() == pytest.approx(tick_us)
+
+
+def test_readings_that_are_all_alike_bound_the_tick_by_themselves(
+    torch: FakeTorch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Event:
+        def __init__(self, enable_timing: bool) -> None: ...
+
+        def record(self) -> None: ...
+
+        def elapsed_time(self, end: Any) -> float:
+            return 4e-3
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    assert event_tick_us() == pytest.approx(4.0)

@@ -58,7 +58,7 @@ def record_plan(passed: Sequence[Config], rejected: Mapping[Config, Rejection], 
     for config in passed:
         log.id_of(config)
     for config, rejection in rejected.items():
-        if config not in log.ledger.compiled:
+        if not log.ledger.is_written(config, "rejected"):
             log.candidate(config, "rejected", reason=rejection.reason, detail=rejection.detail)
 
 

@@ -98,7 +98,8 @@ def _standings(ratios: Mapping[Config, list[float]], baseline_us: float) -> list
 
 def _taken_over(number: int, field: Sequence[Config], log: RunLog) -> list[Taken]:
     """The field's samples of a round that the ledger holds, those of other runs written down again."""
-    own, others = ([taken for taken in samples if taken[0] in field] for samples in log.ledger.samples(number))
+    here = set(field)
+    own, others = ([taken for taken in samples if taken[0] in here] for samples in log.ledger.samples(number))
     for config, time_us in others:
         log.journal.write(Sample(id=log.id_of(config), round=number, us=time_us, reused=True))
     return own + others

@@ -483,7 +483,6 @@ def test_what_is_taken_over_is_written_down_again_and_marked(tmp_path: Path) -> 
         assert not isinstance(record, Sample | Candidate) or record.reused or planned(record)
 
 
-@pytest.mark.xfail(reason="tune/plan.py: record_plan leaves out what an earlier run rejected", strict=True)
 def test_what_the_plan_rejects_is_in_every_journal(tmp_path: Path) -> None:
     for result in [run(request_of(tmp_path)) for _ in range(2)]:
         told = {record.config: record.status for record in records_of(result) if isinstance(record, Candidate)}

@@ -10,14 +10,14 @@ import click
 
 from fusetune.core.decision import REASON_TEXT, KeepRule
 from fusetune.core.problem import DTYPES, PRECISIONS, Dtype, Precision, make_problem
-from fusetune.core.space import SPACE_NAMES, SpaceName
+from fusetune.core.space import SPACE_NAMES
 from fusetune.core.target import DEFAULT_TARGET, Target, find_target, slugify
 from fusetune.errors import EXIT_INCONCLUSIVE, EXIT_OK
 from fusetune.store.paths import runs_dir
 from fusetune.units import format_gain, format_interval, format_speedup, format_us
 
 if TYPE_CHECKING:
-    from fusetune.tune.request import CacheMode, SweepRequest, SweepResult
+    from fusetune.tune.request import CacheMode, SpaceChoice, SweepRequest, SweepResult
 
 
 @click.command("sweep")
@@ -28,7 +28,11 @@ if TYPE_CHECKING:
 @click.option("--dtype", type=click.Choice(DTYPES), default="float32", show_default=True, help="Of x, W and y.")
 @click.option("--precision", type=click.Choice(PRECISIONS), help="How float32 is multiplied.  [default: tf32]")
 @click.option(
-    "--space", type=click.Choice(SPACE_NAMES), default="standard", show_default=True, help="Which candidates."
+    "--space",
+    type=click.Choice([*SPACE_NAMES, "rules"]),
+    default="standard",
+    show_default=True,
+    help="Which candidates; rules: what the conditional rules propose for BASELINE as compiled, three at most.",
 )
 @click.option(
     "--target",
@@ -91,7 +95,7 @@ def sweep(
     op: str,
     dtype: Dtype,
     precision: Precision | None,
-    space: SpaceName,
+    space: SpaceChoice,
     target_name: str | None,
     min_gain: float,
     confidence: float,

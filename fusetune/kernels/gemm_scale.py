@@ -90,6 +90,7 @@ class GemmScale:
     space = GEMM_SPACE
     dtypes = DTYPES
     modes = (None,)
+    staged_loads = 2  # x and W; bias and scale are loaded once, after the loop
 
     def operands(self, problem: Problem) -> tuple[Operand, ...]:
         """x, weight, bias, scale and y; the weight is spread as nn.Linear spreads it, so that y is of order one."""

@@ -93,6 +93,8 @@ class KernelSpec(Protocol):
     """Tunable parameters and their values."""
     dtypes: tuple[str, ...]
     modes: tuple[str | None, ...]
+    staged_loads: int
+    """Loads inside the pipelined loop, which num_stages multiplies; those before and after it do not count."""
 
     def operands(self, problem: Problem) -> tuple[Operand, ...]:
         """Inputs and outputs, in the op's own order."""

@@ -107,7 +107,10 @@ class Monitor:
         """The driver's version, such as 580.159.04."""
         if self._handle is None:
             return None
-        version = self._nvml.nvmlSystemGetDriverVersion()
+        try:
+            version = self._nvml.nvmlSystemGetDriverVersion()
+        except self._nvml.NVMLError:
+            return None
         return version.decode() if isinstance(version, bytes) else str(version)
 
     def _name_of(self, pid: int) -> str:

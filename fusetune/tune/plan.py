@@ -10,7 +10,8 @@ from fusetune.compiler.pool import Compiled, Job, compile_jobs
 from fusetune.core.config import BASELINE, Config
 from fusetune.core.estimate import estimate
 from fusetune.core.problem import Problem
-from fusetune.core.resources import Resources
+from fusetune.core.resources import Resources, occupancy
+from fusetune.core.rules import propose
 from fusetune.core.space import Rejection, candidates, reject_reason
 from fusetune.core.target import Target
 from fusetune.errors import CompileError, ConfigFileError, UnsupportedProblemError, UsageError
@@ -42,7 +43,11 @@ def plausible(request: SweepRequest, target: Target) -> tuple[list[Config], dict
     """The candidates that reject_reason lets through, BASELINE first, and the others with their reason."""
     passed: list[Config] = []
     rejected: dict[Config, Rejection] = {}
-    for config in candidates(request.spec.space, request.space):
+    if request.space == "rules":
+        configs = proposed_by_rules(request, target)
+    else:
+        configs = candidates(request.spec.space, request.space)
+    for config in configs:
         rejection = reject_reason(config, request.problem, target)
         if rejection is None:
             passed.append(config)
@@ -51,6 +56,19 @@ def plausible(request: SweepRequest, target: Target) -> tuple[list[Config], dict
         else:
             rejected[config] = rejection
     return passed, rejected
+
+
+def proposed_by_rules(request: SweepRequest, target: Target) -> tuple[Config, ...]:
+    """What the conditional rules leave to try, from BASELINE compiled for `target`. Raises CompileError."""
+    ((_, result),) = start_compiling(request, [BASELINE], target)
+    if isinstance(result, Rejection):
+        raise CompileError(f"BASELINE does not compile for {target.name}: {result.detail}")
+    try:
+        compute_bound = estimate(BASELINE, request.problem, target, result).bound == "compute"
+    except UsageError:
+        compute_bound = True  # Peaks unknown; a GEMM's tile is made to be.
+    held = occupancy(result.registers, result.shared_bytes, BASELINE.num_warps, target)
+    return propose(result, held, request.spec.staged_loads, compute_bound=compute_bound).configs
 
 
 def record_plan(passed: Sequence[Config], rejected: Mapping[Config, Rejection], log: RunLog) -> None:
@@ -98,8 +116,10 @@ def compile_all(
             if record.status == "compiled" and record.resources is not None:
                 accept(config, record.resources)
         todo = [config for config in configs if config not in log.ledger.compiled]
-        if running is None:
-            running = start_compiling(request, todo, target) if todo else ()
+        if not todo:
+            running = ()
+        elif running is None:
+            running = start_compiling(request, todo, target)
         for (_, config), result in running:
             if config in log.ledger.compiled:
                 continue

@@ -17,6 +17,8 @@ from fusetune.kernels.spec import KernelSpec
 from fusetune.store.schema import Entry
 
 CacheMode = Literal["cold", "warm"]
+SpaceChoice = SpaceName | Literal["rules"]
+"""A space by name, or what the conditional rules propose once BASELINE is compiled."""
 
 
 class SweepRequest(msgspec.Struct, frozen=True):
@@ -30,7 +32,7 @@ class SweepRequest(msgspec.Struct, frozen=True):
     problem: Problem
     output: Path
     runs: Path
-    space: SpaceName = "standard"
+    space: SpaceChoice = "standard"
     rule: KeepRule = KeepRule()
     cache: CacheMode = "cold"
     seed: int = 0

@@ -138,6 +138,7 @@ class Double:
     space = Space({"BLOCK_M": (32, 64)})
     dtypes = ("float32",)
     modes = (None,)
+    staged_loads = 1
 
     def operands(self, problem):
         return (Operand("x", (problem.M,), "float32"), Operand("y", (problem.M,), "float32", role="output"))

@@ -300,3 +300,25 @@ def test_an_output_that_cannot_be_written_is_refused_before_anything_is_compiled
         predicted(tmp_path)
     assert compiler.compiled == []
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("registers", "shared_bytes", "expected"),
+    [
+        (80, 32768, {BASELINE, Config(num_warps=8), Config(num_stages=3)}),
+        (200, 32768, {BASELINE}),
+    ],
+)
+def test_the_rules_space_is_exactly_what_the_rules_propose_for_baseline_as_compiled(
+    tmp_path: Path, compiler: FakeCompiler, registers: int, shared_bytes: int, expected: set[Config]
+) -> None:
+    compiler.planted[BASELINE] = Resources(registers=registers, stack_bytes=0, shared_bytes=shared_bytes)
+    large = make_problem(4096, 4096, 4096, "float32")
+    result = predicted(tmp_path, space="rules", problem=large)
+    assert set(last_words(result)) == expected
+
+
+def test_rules_cannot_propose_where_baseline_does_not_compile(tmp_path: Path, compiler: FakeCompiler) -> None:
+    compiler.planted[BASELINE] = Rejection("compile_error", "planted")
+    with pytest.raises(CompileError, match="BASELINE does not compile for NVIDIA GeForce RTX 4090: planted"):
+        predicted(tmp_path, space="rules")

@@ -118,7 +118,7 @@ def test_a_noisy_machine_ends_in_an_error_and_leaves_every_file_as_it_was(tmp_pa
 def places(count: int, confidence: float) -> tuple[int | None, int | None]:
     """Which of the sorted samples are the ends of the interval, asked of the real one."""
     interval = median_interval(range(count), confidence)
-    return tuple(int(end) if math.isfinite(end) else None for end in (interval.low, interval.high))  # type: ignore[return-value]
+    return tuple(int(end) if math.isfinite(end) else None for end in (interval.low, interval.high))
 
 
 def quick_interval(samples: Sequence[float], confidence: float) -> Interval:
@@ -224,7 +224,7 @@ def test_all_intervals_of_a_decision_together_cover_the_true_gain_as_often_as_it
     covered = 0
     for measurer in drawn(0.1, noise, 400, seed=1):
         seen: list[Gain] = []
-        decision(measurer, decided=lambda gain, seen=seen: bool(seen.append(gain)))  # type: ignore[misc,func-returns-value]
+        decision(measurer, decided=lambda gain, seen=seen: bool(seen.append(gain)))
         assert [gain.blocks for gain in seen] == list(RULE.looks)
         covered += all(gain.low <= 0.1 <= gain.high for gain in seen)
     assert covered / 400 >= RULE.confidence

@@ -1,0 +1,99 @@
+"""The project brief's conditional rules for warps and stages, as data: what the compiler made of BASELINE picks them.
+
+    pressure low    under 96 registers a thread and no spill: 8 warps for compute-bound fusion; 3 stages may help
+    pressure high   over 128 registers, or registers limit occupancy: 4 warps, 2 stages
+    multi-input     3 or more loads staged per step of the loop: 2 stages, 4 warps
+
+"Each stage buffers all inputs" is the reason of the last rule, so only loads inside the pipelined loop count: bias and
+scale of a GEMM's epilogue are loaded once, after it. Where rules disagree, the more careful one wins. At most three
+configs are proposed, and BASELINE is always one of them.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from fusetune.core.config import BASELINE, Config
+from fusetune.core.resources import Occupancy, Resources
+
+LOW_PRESSURE_BELOW: Final = 96
+HIGH_PRESSURE_ABOVE: Final = 128
+MULTI_INPUT_LOADS: Final = 3
+MAX_PROPOSED: Final = 3
+
+
+class Rule(msgspec.Struct, frozen=True):
+    """One conditional rule in words: when it fires, and what it says."""
+
+    name: str
+    condition: str
+    advice: str
+
+
+LOW_PRESSURE: Final = Rule(
+    "register pressure low",
+    f"under {LOW_PRESSURE_BELOW} registers a thread and no spill",
+    "try 8 warps for compute-bound fusion; 3 stages may help to hide latency",
+)
+HIGH_PRESSURE: Final = Rule(
+    "register pressure high",
+    f"over {HIGH_PRESSURE_ABOVE} registers a thread, or registers limit occupancy",
+    "use 4 warps and keep 2 stages",
+)
+MULTI_INPUT: Final = Rule(
+    "multi-input fusion",
+    f"{MULTI_INPUT_LOADS} or more loads staged per step of the loop",
+    "prefer 2 stages; 4 warps are often better than 8",
+)
+
+
+class Proposal(msgspec.Struct, frozen=True):
+    """The rules that fired, and the configs that they leave to try, BASELINE first."""
+
+    fired: tuple[Rule, ...]
+    configs: tuple[Config, ...]
+
+
+def fired_rules(resources: Resources, occupancy: Occupancy, staged_loads: int) -> tuple[Rule, ...]:
+    """The rules whose condition BASELINE's compiled kernel meets."""
+    rules = []
+    if resources.registers < LOW_PRESSURE_BELOW and not resources.spills:
+        rules.append(LOW_PRESSURE)
+    if resources.registers > HIGH_PRESSURE_ABOVE or occupancy.limiter == "registers":
+        rules.append(HIGH_PRESSURE)
+    if staged_loads >= MULTI_INPUT_LOADS:
+        rules.append(MULTI_INPUT)
+    return tuple(rules)
+
+
+def propose(resources: Resources, occupancy: Occupancy, staged_loads: int, *, compute_bound: bool) -> Proposal:
+    """What to try beside BASELINE, from the resources and occupancy of its compiled kernel.
+
+    `staged_loads` are those inside the pipelined loop; `compute_bound` says whether arithmetic, not memory, limits it.
+    Where no rule fires, the brief's other values of each parameter are tried, one at a time.
+    """
+    fired = fired_rules(resources, occupancy, staged_loads)
+    warps, stages = {4}, {2}
+    if HIGH_PRESSURE not in fired:
+        if LOW_PRESSURE in fired:
+            warps |= {8} if compute_bound else set()
+            stages |= {3}
+        elif MULTI_INPUT not in fired:
+            warps, stages = {4, 8}, {2, 3}
+    if MULTI_INPUT in fired:
+        stages = {2}
+    product = [
+        msgspec.structs.replace(BASELINE, num_warps=num_warps, num_stages=num_stages)
+        for num_warps in sorted(warps)
+        for num_stages in sorted(stages)
+    ]
+    return Proposal(fired, _at_most_three(product))
+
+
+def _at_most_three(product: list[Config]) -> tuple[Config, ...]:
+    """BASELINE and at most two others: of four, the one that changes both parameters at once is left out."""
+    if len(product) > MAX_PROPOSED:
+        product = [c for c in product if c.num_warps == BASELINE.num_warps or c.num_stages == BASELINE.num_stages]
+    return tuple(product)

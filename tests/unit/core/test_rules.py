@@ -1,0 +1,82 @@
+"""Each branch of the brief's conditional rules."""
+
+from __future__ import annotations
+
+import pytest
+
+from fusetune.core.config import BASELINE, Config
+from fusetune.core.resources import Resources, occupancy
+from fusetune.core.rules import HIGH_PRESSURE, LOW_PRESSURE, MULTI_INPUT, Proposal, propose
+from fusetune.core.target import find_target
+
+RTX_4090 = find_target("rtx4090")
+W8, S3 = Config(num_warps=8), Config(num_stages=3)
+
+
+def proposal(
+    registers: int, *, stack: int = 0, shared: int = 16384, loads: int = 2, compute_bound: bool = True
+) -> Proposal:
+    resources = Resources(registers=registers, stack_bytes=stack, shared_bytes=shared)
+    return propose(resources, occupancy(registers, shared, 4, RTX_4090), loads, compute_bound=compute_bound)
+
+
+def test_low_pressure_tries_eight_warps_and_three_stages_one_at_a_time() -> None:
+    found = proposal(95, shared=32768)
+    assert found.fired == (LOW_PRESSURE,)
+    assert set(found.configs) == {BASELINE, W8, S3}
+
+
+def test_low_pressure_leaves_eight_warps_to_compute_bound_fusion() -> None:
+    assert proposal(80, shared=32768, compute_bound=False).configs == (BASELINE, S3)
+
+
+@pytest.mark.parametrize("registers", [129, 255])
+def test_high_pressure_leaves_baseline_alone(registers: int) -> None:
+    found = proposal(registers, shared=32768)
+    assert HIGH_PRESSURE in found.fired
+    assert found.configs == (BASELINE,)
+
+
+def test_registers_that_limit_occupancy_are_high_pressure_however_few_they_are() -> None:
+    """90 registers and 8 KiB: five CTAs an SM by registers, before any other limit."""
+    found = proposal(90, shared=8192)
+    assert occupancy(90, 8192, 4, RTX_4090).limiter == "registers"
+    assert found.fired == (LOW_PRESSURE, HIGH_PRESSURE)
+    assert found.configs == (BASELINE,)
+
+
+def test_a_spill_is_not_low_pressure_however_few_registers_are_shown() -> None:
+    """256x128x32 with 4 warps shows 40 registers and a stack of thousands of bytes."""
+    found = proposal(40, stack=4904, shared=49152)
+    assert LOW_PRESSURE not in found.fired
+
+
+@pytest.mark.parametrize(("registers", "low"), [(95, True), (96, False), (128, False)])
+def test_the_bounds_are_exclusive(registers: int, low: bool) -> None:
+    fired = proposal(registers, shared=32768).fired
+    assert (LOW_PRESSURE in fired) is low
+    assert HIGH_PRESSURE not in fired
+
+
+def test_between_the_bounds_no_rule_fires_and_each_parameter_is_tried() -> None:
+    found = proposal(110, shared=32768)
+    assert found.fired == ()
+    assert set(found.configs) == {BASELINE, W8, S3}
+
+
+@pytest.mark.parametrize("loads", [3, 5])
+def test_three_staged_loads_keep_two_stages(loads: int) -> None:
+    found = proposal(80, shared=32768, loads=loads)
+    assert found.fired == (LOW_PRESSURE, MULTI_INPUT)
+    assert all(config.num_stages == 2 for config in found.configs)
+    assert proposal(110, shared=32768, loads=loads).configs == (BASELINE,)
+
+
+@pytest.mark.parametrize("registers", range(32, 256, 16))
+@pytest.mark.parametrize("loads", [1, 2, 3])
+@pytest.mark.parametrize("compute_bound", [True, False])
+def test_at_most_three_configs_baseline_first(registers: int, loads: int, compute_bound: bool) -> None:
+    configs = proposal(registers, loads=loads, compute_bound=compute_bound).configs
+    assert configs[0] == BASELINE
+    assert len(set(configs)) == len(configs) <= 3
+    assert all(config.num_warps in (4, 8) and config.num_stages in (2, 3) for config in configs)

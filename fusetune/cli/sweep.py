@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import closing, nullcontext
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -136,23 +136,22 @@ def sweep(
         workers=workers,
         fresh=fresh,
         exclusive=exclusive,
-        clocks=None if lock_mhz is None else f"locked at {lock_mhz} MHz",
+        lock_mhz=lock_mhz,
     )
     if target is None and gpu_present():
-        ctx.exit(_measure(request, lock_mhz))
+        ctx.exit(_measure(request))
     why = f"--target {target_name} was given" if target else "there is no NVIDIA GPU here"
     ctx.exit(_predict(request, target or find_target(DEFAULT_TARGET), why))
 
 
-def _measure(request: SweepRequest, lock_mhz: int | None) -> int:
+def _measure(request: SweepRequest) -> int:
     from fusetune.cli.progress import make_progress
-    from fusetune.measure.clocks import locked_clocks
     from fusetune.measure.cuda import CudaMeasurer
     from fusetune.tune.sweep import sweep as run_sweep
 
     click.echo(f"{request.spec.name}  {request.problem.describe()}")
     measurer = CudaMeasurer(request.spec, request.problem, cold=request.cache == "cold")
-    with locked_clocks(lock_mhz) if lock_mhz else nullcontext(), closing(measurer):
+    with closing(measurer):
         result = run_sweep(request, measurer, make_progress())
     _print_verdict(result)
     return EXIT_INCONCLUSIVE if result.entry.verdict == "inconclusive" else EXIT_OK

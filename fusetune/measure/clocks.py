@@ -5,17 +5,26 @@ from __future__ import annotations
 import atexit
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib import import_module
 from types import FrameType
 from typing import Any, NoReturn
 
 from fusetune.errors import UsageError
+from fusetune.measure.nvml import full_uuid
+from fusetune.measure.protocol import GpuFacts
+
+
+def locked_clocks_of(facts: GpuFacts, mhz: int | None) -> AbstractContextManager[None]:
+    """Hold the SM clock of the GPU that these facts are of; nothing is touched without `mhz`, or on a simulated GPU."""
+    if mhz is None or facts.uuid is None:
+        return nullcontext()
+    return locked_clocks(mhz, facts.uuid)
 
 
 @contextmanager
-def locked_clocks(mhz: int, driver: Any = None, index: int = 0) -> Iterator[None]:
-    """Hold the SM clock of GPU `index` at `mhz` within the context.
+def locked_clocks(mhz: int, uuid: str, driver: Any = None) -> Iterator[None]:
+    """Hold the SM clock of the GPU with this UUID at `mhz` within the context.
 
     It is reset at the end of the context, on an exception, on SIGTERM and SIGHUP, and at interpreter exit; only a
     `kill -9` leaves it locked (`nvidia-smi -rgc` resets it by hand). Raises UsageError where the driver does not
@@ -23,7 +32,8 @@ def locked_clocks(mhz: int, driver: Any = None, index: int = 0) -> Iterator[None
     """
     nvml = driver or import_module("pynvml")
     nvml.nvmlInit()
-    handle = nvml.nvmlDeviceGetHandleByIndex(index)
+    # By UUID: NVML's first GPU need not be the first that CUDA shows to this process.
+    handle = nvml.nvmlDeviceGetHandleByUUID(full_uuid(uuid))
     reset = _once(lambda: nvml.nvmlDeviceResetGpuLockedClocks(handle))
     # A signal's default action ends Python without a word; as an exception it passes through the context.
     previous = {number: signal.signal(number, _exit) for number in (signal.SIGTERM, signal.SIGHUP)}

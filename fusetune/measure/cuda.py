@@ -63,7 +63,11 @@ class CudaMeasurer:
         return result
 
     def prepare(self, seed: int) -> SamplingFacts:
-        """Begin anew in a fresh process; raises WrongResultError where BASELINE itself does not come through."""
+        """Begin anew in a fresh process.
+
+        Raises WrongResultError where BASELINE itself does not come through, MeasurementError where it does not fit
+        into the GPU's memory.
+        """
         if self._seed is not None:
             self._stop_worker()
         if self._spare is not None:
@@ -106,10 +110,10 @@ class CudaMeasurer:
         arguments = (self._spec, self._problem, self._seed, self._cold)
         opened = self._call(_open_session, *arguments, limit_s=OPEN_LIMIT_S)
         if isinstance(opened, Failure):
-            raise WrongResultError(
-                f"BASELINE itself failed at {self._problem.describe()} ({opened.reason}: {opened.detail}); "
-                "nothing was tuned. Run `make test-gpu` and report what it says"
-            )
+            seen = f"BASELINE itself failed at {self._problem.describe()} ({opened.reason}: {opened.detail})"
+            if opened.reason == "out_of_memory":
+                raise MeasurementError(f"{seen}; free the GPU's memory or tune a smaller problem")
+            raise WrongResultError(f"{seen}; nothing was tuned. Run `make test-gpu` and report what it says")
         self._alive = True
         return opened
 

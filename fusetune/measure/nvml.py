@@ -68,6 +68,11 @@ def visible_gpu() -> tuple[str, str] | None:
     return (name.decode() if isinstance(name, bytes) else str(name)), f"{major}.{minor}"
 
 
+def full_uuid(uuid: str) -> str:
+    """A GPU's UUID as NVML writes it; PyTorch leaves the `GPU-` in front of it out."""
+    return uuid if uuid.startswith("GPU-") else f"GPU-{uuid}"
+
+
 class Monitor:
     """Watches one GPU, named by its UUID; where NVML does not answer, everything is None and nothing is discarded."""
 
@@ -78,7 +83,7 @@ class Monitor:
         self._handle: Any = None
         try:
             pynvml.nvmlInit()
-            self._handle = pynvml.nvmlDeviceGetHandleByUUID(uuid if uuid.startswith("GPU-") else f"GPU-{uuid}")
+            self._handle = pynvml.nvmlDeviceGetHandleByUUID(full_uuid(uuid))
         except pynvml.NVMLError:
             self._handle = None
 

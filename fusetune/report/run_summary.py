@@ -90,10 +90,11 @@ class BlockCount(msgspec.Struct, frozen=True):
 
 
 class PhaseSeconds(msgspec.Struct, frozen=True):
-    """Wall time of one phase, in seconds."""
+    """Wall time of one phase, in seconds; `within` names the phase that it is a part of, and that counts it."""
 
     name: str
     seconds: float
+    within: str | None = None
 
 
 class RunSummary(msgspec.Struct, frozen=True):
@@ -167,7 +168,7 @@ def summarize_run(records: Iterable[Record]) -> RunSummary:
         seed=start.seed,
         rule=start.rule,
         cache=start.cache,
-        phases=tuple(PhaseSeconds(r.name, r.seconds) for r in held if isinstance(r, PhaseTime)),
+        phases=tuple(PhaseSeconds(r.name, r.seconds, r.within) for r in held if isinstance(r, PhaseTime)),
         counts=dict(Counter(candidate.status for candidate in candidates.values())),
         best=_best((row for row in rows if row.id != baseline_id), start.evidence),
         baseline=next((row for row in rows if row.id == baseline_id), None),

@@ -156,8 +156,11 @@ def run_facts(run: RunSummary) -> list[tuple[str, str]]:
         ("space", f"{run.space}: {plural(run.candidates, 'candidate')} ({counts})"),
     ]
     if run.phases:
-        total = sum(phase.seconds for phase in run.phases)
-        parts = [f"{phase.name} {phase.seconds:.1f} s" for phase in run.phases]
+        total = sum(phase.seconds for phase in run.phases if phase.within is None)
+        parts = [
+            f"{phase.name} {phase.seconds:.1f} s{f' (of {phase.within})' if phase.within else ''}"
+            for phase in run.phases
+        ]
         facts.append(("time", f"{', '.join(parts)}; {total:.1f} s in all"))
     if run.blocks:
         facts.append(("blocks", "; ".join(_block_text(count) for count in run.blocks)))

@@ -121,10 +121,11 @@ class Sampling(_Record, frozen=True, tag="sampling"):
 
 
 class PhaseTime(_Record, frozen=True, tag="phase"):
-    """How long one phase of the run took, in seconds of wall time."""
+    """How long one phase of the run took, in seconds of wall time; `within` names the phase that it is a part of."""
 
     name: str
     seconds: float
+    within: str | None = None
 
 
 class Note(_Record, frozen=True, tag="note"):

@@ -116,7 +116,7 @@ def confirm(bench: Bench, raced: RaceResult, resources: Mapping[Config, Resource
             phase.advance()
         while results:
             best = lightest_of_fastest(results, resources)
-            conservative = raced.conservative if raced.conservative in results else BASELINE
+            conservative = _fastest_conservative(results)
             over_conservative: PairResult | Failure | None = results[best]
             if best.is_conservative:
                 conservative, over_conservative = best, None
@@ -134,6 +134,12 @@ def confirm(bench: Bench, raced: RaceResult, resources: Mapping[Config, Resource
         conservative_over_baseline=results[conservative].outcome if conservative in results else "revert",
     )
     return Final(decision, best, conservative, results, over_conservative)
+
+
+def _fastest_conservative(results: Mapping[Config, PairResult]) -> Config:
+    """The 4-warp / 2-stage config with the largest gain over BASELINE; BASELINE, itself one, where none gains."""
+    gains = {config: result.gain.median for config, result in results.items() if config.is_conservative}
+    return max(gains, key=lambda config: gains[config]) if max(gains.values(), default=0.0) > 0 else BASELINE
 
 
 def lightest_of_fastest(results: Mapping[Config, PairResult], resources: Mapping[Config, Resources]) -> Config:

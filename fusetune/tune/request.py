@@ -24,8 +24,8 @@ SpaceChoice = SpaceName | Literal["rules"]
 class SweepRequest(msgspec.Struct, frozen=True):
     """One problem to tune. `output` and `runs` are the folders for YAML and journals; `workers` compile at once.
 
-    `fresh` takes nothing over from earlier runs. `exclusive` makes another process on the GPU an error. `clocks` says
-    how the clocks are held where they are, such as `locked at 1980 MHz`.
+    `fresh` takes nothing over from earlier runs. `exclusive` makes another process on the GPU an error. `lock_mhz`
+    is where the SM clock is held while measuring; None leaves the clocks alone.
     """
 
     spec: KernelSpec
@@ -39,7 +39,7 @@ class SweepRequest(msgspec.Struct, frozen=True):
     workers: int | None = None
     fresh: bool = False
     exclusive: bool = False
-    clocks: str | None = None
+    lock_mhz: int | None = None
 
 
 class Ranked(msgspec.Struct, frozen=True):

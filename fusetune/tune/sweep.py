@@ -18,6 +18,7 @@ from fusetune.core.resources import Resources
 from fusetune.core.stats import preload
 from fusetune.core.target import Target
 from fusetune.errors import MeasurementError, NoisyMachineError, NoUsableGpuError
+from fusetune.measure.clocks import locked_clocks_of
 from fusetune.measure.lock import hold_gpu_of
 from fusetune.measure.paired import PairResult
 from fusetune.measure.protocol import Failure, GpuFacts, Measurer
@@ -45,11 +46,13 @@ def sweep(request: SweepRequest, measurer: Measurer, progress: Progress) -> Swee
     threading.Thread(target=preload, daemon=True).start()
     early = _EarlyCompilation(request, measurer.likely_target())
     try:
-        facts = measurer.facts()
-        if facts.other_processes and request.exclusive:
-            raise NoUsableGpuError(f"{_company(facts)}; stop them, or leave --exclusive out")
-        with hold_gpu_of(facts, progress):
-            return _sweep(request, measurer, facts, early, progress)
+        with hold_gpu_of(measurer.facts(), progress):
+            # Asked again: another fusetune that was waited for is no company any more.
+            facts = measurer.facts()
+            if facts.other_processes and request.exclusive:
+                raise NoUsableGpuError(f"{_company(facts)}; stop them, or leave --exclusive out")
+            with locked_clocks_of(facts, request.lock_mhz):
+                return _sweep(request, measurer, facts, early, progress)
     finally:
         early.close()
 
@@ -58,8 +61,8 @@ def _sweep(
     request: SweepRequest, measurer: Measurer, facts: GpuFacts, early: _EarlyCompilation, progress: Progress
 ) -> SweepResult:
     environment = structs.replace(facts.environment, ptxas=ptxas_version(facts.target))
-    if request.clocks:
-        environment = structs.replace(environment, clocks=request.clocks)
+    if request.lock_mhz is not None:
+        environment = structs.replace(environment, clocks=f"locked at {request.lock_mhz} MHz")
     path = config_path(request.output, facts.identity.name, request.spec.name)
     check_output(path)
     progress.say(f"GPU: {facts.identity.name}, {facts.identity.sms} SMs")
@@ -171,7 +174,7 @@ def _compile_and_check(
 
     running = early.results(target)
     resources = compile_all(request, passed, target, log, running=running, on_compiled=check)
-    log.journal.write(PhaseTime(name="check", seconds=round(spent_s, 3)))
+    log.journal.write(PhaseTime(name="check", seconds=round(spent_s, 3), within="compile"))
     if BASELINE not in rough_us:
         raise MeasurementError("BASELINE was right at first and failed its second check; run the command again")
     return resources, {config: rough_us[config] for config in resources if config in rough_us}

@@ -31,8 +31,8 @@ class FakeNvml:
     def nvmlInit(self) -> None:
         self.calls.append(("init",))
 
-    def nvmlDeviceGetHandleByIndex(self, index: int) -> str:
-        return f"gpu {index}"
+    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> str:
+        return f"gpu {uuid}"
 
     def nvmlDeviceSetGpuLockedClocks(self, handle: str, low: int, high: int) -> None:
         if self._refuses:
@@ -51,9 +51,9 @@ def handlers() -> list[Any]:
 
 def test_the_clock_is_locked_within_and_reset_after() -> None:
     nvml, before = FakeNvml(), handlers()
-    with locked_clocks(1980, nvml, index=3):
-        assert nvml.calls == [("init",), ("lock", "gpu 3", 1980, 1980)]
-    assert nvml.calls[2:] == [("reset", "gpu 3")]
+    with locked_clocks(1980, "GPU-3", nvml):
+        assert nvml.calls == [("init",), ("lock", "gpu GPU-3", 1980, 1980)]
+    assert nvml.calls[2:] == [("reset", "gpu GPU-3")]
     assert handlers() == before
 
 
@@ -62,12 +62,12 @@ def test_the_clock_is_reset_on_an_exception_which_passes_on(error: type[BaseExce
     nvml, before = FakeNvml(), handlers()
 
     def fail() -> None:
-        with locked_clocks(1980, nvml):
+        with locked_clocks(1980, "0", nvml):
             raise error("planted")
 
     with pytest.raises(error, match="planted"):
         fail()
-    assert nvml.calls[1:] == [("lock", "gpu 0", 1980, 1980), ("reset", "gpu 0")]
+    assert nvml.calls[1:] == [("lock", "gpu GPU-0", 1980, 1980), ("reset", "gpu GPU-0")]
     assert handlers() == before
 
 
@@ -75,7 +75,7 @@ def test_where_the_driver_refuses_the_message_names_the_option_and_nothing_is_re
     nvml, before = FakeNvml(refuses=True), handlers()
 
     def ask() -> None:
-        with locked_clocks(1980, nvml):
+        with locked_clocks(1980, "0", nvml):
             raise AssertionError("nothing was locked")
 
     with pytest.raises(UsageError, match=r"1980 MHz \(Insufficient Permissions\); leave --lock-clocks out") as caught:
@@ -91,7 +91,7 @@ def test_a_thread_that_could_not_be_told_of_signals_locks_nothing() -> None:
 
     def work() -> None:
         try:
-            with locked_clocks(1980, nvml):
+            with locked_clocks(1980, "0", nvml):
                 pass
         except ValueError as error:
             errors.append(error)
@@ -100,7 +100,7 @@ def test_a_thread_that_could_not_be_told_of_signals_locks_nothing() -> None:
     thread.start()
     thread.join()
     assert len(errors) == 1
-    assert ("lock", "gpu 0", 1980, 1980) not in nvml.calls
+    assert ("lock", "gpu GPU-0", 1980, 1980) not in nvml.calls
 
 
 # --- ways out of the process
@@ -115,7 +115,7 @@ class Nvml:
     signalled = False
     NVMLError = RuntimeError
     def nvmlInit(self): pass
-    def nvmlDeviceGetHandleByIndex(self, index): return index
+    def nvmlDeviceGetHandleByUUID(self, uuid): return uuid
     def nvmlDeviceSetGpuLockedClocks(self, handle, low, high):
         out.write_text("locked\\n")
         if way == "while locking":
@@ -127,7 +127,7 @@ class Nvml:
         with out.open("a") as file:
             file.write("reset\\n")
 
-context = locked_clocks(1980, Nvml())
+context = locked_clocks(1980, "0", Nvml())
 context.__enter__()
 if way in {"SIGTERM", "SIGHUP"}:
     print("ready", flush=True)

@@ -25,7 +25,8 @@ from report_examples import (
 from fusetune.core.config import BASELINE, Config
 from fusetune.errors import JournalError
 from fusetune.report.model import GainFigures, Report, load_report, rows_from_files, summarize_run
-from fusetune.store.journal import Candidate, Comparison, Note, RunEnd, Sample
+from fusetune.report.wording import run_facts
+from fusetune.store.journal import Candidate, Comparison, Note, PhaseTime, RunEnd, Sample
 from fusetune.store.yaml_files import dump_config_file
 
 
@@ -236,3 +237,10 @@ def test_a_journal_under_another_runs_name_is_not_taken_for_it(tmp_path: Path) -
 
 def test_nothing_to_read_is_an_empty_report(tmp_path: Path) -> None:
     assert load_report([tmp_path, tmp_path / "nowhere"], [tmp_path]) == Report()
+
+
+def test_a_phase_within_another_is_not_counted_twice() -> None:
+    records = [record for record in measured_run() if not isinstance(record, PhaseTime)]
+    phases = [PhaseTime("compile", 40.0), PhaseTime("check", 3.0, within="compile"), PhaseTime("screen", 10.0)]
+    facts = dict(run_facts(summarize_run([*records, *phases])))
+    assert facts["time"] == "compile 40.0 s, check 3.0 s (of compile), screen 10.0 s; 50.0 s in all"

@@ -370,7 +370,7 @@ OTHER_QUESTIONS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "triton": ({}, {"facts": {"triton": "9.9.9"}}),
     "seed": ({"seed": 7}, {}),
     "cache": ({"cache": "warm"}, {}),
-    "clocks": ({"clocks": "locked at 1980 MHz"}, {}),
+    "clocks": ({"lock_mhz": 1980}, {}),
     "problem": ({"problem": make_problem(128, 512, 2048, "float32")}, {}),
     "precision": ({"problem": make_problem(128, 512, 1024, "float32", "ieee")}, {}),
 }

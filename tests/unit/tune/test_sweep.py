@@ -693,3 +693,26 @@ def test_a_problem_that_the_op_does_not_compute_is_refused_before_the_gpu_is_ask
     problem = msgspec.structs.replace(PROBLEM, mode="train")
     with pytest.raises(UnsupportedProblemError, match="gemm_scale does not know the mode train"):
         sweep(request_of(tmp_path, problem=problem), Untouchable(RTX4090, lambda _: 1.0), SilentProgress())
+
+
+def test_company_that_is_gone_once_the_gpu_is_ours_is_no_company(tmp_path: Path) -> None:
+    class Leaving(FakeMeasurer):
+        """Another fusetune still measures when this one starts, and has ended by the time the lock is had."""
+
+        asked = 0
+
+        def facts(self) -> GpuFacts:
+            self.asked += 1
+            others = ("pid 7 (fusetune)",) if self.asked == 1 else ()
+            return msgspec.structs.replace(super().facts(), other_processes=others)
+
+    configs, true_us = times(FAST=8)
+    result = sweep(request_of(tmp_path, *configs, exclusive=True), Leaving(RTX4090, true_us), SilentProgress())
+    assert result.entry.config == FAST
+    assert not of_kind(records_of(result), Note)
+
+
+def test_clocks_that_were_locked_are_told_in_the_environment(tmp_path: Path) -> None:
+    configs, true_us = times(FAST=8)
+    result = sweep(request_of(tmp_path, *configs, lock_mhz=1980), FakeMeasurer(RTX4090, true_us), SilentProgress())
+    assert result.entry.environment.clocks == "locked at 1980 MHz"

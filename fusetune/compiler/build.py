@@ -15,9 +15,9 @@ from fusetune.core.problem import Dtype, Problem
 from fusetune.core.resources import Resources
 from fusetune.core.target import Target
 from fusetune.errors import CompileError
-from fusetune.kernels.spec import AbstractTensor, KernelSpec, Launch, abstract_tensors
+from fusetune.kernels.spec import AbstractTensor, KernelSpec, Launch, TileDescriptor, abstract_tensors
 
-_POINTER_TYPES: dict[Dtype, str] = {"float32": "*fp32", "float16": "*fp16", "bfloat16": "*bf16"}
+_ELEMENT_TYPES: dict[Dtype, str] = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 _ALIGNMENT = 16
 _DIVISIBLE = [["tt.divisibility", _ALIGNMENT]]
 _RESOURCE_LINE = re.compile(r"Function (?P<name>\S+):\s*\n\s*REG:(?P<registers>\d+) STACK:(?P<stack>\d+)")
@@ -28,12 +28,13 @@ def compile_config(spec: KernelSpec, problem: Problem, config: Config, target: T
 
     Raises CompileError with the compiler's own message, or the op's where it makes no launches of this config.
     """
-    tensors = abstract_tensors(spec, problem)
     try:
-        launches = spec.launches(problem, config, tensors)
+        launches = spec.launches(problem, config, abstract_tensors(spec, problem, config, target))
     except Exception as error:
         raise CompileError(f"{spec.name} does not launch {config.label()}: {_message(error)}") from error
-    made = [compile_launch(launch, target) for launch in launches]
+    made = [compile_launch(launch, target) for launch in launches if isinstance(launch, Launch)]
+    if not made:
+        return Resources(registers=0, stack_bytes=0, shared_bytes=0)  # A library's own kernels, compiled by others.
     return Resources(
         registers=max(resources.registers for resources in made),
         stack_bytes=max(resources.stack_bytes for resources in made),
@@ -71,10 +72,12 @@ def specialize(launch: Launch) -> tuple[dict[str, str], dict[tuple[int, ...], An
     for index, name in enumerate(launch.kernel.arg_names):
         value = everything[name]
         if isinstance(value, AbstractTensor):
-            signature[name] = _POINTER_TYPES[value.dtype]
+            signature[name] = f"*{_ELEMENT_TYPES[value.dtype]}"
             attributes[(index,)] = _DIVISIBLE
+        elif isinstance(value, TileDescriptor):
+            signature[name] = f"tensordesc<{_ELEMENT_TYPES[value.tensor.dtype]}{list(value.block_shape)}>"
         elif isinstance(value, float) and name not in launch.constants:
-            signature[name], attributes[(index,)] = "fp32", []
+            signature[name] = "fp32"
         elif name in launch.constants or value == 1:
             signature[name], constants[(index,)] = "constexpr", value
             if _lists_constants() or isinstance(value, str):

@@ -8,8 +8,10 @@ It ranks candidates where nothing can be timed; it proves nothing. The terms, pe
     latency     a buffer of the pipeline is loaded (LATENCY_NS and the transfer), multiplied, and then free again
     dram        bytes that L2 cannot serve again, over the bandwidth of the whole GPU
     overhead    launch, filling the pipeline, and storing the last tile
+    second      what a second kernel moves through L2, or through DRAM where L2 cannot hold it, and its start
 
-CTAs that share an SM share its rates and hide one another's latency; an SM with a CTA more than the others is the tail.
+split_k has SPLIT_K times the CTAs, each with its share of the steps. CTAs that share an SM share its rates and hide one
+another's latency; an SM with a CTA more than the others is the tail.
 """
 
 from __future__ import annotations
@@ -29,6 +31,8 @@ MMA_EFFICIENCY: Final = 0.92
 """Share of the dense peak that a full pipeline of mma reaches: 75 of 82.6 TFLOP/s were seen on RTX 4090 cards."""
 MMA_SYNC_ON_HOPPER: Final = 0.62
 """Share of wgmma's rate that mma.sync can reach on sm_90."""
+POINTER_LOADS_ON_WGMMA: Final = 0.85
+"""Share of the rate that remains where threads, not the copy engine, load what wgmma multiplies."""
 WARPS_TO_FILL: Final = 8
 """Warps an SM needs, two a partition, for mma.sync to keep the tensor cores busy."""
 SHARED_BYTES_PER_CLOCK: Final = 128
@@ -40,6 +44,8 @@ LATENCY_NS: Final = 700.0
 STEP_OVERHEAD_NS: Final = 60.0
 """Barrier and address arithmetic of one step, which no other step of the same CTA hides."""
 LAUNCH_US: Final = 2.2
+SECOND_LAUNCH_US: Final = 1.0
+"""A second kernel's start and end beyond the first one's; part of it runs beside the first."""
 DRAM_EFFICIENCY: Final = 0.90
 OVERLAP: Final = 4
 """Norm that joins times that run side by side: the larger one where they differ, more than it where they do not."""
@@ -59,6 +65,7 @@ class Estimate(msgspec.Struct, frozen=True):
     latency_us: float
     dram_us: float
     overhead_us: float
+    second_us: float
     ctas: int
     ctas_per_sm: int
     bound: str
@@ -75,7 +82,8 @@ def estimate(config: Config, problem: Problem, target: Target, resources: Resour
     resident = max(1, occupancy(used.registers, used.shared_bytes, config.num_warps, target).ctas_per_sm)
 
     tiles_m, tiles_n = -(-problem.M // config.BLOCK_M), -(-problem.N // config.BLOCK_N)
-    ctas, steps = tiles_m * tiles_n, max(1, -(-problem.K // config.BLOCK_K))
+    ctas = tiles_m * tiles_n * config.SPLIT_K
+    steps = max(1, -(-problem.K // (config.BLOCK_K * config.SPLIT_K)))
     busiest = -(-ctas // target.sms)
 
     step = _step_times(config, problem, target, peak, clock)
@@ -87,6 +95,7 @@ def estimate(config: Config, problem: Problem, target: Target, resources: Resour
     dram_ns = _dram_bytes(config, problem, target, min(resident, busiest) * target.sms) / _dram_bytes_per_ns(target)
     store_ns = config.BLOCK_M * config.BLOCK_N * problem.element_bytes / (_l2_bytes_per_clock(target) * clock)
     overhead_ns = LAUNCH_US * 1e3 + LATENCY_NS + store_ns
+    second_ns = _second_ns(config, problem, target, clock)
     parts = {
         "compute": busiest * steps * max(step.compute_ns, step.shared_ns),
         "l2": busiest * steps * step.l2_ns,
@@ -94,12 +103,13 @@ def estimate(config: Config, problem: Problem, target: Target, resources: Resour
         "dram": dram_ns,
     }
     return Estimate(
-        time_us=(_joined(sm_ns, dram_ns) + overhead_ns) / 1e3,
+        time_us=(_joined(sm_ns, dram_ns) + overhead_ns + second_ns) / 1e3,
         compute_us=parts["compute"] / 1e3,
         l2_us=parts["l2"] / 1e3,
         latency_us=parts["latency"] / 1e3,
         dram_us=dram_ns / 1e3,
         overhead_us=overhead_ns / 1e3,
+        second_us=second_ns / 1e3,
         ctas=ctas,
         ctas_per_sm=resident,
         bound=max(parts, key=lambda name: parts[name]),
@@ -128,6 +138,8 @@ def _step_times(config: Config, problem: Problem, target: Target, peak_per_sm: f
         # Each warp reads the rows of x and of W that its part of the tile needs.
         fragment_rows = columns * config.BLOCK_M + rows * config.BLOCK_N
         shared_bytes = fragment_rows * config.BLOCK_K * problem.element_bytes
+    elif config.variant != "persistent":
+        rate *= POINTER_LOADS_ON_WGMMA
     if not is_pipelined(problem):
         buffers = 1
     return _Step(
@@ -183,6 +195,21 @@ def _dram_bytes(config: Config, problem: Problem, target: Target, running: int) 
     waves = tiles_m * tiles_n / running
     read = waves * (rows * config.BLOCK_M + columns * config.BLOCK_N) * K * size
     return max(float(once), read + M * N * size)
+
+
+def _second_ns(config: Config, problem: Problem, target: Target, clock: float) -> float:
+    """The second kernel: split_k's sum of the parts, or the pass that normalizes y in training."""
+    outputs = problem.M * problem.N
+    if config.variant == "split_k":
+        moved = outputs * (8 * config.SPLIT_K + problem.element_bytes)  # float32, written and read
+    elif problem.mode == "train" and config.variant != "columns":
+        moved = 2 * outputs * problem.element_bytes
+    else:
+        return 0.0
+    rate = _l2_bytes_per_clock(target) * clock * target.sms
+    if target.l2_bytes is not None and moved > L2_USABLE * target.l2_bytes:
+        rate = min(rate, _dram_bytes_per_ns(target))
+    return SECOND_LAUNCH_US * 1e3 + moved / rate
 
 
 def _guessed_resources(config: Config, problem: Problem, target: Target) -> Resources:

@@ -9,6 +9,7 @@ from typing import Final, Literal
 import msgspec
 
 from fusetune.core.config import BASELINE, Config
+from fusetune.core.persistent import persistent_shared_bytes
 from fusetune.core.problem import Problem
 from fusetune.core.target import Target
 from fusetune.errors import UsageError
@@ -22,35 +23,88 @@ MMA_TILE = 16 * 8
 MAX_ACCUMULATOR_REGISTERS = 128
 """Accumulator registers a thread beyond which a tile spills whatever else it does: at 256 of 255, surely."""
 
+COPY_ENGINE_CAPABILITY: Final = 90
+WHOLE_COLUMNS: Final = 256
+"""Rows up to which a CTA can hold whole columns of acc."""
+CTAS_PER_SM_TO_SPLIT_FOR: Final = 4
+"""More CTAs than so many an SM only make the sum of their parts longer."""
+
 
 class Space(msgspec.Struct, frozen=True):
-    """Values of each tunable parameter, by name of a field of Config; the space is their product."""
+    """Values of each tunable parameter, by name of a field of Config; the space is their product.
+
+    `others` are spaces of other variants, whose parameters take other values.
+    """
 
     values: Mapping[str, tuple[int, ...]]
     variants: tuple[str, ...] = ("tiled",)
+    others: tuple[Space, ...] = ()
 
     def configs(self) -> tuple[Config, ...]:
-        """The whole product, BASELINE first and once."""
+        """All products, BASELINE first and once."""
         names = list(self.values)
         configs = [
             Config(variant=variant, **dict(zip(names, values, strict=True)))
             for variant in self.variants
             for values in itertools.product(*self.values.values())
         ]
+        for other in self.others:
+            configs += [config for config in other.configs() if config.variant in other.variants]
         return (BASELINE, *(config for config in configs if config != BASELINE))
 
 
-GEMM_SPACE: Final = Space(
+SPLIT_K_SPACE: Final = Space(
     {
-        "BLOCK_M": (16, 32, 64, 128, 256),
-        "BLOCK_N": (16, 32, 64, 128, 256),
-        "BLOCK_K": (16, 32, 64, 128, 256),
+        "BLOCK_M": (16, 32, 64, 128),
+        "BLOCK_N": (16, 32, 64, 128),
+        "BLOCK_K": (32, 64, 128),
+        "SPLIT_K": (2, 4, 8, 16),
         "num_warps": (2, 4, 8),
         "num_stages": (2, 3, 4, 5),
-        "GROUP_M": (1, 8),
-    }
+    },
+    variants=("split_k",),
 )
-"""Tile sizes, warps, stages and tile order of a GEMM-like op."""
+"""For few tiles: several CTAs share one along K."""
+
+PERSISTENT_SPACE: Final = Space(
+    {
+        "BLOCK_M": (64, 128, 256),
+        "BLOCK_N": (64, 128, 256),
+        "BLOCK_K": (32, 64, 128),
+        "GROUP_M": (1, 4, 8, 16),
+        "num_warps": (4, 8),
+        "num_stages": (2, 3, 4, 5),
+    },
+    variants=("persistent",),
+)
+"""For many tiles on a GPU with a copy engine."""
+
+COLUMNS_SPACE: Final = Space(
+    {
+        "BLOCK_M": (16, 32, 64, 128, 256),
+        "BLOCK_N": (16, 32, 64, 128),
+        "BLOCK_K": (32, 64, 128, 256),
+        "num_warps": (2, 4, 8),
+        "num_stages": (2, 3, 4, 5),
+    },
+    variants=("columns",),
+)
+"""For training with few rows: a CTA holds whole columns, and needs no second kernel to normalize them."""
+
+TILED_VALUES: Final = {
+    "BLOCK_M": (16, 32, 64, 128, 256),
+    "BLOCK_N": (16, 32, 64, 128, 256),
+    "BLOCK_K": (16, 32, 64, 128, 256),
+    "num_warps": (2, 4, 8),
+    "num_stages": (2, 3, 4, 5),
+    "GROUP_M": (1, 8),
+}
+
+GEMM_SPACE: Final = Space(TILED_VALUES, others=(SPLIT_K_SPACE, PERSISTENT_SPACE))
+"""Tile sizes, warps, stages and tile order of a GEMM-like op, in each of its variants."""
+
+GEMM_BN_SPACE: Final = Space(TILED_VALUES, others=(SPLIT_K_SPACE, PERSISTENT_SPACE, COLUMNS_SPACE))
+"""The same with BatchNorm after it."""
 
 SEED_SPACE: Final = Space({"num_warps": (4, 8), "num_stages": (2, 3)})
 """The seed's own small space: the BASELINE tile with 4 or 8 warps and 2 or 3 stages."""
@@ -86,6 +140,8 @@ def pipelined_shared_bytes(config: Config, problem: Problem, target: Target) -> 
     bf16x3) keep x in registers and a split W beside the pipeline. 16-bit rows that do not start on 32 bytes cannot be
     copied asynchronously, and are not pipelined. Source: Triton's lowering, checked against `metadata.shared`.
     """
+    if config.variant == "persistent":
+        return persistent_shared_bytes(config, problem)
     tile_bytes = (config.BLOCK_M + config.BLOCK_N) * config.BLOCK_K * problem.element_bytes
     if not is_pipelined(problem):
         return tile_bytes
@@ -126,7 +182,49 @@ def reject_reason(config: Config, problem: Problem, target: Target) -> Rejection
         return Rejection("idle_warps", f"{config.BLOCK_M}x{config.BLOCK_N} has no m16n8 tile for each warp")
     if config == BASELINE:
         return None
-    return _too_large_for(config, problem)
+    return _unfit_variant(config, problem, target) or _too_large_for(config, problem)
+
+
+def _unfit_variant(config: Config, problem: Problem, target: Target) -> Rejection | None:
+    """Why a variant cannot compute this problem, or is not made for it."""
+    tiles = -(-problem.M // config.BLOCK_M) * -(-problem.N // config.BLOCK_N)
+    if config.variant == "persistent":
+        return _unfit_persistent(config, problem, target, tiles)
+    if config.variant == "split_k":
+        return _unfit_split(config, problem, target, tiles)
+    if config.variant == "columns":
+        if problem.mode != "train":
+            return Rejection("mode", "only training needs the statistics of whole columns")
+        if config.BLOCK_M < problem.M:
+            return Rejection("rows", f"BLOCK_M {config.BLOCK_M} does not hold {problem.M} rows")
+    return None
+
+
+def _unfit_persistent(config: Config, problem: Problem, target: Target, tiles: int) -> Rejection | None:
+    if target.sm < COPY_ENGINE_CAPABILITY:
+        return Rejection("capability", f"{target.name} has no copy engine (TMA); 9.0 and later have")
+    if problem.K * problem.element_bytes % 16 or problem.N * problem.element_bytes % 16:
+        return Rejection("alignment", "the copy engine needs rows of x, W and y that begin on 16 bytes")
+    if problem.precision == "ieee":
+        return Rejection("precision", "ieee does not use the tensor cores that this variant feeds")
+    if 16 * config.num_warps > config.BLOCK_M:
+        return Rejection("idle_warps", f"{config.num_warps // 4} warpgroups of 64 rows for {config.BLOCK_M}")
+    if tiles < target.sms // 2:
+        return Rejection("few_tiles", f"{tiles} tiles leave most of {target.sms} SMs without any")
+    return None
+
+
+def _unfit_split(config: Config, problem: Problem, target: Target, tiles: int) -> Rejection | None:
+    steps = -(-problem.K // config.BLOCK_K)
+    if steps < config.SPLIT_K:
+        return Rejection("idle_splits", f"{config.SPLIT_K} CTAs share {steps} steps along K")
+    if problem.mode == "train" and problem.M > WHOLE_COLUMNS:
+        return Rejection("rows", f"the second kernel holds whole columns of {WHOLE_COLUMNS} rows at most")
+    if tiles >= target.sms:
+        return Rejection("many_tiles", f"{tiles} tiles give each of {target.sms} SMs one without splitting K")
+    if tiles * config.SPLIT_K > CTAS_PER_SM_TO_SPLIT_FOR * target.sms:
+        return Rejection("many_splits", f"{tiles * config.SPLIT_K} CTAs for {target.sms} SMs")
+    return None
 
 
 def _too_large_for(config: Config, problem: Problem) -> Rejection | None:
@@ -148,9 +246,16 @@ def _is_lopsided(config: Config) -> bool:
 
     Work a byte of a tile grows with BLOCK_M*BLOCK_N/(BLOCK_M+BLOCK_N); wider than 8 to 1 it is under a third of the
     square tile's. A step along K shorter than 32 does not amortise its barrier; one of 256 pays for the smallest tiles
-    only.
+    only. CTAs that share a tile or walk through many are kept busy by loads that run ahead, three stages or more of
+    them; the first need no more than four warps, the second tiles worth their long pipeline.
     """
     long, short = max(config.BLOCK_M, config.BLOCK_N), min(config.BLOCK_M, config.BLOCK_N)
     if long > 8 * short or config.BLOCK_K == 16:
+        return True
+    if config.variant in {"split_k", "persistent"} and config.num_stages < 3:
+        return True
+    if config.variant == "split_k" and config.num_warps != (2 if long * short <= 32 * 32 else 4):
+        return True
+    if config.variant == "persistent" and long * short < 128 * 64:
         return True
     return config.BLOCK_K == 256 and long * short > 64 * 64

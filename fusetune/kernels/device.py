@@ -2,8 +2,40 @@
 
 from __future__ import annotations
 
+import functools
+from typing import Any, Final, NamedTuple
+
 from fusetune.core.environment import TargetIdentity
 from fusetune.core.target import Target, known_targets, match_target
+
+
+class Gpu(NamedTuple):
+    """What a launch depends on: the compute capability as `sm` (90 for 9.0; 0 for none), and the number of SMs."""
+
+    sm: int
+    sms: int
+
+
+NO_GPU: Final = Gpu(0, 2)
+"""Where Triton interprets. Two SMs, so that more than one program walks through the tiles."""
+
+
+def gpu_of(tensor: Any) -> Gpu:
+    """The GPU that a tensor lies on, or that an abstract one stands for; a CPU, where Triton interprets, has sm 0."""
+    stands_for: Gpu | None = getattr(tensor, "gpu", None)
+    if stands_for is not None:
+        return stands_for
+    if tensor.device.type != "cuda":
+        return NO_GPU
+    return _gpu(tensor.device.index)
+
+
+@functools.cache
+def _gpu(index: int) -> Gpu:
+    import torch
+
+    properties = torch.cuda.get_device_properties(index)
+    return Gpu(10 * properties.major + properties.minor, properties.multi_processor_count)
 
 
 def gpu_identity(index: int) -> TargetIdentity:

@@ -8,7 +8,7 @@ import io
 import math
 import textwrap
 import tokenize
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -17,11 +17,16 @@ from typing import Any, Literal, Protocol, runtime_checkable
 from fusetune.core.config import Config
 from fusetune.core.problem import Dtype, Problem
 from fusetune.core.space import Space
+from fusetune.core.target import Target
 from fusetune.errors import UsageError
+from fusetune.kernels.device import NO_GPU, Gpu
 
-Role = Literal["input", "output"]
+Role = Literal["input", "output", "state"]
 
-BUILT_IN_OPS: dict[str, str] = {"gemm_scale": "fusetune.kernels.gemm_scale:SPEC"}
+BUILT_IN_OPS: dict[str, str] = {
+    "gemm_scale": "fusetune.kernels.gemm_scale:SPEC",
+    "gemm_scale_bn": "fusetune.kernels.gemm_scale_bn:SPEC",
+}
 ENTRY_POINT_GROUP = "fusetune.ops"
 
 
@@ -29,7 +34,8 @@ ENTRY_POINT_GROUP = "fusetune.ops"
 class Operand:
     """One tensor of an op: its shape, its dtype, and for an input the spread of its random values.
 
-    Inputs are drawn from a normal distribution with this mean and standard deviation.
+    Inputs are drawn from a normal distribution with this mean and standard deviation. A state is an input that the op
+    changes in place, such as running statistics.
     """
 
     name: str
@@ -51,10 +57,37 @@ class AbstractTensor:
 
     shape: tuple[int, ...]
     dtype: Dtype
+    gpu: Gpu = NO_GPU
 
     def stride(self) -> tuple[int, ...]:
         """Strides in elements, innermost last."""
         return tuple(math.prod(self.shape[axis + 1 :]) for axis in range(len(self.shape)))
+
+
+@dataclass(frozen=True)
+class TileDescriptor:
+    """An argument that the copy engine (TMA) reads or writes tiles of a tensor through."""
+
+    tensor: Any
+    block_shape: tuple[int, ...]
+
+    def made(self) -> Any:
+        """Triton's own host-side descriptor of a real tensor."""
+        from triton.tools.tensor_descriptor import TensorDescriptor
+
+        return TensorDescriptor.from_tensor(self.tensor, list(self.block_shape))
+
+
+@dataclass(frozen=True)
+class Call:
+    """A launch of somebody else's: a library function that runs on the current stream and writes where it is told."""
+
+    function: Callable[..., Any]
+    arguments: Mapping[str, Any]
+
+    def run(self) -> None:
+        """Call it."""
+        self.function(**self.arguments)
 
 
 @dataclass(frozen=True)
@@ -69,7 +102,10 @@ class Launch:
 
     def run(self) -> Any:
         """Launch on the current stream through Triton's JIT; returns the CompiledKernel."""
-        return self.kernel[self.grid](**self.arguments, **self.constants, **self.options)
+        arguments = {
+            name: value.made() if isinstance(value, TileDescriptor) else value for name, value in self.arguments.items()
+        }
+        return self.kernel[self.grid](**arguments, **self.constants, **self.options)
 
 
 @dataclass(frozen=True)
@@ -99,8 +135,11 @@ class KernelSpec(Protocol):
     def operands(self, problem: Problem) -> tuple[Operand, ...]:
         """Inputs and outputs, in the op's own order."""
 
-    def launches(self, problem: Problem, config: Config, tensors: Mapping[str, Any]) -> Sequence[Launch]:
-        """The launches that compute the op; `tensors` holds real or abstract ones by operand name.
+    def workspace(self, problem: Problem, config: Config) -> tuple[Operand, ...]:
+        """Scratch tensors that the launches of this config need beside the operands; often none."""
+
+    def launches(self, problem: Problem, config: Config, tensors: Mapping[str, Any]) -> Sequence[Launch | Call]:
+        """The launches that compute the op; `tensors` holds real or abstract ones by name of operand or workspace.
 
         Must not look at values and must not import torch: it also serves the compiler, where there are no tensors.
         """
@@ -150,9 +189,13 @@ def load_spec(op: str) -> KernelSpec:
     return spec
 
 
-def abstract_tensors(spec: KernelSpec, problem: Problem) -> dict[str, AbstractTensor]:
-    """The op's operands as tensors that are not there."""
-    return {operand.name: AbstractTensor(operand.shape, operand.dtype) for operand in spec.operands(problem)}
+def abstract_tensors(
+    spec: KernelSpec, problem: Problem, config: Config, target: Target | None = None
+) -> dict[str, AbstractTensor]:
+    """The op's operands and the config's workspace as tensors that are not there, on a GPU that is not either."""
+    gpu = NO_GPU if target is None else Gpu(target.sm, target.sms)
+    wanted = (*spec.operands(problem), *spec.workspace(problem, config))
+    return {operand.name: AbstractTensor(operand.shape, operand.dtype, gpu) for operand in wanted}
 
 
 def hash_kernels(*kernels: Any) -> str:

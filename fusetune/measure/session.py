@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from fusetune.core.config import BASELINE, Config
 from fusetune.core.problem import Problem
-from fusetune.kernels.spec import KernelSpec
+from fusetune.kernels.spec import KernelSpec, Operand, Role
 from fusetune.measure.launcher import Launcher
 from fusetune.measure.nvml import Monitor
 from fusetune.measure.protocol import BlockTimes, Checked, Failure, SamplingFacts
@@ -56,6 +56,7 @@ class GpuSession:
         self._set_bytes = set_bytes
         self._cold = cold
         self._references: dict[str, torch.Tensor] | None = None
+        self._states: dict[str, torch.Tensor] = {}
         self._launchers: dict[Config, list[Launcher]] = {}
         self._timer: Timer = GraphTimer(self._run_arm, len(self._sets), len(self._sets))
         self._screening: Timer = self._timer
@@ -100,9 +101,15 @@ class GpuSession:
         if self._references is None:
             with torch.no_grad():
                 self._references = dict(self._spec.reference(self._problem, self._inputs(tensors)))
+            self._states = {operand.name: tensors[operand.name].clone() for operand in self._operands("state")}
         for name in self._references:
             tensors[name].fill_(math.nan)
-        self._run(config, tensors)
+        for name, before in self._states.items():
+            tensors[name].copy_(before)
+        scratch = self._scratch(config)
+        for tensor in scratch.values():
+            tensor.fill_(math.nan)
+        self._run(config, {**tensors, **scratch})
         torch.cuda.synchronize()
         worst = 0.0
         tolerance = self._spec.tolerance(self._problem)
@@ -120,7 +127,7 @@ class GpuSession:
                     f"{maximum:.2e} of the rms (allowed {tolerance.maximum:.1e})",
                 )
             worst = max(worst, frobenius)
-        return Checked(error=worst, rough_us=self._rough_us(config, tensors))
+        return Checked(error=worst, rough_us=self._rough_us(config, {**tensors, **scratch}))
 
     def warm_up(self) -> None:
         """Run BASELINE for WARM_UP_S seconds, and on until the SM clock settles (at most ten times that).
@@ -168,18 +175,27 @@ class GpuSession:
         )
 
     def _draw(self, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        torch = self._torch
         tensors = {}
         for operand in self._spec.operands(self._problem):
-            dtype = getattr(torch, operand.dtype)
-            tensor = torch.empty(operand.shape, dtype=dtype, device=self._device)
-            if operand.role == "input":
+            tensor = self._empty(operand)
+            if operand.role != "output":
                 tensor.normal_(operand.mean, operand.std, generator=generator)
             tensors[operand.name] = tensor
         return tensors
 
+    def _empty(self, operand: Operand) -> torch.Tensor:
+        dtype = getattr(self._torch, operand.dtype)
+        return self._torch.empty(operand.shape, dtype=dtype, device=self._device)
+
+    def _scratch(self, config: Config) -> dict[str, torch.Tensor]:
+        """A config's workspace, one for all input sets: a caller's allocator hands out the same memory again too."""
+        return {operand.name: self._empty(operand) for operand in self._spec.workspace(self._problem, config)}
+
+    def _operands(self, role: Role) -> list[Operand]:
+        return [operand for operand in self._spec.operands(self._problem) if operand.role == role]
+
     def _inputs(self, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        return {o.name: tensors[o.name] for o in self._spec.operands(self._problem) if o.role == "input"}
+        return {o.name: tensors[o.name] for o in self._operands("input") + self._operands("state")}
 
     def _run(self, config: Config, tensors: dict[str, Any]) -> None:
         for launch in self._spec.launches(self._problem, config, tensors):
@@ -188,8 +204,9 @@ class GpuSession:
     def _run_arm(self, arm: _Arm, index: int) -> None:
         config = arm[0]
         if config not in self._launchers:
-            launches = self._spec.launches(self._problem, config, self._sets[0])
-            self._launchers[config] = [Launcher(launch, self._sets) for launch in launches]
+            scratch = self._scratch(config)
+            launches = self._spec.launches(self._problem, config, {**self._sets[0], **scratch})
+            self._launchers[config] = [Launcher(launch, self._sets, scratch) for launch in launches]
         for launcher in self._launchers[config]:
             launcher.launch(index)
 

@@ -18,7 +18,7 @@ from fusetune.core.space import candidates, pipelined_shared_bytes, reject_reaso
 from fusetune.core.target import Target, find_target
 from fusetune.errors import CompileError
 from fusetune.kernels.gemm_scale import SPEC
-from fusetune.kernels.spec import AbstractTensor, Launch, abstract_tensors
+from fusetune.kernels.spec import AbstractTensor, Launch, TileDescriptor, abstract_tensors
 from tests.support.broken_kernels import calls_one_that_does_not_compile, shapes_do_not_fit
 
 RTX_4090 = find_target("rtx4090")
@@ -35,7 +35,7 @@ each_target = pytest.mark.parametrize("target", [RTX_4090, H200], ids=["sm_89", 
 
 
 def _launch(problem: Problem, config: Config = BASELINE) -> Launch:
-    (launch,) = SPEC.launches(problem, config, abstract_tensors(SPEC, problem))
+    (launch,) = SPEC.launches(problem, config, abstract_tensors(SPEC, problem, config))
     return launch
 
 
@@ -60,7 +60,8 @@ def _sample(problem: Problem, target: Target, *, wgmma: bool, count: int = 5) ->
     fitting = [
         config
         for config in candidates(SPEC.space, "standard")
-        if reject_reason(config, problem, target) is None
+        if config.variant == "tiled"
+        and reject_reason(config, problem, target) is None
         and uses_wgmma(config, problem, target) == wgmma
         and config.BLOCK_M * config.BLOCK_N * problem.element_bytes <= pipelined_shared_bytes(config, problem, target)
     ]
@@ -146,7 +147,7 @@ def test_what_the_jit_knows_of_alignment_changes_the_code():
     assert 0 < copies[0] < copies[1]
 
 
-def _derived_by_the_jit(launch: Launch):
+def derived_by_the_jit(launch: Launch):
     """Signature, constants and attributes as a first call derives them, by Triton's private functions."""
     try:
         from triton.compiler.compiler import make_backend
@@ -155,7 +156,8 @@ def _derived_by_the_jit(launch: Launch):
         kernel, backend = launch.kernel, make_backend(GPUTarget("cuda", 90, 32))
         binder = create_function_from_signature(kernel.signature, kernel.params, backend)
         given = {**launch.constants, **launch.options}
-        bound, specialization, options = binder(**launch.arguments, **given)
+        made = {name: v.made() if isinstance(v, TileDescriptor) else v for name, v in launch.arguments.items()}
+        bound, specialization, options = binder(**made, **given)
         _, signature, constants, attributes = kernel._pack_args(backend, given, bound, specialization, options)
     except (ImportError, AttributeError, TypeError) as error:
         pytest.skip(f"this Triton's JIT has other private functions: {error}")
@@ -168,7 +170,7 @@ def test_the_specialisation_is_the_one_that_the_jit_derives(M, N, K, dtype):
     problem = make_problem(M, N, K, dtype)
     real = {o.name: torch.empty(o.shape, dtype=getattr(torch, o.dtype)) for o in SPEC.operands(problem)}
     (called,) = SPEC.launches(problem, BASELINE, real)
-    derived, ours = _derived_by_the_jit(called), specialize(_launch(problem))
+    derived, ours = derived_by_the_jit(called), specialize(_launch(problem))
     assert ours == derived
     # The order of the attributes counts as well: the hash is taken of their text, and it names the cache's entry.
     assert ASTSource(called.kernel, *ours).hash() == ASTSource(called.kernel, *derived).hash()
@@ -180,7 +182,7 @@ def test_integers_are_specialised_by_size_and_value_as_the_jit_does(value):
     abstract = Launch(launch.kernel, (1,), {**launch.arguments, "M": value}, launch.constants, launch.options)
     pointers = {name: torch.empty(16) for name, given in launch.arguments.items() if isinstance(given, AbstractTensor)}
     called = Launch(launch.kernel, (1,), {**abstract.arguments, **pointers}, launch.constants, launch.options)
-    assert specialize(abstract) == _derived_by_the_jit(called)
+    assert specialize(abstract) == derived_by_the_jit(called)
 
 
 def test_a_compile_error_carries_the_compiler_s_message_and_the_line():
@@ -196,7 +198,9 @@ def test_a_compile_error_in_a_called_kernel_carries_the_inner_message():
 
 
 def test_a_config_that_the_op_does_not_launch_is_a_compile_error_that_names_it():
-    with pytest.raises(CompileError, match=r"gemm_scale does not launch 64x64x32 w4 s2 k4: .*SPLIT_K 1"):
+    with pytest.raises(
+        CompileError, match=r"gemm_scale does not launch 64x64x32 w4 s2 k4: .*SPLIT_K goes with the variant split_k"
+    ):
         compile_config(SPEC, make_problem(128, 512, 1024, "float32"), Config(SPLIT_K=4), RTX_4090)
 
 

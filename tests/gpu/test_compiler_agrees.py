@@ -12,29 +12,46 @@ from fusetune.core.problem import make_problem
 from fusetune.core.resources import Resources
 from fusetune.core.space import candidates, reject_reason
 from fusetune.kernels.device import local_target
-from fusetune.kernels.gemm_scale import SPEC
-from tests.gpu.test_kernel import _draw
+from fusetune.kernels.spec import load_spec
+from tests.gpu.test_variants import drawn
+
+PROBLEMS = [
+    ("gemm_scale", make_problem(128, 512, 1024, "float32")),
+    ("gemm_scale", make_problem(128, 512, 1024, "float16")),
+    ("gemm_scale", make_problem(2048, 4096, 1024, "float16")),  # enough tiles for persistent
+    ("gemm_scale_bn", make_problem(128, 512, 1024, "float32", mode="train")),
+    ("gemm_scale_bn", make_problem(2048, 4096, 1024, "float32", mode="train")),
+]
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_resources_of_the_cubin_are_those_of_the_loaded_kernel_and_the_jit_compiles_nothing_again(dtype):
-    problem, target = make_problem(128, 512, 1024, dtype), local_target(0)
-    fitting = [c for c in candidates(SPEC.space, "standard") if reject_reason(c, problem, target) is None]
-    tensors = _draw(problem)
+@pytest.mark.parametrize(
+    ("op", "problem"), PROBLEMS, ids=lambda value: value if isinstance(value, str) else value.describe()
+)
+def test_resources_of_the_cubin_are_those_of_the_loaded_kernel_and_the_jit_compiles_nothing_again(op, problem):
+    spec, target = load_spec(op), local_target(0)
+    fitting = [c for c in candidates(spec.space, "standard") if reject_reason(c, problem, target) is None]
+    variants = sorted({config.variant for config in fitting})
+    chosen = []
+    for variant in variants:
+        chosen += random.Random(3).sample([config for config in fitting if config.variant == variant], 5)
     compiled_again = []
 
     def listen(*, src, metadata, metadata_group, times, cache_hit):
         if not cache_hit:
             compiled_again.append(metadata)
 
-    for config in random.Random(3).sample(fitting, 12):
-        expected = compile_config(SPEC, problem, config, target)
-        (launch,) = SPEC.launches(problem, config, tensors)
+    for config in chosen:
+        expected = compile_config(spec, problem, config, target)
+        launches = spec.launches(problem, config, drawn(spec, problem, config))
         triton.knobs.compilation.listener = listen
         try:
-            loaded = launch.kernel[launch.grid](**launch.arguments, **launch.constants, **launch.options)
+            loaded = [launch.run() for launch in launches]
         finally:
             triton.knobs.compilation.listener = None
-        seen = Resources(registers=loaded.n_regs, stack_bytes=loaded.n_spills * 4, shared_bytes=loaded.metadata.shared)
+        seen = Resources(
+            registers=max(kernel.n_regs for kernel in loaded),
+            stack_bytes=max(kernel.n_spills * 4 for kernel in loaded),
+            shared_bytes=max(kernel.metadata.shared for kernel in loaded),
+        )
         assert seen == expected, config.label()
     assert compiled_again == []

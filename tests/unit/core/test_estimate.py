@@ -76,10 +76,11 @@ def test_the_parts_are_times_and_the_bound_is_the_longest_of_them(
 
 
 @given(config=configs, problem=problems, target=targets)
-def test_every_tile_of_y_is_a_cta(config: Config, problem: Problem, target: Target) -> None:
-    ctas = estimate(config, problem, target).ctas
-    assert ctas * config.BLOCK_M * config.BLOCK_N >= problem.M * problem.N
-    assert (ctas - 1) * config.BLOCK_M * config.BLOCK_N < (problem.M + config.BLOCK_M) * (problem.N + config.BLOCK_N)
+def test_every_tile_of_y_is_a_cta_or_as_many_as_share_it(config: Config, problem: Problem, target: Target) -> None:
+    tiles, rest = divmod(estimate(config, problem, target).ctas, config.SPLIT_K)
+    assert rest == 0
+    assert tiles * config.BLOCK_M * config.BLOCK_N >= problem.M * problem.N
+    assert (tiles - 1) * config.BLOCK_M * config.BLOCK_N < (problem.M + config.BLOCK_M) * (problem.N + config.BLOCK_N)
 
 
 @pytest.mark.parametrize(("M", "N", "ctas"), [(64, 64, 1), (65, 64, 2), (1, 1, 1), (1024, 8192, 2048)])
@@ -87,9 +88,18 @@ def test_a_tile_that_sticks_out_counts_whole(M: int, N: int, ctas: int) -> None:
     assert estimate(Config(), make_problem(M, N, 256, "float32"), RTX_4090).ctas == ctas
 
 
+def test_a_second_kernel_is_charged_to_split_k_and_to_training_where_a_cta_does_not_hold_whole_columns() -> None:
+    eval_, train = (make_problem(64, 512, 1024, "float32", mode=mode) for mode in ("eval", "train"))
+    split, columns = Config("split_k", SPLIT_K=4), Config("columns")
+    alone = [estimate(config, problem, RTX_4090).second_us for config, problem in ((Config(), eval_), (columns, train))]
+    second = [estimate(*given, RTX_4090).second_us for given in ((split, eval_), (split, train), (Config(), train))]
+    assert alone == [0, 0]
+    assert min(second) > 0.5
+
+
 @given(config=configs, problem=problems, target=targets, more=st.integers(min_value=1, max_value=10))
 def test_more_k_takes_longer(config: Config, problem: Problem, target: Target, more: int) -> None:
-    deeper = msgspec.structs.replace(problem, K=problem.K + more * config.BLOCK_K)
+    deeper = msgspec.structs.replace(problem, K=problem.K + more * config.BLOCK_K * config.SPLIT_K)
     assert estimate(config, deeper, target).time_us > estimate(config, problem, target).time_us
 
 

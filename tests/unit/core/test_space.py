@@ -1,13 +1,19 @@
 """Which configs are candidates, and why one is not tried."""
 
+from collections import Counter
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fusetune.core.config import BASELINE, Config
+from fusetune.core.persistent import ctas_per_sm, parts_of, persistent_shared_bytes
 from fusetune.core.problem import DTYPES, PRECISIONS, Problem, make_problem
 from fusetune.core.space import (
+    COLUMNS_SPACE,
+    GEMM_BN_SPACE,
     GEMM_SPACE,
+    PERSISTENT_SPACE,
     SEED_SPACE,
     SPACE_NAMES,
     Rejection,
@@ -24,7 +30,23 @@ from fusetune.errors import UsageError
 RTX_4090 = find_target("rtx4090")
 H100 = find_target("h100-sxm")
 LARGE = make_problem(4096, 4096, 4096, "float32")
-REASONS = {"shared_memory", "accumulator_registers", "idle_warps", "tile_too_large", "idle_stages", "no_effect"}
+REASONS = {
+    "shared_memory",
+    "accumulator_registers",
+    "idle_warps",
+    "tile_too_large",
+    "idle_stages",
+    "no_effect",
+    "capability",
+    "alignment",
+    "precision",
+    "few_tiles",
+    "idle_splits",
+    "rows",
+    "many_tiles",
+    "many_splits",
+    "mode",
+}
 
 dimensions = st.one_of(st.integers(min_value=1, max_value=300), st.integers(min_value=1, max_value=2**31 - 1))
 multiplied = st.one_of(
@@ -32,14 +54,20 @@ multiplied = st.one_of(
     st.tuples(st.sampled_from(["float16", "bfloat16"]), st.none()),
 )
 problems = st.builds(
-    lambda M, N, K, kind: make_problem(M, N, K, *kind), M=dimensions, N=dimensions, K=dimensions, kind=multiplied
+    lambda M, N, K, kind, mode: make_problem(M, N, K, *kind, mode=mode),
+    M=dimensions,
+    N=dimensions,
+    K=dimensions,
+    kind=multiplied,
+    mode=st.sampled_from([None, "train", "eval"]),
 )
-configs = st.sampled_from(GEMM_SPACE.configs())
+configs = st.sampled_from(GEMM_BN_SPACE.configs())
 targets = st.sampled_from(known_targets())
 each_target = pytest.mark.parametrize("target", known_targets(), ids=lambda target: target.aliases[0])
 
 SPACES = {
     **{name: candidates(GEMM_SPACE, name) for name in SPACE_NAMES},
+    **{f"{name} with BatchNorm": candidates(GEMM_BN_SPACE, name) for name in SPACE_NAMES},
     "without it": Space({"BLOCK_M": (16, 32), "num_warps": (2, 8)}).configs(),
     "of another variant": Space({"num_stages": (2, 3)}, variants=("persistent",)).configs(),
     "of two variants": Space({"num_stages": (2, 3)}, variants=("persistent", "tiled")).configs(),
@@ -67,7 +95,27 @@ def test_the_gemm_space_holds_the_values_that_were_asked_for() -> None:
         "num_stages": {2, 3, 4, 5},
         "GROUP_M": {1, 8},
     }
-    assert len(GEMM_SPACE.configs()) == 5 * 5 * 5 * 3 * 4 * 2
+    assert Counter(config.variant for config in GEMM_SPACE.configs()) == {
+        "tiled": 5 * 5 * 5 * 3 * 4 * 2,
+        "split_k": 4 * 4 * 3 * 4 * 3 * 4,
+        "persistent": 3 * 3 * 3 * 4 * 2 * 4,
+    }
+
+
+def test_batch_norm_adds_the_variant_that_holds_whole_columns() -> None:
+    assert set(GEMM_BN_SPACE.configs()) - set(GEMM_SPACE.configs()) == {
+        config for config in COLUMNS_SPACE.configs() if config.variant == "columns"
+    }
+
+
+def test_a_space_of_other_variants_brings_only_those() -> None:
+    other = Space({"SPLIT_K": (2, 4)}, variants=("split_k",))
+    assert Space({"num_stages": (2, 3)}, others=(other,)).configs() == (
+        BASELINE,
+        Config(num_stages=3),
+        Config("split_k", SPLIT_K=2),
+        Config("split_k", SPLIT_K=4),
+    )
 
 
 def test_the_seed_s_space_is_its_tile_with_4_or_8_warps_and_2_or_3_stages() -> None:
@@ -170,6 +218,125 @@ def test_an_unknown_space_is_refused_with_the_names_of_those_there_are() -> None
 )
 def test_a_rejected_config_is_told_why_with_the_figures(config: Config, problem: Problem, rejection: Rejection) -> None:
     assert reject_reason(config, problem, RTX_4090) == rejection
+
+
+SMALL = make_problem(128, 512, 1024, "float32")
+SPLIT_4, PERSISTENT = Config("split_k", SPLIT_K=4), Config("persistent", num_stages=3)
+
+
+@pytest.mark.parametrize(
+    ("config", "problem", "target", "rejection"),
+    [
+        (
+            PERSISTENT,
+            LARGE,
+            RTX_4090,
+            Rejection("capability", "NVIDIA GeForce RTX 4090 has no copy engine (TMA); 9.0 and later have"),
+        ),
+        (
+            PERSISTENT,
+            make_problem(4096, 4096, 4095, "float32"),
+            H100,
+            Rejection("alignment", "the copy engine needs rows of x, W and y that begin on 16 bytes"),
+        ),
+        (
+            PERSISTENT,
+            make_problem(4096, 4092, 4096, "float16"),
+            H100,
+            Rejection("alignment", "the copy engine needs rows of x, W and y that begin on 16 bytes"),
+        ),
+        (
+            PERSISTENT,
+            make_problem(4096, 4096, 4096, "float32", "ieee"),
+            H100,
+            Rejection("precision", "ieee does not use the tensor cores that this variant feeds"),
+        ),
+        (PERSISTENT, SMALL, H100, Rejection("few_tiles", "16 tiles leave most of 132 SMs without any")),
+        (
+            SPLIT_4,
+            make_problem(128, 512, 96, "float32"),
+            RTX_4090,
+            Rejection("idle_splits", "4 CTAs share 3 steps along K"),
+        ),
+        (
+            SPLIT_4,
+            make_problem(257, 64, 1024, "float32", mode="train"),
+            RTX_4090,
+            Rejection("rows", "the second kernel holds whole columns of 256 rows at most"),
+        ),
+        (
+            SPLIT_4,
+            make_problem(1024, 512, 1024, "float32"),
+            RTX_4090,
+            Rejection("many_tiles", "128 tiles give each of 128 SMs one without splitting K"),
+        ),
+        (
+            Config("split_k", SPLIT_K=16),
+            make_problem(512, 512, 1024, "float32"),
+            RTX_4090,
+            Rejection("many_splits", "1024 CTAs for 128 SMs"),
+        ),
+        (
+            Config("columns"),
+            make_problem(64, 512, 1024, "float32", mode="eval"),
+            RTX_4090,
+            Rejection("mode", "only training needs the statistics of whole columns"),
+        ),
+        (
+            Config("columns"),
+            make_problem(65, 512, 1024, "float32", mode="train"),
+            RTX_4090,
+            Rejection("rows", "BLOCK_M 64 does not hold 65 rows"),
+        ),
+    ],
+    ids=lambda value: value.reason if isinstance(value, Rejection) else "",
+)
+def test_a_variant_that_is_not_made_for_a_problem_is_told_why(
+    config: Config, problem: Problem, target: Target, rejection: Rejection
+) -> None:
+    assert reject_reason(config, problem, target) == rejection
+
+
+@pytest.mark.parametrize(
+    ("config", "problem", "target"),
+    [
+        (PERSISTENT, make_problem(1024, 264, 100, "float32"), H100),  # 80 tiles for 132 SMs, rows of 25 x 16 bytes
+        (SPLIT_4, make_problem(128, 512, 97, "float32"), RTX_4090),
+        (SPLIT_4, make_problem(256, 64, 1024, "float32", mode="train"), RTX_4090),
+        (SPLIT_4, make_problem(64 * 127, 64, 1024, "float32"), RTX_4090),
+        (Config("columns"), make_problem(64, 512, 1024, "float32", mode="train"), RTX_4090),
+        (Config("columns"), make_problem(33, 512, 1024, "float16", mode="train"), RTX_4090),
+    ],
+)
+def test_a_variant_just_within_its_own_limits_is_tried(config: Config, problem: Problem, target: Target) -> None:
+    assert reject_reason(config, problem, target) is None
+
+
+@pytest.mark.parametrize("mode", [None, "train", "eval"])
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_a_persistent_tile_is_stored_in_parts_that_the_copy_engine_takes(dtype: str, mode: str | None) -> None:
+    problem = make_problem(4096, 4096, 4096, dtype, mode=mode)  # type: ignore[arg-type]
+    assert {parts_of(config, problem) for config in PERSISTENT_SPACE.configs()} == {1, 2, 4}
+    for config in PERSISTENT_SPACE.configs():
+        assert 16 <= config.BLOCK_N // parts_of(config, problem) <= 128
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_two_persistent_ctas_are_put_on_an_sm_only_where_both_fit(dtype: str) -> None:
+    problem = make_problem(4096, 4096, 4096, dtype)  # type: ignore[arg-type]
+    shared = {1: [], 2: []}  # type: dict[int, list[int]]
+    for config in PERSISTENT_SPACE.configs():
+        shared[ctas_per_sm(config, problem)].append(persistent_shared_bytes(config, problem))
+    assert shared[1]
+    assert max(shared[2]) + 1024 <= H100.shared_bytes_per_sm // 2
+
+
+def test_a_persistent_tile_is_stored_in_more_parts_where_the_pipeline_leaves_less_room() -> None:
+    wide = [Config("persistent", 128, 256, 32, num_warps=8, num_stages=stages) for stages in (2, 3, 4)]
+    assert [parts_of(config, LARGE) for config in wide] == [2, 2, 4]
+    assert [persistent_shared_bytes(config, LARGE) for config in wide] == [
+        stages * ((128 + 256) * 32 * 4 + 8) + 128 * 256 * 4 // parts for stages, parts in ((2, 2), (3, 2), (4, 4))
+    ]
 
 
 @pytest.mark.parametrize(

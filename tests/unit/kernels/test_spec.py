@@ -16,7 +16,7 @@ from fusetune.core.problem import DTYPES, make_problem
 from fusetune.core.space import GEMM_SPACE, SEED_SPACE, Space, candidates
 from fusetune.errors import UnsupportedProblemError, UsageError
 from fusetune.kernels import spec as spec_module
-from fusetune.kernels.gemm_scale import SPEC, GemmScale, gemm_scale_tiled
+from fusetune.kernels.gemm_scale import SPEC, GemmScale
 from fusetune.kernels.spec import (
     AbstractTensor,
     KernelSpec,
@@ -27,6 +27,7 @@ from fusetune.kernels.spec import (
     hash_kernels,
     load_spec,
 )
+from fusetune.kernels.tiles import tiled_products
 
 PROBLEM = make_problem(100, 200, 96, "float32")
 
@@ -115,7 +116,7 @@ def test_the_hash_covers_every_kernel_of_an_op(tmp_path: Path) -> None:
 
 
 def test_a_triton_kernel_is_hashed_by_the_function_that_it_wraps() -> None:
-    assert hash_kernels(gemm_scale_tiled) == hash_kernels(gemm_scale_tiled.fn) == SPEC.source_hash()
+    assert hash_kernels(tiled_products) == hash_kernels(tiled_products.fn)
 
 
 def test_a_built_in_op_is_found_by_its_name() -> None:
@@ -142,6 +143,9 @@ class Double:
 
     def operands(self, problem):
         return (Operand("x", (problem.M,), "float32"), Operand("y", (problem.M,), "float32", role="output"))
+
+    def workspace(self, problem, config):
+        return ()
 
     def launches(self, problem, config, tensors):
         return [Launch(None, (1,), dict(tensors), {"BLOCK": config.BLOCK_M})]
@@ -190,7 +194,7 @@ def test_a_user_s_own_op_comes_in_through_module_and_attribute(folder: Path) -> 
     assert spec.name == "double"
     assert spec.space == Space({"BLOCK_M": (32, 64)})
     assert candidates(spec.space, "full")[0] == BASELINE
-    tensors = abstract_tensors(spec, PROBLEM)
+    tensors = abstract_tensors(spec, PROBLEM, BASELINE)
     assert tensors == {"x": AbstractTensor((100,), "float32"), "y": AbstractTensor((100,), "float32")}
     (launch,) = spec.launches(PROBLEM, Config(BLOCK_M=32), tensors)
     assert (launch.arguments, launch.constants, launch.options) == (tensors, {"BLOCK": 32}, {})
@@ -236,7 +240,7 @@ def test_a_plug_in_is_found_by_its_name_and_cannot_take_a_built_in_one(
     monkeypatch.setattr(spec_module, "entry_points", installed)
     assert load_spec("double").name == "double"
     assert load_spec("gemm_scale") is SPEC
-    with pytest.raises(UsageError, match="use one of: double, gemm_scale, or"):
+    with pytest.raises(UsageError, match="use one of: double, gemm_scale, gemm_scale_bn, or"):
         load_spec("triple")
 
 
@@ -267,7 +271,7 @@ def test_the_operands_of_gemm_scale_have_the_shapes_that_nn_linear_keeps(dtype: 
 
 def test_abstract_tensors_are_there_for_every_operand_with_its_shape_and_dtype() -> None:
     problem = make_problem(100, 200, 96, "bfloat16")
-    tensors = abstract_tensors(SPEC, problem)
+    tensors = abstract_tensors(SPEC, problem, BASELINE)
     assert tensors == {o.name: AbstractTensor(o.shape, "bfloat16") for o in SPEC.operands(problem)}
     assert tensors["weight"].stride() == (96, 1)
 
@@ -278,7 +282,7 @@ def parameters(launch: Launch) -> set[str]:
 
 @pytest.mark.parametrize("config", SEED_SPACE.configs(), ids=lambda config: config.label())
 def test_a_launch_of_the_seed_s_space_gives_the_kernel_every_argument_once(config: Config) -> None:
-    (launch,) = SPEC.launches(PROBLEM, config, abstract_tensors(SPEC, PROBLEM))
+    (launch,) = SPEC.launches(PROBLEM, config, abstract_tensors(SPEC, PROBLEM, config))
     assert set(launch.arguments) | set(launch.constants) == parameters(launch)
     assert not set(launch.arguments) & set(launch.constants)
     assert (launch.options["num_warps"], launch.options["num_stages"]) == (config.num_warps, config.num_stages)
@@ -291,7 +295,7 @@ def test_a_launch_of_the_seed_s_space_gives_the_kernel_every_argument_once(confi
     ids=lambda config: config.label(),
 )
 def test_a_launch_carries_the_config_and_the_problem_over(config: Config) -> None:
-    (launch,) = SPEC.launches(PROBLEM, config, abstract_tensors(SPEC, PROBLEM))
+    (launch,) = SPEC.launches(PROBLEM, config, abstract_tensors(SPEC, PROBLEM, config))
     for name in ("BLOCK_M", "BLOCK_N", "BLOCK_K", "GROUP_M"):
         assert launch.constants[name] == getattr(config, name)
     assert launch.constants["PRECISION"] == "tf32"
@@ -303,19 +307,29 @@ def test_a_launch_carries_the_config_and_the_problem_over(config: Config) -> Non
 
 @pytest.mark.parametrize(("block_k", "even"), [(32, True), (64, False), (16, True), (128, False)])
 def test_the_mask_along_k_is_left_out_just_where_steps_end_with_k(block_k: int, even: bool) -> None:
-    (launch,) = SPEC.launches(PROBLEM, Config(BLOCK_K=block_k), abstract_tensors(SPEC, PROBLEM))
+    config = Config(BLOCK_K=block_k)
+    (launch,) = SPEC.launches(PROBLEM, config, abstract_tensors(SPEC, PROBLEM, config))
     assert launch.constants["EVEN_K"] is even
 
 
 def test_contraction_into_fma_is_asked_for_whatever_triton_s_default_is() -> None:
-    (launch,) = SPEC.launches(PROBLEM, BASELINE, abstract_tensors(SPEC, PROBLEM))
+    (launch,) = SPEC.launches(PROBLEM, BASELINE, abstract_tensors(SPEC, PROBLEM, BASELINE))
     assert launch.options["enable_fp_fusion"] is True
 
 
-@pytest.mark.parametrize("config", [Config(variant="persistent"), Config(SPLIT_K=2)])
-def test_a_variant_that_the_op_does_not_have_is_refused_by_name(config: Config) -> None:
-    with pytest.raises(UnsupportedProblemError, match=f"no variant '{config.label()}'"):
-        SPEC.launches(PROBLEM, config, abstract_tensors(SPEC, PROBLEM))
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (Config(variant="stream_k"), "no variant 'stream_k'; use tiled, split_k"),
+        (Config(SPLIT_K=2), "64x64x32 w4 s2 k2: SPLIT_K goes with the variant split_k"),
+        (Config(variant="split_k"), "split_k 64x64x32 w4 s2: SPLIT_K goes with the variant split_k"),
+        (Config(variant="columns", BLOCK_M=128), "columns 128x64x32 w4 s2: columns is for training"),
+    ],
+    ids=lambda value: value.label() if isinstance(value, Config) else "",
+)
+def test_a_config_that_the_op_cannot_launch_is_refused_with_the_reason(config: Config, message: str) -> None:
+    with pytest.raises(UnsupportedProblemError, match=message):
+        SPEC.launches(PROBLEM, config, abstract_tensors(SPEC, PROBLEM, config))
 
 
 def test_gemm_scale_has_no_training_form() -> None:
@@ -341,7 +355,7 @@ def test_gemm_scale_offers_the_gemm_space_and_counts_its_work() -> None:
     assert SPEC.bytes(problem) == 2 * (3 * 7 + 5 * 7 + 5 + 5 + 3 * 5)
 
 
-@pytest.mark.parametrize("missing", ["launches", "reference", "tolerance", "source_hash", "space"])
+@pytest.mark.parametrize("missing", ["launches", "workspace", "reference", "tolerance", "source_hash", "space"])
 def test_an_object_that_lacks_a_part_is_no_kernel_spec(missing: str) -> None:
     parts = {name: getattr(SPEC, name) for name in dir(GemmScale) if not name.startswith("_")}
     assert isinstance(type("Whole", (), parts)(), KernelSpec)

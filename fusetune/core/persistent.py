@@ -1,0 +1,58 @@
+"""The persistent variant's room: in how many parts it stores a tile, and how many CTAs share an SM."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from fusetune.core.config import Config
+from fusetune.core.problem import Problem
+
+_SHARED_BYTES_PER_SM: Final = 233472
+"""Shared memory of an SM with a copy engine, sm_90 and sm_100."""
+_RESERVED_BYTES: Final = 1024
+"""What each CTA takes of it beside its own."""
+_BARRIER_BYTES: Final = 8
+_MOMENTS_BYTES: Final = 2048
+"""At most so much for adding columns up across warps, which training does."""
+_OTHER_REGISTERS: Final = 96
+"""Registers a thread beside the accumulators, where two CTAs are to share an SM."""
+
+
+def persistent_shared_bytes(config: Config, problem: Problem, parts: int | None = None) -> int:
+    """Shared memory a CTA: the pipeline's tiles with a barrier each, and beside them one part of a tile of y.
+
+    Triton's own figure for tf32 and 16-bit inputs on sm_90; in training it may take up to 1.75 KiB less.
+    """
+    parts = parts_of(config, problem) if parts is None else parts
+    stage = (config.BLOCK_M + config.BLOCK_N) * config.BLOCK_K * problem.element_bytes + _BARRIER_BYTES
+    moments = _MOMENTS_BYTES if problem.mode == "train" else 0
+    return stage * config.num_stages + config.BLOCK_M * config.BLOCK_N * problem.element_bytes // parts + moments
+
+
+def parts_of(config: Config, problem: Problem) -> int:
+    """In how many parts, 1, 2 or 4, a tile of y is stored: as few as let two CTAs share an SM, else as few as fit.
+
+    A part is 128 columns wide at most, and 64 where BatchNorm's vectors take registers too.
+    """
+    widest = 128 if problem.mode is None else 64
+    for ctas in (2, 1) if _registers_for_two(config) else (1,):
+        for parts in (1, 2, 4):
+            fits = ctas * _taken(config, problem, parts) <= _SHARED_BYTES_PER_SM
+            if fits and 16 <= config.BLOCK_N // parts <= widest:
+                return parts
+    return 4
+
+
+def ctas_per_sm(config: Config, problem: Problem) -> int:
+    """Two where both fit by shared memory and by registers: one stores while the other multiplies."""
+    taken = _taken(config, problem, parts_of(config, problem))
+    return 2 if _registers_for_two(config) and 2 * taken <= _SHARED_BYTES_PER_SM else 1
+
+
+def _taken(config: Config, problem: Problem, parts: int) -> int:
+    return persistent_shared_bytes(config, problem, parts) + _RESERVED_BYTES
+
+
+def _registers_for_two(config: Config) -> bool:
+    accumulators = config.BLOCK_M * config.BLOCK_N // (32 * config.num_warps)
+    return 2 * config.num_warps * 32 * (accumulators + _OTHER_REGISTERS) <= 65536

@@ -1,0 +1,273 @@
+"""Triton code that the ops share: what becomes of acc = x @ W.T.
+
+A tile of products ends in one of these ways, `EPILOGUE`:
+
+    scale       y = (acc + bias) * scale
+    eval        that, then BatchNorm with the running statistics; eval_folded with one factor a column
+    columns     that, then BatchNorm with the statistics of the tile's own columns, which it holds whole
+    statistics  acc itself, and each column's mean and sum of squared deviations over the tile's rows
+    partial     acc itself, in float32, one of SPLIT_K summands
+
+The last two leave the rest to a second kernel: `normalize_columns`, `finish_split`.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+
+
+@triton.jit
+def scaled(acc, offs_n, in_n, bias_ptr, scale_ptr):  # type: ignore[no-untyped-def]
+    """(acc + bias) * scale."""
+    bias = tl.load(bias_ptr + offs_n, mask=in_n, other=0.0).to(tl.float32)
+    scale = tl.load(scale_ptr + offs_n, mask=in_n, other=0.0).to(tl.float32)
+    return (acc + bias[None, :]) * scale[None, :]
+
+
+@triton.jit
+def normalized_by_running(  # type: ignore[no-untyped-def]
+    acc, offs_n, in_n, bias_ptr, scale_ptr, gamma_ptr, beta_ptr, mean_ptr, var_ptr, eps, FOLDS: tl.constexpr
+):
+    """BatchNorm of (acc + bias) * scale in evaluation.
+
+    FOLDS makes one factor and one summand a column of it, which costs the fewest registers and up to two roundings of
+    acc * factor: nothing, beside what rounding the inputs to tf32, bfloat16 or float16 costs. Without it a large mean
+    is subtracted before anything is multiplied, as PyTorch does.
+    """
+    bias = tl.load(bias_ptr + offs_n, mask=in_n, other=0.0).to(tl.float32)
+    scale = tl.load(scale_ptr + offs_n, mask=in_n, other=0.0).to(tl.float32)
+    mean = tl.load(mean_ptr + offs_n, mask=in_n, other=0.0).to(tl.float32)
+    var = tl.load(var_ptr + offs_n, mask=in_n, other=1.0).to(tl.float32)
+    gamma = tl.load(gamma_ptr + offs_n, mask=in_n, other=0.0).to(tl.float32)
+    beta = tl.load(beta_ptr + offs_n, mask=in_n, other=0.0).to(tl.float32)
+    shift = bias * scale - mean
+    if FOLDS:
+        factor = gamma * tl.rsqrt(var + eps)
+        return acc * (scale * factor)[None, :] + (shift * factor + beta)[None, :]
+    factor = gamma / tl.sqrt_rn(var + eps)
+    return (acc * scale[None, :] + shift[None, :]) * factor[None, :] + beta[None, :]
+
+
+@triton.jit
+def column_moments(acc, in_m, rows):  # type: ignore[no-untyped-def]
+    """Mean and sum of squared deviations of each column over its `rows` rows: two passes, no cancellation."""
+    mean = tl.sum(tl.where(in_m[:, None], acc, 0.0), axis=0) / rows
+    deviation = tl.where(in_m[:, None], acc - mean[None, :], 0.0)
+    return mean, tl.sum(deviation * deviation, axis=0)
+
+
+@triton.jit
+def batch_factor(m2, offs_n, in_n, scale_ptr, gamma_ptr, eps, M):  # type: ignore[no-untyped-def]
+    """What a deviation of acc is multiplied by: the bias cancels, and var(y) = scale^2 var(acc)."""
+    scale = tl.load(scale_ptr + offs_n, mask=in_n, other=0.0).to(tl.float32)
+    gamma = tl.load(gamma_ptr + offs_n, mask=in_n, other=0.0).to(tl.float32)
+    return scale * gamma / tl.sqrt_rn(scale * scale * (m2 / M) + eps)
+
+
+@triton.jit
+def update_running(  # type: ignore[no-untyped-def]
+    mean, m2, offs_n, in_n, bias_ptr, scale_ptr, mean_ptr, var_ptr, tracked_ptr, momentum, M, COUNTER: tl.constexpr
+):
+    """Let running be (1 - momentum) running + momentum batch, with the unbiased variance, as PyTorch does.
+
+    COUNTER says what becomes of num_batches_tracked: `none`, `count` (this batch too), or `average`: it counts this
+    batch already, and momentum None takes its inverse.
+    """
+    bias = tl.load(bias_ptr + offs_n, mask=in_n, other=0.0).to(tl.float32)
+    scale = tl.load(scale_ptr + offs_n, mask=in_n, other=0.0).to(tl.float32)
+    share = momentum
+    if COUNTER == "average":
+        share = 1.0 / tl.load(tracked_ptr).to(tl.float32)
+    old_mean = tl.load(mean_ptr + offs_n, mask=in_n, other=0.0).to(tl.float32)
+    old_var = tl.load(var_ptr + offs_n, mask=in_n, other=0.0).to(tl.float32)
+    new_mean = (1.0 - share) * old_mean + share * (scale * (mean + bias))
+    new_var = (1.0 - share) * old_var + share * (scale * scale * (m2 / (M - 1)))
+    tl.store(mean_ptr + offs_n, new_mean.to(mean_ptr.dtype.element_ty), mask=in_n)
+    tl.store(var_ptr + offs_n, new_var.to(var_ptr.dtype.element_ty), mask=in_n)
+    if COUNTER == "count":  # noqa: SIM102 - the outer one is decided by the compiler
+        if tl.program_id(0) == 0:
+            tl.store(tracked_ptr, tl.load(tracked_ptr) + 1)
+
+
+@triton.jit
+def finished(  # type: ignore[no-untyped-def]
+    acc,
+    start_m,
+    offs_n,
+    local_m,
+    bias_ptr,
+    scale_ptr,
+    gamma_ptr,
+    beta_ptr,
+    mean_ptr,
+    var_ptr,
+    tracked_ptr,
+    moments_ptr,  # [2, tiles_m, N] float32: each tile's column means, and its sums of squared deviations
+    eps,
+    momentum,
+    M,
+    N,
+    BLOCK_M: tl.constexpr,
+    EPILOGUE: tl.constexpr,
+    COUNTER: tl.constexpr,
+):
+    """What a tile of acc is stored as; `statistics` and `columns` also store what they learn of the columns."""
+    in_n = offs_n < N
+    if EPILOGUE == "scale":
+        acc = scaled(acc, offs_n, in_n, bias_ptr, scale_ptr)
+    elif EPILOGUE == "eval" or EPILOGUE == "eval_folded":  # noqa: PLR1714 - Triton compiles no `in`
+        acc = normalized_by_running(
+            acc, offs_n, in_n, bias_ptr, scale_ptr, gamma_ptr, beta_ptr, mean_ptr, var_ptr, eps,
+            EPILOGUE == "eval_folded",
+        )  # fmt: skip
+    elif EPILOGUE == "columns":
+        mean, m2 = column_moments(acc, local_m < M, M)
+        factor = batch_factor(m2, offs_n, in_n, scale_ptr, gamma_ptr, eps, M)
+        beta = tl.load(beta_ptr + offs_n, mask=in_n, other=0.0).to(tl.float32)
+        update_running(
+            mean, m2, offs_n, in_n, bias_ptr, scale_ptr, mean_ptr, var_ptr, tracked_ptr, momentum, M, COUNTER
+        )
+        acc = (acc - mean[None, :]) * factor[None, :] + beta[None, :]
+    elif EPILOGUE == "statistics":
+        rows = min(M - start_m, BLOCK_M)
+        mean, m2 = column_moments(acc, local_m < rows, rows)
+        tile_m = start_m // BLOCK_M
+        moments = moments_ptr + tl.cast(tile_m, tl.int64) * N + offs_n
+        tl.store(moments, mean, mask=in_n)
+        tl.store(moments + tl.cast(tl.cdiv(M, BLOCK_M), tl.int64) * N, m2, mask=in_n)
+    return acc
+
+
+@triton.jit
+def moments_of_rows(  # type: ignore[no-untyped-def]
+    y_ptr,  # [M, N], contiguous
+    moments_ptr,  # [2, tiles_m, N] float32
+    M,
+    N,
+    TILE_M: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    TELLS_NEXT: tl.constexpr,
+):
+    """What `statistics` learns of a tile, from products that a library left in y: TILE_M rows of COLUMNS columns."""
+    if TELLS_NEXT:
+        gdc_launch_dependents()
+    start_m = tl.program_id(1) * TILE_M
+    local_m = tl.arange(0, TILE_M)
+    offs_n = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    places = (start_m + local_m).to(tl.int64)[:, None] * N + offs_n[None, :]
+    held = (start_m + local_m < M)[:, None] & (offs_n < N)[None, :]
+    acc = tl.load(y_ptr + places, mask=held, other=0.0).to(tl.float32)
+    finished(
+        acc, start_m, offs_n, local_m, y_ptr, y_ptr, y_ptr, y_ptr, y_ptr, y_ptr, y_ptr, moments_ptr, 0.0, 0.0, M, N,
+        TILE_M, "statistics", "none",
+    )  # fmt: skip
+
+
+@triton.jit
+def normalize_columns(  # type: ignore[no-untyped-def]
+    y_ptr,  # [M, N], contiguous: acc before, BatchNorm's output after
+    moments_ptr,  # [2, tiles_m, N] float32
+    bias_ptr,
+    scale_ptr,
+    gamma_ptr,
+    beta_ptr,
+    mean_ptr,
+    var_ptr,
+    tracked_ptr,
+    eps,
+    momentum,
+    M,
+    N,
+    rows_per_cta,
+    TILE_M: tl.constexpr,
+    TILES: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    COUNTER: tl.constexpr,
+    WAITS: tl.constexpr,
+):
+    """Second kernel of `statistics`: join the tiles' moments, normalize rows_per_cta rows of COLUMNS columns in place.
+
+    Moments are joined as Chan, Golub and LeVeque do (1983): M2 = sum M2_t + sum rows_t (mean_t - mean)^2, always in the
+    same order. CTAs of the first rows also update the running statistics.
+    """
+    offs_n = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    in_n = offs_n < N
+    if WAITS:
+        gdc_wait()
+    tiles_m = tl.cdiv(M, TILE_M)
+    total = tl.zeros((COLUMNS,), dtype=tl.float32)
+    for first in range(0, tiles_m, TILES):
+        tiles = first + tl.arange(0, TILES)
+        places = tiles.to(tl.int64)[:, None] * N + offs_n[None, :]
+        rows = tl.maximum(tl.minimum(M - tiles * TILE_M, TILE_M), 0).to(tl.float32)
+        means = tl.load(moments_ptr + places, mask=(tiles < tiles_m)[:, None] & in_n[None, :], other=0.0)
+        total += tl.sum(means * rows[:, None], axis=0)
+    mean = total / M
+    m2 = tl.zeros((COLUMNS,), dtype=tl.float32)
+    for first in range(0, tiles_m, TILES):
+        tiles = first + tl.arange(0, TILES)
+        places = tiles.to(tl.int64)[:, None] * N + offs_n[None, :]
+        rows = tl.maximum(tl.minimum(M - tiles * TILE_M, TILE_M), 0).to(tl.float32)
+        held = (tiles < tiles_m)[:, None] & in_n[None, :]
+        means = tl.load(moments_ptr + places, mask=held, other=0.0)
+        own = tl.load(moments_ptr + tl.cast(tiles_m, tl.int64) * N + places, mask=held, other=0.0)
+        apart = means - mean[None, :]
+        m2 += tl.sum(own + rows[:, None] * apart * apart, axis=0)
+    factor = batch_factor(m2, offs_n, in_n, scale_ptr, gamma_ptr, eps, M)
+    beta = tl.load(beta_ptr + offs_n, mask=in_n, other=0.0).to(tl.float32)
+    first_m = tl.program_id(1) * rows_per_cta
+    for start in range(first_m, min(M, first_m + rows_per_cta), ROWS):
+        offs_m = start + tl.arange(0, ROWS)
+        places = y_ptr + offs_m.to(tl.int64)[:, None] * N + offs_n[None, :]
+        held = (offs_m < M)[:, None] & in_n[None, :]
+        acc = tl.load(places, mask=held, other=0.0).to(tl.float32)
+        y = (acc - mean[None, :]) * factor[None, :] + beta[None, :]
+        tl.store(places, y.to(y_ptr.dtype.element_ty), mask=held)
+    if tl.program_id(1) == 0:
+        update_running(
+            mean, m2, offs_n, in_n, bias_ptr, scale_ptr, mean_ptr, var_ptr, tracked_ptr, momentum, M, COUNTER
+        )
+
+
+@triton.jit
+def finish_split(  # type: ignore[no-untyped-def]
+    partial_ptr,  # [SPLIT_K, M, N] float32; or y itself, where a library left the products
+    bias_ptr,
+    scale_ptr,
+    gamma_ptr,
+    beta_ptr,
+    mean_ptr,
+    var_ptr,
+    tracked_ptr,
+    y_ptr,
+    eps,
+    momentum,
+    M,
+    N,
+    SPLIT_K: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    EPILOGUE: tl.constexpr,
+    COUNTER: tl.constexpr,
+    WAITS: tl.constexpr,
+):
+    """Second kernel of `partial`: add the summands of ROWS x COLUMNS elements in order, finish and store them."""
+    start_m = tl.program_id(1) * ROWS
+    local_m = tl.arange(0, ROWS)
+    offs_n = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    places = (start_m + local_m).to(tl.int64)[:, None] * N + offs_n[None, :]
+    held = (start_m + local_m < M)[:, None] & (offs_n < N)[None, :]
+    if WAITS:
+        gdc_wait()
+    acc = tl.zeros((ROWS, COLUMNS), dtype=tl.float32)
+    for split in tl.static_range(SPLIT_K):
+        part = tl.load(partial_ptr + tl.cast(split * M, tl.int64) * N + places, mask=held, other=0.0)
+        acc += part.to(tl.float32)
+    acc = finished(
+        acc, start_m, offs_n, local_m, bias_ptr, scale_ptr, gamma_ptr, beta_ptr, mean_ptr, var_ptr, tracked_ptr,
+        partial_ptr, eps, momentum, M, N, ROWS, EPILOGUE, COUNTER,
+    )  # fmt: skip
+    tl.store(y_ptr + places, acc.to(y_ptr.dtype.element_ty), mask=held)

@@ -1,0 +1,307 @@
+"""From a Config to launches: which of the tiles' kernels run, with which grid, and what they share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Literal
+
+import triton
+import triton.language as tl
+
+from fusetune.core.config import Config
+from fusetune.core.persistent import ctas_per_sm, parts_of
+from fusetune.core.problem import Problem
+from fusetune.errors import UnsupportedProblemError
+from fusetune.kernels.device import Gpu, gpu_of
+from fusetune.kernels.endings import (
+    batch_factor,
+    column_moments,
+    finish_split,
+    finished,
+    moments_of_rows,
+    normalize_columns,
+    normalized_by_running,
+    scaled,
+    update_running,
+)
+from fusetune.kernels.library import multiply
+from fusetune.kernels.spec import Call, Launch, Operand, TileDescriptor
+from fusetune.kernels.tiles import persistent_products, place_of, store_half, store_part, tiled_products
+
+KERNELS: Final = (
+    *(scaled, normalized_by_running, column_moments, batch_factor, update_running, finished),
+    *(place_of, tiled_products, persistent_products, store_half, store_part),
+    *(finish_split, moments_of_rows, normalize_columns),
+)
+"""All code that a launch may run: what an entry was tuned with."""
+
+Ending = Literal["scale", "eval", "train"]
+"""What becomes of the products: the scale alone, or BatchNorm after it in one of its modes."""
+
+PDL_CAPABILITY: Final = 90
+"""From sm_90 on a second kernel can be launched while the first still runs, and waits on the GPU."""
+NORMALIZED_COLUMNS: Final = 64
+FINISHED_ELEMENTS: Final = 1024
+"""Elements that a CTA of the second kernel of split_k adds up: few, so that there are CTAs for every SM."""
+_ELEMENT_TYPES: Final = {"float32": tl.float32, "float16": tl.float16, "bfloat16": tl.bfloat16}
+
+
+def workspace(problem: Problem, config: Config, ending: Ending) -> tuple[Operand, ...]:
+    """What the launches need beside the op's operands: scratch tensors that no value outlives a call in."""
+    if config.variant == "split_k":
+        return (Operand("partial", (config.SPLIT_K, problem.M, problem.N), "float32", role="output"),)
+    if ending == "train" and config.variant != "columns":
+        tiles_m = triton.cdiv(problem.M, config.BLOCK_M)
+        return (Operand("moments", (2, tiles_m, problem.N), "float32", role="output"),)
+    return ()
+
+
+def gemm_launches(
+    problem: Problem,
+    config: Config,
+    tensors: Mapping[str, Any],
+    ending: Ending,
+    *,
+    eps: float = 0.0,
+    momentum: float = 0.0,
+    counter: Literal["none", "count", "average"] = "none",
+) -> Sequence[Launch | Call]:
+    """The launches of a config. `tensors` holds the operands and the workspace by name.
+
+    Raises UnsupportedProblemError for a variant that is not known or does not do this.
+    """
+    gpu = gpu_of(tensors["x"])
+    ends = _Ends(problem, config, tensors, ending, eps, momentum, counter, gpu)
+    if config.variant == "persistent":
+        return ends.after(_persistent(ends))
+    if config.variant == "library":
+        return ends.after_library()
+    if config.variant not in {"tiled", "split_k", "columns"}:
+        raise UnsupportedProblemError(
+            f"there is no variant {config.variant!r}; use tiled, split_k, columns, persistent or library"
+        )
+    if (config.variant == "split_k") != (config.SPLIT_K > 1):
+        raise UnsupportedProblemError(f"{config.label()}: SPLIT_K goes with the variant split_k, and with no other")
+    if config.variant == "columns" and (ending != "train" or config.BLOCK_M < problem.M):
+        raise UnsupportedProblemError(f"{config.label()}: columns is for training with all {problem.M} rows in a tile")
+    return ends.after(_tiled(ends))
+
+
+class _Ends:
+    """What the kernels of one launch have in common, and the second kernel where there is one."""
+
+    def __init__(
+        self,
+        problem: Problem,
+        config: Config,
+        tensors: Mapping[str, Any],
+        ending: Ending,
+        eps: float,
+        momentum: float,
+        counter: str,
+        gpu: Gpu,
+    ) -> None:
+        self.problem, self.config, self.tensors, self.ending, self.gpu = problem, config, tensors, ending, gpu
+        self.eps, self.momentum, self.counter = eps, momentum, counter
+        # What finishes acc at once, whole columns of it for training; then, what the first kernel does.
+        folds = ending == "eval" and problem.precision not in {"ieee", "tf32x3"}
+        self.finish = {"train": "columns", "eval": "eval_folded" if folds else "eval"}.get(ending, ending)
+        self.epilogue = "statistics" if ending == "train" else self.finish
+        self.epilogue = {"split_k": "partial", "columns": "columns"}.get(config.variant, self.epilogue)
+        self.two = self.epilogue in {"partial", "statistics"}
+        self.overlaps = self.two and gpu.sm >= PDL_CAPABILITY
+
+    def vectors(self) -> dict[str, Any]:
+        """Pointers by argument; what an epilogue does not read is given the bias, which is always there."""
+        bias = self.tensors["bias"]
+        names = {"scale": "scale", "gamma": "gamma", "beta": "beta", "mean": "running_mean", "var": "running_var"}
+        return {"bias_ptr": bias, **{f"{short}_ptr": self.tensors.get(name, bias) for short, name in names.items()}}
+
+    def tracked(self) -> Any:
+        """num_batches_tracked, where it is counted."""
+        return self.tensors["bias"] if self.counter == "none" else self.tensors["num_batches_tracked"]
+
+    def options(self, num_warps: int, num_stages: int) -> dict[str, Any]:
+        # Set although it is today's default: a later Triton turns contraction into FMA off.
+        return {"num_warps": num_warps, "num_stages": num_stages, "enable_fp_fusion": True}
+
+    def after(self, first: Launch) -> Sequence[Launch | Call]:
+        """The first kernel, and the second where there is one."""
+        if not self.two:
+            return (first,)
+        return (first, self._finish_split() if self.epilogue == "partial" else self._normalize())
+
+    def after_library(self) -> Sequence[Launch | Call]:
+        """The products by cuBLAS in y, and the kernels that make y of them in place."""
+        tf32 = self.problem.precision == "tf32"
+        arguments = {"x": self.tensors["x"], "weight": self.tensors["weight"], "out": self.tensors["y"], "tf32": tf32}
+        product = Call(multiply, arguments)
+        if self.ending != "train":
+            return (product, self._finish_split())
+        return (product, self._moments(), self._normalize())
+
+    def _moments(self) -> Launch:
+        M, N = self.problem.M, self.problem.N
+        return Launch(
+            kernel=moments_of_rows,
+            grid=(triton.cdiv(N, NORMALIZED_COLUMNS), triton.cdiv(M, self.config.BLOCK_M)),
+            arguments={"y_ptr": self.tensors["y"], "moments_ptr": self.tensors["moments"], "M": M, "N": N},
+            constants={"TILE_M": self.config.BLOCK_M, "COLUMNS": NORMALIZED_COLUMNS, "TELLS_NEXT": self.overlaps},
+            options=self.options(4, 2),
+        )
+
+    def _normalize(self) -> Launch:
+        M, N = self.problem.M, self.problem.N
+        # Few rows: a CTA for every 32, to have one for every SM. Many: at most 16 CTAs a column, since each joins all
+        # moments of its columns anew.
+        rows = max(32, triton.cdiv(triton.cdiv(M, 16), 32) * 32)
+        return Launch(
+            kernel=normalize_columns,
+            grid=(triton.cdiv(N, NORMALIZED_COLUMNS), triton.cdiv(M, rows)),
+            arguments={
+                "y_ptr": self.tensors["y"],
+                "moments_ptr": self.tensors["moments"],
+                **self.vectors(),
+                "tracked_ptr": self.tracked(),
+                "eps": self.eps,
+                "momentum": self.momentum,
+                "M": M,
+                "N": N,
+                "rows_per_cta": rows,
+            },
+            constants={
+                "TILE_M": self.config.BLOCK_M,
+                "TILES": min(64, triton.next_power_of_2(triton.cdiv(M, self.config.BLOCK_M))),
+                "ROWS": 32,
+                "COLUMNS": NORMALIZED_COLUMNS,
+                "COUNTER": self.counter,
+                "WAITS": self.overlaps,
+            },
+            options={**self.options(4, 2), **self._waiting()},
+        )
+
+    def _finish_split(self) -> Launch:
+        M, N = self.problem.M, self.problem.N
+        rows = triton.next_power_of_2(M) if self.ending == "train" else min(32, triton.next_power_of_2(M))
+        columns = max(16, FINISHED_ELEMENTS // rows)
+        return Launch(
+            kernel=finish_split,
+            grid=(triton.cdiv(N, columns), triton.cdiv(M, rows)),
+            arguments={
+                "partial_ptr": self.tensors["partial" if self.epilogue == "partial" else "y"],
+                **self.vectors(),
+                "tracked_ptr": self.tracked(),
+                "y_ptr": self.tensors["y"],
+                "eps": self.eps,
+                "momentum": self.momentum,
+                "M": M,
+                "N": N,
+            },
+            constants={
+                "SPLIT_K": self.config.SPLIT_K,
+                "ROWS": rows,
+                "COLUMNS": columns,
+                "EPILOGUE": self.finish,
+                "COUNTER": self.counter,
+                "WAITS": self.overlaps,
+            },
+            options={**self.options(4, 2), **self._waiting()},
+        )
+
+    def _waiting(self) -> dict[str, Any]:
+        return {"launch_pdl": True} if self.overlaps else {}
+
+
+def _tiled(ends: _Ends) -> Launch:
+    problem, config, tensors = ends.problem, ends.config, ends.tensors
+    M, N, K = problem.M, problem.N, problem.K
+    stride_xm, stride_xk = tensors["x"].stride()
+    stride_wn, stride_wk = tensors["weight"].stride()
+    tiles = triton.cdiv(M, config.BLOCK_M) * triton.cdiv(N, config.BLOCK_N)
+    return Launch(
+        kernel=tiled_products,
+        grid=(tiles, config.SPLIT_K) if config.SPLIT_K > 1 else (tiles,),
+        arguments={
+            "x_ptr": tensors["x"],
+            "w_ptr": tensors["weight"],
+            **ends.vectors(),
+            "tracked_ptr": ends.tracked(),
+            "moments_ptr": tensors["moments"] if ends.epilogue == "statistics" else tensors["bias"],
+            "y_ptr": tensors["partial"] if ends.epilogue == "partial" else tensors["y"],
+            "M": M,
+            "N": N,
+            "K": K,
+            "stride_xm": stride_xm,
+            "stride_xk": stride_xk,
+            "stride_wn": stride_wn,
+            "stride_wk": stride_wk,
+            "eps": ends.eps,
+            "momentum": ends.momentum,
+        },
+        constants={
+            "BLOCK_M": config.BLOCK_M,
+            "BLOCK_N": config.BLOCK_N,
+            "BLOCK_K": config.BLOCK_K,
+            "GROUP_M": config.GROUP_M,
+            "SPLIT_K": config.SPLIT_K,
+            "EVEN_K": K % config.BLOCK_K == 0,
+            "EVEN_MN": M % config.BLOCK_M == 0 and N % config.BLOCK_N == 0,
+            "PRECISION": problem.precision or "ieee",
+            "EPILOGUE": ends.epilogue,
+            "COUNTER": ends.counter,
+            "TELLS_NEXT": ends.overlaps,
+        },
+        options=ends.options(config.num_warps, config.num_stages),
+    )
+
+
+def _persistent(ends: _Ends) -> Launch:
+    problem, config, tensors = ends.problem, ends.config, ends.tensors
+    M, N, K = problem.M, problem.N, problem.K
+    parts = parts_of(config, problem)
+    tiles = triton.cdiv(M, config.BLOCK_M) * triton.cdiv(N, config.BLOCK_N)
+    vectors = ends.vectors()
+    return Launch(
+        kernel=persistent_products,
+        grid=(min(tiles, ends.gpu.sms * ctas_per_sm(config, problem)),),
+        arguments={
+            "x_desc": TileDescriptor(tensors["x"], (config.BLOCK_M, config.BLOCK_K)),
+            "w_desc": TileDescriptor(tensors["weight"], (config.BLOCK_N, config.BLOCK_K)),
+            "y_desc": TileDescriptor(tensors["y"], (config.BLOCK_M, config.BLOCK_N // parts)),
+            **vectors,
+            "moments_ptr": tensors["moments"] if ends.epilogue == "statistics" else tensors["bias"],
+            "M": M,
+            "N": N,
+            "K": K,
+            "eps": ends.eps,
+        },
+        constants={
+            "BLOCK_M": config.BLOCK_M,
+            "BLOCK_N": config.BLOCK_N,
+            "BLOCK_K": config.BLOCK_K,
+            "GROUP_M": config.GROUP_M,
+            "PARTS": parts,
+            "DTYPE": _ELEMENT_TYPES[problem.dtype],
+            "PRECISION": problem.precision or "ieee",
+            "EPILOGUE": ends.epilogue,
+            "TELLS_NEXT": ends.overlaps,
+        },
+        options=ends.options(config.num_warps, config.num_stages),
+    )
+
+
+def takes(config: Config, tensors: Mapping[str, Any]) -> bool:
+    """Whether a config, tuned for contiguous tensors of perhaps another M, can compute these very ones.
+
+    The copy engine wants x, weight and y to begin on 16 bytes, as well as each of their rows, and rows without gaps.
+    Whole columns have to fit into a tile.
+    """
+    if config.variant == "persistent":
+        return all(_copyable(tensors[name]) for name in ("x", "weight", "y"))
+    return config.variant != "columns" or bool(tensors["x"].shape[0] <= config.BLOCK_M)
+
+
+def _copyable(matrix: Any) -> bool:
+    row, element = matrix.stride()
+    aligned = matrix.data_ptr() % 16 == 0 and row * matrix.element_size() % 16 == 0
+    return bool(aligned and element == 1 and row > 0)

@@ -1,0 +1,231 @@
+"""Triton code that the ops share: acc = x @ W.T by tiles. What becomes of a tile, `EPILOGUE`, is in endings.py."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents
+
+from fusetune.kernels.endings import finished
+
+
+@triton.jit
+def place_of(tile, M, N, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, GROUP_M: tl.constexpr):  # type: ignore[no-untyped-def]
+    """The tile's row and column; GROUP_M rows of tiles are walked column by column, to share columns of W in L2."""
+    tiles_m = tl.cdiv(M, BLOCK_M)
+    tiles_n = tl.cdiv(N, BLOCK_N)
+    group_tiles = GROUP_M * tiles_n
+    first_m = tile // group_tiles * GROUP_M
+    rows = min(tiles_m - first_m, GROUP_M)
+    return first_m + tile % group_tiles % rows, tile % group_tiles // rows
+
+
+@triton.jit
+def tiled_products(  # type: ignore[no-untyped-def]
+    x_ptr,  # [M, K]
+    w_ptr,  # [N, K]
+    bias_ptr,  # [N], as all that follow but moments and y
+    scale_ptr,
+    gamma_ptr,
+    beta_ptr,
+    mean_ptr,
+    var_ptr,
+    tracked_ptr,  # [] int64
+    moments_ptr,
+    y_ptr,  # [M, N], contiguous; partial: [SPLIT_K, M, N] float32
+    M,
+    N,
+    K,
+    stride_xm,
+    stride_xk,
+    stride_wn,
+    stride_wk,
+    eps,
+    momentum,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    GROUP_M: tl.constexpr,
+    SPLIT_K: tl.constexpr,
+    EVEN_K: tl.constexpr,
+    EVEN_MN: tl.constexpr,
+    PRECISION: tl.constexpr,
+    EPILOGUE: tl.constexpr,
+    COUNTER: tl.constexpr,
+    TELLS_NEXT: tl.constexpr,
+):
+    """One CTA computes one BLOCK_M x BLOCK_N tile, or one of SPLIT_K summands of it."""
+    if TELLS_NEXT:
+        gdc_launch_dependents()  # The second kernel may start to wait as soon as every CTA of this one runs.
+    tile_m, tile_n = place_of(tl.program_id(0), M, N, BLOCK_M, BLOCK_N, GROUP_M)
+    start_m = tile_m * BLOCK_M
+    start_n = tile_n * BLOCK_N
+
+    # The tile's corner is a 64-bit scalar, so that tensors beyond 2**31 elements work and offsets within a tile stay
+    # cheap 32-bit ones. Rows past the edge read the last row again: no mask in the loop, and the store leaves them out.
+    local_m = tl.arange(0, BLOCK_M)
+    local_n = tl.arange(0, BLOCK_N)
+    offs_k = tl.arange(0, BLOCK_K)
+    read_m = local_m
+    read_n = local_n
+    if not EVEN_MN:
+        read_m = tl.minimum(local_m, M - 1 - start_m)
+        read_n = tl.minimum(local_n, N - 1 - start_n)
+    first_k = 0
+    end_k = K
+    if SPLIT_K > 1:
+        share = tl.cdiv(tl.cdiv(K, BLOCK_K), SPLIT_K) * BLOCK_K
+        first_k = tl.program_id(1) * share
+        end_k = min(K, first_k + share)
+    x_tile = x_ptr + start_m.to(tl.int64) * stride_xm
+    w_tile = w_ptr + start_n.to(tl.int64) * stride_wn
+    if SPLIT_K > 1:
+        x_tile += tl.cast(first_k, tl.int64) * stride_xk
+        w_tile += tl.cast(first_k, tl.int64) * stride_wk
+    x_ptrs = x_tile + read_m[:, None] * stride_xm + offs_k[None, :] * stride_xk
+    w_ptrs = w_tile + read_n[None, :] * stride_wn + offs_k[:, None] * stride_wk
+
+    acc = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
+    for k in range(first_k, end_k, BLOCK_K):
+        if EVEN_K:
+            x = tl.load(x_ptrs)
+            w = tl.load(w_ptrs)
+        else:
+            x = tl.load(x_ptrs, mask=offs_k[None, :] < end_k - k, other=0.0)
+            w = tl.load(w_ptrs, mask=offs_k[:, None] < end_k - k, other=0.0)
+        acc = tl.dot(x, w, acc, input_precision=PRECISION)
+        x_ptrs += BLOCK_K * stride_xk
+        w_ptrs += BLOCK_K * stride_wk
+
+    offs_n = start_n + local_n
+    acc = finished(
+        acc,
+        start_m,
+        offs_n,
+        local_m,
+        bias_ptr,
+        scale_ptr,
+        gamma_ptr,
+        beta_ptr,
+        mean_ptr,
+        var_ptr,
+        tracked_ptr,
+        moments_ptr,
+        eps,
+        momentum,
+        M,
+        N,
+        BLOCK_M,
+        EPILOGUE,
+        COUNTER,
+    )
+    y_tile = y_ptr + start_m.to(tl.int64) * N
+    if SPLIT_K > 1:
+        y_tile += tl.program_id(1).to(tl.int64) * M * N
+    y_ptrs = y_tile + local_m[:, None] * N + offs_n[None, :]
+    if EVEN_MN:
+        tl.store(y_ptrs, acc.to(y_ptr.dtype.element_ty))
+    else:
+        in_tile = (start_m + local_m < M)[:, None] & (offs_n < N)[None, :]
+        tl.store(y_ptrs, acc.to(y_ptr.dtype.element_ty), mask=in_tile)
+
+
+@triton.jit
+def persistent_products(  # type: ignore[no-untyped-def]
+    x_desc,  # [M, K], blocks [BLOCK_M, BLOCK_K]
+    w_desc,  # [N, K], blocks [BLOCK_N, BLOCK_K]
+    y_desc,  # [M, N], blocks [BLOCK_M, BLOCK_N / PARTS]
+    bias_ptr,
+    scale_ptr,
+    gamma_ptr,
+    beta_ptr,
+    mean_ptr,
+    var_ptr,
+    moments_ptr,
+    M,
+    N,
+    K,
+    eps,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    GROUP_M: tl.constexpr,
+    PARTS: tl.constexpr,
+    DTYPE: tl.constexpr,
+    PRECISION: tl.constexpr,
+    EPILOGUE: tl.constexpr,
+    TELLS_NEXT: tl.constexpr,
+):
+    """As many CTAs as run at once walk through all tiles; the copy engine (TMA) loads, and stores parts of a tile.
+
+    One tile's stores run beside the next one's loads. The copy engine reads zeros and writes nothing past an edge.
+    """
+    if TELLS_NEXT:
+        gdc_launch_dependents()
+    tiles = tl.cdiv(M, BLOCK_M) * tl.cdiv(N, BLOCK_N)
+    steps = tl.cdiv(K, BLOCK_K)
+    for tile in tl.range(tl.program_id(0), tiles, tl.num_programs(0), flatten=True):
+        tile_m, tile_n = place_of(tile, M, N, BLOCK_M, BLOCK_N, GROUP_M)
+        start_m = tile_m * BLOCK_M
+        start_n = tile_n * BLOCK_N
+        acc = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
+        for step in range(steps):
+            x = x_desc.load([start_m, step * BLOCK_K])
+            w = w_desc.load([start_n, step * BLOCK_K])
+            acc = tl.dot(x, w.T, acc, input_precision=PRECISION)
+        # In parts, since a whole tile of y does not fit into shared memory beside the pipeline.
+        if PARTS == 1:
+            store_part(
+                acc, start_m, start_n, y_desc, bias_ptr, scale_ptr, gamma_ptr, beta_ptr, mean_ptr, var_ptr,
+                moments_ptr, eps, M, N, BLOCK_M, BLOCK_N, DTYPE, EPILOGUE,
+            )  # fmt: skip
+        else:
+            WIDTH: tl.constexpr = BLOCK_N // 2
+            left, right = tl.split(tl.permute(tl.reshape(acc, (BLOCK_M, 2, WIDTH)), (0, 2, 1)))
+            store_half(
+                left, start_m, start_n, y_desc, bias_ptr, scale_ptr, gamma_ptr, beta_ptr, mean_ptr, var_ptr,
+                moments_ptr, eps, M, N, BLOCK_M, WIDTH, PARTS // 2, DTYPE, EPILOGUE,
+            )  # fmt: skip
+            store_half(
+                right, start_m, start_n + WIDTH, y_desc, bias_ptr, scale_ptr, gamma_ptr, beta_ptr, mean_ptr, var_ptr,
+                moments_ptr, eps, M, N, BLOCK_M, WIDTH, PARTS // 2, DTYPE, EPILOGUE,
+            )  # fmt: skip
+
+
+@triton.jit
+def store_half(  # type: ignore[no-untyped-def]
+    acc, start_m, start_n, y_desc, bias_ptr, scale_ptr, gamma_ptr, beta_ptr, mean_ptr, var_ptr, moments_ptr, eps, M, N,
+    BLOCK_M: tl.constexpr, WIDTH: tl.constexpr, PARTS: tl.constexpr, DTYPE: tl.constexpr, EPILOGUE: tl.constexpr,
+):  # fmt: skip
+    """Finish and store WIDTH columns in PARTS parts, 1 or 2."""
+    if PARTS == 1:
+        store_part(
+            acc, start_m, start_n, y_desc, bias_ptr, scale_ptr, gamma_ptr, beta_ptr, mean_ptr, var_ptr, moments_ptr,
+            eps, M, N, BLOCK_M, WIDTH, DTYPE, EPILOGUE,
+        )  # fmt: skip
+    else:
+        HALF: tl.constexpr = WIDTH // 2
+        left, right = tl.split(tl.permute(tl.reshape(acc, (BLOCK_M, 2, HALF)), (0, 2, 1)))
+        store_part(
+            left, start_m, start_n, y_desc, bias_ptr, scale_ptr, gamma_ptr, beta_ptr, mean_ptr, var_ptr, moments_ptr,
+            eps, M, N, BLOCK_M, HALF, DTYPE, EPILOGUE,
+        )  # fmt: skip
+        store_part(
+            right, start_m, start_n + HALF, y_desc, bias_ptr, scale_ptr, gamma_ptr, beta_ptr, mean_ptr, var_ptr,
+            moments_ptr, eps, M, N, BLOCK_M, HALF, DTYPE, EPILOGUE,
+        )  # fmt: skip
+
+
+@triton.jit
+def store_part(  # type: ignore[no-untyped-def]
+    acc, start_m, start_n, y_desc, bias_ptr, scale_ptr, gamma_ptr, beta_ptr, mean_ptr, var_ptr, moments_ptr, eps, M, N,
+    BLOCK_M: tl.constexpr, WIDTH: tl.constexpr, DTYPE: tl.constexpr, EPILOGUE: tl.constexpr,
+):  # fmt: skip
+    """Finish and store one part of a tile."""
+    local_m = tl.arange(0, BLOCK_M)
+    offs_n = start_n + tl.arange(0, WIDTH)
+    acc = finished(
+        acc, start_m, offs_n, local_m, bias_ptr, scale_ptr, gamma_ptr, beta_ptr, mean_ptr, var_ptr, mean_ptr,
+        moments_ptr, eps, 0.0, M, N, BLOCK_M, EPILOGUE, "none",
+    )  # fmt: skip
+    y_desc.store([start_m, start_n], acc.to(DTYPE))

@@ -1,0 +1,218 @@
+"""Every variant of both ops on silicon, against float64 and against PyTorch's own chain."""
+
+from __future__ import annotations
+
+import math
+from contextlib import contextmanager
+
+import pytest
+import torch
+
+from fusetune.core.config import BASELINE, Config
+from fusetune.core.problem import Problem, make_problem
+from fusetune.core.space import reject_reason
+from fusetune.kernels.device import local_target
+from fusetune.kernels.gemm_scale import SPEC as PLAIN
+from fusetune.kernels.gemm_scale_bn import EPS, MOMENTUM
+from fusetune.kernels.gemm_scale_bn import SPEC as WITH_BN
+from fusetune.kernels.launches import gemm_launches
+from fusetune.kernels.spec import KernelSpec
+
+SPLIT_K = Config("split_k", 64, 32, 64, SPLIT_K=4, num_stages=3)
+COLUMNS = Config("columns", 256, 16, 32, num_warps=8)
+PERSISTENT = [
+    Config("persistent", 64, 64, 32, num_stages=3),
+    Config("persistent", 128, 128, 32, num_warps=8, num_stages=3, GROUP_M=8),
+    Config("persistent", 128, 256, 32, num_warps=8, num_stages=3),
+]
+CASES = [
+    (mode, config)
+    for mode in (None, "eval", "train")
+    for config in (BASELINE, SPLIT_K, COLUMNS, *PERSISTENT)
+    if config != COLUMNS or mode == "train"
+]
+ODD, ALIGNED, LARGER = (5, 123, 77), (200, 520, 264), (256, 1024, 512)
+FORMS = [("float32", "tf32"), ("float32", "bf16x3"), ("float16", None)]
+OTHER_FORMS = [("float32", "ieee"), ("float32", "tf32x3"), ("bfloat16", None)]
+COMBINATIONS = [(*shape, *form) for shape in (ODD, ALIGNED, LARGER) for form in FORMS]
+COMBINATIONS += [(*ALIGNED, *form) for form in OTHER_FORMS]
+CANNOT_RUN = {"shared_memory", "capability", "alignment", "precision", "mode", "rows"}
+"""Reasons of a rejection that are no matter of speed."""
+
+each_case = pytest.mark.parametrize(
+    ("mode", "config"), CASES, ids=[f"{mode or 'plain'} {config.label()}" for mode, config in CASES]
+)
+
+
+def spec_of(problem: Problem) -> KernelSpec:
+    return WITH_BN if problem.mode else PLAIN
+
+
+def drawn(spec: KernelSpec, problem: Problem, config: Config) -> dict[str, torch.Tensor]:
+    """Inputs and states drawn, outputs and workspace poisoned."""
+    torch.manual_seed(0)
+    tensors = {}
+    for operand in (*spec.operands(problem), *spec.workspace(problem, config)):
+        values = torch.full(operand.shape, math.nan, device="cuda")
+        if operand.role != "output":
+            values.normal_(operand.mean, operand.std)
+        tensors[operand.name] = values.to(getattr(torch, operand.dtype))
+    return tensors
+
+
+def _skip_what_cannot_run(problem: Problem, config: Config) -> None:
+    rejection = reject_reason(config, problem, local_target(0))
+    if rejection and rejection.reason in CANNOT_RUN:
+        pytest.skip(rejection.detail)
+
+
+def _run(problem: Problem, config: Config, tensors: dict[str, torch.Tensor]) -> None:
+    for launch in spec_of(problem).launches(problem, config, tensors):
+        launch.run()
+
+
+def _error(found: torch.Tensor, reference: torch.Tensor) -> float:
+    return float((found.double() - reference).norm() / reference.norm())
+
+
+@contextmanager
+def _tf32(allowed: bool):
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def _eager(problem: Problem, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    """y by PyTorch's own operations, in the problem's own precision."""
+    with _tf32(problem.precision == "tf32"):
+        y = torch.nn.functional.linear(inputs["x"], inputs["weight"], inputs["bias"]) * inputs["scale"]
+    if problem.mode is None:
+        return y
+    mean, var = inputs["running_mean"].clone(), inputs["running_var"].clone()
+    training = problem.mode == "train"
+    return torch.nn.functional.batch_norm(y, mean, var, inputs["gamma"], inputs["beta"], training, MOMENTUM, EPS)
+
+
+@each_case
+@pytest.mark.parametrize(("M", "K", "N", "dtype", "precision"), COMBINATIONS)
+def test_every_variant_is_within_its_tolerance_and_touches_nothing_else(mode, config, M, K, N, dtype, precision):
+    problem = make_problem(M, N, K, dtype, precision, mode)
+    _skip_what_cannot_run(problem, config)
+    spec = spec_of(problem)
+    tensors = drawn(spec, problem, config)
+    before = {name: tensor.clone() for name, tensor in tensors.items()}
+    reference = spec.reference(problem, before)
+    _run(problem, config, tensors)
+    tolerance = spec.tolerance(problem)
+    for name, expected in reference.items():
+        rms = expected.norm() / expected.numel() ** 0.5
+        assert _error(tensors[name], expected) <= tolerance.frobenius, name
+        assert float((tensors[name].double() - expected).abs().max() / rms) <= tolerance.maximum, name
+    for operand in spec.operands(problem):
+        if operand.name not in reference:
+            assert torch.equal(tensors[operand.name], before[operand.name]), operand.name
+
+
+@each_case
+@pytest.mark.parametrize(
+    ("dtype", "precision"), [("float32", "tf32"), ("float32", "ieee"), ("float16", None), ("bfloat16", None)]
+)
+def test_errors_are_at_most_half_as_large_again_as_pytorch_s(mode, config, dtype, precision):
+    M, K, N = ALIGNED
+    problem = make_problem(M, N, K, dtype, precision, mode)
+    _skip_what_cannot_run(problem, config)
+    tensors = drawn(spec_of(problem), problem, config)
+    reference = spec_of(problem).reference(problem, tensors)["y"]
+    eager = _eager(problem, tensors)
+    _run(problem, config, tensors)
+    assert _error(tensors["y"], reference) <= 1.5 * _error(eager, reference) + 1e-7
+
+
+@each_case
+def test_two_runs_are_bit_identical(mode, config):
+    M, K, N = LARGER
+    problem = make_problem(M, N, K, "float32", "tf32", mode)
+    _skip_what_cannot_run(problem, config)
+    first, second = (drawn(spec_of(problem), problem, config) for _ in range(2))
+    _run(problem, config, first)
+    _run(problem, config, second)
+    assert all(torch.equal(first[operand.name], second[operand.name]) for operand in spec_of(problem).operands(problem))
+
+
+@pytest.mark.parametrize("momentum", [0.1, None])
+@pytest.mark.parametrize("config", [BASELINE, SPLIT_K, COLUMNS, PERSISTENT[1]], ids=Config.label)
+def test_after_ten_steps_the_running_statistics_are_those_of_pytorch_s_module(config, momentum):
+    M, K, N = ALIGNED
+    problem = make_problem(M, N, K, "float32", "tf32x3", "train")
+    _skip_what_cannot_run(problem, config)
+    tensors = drawn(WITH_BN, problem, config)
+    tensors["num_batches_tracked"] = torch.zeros((), dtype=torch.int64, device="cuda")
+    module = torch.nn.BatchNorm1d(N, momentum=momentum, device="cuda")
+    with torch.no_grad():
+        for parameter, name in ((module.weight, "gamma"), (module.bias, "beta")):
+            parameter.copy_(tensors[name])
+        for buffer, name in ((module.running_mean, "running_mean"), (module.running_var, "running_var")):
+            buffer.copy_(tensors[name])
+        for _ in range(10):
+            tensors["x"].normal_()
+            product = torch.nn.functional.linear(tensors["x"], tensors["weight"], tensors["bias"]) * tensors["scale"]
+            expected = module(product)
+            if momentum is None:
+                tensors["num_batches_tracked"] += 1
+            counter = "average" if momentum is None else "count"
+            launches = gemm_launches(
+                problem, config, tensors, "train", eps=EPS, momentum=momentum or 0.0, counter=counter
+            )
+            for launch in launches:
+                launch.run()
+            torch.testing.assert_close(tensors["y"], expected, rtol=1e-4, atol=1e-4)
+    assert int(tensors["num_batches_tracked"]) == int(module.num_batches_tracked) == 10
+    torch.testing.assert_close(tensors["running_mean"], module.running_mean, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(tensors["running_var"], module.running_var, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["bf16x3", "tf32x3"])
+@pytest.mark.parametrize(("M", "K", "N"), [(1024, 8192, 8192), (16384, 4096, 4096)])
+def test_training_is_within_1e_4_of_float64_in_every_element(M, K, N, precision):
+    problem = make_problem(M, N, K, "float32", precision, "train")
+    config = Config(BLOCK_M=128, BLOCK_N=64, BLOCK_K=32, num_warps=8, num_stages=2, GROUP_M=8)
+    tensors = drawn(WITH_BN, problem, config)
+    reference = WITH_BN.reference(problem, tensors)
+    _run(problem, config, tensors)
+    for name, expected in reference.items():
+        torch.testing.assert_close(tensors[name].double(), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("mode", ["eval", "train"])
+@pytest.mark.parametrize(
+    "config", [Config(BLOCK_M=128, BLOCK_N=128, num_warps=8, GROUP_M=8), PERSISTENT[1]], ids=Config.label
+)
+def test_y_beyond_two_to_the_31_elements_is_addressed_right(config, mode):
+    problem = make_problem(70_000, 40_000, 32, "float16", mode=mode)  # y has 2.8e9 elements
+    _skip_what_cannot_run(problem, config)
+    tensors = drawn(WITH_BN, problem, config)
+    x, weight, bias, scale, gamma, beta = (
+        tensors[name].double() for name in ("x", "weight", "bias", "scale", "gamma", "beta")
+    )
+    mean, var = tensors["running_mean"].double(), tensors["running_var"].double()
+    if mode == "train":
+        # Columns' mean and variance from those of x: y itself in float64 would take 22 GB.
+        mean = (weight @ x.mean(0) + bias) * scale
+        var = ((weight @ torch.cov(x.T, correction=0)) * weight).sum(1) * scale**2
+    _run(problem, config, tensors)
+    for rows in (slice(0, 64), slice(53_600, 53_700), slice(70_000 - 64, 70_000)):
+        y = (x[rows] @ weight.T + bias) * scale
+        expected = (y - mean) / torch.sqrt(var + EPS) * gamma + beta
+        assert _error(tensors["y"][rows], expected) < 2e-3
+    assert not bool(tensors["y"].isnan().any())
+
+
+def test_summands_beyond_two_to_the_31_elements_are_addressed_right():
+    problem = make_problem(12_288, 12_288, 256, "float16")
+    config = Config("split_k", 128, 128, 16, SPLIT_K=16, num_warps=8)  # 2.4e9 float32 summands
+    tensors = drawn(PLAIN, problem, config)
+    _run(problem, config, tensors)
+    assert _error(tensors["y"], PLAIN.reference(problem, tensors)["y"]) < 1e-3

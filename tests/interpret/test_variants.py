@@ -1,0 +1,172 @@
+"""Every variant of both ops on the CPU, through Triton's interpreter: y, running statistics, and nothing else."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from fusetune.core.config import Config
+from fusetune.core.persistent import parts_of
+from fusetune.core.problem import Problem, make_problem
+from fusetune.core.space import PERSISTENT_SPACE
+from fusetune.kernels.gemm_scale import SPEC as PLAIN
+from fusetune.kernels.gemm_scale_bn import EPS, MOMENTUM
+from fusetune.kernels.gemm_scale_bn import SPEC as WITH_BN
+from fusetune.kernels.launches import gemm_launches
+from fusetune.kernels.spec import KernelSpec
+
+TILED = Config(BLOCK_M=16, BLOCK_N=32, BLOCK_K=32, GROUP_M=2)
+SPLIT_K = Config("split_k", 16, 32, 16, SPLIT_K=4)
+LIBRARY = Config("library", 32, 32, 32)
+VARIANTS = ["tiled", "split_k", "columns", "persistent in 1", "persistent in 2", "persistent in 4", "library"]
+ANY_SHAPE = [(1, 1, 1), (2, 1, 1), (5, 123, 77), (37, 50, 70), (64, 64, 64)]
+# The copy engine needs rows that begin on 16 bytes; the last has more tiles than run at once.
+ALIGNED = [(1, 8, 8), (2, 8, 8), (5, 136, 72), (37, 40, 264), (300, 40, 520)]
+MODES = [None, "train", "eval"]
+
+
+def _config(variant: str, problem: Problem) -> Config:
+    """A config of the variant for the problem: `persistent in 2` stores its tiles in two parts."""
+    if variant.startswith("persistent"):
+        parts = int(variant[-1])
+        fitting = [config for config in PERSISTENT_SPACE.configs() if config.variant == "persistent"]
+        fitting = [config for config in fitting if parts_of(config, problem) == parts]
+        return min(fitting, key=lambda config: config.BLOCK_M * config.BLOCK_N * config.BLOCK_K)
+    if variant == "columns":
+        return Config("columns", max(16, 1 << (problem.M - 1).bit_length()), 16, 32)
+    return {"tiled": TILED, "split_k": SPLIT_K, "library": LIBRARY}[variant]
+
+
+def _spec(problem: Problem) -> KernelSpec:
+    return WITH_BN if problem.mode else PLAIN
+
+
+def _draw(problem: Problem, config: Config) -> dict[str, torch.Tensor]:
+    """Inputs and states drawn, outputs and workspace poisoned."""
+    torch.manual_seed(problem.M + problem.N + problem.K)
+    spec, tensors = _spec(problem), {}
+    for operand in (*spec.operands(problem), *spec.workspace(problem, config)):
+        values = torch.randn(operand.shape) * operand.std + operand.mean
+        values = torch.full_like(values, math.nan) if operand.role == "output" else values
+        tensors[operand.name] = values.to(getattr(torch, operand.dtype))
+    return tensors
+
+
+def _cases():
+    for mode in MODES:
+        for variant in VARIANTS:
+            if variant == "columns" and mode != "train":
+                continue
+            for M, K, N in ALIGNED if variant.startswith("persistent") else ANY_SHAPE:
+                if mode != "train" or M > 1:
+                    yield pytest.param(mode, variant, M, K, N, id=f"{mode or 'plain'} {variant} {M}x{K}x{N}")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize(("mode", "variant", "M", "K", "N"), list(_cases()))
+def test_every_variant_gives_what_pytorch_gives_and_touches_nothing_else(mode, variant, M, K, N, dtype, in_bounds):
+    problem = make_problem(M, N, K, dtype, mode=mode)
+    config = _config(variant, problem)
+    tensors = _draw(problem, config)
+    in_bounds += tensors.values()
+    before = {name: tensor.clone() for name, tensor in tensors.items()}
+    launches = _spec(problem).launches(problem, config, tensors)
+    if config.variant == "persistent":
+        assert launches[0].constants["PARTS"] == int(variant[-1])
+    for launch in launches:
+        launch.run()
+    expected = _spec(problem).reference(problem, before)
+    assert set(expected) == ({"y", "running_mean", "running_var"} if mode == "train" else {"y"})
+    tolerance = 1e-5 if dtype == "float32" else 3e-3
+    for name, reference in expected.items():
+        torch.testing.assert_close(tensors[name].double(), reference, rtol=tolerance, atol=tolerance)
+    for operand in _spec(problem).operands(problem):
+        if operand.name not in expected:
+            assert torch.equal(tensors[operand.name], before[operand.name]), operand.name
+
+
+def _ill_conditioned(problem: Problem, config: Config) -> dict[str, torch.Tensor]:
+    """Columns whose mean is a thousand times their standard deviation, and drifts by as much from row to row."""
+    M, K = problem.M, problem.K
+    tensors = _draw(problem, config)
+    drift = torch.linspace(-0.2, 0.2, M)[:, None]
+    tensors["x"] = tensors["x"] + drift + 1000 / math.sqrt(K)
+    tensors["weight"] = 1 / K + 0.05 * torch.randn_like(tensors["weight"]) / K
+    tensors["scale"] = 0.5 + torch.rand(problem.N)
+    acc = tensors["x"].double() @ tensors["weight"].double().T
+    assert 300 < float((acc.mean(0) / acc.std(0)).median()) < 3000
+    return tensors
+
+
+def _error(found: torch.Tensor, reference: torch.Tensor) -> float:
+    return float((found.double() - reference).norm() / reference.norm())
+
+
+@pytest.mark.parametrize(
+    ("variant", "M"),
+    [
+        ("tiled", 200),
+        ("tiled", 16 * 70 + 3),  # 71 tiles, more than the second kernel joins at once
+        ("split_k", 200),
+        ("columns", 200),
+        ("persistent in 1", 200),
+        ("persistent in 4", 200),
+        ("library", 200),
+        ("library", 32 * 70 + 3),
+    ],
+)
+def test_large_column_means_cost_no_more_accuracy_than_in_pytorch(variant, M):
+    problem = make_problem(M, 72, 64, "float32", "ieee", mode="train")
+    config = _config(variant, problem)
+    tensors = _ill_conditioned(problem, config)
+    reference = WITH_BN.reference(problem, tensors)
+    x, weight, bias, scale, gamma, beta = (tensors[name] for name in ("x", "weight", "bias", "scale", "gamma", "beta"))
+    mean, var = tensors["running_mean"].clone(), tensors["running_var"].clone()
+    product = torch.nn.functional.linear(x, weight, bias) * scale
+    eager = torch.nn.functional.batch_norm(product, mean, var, gamma, beta, True, MOMENTUM, EPS)
+    for launch in WITH_BN.launches(problem, config, tensors):
+        launch.run()
+    assert _error(tensors["y"], reference["y"]) <= 1.5 * _error(eager, reference["y"])
+    torch.testing.assert_close(tensors["running_mean"].double(), reference["running_mean"], rtol=1e-6, atol=0)
+    torch.testing.assert_close(tensors["running_var"].double(), reference["running_var"], rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("variant", ["tiled", "split_k", "persistent in 2", "library"])
+def test_large_running_means_cost_no_more_accuracy_than_in_pytorch(variant):
+    """Only where products are as exact as float32: elsewhere the input's rounding costs far more."""
+    problem = make_problem(64, 72, 64, "float32", "tf32x3", mode="eval")
+    config = _config(variant, problem)
+    tensors = _ill_conditioned(problem, config)
+    y = (tensors["x"].double() @ tensors["weight"].double().T + tensors["bias"].double()) * tensors["scale"].double()
+    tensors["running_mean"], tensors["running_var"] = y.mean(0).float(), y.var(0).float()
+    reference = WITH_BN.reference(problem, tensors)["y"]
+    inputs = [tensors[name] for name in ("running_mean", "running_var", "gamma", "beta")]
+    product = torch.nn.functional.linear(tensors["x"], tensors["weight"], tensors["bias"]) * tensors["scale"]
+    eager = torch.nn.functional.batch_norm(product, *inputs, False, MOMENTUM, EPS)
+    for launch in WITH_BN.launches(problem, config, tensors):
+        launch.run()
+    assert _error(tensors["y"], reference) <= 1.5 * _error(eager, reference)
+
+
+@pytest.mark.parametrize(("counter", "given", "momentum"), [("none", 6, 0.3), ("count", 6, 0.3), ("average", 4, 0.25)])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_running_statistics_follow_the_momentum_or_the_number_of_batches(variant, counter, given, momentum):
+    problem = make_problem(40, 264, 24, "float32", mode="train")
+    config = _config(variant, problem)
+    tensors = _draw(problem, config)
+    tensors["num_batches_tracked"] = torch.tensor(given)
+    mean, var = tensors["running_mean"].double(), tensors["running_var"].double()
+    x, weight, bias, scale, gamma, beta = (
+        tensors[name].double() for name in ("x", "weight", "bias", "scale", "gamma", "beta")
+    )
+    y = torch.nn.functional.batch_norm((x @ weight.T + bias) * scale, mean, var, gamma, beta, True, momentum, 1e-2)
+    # Momentum None is the average's: whatever else is given for it has to be without effect.
+    options = {"eps": 1e-2, "momentum": 0.9 if counter == "average" else momentum, "counter": counter}
+    launches = gemm_launches(problem, config, tensors, "train", **options)
+    for launch in launches:
+        launch.run()
+    assert int(tensors["num_batches_tracked"]) == given + (counter == "count")
+    for name, expected in (("y", y), ("running_mean", mean), ("running_var", var)):
+        torch.testing.assert_close(tensors[name].double(), expected, rtol=1e-5, atol=1e-5)

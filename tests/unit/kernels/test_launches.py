@@ -1,0 +1,191 @@
+"""From a Config to launches: which kernels, on which grid, with what beside the operands."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import pytest
+
+from fusetune.core.config import BASELINE, Config
+from fusetune.core.problem import DTYPES, Problem, make_problem
+from fusetune.core.target import Target, find_target
+from fusetune.errors import UnsupportedProblemError
+from fusetune.kernels.device import Gpu, gpu_of
+from fusetune.kernels.endings import finish_split, normalize_columns
+from fusetune.kernels.gemm_scale import SPEC as PLAIN
+from fusetune.kernels.gemm_scale_bn import SPEC as WITH_BN
+from fusetune.kernels.launches import gemm_launches
+from fusetune.kernels.spec import AbstractTensor, KernelSpec, Launch, TileDescriptor, abstract_tensors
+from fusetune.kernels.tiles import persistent_products, tiled_products
+
+RTX_4090, H200 = find_target("rtx4090"), find_target("h200")
+SPLIT_K = Config("split_k", 32, 32, 64, SPLIT_K=4)
+COLUMNS = Config("columns", 128, 16, 64)
+PERSISTENT = Config("persistent", 64, 128, 32, num_stages=3)
+CASES = [
+    (mode, config)
+    for mode in (None, "train", "eval")
+    for config in (BASELINE, SPLIT_K, COLUMNS, PERSISTENT)
+    if config != COLUMNS or mode == "train"
+]
+each_case = pytest.mark.parametrize(
+    ("mode", "config"), CASES, ids=[f"{mode or 'plain'} {config.label()}" for mode, config in CASES]
+)
+
+
+def _spec(problem: Problem) -> KernelSpec:
+    return WITH_BN if problem.mode else PLAIN
+
+
+def _launches(problem: Problem, config: Config, target: Target | None = None) -> list[Launch]:
+    spec = _spec(problem)
+    found = list(spec.launches(problem, config, abstract_tensors(spec, problem, config, target)))
+    assert all(isinstance(launch, Launch) for launch in found)
+    return found  # type: ignore[return-value]
+
+
+def _problem(mode: Any, M: int = 100) -> Problem:
+    return make_problem(M, 200, 512, "float32", mode=mode)
+
+
+@each_case
+def test_every_launch_gives_its_kernel_every_argument_once(mode: Any, config: Config) -> None:
+    for launch in _launches(_problem(mode), config):
+        assert set(launch.arguments) | set(launch.constants) == set(inspect.signature(launch.kernel.fn).parameters)
+        assert not set(launch.arguments) & set(launch.constants)
+
+
+@each_case
+def test_there_is_a_second_kernel_only_where_a_cta_does_not_see_all_it_needs(mode: Any, config: Config) -> None:
+    kernels = [launch.kernel for launch in _launches(_problem(mode), config)]
+    first = persistent_products if config.variant == "persistent" else tiled_products
+    if config.variant == "split_k":
+        assert kernels == [first, finish_split]
+    elif mode == "train" and config.variant != "columns":
+        assert kernels == [first, normalize_columns]
+    else:
+        assert kernels == [first]
+
+
+@each_case
+@pytest.mark.parametrize(("target", "overlap"), [(RTX_4090, False), (H200, True), (None, False)])
+def test_the_second_kernel_starts_early_just_where_the_gpu_can_and_the_first_one_tells_it(
+    mode: Any, config: Config, target: Target | None, overlap: bool
+) -> None:
+    first, *second = _launches(_problem(mode), config, target)
+    assert first.constants["TELLS_NEXT"] is (overlap and bool(second))
+    assert "launch_pdl" not in first.options
+    for launch in second:
+        assert launch.constants["WAITS"] is overlap
+        assert launch.options.get("launch_pdl", False) is overlap
+
+
+def test_the_first_kernel_has_the_config_s_warps_and_stages() -> None:
+    config = Config("split_k", 32, 32, 64, SPLIT_K=4, num_warps=8, num_stages=4)
+    first, _ = _launches(_problem(None), config)
+    assert (first.options["num_warps"], first.options["num_stages"]) == (8, 4)
+    assert first.grid == (4 * 7, 4)
+
+
+@pytest.mark.parametrize(("M", "ctas"), [(65, 2 * 2), (64 * 5000, 132 * 2)])
+def test_persistent_ctas_are_as_many_as_run_at_once_and_never_more_than_tiles(M: int, ctas: int) -> None:
+    (launch,) = _launches(make_problem(M, 200, 512, "float16"), PERSISTENT, H200)
+    assert launch.grid == (ctas,)
+
+
+def test_persistent_reads_and_writes_through_descriptors_of_its_tiles() -> None:
+    (launch,) = _launches(_problem(None), PERSISTENT, H200)
+    parts = launch.constants["PARTS"]
+    blocks = {name: value.block_shape for name, value in launch.arguments.items() if isinstance(value, TileDescriptor)}
+    assert blocks == {"x_desc": (64, 32), "w_desc": (128, 32), "y_desc": (64, 128 // parts)}
+
+
+def test_the_second_kernel_of_training_covers_every_row_once() -> None:
+    for M in (2, 31, 100, 1024, 16384, 70001):
+        _, second = _launches(_problem("train", M), BASELINE)
+        rows = second.arguments["rows_per_cta"]
+        assert (second.grid[1] - 1) * rows < M <= second.grid[1] * rows
+        assert second.grid[1] <= 16
+        assert rows % second.constants["ROWS"] == 0
+
+
+def test_training_after_split_k_holds_whole_columns() -> None:
+    for M in (2, 31, 100, 256):
+        _, second = _launches(_problem("train", M), SPLIT_K)
+        assert second.grid[1] == 1
+        assert second.constants["ROWS"] >= M
+
+
+@each_case
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_workspace_is_float32_and_of_the_size_that_the_kernels_write(mode: Any, config: Config, dtype: Any) -> None:
+    problem = make_problem(100, 200, 512, dtype, mode=mode)
+    found = {operand.name: operand.shape for operand in _spec(problem).workspace(problem, config)}
+    expected: dict[str, tuple[int, ...]] = {}
+    if config.variant == "split_k":
+        expected = {"partial": (4, 100, 200)}
+    elif mode == "train" and config.variant != "columns":
+        expected = {"moments": (2, 2, 200)}
+    assert found == expected
+    assert {operand.dtype for operand in _spec(problem).workspace(problem, config)} <= {"float32"}
+
+
+def test_abstract_tensors_hold_the_workspace_and_know_their_gpu() -> None:
+    problem = _problem("train")
+    tensors = abstract_tensors(WITH_BN, problem, SPLIT_K, H200)
+    assert tensors["partial"] == AbstractTensor((4, 100, 200), "float32", Gpu(90, 132))
+    assert {gpu_of(tensor) for tensor in tensors.values()} == {Gpu(90, 132)}
+    assert "partial" not in abstract_tensors(WITH_BN, problem, BASELINE, H200)
+
+
+@pytest.mark.parametrize(
+    ("mode", "config", "message"),
+    [
+        ("train", Config("columns", 64), "columns 64x64x32 w4 s2: columns is for training with all 100 rows"),
+        ("eval", Config("columns", 128), "columns 128x64x32 w4 s2: columns is for training"),
+        ("train", Config(SPLIT_K=2), "SPLIT_K goes with the variant split_k"),
+    ],
+)
+def test_a_config_that_cannot_be_launched_is_refused(mode: Any, config: Config, message: str) -> None:
+    with pytest.raises(UnsupportedProblemError, match=message):
+        _launches(_problem(mode), config)
+
+
+@pytest.mark.parametrize("counter", ["none", "count", "average"])
+def test_only_counting_reads_the_number_of_batches(counter: Any) -> None:
+    problem = _problem("train")
+    tensors: dict[str, Any] = abstract_tensors(WITH_BN, problem, BASELINE)
+    tracked = tensors["num_batches_tracked"] = object()
+    _, second = gemm_launches(problem, BASELINE, tensors, "train", counter=counter)
+    assert isinstance(second, Launch)
+    assert (second.arguments["tracked_ptr"] is tracked) is (counter != "none")
+    assert second.constants["COUNTER"] == counter
+
+
+def test_training_changes_the_running_statistics_and_evaluation_reads_them() -> None:
+    for mode, role in (("train", "state"), ("eval", "input")):
+        roles = {operand.name: operand.role for operand in WITH_BN.operands(_problem(mode))}
+        assert roles == {
+            **dict.fromkeys(("x", "weight", "bias", "scale", "gamma", "beta"), "input"),
+            "running_mean": role,
+            "running_var": role,
+            "y": "output",
+        }
+
+
+def test_one_row_is_refused_for_training_as_pytorch_refuses_it() -> None:
+    with pytest.raises(UnsupportedProblemError, match="more than one row"):
+        WITH_BN.operands(_problem("train", M=1))
+    assert WITH_BN.operands(_problem("eval", M=1))[0].shape == (1, 512)
+
+
+def test_batch_norm_without_a_mode_is_refused() -> None:
+    with pytest.raises(UnsupportedProblemError, match="gemm_scale_bn has a mode: train or eval"):
+        WITH_BN.operands(_problem(None))
+
+
+def test_batch_norm_moves_its_states_twice() -> None:
+    evaluated, trained = (WITH_BN.bytes(make_problem(3, 5, 7, "float16", mode=mode)) for mode in ("eval", "train"))
+    assert evaluated == 2 * (3 * 7 + 5 * 7 + 6 * 5 + 3 * 5)
+    assert trained == evaluated + 2 * 2 * 5

@@ -13,17 +13,29 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from fusetune.runtime.configs import explain, load, reload
     from fusetune.runtime.linear_scale import fused_gemm_scale
-    from fusetune.runtime.modules import ModelNew
+    from fusetune.runtime.linear_scale_bn import fused_gemm_scale_batch_norm
+    from fusetune.runtime.modules import FusedLinearScaleBatchNorm, ModelNew
 
 _PUBLIC = {
     "fused_gemm_scale": "fusetune.runtime.linear_scale",
+    "fused_gemm_scale_batch_norm": "fusetune.runtime.linear_scale_bn",
+    "FusedLinearScaleBatchNorm": "fusetune.runtime.modules",
     "ModelNew": "fusetune.runtime.modules",
     "explain": "fusetune.runtime.configs",
     "load": "fusetune.runtime.configs",
     "reload": "fusetune.runtime.configs",
 }
 
-__all__ = ["ModelNew", "__version__", "explain", "fused_gemm_scale", "load", "reload"]
+__all__ = [
+    "FusedLinearScaleBatchNorm",
+    "ModelNew",
+    "__version__",
+    "explain",
+    "fused_gemm_scale",
+    "fused_gemm_scale_batch_norm",
+    "load",
+    "reload",
+]
 
 
 def __getattr__(name: str) -> Any:

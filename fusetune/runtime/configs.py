@@ -55,8 +55,8 @@ class ConfigSource:
             found = self._found[key]
         if self.strict and found.rung == "baseline":
             raise MissingConfigError(
-                f"no tuned config of {op} for {problem.describe()} on {identity.name}; run `fusetune sweep "
-                f"--M {problem.M} --K {problem.K} --N {problem.N}` there.\n{found.explain()}"
+                f"no tuned config of {op} for {problem.describe()} on {identity.name}; run `{_sweep(op, problem)}` "
+                f"there.\n{found.explain()}"
             )
         if found.differences:
             self._warn(
@@ -154,6 +154,12 @@ def _identity(target: str | None) -> TargetIdentity:
     if not torch.cuda.is_available():
         raise NoUsableGpuError("there is no CUDA GPU here; name one, as in explain(..., target='rtx4090')")
     return device_identity(torch.cuda.current_device())
+
+
+def _sweep(op: str, problem: Problem) -> str:
+    command = f"fusetune sweep --M {problem.M} --K {problem.K} --N {problem.N}"
+    command += "" if op == DEFAULT_OP else f" --op {op}"
+    return command if problem.mode is None else f"{command} --mode {problem.mode}"
 
 
 @functools.cache

@@ -287,3 +287,10 @@ def test_without_a_gpu_and_without_a_name_explain_says_what_to_name():
         fusetune.explain(M=128, N=512, K=1024)
     with pytest.raises(UnknownTargetError, match="rtx4091"):
         _explain(target="rtx4091")
+
+
+def test_a_missing_entry_of_another_op_is_told_with_the_command_that_makes_it(tmp_path):
+    fusetune.load(tmp_path, strict=True)
+    with pytest.raises(MissingConfigError) as caught:
+        fusetune.explain(128, 512, 1024, op="gemm_scale_bn", mode="train", target="rtx4090")
+    assert "`fusetune sweep --M 128 --K 1024 --N 512 --op gemm_scale_bn --mode train`" in str(caught.value)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from fusetune import ModelNew
+from fusetune import FusedLinearScaleBatchNorm, ModelNew
 from fusetune.errors import UsageError
 
 
@@ -77,6 +77,62 @@ def test_ten_steps_of_training_go_as_the_plain_module_s_do(options):
         torch.testing.assert_close(ours.state_dict()[name], value, msg=lambda text, name=name: f"{name}: {text}")
     x = torch.randn(5, 12)
     torch.testing.assert_close(ours.eval()(x), plain.eval()(x))
+
+
+def test_the_module_goes_by_two_names():
+    assert issubclass(ModelNew, FusedLinearScaleBatchNorm)
+    assert list(FusedLinearScaleBatchNorm(4, 3, 3).state_dict()) == list(ModelNew(4, 3, 3).state_dict())
+
+
+def _without_running_statistics(module):
+    module.bn = nn.BatchNorm1d(8, track_running_stats=False)
+
+
+def _plain_statistics(module):
+    module.bn = nn.BatchNorm1d(8, affine=False)
+
+
+def _frozen(module):
+    module.bn.eval()
+
+
+def _no_longer_tracking(module):
+    module.bn.track_running_stats = False
+
+
+class _Doubled(nn.BatchNorm1d):
+    """Stands for SyncBatchNorm: a subclass that computes something else."""
+
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+def _other_class(module):
+    module.bn = _Doubled(8)
+
+
+@pytest.mark.parametrize(
+    "change", [_without_running_statistics, _plain_statistics, _frozen, _no_longer_tracking, _other_class]
+)
+def test_a_batch_norm_that_was_changed_afterwards_is_heeded(change):
+    ours, plain = _pair(12, 8, (8,))
+    for module in (ours, plain):
+        change(module)
+    for step in range(6):
+        if step == 4:
+            ours.eval(), plain.eval()
+        x = torch.randn(16, 12, generator=torch.Generator().manual_seed(step))
+        torch.testing.assert_close(ours(x), plain(x))
+    for name, value in plain.state_dict().items():
+        torch.testing.assert_close(ours.state_dict()[name], value)
+
+
+def test_a_batch_norm_kept_in_float32_under_16_bit_inputs_works_as_the_plain_module_s():
+    ours, plain = (module.bfloat16() for module in _pair(12, 8, (8,)))
+    for module in (ours, plain):
+        module.bn.float()
+    x = torch.randn(16, 12, dtype=torch.bfloat16)
+    assert torch.equal(ours(x), plain(x))
 
 
 def test_evaluation_leaves_the_running_statistics_alone():

@@ -45,6 +45,10 @@ _SERVE = textwrap.dedent(
 
     y = fusetune.fused_gemm_scale(torch.randn(5, 7), torch.randn(4, 7), torch.randn(4), torch.randn(4))
     assert y.shape == (5, 4)
+    vectors = [torch.rand(4) for _ in range(6)]
+    for training in (True, False):
+        y = fusetune.fused_gemm_scale_batch_norm(torch.randn(5, 7), torch.randn(4, 7), *vectors, training=training)
+        assert y.shape == (5, 4)
     model = fusetune.ModelNew(16, 8, (8,))
     model(torch.randn(4, 16)).sum().backward()
     model.eval()(torch.randn(4, 16))

@@ -24,6 +24,7 @@ from fusetune.core.config import BASELINE
 from fusetune.core.target import slugify
 from fusetune.store.journal import Block, Candidate, Sample, read_journal
 from fusetune.store.yaml_files import read_config_file
+from fusetune.tune.race import ROUNDS
 
 HERE = Path(__file__).resolve().parent
 
@@ -31,7 +32,7 @@ HERE = Path(__file__).resolve().parent
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=6)
-    parser.add_argument("--latest", type=float, default=11.0, help="seconds after the start by which a kill comes")
+    parser.add_argument("--latest", type=float, default=7.0, help="seconds after the start by which a kill comes")
     parser.add_argument("--output", type=Path, default=HERE / "results")
     arguments = parser.parse_args()
     rng = random.Random(0)
@@ -84,7 +85,7 @@ def judge(folder: Path) -> dict[str, Any]:
     blocks = Counter((record.phase, record.baseline_id, record.id) for record in records if isinstance(record, Block))
     (yaml,) = (folder / "configs").glob("*/*.yaml")
     file = read_config_file(yaml)
-    allowed = {1: 1, 2: 2, 3: 4, 4: 8}
+    allowed = {number: stage.samples for number, stage in enumerate(ROUNDS, start=1)}
     return {
         "gpu": file.target.name,
         "runs": len(journals),

@@ -3,23 +3,32 @@
 For every measured sweep under benchmarks/results/sweeps/ it ranks the screened candidates by the model, as a sweep
 without a GPU would, and compares with the time that screening gave each: how much slower the best of the model's first
 1, 3 and 10 is than the best of all (the regret), and the rank correlation. The model's constants were chosen with these
-sweeps in view: this is a fit, not a test. Writes benchmarks/results/prediction.json.
+sweeps in view: this is a fit, not a test.
+
+It also judges the prior of a sweep, which ranks before anything is compiled, by guessed resources: how many times the
+best predicted time the model gave to what was timed within NEAR of the fastest, and to 4-warp / 2-stage candidates
+within NEAR of the fastest of their kind against the best predicted of that kind. `PRIOR_LIMIT` in fusetune/tune/plan.py
+has to lie well above the worst of these. Writes benchmarks/results/prediction.json.
 """
 
 from __future__ import annotations
 
 import json
 import statistics
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from scipy.stats import spearmanr
 
 from fusetune.core.config import Config
 from fusetune.core.estimate import estimate
 from fusetune.core.resources import Resources
+from fusetune.core.space import reject_reason
 from fusetune.core.target import find_target
 from fusetune.store.journal import Candidate, RunStart, Sample, read_journal
 
+NEAR = 0.03
 RESULTS = Path(__file__).resolve().parent / "results"
 
 
@@ -30,10 +39,12 @@ def main() -> None:
         print(
             f"{row['gpu']}  {row['problem']:<42} regret of top 1, 3, 10: {regrets}  rank correlation {row['rho']:.3f}"
         )
+    worst = max(max(row["prior_ratio"], row["prior_ratio_conservative"]) for row in rows)
+    print(f"within {NEAR:.0%} of the fastest: predicted, by guessed resources, at most {worst:.2f} times the best")
     (RESULTS / "prediction.json").write_text(json.dumps(rows, indent=1) + "\n")
 
 
-def judge(path: Path) -> dict[str, object] | None:
+def judge(path: Path) -> dict[str, Any] | None:
     records = list(read_journal(path))
     start = records[0]
     if not isinstance(start, RunStart) or start.evidence != "measured":
@@ -52,7 +63,7 @@ def judge(path: Path) -> dict[str, object] | None:
     }
     ranking = sorted(predicted, key=lambda config: predicted[config])
     best = min(measured.values())
-    row: dict[str, object] = {
+    row: dict[str, Any] = {
         "run": start.run,
         "gpu": start.target.name,
         "problem": start.problem.describe(),
@@ -61,7 +72,24 @@ def judge(path: Path) -> dict[str, object] | None:
     }
     for count in (1, 3, 10):
         row[f"regret_top{count}"] = min(measured[config] for config in ranking[:count]) / best - 1
+    planned = {record.config for record in records if isinstance(record, Candidate)}
+    guessed = {
+        config: estimate(config, start.problem, target).time_us
+        for config in planned
+        if reject_reason(config, start.problem, target) is None
+    }
+    row["prior_ratio"] = prior_ratio(guessed, guessed, measured)
+    safe = [config for config in guessed if config.is_conservative]
+    row["prior_ratio_conservative"] = prior_ratio(guessed, safe, measured)
     return row
+
+
+def prior_ratio(guessed: Mapping[Config, float], among: Iterable[Config], measured: Mapping[Config, float]) -> float:
+    """The largest predicted time, over the best predicted, of what was timed within NEAR of the fastest."""
+    kind = set(among)
+    limit = (1 + NEAR) * min(time_us for config, time_us in measured.items() if config in kind)
+    near = [config for config in kind if measured.get(config, limit + 1) <= limit]
+    return max(guessed[config] for config in near) / min(guessed[config] for config in kind)
 
 
 def _resources(candidates: dict[int, Candidate]) -> dict[Config, Resources]:

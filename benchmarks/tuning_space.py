@@ -6,7 +6,7 @@ import random
 
 from fusetune.core.config import BASELINE, Config
 from fusetune.core.problem import make_problem
-from fusetune.core.space import GEMM_SPACE, Space, candidates, reject_reason
+from fusetune.core.space import TILED_VALUES, Space, candidates, reject_reason
 from fusetune.core.target import find_target
 from fusetune.kernels.gemm_scale import GemmScale
 
@@ -15,11 +15,14 @@ COUNT = 200
 
 
 def listed() -> tuple[Config, ...]:
-    """BASELINE and 199 others of the standard space that fit both an H200 and an RTX 4090; always the same."""
+    """BASELINE and 199 others of the variant tiled, in the standard space, that fit both an H200 and an RTX 4090.
+
+    Always the same. autotune is given one kernel, so one variant it is.
+    """
     targets = [find_target("h200"), find_target("rtx4090")]
     fitting = [
         config
-        for config in candidates(GEMM_SPACE, "standard")
+        for config in candidates(Space(TILED_VALUES), "standard")
         if config != BASELINE and all(reject_reason(config, PROBLEM, target) is None for target in targets)
     ]
     return (BASELINE, *random.Random(0).sample(fitting, COUNT - 1))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -17,6 +17,7 @@ from fusetune.store.paths import runs_dir
 from fusetune.units import format_gain, format_interval, format_speedup, format_us
 
 if TYPE_CHECKING:
+    from fusetune.measure.worker import Worker
     from fusetune.tune.request import CacheMode, SpaceChoice, SweepRequest, SweepResult
 
 
@@ -63,6 +64,13 @@ if TYPE_CHECKING:
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of inputs and order.")
 @click.option("--fresh", is_flag=True, help="Measure everything again, whatever earlier runs found out.")
+@click.option(
+    "--prior",
+    type=click.Choice(["on", "off"]),
+    default="on",
+    show_default=True,
+    help="Whether to leave out what the cost model predicts to be far slower than its best.",
+)
 @click.option("--exclusive", is_flag=True, help="Fail where another process uses the GPU, instead of warning.")
 @click.option(
     "--lock-clocks",
@@ -102,6 +110,7 @@ def sweep(
     cache: CacheMode,
     seed: int,
     fresh: bool,
+    prior: Literal["on", "off"],
     exclusive: bool,
     lock_mhz: int | None,
     workers: int | None,
@@ -120,37 +129,42 @@ def sweep(
     problem = make_problem(rows, columns, depth, dtype, precision)
     target = find_target(target_name) if target_name else None
 
-    from fusetune.kernels.spec import load_spec
-    from fusetune.measure.nvml import gpu_present
-    from fusetune.tune.request import SweepRequest
+    from fusetune.measure import cuda, nvml
 
-    request = SweepRequest(
-        spec=load_spec(op),
-        problem=problem,
-        output=output,
-        runs=runs or runs_dir(),
-        space=space,
-        rule=KeepRule(min_gain=min_gain, confidence=confidence),
-        cache=cache,
-        seed=seed,
-        workers=workers,
-        fresh=fresh,
-        exclusive=exclusive,
-        lock_mhz=lock_mhz,
-    )
-    if target is None and gpu_present():
-        ctx.exit(_measure(request))
+    # First of all, before triton is loaded: it is this process that everything waits for.
+    worker = cuda.start_worker() if target is None and nvml.gpu_present() else None
+    with closing(worker) if worker else nullcontext():
+        from fusetune.kernels.spec import load_spec
+        from fusetune.tune.request import SweepRequest
+
+        request = SweepRequest(
+            spec=load_spec(op),
+            problem=problem,
+            output=output,
+            runs=runs or runs_dir(),
+            space=space,
+            rule=KeepRule(min_gain=min_gain, confidence=confidence),
+            cache=cache,
+            seed=seed,
+            workers=workers,
+            fresh=fresh,
+            prior=prior == "on",
+            exclusive=exclusive,
+            lock_mhz=lock_mhz,
+        )
+        if worker:
+            ctx.exit(_measure(request, worker))
     why = f"--target {target_name} was given" if target else "there is no NVIDIA GPU here"
     ctx.exit(_predict(request, target or find_target(DEFAULT_TARGET), why))
 
 
-def _measure(request: SweepRequest) -> int:
+def _measure(request: SweepRequest, worker: Worker) -> int:
     from fusetune.cli.progress import make_progress
     from fusetune.measure.cuda import CudaMeasurer
     from fusetune.tune.sweep import sweep as run_sweep
 
     click.echo(f"{request.spec.name}  {request.problem.describe()}")
-    measurer = CudaMeasurer(request.spec, request.problem, cold=request.cache == "cold")
+    measurer = CudaMeasurer(request.spec, request.problem, cold=request.cache == "cold", worker=worker)
     with closing(measurer):
         result = run_sweep(request, measurer, make_progress())
     _print_verdict(result)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from concurrent.futures import as_completed
@@ -17,6 +18,7 @@ from fusetune.core.target import Target
 from fusetune.errors import CompileError
 from fusetune.kernels.spec import KernelSpec
 
+NICENESS = 10
 TIME_LIMIT_S = 60.0
 """A config that takes longer to compile is rejected; typical ones take half a second."""
 
@@ -68,11 +70,13 @@ class CompileRun:
         from pebble import ProcessPool
 
         self._time_limit_s = time_limit_s
+        self._ending: threading.Thread | None = None
         context = multiprocessing.get_context("forkserver")
         # Loaded once in the server from which the workers are forked, instead of once a worker.
         context.set_forkserver_preload(["fusetune.compiler.build", "triton"])
         count = max(1, min(workers or usable_cores(), len(jobs)))
-        self._pool = ProcessPool(max_workers=count, context=context)
+        # Whoever asks for compilations has something to do beside them, such as timing, that must not wait for a core.
+        self._pool = ProcessPool(max_workers=count, context=context, initializer=os.nice, initargs=(NICENESS,))
         self._futures = {
             self._pool.schedule(_compile, args=(spec, job, target), timeout=time_limit_s): job for job in jobs
         }
@@ -82,15 +86,21 @@ class CompileRun:
             for future in as_completed(self._futures):
                 yield Compiled(self._futures[future], _result_of(future.result, self._time_limit_s))
         finally:
-            # Also reached when the caller stops early: what has not begun is dropped.
-            self.close()
+            # Also reached when the caller stops early: what has not begun is dropped. Nobody has to wait for the ends.
+            self._begin_to_end()
 
     def close(self) -> None:
         """Drop what has not begun, and end the processes."""
-        for future in self._futures:
-            future.cancel()
-        self._pool.stop()
-        self._pool.join()
+        self._begin_to_end().join()
+
+    def _begin_to_end(self) -> threading.Thread:
+        if self._ending is None:
+            for future in self._futures:
+                future.cancel()
+            self._pool.stop()
+            self._ending = threading.Thread(target=self._pool.join)
+            self._ending.start()
+        return self._ending
 
 
 def _compile(spec: KernelSpec, job: Job, target: Target) -> Resources | Rejection:

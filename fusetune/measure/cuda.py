@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
+import contextlib
+import ctypes
+import functools
+import threading
 from collections.abc import Callable
-from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fusetune.core.config import Config
@@ -14,12 +15,11 @@ from fusetune.core.problem import Problem
 from fusetune.core.target import Target, known_targets, slugify
 from fusetune.errors import FusetuneError, MeasurementError, NoUsableGpuError, WrongResultError
 from fusetune.kernels.spec import KernelSpec
-from fusetune.measure.nvml import visible_gpu
+from fusetune.measure.nvml import Monitor, visible_gpu
 from fusetune.measure.protocol import BlockTimes, Checked, Failure, GpuFacts, SamplingFacts
+from fusetune.measure.worker import Worker, WorkerLostError
 
 if TYPE_CHECKING:
-    from pebble import ProcessPool
-
     from fusetune.measure.session import GpuSession
 
 T = TypeVar("T")
@@ -28,24 +28,39 @@ OPEN_LIMIT_S = 180.0
 """Loading torch, allocating inputs and checking BASELINE must be done by then."""
 CANDIDATE_LIMIT_S = 20.0
 """One check, sample or block must be done by then; a candidate that is not, hangs."""
-_BROKEN_WORKER = 86
+
+
+def start_worker() -> Worker:
+    """A process that begins at once to load torch and triton and to initialise CUDA, which takes seconds.
+
+    It makes no CUDA context yet: a sweep that waits for another one on this GPU would be company on it to the others.
+    """
+    worker = Worker()
+    worker.begin(_load_libraries)
+    return worker
 
 
 class CudaMeasurer:
     """Measures one problem on CUDA device 0 of this process's view, in a process of its own.
 
     A candidate that hangs, crashes or leaves a CUDA error behind costs the worker, never the sweep: the next call
-    starts another one with the same seed.
+    is answered by another one with the same seed. `worker` is one that `start_worker` made earlier.
     """
 
     def __init__(
-        self, spec: KernelSpec, problem: Problem, *, cold: bool = True, time_limit_s: float = CANDIDATE_LIMIT_S
+        self,
+        spec: KernelSpec,
+        problem: Problem,
+        *,
+        cold: bool = True,
+        time_limit_s: float = CANDIDATE_LIMIT_S,
+        worker: Worker | None = None,
     ) -> None:
         self._spec, self._problem, self._cold, self._time_limit_s = spec, problem, cold, time_limit_s
         self._seed: int | None = None
-        self._alive = False
-        self._pool = _new_worker()
-        self._spare: ProcessPool | None = None
+        self._opened = False
+        self._worker = worker or start_worker()
+        self._spare: Worker | None = None
 
     def likely_target(self) -> Target | None:
         """The table's row for the GPU that NVML shows, before torch is even loaded; `facts` has the last word."""
@@ -57,10 +72,19 @@ class CudaMeasurer:
 
     def facts(self) -> GpuFacts:
         """The GPU and the software; raises NoUsableGpuError where there is none that torch can use."""
-        result = self._call(_facts, self._spec, limit_s=OPEN_LIMIT_S)
+        result = self._ask(_facts, self._spec)
         if isinstance(result, str):
             raise NoUsableGpuError(result)
         return result
+
+    def company(self) -> tuple[str, ...]:
+        """The other processes on the GPU now. The GPU is held from here on, so that our own contexts may be made."""
+        others = self._ask(_company)
+        for worker in (self._worker, self._spare):
+            if worker is not None:
+                with contextlib.suppress(WorkerLostError):  # Who needs it meets that again.
+                    worker.begin(_create_context)
+        return others
 
     def prepare(self, seed: int) -> SamplingFacts:
         """Begin anew in a fresh process.
@@ -69,19 +93,27 @@ class CudaMeasurer:
         into the GPU's memory.
         """
         if self._seed is not None:
-            self._stop_worker()
-        if self._spare is not None:
-            self._pool.stop()
-            self._pool.join()
-            self._pool, self._spare = self._spare, None
+            self._replace_worker()
         self._seed = seed
         return self._open()
 
     def standby(self) -> None:
-        """Start the next worker and let it load torch and triton; it leaves the GPU alone until it is prepared."""
+        """Start the process of the next `prepare`: it loads its libraries, makes its CUDA context, and then rests.
+
+        It touches the GPU only after `company`. While it loads it may disturb what is timed, so that `settle` has to
+        come before any decision.
+        """
         if self._spare is None:
-            self._spare = _new_worker()
-            self._spare.schedule(_load_libraries)
+            self._spare = start_worker()
+
+    def settle(self) -> None:
+        """Return when the process that stands by has loaded everything and rests."""
+        if self._spare is None:
+            return
+        try:
+            self._spare.wait(OPEN_LIMIT_S)
+        except WorkerLostError:
+            self._spare = None  # The next `prepare` starts another one, and tells what is wrong if that fails too.
 
     def check(self, config: Config) -> Checked | Failure:
         """Run once on poisoned outputs and compare with the reference."""
@@ -101,68 +133,45 @@ class CudaMeasurer:
 
     def close(self) -> None:
         """End the workers and give the GPU back."""
-        for pool in (self._pool, self._spare):
-            if pool is not None:
-                pool.stop()
-                pool.join()
+        for worker in (self._spare, self._worker):
+            if worker is not None:
+                worker.close()
 
     def _open(self) -> SamplingFacts:
-        arguments = (self._spec, self._problem, self._seed, self._cold)
-        opened = self._call(_open_session, *arguments, limit_s=OPEN_LIMIT_S)
+        opened = self._ask(_open_session, self._spec, self._problem, self._seed, self._cold)
         if isinstance(opened, Failure):
             seen = f"BASELINE itself failed at {self._problem.describe()} ({opened.reason}: {opened.detail})"
             if opened.reason == "out_of_memory":
                 raise MeasurementError(f"{seen}; free the GPU's memory or tune a smaller problem")
             raise WrongResultError(f"{seen}; nothing was tuned. Run `make test-gpu` and report what it says")
-        self._alive = True
+        self._opened = True
         return opened
 
+    def _ask(self, work: Callable[..., T], *arguments: Any) -> T:
+        """`work`, in which no candidate has a part: what kills the worker there ends the sweep."""
+        try:
+            return self._worker.call(work, *arguments, limit_s=OPEN_LIMIT_S)
+        except WorkerLostError as lost:
+            raise MeasurementError(f"the measuring process was lost ({lost}); run the command again") from None
+
     def _guarded(self, work: Callable[..., T | Failure], *arguments: Any) -> T | Failure:
-        """`work` in a live session; what kills the worker comes back as a Failure and the next call opens another."""
-        if not self._alive:
+        """`work` in an open session; what kills the worker comes back as a Failure and the next call opens another."""
+        if not self._opened:
             self._open()
         try:
-            result = self._call(work, *arguments, limit_s=self._time_limit_s)
-        except _WorkerLostError as lost:
-            self._alive = False
+            result = self._worker.call(work, *arguments, limit_s=self._time_limit_s)
+        except WorkerLostError as lost:
+            self._replace_worker()
             return lost.failure
         if isinstance(result, Failure) and result.fatal:
-            self._stop_worker()
+            self._replace_worker()
         return result
 
-    def _stop_worker(self) -> None:
-        self._alive = False
-        try:
-            self._call(os._exit, _BROKEN_WORKER, limit_s=self._time_limit_s)
-        except _WorkerLostError:
-            return  # That is what was asked for: the pool starts another process.
-
-    def _call(self, work: Callable[..., T], *arguments: Any, limit_s: float) -> T:
-        from pebble import ProcessExpired
-
-        future = self._pool.schedule(work, args=arguments, timeout=limit_s)
-        try:
-            result: T = future.result()
-        except FutureTimeoutError:
-            raise _WorkerLostError(Failure("hang", f"not done after {limit_s:.0f} s")) from None
-        except ProcessExpired as expired:
-            raise _WorkerLostError(Failure("crash", f"the worker died with exit code {expired.exitcode}")) from None
-        return result
-
-
-def _new_worker() -> ProcessPool:
-    from pebble import ProcessPool
-
-    # spawn: a forked process cannot initialise CUDA if its parent ever did.
-    return ProcessPool(max_workers=1, context=multiprocessing.get_context("spawn"))
-
-
-class _WorkerLostError(MeasurementError):
-    """The worker process is gone; `failure` says how it went."""
-
-    def __init__(self, failure: Failure) -> None:
-        super().__init__(f"the measuring process was lost ({failure.reason}: {failure.detail}); run the command again")
-        self.failure = failure
+    def _replace_worker(self) -> None:
+        """End the worker; the one that stands by, or a new one, takes its place once the old one is gone."""
+        self._opened = False
+        self._worker.close()
+        self._worker, self._spare = self._spare or start_worker(), None
 
 
 # What follows runs inside the worker.
@@ -171,8 +180,45 @@ _session: GpuSession | None = None
 
 
 def _load_libraries() -> None:
-    import torch  # noqa: F401
-    import triton  # noqa: F401
+    """What every session needs. An error here comes again, and is told, in the task that needs the library."""
+    beside = [threading.Thread(target=work, daemon=True) for work in (_initialise_driver, _prime_triton)]
+    for thread in beside:
+        thread.start()
+    import torch
+
+    for thread in beside:
+        thread.join()
+    import fusetune.measure.session  # noqa: F401
+
+    if torch.cuda.is_available():
+        torch.cuda.init()
+
+
+def _initialise_driver() -> None:
+    """What torch would do after its import; it waits for the driver and not for the interpreter."""
+    with contextlib.suppress(OSError):
+        ctypes.CDLL("libcuda.so.1").cuInit(0)
+
+
+def _prime_triton() -> None:
+    """What Triton would do before its first launch: hash itself (its library is half a gigabyte), build its driver."""
+    # These are no public names: where another Triton has others, the first launch does it.
+    with contextlib.suppress(Exception):
+        from triton.runtime.cache import triton_key
+
+        triton_key()
+    with contextlib.suppress(Exception):
+        from triton.backends.nvidia.driver import CudaUtils
+
+        CudaUtils()
+
+
+def _create_context() -> None:
+    """A CUDA context, and cuBLAS as the reference uses it."""
+    import torch
+
+    ones = torch.ones(16, 16, dtype=torch.float64, device="cuda")
+    (ones @ ones).norm().item()
 
 
 def _facts(spec: KernelSpec) -> GpuFacts | str:
@@ -180,42 +226,44 @@ def _facts(spec: KernelSpec) -> GpuFacts | str:
     import triton
 
     from fusetune.kernels.device import gpu_identity, local_target
-    from fusetune.measure.nvml import Monitor
 
     if torch.version.cuda is None:
         return f"torch {torch.__version__} is built without CUDA; install the CUDA build of torch"
     if not torch.cuda.is_available():
         return "torch sees no CUDA GPU; check the driver with nvidia-smi, and CUDA_VISIBLE_DEVICES"
-    uuid = str(torch.cuda.get_device_properties(0).uuid)
-    monitor = Monitor(uuid)
     environment = Environment(
         triton=triton.__version__,
         kernel_hash=spec.source_hash(),
         torch=str(torch.__version__),
         cuda=torch.version.cuda,
-        driver=monitor.driver_version(),
+        driver=_monitor().driver_version(),
         clocks="unlocked",
     )
     return GpuFacts(
         identity=gpu_identity(0),
         target=local_target(0),
         environment=environment,
-        uuid=uuid,
-        other_processes=tuple(monitor.other_processes()),
+        uuid=str(torch.cuda.get_device_properties(0).uuid),
     )
 
 
-def _open_session(spec: KernelSpec, problem: Problem, seed: int, cold: bool) -> SamplingFacts | Failure:
+def _company() -> tuple[str, ...]:
+    return tuple(_monitor().other_processes())
+
+
+@functools.cache
+def _monitor() -> Monitor:
     import torch
 
-    from fusetune.measure.nvml import Monitor
-    from fusetune.measure.session import GpuSession
+    return Monitor(str(torch.cuda.get_device_properties(0).uuid))
 
-    monitor = Monitor(str(torch.cuda.get_device_properties(0).uuid))
+
+def _open_session(spec: KernelSpec, problem: Problem, seed: int, cold: bool) -> SamplingFacts | Failure:
+    from fusetune.measure.session import GpuSession
 
     def begin() -> SamplingFacts | Failure:
         global _session  # noqa: PLW0603 - a worker holds one session; its tasks are plain functions
-        _session = GpuSession(spec, problem, seed, monitor, cold=cold)
+        _session = GpuSession(spec, problem, seed, _monitor(), cold=cold)
         return _session.begin()
 
     return _caught(begin)

@@ -61,8 +61,15 @@ class FakeMeasurer:
         """The target, which is known."""
         return self._target
 
+    def company(self) -> tuple[str, ...]:
+        """A simulated GPU is nobody else's."""
+        return ()
+
     def standby(self) -> None:
         """A simulated process needs no time to start."""
+
+    def settle(self) -> None:
+        """And disturbs nothing."""
 
     def prepare(self, seed: int) -> SamplingFacts:
         """Count the process; from the second on, `later_us` holds."""

@@ -14,14 +14,13 @@ from fusetune.core.target import Target
 class GpuFacts(msgspec.Struct, frozen=True):
     """The GPU that a measurer times on and the software around it.
 
-    `uuid` names the very card (None: there is none to share). `other_processes` are those that compute on it too.
+    `uuid` names the very card (None: there is none to share).
     """
 
     identity: TargetIdentity
     target: Target
     environment: Environment
     uuid: str | None = None
-    other_processes: tuple[str, ...] = ()
 
 
 class SamplingFacts(msgspec.Struct, frozen=True):
@@ -86,8 +85,17 @@ class Measurer(Protocol):
         Raises WrongResultError where BASELINE itself is wrong: then nothing here can be trusted.
         """
 
+    def company(self) -> tuple[str, ...]:
+        """The processes, other than our own, that compute on the GPU now; asked when it is held for us."""
+
     def standby(self) -> None:
-        """Get the process of the next `prepare` ready in the background, without touching the GPU."""
+        """Get the process of the `prepare` after the next ready in the background.
+
+        Until `settle`, it may disturb timings.
+        """
+
+    def settle(self) -> None:
+        """Return when the process that stands by rests: from here on nothing of ours but what is timed runs."""
 
     def check(self, config: Config) -> Checked | Failure:
         """Run once on NaN-poisoned outputs and compare with the float64 reference."""

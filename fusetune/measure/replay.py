@@ -70,8 +70,15 @@ class ReplayMeasurer:
             tick_us=record.tick_us,
         )
 
+    def company(self) -> tuple[str, ...]:
+        """Nobody disturbs a recording."""
+        return ()
+
     def standby(self) -> None:
         """A recording has no process to get ready."""
+
+    def settle(self) -> None:
+        """Nor one that could disturb."""
 
     def check(self, config: Config) -> Checked | Failure:
         """What the check of this config came to."""

@@ -20,7 +20,8 @@ TICKS_PER_SAMPLE: Final = 500
 """A sample lasts at least as many ticks of the event clock, so that reading it errs by 0.2 % at most."""
 L2_TURNOVER: Final = 3
 """How many times its own size must pass through L2 before an input counts as out of it."""
-_KEPT_GRAPHS = 8
+_KEPT_GRAPHS = 24
+"""As many as the later rounds of screening have candidates, so that each is captured once a round."""
 
 Run = Callable[[Any, int], None]
 """Launches a config once on the n-th set of inputs."""

@@ -31,7 +31,7 @@ class _Record(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="kind",
 
 
 class RunStart(_Record, frozen=True, tag="run"):
-    """The first line: what was asked for, and with what."""
+    """The first line: what was asked for, and with what. `prior`: what was predicted to be slow was left out."""
 
     journal: int
     run: str
@@ -46,6 +46,7 @@ class RunStart(_Record, frozen=True, tag="run"):
     seed: int
     rule: KeepRule
     cache: str = "cold"
+    prior: bool = False
 
 
 class Candidate(_Record, frozen=True, tag="candidate"):

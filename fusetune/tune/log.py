@@ -177,6 +177,7 @@ def open_run(
                         seed=request.seed,
                         rule=request.rule,
                         cache=request.cache,
+                        prior=request.prior,
                     )
                 )
             yield RunLog(writer, run, progress, ledger)

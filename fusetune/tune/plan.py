@@ -6,6 +6,8 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
+import msgspec
+
 from fusetune.compiler.pool import Compiled, Job, compile_jobs
 from fusetune.core.config import BASELINE, Config
 from fusetune.core.estimate import estimate
@@ -16,9 +18,31 @@ from fusetune.core.space import Rejection, candidates, reject_reason
 from fusetune.core.target import Target
 from fusetune.errors import CompileError, ConfigFileError, UnsupportedProblemError, UsageError
 from fusetune.kernels.spec import KernelSpec
+from fusetune.store.journal import Status
 from fusetune.store.yaml_files import read_config_file
 from fusetune.tune.log import RunLog
 from fusetune.tune.request import SweepRequest
+
+PRIOR_LIMIT = 2.5
+"""What is predicted to take more than so many times the best predicted time is not compiled.
+
+In the six sweeps under benchmarks/results/sweeps (variant tiled, H200), what screening timed within 3 % of the fastest
+was predicted at 1.33 times the best predicted time or less, and at 1.40 among the 4-warp / 2-stage candidates
+(`python benchmarks/prediction.py`)."""
+PRIOR_SPARES = 32
+"""So many candidates, or fewer, are all compiled: leaving some out would save nothing."""
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """What is to be compiled for `target`, in this order, BASELINE first; the rest, with the reason why it is not.
+
+    `rejected` cannot run; `skipped` could, and is predicted to be slow.
+    """
+
+    target: Target
+    configs: tuple[Config, ...]
+    rejected: Mapping[Config, Rejection]
+    skipped: Mapping[Config, Rejection]
 
 
 def check_problem(spec: KernelSpec, problem: Problem) -> None:
@@ -58,6 +82,34 @@ def plausible(request: SweepRequest, target: Target) -> tuple[list[Config], dict
     return passed, rejected
 
 
+def make_plan(request: SweepRequest, target: Target) -> Plan:
+    """The candidates that are worth compiling, the best predicted first.
+
+    One is skipped that is predicted to take more than PRIOR_LIMIT times the best predicted time; a 4-warp / 2-stage
+    one only where that is so against the best of its own kind, since the fastest of them is a reference. Nothing is
+    skipped without `request.prior`, and where the target's peaks are unknown nothing can be predicted.
+    """
+    passed, rejected = plausible(request, target)
+    try:
+        predicted = {config: estimate(config, request.problem, target).time_us for config in passed}
+    except UsageError:
+        predicted = {}
+    if not request.prior or not predicted:
+        return Plan(target, tuple(passed), rejected, {})
+    order = sorted(passed, key=lambda config: (config != BASELINE, predicted[config]))
+    if len(order) <= PRIOR_SPARES:
+        return Plan(target, tuple(order), rejected, {})
+    best_us = min(predicted.values())
+    safe_us = min(time_us for config, time_us in predicted.items() if config.is_conservative)
+    skipped: dict[Config, Rejection] = {}
+    for config in order:
+        reference_us = safe_us if config.is_conservative else best_us
+        if config != BASELINE and predicted[config] > PRIOR_LIMIT * reference_us:
+            told = f"predicted {predicted[config]:.3g} us, the best {reference_us:.3g} us"
+            skipped[config] = Rejection("predicted_slow", told)
+    return Plan(target, tuple(config for config in order if config not in skipped), rejected, skipped)
+
+
 def proposed_by_rules(request: SweepRequest, target: Target) -> tuple[Config, ...]:
     """What the conditional rules leave to try, from BASELINE compiled for `target`. Raises CompileError."""
     ((_, result),) = start_compiling(request, [BASELINE], target)
@@ -71,13 +123,23 @@ def proposed_by_rules(request: SweepRequest, target: Target) -> tuple[Config, ..
     return propose(result, held, request.spec.staged_loads, compute_bound=compute_bound).configs
 
 
-def record_plan(passed: Sequence[Config], rejected: Mapping[Config, Rejection], log: RunLog) -> None:
-    """Number the candidates, and write down the rejected ones."""
+def record_plan(
+    passed: Sequence[Config],
+    rejected: Mapping[Config, Rejection],
+    log: RunLog,
+    skipped: Mapping[Config, Rejection] | None = None,
+) -> None:
+    """Number the candidates, and write down those that are not to be compiled."""
     for config in passed:
         log.id_of(config)
-    for config, rejection in rejected.items():
-        if not log.ledger.is_written(config, "rejected"):
-            log.candidate(config, "rejected", reason=rejection.reason, detail=rejection.detail)
+    left_out: tuple[tuple[Status, Mapping[Config, Rejection]], ...] = (
+        ("rejected", rejected),
+        ("skipped", skipped or {}),
+    )
+    for status, reasons in left_out:
+        for config, why in reasons.items():
+            if not log.ledger.is_written(config, status):
+                log.candidate(config, status, reason=why.reason, detail=why.detail)
 
 
 def start_compiling(request: SweepRequest, configs: Sequence[Config], target: Target) -> Iterable[Compiled]:
@@ -134,7 +196,7 @@ def compile_all(
                 predicted_us = predict_us(config, request.problem, target, resources)
                 log.candidate(config, "compiled", resources=resources, predicted_us=predicted_us)
                 accept(config, resources)
-    # Compilations end in any order; everything after goes by the space's own.
+    # Compilations end in any order; everything after goes by the plan's own.
     return {config: made[config] for config in configs if config in made}
 
 

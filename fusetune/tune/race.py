@@ -37,8 +37,8 @@ class Round(msgspec.Struct, frozen=True):
     survivors: int
 
 
-ROUNDS = (Round(1, 96), Round(2, 24), Round(4, 8), Round(8, FINALISTS))
-"""Successive halving, quartering rather: the fewer are left, the better each is timed."""
+ROUNDS = (Round(1, 64), Round(2, 16), Round(4, 6), Round(8, FINALISTS))
+"""Successive halving, quartering rather: the fewer are left, the better each is timed. The first is FirstRound's."""
 
 
 class Standing(msgspec.Struct, frozen=True):
@@ -57,19 +57,76 @@ class RaceResult(msgspec.Struct, frozen=True):
     standings: tuple[Standing, ...]
 
 
-def race(measurer: Measurer, rough_us: Mapping[Config, float], seed: int, log: RunLog) -> RaceResult:
-    """Screen the checked candidates, given with the rough time of one launch each; BASELINE must be among them.
+class FirstRound:
+    """The first round: one sample of each candidate as it comes from its check, while others still compile.
+
+    The order is that of completion, which the compiler sets and no coin; what it could do to a candidate is the GPU's
+    drift, and that is divided out by BASELINE's neighbours, exactly as in the rounds that `race` runs in random order.
+    Samples of `planned` that the run's ledger holds are not taken again.
+    """
+
+    def __init__(self, measurer: Measurer, planned: Sequence[Config], log: RunLog) -> None:
+        self.rough_us: dict[Config, float] = {}
+        self._measurer, self._planned, self._log = measurer, planned, log
+        own, others = log.ledger.samples(1)
+        self._have = {config for config, _ in (*own, *others)}
+        self._new: list[Taken] = []
+        self._taken = 0
+        self._waiting: list[Config] = []
+        self._failed: set[Config] = set()
+
+    def add(self, config: Config, rough_us: float) -> None:
+        """Time a candidate that is right, unless one launch of it took far too long against the best one so far."""
+        self.rough_us[config] = rough_us
+        if config != BASELINE:
+            self._waiting.append(config)
+        # Not before BASELINE is in the journal: its samples belong to no candidate until then.
+        while self._waiting and BASELINE in self.rough_us:
+            self._time(self._waiting.pop(0))
+
+    def _time(self, config: Config) -> None:
+        if config in self._have or config not in _without_hopeless(self.rough_us):
+            return
+        # Does nothing where the GPU has just been timing; while it waited for the compiler it may have slowed down.
+        self._measurer.warm_up()
+        if self._taken % BASELINE_EVERY == 0:
+            self._time_baseline()
+        self._taken += 1
+        time_us = _candidate_sample(self._measurer, config, 1, self._log)
+        if time_us is None:
+            self._failed.add(config)
+        else:
+            self._new.append((config, time_us))
+
+    def _time_baseline(self) -> None:
+        self._new.append((BASELINE, _baseline_sample(self._measurer, 1, self._log)))
+
+    def finish(self) -> tuple[list[Config], list[Taken]]:
+        """The field of the race, BASELINE in it, and all samples of the round, closed by one of BASELINE."""
+        own, others = _taken_over(1, list(self.rough_us), self._log)
+        before = [*own, *self._new]
+        if (before or not others) and (not before or before[-1][0] != BASELINE):
+            self._measurer.warm_up()
+            self._time_baseline()
+        hopeful = set(_without_hopeless(self.rough_us)) - self._failed
+        return [config for config in self._planned if config in hopeful], [*own, *self._new, *others]
+
+
+def race(measurer: Measurer, first: FirstRound, seed: int, log: RunLog) -> RaceResult:
+    """Screen the candidates of a first round in which BASELINE was; it ends here.
 
     Every sample is divided by BASELINE's nearest ones, so that a drift of the whole GPU falls out. Samples that the
     run's ledger holds are not taken again. A candidate that fails is recorded and out of the race.
     """
-    field = _without_hopeless(rough_us)
+    field, sequence = first.finish()
     ratios: dict[Config, list[float]] = {config: [] for config in field}
     baseline_us: list[float] = []
     with log.phase("screen", "Screening", _planned_samples(len(field))) as phase:
         for number, stage in enumerate(ROUNDS, start=1):
-            sequence = _taken_over(number, field, log)
-            for take in range(stage.samples):
+            if number > 1:
+                own, others = _taken_over(number, field, log)
+                sequence = own + others
+            for take in range(stage.samples if number > 1 else 0):
                 have = Counter(config for config, _ in sequence)
                 todo = [config for config in field if config == BASELINE or have[config] <= take]
                 phase.advance(len(field) - len(todo))
@@ -96,13 +153,13 @@ def _standings(ratios: Mapping[Config, list[float]], baseline_us: float) -> list
     return sorted(scored, key=lambda standing: (-samples[standing.config], standing.ratio))
 
 
-def _taken_over(number: int, field: Sequence[Config], log: RunLog) -> list[Taken]:
-    """The field's samples of a round that the ledger holds, those of other runs written down again."""
+def _taken_over(number: int, field: Sequence[Config], log: RunLog) -> tuple[list[Taken], list[Taken]]:
+    """The field's samples of a round that the ledger holds, own ones and those of other runs, written down again."""
     here = set(field)
     own, others = ([taken for taken in samples if taken[0] in here] for samples in log.ledger.samples(number))
     for config, time_us in others:
         log.journal.write(Sample(id=log.id_of(config), round=number, us=time_us, reused=True))
-    return own + others
+    return own, others
 
 
 def _one_pass(
@@ -121,17 +178,25 @@ def _one_pass(
     for index, config in enumerate(others):
         if index % BASELINE_EVERY == 0:
             sequence.append((BASELINE, _baseline_sample(measurer, number, log)))
-        time_us = measurer.sample(config)
+        time_us = _candidate_sample(measurer, config, number, log)
         advance()
-        if isinstance(time_us, Failure):
-            log.candidate(config, "failed", reason=time_us.reason, detail=time_us.detail)
+        if time_us is None:
             failed.add(config)
-            continue
-        time_us = round(time_us, 4)
-        log.journal.write(Sample(id=log.id_of(config), round=number, us=time_us))
-        sequence.append((config, time_us))
+        else:
+            sequence.append((config, time_us))
     sequence.append((BASELINE, _baseline_sample(measurer, number, log)))
     return failed
+
+
+def _candidate_sample(measurer: Measurer, config: Config, number: int, log: RunLog) -> float | None:
+    """One time of a candidate; None where it failed, which is then recorded."""
+    time_us = measurer.sample(config)
+    if isinstance(time_us, Failure):
+        log.candidate(config, "failed", reason=time_us.reason, detail=time_us.detail)
+        return None
+    time_us = round(time_us, 4)
+    log.journal.write(Sample(id=log.id_of(config), round=number, us=time_us))
+    return time_us
 
 
 def _baseline_sample(measurer: Measurer, number: int, log: RunLog) -> float:
@@ -175,8 +240,9 @@ def _score(ratios: Sequence[float]) -> float:
 
 
 def _planned_samples(size: int) -> int:
+    """How many samples the rounds after the first take, at most."""
     total = 0
-    for stage in ROUNDS:
-        total += stage.samples * size
+    for number, stage in enumerate(ROUNDS):
+        total += stage.samples * size if number else 0
         size = min(size, stage.survivors + CONSERVATIVE_KEPT + 1)
     return total

@@ -24,7 +24,8 @@ SpaceChoice = SpaceName | Literal["rules"]
 class SweepRequest(msgspec.Struct, frozen=True):
     """One problem to tune. `output` and `runs` are the folders for YAML and journals; `workers` compile at once.
 
-    `fresh` takes nothing over from earlier runs. `exclusive` makes another process on the GPU an error. `lock_mhz`
+    `fresh` takes nothing over from earlier runs. `prior` leaves out what the cost model predicts to be far too slow.
+    `exclusive` makes another process on the GPU an error. `lock_mhz`
     is where the SM clock is held while measuring; None leaves the clocks alone.
     """
 
@@ -38,6 +39,7 @@ class SweepRequest(msgspec.Struct, frozen=True):
     seed: int = 0
     workers: int | None = None
     fresh: bool = False
+    prior: bool = True
     exclusive: bool = False
     lock_mhz: int | None = None
 

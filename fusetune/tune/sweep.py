@@ -28,8 +28,8 @@ from fusetune.store.schema import ConservativeGain, Entry, Times
 from fusetune.store.yaml_files import write_entry
 from fusetune.tune.confirm import Bench, Final, confirm, control, revalidate
 from fusetune.tune.log import RunLog, journal_path, open_run
-from fusetune.tune.plan import check_output, check_problem, compile_all, plausible, record_plan, start_compiling
-from fusetune.tune.race import race
+from fusetune.tune.plan import Plan, check_output, check_problem, compile_all, make_plan, record_plan, start_compiling
+from fusetune.tune.race import FirstRound, race
 from fusetune.tune.request import Ranked, SweepRequest, SweepResult, today
 
 SHOWN = 10
@@ -43,39 +43,48 @@ def sweep(request: SweepRequest, measurer: Measurer, progress: Progress) -> Swee
     NoUsableGpuError, WrongResultError or CompileError where BASELINE cannot be run, UnsupportedProblemError.
     """
     check_problem(request.spec, request.problem)
+    early = _EarlyStart(request, measurer.likely_target())
     threading.Thread(target=preload, daemon=True).start()
-    early = _EarlyCompilation(request, measurer.likely_target())
     try:
-        with hold_gpu_of(measurer.facts(), progress):
-            # Asked again: another fusetune that was waited for is no company any more.
-            facts = measurer.facts()
-            if facts.other_processes and request.exclusive:
-                raise NoUsableGpuError(f"{_company(facts)}; stop them, or leave --exclusive out")
+        # The process of the revalidation loads from here on. That may disturb screening, whose samples are thrown away;
+        # it is over before the first block that a decision rests on.
+        measurer.standby()
+        facts = measurer.facts()
+        with hold_gpu_of(facts, progress):
+            # Not before: another fusetune that was waited for is no company any more.
+            others = measurer.company()
+            if others and request.exclusive:
+                raise NoUsableGpuError(f"{_told(others)}; stop them, or leave --exclusive out")
             with locked_clocks_of(facts, request.lock_mhz):
-                return _sweep(request, measurer, facts, early, progress)
+                return _sweep(request, measurer, facts, others, early, progress)
     finally:
         early.close()
 
 
 def _sweep(
-    request: SweepRequest, measurer: Measurer, facts: GpuFacts, early: _EarlyCompilation, progress: Progress
+    request: SweepRequest,
+    measurer: Measurer,
+    facts: GpuFacts,
+    others: Sequence[str],
+    early: _EarlyStart,
+    progress: Progress,
 ) -> SweepResult:
-    environment = structs.replace(facts.environment, ptxas=ptxas_version(facts.target))
+    environment = structs.replace(facts.environment, ptxas=early.ptxas(facts.target))
     if request.lock_mhz is not None:
         environment = structs.replace(environment, clocks=f"locked at {request.lock_mhz} MHz")
     path = config_path(request.output, facts.identity.name, request.spec.name)
     check_output(path)
     progress.say(f"GPU: {facts.identity.name}, {facts.identity.sms} SMs")
     with open_run(request, progress, identity=facts.identity, environment=environment, evidence="measured") as log:
-        if facts.other_processes:
-            log.note(f"{_company(facts)}. Timings may be disturbed; the A/A control will tell")
-        passed, rejected = plausible(request, facts.target)
-        record_plan(passed, rejected, log)
+        if others:
+            log.note(f"{_told(others)}. Timings may be disturbed; the A/A control will tell")
+        plan = early.plan(facts.target)
+        record_plan(plan.configs, plan.rejected, log, plan.skipped)
         _prepare(measurer, request.seed, log)
-        resources, rough_us = _compile_and_check(request, measurer, facts.target, passed, early, log)
+        resources, first = _compile_and_screen(request, measurer, plan, early, log)
         measurer.warm_up()
-        raced = race(measurer, rough_us, request.seed, log)
-        measurer.standby()
+        raced = race(measurer, first, request.seed, log)
+        measurer.settle()
         bench = Bench(measurer, request.rule, request.seed, log)
         try:
             aa = control(bench)
@@ -100,16 +109,32 @@ def _sweep(
         )
 
 
-class _EarlyCompilation:
-    """Compilation begun for the target that the GPU most likely is, while the measuring process still loads torch."""
+class _EarlyStart:
+    """What needs no GPU, done for the target that it most likely is while the measuring process still loads torch."""
 
     def __init__(self, request: SweepRequest, guess: Target | None) -> None:
-        self._guess = guess
-        self._running = None if guess is None else start_compiling(request, plausible(request, guess)[0], guess)
+        self._request, self._ptxas = request, ""
+        self._plan: Plan | None = None
+        self._running: Iterable[Compiled] | None = None
+        if guess is not None:
+            self._plan = make_plan(request, guess)
+            self._running = start_compiling(request, self._plan.configs, guess)
+            self._ptxas = ptxas_version(guess)
 
-    def results(self, target: Target) -> Iterable[Compiled] | None:
-        """What was begun, if the guess was right; otherwise it ends here."""
-        if target == self._guess:
+    def plan(self, target: Target) -> Plan:
+        """The plan for the target, made already if the guess was right."""
+        if self._plan is None or self._plan.target != target:
+            return make_plan(self._request, target)
+        return self._plan
+
+    def ptxas(self, target: Target) -> str:
+        """The release of the ptxas that compiles for the target."""
+        right = self._plan is not None and self._plan.target == target
+        return self._ptxas if right else ptxas_version(target)
+
+    def results(self, plan: Plan) -> Iterable[Compiled] | None:
+        """The compilations that were begun, if the guess was right; otherwise they end here."""
+        if plan is self._plan:
             return self._running
         self.close()
         return None
@@ -120,8 +145,8 @@ class _EarlyCompilation:
             self._running.close()
 
 
-def _company(facts: GpuFacts) -> str:
-    return f"Other processes use this GPU: {', '.join(facts.other_processes)}"
+def _told(others: Sequence[str]) -> str:
+    return f"Other processes use this GPU: {', '.join(others)}"
 
 
 def _prepare(measurer: Measurer, seed: int, log: RunLog) -> None:
@@ -140,44 +165,47 @@ def _prepare(measurer: Measurer, seed: int, log: RunLog) -> None:
     )
 
 
-def _compile_and_check(
-    request: SweepRequest,
-    measurer: Measurer,
-    target: Target,
-    passed: Sequence[Config],
-    early: _EarlyCompilation,
-    log: RunLog,
-) -> tuple[dict[Config, Resources], dict[Config, float]]:
-    """Check every candidate against the float64 reference as soon as it is compiled, while others still compile.
+def _compile_and_screen(
+    request: SweepRequest, measurer: Measurer, plan: Plan, early: _EarlyStart, log: RunLog
+) -> tuple[dict[Config, Resources], FirstRound]:
+    """Check every candidate against the float64 reference as soon as it is compiled, and time those that are right.
 
-    Returns the resources of what compiled, and of what is right also the rough time of one launch.
+    Others still compile meanwhile. Returns the resources of what compiled, and the first round of screening.
     """
-    rough_us: dict[Config, float] = {}
-    spent_s = 0.0
+    first = FirstRound(measurer, plan.configs, log)
+    checking_s = screening_s = 0.0
 
-    def check(config: Config, used: Resources) -> None:
-        nonlocal spent_s
+    def check(config: Config, used: Resources) -> float | None:
+        """The rough time of one launch, where the result is right."""
         record = log.ledger.checked.get(config)
         if record is not None:
             log.take_over(record)
-            if record.status == "checked":
-                rough_us[config] = record.rough_us or 0.0
-            return
-        began = time.monotonic()
+            return record.rough_us or 0.0 if record.status == "checked" else None
         outcome = measurer.check(config)
-        spent_s += time.monotonic() - began
         if isinstance(outcome, Failure):
             log.candidate(config, "failed", reason=outcome.reason, detail=outcome.detail, resources=used)
-            return
-        rough_us[config] = round(outcome.rough_us, 3)
-        log.candidate(config, "checked", resources=used, error=outcome.error, rough_us=rough_us[config])
+            return None
+        rough_us = round(outcome.rough_us, 3)
+        log.candidate(config, "checked", resources=used, error=outcome.error, rough_us=rough_us)
+        return rough_us
 
-    running = early.results(target)
-    resources = compile_all(request, passed, target, log, running=running, on_compiled=check)
-    log.journal.write(PhaseTime(name="check", seconds=round(spent_s, 3), within="compile"))
-    if BASELINE not in rough_us:
+    def check_and_time(config: Config, used: Resources) -> None:
+        nonlocal checking_s, screening_s
+        began = time.monotonic()
+        rough_us = check(config, used)
+        checked = time.monotonic()
+        if rough_us is not None:
+            first.add(config, rough_us)
+        checking_s += checked - began
+        screening_s += time.monotonic() - checked
+
+    running = early.results(plan)
+    resources = compile_all(request, plan.configs, plan.target, log, running=running, on_compiled=check_and_time)
+    log.journal.write(PhaseTime(name="check", seconds=round(checking_s, 3), within="compile"))
+    log.journal.write(PhaseTime(name="first_round", seconds=round(screening_s, 3), within="compile"))
+    if BASELINE not in first.rough_us:
         raise MeasurementError("BASELINE was right at first and failed its second check; run the command again")
-    return resources, {config: rough_us[config] for config in resources if config in rough_us}
+    return resources, first
 
 
 def _entry(request: SweepRequest, environment: Environment, final: Final, aa: PairResult, run: str) -> Entry:

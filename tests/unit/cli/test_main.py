@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import click
 import msgspec
@@ -21,9 +21,11 @@ from fusetune.core.environment import Environment, TargetIdentity
 from fusetune.core.problem import make_problem
 from fusetune.core.resources import Resources
 from fusetune.core.target import find_target
+from fusetune.kernels import spec as spec_module
 from fusetune.kernels.gemm_scale import SPEC
 from fusetune.measure.fake import FakeMeasurer
 from fusetune.measure.protocol import Failure
+from fusetune.store.journal import RunStart, read_journal
 from fusetune.store.schema import Entry, Times
 from fusetune.store.yaml_files import read_config_file, write_entry
 from tests.support.fake_compiler import FakeCompiler, install
@@ -301,17 +303,37 @@ def compiler(monkeypatch: pytest.MonkeyPatch) -> FakeCompiler:
     return install(monkeypatch)
 
 
+class FakeWorker:
+    """Stands in for the process that a sweep starts first."""
+
+    started: ClassVar[list[FakeWorker]] = []
+
+    def __init__(self) -> None:
+        self.closed = False
+        self.started.append(self)
+
+    def close(self) -> None:
+        self.closed = True
+
+
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch, compiler: FakeCompiler) -> dict[str, Any]:
     """A simulated RTX 4090 in the place of a GPU; a test changes what it does, and finds it under `used`."""
-    options: dict[str, Any] = {"true_us": lambda config: 20.0 if config == BASELINE else 25.0, "used": []}
+    options: dict[str, Any] = {
+        "true_us": lambda config: 20.0 if config == BASELINE else 25.0,
+        "used": [],
+        "workers": [],
+    }
 
-    def measurer(spec: Any, problem: Any, **_: Any) -> FakeMeasurer:
-        rest = {name: value for name, value in options.items() if name not in ("true_us", "used")}
+    def measurer(spec: Any, problem: Any, *, worker: Any = None, **_: Any) -> FakeMeasurer:
+        options["workers"].append(worker)
+        rest = {name: value for name, value in options.items() if name not in ("true_us", "used", "workers")}
         options["used"].append(FakeMeasurer(RTX4090, options["true_us"], **{"kernel_hash": SPEC.source_hash(), **rest}))
         return options["used"][-1]
 
     monkeypatch.setattr("fusetune.measure.nvml.gpu_present", lambda: True)
+    monkeypatch.setattr("fusetune.measure.cuda.start_worker", FakeWorker)
+    FakeWorker.started.clear()
     monkeypatch.setattr("fusetune.measure.cuda.CudaMeasurer", measurer)
     return options
 
@@ -366,6 +388,53 @@ def test_a_kept_config_is_told_with_its_evidence(run: Callable[..., Ran], gpu: d
     (entry,) = read_config_file(Path("configs/nvidia-geforce-rtx-4090/gemm_scale.yaml")).entries
     assert (entry.config, entry.verdict, entry.evidence) == (WARPS8, "keep", "measured")
     assert all(measurer.closed for measurer in gpu["used"])
+
+
+def test_the_process_that_measures_is_started_before_the_op_is_loaded_and_handed_on(
+    run: Callable[..., Ran], gpu: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[int] = []
+    load = spec_module.load_spec
+
+    def load_spec(op: str) -> Any:
+        started.append(len(FakeWorker.started))
+        return load(op)
+
+    monkeypatch.setattr(spec_module, "load_spec", load_spec)
+    assert run("sweep", *SIZES, "--space", "seed").code == 0
+    (worker,) = FakeWorker.started
+    assert started == [1]
+    assert gpu["workers"] == [worker]
+    assert worker.closed
+
+
+def test_an_op_that_cannot_be_loaded_ends_the_process_that_was_started_for_it(
+    run: Callable[..., Ran], gpu: dict[str, Any]
+) -> None:
+    ran = run("sweep", *SIZES, "--op", "no.such.module:SPEC")
+    assert ran.code == 2
+    assert "cannot load no.such.module:SPEC" in ran.err
+    (worker,) = FakeWorker.started
+    assert worker.closed
+    assert gpu["used"] == []
+
+
+def test_a_wrong_option_and_a_prediction_start_no_process(run: Callable[..., Ran], gpu: dict[str, Any]) -> None:
+    assert run("sweep", *SIZES, "--dtype", "float16", "--precision", "ieee").code == 2
+    assert run("sweep", *SIZES, "--target", "no such GPU").code == 2
+    assert run("sweep", *SIZES, "--target", "rtx4090").code == 0
+    assert FakeWorker.started == []
+
+
+@pytest.mark.parametrize(("option", "prior"), [((), True), (("--prior", "on"), True), (("--prior", "off"), False)])
+def test_the_prior_is_on_unless_it_is_turned_off(
+    run: Callable[..., Ran], gpu: dict[str, Any], option: tuple[str, ...], prior: bool
+) -> None:
+    assert run("sweep", *SIZES, "--space", "seed", *option).code == 0
+    (journal,) = Path(".fusetune/runs").glob("*.jsonl")
+    start = next(iter(read_journal(journal)))
+    assert isinstance(start, RunStart)
+    assert start.prior is prior
 
 
 def test_a_revert_is_an_answer_and_says_what_was_needed(run: Callable[..., Ran], gpu: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from fusetune.errors import MeasurementError
 from fusetune.measure.timers import (
+    _KEPT_GRAPHS,
     EXPECTED_SPEEDUP,
     MIN_ARM_US,
     TICKS_PER_SAMPLE,
@@ -186,18 +187,18 @@ def test_the_arms_of_a_graph_sample_are_queued_without_a_wait_in_between(torch: 
     assert kinds == ["replay", "replay", "replay", "replay", "synchronize"]
 
 
-def test_an_arm_is_captured_once_and_the_last_eight_are_kept(torch: FakeTorch) -> None:
+def test_an_arm_is_captured_once_and_the_last_few_are_kept(torch: FakeTorch) -> None:
     timer = GraphTimer(torch.run, sets=1, launches=2)
-    arms = [float(number) for number in range(1, 10)]
+    arms = [float(number) for number in range(1, _KEPT_GRAPHS + 2)]
 
     def captures(arm: float) -> bool:
         torch.log.clear()
         timer.times_us([arm])
         return "stream" in torch.log
 
-    assert all(captures(arm) for arm in arms[:8])
+    assert all(captures(arm) for arm in arms[:_KEPT_GRAPHS])
     assert not captures(arms[0])  # It is now the one used last,
-    assert captures(arms[8])
+    assert captures(arms[_KEPT_GRAPHS])
     assert captures(arms[1])  # and this one had to go.
     assert not captures(arms[0])
 

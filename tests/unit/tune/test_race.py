@@ -20,7 +20,7 @@ from fusetune.measure.fake import TrueTime
 from fusetune.measure.protocol import Failure
 from fusetune.store.journal import Candidate, JournalWriter, Note, PhaseTime, Record, Sample, read_journal
 from fusetune.tune.log import RunLog
-from fusetune.tune.race import BASELINE_EVERY, BASELINE_TRIES, FINALISTS, ROUNDS, RaceResult, race
+from fusetune.tune.race import BASELINE_EVERY, BASELINE_TRIES, FINALISTS, ROUNDS, FirstRound, RaceResult, race
 from tests.support.fake_compiler import BreakingMeasurer
 
 RTX4090 = find_target("rtx4090")
@@ -59,7 +59,10 @@ def start(tmp_path: Path) -> Callable[..., Raced]:
             log = RunLog(writer, "run", SilentProgress())
             for config in FIELD:
                 log.id_of(config)
-            result = race(measurer, rough_us, options.get("seed", 0), log)
+            first = FirstRound(measurer, list(rough_us), log)
+            for config, time_us in rough_us.items():
+                first.add(config, time_us)
+            result = race(measurer, first, options.get("seed", 0), log)
         return Raced(result, log, measurer)
 
     return run
@@ -126,8 +129,18 @@ def test_the_fewer_are_left_the_more_often_each_is_timed(start: Callable[..., Ra
 
 
 def test_the_order_of_a_pass_is_random_and_follows_the_seed(start: Callable[..., Raced]) -> None:
-    orders = [[s.id for s in start(lambda _: 10.0, seed=seed).of_kind(Sample)][:60] for seed in (0, 0, 1)]
+    def order(seed: int) -> list[int]:
+        return [s.id for s in start(lambda _: 10.0, noise=0.0, seed=seed).of_kind(Sample) if s.round == 2][:60]
+
+    orders = [order(seed) for seed in (0, 0, 1)]
     assert orders[0] == orders[1] != orders[2]
+
+
+def test_the_order_of_the_first_round_is_that_of_arrival(start: Callable[..., Raced]) -> None:
+    arriving = [BASELINE, *reversed(FIELD[1:50])]
+    raced = start(lambda _: 10.0, arriving)
+    first = [sample.id for sample in raced.of_kind(Sample) if sample.round == 1 and sample.id != 0]
+    assert first == [FIELD.index(config) for config in arriving[1:]]
 
 
 def test_conservative_candidates_survive_every_cut_however_slow(start: Callable[..., Raced]) -> None:

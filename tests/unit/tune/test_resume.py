@@ -391,7 +391,9 @@ def test_a_run_of_another_question_gives_nothing(tmp_path: Path, question: str, 
     assert not any(getattr(record, "reused", False) for record in records_of(result))
 
 
-@pytest.mark.parametrize("changes", [{"rule": KeepRule(min_gain=0.03)}, {"space": "seed"}, {"fresh": True}])
+@pytest.mark.parametrize(
+    "changes", [{"rule": KeepRule(min_gain=0.03)}, {"space": "seed"}, {"fresh": True}, {"prior": False}]
+)
 def test_a_cut_off_run_is_not_gone_on_with_by_another_command(tmp_path: Path, changes: dict[str, Any]) -> None:
     interrupted(request_of(tmp_path), 150, true_us=AnyTime())
     (journal,) = journals(tmp_path)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import pytest
 from fusetune.core.config import BASELINE, Config
 from fusetune.core.decision import Gain, KeepRule, summarize
 from fusetune.core.problem import make_problem
-from fusetune.core.progress import SilentProgress
+from fusetune.core.progress import Progress, SilentProgress
 from fusetune.core.resources import Resources
 from fusetune.core.space import Rejection
 from fusetune.core.target import find_target
@@ -30,7 +31,7 @@ from fusetune.errors import (
 )
 from fusetune.kernels.gemm_scale import SPEC
 from fusetune.measure.fake import FakeMeasurer, TrueTime
-from fusetune.measure.protocol import BlockTimes, Failure, GpuFacts, SamplingFacts
+from fusetune.measure.protocol import BlockTimes, Checked, Failure, GpuFacts, SamplingFacts
 from fusetune.store.journal import (
     Block,
     Candidate,
@@ -351,8 +352,8 @@ def test_every_candidate_of_the_real_space_has_an_outcome_and_one_number(tmp_pat
     ids = {record.config: record.id for record in of_kind(records, Candidate)}
     assert len(found) > 500
     assert sorted(ids.values()) == list(range(len(found)))
-    assert {record.status for record in found.values()} == {"rejected", "checked"}
-    assert all(record.reason for record in found.values() if record.status == "rejected")
+    assert {record.status for record in found.values()} == {"rejected", "skipped", "checked"}
+    assert all(record.reason for record in found.values() if record.status in {"rejected", "skipped"})
     assert found[BASELINE].id == 0
 
 
@@ -526,8 +527,8 @@ def test_the_journal_tells_the_run_in_order_and_ends_with_the_entry(tmp_path: Pa
     assert isinstance(end, RunEnd)
     assert (end.entry, end.file, end.message) == (result.entry, str(result.file), "keep")
     phases = [record.name for record in of_kind(records, PhaseTime)]
-    assert sorted(phases[:3]) == ["check", "compile", "prepare"]
-    assert phases[3:] == ["screen", "control", "confirm", "prepare", "revalidate"]
+    assert sorted(phases[:4]) == ["check", "compile", "first_round", "prepare"]
+    assert phases[4:] == ["screen", "control", "confirm", "prepare", "revalidate"]
 
 
 def test_the_decision_rests_on_fresh_blocks_only(tmp_path: Path) -> None:
@@ -565,18 +566,77 @@ def test_the_gpu_is_warmed_up_before_the_screening_and_before_each_comparison(tm
     # The control, both finalists, one against the other, and two comparisons in the fresh process.
     assert len(compared) == 6
     assert steps[:3] == ["prepare", "warm up", "sample"]
-    assert steps.count("warm up") == 7
     assert all(steps[at - 1] == "warm up" for at, step in enumerate(steps) if "/" in step)
 
 
-def test_the_order_in_which_compilations_end_changes_nothing(tmp_path: Path, compiler: FakeCompiler) -> None:
-    outcomes = []
+def test_the_order_in_which_compilations_end_changes_nothing_but_that_of_the_first_round(
+    tmp_path: Path, compiler: FakeCompiler
+) -> None:
+    outcomes, first_rounds = [], []
     for last_first in (True, False):
         compiler.last_first = last_first
         result = swept(tmp_path, fake={"noise": 0.002}, FAST=8, SAFE=10, OTHER=15)
-        ids = [(sample.id, sample.us) for sample in of_kind(records_of(result), Sample)]
-        outcomes.append((ids, result.best, msgspec.structs.replace(result.entry, run="", date="")))
+        samples = of_kind(records_of(result), Sample)
+        first_rounds.append([sample.id for sample in samples if sample.round == 1])
+        later = [(sample.id, sample.us) for sample in samples if sample.round > 1]
+        best = [ranked.config for ranked in result.best]
+        outcomes.append((later, best, msgspec.structs.replace(result.entry, run="", date="")))
     assert outcomes[0] == outcomes[1]
+    assert first_rounds[0] == first_rounds[1][::-1]
+
+
+def test_a_candidate_is_timed_right_after_its_check_while_others_still_compile(
+    tmp_path: Path, compiler: FakeCompiler
+) -> None:
+    happened: list[tuple[str, Config, int]] = []
+
+    class Listing(FakeMeasurer):
+        def check(self, config: Config) -> Checked | Failure:
+            happened.append(("check", config, len(compiler.compiled)))
+            return super().check(config)
+
+        def sample(self, config: Config) -> float | Failure:
+            happened.append(("sample", config, len(compiler.compiled)))
+            return super().sample(config)
+
+    compiler.last_first = False
+    configs, true_us = times(FAST=8, SAFE=10, OTHER=15)
+    request = request_of(tmp_path, *configs, prior=False)
+    sweep(request, Listing(RTX4090, true_us), SilentProgress())
+    expected = [("check", BASELINE, 1)]
+    for compiled, config in enumerate(configs, start=2):
+        expected += [("check", config, compiled), ("sample", config, compiled)]
+    expected.insert(2, ("sample", BASELINE, 2))
+    assert happened[: len(expected)] == expected
+
+
+def test_the_process_of_the_revalidation_starts_at_once_and_rests_before_the_control(tmp_path: Path) -> None:
+    happened: list[str] = []
+
+    class Listing(FakeMeasurer):
+        def prepare(self, seed: int) -> SamplingFacts:
+            happened.append("prepare")
+            return super().prepare(seed)
+
+        def standby(self) -> None:
+            happened.append("standby")
+
+        def settle(self) -> None:
+            happened.append("settle")
+
+        def sample(self, config: Config) -> float | Failure:
+            happened.append("sample")
+            return super().sample(config)
+
+        def block(self, baseline: Config, config: Config, *, config_first: bool) -> BlockTimes | Failure:
+            times = super().block(baseline, config, config_first=config_first)
+            happened[-4:] = ["block"]
+            return times
+
+    configs, true_us = times(FAST=8, SAFE=10)
+    sweep(request_of(tmp_path, *configs), Listing(RTX4090, true_us), SilentProgress())
+    steps = [step for step, _ in itertools.groupby(happened)]
+    assert steps == ["standby", "prepare", "sample", "settle", "block", "prepare", "block"]
 
 
 def test_a_kept_config_is_revalidated_in_a_second_process_and_a_reverted_one_needs_none(tmp_path: Path) -> None:
@@ -597,8 +657,8 @@ def test_the_same_seed_and_times_give_the_same_entry(tmp_path: Path) -> None:
 class SharedGpu(FakeMeasurer):
     """Somebody else computes on it too."""
 
-    def facts(self) -> GpuFacts:
-        return msgspec.structs.replace(super().facts(), other_processes=("python (pid 7)",))
+    def company(self) -> tuple[str, ...]:
+        return ("python (pid 7)",)
 
 
 def test_other_processes_on_the_gpu_are_told_and_recorded(tmp_path: Path) -> None:
@@ -695,19 +755,27 @@ def test_a_problem_that_the_op_does_not_compute_is_refused_before_the_gpu_is_ask
         sweep(request_of(tmp_path, problem=problem), Untouchable(RTX4090, lambda _: 1.0), SilentProgress())
 
 
-def test_company_that_is_gone_once_the_gpu_is_ours_is_no_company(tmp_path: Path) -> None:
+def test_company_that_is_gone_once_the_gpu_is_ours_is_no_company(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Leaving(FakeMeasurer):
         """Another fusetune still measures when this one starts, and has ended by the time the lock is had."""
 
-        asked = 0
+        holding = False
 
-        def facts(self) -> GpuFacts:
-            self.asked += 1
-            others = ("pid 7 (fusetune)",) if self.asked == 1 else ()
-            return msgspec.structs.replace(super().facts(), other_processes=others)
+        def company(self) -> tuple[str, ...]:
+            return () if self.holding else ("pid 7 (fusetune)",)
 
     configs, true_us = times(FAST=8)
-    result = sweep(request_of(tmp_path, *configs, exclusive=True), Leaving(RTX4090, true_us), SilentProgress())
+    measurer = Leaving(RTX4090, true_us)
+
+    @contextmanager
+    def hold(facts: GpuFacts, progress: Progress) -> Iterator[None]:
+        measurer.holding = True
+        yield
+
+    monkeypatch.setattr("fusetune.tune.sweep.hold_gpu_of", hold)
+    result = sweep(request_of(tmp_path, *configs, exclusive=True), measurer, SilentProgress())
     assert result.entry.config == FAST
     assert not of_kind(records_of(result), Note)
 

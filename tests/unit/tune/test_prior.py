@@ -1,0 +1,155 @@
+"""The prior: what the cost model predicts to be far too slow is not compiled, and nothing else is lost by it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from fusetune.core.config import BASELINE, Config
+from fusetune.core.estimate import estimate
+from fusetune.core.problem import make_problem
+from fusetune.core.progress import SilentProgress
+from fusetune.core.space import candidates
+from fusetune.core.target import Target, find_target
+from fusetune.kernels.gemm_scale import SPEC
+from fusetune.measure.fake import FakeMeasurer
+from fusetune.report.run_summary import summarize_run
+from fusetune.store.journal import Candidate, RunStart, read_journal
+from fusetune.tune import plan
+from fusetune.tune.plan import PRIOR_LIMIT, PRIOR_SPARES, Plan, make_plan
+from fusetune.tune.request import SweepRequest, SweepResult
+from fusetune.tune.sweep import sweep
+from tests.support.fake_compiler import FakeCompiler, ListedSpec, install
+
+H200 = find_target("h200")
+PROBLEM = make_problem(128, 512, 1024, "float32")
+STANDARD = candidates(SPEC.space, "standard")
+
+
+@pytest.fixture(autouse=True)
+def compiler(monkeypatch: pytest.MonkeyPatch) -> FakeCompiler:
+    return install(monkeypatch)
+
+
+def request_of(folder: Path, **changes: Any) -> SweepRequest:
+    request = SweepRequest(spec=SPEC, problem=PROBLEM, output=folder / "configs", runs=folder / "runs")
+    return msgspec.structs.replace(request, **changes)
+
+
+def predicted(config: Config) -> float:
+    return estimate(config, PROBLEM, H200).time_us
+
+
+def planned(folder: Path, target: Target = H200, **changes: Any) -> Plan:
+    return make_plan(request_of(folder, **changes), target)
+
+
+def test_every_candidate_is_compiled_skipped_or_rejected_and_only_one_of_them(tmp_path: Path) -> None:
+    made = planned(tmp_path)
+    parts = [set(made.configs), set(made.skipped), set(made.rejected)]
+    assert set().union(*parts) == set(STANDARD)
+    assert sum(map(len, parts)) == len(STANDARD)
+    assert all(parts)
+
+
+def test_baseline_comes_first_and_the_rest_in_the_order_of_prediction(tmp_path: Path) -> None:
+    baseline, *others = planned(tmp_path).configs
+    assert baseline == BASELINE
+    times = [predicted(config) for config in others]
+    assert times == sorted(times)
+    assert times[0] < times[-1]
+
+
+def test_what_is_predicted_beyond_the_limit_is_skipped_and_nothing_within_it(tmp_path: Path) -> None:
+    made = planned(tmp_path)
+    best = min(predicted(config) for config in made.configs)
+    for config in made.configs:
+        assert config.is_conservative or predicted(config) <= PRIOR_LIMIT * best
+    for config, why in made.skipped.items():
+        assert predicted(config) > PRIOR_LIMIT * best
+        assert why.reason == "predicted_slow"
+    config, why = next((c, w) for c, w in made.skipped.items() if not c.is_conservative)
+    assert why.detail == f"predicted {predicted(config):.3g} us, the best {best:.3g} us"
+
+
+def test_a_four_warp_two_stage_candidate_is_held_against_the_best_of_its_own_kind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = plan.estimate
+
+    def slower(config: Config, *rest: Any) -> Any:
+        found = real(config, *rest)
+        return msgspec.structs.replace(found, time_us=found.time_us * (100 if config.is_conservative else 1))
+
+    monkeypatch.setattr(plan, "estimate", slower)
+    made = planned(tmp_path)
+    safe = min(predicted(config) for config in made.configs if config.is_conservative)
+    kept = {config for config in made.configs if config.is_conservative} - {BASELINE}
+    dropped = {config for config in made.skipped if config.is_conservative}
+    assert kept
+    assert dropped
+    assert all(predicted(config) <= PRIOR_LIMIT * safe for config in kept)
+    assert all(predicted(config) > PRIOR_LIMIT * safe for config in dropped)
+
+
+def test_baseline_is_never_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = plan.estimate
+
+    def hopeless(config: Config, *rest: Any) -> Any:
+        found = real(config, *rest)
+        return msgspec.structs.replace(found, time_us=1e9 if config == BASELINE else found.time_us)
+
+    monkeypatch.setattr(plan, "estimate", hopeless)
+    made = planned(tmp_path)
+    assert made.configs[0] == BASELINE
+    assert BASELINE not in made.skipped
+
+
+def test_without_the_prior_everything_that_can_run_is_compiled_in_the_order_of_the_space(tmp_path: Path) -> None:
+    made = planned(tmp_path, prior=False)
+    assert made.skipped == {}
+    assert list(made.configs) == [config for config in STANDARD if config not in made.rejected]
+
+
+def test_a_gpu_whose_peaks_are_unknown_has_no_prior(tmp_path: Path) -> None:
+    unknown = msgspec.structs.replace(H200, tf32_tflops=None)
+    assert planned(tmp_path, unknown) == planned(tmp_path, unknown, prior=False)
+
+
+@pytest.mark.parametrize("extra", [0, 1])
+def test_a_space_of_a_few_candidates_is_compiled_whole(tmp_path: Path, extra: int) -> None:
+    slow = sorted((config for config in planned(tmp_path).skipped if not config.is_conservative), key=predicted)
+    fast = planned(tmp_path).configs[1]
+    spec = ListedSpec(fast, *slow[: PRIOR_SPARES - 2 + extra])
+    made = planned(tmp_path, spec=spec, space="full")
+    assert len(made.configs) + len(made.skipped) == PRIOR_SPARES + extra
+    assert bool(made.skipped) == bool(extra)
+
+
+def swept(folder: Path, **changes: Any) -> SweepResult:
+    measurer = FakeMeasurer(H200, lambda config: 10.0 + config.num_warps)
+    return sweep(request_of(folder, **changes), measurer, SilentProgress())
+
+
+def test_a_sweep_compiles_the_plan_and_its_journal_tells_what_was_skipped(
+    tmp_path: Path, compiler: FakeCompiler
+) -> None:
+    made = planned(tmp_path)
+    result = swept(tmp_path)
+    assert {job.config for job in compiler.compiled} == set(made.configs)
+    records = list(read_journal(result.journal))
+    skipped = {r.config: r for r in records if isinstance(r, Candidate) and r.status == "skipped"}
+    assert skipped.keys() == made.skipped.keys()
+    assert {(r.reason, r.detail) for r in skipped.values()} == {(w.reason, w.detail) for w in made.skipped.values()}
+    counts = summarize_run(records).counts
+    assert counts == {"checked": len(made.configs), "skipped": len(skipped), "rejected": len(made.rejected)}
+
+
+def test_the_first_line_says_whether_there_was_a_prior(tmp_path: Path) -> None:
+    for prior in (True, False):
+        start = next(iter(read_journal(swept(tmp_path / str(prior), prior=prior).journal)))
+        assert isinstance(start, RunStart)
+        assert start.prior is prior

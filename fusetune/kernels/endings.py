@@ -19,6 +19,17 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 
 @triton.jit
+def await_others():  # type: ignore[no-untyped-def]
+    """First of all in a kernel with programmatic dependent launch, which begins before the one ahead of it ends.
+
+    The kernel behind may begin too: it does nothing until this one has ended, so that only launching overlaps. Nothing
+    of global memory may be touched before this. Needs sm_90 and the option launch_pdl.
+    """
+    gdc_launch_dependents()
+    gdc_wait()
+
+
+@triton.jit
 def scaled(acc, offs_n, in_n, bias_ptr, scale_ptr):  # type: ignore[no-untyped-def]
     """(acc + bias) * scale."""
     bias = tl.load(bias_ptr + offs_n, mask=in_n, other=0.0).to(tl.float32)
@@ -148,11 +159,11 @@ def moments_of_rows(  # type: ignore[no-untyped-def]
     N,
     TILE_M: tl.constexpr,
     COLUMNS: tl.constexpr,
-    TELLS_NEXT: tl.constexpr,
+    OVERLAPS: tl.constexpr,
 ):
     """What `statistics` learns of a tile, from products that a library left in y: TILE_M rows of COLUMNS columns."""
-    if TELLS_NEXT:
-        gdc_launch_dependents()
+    if OVERLAPS:
+        await_others()
     start_m = tl.program_id(1) * TILE_M
     local_m = tl.arange(0, TILE_M)
     offs_n = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
@@ -186,7 +197,7 @@ def normalize_columns(  # type: ignore[no-untyped-def]
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     COUNTER: tl.constexpr,
-    WAITS: tl.constexpr,
+    OVERLAPS: tl.constexpr,
 ):
     """Second kernel of `statistics`: join the tiles' moments, normalize rows_per_cta rows of COLUMNS columns in place.
 
@@ -195,8 +206,8 @@ def normalize_columns(  # type: ignore[no-untyped-def]
     """
     offs_n = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     in_n = offs_n < N
-    if WAITS:
-        gdc_wait()
+    if OVERLAPS:
+        await_others()
     tiles_m = tl.cdiv(M, TILE_M)
     total = tl.zeros((COLUMNS,), dtype=tl.float32)
     for first in range(0, tiles_m, TILES):
@@ -218,7 +229,8 @@ def normalize_columns(  # type: ignore[no-untyped-def]
         m2 += tl.sum(own + rows[:, None] * apart * apart, axis=0)
     factor = batch_factor(m2, offs_n, in_n, scale_ptr, gamma_ptr, eps, M)
     beta = tl.load(beta_ptr + offs_n, mask=in_n, other=0.0).to(tl.float32)
-    first_m = tl.program_id(1) * rows_per_cta
+    # The last rows first: they were written last, and some of them are still in L2.
+    first_m = (tl.num_programs(1) - 1 - tl.program_id(1)) * rows_per_cta
     for start in range(first_m, min(M, first_m + rows_per_cta), ROWS):
         offs_m = start + tl.arange(0, ROWS)
         places = y_ptr + offs_m.to(tl.int64)[:, None] * N + offs_n[None, :]
@@ -252,7 +264,7 @@ def finish_split(  # type: ignore[no-untyped-def]
     COLUMNS: tl.constexpr,
     EPILOGUE: tl.constexpr,
     COUNTER: tl.constexpr,
-    WAITS: tl.constexpr,
+    OVERLAPS: tl.constexpr,
 ):
     """Second kernel of `partial`: add the summands of ROWS x COLUMNS elements in order, finish and store them."""
     start_m = tl.program_id(1) * ROWS
@@ -260,8 +272,8 @@ def finish_split(  # type: ignore[no-untyped-def]
     offs_n = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     places = (start_m + local_m).to(tl.int64)[:, None] * N + offs_n[None, :]
     held = (start_m + local_m < M)[:, None] & (offs_n < N)[None, :]
-    if WAITS:
-        gdc_wait()
+    if OVERLAPS:
+        await_others()
     acc = tl.zeros((ROWS, COLUMNS), dtype=tl.float32)
     for split in tl.static_range(SPLIT_K):
         part = tl.load(partial_ptr + tl.cast(split * M, tl.int64) * N + places, mask=held, other=0.0)

@@ -14,6 +14,7 @@ from fusetune.core.problem import Problem
 from fusetune.errors import UnsupportedProblemError
 from fusetune.kernels.device import Gpu, gpu_of
 from fusetune.kernels.endings import (
+    await_others,
     batch_factor,
     column_moments,
     finish_split,
@@ -29,7 +30,7 @@ from fusetune.kernels.spec import Call, Launch, Operand, TileDescriptor
 from fusetune.kernels.tiles import persistent_products, place_of, store_half, store_part, tiled_products
 
 KERNELS: Final = (
-    *(scaled, normalized_by_running, column_moments, batch_factor, update_running, finished),
+    *(await_others, scaled, normalized_by_running, column_moments, batch_factor, update_running, finished),
     *(place_of, tiled_products, persistent_products, store_half, store_part),
     *(finish_split, moments_of_rows, normalize_columns),
 )
@@ -39,7 +40,9 @@ Ending = Literal["scale", "eval", "train"]
 """What becomes of the products: the scale alone, or BatchNorm after it in one of its modes."""
 
 PDL_CAPABILITY: Final = 90
-"""From sm_90 on a second kernel can be launched while the first still runs, and waits on the GPU."""
+"""From sm_90 on a kernel can be launched while the one ahead of it still runs, and waits on the GPU.
+
+That hides a microsecond of launching, wherever the kernel ahead is one of ours or ends early in any other way."""
 NORMALIZED_COLUMNS: Final = 64
 FINISHED_ELEMENTS: Final = 1024
 """Elements that a CTA of the second kernel of split_k adds up: few, so that there are CTAs for every SM."""
@@ -109,7 +112,7 @@ class _Ends:
         self.epilogue = "statistics" if ending == "train" else self.finish
         self.epilogue = {"split_k": "partial", "columns": "columns"}.get(config.variant, self.epilogue)
         self.two = self.epilogue in {"partial", "statistics"}
-        self.overlaps = self.two and gpu.sm >= PDL_CAPABILITY
+        self.overlaps = gpu.sm >= PDL_CAPABILITY
 
     def vectors(self) -> dict[str, Any]:
         """Pointers by argument; what an epilogue does not read is given the bias, which is always there."""
@@ -123,7 +126,8 @@ class _Ends:
 
     def options(self, num_warps: int, num_stages: int) -> dict[str, Any]:
         # Set although it is today's default: a later Triton turns contraction into FMA off.
-        return {"num_warps": num_warps, "num_stages": num_stages, "enable_fp_fusion": True}
+        options = {"num_warps": num_warps, "num_stages": num_stages, "enable_fp_fusion": True}
+        return {**options, "launch_pdl": True} if self.overlaps else options
 
     def after(self, first: Launch) -> Sequence[Launch | Call]:
         """The first kernel, and the second where there is one."""
@@ -146,7 +150,7 @@ class _Ends:
             kernel=moments_of_rows,
             grid=(triton.cdiv(N, NORMALIZED_COLUMNS), triton.cdiv(M, self.config.BLOCK_M)),
             arguments={"y_ptr": self.tensors["y"], "moments_ptr": self.tensors["moments"], "M": M, "N": N},
-            constants={"TILE_M": self.config.BLOCK_M, "COLUMNS": NORMALIZED_COLUMNS, "TELLS_NEXT": self.overlaps},
+            constants={"TILE_M": self.config.BLOCK_M, "COLUMNS": NORMALIZED_COLUMNS, "OVERLAPS": self.overlaps},
             options=self.options(4, 2),
         )
 
@@ -175,9 +179,9 @@ class _Ends:
                 "ROWS": 32,
                 "COLUMNS": NORMALIZED_COLUMNS,
                 "COUNTER": self.counter,
-                "WAITS": self.overlaps,
+                "OVERLAPS": self.overlaps,
             },
-            options={**self.options(4, 2), **self._waiting()},
+            options=self.options(4, 2),
         )
 
     def _finish_split(self) -> Launch:
@@ -203,13 +207,10 @@ class _Ends:
                 "COLUMNS": columns,
                 "EPILOGUE": self.finish,
                 "COUNTER": self.counter,
-                "WAITS": self.overlaps,
+                "OVERLAPS": self.overlaps,
             },
-            options={**self.options(4, 2), **self._waiting()},
+            options=self.options(4, 2),
         )
-
-    def _waiting(self) -> dict[str, Any]:
-        return {"launch_pdl": True} if self.overlaps else {}
 
 
 def _tiled(ends: _Ends) -> Launch:
@@ -249,7 +250,7 @@ def _tiled(ends: _Ends) -> Launch:
             "PRECISION": problem.precision or "ieee",
             "EPILOGUE": ends.epilogue,
             "COUNTER": ends.counter,
-            "TELLS_NEXT": ends.overlaps,
+            "OVERLAPS": ends.overlaps,
         },
         options=ends.options(config.num_warps, config.num_stages),
     )
@@ -284,7 +285,7 @@ def _persistent(ends: _Ends) -> Launch:
             "DTYPE": _ELEMENT_TYPES[problem.dtype],
             "PRECISION": problem.precision or "ieee",
             "EPILOGUE": ends.epilogue,
-            "TELLS_NEXT": ends.overlaps,
+            "OVERLAPS": ends.overlaps,
         },
         options=ends.options(config.num_warps, config.num_stages),
     )

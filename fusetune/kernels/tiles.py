@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
-from triton.language.extra.cuda import gdc_launch_dependents
 
-from fusetune.kernels.endings import finished
+from fusetune.kernels.endings import await_others, finished
 
 
 @triton.jit
@@ -52,11 +51,11 @@ def tiled_products(  # type: ignore[no-untyped-def]
     PRECISION: tl.constexpr,
     EPILOGUE: tl.constexpr,
     COUNTER: tl.constexpr,
-    TELLS_NEXT: tl.constexpr,
+    OVERLAPS: tl.constexpr,
 ):
     """One CTA computes one BLOCK_M x BLOCK_N tile, or one of SPLIT_K summands of it."""
-    if TELLS_NEXT:
-        gdc_launch_dependents()  # The second kernel may start to wait as soon as every CTA of this one runs.
+    if OVERLAPS:
+        await_others()
     tile_m, tile_n = place_of(tl.program_id(0), M, N, BLOCK_M, BLOCK_N, GROUP_M)
     start_m = tile_m * BLOCK_M
     start_n = tile_n * BLOCK_N
@@ -154,14 +153,14 @@ def persistent_products(  # type: ignore[no-untyped-def]
     DTYPE: tl.constexpr,
     PRECISION: tl.constexpr,
     EPILOGUE: tl.constexpr,
-    TELLS_NEXT: tl.constexpr,
+    OVERLAPS: tl.constexpr,
 ):
     """As many CTAs as run at once walk through all tiles; the copy engine (TMA) loads, and stores parts of a tile.
 
     One tile's stores run beside the next one's loads. The copy engine reads zeros and writes nothing past an edge.
     """
-    if TELLS_NEXT:
-        gdc_launch_dependents()
+    if OVERLAPS:
+        await_others()
     tiles = tl.cdiv(M, BLOCK_M) * tl.cdiv(N, BLOCK_N)
     steps = tl.cdiv(K, BLOCK_K)
     for tile in tl.range(tl.program_id(0), tiles, tl.num_programs(0), flatten=True):

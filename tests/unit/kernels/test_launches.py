@@ -70,14 +70,11 @@ def test_there_is_a_second_kernel_only_where_a_cta_does_not_see_all_it_needs(mod
 
 @each_case
 @pytest.mark.parametrize(("target", "overlap"), [(RTX_4090, False), (H200, True), (None, False)])
-def test_the_second_kernel_starts_early_just_where_the_gpu_can_and_the_first_one_tells_it(
+def test_each_kernel_is_launched_early_and_waits_just_where_the_gpu_can(
     mode: Any, config: Config, target: Target | None, overlap: bool
 ) -> None:
-    first, *second = _launches(_problem(mode), config, target)
-    assert first.constants["TELLS_NEXT"] is (overlap and bool(second))
-    assert "launch_pdl" not in first.options
-    for launch in second:
-        assert launch.constants["WAITS"] is overlap
+    for launch in _launches(_problem(mode), config, target):
+        assert launch.constants["OVERLAPS"] is overlap
         assert launch.options.get("launch_pdl", False) is overlap
 
 

@@ -1,0 +1,59 @@
+"""Each variant of each op once, on a small problem with edges: what compute-sanitizer watches."""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+
+from fusetune.core.config import BASELINE, Config
+from fusetune.core.problem import Problem, make_problem
+from fusetune.core.space import reject_reason
+from fusetune.kernels.device import local_target
+from fusetune.kernels.spec import load_spec
+
+CONFIGS = (
+    BASELINE,
+    Config(BLOCK_M=32, BLOCK_N=16, BLOCK_K=64, num_stages=3, GROUP_M=8),
+    Config("split_k", 64, 32, 64, SPLIT_K=4, num_stages=3),
+    Config("columns", 128, 16, 64, num_stages=3),
+    Config("persistent", 64, 64, 32, num_stages=3),
+    Config("persistent", 128, 128, 32, num_warps=8, num_stages=3, GROUP_M=8),
+    Config("persistent", 128, 256, 32, num_warps=8, num_stages=3),
+)
+
+
+def run(op: str, problem: Problem, config: Config) -> None:
+    """Launch once on random inputs and compare with float64; exits with a message where that is wrong."""
+    spec = load_spec(op)
+    tensors = {}
+    for operand in (*spec.operands(problem), *spec.workspace(problem, config)):
+        values = torch.randn(operand.shape, device="cuda") * operand.std + operand.mean
+        tensors[operand.name] = values.to(getattr(torch, operand.dtype))
+    references = spec.reference(problem, tensors)
+    for launch in spec.launches(problem, config, tensors):
+        launch.run()
+    torch.cuda.synchronize()
+    for name, reference in references.items():
+        error = float((tensors[name].double() - reference).norm() / reference.norm())
+        print(f"{op} {problem.describe()} {config.label()}: {name} {error:.1e}", flush=True)
+        if not error <= 2 * spec.tolerance(problem).frobenius:
+            sys.exit("wrong")
+
+
+def main() -> None:
+    torch.manual_seed(0)
+    target = local_target(0)
+    for dtype in ("float32", "float16"):
+        for op, mode in (("gemm_scale", None), ("gemm_scale_bn", "train"), ("gemm_scale_bn", "eval")):
+            for M, K, N in ((120, 256, 264), (70, 123, 77)):
+                problem = make_problem(M, N, K, dtype, None, mode)
+                for config in CONFIGS:
+                    rejection = reject_reason(config, problem, target)
+                    # Too few tiles or splits to be worth it is no reason not to run here.
+                    if rejection is None or rejection.reason in {"few_tiles", "tile_too_large", "no_effect"}:
+                        run(op, problem, config)
+
+
+if __name__ == "__main__":
+    main()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import re
 import subprocess
@@ -23,16 +24,23 @@ _DIVISIBLE = [["tt.divisibility", _ALIGNMENT]]
 _RESOURCE_LINE = re.compile(r"Function (?P<name>\S+):\s*\n\s*REG:(?P<registers>\d+) STACK:(?P<stack>\d+)")
 
 
-def compile_config(spec: KernelSpec, problem: Problem, config: Config, target: Target) -> Resources:
+def compile_config(
+    spec: KernelSpec, problem: Problem, config: Config, target: Target, *, with_launchers: bool = False
+) -> Resources:
     """The Resources of a config's most demanding launch, compiled for `target`; Triton's cache keeps the machine code.
 
-    Raises CompileError with the compiler's own message, or the op's where it makes no launches of this config.
+    `with_launchers` also prepares what a first launch on this machine would have to wait for. Raises CompileError with
+    the compiler's own message, or the op's where it makes no launches of this config.
     """
     try:
         launches = spec.launches(problem, config, abstract_tensors(spec, problem, config, target))
     except Exception as error:
         raise CompileError(f"{spec.name} does not launch {config.label()}: {_message(error)}") from error
-    made = [compile_launch(launch, target) for launch in launches if isinstance(launch, Launch)]
+    made = [
+        compile_launch(launch, target, with_launcher=with_launchers)
+        for launch in launches
+        if isinstance(launch, Launch)
+    ]
     if not made:
         return Resources(registers=0, stack_bytes=0, shared_bytes=0)  # A library's own kernels, compiled by others.
     return Resources(
@@ -42,7 +50,7 @@ def compile_config(spec: KernelSpec, problem: Problem, config: Config, target: T
     )
 
 
-def compile_launch(launch: Launch, target: Target) -> Resources:
+def compile_launch(launch: Launch, target: Target, *, with_launcher: bool = False) -> Resources:
     """Compile one launch for `target` and read its Resources from the machine code.
 
     Raises CompileError with the compiler's own message.
@@ -56,7 +64,22 @@ def compile_launch(launch: Launch, target: Target) -> Resources:
         compiled = compile(source, target=GPUTarget("cuda", target.sm, 32), options=dict(launch.options))
     except Exception as error:
         raise CompileError(_message(error)) from error
+    if with_launcher:
+        _build_launcher(source, compiled.metadata)
     return resources_of_cubin(compiled.asm["cubin"], compiled.metadata.shared)
+
+
+def _build_launcher(source: Any, metadata: Any) -> None:
+    """Let Triton's cache have the launcher of a signature.
+
+    Up to 3.6 that is C code, compiled by gcc for most of a second at the signature's first launch. It does not matter
+    where that fails, as it does without a driver: the first launch then builds it or tells why not.
+    """
+    from triton.backends.nvidia import driver
+
+    if hasattr(driver, "make_launcher"):
+        with contextlib.suppress(Exception):
+            driver.CudaLauncher(source, metadata)
 
 
 def specialize(launch: Launch) -> tuple[dict[str, str], dict[tuple[int, ...], Any], dict[tuple[int, ...], Any]]:

@@ -77,9 +77,14 @@ class CompileRun:
         count = max(1, min(workers or usable_cores(), len(jobs)))
         # Whoever asks for compilations has something to do beside them, such as timing, that must not wait for a core.
         self._pool = ProcessPool(max_workers=count, context=context, initializer=os.nice, initargs=(NICENESS,))
-        self._futures = {
-            self._pool.schedule(_compile, args=(spec, job, target), timeout=time_limit_s): job for job in jobs
-        }
+        self._futures = {}
+        kinds: set[tuple[str, bool]] = set()
+        for job in jobs:
+            # The launches of a variant have one signature each, and so one launcher.
+            kind = job.config.variant, job.config.SPLIT_K > 1
+            future = self._pool.schedule(_compile, args=(spec, job, target, kind not in kinds), timeout=time_limit_s)
+            kinds.add(kind)
+            self._futures[future] = job
 
     def __iter__(self) -> Iterator[Compiled]:
         try:
@@ -95,19 +100,22 @@ class CompileRun:
 
     def _begin_to_end(self) -> threading.Thread:
         if self._ending is None:
-            for future in self._futures:
-                future.cancel()
-            self._pool.stop()
+            if all(future.done() for future in self._futures):
+                self._pool.close()  # Processes that are only now being started would complain about a stop.
+            else:
+                for future in self._futures:
+                    future.cancel()
+                self._pool.stop()
             self._ending = threading.Thread(target=self._pool.join)
             self._ending.start()
         return self._ending
 
 
-def _compile(spec: KernelSpec, job: Job, target: Target) -> Resources | Rejection:
+def _compile(spec: KernelSpec, job: Job, target: Target, with_launchers: bool) -> Resources | Rejection:
     from fusetune.compiler.build import compile_config
 
     try:
-        return compile_config(spec, job.problem, job.config, target)
+        return compile_config(spec, job.problem, job.config, target, with_launchers=with_launchers)
     except CompileError as error:
         return Rejection("compile_error", str(error))
 

@@ -136,8 +136,8 @@ def pipelined_shared_bytes(config: Config, problem: Problem, target: Target) -> 
     """Shared memory that the software pipeline needs, in bytes a CTA.
 
     Warpgroup instructions read their operands from shared memory while later ones arrive, so each of num_stages buffers
-    is live; mma.sync copies to registers first and gets by with one buffer less. Products split in three (tf32x3,
-    bf16x3) keep x in registers and a split W beside the pipeline. 16-bit rows that do not start on 32 bytes cannot be
+    is live; mma.sync copies to registers first and gets by with one buffer less. Inputs that are rounded (tf32) or split
+    in three (tf32x3, bf16x3) go to registers too, and W comes back beside the pipeline. 16-bit rows that do not start on 32 bytes cannot be
     copied asynchronously, and are not pipelined. Source: Triton's lowering, checked against `metadata.shared`.
     """
     if config.variant == "persistent":
@@ -148,9 +148,9 @@ def pipelined_shared_bytes(config: Config, problem: Problem, target: Target) -> 
     ahead = tile_bytes * max(config.num_stages - 1, 1)
     if not uses_wgmma(config, problem, target):
         return ahead
-    split_bytes = {"tf32x3": 8, "bf16x3": 4}.get(problem.precision or "")
-    if split_bytes:
-        return ahead + config.BLOCK_N * config.BLOCK_K * split_bytes
+    w_bytes = {"tf32": 4, "tf32x3": 8, "bf16x3": 4}.get(problem.precision or "")
+    if w_bytes:
+        return ahead + config.BLOCK_N * config.BLOCK_K * w_bytes
     return tile_bytes * config.num_stages
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import gc
+import math
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -28,6 +30,8 @@ OPEN_LIMIT_S = 180.0
 """Loading torch, allocating inputs and checking BASELINE must be done by then."""
 CANDIDATE_LIMIT_S = 20.0
 """One check, sample or block must be done by then; a candidate that is not, hangs."""
+ROOM_AHEAD = 4
+"""A session is opened ahead where the GPU has so many times as much memory free as it takes."""
 
 
 def start_worker() -> Worker:
@@ -58,7 +62,9 @@ class CudaMeasurer:
     ) -> None:
         self._spec, self._problem, self._cold, self._time_limit_s = spec, problem, cold, time_limit_s
         self._seed: int | None = None
+        self._next_seed: int | None = None
         self._opened = False
+        self._sampling: SamplingFacts | None = None
         self._worker = worker or start_worker()
         self._spare: Worker | None = None
 
@@ -83,37 +89,69 @@ class CudaMeasurer:
         for worker in (self._worker, self._spare):
             if worker is not None:
                 with contextlib.suppress(WorkerLostError):  # Who needs it meets that again.
-                    worker.begin(_create_context)
+                    worker.begin(_create_context, self._problem.dtype)
         return others
 
     def prepare(self, seed: int) -> SamplingFacts:
-        """Begin anew in a fresh process.
+        """Begin anew in a fresh process, which times as the first one did.
 
         Raises WrongResultError where BASELINE itself does not come through, MeasurementError where it does not fit
         into the GPU's memory.
         """
-        if self._seed is not None:
-            self._replace_worker()
+        if self._seed is None:
+            self._seed = seed
+            return self._open()
         self._seed = seed
-        return self._open()
+        if not self._has_ahead(seed):
+            self._replace_worker()
+            return self._open()
+        assert self._spare is not None, "a session was opened in it"
+        old, self._worker, self._spare = self._worker, self._spare, None
+        # It ends while the new one warms the GPU up, and is gone before anything is timed.
+        old.kill()
+        try:
+            return self._open()
+        finally:
+            old.close()
 
-    def standby(self) -> None:
-        """Start the process of the next `prepare`: it loads its libraries, makes its CUDA context, and then rests.
+    def standby(self, seed: int) -> None:
+        """Start the process of the `prepare(seed)` after the next.
 
-        It touches the GPU only after `company`. While it loads it may disturb what is timed, so that `settle` has to
-        come before any decision.
+        It loads its libraries, makes its CUDA context once `company` was asked for, and then rests. While it loads it
+        may disturb what is timed, so that `settle` has to come before any decision.
         """
+        self._next_seed = seed
         if self._spare is None:
             self._spare = start_worker()
 
+    def open_ahead(self) -> None:
+        """Have the process that stands by draw its inputs and check BASELINE, where both sessions fit into the GPU."""
+        if self._spare is not None and self._sampling is not None:
+            sets = self._sampling.input_sets
+            with contextlib.suppress(WorkerLostError):  # `settle` meets that again.
+                self._spare.begin(_open_ahead, self._spec, self._problem, self._next_seed, self._cold, sets)
+
     def settle(self) -> None:
         """Return when the process that stands by has loaded everything and rests."""
+        self._has_ahead(None)
+
+    def _has_ahead(self, seed: int | None) -> bool:
+        """Whether the process that stands by rests with this seed's session open.
+
+        One in which something went wrong is forgotten: the next `prepare` starts another, and tells if that fails too.
+        """
         if self._spare is None:
-            return
+            return False
         try:
-            self._spare.wait(OPEN_LIMIT_S)
+            ahead = self._spare.call(_opened_ahead, limit_s=OPEN_LIMIT_S)
         except WorkerLostError:
-            self._spare = None  # The next `prepare` starts another one, and tells what is wrong if that fails too.
+            self._spare = None
+            return False
+        if isinstance(ahead, Failure):
+            self._spare.close()
+            self._spare = None
+            return False
+        return ahead is not None and ahead == seed
 
     def check(self, config: Config) -> Checked | Failure:
         """Run once on poisoned outputs and compare with the reference."""
@@ -133,18 +171,21 @@ class CudaMeasurer:
 
     def close(self) -> None:
         """End the workers and give the GPU back."""
-        for worker in (self._spare, self._worker):
-            if worker is not None:
-                worker.close()
+        workers = [worker for worker in (self._spare, self._worker) if worker is not None]
+        for worker in workers:
+            worker.kill()  # All at once: the driver takes its time over each.
+        for worker in workers:
+            worker.close()
 
     def _open(self) -> SamplingFacts:
-        opened = self._ask(_open_session, self._spec, self._problem, self._seed, self._cold)
+        opened = self._ask(_open_session, self._spec, self._problem, self._seed, self._cold, self._sampling)
         if isinstance(opened, Failure):
             seen = f"BASELINE itself failed at {self._problem.describe()} ({opened.reason}: {opened.detail})"
             if opened.reason == "out_of_memory":
                 raise MeasurementError(f"{seen}; free the GPU's memory or tune a smaller problem")
             raise WrongResultError(f"{seen}; nothing was tuned. Run `make test-gpu` and report what it says")
         self._opened = True
+        self._sampling = self._sampling or opened
         return opened
 
     def _ask(self, work: Callable[..., T], *arguments: Any) -> T:
@@ -168,36 +209,56 @@ class CudaMeasurer:
         return result
 
     def _replace_worker(self) -> None:
-        """End the worker; the one that stands by, or a new one, takes its place once the old one is gone."""
+        """End the worker; the one that stands by, or a new one, takes its place once the old one is gone.
+
+        What the one that stands by has opened ahead is of another seed, and goes when its session is opened.
+        """
         self._opened = False
         self._worker.close()
+        self.settle()
         self._worker, self._spare = self._spare or start_worker(), None
 
 
 # What follows runs inside the worker.
 
 _session: GpuSession | None = None
+_broken: Failure | None = None
+"""What went wrong as a session was opened ahead: nothing may be timed in this process."""
 
 
 def _load_libraries() -> None:
     """What every session needs. An error here comes again, and is told, in the task that needs the library."""
-    beside = [threading.Thread(target=work, daemon=True) for work in (_initialise_driver, _prime_triton)]
-    for thread in beside:
-        thread.start()
-    import torch
+    gc.disable()  # Nothing of what is imported is garbage, and looking for some takes a fifth of the time.
+    try:
+        works = (_initialise_driver, _initialise_nvml, _prime_triton)
+        beside = [threading.Thread(target=work, daemon=True) for work in works]
+        for thread in beside:
+            thread.start()
+        import torch
 
-    for thread in beside:
-        thread.join()
-    import fusetune.measure.session  # noqa: F401
+        for thread in beside:
+            thread.join()
+        import fusetune.measure.session  # noqa: F401
 
-    if torch.cuda.is_available():
-        torch.cuda.init()
+        if torch.cuda.is_available():
+            torch.cuda.init()
+    finally:
+        gc.freeze()  # Nor is it later, while the host has to keep ahead of the GPU.
+        gc.enable()
 
 
 def _initialise_driver() -> None:
     """What torch would do after its import; it waits for the driver and not for the interpreter."""
     with contextlib.suppress(OSError):
         ctypes.CDLL("libcuda.so.1").cuInit(0)
+
+
+def _initialise_nvml() -> None:
+    """What `Monitor` would do; the libraries count how often they were initialised."""
+    with contextlib.suppress(Exception):  # A machine without NVML is told by what it does not answer.
+        import pynvml
+
+        pynvml.nvmlInit()
 
 
 def _prime_triton() -> None:
@@ -213,12 +274,18 @@ def _prime_triton() -> None:
         CudaUtils()
 
 
-def _create_context() -> None:
-    """A CUDA context, and cuBLAS as the reference uses it."""
+def _create_context(dtype: str) -> None:
+    """A CUDA context, and what a session needs of PyTorch and cuBLAS: each kernel is loaded when it is used first."""
     import torch
 
-    ones = torch.ones(16, 16, dtype=torch.float64, device="cuda")
-    (ones @ ones).norm().item()
+    generator = torch.Generator(device="cuda").manual_seed(0)
+    drawn = torch.empty(16, 16, dtype=getattr(torch, dtype), device="cuda").normal_(0.0, 1.0, generator=generator)
+    exact = drawn.double()
+    reference = (exact @ exact.t() + exact[0]) * exact[0]
+    difference = drawn.clone().fill_(math.nan).double() - reference
+    for seen in (reference.norm(), difference.norm(), difference.abs().max()):
+        float(seen)
+    _monitor()
 
 
 def _facts(spec: KernelSpec) -> GpuFacts | str:
@@ -258,15 +325,54 @@ def _monitor() -> Monitor:
     return Monitor(str(torch.cuda.get_device_properties(0).uuid))
 
 
-def _open_session(spec: KernelSpec, problem: Problem, seed: int, cold: bool) -> SamplingFacts | Failure:
+def _open_ahead(spec: KernelSpec, problem: Problem, seed: int, cold: bool, input_sets: int) -> None:
+    """Do of `_open_session` what times nothing, where the session in use keeps enough memory for its candidates."""
+    import torch
+
+    from fusetune.measure.session import loaded_bytes
+
+    global _broken  # noqa: PLW0603 - a worker holds one session; its tasks are plain functions
+    free, _ = torch.cuda.mem_get_info()
+    if ROOM_AHEAD * loaded_bytes(spec, problem, input_sets) > free:
+        return
+    _broken = Failure("launch_error", "the session was not opened to its end")
+    _broken = _caught(lambda: _session_of(spec, problem, seed, cold).load())
+    if _broken is not None:
+        _forget_session()
+    torch.cuda.empty_cache()
+
+
+def _opened_ahead() -> int | Failure | None:
+    """The seed of the session that is open, if one is."""
+    return _broken or (_session.seed if _session else None)
+
+
+def _open_session(
+    spec: KernelSpec, problem: Problem, seed: int, cold: bool, like: SamplingFacts | None
+) -> SamplingFacts | Failure:
+    return _caught(lambda: _session_of(spec, problem, seed, cold).begin(like))
+
+
+def _session_of(spec: KernelSpec, problem: Problem, seed: int, cold: bool) -> GpuSession:
+    """The session of this seed, which may be open already."""
     from fusetune.measure.session import GpuSession
 
-    def begin() -> SamplingFacts | Failure:
-        global _session  # noqa: PLW0603 - a worker holds one session; its tasks are plain functions
+    global _session  # noqa: PLW0603
+    if _session is None or _session.seed != seed:
+        _forget_session()
         _session = GpuSession(spec, problem, seed, _monitor(), cold=cold)
-        return _session.begin()
+    return _session
 
-    return _caught(begin)
+
+def _forget_session() -> None:
+    """Give its memory back."""
+    import torch
+
+    global _session  # noqa: PLW0603
+    if _session is not None:
+        _session = None
+        gc.collect()  # A session and its timers hold each other.
+        torch.cuda.empty_cache()
 
 
 def _check(config: Config) -> Checked | Failure:

@@ -65,8 +65,11 @@ class FakeMeasurer:
         """A simulated GPU is nobody else's."""
         return ()
 
-    def standby(self) -> None:
+    def standby(self, seed: int) -> None:
         """A simulated process needs no time to start."""
+
+    def open_ahead(self) -> None:
+        """Nor has it inputs to draw."""
 
     def settle(self) -> None:
         """And disturbs nothing."""

@@ -82,17 +82,21 @@ class Measurer(Protocol):
     def prepare(self, seed: int) -> SamplingFacts:
         """Begin anew, in a fresh process, with inputs drawn from `seed`; BASELINE is checked first.
 
+        The first chooses how samples are taken, and those after it take them alike.
         Raises WrongResultError where BASELINE itself is wrong: then nothing here can be trusted.
         """
 
     def company(self) -> tuple[str, ...]:
         """The processes, other than our own, that compute on the GPU now; asked when it is held for us."""
 
-    def standby(self) -> None:
-        """Get the process of the `prepare` after the next ready in the background.
+    def standby(self, seed: int) -> None:
+        """Get the process of the `prepare(seed)` that comes after the next ready in the background.
 
         Until `settle`, it may disturb timings.
         """
+
+    def open_ahead(self) -> None:
+        """Have the process that stands by open the session that was announced. This disturbs timings until `settle`."""
 
     def settle(self) -> None:
         """Return when the process that stands by rests: from here on nothing of ours but what is timed runs."""

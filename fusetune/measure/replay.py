@@ -74,8 +74,11 @@ class ReplayMeasurer:
         """Nobody disturbs a recording."""
         return ()
 
-    def standby(self) -> None:
+    def standby(self, seed: int) -> None:
         """A recording has no process to get ready."""
+
+    def open_ahead(self) -> None:
+        """Nor a session to open."""
 
     def settle(self) -> None:
         """Nor one that could disturb."""

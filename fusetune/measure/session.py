@@ -10,7 +10,7 @@ from fusetune.core.config import BASELINE, Config
 from fusetune.core.problem import Problem
 from fusetune.kernels.spec import KernelSpec, Operand, Role
 from fusetune.measure.launcher import Launcher
-from fusetune.measure.nvml import Monitor
+from fusetune.measure.nvml import GpuState, Monitor
 from fusetune.measure.protocol import BlockTimes, Checked, Failure, SamplingFacts
 from fusetune.measure.timers import (
     GRAPH_BELOW_US,
@@ -29,9 +29,19 @@ if TYPE_CHECKING:
 
 WARM_UP_S = 0.2
 STILL_WARM_S = 0.1
+STILL_TRUE_S = 0.05
+"""The state after one block is taken for that before the next, where no more time than this lies between them."""
 _SETTLED = 0.01
+_CHOOSING_SAMPLES = 3
+_FLOAT64_BYTES = 8
 _Arm = tuple[Config, int]
 """A config, and which of its copies: BASELINE against itself is two arms with a graph each, as any other pair."""
+
+
+def loaded_bytes(spec: KernelSpec, problem: Problem, input_sets: int) -> int:
+    """The most GPU memory that loading a session takes: its input sets, and float64 copies of one, made and used."""
+    elements = sum(operand.numel for operand in spec.operands(problem))
+    return elements * (problem.element_bytes * input_sets + 2 * _FLOAT64_BYTES)
 
 
 class GpuSession:
@@ -52,6 +62,7 @@ class GpuSession:
         set_bytes = sum(operand.numel for operand in spec.operands(problem)) * problem.element_bytes
         wanted = math.ceil(L2_TURNOVER * self._l2_bytes / set_bytes) if cold else 1
         generator = torch.Generator(device=self._device).manual_seed(seed)
+        self.seed = seed
         self._sets = [self._draw(generator) for _ in range(max(1, wanted))]
         self._set_bytes = set_bytes
         self._cold = cold
@@ -61,29 +72,42 @@ class GpuSession:
         self._timer: Timer = GraphTimer(self._run_arm, len(self._sets), len(self._sets))
         self._screening: Timer = self._timer
         self._busy_until = -math.inf
+        self._loaded = False
+        self._last_seen: tuple[float, GpuState] | None = None
 
-    def begin(self) -> SamplingFacts | Failure:
-        """Check BASELINE, then choose the timer and the number of launches in a sample from its time."""
+    def load(self) -> Failure | None:
+        """Check BASELINE, and with that load everything that a session needs; nothing is timed."""
         checked = self.check(BASELINE)
         if isinstance(checked, Failure):
             return checked
-        self.warm_up()
-        baseline_us = self.sample(BASELINE)
-        launches = launches_for(baseline_us, len(self._sets))
-        flush_bytes = 0
-        if baseline_us < GRAPH_BELOW_US:
-            self._timer = GraphTimer(self._run_arm, len(self._sets), launches)
-            self._screening = GraphTimer(self._run_arm, len(self._sets), len(self._sets))
+        self._loaded = True
+        return None
+
+    def begin(self, like: SamplingFacts | None = None) -> SamplingFacts | Failure:
+        """Load what `load` has not, warm up, and choose the timer and the number of launches in a sample.
+
+        They are chosen by BASELINE's time, or as in `like`, an earlier session of this problem on this GPU: so what a
+        new process confirms was timed in the same way, and the choice rests on nothing that ran beside another process.
+        """
+        failure = None if self._loaded else self.load()
+        if failure is not None:
+            return failure
+        if like is None:
+            self.warm_up()
+            # The least of a few: the process that stands by may still be loading, and that makes a sample longer only.
+            baseline_us = min(self.sample(BASELINE) for _ in range(_CHOOSING_SAMPLES))
+            timer = GraphTimer.name if baseline_us < GRAPH_BELOW_US else EventTimer.name
+            launches = launches_for(baseline_us, len(self._sets) if timer == GraphTimer.name else 1)
+            flush_bytes = self._use(timer, launches)
+            tick_us = event_tick_us()
         else:
-            launches = launches_for(baseline_us, 1)
-            flush_bytes = L2_TURNOVER * self._l2_bytes if self._cold else 0
-            self._timer = EventTimer(self._run_arm, len(self._sets), launches, flush_bytes)
-            self._screening = EventTimer(self._run_arm, len(self._sets), 1, flush_bytes)
+            launches, tick_us = like.launches, like.tick_us
+            flush_bytes = self._use(like.timer, launches)
+            self.warm_up()
         # Between two uses of one input set lies a whole walk through the sets, or one flush.
         turnover = max(self._set_bytes * len(self._sets), flush_bytes)
         if self._cold and turnover < L2_TURNOVER * self._l2_bytes:
             raise AssertionError(f"only {turnover} bytes pass between two uses of an input, less than 3 x L2")
-        tick_us = event_tick_us()
         check_tick(tick_us, MIN_ARM_US)
         return SamplingFacts(
             input_sets=len(self._sets),
@@ -93,6 +117,18 @@ class GpuSession:
             timer=self._timer.name,
             tick_us=round(tick_us, 4),
         )
+
+    def _use(self, timer: str, launches: int) -> int:
+        """Time with graphs or with events from here on; returns the bytes that are flushed before a launch."""
+        sets = len(self._sets)
+        if timer == GraphTimer.name:
+            self._timer = GraphTimer(self._run_arm, sets, launches)
+            self._screening = GraphTimer(self._run_arm, sets, sets)
+            return 0
+        flush_bytes = L2_TURNOVER * self._l2_bytes if self._cold else 0
+        self._timer = EventTimer(self._run_arm, sets, launches, flush_bytes)
+        self._screening = EventTimer(self._run_arm, sets, 1, flush_bytes)
+        return flush_bytes
 
     def check(self, config: Config) -> Checked | Failure:
         """Poison the outputs, run once, compare with float64; then time one launch roughly."""
@@ -109,7 +145,8 @@ class GpuSession:
         scratch = self._scratch(config)
         for tensor in scratch.values():
             tensor.fill_(math.nan)
-        self._run(config, {**tensors, **scratch})
+        everything = {**self._with_constants(config, tensors), **scratch}
+        self._run(config, everything)
         torch.cuda.synchronize()
         worst = 0.0
         tolerance = self._spec.tolerance(self._problem)
@@ -127,7 +164,7 @@ class GpuSession:
                     f"{maximum:.2e} of the rms (allowed {tolerance.maximum:.1e})",
                 )
             worst = max(worst, frobenius)
-        return Checked(error=worst, rough_us=self._rough_us(config, {**tensors, **scratch}))
+        return Checked(error=worst, rough_us=self._rough_us(config, everything))
 
     def warm_up(self) -> None:
         """Run BASELINE for WARM_UP_S seconds, and on until the SM clock settles (at most ten times that).
@@ -136,11 +173,12 @@ class GpuSession:
         """
         if time.monotonic() - self._busy_until < STILL_WARM_S:
             return
-        began, clock = time.monotonic(), None
-        while (elapsed := time.monotonic() - began) < 10 * WARM_UP_S:
+        began, elapsed, clock = time.monotonic(), 0.0, None
+        while elapsed < 10 * WARM_UP_S:
             chunk_ends = time.monotonic() + WARM_UP_S / 4
             while time.monotonic() < chunk_ends:
                 self._timer.times_us([(BASELINE, 0)])
+            elapsed = time.monotonic() - began
             before, clock = clock, self._monitor.state().sm_mhz
             settled = clock is None or (before is not None and abs(clock - before) <= _SETTLED * before)
             if elapsed >= WARM_UP_S and settled:
@@ -158,10 +196,11 @@ class GpuSession:
         """ABBA or BAAB after one untimed arm; the GPU's state is read before and after."""
         arms: tuple[_Arm, _Arm] = ((baseline, 0), (config, 1 if baseline == config else 0))
         first, second = (arms[1], arms[0]) if config_first else arms
-        before = self._monitor.state()
+        before = self._state_before()
         times = self._timer.times_us([first, first, second, second, first])[1:]
         self._busy_until = time.monotonic()
         after = self._monitor.state()
+        self._last_seen = time.monotonic(), after
         outer, inner = (times[0] + times[3]) / 2, (times[1] + times[2]) / 2
         baseline_us, config_us = (inner, outer) if config_first else (outer, inner)
         return BlockTimes(
@@ -173,6 +212,14 @@ class GpuSession:
             power_w=after.power_w,
             temperature_c=after.temperature_c,
         )
+
+    def _state_before(self) -> GpuState:
+        """The state after the last block, where that has only just ended and was sound; otherwise it is read again."""
+        if self._last_seen is not None:
+            seen_at, state = self._last_seen
+            if state.discard is None and time.monotonic() - seen_at < STILL_TRUE_S:
+                return state
+        return self._monitor.state()
 
     def _draw(self, generator: torch.Generator) -> dict[str, torch.Tensor]:
         tensors = {}
@@ -191,6 +238,10 @@ class GpuSession:
         """A config's workspace, one for all input sets: a caller's allocator hands out the same memory again too."""
         return {operand.name: self._empty(operand) for operand in self._spec.workspace(self._problem, config)}
 
+    def _with_constants(self, config: Config, tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
+        """One set, and what the config wants made of it beforehand."""
+        return {**tensors, **self._spec.constants(self._problem, config, tensors)}
+
     def _operands(self, role: Role) -> list[Operand]:
         return [operand for operand in self._spec.operands(self._problem) if operand.role == role]
 
@@ -205,8 +256,9 @@ class GpuSession:
         config = arm[0]
         if config not in self._launchers:
             scratch = self._scratch(config)
-            launches = self._spec.launches(self._problem, config, {**self._sets[0], **scratch})
-            self._launchers[config] = [Launcher(launch, self._sets, scratch) for launch in launches]
+            sets = [self._with_constants(config, tensors) for tensors in self._sets]
+            launches = self._spec.launches(self._problem, config, {**sets[0], **scratch})
+            self._launchers[config] = [Launcher(launch, sets, scratch) for launch in launches]
         for launcher in self._launchers[config]:
             launcher.launch(index)
 

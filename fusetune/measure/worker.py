@@ -1,17 +1,21 @@
 """A process of its own for the GPU: it is given one task after the other, and killed where it does not answer.
 
 A pool would poll for its workers' ends ten times a second; here their ends and their answers wake the caller at once.
+multiprocessing would have each process import the caller's main module, and with it the command line, before it begins.
 """
 
 from __future__ import annotations
 
-import multiprocessing
+import os
 import pickle
-import signal
+import subprocess
+import sys
+import threading
 import time
 import traceback
+import weakref
 from collections.abc import Callable
-from multiprocessing import connection
+from multiprocessing.connection import Connection, Pipe
 from typing import Any, TypeVar
 
 from fusetune.errors import MeasurementError
@@ -21,6 +25,14 @@ T = TypeVar("T")
 
 END_LIMIT_S = 60.0
 """A killed process that is not gone by then is stuck in the driver."""
+_PROGRAM = """
+import sys
+sys.path[:] = sys.argv[2:]  # First of all: the caller's modules, and none that happen to lie in this folder.
+import signal
+signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; it is the caller that decides what ends.
+from fusetune.measure.worker import serve
+serve(int(sys.argv[1]))
+"""
 
 
 class WorkerLostError(Exception):
@@ -32,19 +44,24 @@ class WorkerLostError(Exception):
 
 
 class Worker:
-    """A spawned process that works off tasks in order. Once lost or closed it stays so."""
+    """A fresh Python process that works off tasks in order. Once lost or closed it stays so.
+
+    It finds the caller's modules, ignores Ctrl-C, and ends with the caller at the latest.
+    """
 
     def __init__(self) -> None:
-        # spawn: a forked process cannot initialise CUDA if its parent ever did.
-        context = multiprocessing.get_context("spawn")
-        self._tasks, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs,), name="fusetune-worker", daemon=True)
-        self._process.start()
-        theirs.close()
+        self._tasks, theirs = Pipe()
+        with theirs:
+            # A new interpreter: a forked process cannot initialise CUDA if its parent ever did.
+            command = [sys.executable, "-c", _PROGRAM, str(theirs.fileno()), *map(str, sys.path)]
+            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()])
+        # Its end of the pipe tells a resting worker that the caller is gone; this ends one that is busy.
+        weakref.finalize(self, self._process.kill)
+        self._tasks.send(_main_module())
         self._unanswered = 0
 
     @property
-    def pid(self) -> int | None:
+    def pid(self) -> int:
         """The process's number."""
         return self._process.pid
 
@@ -77,15 +94,26 @@ class Worker:
             raise error from _InWorkerError(told)
         return result
 
+    def kill(self) -> None:
+        """End the process without waiting for its end; `close` does that."""
+        self._process.kill()
+
     def close(self) -> None:
         """Kill the process and return when it is gone, and what it held of the GPU with it. Raises MeasurementError."""
         self._tasks.close()
-        self._process.kill()
-        self._process.join(END_LIMIT_S)
-        if self._process.exitcode is None:
+        self.kill()
+        if self._exit_code() is None:
             raise MeasurementError(
-                f"the measuring process {self._process.pid} was killed and does not end; see nvidia-smi, and dmesg"
+                f"the measuring process {self.pid} was killed and does not end; see nvidia-smi, and dmesg"
             )
+
+    def _exit_code(self) -> int | None:
+        """How it ended, waiting for that; None where it does not end."""
+        # Popen.wait with a limit looks every 50 ms; without one it returns at once, and only a thread can give it up.
+        waiting = threading.Thread(target=self._process.wait, daemon=True)
+        waiting.start()
+        waiting.join(END_LIMIT_S)
+        return self._process.returncode
 
     def _give(self, work: Callable[..., object], arguments: tuple[Any, ...]) -> None:
         try:
@@ -94,20 +122,16 @@ class Worker:
             raise self._died() from None
 
     def _answer(self, until: float, limit_s: float) -> Any:
-        ready = connection.wait([self._tasks, self._process.sentinel], max(0.0, until - time.monotonic()))
-        if not ready:
-            self.close()
-            raise WorkerLostError(Failure("hang", f"not done after {limit_s:.0f} s"))
         try:
-            if self._tasks in ready:
+            if self._tasks.poll(max(0.0, until - time.monotonic())):
                 return self._tasks.recv()
         except (EOFError, OSError):
-            pass  # It died: its end of the pipe is seen before or together with its exit.
-        raise self._died()
+            raise self._died() from None  # Nobody but the process has the other end of the pipe.
+        self.close()
+        raise WorkerLostError(Failure("hang", f"not done after {limit_s:.0f} s"))
 
     def _died(self) -> WorkerLostError:
-        self._process.join(END_LIMIT_S)
-        return WorkerLostError(Failure("crash", f"the worker died with exit code {self._process.exitcode}"))
+        return WorkerLostError(Failure("crash", f"the worker died with exit code {self._exit_code()}"))
 
 
 class _InWorkerError(Exception):
@@ -117,25 +141,41 @@ class _InWorkerError(Exception):
         return f"\n{self.args[0]}"
 
 
-def _serve(tasks: connection.Connection) -> None:
-    """The process: answers until its parent is gone."""
-    # Ctrl-C reaches the whole process group, and it is the parent that decides what ends.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _main_module() -> dict[str, str]:
+    """Where a worker finds what the main module defines, such as a user's own KernelSpec."""
+    from multiprocessing import spawn
+
+    data = spawn.get_preparation_data("fusetune-worker")
+    return {name: value for name, value in data.items() if name.startswith("init_main_from_")}
+
+
+# What follows runs inside the worker.
+
+
+def serve(descriptor: int) -> None:
+    """The process: answers on the socket of this number until its caller is gone."""
+    os.set_inheritable(descriptor, False)  # What this process starts would hold the pipe open beyond its end.
+    tasks = Connection(descriptor)
+    main_module = tasks.recv()
     while True:
         try:
             task = tasks.recv_bytes()
         except (EOFError, OSError):
             return
-        answer = _answered(task)
+        answer = _answered(task, main_module)
         try:
             tasks.send(answer)
         except OSError:
             return
 
 
-def _answered(task: bytes) -> tuple[Any, Exception | None, str]:
+def _answered(task: bytes, main_module: dict[str, str]) -> tuple[Any, Exception | None, str]:
     """What the task returns, or what it raises and where."""
     try:
+        if main_module and b"__main__" in task:
+            from multiprocessing import spawn
+
+            spawn.prepare(main_module)  # Once it is there, this does nothing.
         work, arguments = pickle.loads(task)
         return work(*arguments), None, ""
     except Exception as error:  # noqa: BLE001 - raised again where the task was asked for

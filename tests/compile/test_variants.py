@@ -139,3 +139,11 @@ def test_the_specialisation_is_the_one_that_the_jit_derives_for_every_launch(mod
     for launch, made in zip(called, ours, strict=True):
         derived = derived_by_the_jit(launch)
         assert ASTSource(launch.kernel, *made).hash() == ASTSource(launch.kernel, *derived).hash()
+
+
+@pytest.mark.parametrize("sm", ["sm_89", "sm_90"])
+@pytest.mark.parametrize(("dtype", "precision"), [("float32", "tf32"), ("float32", "ieee"), ("float16", None)])
+def test_tf32_is_rounded_to_the_nearest_on_its_way_to_the_tensor_cores_and_nothing_else_is(dtype, precision, sm):
+    problem, target = make_problem(128, 512, 1024, dtype, precision), find_target(TARGETS[sm])
+    (launch,) = PLAIN.launches(problem, BASELINE, abstract_tensors(PLAIN, problem, BASELINE, target))
+    assert ("cvt.rna.tf32.f32" in _ptx(launch, target)) == (precision == "tf32")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from fusetune.kernels.endings import finish_split, normalize_columns
 from fusetune.kernels.gemm_scale import SPEC as PLAIN
 from fusetune.kernels.gemm_scale_bn import SPEC as WITH_BN
 from fusetune.kernels.launches import gemm_launches
-from fusetune.kernels.spec import AbstractTensor, KernelSpec, Launch, TileDescriptor, abstract_tensors
+from fusetune.kernels.spec import AbstractTensor, KernelSpec, Launch, TileDescriptor, abstract_tensors, round_in_copies
 from fusetune.kernels.tiles import persistent_products, tiled_products
 
 RTX_4090, H200 = find_target("rtx4090"), find_target("h200")
@@ -186,3 +187,24 @@ def test_batch_norm_moves_its_states_twice() -> None:
     evaluated, trained = (WITH_BN.bytes(make_problem(3, 5, 7, "float16", mode=mode)) for mode in ("eval", "train"))
     assert evaluated == 2 * (3 * 7 + 5 * 7 + 6 * 5 + 3 * 5)
     assert trained == evaluated + 2 * 2 * 5
+
+
+@pytest.mark.parametrize(
+    ("dtype", "precision", "rounds"),
+    [("float32", "tf32", True), ("float32", "tf32x3", False), ("float32", "ieee", False), ("float16", None, False)],
+)
+def test_the_copy_engine_rounds_what_is_read_as_tf32_and_never_what_is_written(
+    dtype: Any, precision: Any, rounds: bool
+) -> None:
+    problem, config = make_problem(1024, 512, 256, dtype, precision), Config("persistent", 64, 64, 32, num_stages=3)
+    (launch,) = gemm_launches(problem, config, abstract_tensors(PLAIN, problem, config, H200), "scale")
+    descriptors = {name: launch.arguments[name].rounds for name in ("x_desc", "w_desc", "y_desc")}
+    assert descriptors == {"x_desc": rounds, "w_desc": rounds, "y_desc": False}
+
+
+def test_triton_3_6_is_told_to_round_through_the_kernel_s_metadata() -> None:
+    told = SimpleNamespace(metadata=SimpleNamespace(tensordesc_meta=[{"elem_type": 7}, {"elem_type": 7}]))
+    round_in_copies(told, [TileDescriptor(None, (64, 32), rounds=True), TileDescriptor(None, (64, 64))])
+    assert told.metadata.tensordesc_meta == [{"elem_type": 11}, {"elem_type": 7}]
+    with pytest.raises(ValueError, match="zip"):
+        round_in_copies(told, [])

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
+import msgspec
 import pytest
 
 from fusetune.core.config import BASELINE, Config
 from fusetune.core.environment import Environment, TargetIdentity
-from fusetune.core.problem import make_problem
+from fusetune.core.problem import Problem, make_problem
 from fusetune.core.target import find_target
 from fusetune.errors import MeasurementError, NoUsableGpuError, WrongResultError
 from fusetune.kernels.gemm_scale import SPEC
 from fusetune.measure import cuda
 from fusetune.measure.cuda import CudaMeasurer
 from fusetune.measure.protocol import Failure, GpuFacts, SamplingFacts
+from fusetune.measure.session import loaded_bytes
 from fusetune.measure.worker import WorkerLostError
 
 H200 = find_target("h200")
@@ -35,21 +37,23 @@ class StandIn:
 
     def __init__(self, name: str, happened: list[str], answers: dict[str, Any]) -> None:
         self.name, self.happened, self.answers = name, happened, answers
+        self.given: list[tuple[str, tuple[Any, ...]]] = []
 
     def _happens(self, what: str) -> None:
         self.happened.append(f"{self.name} {what}")
 
     def begin(self, work: Callable[..., Any], *arguments: Any) -> None:
         self._happens(f"begins {work.__name__}")
+        self.given.append((work.__name__, arguments))
         self._raise_or_return("begin")
-
-    def wait(self, limit_s: float) -> None:
-        self._happens("is waited for")
-        self._raise_or_return("wait")
 
     def call(self, work: Callable[..., Any], *arguments: Any, limit_s: float) -> Any:
         self._happens(work.__name__)
+        self.given.append((work.__name__, arguments))
         return self._raise_or_return(work.__name__)
+
+    def kill(self) -> None:
+        self._happens("is killed")
 
     def close(self) -> None:
         self._happens("ends")
@@ -68,19 +72,32 @@ class Bench:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.happened: list[str] = []
+        self.workers: dict[str, StandIn] = {}
         self.answers: dict[str, Any] = {"_open_session": OPENED, "_facts": FACTS, "_sample": 5.0, "_company": ()}
         names = iter("ABCDEF")
 
         def start_worker() -> StandIn:
             name = next(names)
             self.happened.append(f"{name} starts")
-            return StandIn(name, self.happened, self.answers)
+            self.workers[name] = StandIn(name, self.happened, self.answers)
+            return self.workers[name]
 
         monkeypatch.setattr(cuda, "start_worker", start_worker)
         self.measurer = CudaMeasurer(SPEC, PROBLEM)
 
     def since(self, number: int) -> list[str]:
         return self.happened[number:]
+
+    def sessions(self) -> list[tuple[str, int, SamplingFacts | None]]:
+        """Which processes were to open a session, with which seed and like which other."""
+        opened = []
+        for name, worker in self.workers.items():
+            for task, arguments in worker.given:
+                if task == "_open_session":
+                    spec, problem, seed, cold, like = arguments
+                    assert (spec, problem, cold) == (SPEC, PROBLEM, True)
+                    opened.append((name, seed, like))
+        return opened
 
 
 @pytest.fixture
@@ -128,8 +145,8 @@ def test_the_own_context_is_made_only_after_the_others_on_the_gpu_were_asked_for
 
 
 def test_the_process_that_stands_by_takes_over_once_the_old_one_is_gone(bench: Bench) -> None:
-    bench.measurer.standby()
-    bench.measurer.standby()
+    bench.measurer.standby(1)
+    bench.measurer.standby(1)
     bench.measurer.company()
     bench.measurer.prepare(0)
     bench.measurer.settle()
@@ -140,17 +157,110 @@ def test_the_process_that_stands_by_takes_over_once_the_old_one_is_gone(bench: B
         "A begins _create_context",
         "B begins _create_context",
         "A _open_session",
-        "B is waited for",
+        "B _opened_ahead",
+        "B _opened_ahead",
         "A ends",
+        "B _opened_ahead",
         "B _open_session",
     ]
 
 
+def test_a_later_session_samples_as_the_first_one_did(bench: Bench) -> None:
+    later = msgspec.structs.replace(OPENED, launches=99)
+    bench.answers["_open_session"] = [OPENED, later, later]
+    for seed in (0, 1, 2):
+        bench.measurer.prepare(seed)
+    assert bench.sessions() == [("A", 0, None), ("B", 1, OPENED), ("C", 2, OPENED)]
+
+
+def test_a_session_that_was_opened_ahead_is_taken_over_while_the_old_process_ends(bench: Bench) -> None:
+    bench.measurer.standby(1)
+    bench.measurer.prepare(0)
+    begun = len(bench.happened)
+    bench.measurer.open_ahead()
+    bench.answers["_opened_ahead"] = 1
+    bench.measurer.settle()
+    bench.measurer.prepare(1)
+    assert bench.since(begun) == [
+        "B begins _open_ahead",
+        "B _opened_ahead",
+        "B _opened_ahead",
+        "A is killed",
+        "B _open_session",
+        "A ends",
+    ]
+    assert ("_open_ahead", (SPEC, PROBLEM, 1, True, OPENED.input_sets)) in bench.workers["B"].given
+    assert bench.sessions() == [("A", 0, None), ("B", 1, OPENED)]
+
+
+def test_the_old_process_is_gone_even_where_what_was_opened_ahead_fails(bench: Bench) -> None:
+    bench.measurer.standby(1)
+    bench.measurer.prepare(0)
+    bench.answers |= {"_opened_ahead": 1, "_open_session": Failure("nan", "planted")}
+    with pytest.raises(WrongResultError):
+        bench.measurer.prepare(1)
+    assert bench.happened[-1] == "A ends"
+
+
+def test_nothing_is_opened_ahead_before_the_first_session_or_without_a_standby(bench: Bench) -> None:
+    bench.measurer.open_ahead()
+    bench.measurer.prepare(0)
+    bench.measurer.open_ahead()
+    assert bench.since(1) == ["A _open_session"]
+
+
+def test_a_session_of_another_seed_than_announced_waits_for_the_old_process_and_opens_anew(bench: Bench) -> None:
+    bench.measurer.standby(1)
+    bench.measurer.prepare(0)
+    bench.measurer.open_ahead()
+    bench.answers["_opened_ahead"] = 1
+    bench.measurer.prepare(7)
+    assert bench.happened[-4:] == ["B _opened_ahead", "A ends", "B _opened_ahead", "B _open_session"]
+    assert bench.sessions()[-1] == ("B", 7, OPENED)
+
+
+def test_a_candidate_that_kills_the_process_never_gets_the_session_that_was_opened_ahead(bench: Bench) -> None:
+    bench.measurer.standby(1)
+    bench.measurer.prepare(0)
+    bench.measurer.open_ahead()
+    bench.answers |= {"_opened_ahead": 1, "_sample": [WorkerLostError(CRASH), 5.0]}
+    assert bench.measurer.sample(OTHER) == CRASH
+    assert bench.measurer.sample(BASELINE) == 5.0
+    bench.answers["_opened_ahead"] = 0
+    bench.measurer.prepare(1)
+    # B has to draw anew for seed 0, and the next seed gets a process that has held no session.
+    assert bench.sessions() == [("A", 0, None), ("B", 0, OPENED), ("C", 1, OPENED)]
+
+
+@pytest.mark.parametrize("how", ["it failed", "it died"])
+def test_a_session_that_could_not_be_opened_ahead_is_forgotten_with_its_process(bench: Bench, how: str) -> None:
+    bench.measurer.standby(1)
+    bench.measurer.prepare(0)
+    bench.measurer.open_ahead()
+    failed = how == "it failed"
+    bench.answers["_opened_ahead"] = Failure("out_of_memory", "planted") if failed else WorkerLostError(CRASH)
+    bench.measurer.settle()
+    assert bench.happened[-1] == ("B ends" if failed else "B _opened_ahead")
+    assert bench.measurer.prepare(1) == OPENED
+    assert bench.happened[-3:] == ["A ends", "C starts", "C _open_session"]
+
+
+def test_a_broken_session_ahead_is_not_what_replaces_a_process_that_a_candidate_broke(bench: Bench) -> None:
+    bench.measurer.standby(1)
+    bench.measurer.prepare(0)
+    bench.measurer.open_ahead()
+    bench.answers |= {"_opened_ahead": Failure("launch_error", "planted"), "_sample": [WorkerLostError(CRASH), 5.0]}
+    bench.measurer.sample(OTHER)
+    assert bench.measurer.sample(BASELINE) == 5.0
+    assert bench.sessions() == [("A", 0, None), ("C", 0, OPENED)]
+
+
 def test_a_standby_that_is_dead_before_the_first_session_is_open_does_no_harm(bench: Bench) -> None:
-    bench.measurer.standby()
-    bench.answers["begin"] = bench.answers["wait"] = WorkerLostError(CRASH)
+    bench.measurer.standby(1)
+    bench.answers["begin"] = bench.answers["_opened_ahead"] = WorkerLostError(CRASH)
     assert bench.measurer.company() == ()
     assert bench.measurer.prepare(0) == OPENED
+    bench.measurer.open_ahead()
     bench.measurer.settle()
     bench.measurer.prepare(1)
     assert bench.happened[-3:] == ["A ends", "C starts", "C _open_session"]
@@ -161,15 +271,6 @@ def test_a_second_session_without_a_standby_starts_its_own_process(bench: Bench)
     bench.measurer.settle()
     bench.measurer.prepare(1)
     assert bench.since(2) == ["A ends", "B starts", "B _open_session"]
-
-
-def test_a_standby_that_dies_is_replaced_by_the_next_session(bench: Bench) -> None:
-    bench.answers["wait"] = WorkerLostError(CRASH)
-    bench.measurer.standby()
-    bench.measurer.prepare(0)
-    bench.measurer.settle()
-    bench.measurer.prepare(1)
-    assert bench.happened[-3:] == ["A ends", "C starts", "C _open_session"]
 
 
 def test_a_candidate_that_kills_the_process_is_an_outcome_and_the_next_call_opens_another_session(bench: Bench) -> None:
@@ -197,8 +298,112 @@ def test_baseline_that_fails_as_the_session_opens_is_told_by_what_it_failed_of(b
         bench.measurer.prepare(0)
 
 
-def test_closing_ends_every_process(bench: Bench) -> None:
+def test_closing_ends_every_process_and_all_at_once(bench: Bench) -> None:
     bench.measurer.prepare(0)
-    bench.measurer.standby()
+    bench.measurer.standby(1)
     bench.measurer.close()
-    assert set(bench.happened[-2:]) == {"A ends", "B ends"}
+    assert bench.happened[-4:] == ["B is killed", "A is killed", "B ends", "A ends"]
+
+
+# --- inside the process, with a stand-in for the session
+
+
+class FakeSession:
+    """Remembers how it was opened; `planted` is what loading it comes to."""
+
+    opened: ClassVar[list[FakeSession]] = []
+    planted: ClassVar[Failure | Exception | None] = None
+
+    def __init__(self, spec: Any, problem: Any, seed: int, monitor: Any, *, cold: bool) -> None:
+        self.seed, self.cold = seed, cold
+        self.happened: list[str] = []
+        self.opened.append(self)
+
+    def load(self) -> Failure | None:
+        self.happened.append("load")
+        if isinstance(self.planted, Exception):
+            raise self.planted
+        return self.planted
+
+    def begin(self, like: SamplingFacts | None) -> SamplingFacts:
+        self.happened.append(f"begin like {like}")
+        return OPENED
+
+
+@pytest.fixture
+def inside(monkeypatch: pytest.MonkeyPatch) -> list[FakeSession]:
+    """The sessions that are opened in this process, as if it were a worker on a GPU with 80 GB free."""
+    monkeypatch.setattr(FakeSession, "opened", [])
+    monkeypatch.setattr(FakeSession, "planted", None)
+    monkeypatch.setattr("fusetune.measure.session.GpuSession", FakeSession)
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda: (80e9, 80e9))
+    monkeypatch.setattr("torch.cuda.empty_cache", lambda: None)
+    monkeypatch.setattr("torch.cuda.synchronize", lambda: None)
+    monkeypatch.setattr(cuda, "_monitor", lambda: None)
+    monkeypatch.setattr(cuda, "_context_survives", lambda: True)
+    monkeypatch.setattr(cuda, "_session", None)
+    monkeypatch.setattr(cuda, "_broken", None)
+    return FakeSession.opened
+
+
+def open_ahead(seed: int = 1, problem: Problem = PROBLEM) -> None:
+    cuda._open_ahead(SPEC, problem, seed, cold=True, input_sets=60)
+
+
+def open_session(seed: int, like: SamplingFacts | None = None) -> SamplingFacts | Failure:
+    return cuda._open_session(SPEC, PROBLEM, seed, True, like)
+
+
+def test_what_was_opened_ahead_is_the_session_of_its_seed_and_is_not_opened_twice(inside: list[FakeSession]) -> None:
+    assert cuda._opened_ahead() is None
+    open_ahead()
+    assert cuda._opened_ahead() == 1
+    assert open_session(1, OPENED) == OPENED
+    (session,) = inside
+    assert session.happened == ["load", f"begin like {OPENED}"]
+
+
+def test_another_seed_gets_inputs_of_its_own(inside: list[FakeSession]) -> None:
+    open_ahead(1)
+    assert open_session(0) == OPENED
+    assert [session.seed for session in inside] == [1, 0]
+    assert cuda._live() is inside[1]
+    assert inside[1].happened == ["begin like None"]
+
+
+@pytest.mark.parametrize(
+    ("planted", "reason"), [(Failure("out_of_memory", "planted"), "out_of_memory"), (RuntimeError("x"), "launch_error")]
+)
+def test_what_goes_wrong_ahead_is_told_and_leaves_no_session(
+    inside: list[FakeSession], monkeypatch: pytest.MonkeyPatch, planted: Failure | Exception, reason: str
+) -> None:
+    monkeypatch.setattr(FakeSession, "planted", planted)
+    open_ahead()
+    broken = cuda._opened_ahead()
+    assert isinstance(broken, Failure)
+    assert broken.reason == reason
+    assert cuda._session is None
+
+
+def test_an_error_of_the_machine_ahead_leaves_nothing_that_could_be_taken_over(
+    inside: list[FakeSession], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FakeSession, "planted", MeasurementError("planted"))
+    with pytest.raises(MeasurementError):
+        open_ahead()
+    assert isinstance(cuda._opened_ahead(), Failure)
+
+
+def test_a_session_that_takes_more_than_a_quarter_of_the_free_memory_is_not_opened_ahead(
+    inside: list[FakeSession], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    takes = loaded_bytes(SPEC, PROBLEM, 60)
+    sets = 60 * 4 * (128 * 1024 + 512 * 1024 + 2 * 512 + 128 * 512)
+    assert sets < takes < 1.2 * sets
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda: (4 * takes - 1, 80e9))
+    open_ahead()
+    assert inside == []
+    assert cuda._opened_ahead() is None
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda: (4 * takes, 80e9))
+    open_ahead()
+    assert cuda._opened_ahead() == 1

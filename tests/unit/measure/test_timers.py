@@ -172,15 +172,35 @@ def test_a_graph_sample_walks_through_the_input_sets_and_gives_the_time_of_one_l
     timer = GraphTimer(torch.run, sets=3, launches=6)
     assert (timer.name, timer.launches) == ("graph", 6)
     assert timer.times_us([10.0, 20.0, 10.0]) == pytest.approx([10, 20, 10], rel=0.02)
-    outside, replayed = launched(torch)[:2], launched(torch)[2:]
-    assert outside == [(10.0, 0), (20.0, 0)]
-    expected = [(arm, index) for arm in (10.0, 20.0, 10.0) for index in (0, 1, 2, 0, 1, 2)]
-    assert replayed == expected
+    torch.log.clear()
+    timer.times_us([10.0, 20.0, 10.0])
+    lead, replayed = launched(torch)[:3], launched(torch)[3:]
+    assert lead == [(10.0, index) for index in (0, 1, 2)]
+    assert replayed == [(arm, index) for arm in (20.0, 10.0) for index in (0, 1, 2, 0, 1, 2)]
+
+
+@pytest.mark.parametrize(
+    ("sets", "launches", "lead"), [(1, 1, 1), (1, 4, 2), (1, 5, 3), (3, 3, 3), (3, 9, 6), (4, 8, 4)]
+)
+def test_the_leading_arm_is_half_a_sample_in_whole_rounds_of_the_input_sets(
+    torch: FakeTorch, sets: int, launches: int, lead: int
+) -> None:
+    timer = GraphTimer(torch.run, sets=sets, launches=launches)
+    timer.times_us([10.0, 20.0])
+    torch.log.clear()
+    assert timer.times_us([10.0, 20.0]) == pytest.approx([10, 20], rel=0.1)
+    assert [arm for arm, _ in launched(torch)] == [10.0] * lead + [20.0] * launches
+
+
+def test_a_leading_arm_as_long_as_the_others_is_captured_once(torch: FakeTorch) -> None:
+    timer = GraphTimer(torch.run, sets=3, launches=3)
+    timer.times_us([10.0, 10.0])
+    assert torch.log.count("stream") == 1
 
 
 def test_the_arms_of_a_graph_sample_are_queued_without_a_wait_in_between(torch: FakeTorch) -> None:
     timer = GraphTimer(torch.run, sets=1, launches=4)
-    timer.times_us([10.0, 20.0])
+    timer.times_us([10.0, 10.0, 20.0])
     torch.log.clear()
     timer.times_us([10.0, 20.0, 20.0, 10.0])
     kinds = [item if isinstance(item, str) else item[0] for item in torch.log if not isinstance(item[0], float)]

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -148,3 +151,164 @@ def test_ctrl_c_does_not_reach_the_worker(worker: Worker) -> None:
     assert worker.pid is not None
     os.kill(worker.pid, signal.SIGINT)
     assert worker.call(double, 3, limit_s=LIMIT_S) == 6
+
+
+def modules() -> set[str]:
+    return set(sys.modules)
+
+
+def test_a_worker_imports_nothing_of_the_command_line_and_not_the_main_module(worker: Worker) -> None:
+    loaded = worker.call(modules, limit_s=LIMIT_S)
+    assert "fusetune.measure.worker" in loaded
+    assert not loaded & {"click", "fusetune.cli", "pytest.__main__", "torch", "triton"}
+
+
+def test_a_module_that_only_the_path_of_the_caller_finds_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "users_own.py").write_text("def answer(): return 42")
+    monkeypatch.syspath_prepend(tmp_path)
+    import users_own  # type: ignore[import-not-found]
+
+    worker = Worker()
+    try:
+        assert worker.call(users_own.answer, limit_s=LIMIT_S) == 42
+    finally:
+        worker.close()
+
+
+def test_modules_of_the_folder_it_starts_in_do_not_replace_those_of_the_caller(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("signal", "socket", "fusetune"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit(1)")
+    monkeypatch.chdir(tmp_path)
+    worker = Worker()
+    try:
+        assert worker.call(double, 21, limit_s=LIMIT_S) == 42
+    finally:
+        worker.close()
+
+
+def test_killing_does_not_wait_and_closing_afterwards_does(worker: Worker) -> None:
+    worker.call(process, limit_s=LIMIT_S)
+    worker.kill()
+    worker.close()
+    assert not alive(worker.pid)
+    with pytest.raises(WorkerLostError, match=f"crash: the worker died with exit code {-signal.SIGKILL}"):
+        worker.call(double, 1, limit_s=LIMIT_S)
+
+
+# --- a caller of its own
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Callable[[str], subprocess.Popen[str]]:
+    """Starts a caller's main module."""
+
+    def start(text: str) -> subprocess.Popen[str]:
+        path = tmp_path / "caller.py"
+        path.write_text(textwrap.dedent(text))
+        return subprocess.Popen([sys.executable, str(path)], stdout=subprocess.PIPE, text=True)
+
+    return start
+
+
+def gone(pid: int) -> bool:
+    until = time.monotonic() + 10
+    while alive(pid) and not zombie(pid):
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def zombie(pid: int) -> bool:
+    """Dead, and not yet taken note of by whoever adopted it."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+def test_what_the_main_module_defines_is_found_and_its_main_part_is_not_run_again(
+    script: Callable[[str], subprocess.Popen[str]],
+) -> None:
+    caller = script(
+        """
+        from fusetune.measure.worker import Worker
+
+        class Spec:
+            def answer(self):
+                return 42
+
+        def ask(spec):
+            return spec.answer()
+
+        if __name__ == "__main__":
+            print("main", flush=True)
+            worker = Worker()
+            print([worker.call(ask, Spec(), limit_s=60) for _ in range(2)])
+            worker.close()
+        """
+    )
+    assert caller.communicate()[0] == "main\n[42, 42]\n"
+    assert caller.returncode == 0
+
+
+@pytest.mark.parametrize("task", ["time.sleep, 0", "time.sleep, 600"])
+@pytest.mark.parametrize("end", ["returns", "fails"])
+def test_a_worker_ends_with_its_caller_whatever_it_is_doing(
+    script: Callable[[str], subprocess.Popen[str]], task: str, end: str
+) -> None:
+    caller = script(
+        f"""
+        import os, time
+        from fusetune.measure.worker import Worker
+        worker = Worker()
+        worker.call(os.getpid, limit_s=60)
+        worker.begin({task})
+        print(worker.pid, flush=True)
+        {"raise SystemExit(3)" if end == "fails" else ""}
+        """
+    )
+    pid = int(caller.communicate()[0])
+    assert caller.returncode == (3 if end == "fails" else 0)
+    assert gone(pid)
+
+
+def test_a_resting_worker_ends_when_its_caller_is_killed(script: Callable[[str], subprocess.Popen[str]]) -> None:
+    caller = script(
+        """
+        import os, time
+        from fusetune.measure.worker import Worker
+        worker = Worker()
+        print(worker.call(os.getpid, limit_s=60), flush=True)
+        time.sleep(600)
+        """
+    )
+    assert caller.stdout is not None
+    pid = int(caller.stdout.readline())
+    assert alive(pid)
+    caller.kill()
+    caller.wait()
+    caller.stdout.close()
+    assert gone(pid)
+
+
+def test_two_workers_do_not_keep_each_other_alive(script: Callable[[str], subprocess.Popen[str]]) -> None:
+    caller = script(
+        """
+        import os, time
+        from fusetune.measure.worker import Worker
+        workers = [Worker(), Worker()]
+        print(*(worker.call(os.getpid, limit_s=60) for worker in workers), flush=True)
+        time.sleep(600)
+        """
+    )
+    assert caller.stdout is not None
+    pids = [int(word) for word in caller.stdout.readline().split()]
+    caller.kill()
+    caller.wait()
+    caller.stdout.close()
+    assert all(gone(pid) for pid in pids)

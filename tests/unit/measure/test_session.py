@@ -1,0 +1,216 @@
+"""What a session does around its timers; there is no GPU, and what would need one is a stand-in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from fusetune.core.config import BASELINE, Config
+from fusetune.measure import session as module
+from fusetune.measure.nvml import GpuState
+from fusetune.measure.protocol import Checked, Failure, SamplingFacts
+from fusetune.measure.session import STILL_TRUE_S, WARM_UP_S, GpuSession
+
+OTHER = Config(num_warps=8)
+SOUND, SLOWED = GpuState(sm_mhz=1980), GpuState(sm_mhz=1200, discard="thermal throttling")
+
+
+class Clock:
+    """Stands still but for what is timed."""
+
+    now_s = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+
+CLOCK = Clock()
+
+
+class CountingMonitor:
+    """Gives the planned states one after the other, the last one for ever."""
+
+    def __init__(self, *states: GpuState) -> None:
+        self.states, self.read = list(states), 0
+
+    def state(self) -> GpuState:
+        self.read += 1
+        return self.states.pop(0) if len(self.states) > 1 else self.states[0]
+
+
+class Timer:
+    """Each arm takes a millisecond."""
+
+    def __init__(self, *how: Any) -> None:
+        self.arms: list[Any] = []
+
+    def times_us(self, arms: Sequence[Any]) -> list[float]:
+        self.arms += arms
+        CLOCK.now_s += 1e-3 * len(arms)
+        return [1.0] * len(arms)
+
+
+class Graphs(Timer):
+    name = "graph"
+
+
+class Events(Timer):
+    name = "events"
+
+
+class Session(GpuSession):
+    """Everything but the tensors: 4 input sets of 100 bytes, an L2 of 100."""
+
+    def __init__(self, monitor: CountingMonitor, *, baseline_us: float = 20.0) -> None:
+        self._monitor = monitor  # type: ignore[assignment]
+        self._sets = [{}, {}, {}, {}]
+        self._set_bytes, self._l2_bytes, self._cold = 100, 100, True
+        self._timer = self._screening = Graphs(None, 4, 4)  # type: ignore[assignment]
+        self._busy_until = -1e9
+        self._loaded, self._last_seen = False, None
+        self.baseline_us = baseline_us
+        self.happened: list[str] = []
+        self.outcome: Checked | Failure = Checked(1e-4, 30.0)
+
+    def check(self, config: Config) -> Checked | Failure:
+        self.happened.append(f"check {config.label()}")
+        return self.outcome
+
+    def sample(self, config: Config) -> float:
+        self.happened.append(f"sample {config.label()}")
+        return self.baseline_us
+
+
+@pytest.fixture(autouse=True)
+def stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "GraphTimer", Graphs)
+    monkeypatch.setattr(module, "EventTimer", Events)
+    monkeypatch.setattr(module, "event_tick_us", lambda: 0.5)
+    monkeypatch.setattr(module, "time", CLOCK)
+
+
+# --- the state of the GPU
+
+
+def test_the_state_after_a_block_is_that_before_the_next_which_follows_at_once() -> None:
+    monitor = CountingMonitor(SOUND)
+    session = Session(monitor)
+    for count in (2, 3, 4):
+        session.block(BASELINE, OTHER, config_first=False)
+        assert monitor.read == count
+
+
+def test_a_state_that_is_no_longer_fresh_is_read_again() -> None:
+    monitor = CountingMonitor(SOUND)
+    session = Session(monitor)
+    session.block(BASELINE, OTHER, config_first=False)
+    CLOCK.now_s += 1.01 * STILL_TRUE_S
+    session.block(BASELINE, OTHER, config_first=False)
+    assert monitor.read == 4
+
+
+def test_a_block_after_one_that_ended_throttled_looks_again_and_counts_if_that_is_over() -> None:
+    session = Session(CountingMonitor(SOUND, SLOWED, SOUND, SOUND))
+    discarded = [session.block(BASELINE, OTHER, config_first=False).discarded for _ in range(3)]
+    assert discarded == ["thermal throttling", None, None]
+
+
+def test_a_block_is_discarded_where_throttling_began_in_it_or_still_lasts() -> None:
+    session = Session(CountingMonitor(SOUND, SOUND, SLOWED, SLOWED, SOUND, SOUND))
+    discarded = [session.block(BASELINE, OTHER, config_first=False).discarded is not None for _ in range(4)]
+    assert discarded == [False, True, True, False]
+
+
+def test_flags_of_both_ends_of_a_block_are_told_once() -> None:
+    capped = GpuState(flags=("software power cap",))
+    session = Session(CountingMonitor(SOUND, capped, SOUND))
+    flags = [session.block(BASELINE, OTHER, config_first=False).flags for _ in range(3)]
+    assert flags == [("software power cap",), ("software power cap",), ()]
+
+
+# --- warming up
+
+
+@pytest.mark.parametrize(
+    ("clocks", "takes_s"),
+    [([1980], WARM_UP_S), ([1000, 1200, 1400, 1600, 1800, 1980, 1990], 7 * WARM_UP_S / 4), ([None], WARM_UP_S)],
+)
+def test_warming_up_lasts_until_its_time_is_over_and_the_clock_has_settled(
+    clocks: list[int | None], takes_s: float
+) -> None:
+    session = Session(CountingMonitor(*(GpuState(sm_mhz=mhz) for mhz in clocks)))
+    began = CLOCK.now_s
+    session.warm_up()
+    assert takes_s <= CLOCK.now_s - began < takes_s + WARM_UP_S / 8
+
+
+def test_a_clock_that_never_settles_is_given_up() -> None:
+    session = Session(CountingMonitor(*(GpuState(sm_mhz=1000 + 900 * (n % 2)) for n in range(100))))
+    began = CLOCK.now_s
+    session.warm_up()
+    assert CLOCK.now_s - began == pytest.approx(10 * WARM_UP_S, abs=WARM_UP_S / 3)
+
+
+def test_a_gpu_that_has_just_been_timing_is_not_warmed_up_again() -> None:
+    session = Session(CountingMonitor(SOUND))
+    session.block(BASELINE, OTHER, config_first=False)
+    before = CLOCK.now_s
+    session.warm_up()
+    assert CLOCK.now_s == before
+
+
+# --- choosing the timer
+
+
+@pytest.mark.parametrize(("baseline_us", "timer", "launches"), [(49.9, "graph", 44), (50.1, "events", 40)])
+def test_the_first_session_chooses_by_the_time_of_baseline(baseline_us: float, timer: str, launches: int) -> None:
+    session = Session(CountingMonitor(SOUND), baseline_us=baseline_us)
+    facts = session.begin()
+    assert isinstance(facts, SamplingFacts)
+    assert (facts.timer, facts.launches, facts.tick_us) == (timer, launches, 0.5)
+    assert session.happened == [f"check {BASELINE.label()}", *[f"sample {BASELINE.label()}"] * 3]
+
+
+def test_samples_that_are_disturbed_as_the_timer_is_chosen_do_not_shorten_the_others() -> None:
+    class Beside(Session):
+        def sample(self, config: Config) -> float:
+            return super().sample(config) * (3 if len(self.happened) <= 3 else 1)
+
+    facts = Beside(CountingMonitor(SOUND), baseline_us=49.0).begin()
+    assert isinstance(facts, SamplingFacts)
+    assert (facts.timer, facts.launches) == ("graph", 44)
+
+
+@pytest.mark.parametrize("timer", ["graph", "events"])
+def test_a_later_session_samples_like_the_first_whatever_baseline_takes_in_it(
+    monkeypatch: pytest.MonkeyPatch, timer: str
+) -> None:
+    first = Session(CountingMonitor(SOUND), baseline_us=20.0 if timer == "graph" else 200.0).begin()
+    assert isinstance(first, SamplingFacts)
+    later = Session(CountingMonitor(SOUND), baseline_us=50.0)
+    monkeypatch.setattr(module, "event_tick_us", lambda: pytest.fail("the clock's step is known"))
+    assert later.begin(first) == first
+    assert not any(what.startswith("sample") for what in later.happened)
+    assert later._timer.name == timer
+    assert len(later._timer.arms) >= 1e3 * WARM_UP_S * 0.99  # type: ignore[attr-defined]
+
+
+def test_a_session_that_was_loaded_ahead_checks_baseline_no_second_time_and_still_warms_up() -> None:
+    first = Session(CountingMonitor(SOUND)).begin()
+    assert isinstance(first, SamplingFacts)
+    ahead = Session(CountingMonitor(SOUND))
+    assert ahead.load() is None
+    assert ahead.happened == [f"check {BASELINE.label()}"]
+    assert not ahead._timer.arms  # type: ignore[attr-defined]
+    assert ahead.begin(first) == first
+    assert len(ahead._timer.arms) >= 1e3 * WARM_UP_S * 0.99  # type: ignore[attr-defined]
+    assert ahead.happened == [f"check {BASELINE.label()}"]
+
+
+def test_a_baseline_that_is_wrong_opens_no_session() -> None:
+    session = Session(CountingMonitor(SOUND))
+    session.outcome = Failure("nan", "planted")
+    assert session.load() == session.begin() == Failure("nan", "planted")
+    assert session.happened == [f"check {BASELINE.label()}"] * 2

@@ -48,6 +48,17 @@ def format_speedup(gain: float | None) -> str:
     return f"{1 / (1 - gain):.2f}x"
 
 
+def format_slower(ratio: float) -> str:
+    """A time over another as words, two significant digits: `34 % slower`, `2.9 % faster`, `as fast`."""
+    if not math.isfinite(ratio):
+        return "not comparable"
+    percent = abs(ratio - 1) * 100
+    if percent < 0.05:
+        return "as fast"
+    told = f"{percent:.0f}" if percent >= 9.95 else f"{percent:.1f}"
+    return f"{told} % {'slower' if ratio > 1 else 'faster'}"
+
+
 def _significant(value: float) -> str:
     """Three significant digits without an exponent."""
     if value == 0:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from fusetune.core.decision import REASON_TEXT, KeepRule
-from fusetune.core.problem import DTYPES, PRECISIONS, Dtype, Precision, make_problem
+from fusetune.core.problem import DTYPES, MODES, PRECISIONS, Dtype, Mode, Precision, make_problem
 from fusetune.core.space import SPACE_NAMES
 from fusetune.core.target import DEFAULT_TARGET, Target, find_target, slugify
 from fusetune.errors import EXIT_INCONCLUSIVE, EXIT_OK
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 @click.option("--N", "columns", type=click.IntRange(1), required=True, help="Rows of W, columns of y [M, N].")
 @click.option("--op", default="gemm_scale", show_default=True, help="The op, or module:attribute of your KernelSpec.")
 @click.option("--dtype", type=click.Choice(DTYPES), default="float32", show_default=True, help="Of x, W and y.")
+@click.option("--mode", type=click.Choice(MODES), help="Training or evaluation, for an op that tells them apart.")
 @click.option("--precision", type=click.Choice(PRECISIONS), help="How float32 is multiplied.  [default: tf32]")
 @click.option(
     "--space",
@@ -71,6 +72,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Whether to leave out what the cost model predicts to be far slower than its best.",
 )
+@click.option("--allow-library", is_flag=True, help="Let cuBLAS win, which is timed beside ours in any case.")
 @click.option("--exclusive", is_flag=True, help="Fail where another process uses the GPU, instead of warning.")
 @click.option(
     "--lock-clocks",
@@ -102,6 +104,7 @@ def sweep(
     columns: int,
     op: str,
     dtype: Dtype,
+    mode: Mode | None,
     precision: Precision | None,
     space: SpaceChoice,
     target_name: str | None,
@@ -111,6 +114,7 @@ def sweep(
     seed: int,
     fresh: bool,
     prior: Literal["on", "off"],
+    allow_library: bool,
     exclusive: bool,
     lock_mhz: int | None,
     workers: int | None,
@@ -125,8 +129,10 @@ def sweep(
 
     A sweep that was killed goes on where it stopped when the same command is given again. After a larger --space, only
     the new candidates are measured; decisions always rest on fresh blocks.
+
+    cuBLAS is timed for the same problem, and the result says which is faster; it is used only after --allow-library.
     """
-    problem = make_problem(rows, columns, depth, dtype, precision)
+    problem = make_problem(rows, columns, depth, dtype, precision, mode)
     target = find_target(target_name) if target_name else None
 
     from fusetune.measure import cuda, nvml
@@ -135,10 +141,13 @@ def sweep(
     worker = cuda.start_worker() if target is None and nvml.gpu_present() else None
     with closing(worker) if worker else nullcontext():
         from fusetune.kernels.spec import load_spec
+        from fusetune.tune.plan import check_problem
         from fusetune.tune.request import SweepRequest
 
+        spec = load_spec(op)
+        check_problem(spec, problem)
         request = SweepRequest(
-            spec=load_spec(op),
+            spec=spec,
             problem=problem,
             output=output,
             runs=runs or runs_dir(),
@@ -149,6 +158,7 @@ def sweep(
             workers=workers,
             fresh=fresh,
             prior=prior == "on",
+            allow_library=allow_library,
             exclusive=exclusive,
             lock_mhz=lock_mhz,
         )
@@ -194,6 +204,9 @@ def _print_verdict(result: SweepResult) -> None:
             f"  over {over.config.label()}, the fastest with 4 warps / 2 stages: {format_gain(over.median)} in "
             f"{format_interval(over.low, over.high)}"
         )
+    library = entry.library_text()
+    if library is not None:
+        click.echo(f"  {library}")
     click.echo(f"Wrote {result.file} (run {result.run}, journal {result.journal})")
 
 

@@ -11,6 +11,9 @@ Positive = Annotated[int, msgspec.Meta(ge=1, le=1024)]
 Warps = Annotated[int, msgspec.Meta(ge=1, le=32)]
 Stages = Annotated[int, msgspec.Meta(ge=1, le=16)]
 
+LIBRARY: Final = "library"
+"""The variant, or how it begins, of configs that leave the products to a library: `library`, `library_folded`."""
+
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, order=True):
     """One way to launch a kernel.
@@ -36,12 +39,22 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, order=True
                 raise ValueError(f"{name} must be a power of two, not {value}")
 
     @property
+    def is_library(self) -> bool:
+        """Whether a library multiplies, and BLOCK_N, BLOCK_K, num_warps and num_stages mean nothing."""
+        return self.variant.startswith(LIBRARY)
+
+    @property
     def is_conservative(self) -> bool:
-        """Whether it runs with the safe 4 warps and 2 stages."""
-        return self.num_warps == 4 and self.num_stages == 2
+        """Whether it runs with the safe 4 warps and 2 stages, which are nothing of a library's."""
+        return self.num_warps == 4 and self.num_stages == 2 and not self.is_library
 
     def label(self) -> str:
-        """The config in one short word for tables: `64x16x128 w4 s3`, with what differs from the defaults."""
+        """The config in one short word for tables: `64x16x128 w4 s3`, with what differs from the defaults.
+
+        A library's is its variant alone: `library`.
+        """
+        if self.is_library:
+            return self.variant
         parts = [f"{self.BLOCK_M}x{self.BLOCK_N}x{self.BLOCK_K}", f"w{self.num_warps}", f"s{self.num_stages}"]
         if self.GROUP_M != 1:
             parts.append(f"g{self.GROUP_M}")

@@ -16,6 +16,7 @@ Evidence = Literal["measured", "predicted"]
 Reason = Literal[
     "gain_confirmed",
     "conservative_gain_confirmed",
+    "library_gain_confirmed",
     "gain_below_minimum",
     "no_candidate_left",
     "budget_exhausted",
@@ -26,6 +27,7 @@ Reason = Literal[
 REASON_TEXT: Final[dict[Reason, str]] = {
     "gain_confirmed": "the gain over BASELINE and over the fastest 4-warp / 2-stage config is confirmed",
     "conservative_gain_confirmed": "the fastest 4-warp / 2-stage config gains enough; no other surely adds as much",
+    "library_gain_confirmed": "the library is faster than all of ours, and its gain over BASELINE is confirmed",
     "gain_below_minimum": "no config gains the minimum over every reference that it must beat",
     "no_candidate_left": "no candidate but BASELINE compiled and gave right results",
     "budget_exhausted": "the blocks allowed did not settle it; the safer config stays",
@@ -90,6 +92,17 @@ def summarize(log_ratios: Sequence[float], rule: KeepRule, comparisons: int = 1)
     )
 
 
+def inverted(measured: Gain) -> Gain:
+    """The same blocks seen from the other side: the gain of the baseline over the candidate."""
+    median, low, high = (gain_over_other(side) for side in (measured.median, measured.high, measured.low))
+    return msgspec.structs.replace(measured, median=median, low=low, high=high)
+
+
+def gain_over_other(gain_of_other: float) -> float:
+    """The gain of A over B where B's gain over A is this; nothing bounds it where B took no time at all."""
+    return 1.0 - 1.0 / (1.0 - gain_of_other) if gain_of_other < 1.0 else -math.inf
+
+
 ROUNDING = 1e-12
 """What double arithmetic may take from a gain of exactly the minimum, which is kept."""
 
@@ -104,11 +117,14 @@ def decide(measured: Gain) -> Outcome:
     return "inconclusive"
 
 
-Choice = Literal["best", "conservative", "baseline"]
+Choice = Literal["best", "conservative", "baseline", "library"]
+
+TIE: Final = 0.01
+"""Configs whose times differ by less are equals; the one that takes less of an SM wins, and ours over a library's."""
 
 
 class Decision(msgspec.Struct, frozen=True):
-    """Which of the three configs stays, and why."""
+    """Which of the configs stays, and why."""
 
     choice: Choice
     verdict: Outcome

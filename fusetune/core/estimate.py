@@ -10,8 +10,8 @@ It ranks candidates where nothing can be timed; it proves nothing. The terms, pe
     overhead    launch, filling the pipeline, and storing the last tile
     second      what a second kernel moves through L2, or through DRAM where L2 cannot hold it, and its start
 
-split_k has SPLIT_K times the CTAs, each with its share of the steps. CTAs that share an SM share its rates and hide one
-another's latency; an SM with a CTA more than the others is the tail.
+Where K is split there are SPLIT_K times the CTAs, each with its share of the steps. CTAs that share an SM share its
+rates and hide one another's latency; an SM with a CTA more than the others is the tail.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import msgspec
 from fusetune.core.config import Config
 from fusetune.core.problem import Problem
 from fusetune.core.resources import Resources, occupancy
-from fusetune.core.space import is_pipelined, pipelined_shared_bytes, uses_wgmma
+from fusetune.core.space import holds_columns, is_pipelined, pipelined_shared_bytes, uses_wgmma
 from fusetune.core.target import Target
 from fusetune.errors import UsageError
 
@@ -198,11 +198,11 @@ def _dram_bytes(config: Config, problem: Problem, target: Target, running: int) 
 
 
 def _second_ns(config: Config, problem: Problem, target: Target, clock: float) -> float:
-    """The second kernel: split_k's sum of the parts, or the pass that normalizes y in training."""
+    """The second kernel: the sum of the parts of K, or the pass that normalizes y in training."""
     outputs = problem.M * problem.N
-    if config.variant == "split_k":
+    if config.SPLIT_K > 1:
         moved = outputs * (8 * config.SPLIT_K + problem.element_bytes)  # float32, written and read
-    elif problem.mode == "train" and config.variant != "columns":
+    elif problem.mode == "train" and not holds_columns(config, problem):
         moved = 2 * outputs * problem.element_bytes
     else:
         return 0.0

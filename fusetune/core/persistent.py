@@ -21,12 +21,16 @@ _OTHER_REGISTERS: Final = 96
 def persistent_shared_bytes(config: Config, problem: Problem, parts: int | None = None) -> int:
     """Shared memory a CTA: the pipeline's tiles with a barrier each, and beside them one part of a tile of y.
 
-    Triton's own figure for tf32 and 16-bit inputs on sm_90; in training it may take up to 1.75 KiB less.
+    Triton's own figure for tf32 and 16-bit inputs on sm_90 while a part has 16 columns a warp or fewer; a wider one may
+    take 512 bytes more, and training up to 2 KiB less.
     """
     parts = parts_of(config, problem) if parts is None else parts
     stage = (config.BLOCK_M + config.BLOCK_N) * config.BLOCK_K * problem.element_bytes + _BARRIER_BYTES
-    moments = _MOMENTS_BYTES if problem.mode == "train" else 0
-    return stage * config.num_stages + config.BLOCK_M * config.BLOCK_N * problem.element_bytes // parts + moments
+    stored = 4 if config.SPLIT_K > 1 else problem.element_bytes
+    moments = _MOMENTS_BYTES if problem.mode == "train" and config.SPLIT_K == 1 else 0
+    # wgmma reads from shared memory; mma.sync copies to registers first and gets by with one buffer less.
+    buffers = config.num_stages if config.BLOCK_M >= 64 and config.num_warps >= 4 else config.num_stages - 1
+    return stage * buffers + config.BLOCK_M * config.BLOCK_N * stored // parts + moments
 
 
 def parts_of(config: Config, problem: Problem) -> int:
@@ -40,7 +44,7 @@ def parts_of(config: Config, problem: Problem) -> int:
             fits = ctas * _taken(config, problem, parts) <= _SHARED_BYTES_PER_SM
             if fits and 16 <= config.BLOCK_N // parts <= widest:
                 return parts
-    return 4
+    return min(4, config.BLOCK_N // 16)
 
 
 def ctas_per_sm(config: Config, problem: Problem) -> int:

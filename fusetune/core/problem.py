@@ -12,6 +12,7 @@ Dtype = Literal["float32", "float16", "bfloat16"]
 Precision = Literal["tf32", "ieee", "tf32x3", "bf16x3"]
 Mode = Literal["train", "eval"]
 
+MODES: Final[tuple[Mode, ...]] = ("train", "eval")
 DTYPES: Final[tuple[Dtype, ...]] = ("float32", "float16", "bfloat16")
 PRECISIONS: Final[tuple[Precision, ...]] = ("tf32", "ieee", "tf32x3", "bf16x3")
 DTYPE_BYTES: Final[dict[Dtype, int]] = {"float32": 4, "float16": 2, "bfloat16": 2}
@@ -65,6 +66,6 @@ def make_problem(
         precision = "tf32"
     if precision is not None and precision not in PRECISIONS:
         raise UnsupportedProblemError(f"precision {precision!r} is not known; use one of {', '.join(PRECISIONS)}")
-    if mode not in (None, "train", "eval"):
+    if mode not in (None, *MODES):
         raise UnsupportedProblemError(f"mode {mode!r} is not known; use train or eval")
     return Problem(M=M, N=N, K=K, dtype=dtype, precision=precision, mode=mode)

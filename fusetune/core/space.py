@@ -50,7 +50,7 @@ class Space(msgspec.Struct, frozen=True):
         ]
         for other in self.others:
             configs += [config for config in other.configs() if config.variant in other.variants]
-        return (BASELINE, *(config for config in configs if config != BASELINE))
+        return (BASELINE, *(config for config in dict.fromkeys(configs) if config != BASELINE))
 
 
 SPLIT_K_SPACE: Final = Space(
@@ -79,17 +79,18 @@ PERSISTENT_SPACE: Final = Space(
 )
 """For many tiles on a GPU with a copy engine."""
 
-COLUMNS_SPACE: Final = Space(
+SMALL_PERSISTENT_SPACE: Final = Space(
     {
-        "BLOCK_M": (16, 32, 64, 128, 256),
+        "BLOCK_M": (16, 32, 64, 128),
         "BLOCK_N": (16, 32, 64, 128),
         "BLOCK_K": (32, 64, 128, 256),
-        "num_warps": (2, 4, 8),
-        "num_stages": (2, 3, 4, 5),
+        "SPLIT_K": (1, 2, 4, 8, 16),
+        "num_warps": (2, 4),
+        "num_stages": (3, 4, 5),
     },
-    variants=("columns",),
+    variants=("persistent",),
 )
-"""For training with few rows: a CTA holds whole columns, and needs no second kernel to normalize them."""
+"""The same for few tiles: a CTA has one, or shares it along K."""
 
 TILED_VALUES: Final = {
     "BLOCK_M": (16, 32, 64, 128, 256),
@@ -100,11 +101,8 @@ TILED_VALUES: Final = {
     "GROUP_M": (1, 8),
 }
 
-GEMM_SPACE: Final = Space(TILED_VALUES, others=(SPLIT_K_SPACE, PERSISTENT_SPACE))
+GEMM_SPACE: Final = Space(TILED_VALUES, others=(SPLIT_K_SPACE, PERSISTENT_SPACE, SMALL_PERSISTENT_SPACE))
 """Tile sizes, warps, stages and tile order of a GEMM-like op, in each of its variants."""
-
-GEMM_BN_SPACE: Final = Space(TILED_VALUES, others=(SPLIT_K_SPACE, PERSISTENT_SPACE, COLUMNS_SPACE))
-"""The same with BatchNorm after it."""
 
 SEED_SPACE: Final = Space({"num_warps": (4, 8), "num_stages": (2, 3)})
 """The seed's own small space: the BASELINE tile with 4 or 8 warps and 2 or 3 stages."""
@@ -136,9 +134,10 @@ def pipelined_shared_bytes(config: Config, problem: Problem, target: Target) -> 
     """Shared memory that the software pipeline needs, in bytes a CTA.
 
     Warpgroup instructions read their operands from shared memory while later ones arrive, so each of num_stages buffers
-    is live; mma.sync copies to registers first and gets by with one buffer less. Inputs that are rounded (tf32) or split
-    in three (tf32x3, bf16x3) go to registers too, and W comes back beside the pipeline. 16-bit rows that do not start on 32 bytes cannot be
-    copied asynchronously, and are not pipelined. Source: Triton's lowering, checked against `metadata.shared`.
+    is live; mma.sync copies to registers first and gets by with one buffer less. Inputs that are rounded (tf32) or
+    split in three (tf32x3, bf16x3) go to registers too, and W comes back beside the pipeline. 16-bit rows that do not
+    start on 32 bytes cannot be copied asynchronously, and are not pipelined. Source: Triton's lowering, checked against
+    `metadata.shared`.
     """
     if config.variant == "persistent":
         return persistent_shared_bytes(config, problem)
@@ -152,6 +151,12 @@ def pipelined_shared_bytes(config: Config, problem: Problem, target: Target) -> 
     if w_bytes:
         return ahead + config.BLOCK_N * config.BLOCK_K * w_bytes
     return tile_bytes * config.num_stages
+
+
+def holds_columns(config: Config, problem: Problem) -> bool:
+    """Whether a CTA sees whole columns of y, so that training needs no second kernel to normalize them."""
+    whole = config.SPLIT_K == 1 and config.BLOCK_M >= problem.M
+    return problem.mode == "train" and whole and config.variant in {"tiled", "persistent"}
 
 
 def is_pipelined(problem: Problem) -> bool:
@@ -188,15 +193,10 @@ def reject_reason(config: Config, problem: Problem, target: Target) -> Rejection
 def _unfit_variant(config: Config, problem: Problem, target: Target) -> Rejection | None:
     """Why a variant cannot compute this problem, or is not made for it."""
     tiles = -(-problem.M // config.BLOCK_M) * -(-problem.N // config.BLOCK_N)
-    if config.variant == "persistent":
-        return _unfit_persistent(config, problem, target, tiles)
-    if config.variant == "split_k":
+    if config.variant == "persistent" and (unfit := _unfit_persistent(config, problem, target, tiles)):
+        return unfit
+    if config.SPLIT_K > 1:
         return _unfit_split(config, problem, target, tiles)
-    if config.variant == "columns":
-        if problem.mode != "train":
-            return Rejection("mode", "only training needs the statistics of whole columns")
-        if config.BLOCK_M < problem.M:
-            return Rejection("rows", f"BLOCK_M {config.BLOCK_M} does not hold {problem.M} rows")
     return None
 
 
@@ -207,10 +207,10 @@ def _unfit_persistent(config: Config, problem: Problem, target: Target, tiles: i
         return Rejection("alignment", "the copy engine needs rows of x, W and y that begin on 16 bytes")
     if problem.precision == "ieee":
         return Rejection("precision", "ieee does not use the tensor cores that this variant feeds")
-    if 16 * config.num_warps > config.BLOCK_M:
+    if 64 <= config.BLOCK_M < 16 * config.num_warps:
         return Rejection("idle_warps", f"{config.num_warps // 4} warpgroups of 64 rows for {config.BLOCK_M}")
-    if tiles < target.sms // 2:
-        return Rejection("few_tiles", f"{tiles} tiles leave most of {target.sms} SMs without any")
+    if tiles * config.SPLIT_K < target.sms // 4:
+        return Rejection("few_tiles", f"{tiles * config.SPLIT_K} CTAs leave most of {target.sms} SMs without any")
     return None
 
 
@@ -247,15 +247,16 @@ def _is_lopsided(config: Config) -> bool:
     Work a byte of a tile grows with BLOCK_M*BLOCK_N/(BLOCK_M+BLOCK_N); wider than 8 to 1 it is under a third of the
     square tile's. A step along K shorter than 32 does not amortise its barrier; one of 256 pays for the smallest tiles
     only. CTAs that share a tile or walk through many are kept busy by loads that run ahead, three stages or more of
-    them; the first need no more than four warps, the second tiles worth their long pipeline.
+    them; the first need no more than four warps, and no more than two for the smallest tiles.
     """
     long, short = max(config.BLOCK_M, config.BLOCK_N), min(config.BLOCK_M, config.BLOCK_N)
     if long > 8 * short or config.BLOCK_K == 16:
         return True
     if config.variant in {"split_k", "persistent"} and config.num_stages < 3:
         return True
-    if config.variant == "split_k" and config.num_warps != (2 if long * short <= 32 * 32 else 4):
+    small = long * short <= 32 * 32
+    if config.variant == "split_k" and config.num_warps != (2 if small else 4):
         return True
-    if config.variant == "persistent" and long * short < 128 * 64:
+    if config.variant == "persistent" and config.num_warps == 2 and not small:
         return True
     return config.BLOCK_K == 256 and long * short > 64 * 64

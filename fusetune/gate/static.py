@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fusetune.compiler.pool import Job, compile_jobs
+from fusetune.core.config import Config
 from fusetune.core.progress import Progress
 from fusetune.core.resources import Resources
 from fusetune.core.space import Rejection
@@ -34,7 +35,7 @@ def static_gate(files: Sequence[LoadedFile], progress: Progress, *, workers: int
                         op=file.op,
                         entry=jobs[job],
                         status="regression" if regression else "holds",
-                        detail=regression or _told(result),
+                        detail=regression or _told(job.config, result),
                     )
                 )
                 phase.advance()
@@ -64,7 +65,9 @@ def _what_is_wrong(result: Resources | Rejection, target: Target) -> str | None:
     return None
 
 
-def _told(result: Resources | Rejection) -> str:
+def _told(config: Config, result: Resources | Rejection) -> str:
     if isinstance(result, Rejection):
         return result.detail
+    if config.is_library and not result.registers:
+        return "a library's call: there is no kernel of ours to compile"
     return f"{result.registers} registers, no spill, {format_bytes(result.shared_bytes)} of shared memory"

@@ -98,7 +98,7 @@ def update_running(  # type: ignore[no-untyped-def]
     tl.store(mean_ptr + offs_n, new_mean.to(mean_ptr.dtype.element_ty), mask=in_n)
     tl.store(var_ptr + offs_n, new_var.to(var_ptr.dtype.element_ty), mask=in_n)
     if COUNTER == "count":  # noqa: SIM102 - the outer one is decided by the compiler
-        if tl.program_id(0) == 0:
+        if tl.min(offs_n, axis=0) == 0:
             tl.store(tracked_ptr, tl.load(tracked_ptr) + 1)
 
 

@@ -9,10 +9,9 @@ from msgspec import structs
 
 from fusetune.core.config import Config
 from fusetune.core.problem import DTYPES, Mode, Problem
-from fusetune.core.space import GEMM_BN_SPACE
 from fusetune.errors import UnsupportedProblemError
 from fusetune.kernels.gemm_scale import GemmScale
-from fusetune.kernels.launches import gemm_launches, workspace
+from fusetune.kernels.launches import constants, gemm_launches, references, workspace
 from fusetune.kernels.spec import Call, Launch, Operand, Tolerance
 
 EPS: Final = 1e-5
@@ -28,7 +27,6 @@ class GemmScaleBatchNorm(GemmScale):
     """
 
     name = "gemm_scale_bn"
-    space = GEMM_BN_SPACE
     dtypes = DTYPES
     modes: tuple[str | None, ...] = ("train", "eval")
 
@@ -52,6 +50,14 @@ class GemmScaleBatchNorm(GemmScale):
     def workspace(self, problem: Problem, config: Config) -> tuple[Operand, ...]:
         """split_k's summands, or the moments of each tile's columns."""
         return workspace(problem, config, _mode_of(problem))
+
+    def constants(self, problem: Problem, config: Config, tensors: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The folded weights of library_folded."""
+        return constants(config, tensors, EPS)
+
+    def references(self, problem: Problem) -> tuple[Config, ...]:
+        """Products by cuBLAS, and kernels that finish them; in evaluation also cuBLAS with folded weights."""
+        return references(problem, _mode_of(problem))
 
     def launches(self, problem: Problem, config: Config, tensors: Mapping[str, Any]) -> Sequence[Launch | Call]:
         """With nn.BatchNorm1d's default eps and momentum, and no counter of batches."""

@@ -11,6 +11,7 @@ import triton.language as tl
 from fusetune.core.config import Config
 from fusetune.core.persistent import ctas_per_sm, parts_of
 from fusetune.core.problem import Problem
+from fusetune.core.space import holds_columns
 from fusetune.errors import UnsupportedProblemError
 from fusetune.kernels.device import Gpu, gpu_of
 from fusetune.kernels.endings import (
@@ -25,13 +26,21 @@ from fusetune.kernels.endings import (
     scaled,
     update_running,
 )
-from fusetune.kernels.library import multiply
+from fusetune.kernels.library import folded, multiply, multiply_and_add
 from fusetune.kernels.spec import Call, Launch, Operand, TileDescriptor
-from fusetune.kernels.tiles import persistent_products, place_of, store_half, store_part, tiled_products
+from fusetune.kernels.tiles import (
+    halves,
+    persistent_products,
+    place_of,
+    rounded_to_tf32,
+    store_half,
+    store_part,
+    tiled_products,
+)
 
 KERNELS: Final = (
     *(await_others, scaled, normalized_by_running, column_moments, batch_factor, update_running, finished),
-    *(place_of, tiled_products, persistent_products, store_half, store_part),
+    *(place_of, rounded_to_tf32, tiled_products, persistent_products, halves, store_half, store_part),
     *(finish_split, moments_of_rows, normalize_columns),
 )
 """All code that a launch may run: what an entry was tuned with."""
@@ -51,12 +60,29 @@ _ELEMENT_TYPES: Final = {"float32": tl.float32, "float16": tl.float16, "bfloat16
 
 def workspace(problem: Problem, config: Config, ending: Ending) -> tuple[Operand, ...]:
     """What the launches need beside the op's operands: scratch tensors that no value outlives a call in."""
-    if config.variant == "split_k":
+    if config.SPLIT_K > 1:
         return (Operand("partial", (config.SPLIT_K, problem.M, problem.N), "float32", role="output"),)
-    if ending == "train" and config.variant != "columns":
+    if ending == "train" and not holds_columns(config, problem):
         tiles_m = triton.cdiv(problem.M, config.BLOCK_M)
         return (Operand("moments", (2, tiles_m, problem.N), "float32", role="output"),)
     return ()
+
+
+LIBRARY_TILE_ROWS: Final = 128
+"""Rows of y in one tile of moments, where a library multiplies for training: a few tiles a column, as ours have."""
+
+
+def references(problem: Problem, ending: Ending) -> tuple[Config, ...]:
+    """Products by cuBLAS, and kernels that finish them; in evaluation also cuBLAS alone, with folded weights."""
+    if ending == "train":
+        rows = min(LIBRARY_TILE_ROWS, max(16, triton.next_power_of_2(problem.M)))
+        return (Config(variant="library", BLOCK_M=rows),)
+    return (Config(variant="library"), *([Config(variant="library_folded")] if ending == "eval" else []))
+
+
+def constants(config: Config, tensors: Mapping[str, Any], eps: float) -> Mapping[str, Any]:
+    """What the launches of a config need of the weights, computed once for as long as these stay as they are."""
+    return folded(tensors, eps) if config.variant == "library_folded" else {}
 
 
 def gemm_launches(
@@ -69,24 +95,28 @@ def gemm_launches(
     momentum: float = 0.0,
     counter: Literal["none", "count", "average"] = "none",
 ) -> Sequence[Launch | Call]:
-    """The launches of a config. `tensors` holds the operands and the workspace by name.
+    """The launches of a config. `tensors` holds the operands, the workspace and the constants by name.
 
     Raises UnsupportedProblemError for a variant that is not known or does not do this.
     """
     gpu = gpu_of(tensors["x"])
     ends = _Ends(problem, config, tensors, ending, eps, momentum, counter, gpu)
+    if config.SPLIT_K > 1 and config.variant not in {"split_k", "persistent"}:
+        raise UnsupportedProblemError(f"{config.label()}: the variants split_k and persistent can split K")
     if config.variant == "persistent":
         return ends.after(_persistent(ends))
     if config.variant == "library":
         return ends.after_library()
-    if config.variant not in {"tiled", "split_k", "columns"}:
+    if config.variant == "library_folded":
+        if ending != "eval":
+            raise UnsupportedProblemError("library_folded is for evaluation: training changes what would be folded")
+        return (ends.folded(),)
+    if config.variant not in {"tiled", "split_k"}:
         raise UnsupportedProblemError(
-            f"there is no variant {config.variant!r}; use tiled, split_k, columns, persistent or library"
+            f"there is no variant {config.variant!r}; use tiled, split_k, persistent, library or library_folded"
         )
-    if (config.variant == "split_k") != (config.SPLIT_K > 1):
-        raise UnsupportedProblemError(f"{config.label()}: SPLIT_K goes with the variant split_k, and with no other")
-    if config.variant == "columns" and (ending != "train" or config.BLOCK_M < problem.M):
-        raise UnsupportedProblemError(f"{config.label()}: columns is for training with all {problem.M} rows in a tile")
+    if config.variant == "split_k" and config.SPLIT_K == 1:
+        raise UnsupportedProblemError(f"{config.label()}: split_k needs a SPLIT_K of 2 or more")
     return ends.after(_tiled(ends))
 
 
@@ -110,8 +140,13 @@ class _Ends:
         folds = ending == "eval" and problem.precision not in {"ieee", "tf32x3"}
         self.finish = {"train": "columns", "eval": "eval_folded" if folds else "eval"}.get(ending, ending)
         self.epilogue = "statistics" if ending == "train" else self.finish
-        self.epilogue = {"split_k": "partial", "columns": "columns"}.get(config.variant, self.epilogue)
+        if config.SPLIT_K > 1:
+            self.epilogue = "partial"
+        elif holds_columns(config, problem):
+            self.epilogue = "columns"
         self.two = self.epilogue in {"partial", "statistics"}
+        # The interpreter multiplies in full precision, and knows no machine instruction.
+        self.rounds = problem.precision == "tf32" and gpu.sm > 0
         self.overlaps = gpu.sm >= PDL_CAPABILITY
 
     def vectors(self) -> dict[str, Any]:
@@ -137,12 +172,18 @@ class _Ends:
 
     def after_library(self) -> Sequence[Launch | Call]:
         """The products by cuBLAS in y, and the kernels that make y of them in place."""
-        tf32 = self.problem.precision == "tf32"
-        arguments = {"x": self.tensors["x"], "weight": self.tensors["weight"], "out": self.tensors["y"], "tf32": tf32}
-        product = Call(multiply, arguments)
+        product = Call(multiply, {"weight": self.tensors["weight"], **self._by_library()})
         if self.ending != "train":
             return (product, self._finish_split())
         return (product, self._moments(), self._normalize())
+
+    def folded(self) -> Call:
+        """All of it by cuBLAS, from weights that hold the rest. The compiler has none of them, and no need to."""
+        weight, bias = self.tensors.get("folded_weight"), self.tensors.get("folded_bias")
+        return Call(multiply_and_add, {"weight": weight, "bias": bias, **self._by_library()})
+
+    def _by_library(self) -> dict[str, Any]:
+        return {"x": self.tensors["x"], "out": self.tensors["y"], "tf32": self.problem.precision == "tf32"}
 
     def _moments(self) -> Launch:
         M, N = self.problem.M, self.problem.N
@@ -248,6 +289,7 @@ def _tiled(ends: _Ends) -> Launch:
             "EVEN_K": K % config.BLOCK_K == 0,
             "EVEN_MN": M % config.BLOCK_M == 0 and N % config.BLOCK_N == 0,
             "PRECISION": problem.precision or "ieee",
+            "ROUNDS": ends.rounds,
             "EPILOGUE": ends.epilogue,
             "COUNTER": ends.counter,
             "OVERLAPS": ends.overlaps,
@@ -260,31 +302,39 @@ def _persistent(ends: _Ends) -> Launch:
     problem, config, tensors = ends.problem, ends.config, ends.tensors
     M, N, K = problem.M, problem.N, problem.K
     parts = parts_of(config, problem)
-    tiles = triton.cdiv(M, config.BLOCK_M) * triton.cdiv(N, config.BLOCK_N)
+    items = triton.cdiv(M, config.BLOCK_M) * triton.cdiv(N, config.BLOCK_N) * config.SPLIT_K
     vectors = ends.vectors()
+    block = (config.BLOCK_M, config.BLOCK_N // parts)
+    partial = config.SPLIT_K > 1
     return Launch(
         kernel=persistent_products,
-        grid=(min(tiles, ends.gpu.sms * ctas_per_sm(config, problem)),),
+        grid=(min(items, ends.gpu.sms * ctas_per_sm(config, problem)),),
         arguments={
-            "x_desc": TileDescriptor(tensors["x"], (config.BLOCK_M, config.BLOCK_K)),
-            "w_desc": TileDescriptor(tensors["weight"], (config.BLOCK_N, config.BLOCK_K)),
-            "y_desc": TileDescriptor(tensors["y"], (config.BLOCK_M, config.BLOCK_N // parts)),
+            "x_desc": TileDescriptor(tensors["x"], (config.BLOCK_M, config.BLOCK_K), ends.rounds),
+            "w_desc": TileDescriptor(tensors["weight"], (config.BLOCK_N, config.BLOCK_K), ends.rounds),
+            "y_desc": TileDescriptor(tensors["partial"], (1, *block))
+            if partial
+            else TileDescriptor(tensors["y"], block),
             **vectors,
+            "tracked_ptr": ends.tracked(),
             "moments_ptr": tensors["moments"] if ends.epilogue == "statistics" else tensors["bias"],
             "M": M,
             "N": N,
             "K": K,
             "eps": ends.eps,
+            "momentum": ends.momentum,
         },
         constants={
             "BLOCK_M": config.BLOCK_M,
             "BLOCK_N": config.BLOCK_N,
             "BLOCK_K": config.BLOCK_K,
             "GROUP_M": config.GROUP_M,
+            "SPLIT_K": config.SPLIT_K,
             "PARTS": parts,
             "DTYPE": _ELEMENT_TYPES[problem.dtype],
             "PRECISION": problem.precision or "ieee",
             "EPILOGUE": ends.epilogue,
+            "COUNTER": ends.counter,
             "OVERLAPS": ends.overlaps,
         },
         options=ends.options(config.num_warps, config.num_stages),
@@ -292,14 +342,11 @@ def _persistent(ends: _Ends) -> Launch:
 
 
 def takes(config: Config, tensors: Mapping[str, Any]) -> bool:
-    """Whether a config, tuned for contiguous tensors of perhaps another M, can compute these very ones.
+    """Whether a config, tuned for contiguous tensors, can compute these very ones.
 
     The copy engine wants x, weight and y to begin on 16 bytes, as well as each of their rows, and rows without gaps.
-    Whole columns have to fit into a tile.
     """
-    if config.variant == "persistent":
-        return all(_copyable(tensors[name]) for name in ("x", "weight", "y"))
-    return config.variant != "columns" or bool(tensors["x"].shape[0] <= config.BLOCK_M)
+    return config.variant != "persistent" or all(_copyable(tensors[name]) for name in ("x", "weight", "y"))
 
 
 def _copyable(matrix: Any) -> bool:

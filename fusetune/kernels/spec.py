@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import inspect
 import io
@@ -28,6 +29,8 @@ BUILT_IN_OPS: dict[str, str] = {
     "gemm_scale_bn": "fusetune.kernels.gemm_scale_bn:SPEC",
 }
 ENTRY_POINT_GROUP = "fusetune.ops"
+_TFLOAT32 = 11
+"""CU_TENSOR_MAP_DATA_TYPE_TFLOAT32 of the CUDA driver."""
 
 
 @dataclass(frozen=True)
@@ -66,16 +69,42 @@ class AbstractTensor:
 
 @dataclass(frozen=True)
 class TileDescriptor:
-    """An argument that the copy engine (TMA) reads or writes tiles of a tensor through."""
+    """An argument that the copy engine (TMA) reads or writes tiles of a tensor through.
+
+    With `rounds` it rounds float32 to the nearest TF32 value on the way, for tensor cores that would cut bits off.
+    """
 
     tensor: Any
     block_shape: tuple[int, ...]
+    rounds: bool = False
 
     def made(self) -> Any:
         """Triton's own host-side descriptor of a real tensor."""
         from triton.tools.tensor_descriptor import TensorDescriptor
 
-        return TensorDescriptor.from_tensor(self.tensor, list(self.block_shape))
+        block = list(self.block_shape)
+        if self.rounds and rounds_in_descriptor():
+            return TensorDescriptor.from_tensor(self.tensor, block, round_f32_to_tf32=True)
+        return TensorDescriptor.from_tensor(self.tensor, block)
+
+
+@functools.cache
+def rounds_in_descriptor() -> bool:
+    """Whether a host-side descriptor can ask for rounding, as since Triton 3.7; before, `round_in_copies` does it."""
+    from triton.tools.tensor_descriptor import TensorDescriptor
+
+    return "round_f32_to_tf32" in inspect.signature(TensorDescriptor).parameters
+
+
+def round_in_copies(compiled: Any, descriptors: Sequence[TileDescriptor]) -> None:
+    """Have a compiled kernel's copies round those of its descriptors that want it, in order of its arguments.
+
+    Triton 3.6 encodes each descriptor for the driver with the element type in the kernel's metadata, where the driver's
+    CU_TENSOR_MAP_DATA_TYPE_TFLOAT32 is as good as FLOAT32.
+    """
+    for described, descriptor in zip(compiled.metadata.tensordesc_meta, descriptors, strict=True):
+        if descriptor.rounds:
+            described["elem_type"] = _TFLOAT32
 
 
 @dataclass(frozen=True)
@@ -102,10 +131,14 @@ class Launch:
 
     def run(self) -> Any:
         """Launch on the current stream through Triton's JIT; returns the CompiledKernel."""
+        descriptors = [value for value in self.arguments.values() if isinstance(value, TileDescriptor)]
         arguments = {
             name: value.made() if isinstance(value, TileDescriptor) else value for name, value in self.arguments.items()
         }
-        return self.kernel[self.grid](**arguments, **self.constants, **self.options)
+        everything = {**arguments, **self.constants, **self.options}
+        if any(descriptor.rounds for descriptor in descriptors) and not rounds_in_descriptor():
+            round_in_copies(self.kernel.warmup(grid=self.grid, **everything), descriptors)
+        return self.kernel[self.grid](**everything)
 
 
 @dataclass(frozen=True)
@@ -138,8 +171,23 @@ class KernelSpec(Protocol):
     def workspace(self, problem: Problem, config: Config) -> tuple[Operand, ...]:
         """Scratch tensors that the launches of this config need beside the operands; often none."""
 
+    def constants(self, problem: Problem, config: Config, tensors: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Tensors by name that this config wants made of the op's inputs once, and anew when those change; often none.
+
+        Computed by PyTorch, of real tensors, and kept outside the time of a launch: weights with a scale folded in.
+        The compiler has none of them.
+        """
+
+    def references(self, problem: Problem) -> tuple[Config, ...]:
+        """What a library offers for this problem, to be timed beside the candidates; often none.
+
+        Their variants begin with `library`. One is chosen on request only.
+        """
+
     def launches(self, problem: Problem, config: Config, tensors: Mapping[str, Any]) -> Sequence[Launch | Call]:
         """The launches that compute the op; `tensors` holds real or abstract ones by name of operand or workspace.
+
+        Real ones include the `constants`.
 
         Must not look at values and must not import torch: it also serves the compiler, where there are no tensors.
         """

@@ -77,15 +77,14 @@ def tiled_products(  # type: ignore[no-untyped-def]
     if not EVEN_MN:
         read_m = tl.minimum(local_m, M - 1 - start_m)
         read_n = tl.minimum(local_n, N - 1 - start_n)
+    x_tile = x_ptr + start_m.to(tl.int64) * stride_xm
+    w_tile = w_ptr + start_n.to(tl.int64) * stride_wn
     first_k = 0
     end_k = K
     if SPLIT_K > 1:
         share = tl.cdiv(tl.cdiv(K, BLOCK_K), SPLIT_K) * BLOCK_K
         first_k = tl.program_id(1) * share
         end_k = min(K, first_k + share)
-    x_tile = x_ptr + start_m.to(tl.int64) * stride_xm
-    w_tile = w_ptr + start_n.to(tl.int64) * stride_wn
-    if SPLIT_K > 1:
         x_tile += tl.cast(first_k, tl.int64) * stride_xk
         w_tile += tl.cast(first_k, tl.int64) * stride_wk
     x_ptrs = x_tile + read_m[:, None] * stride_xm + offs_k[None, :] * stride_xk
@@ -143,26 +142,30 @@ def tiled_products(  # type: ignore[no-untyped-def]
 def persistent_products(  # type: ignore[no-untyped-def]
     x_desc,  # [M, K], blocks [BLOCK_M, BLOCK_K]
     w_desc,  # [N, K], blocks [BLOCK_N, BLOCK_K]
-    y_desc,  # [M, N], blocks [BLOCK_M, BLOCK_N / PARTS]
+    y_desc,  # [M, N], blocks [BLOCK_M, BLOCK_N / PARTS]; partial: [SPLIT_K, M, N] float32, blocks [1, ...]
     bias_ptr,
     scale_ptr,
     gamma_ptr,
     beta_ptr,
     mean_ptr,
     var_ptr,
+    tracked_ptr,
     moments_ptr,
     M,
     N,
     K,
     eps,
+    momentum,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
     GROUP_M: tl.constexpr,
+    SPLIT_K: tl.constexpr,
     PARTS: tl.constexpr,
     DTYPE: tl.constexpr,
     PRECISION: tl.constexpr,
     EPILOGUE: tl.constexpr,
+    COUNTER: tl.constexpr,
     OVERLAPS: tl.constexpr,
 ):
     """As many CTAs as run at once walk through all tiles; the copy engine (TMA) loads, and stores parts of a tile.
@@ -171,70 +174,108 @@ def persistent_products(  # type: ignore[no-untyped-def]
     """
     if OVERLAPS:
         await_others()
-    tiles = tl.cdiv(M, BLOCK_M) * tl.cdiv(N, BLOCK_N)
-    steps = tl.cdiv(K, BLOCK_K)
-    for tile in tl.range(tl.program_id(0), tiles, tl.num_programs(0), flatten=True):
-        tile_m, tile_n = place_of(tile, M, N, BLOCK_M, BLOCK_N, GROUP_M)
+    items = tl.cdiv(M, BLOCK_M) * tl.cdiv(N, BLOCK_N) * SPLIT_K
+    steps = tl.cdiv(tl.cdiv(K, BLOCK_K), SPLIT_K)
+    for item in tl.range(tl.program_id(0), items, tl.num_programs(0), flatten=True):
+        split = item % SPLIT_K
+        tile_m, tile_n = place_of(item // SPLIT_K, M, N, BLOCK_M, BLOCK_N, GROUP_M)
         start_m = tile_m * BLOCK_M
         start_n = tile_n * BLOCK_N
         acc = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
         for step in range(steps):
-            x = x_desc.load([start_m, step * BLOCK_K])
-            w = w_desc.load([start_n, step * BLOCK_K])
+            k = (split * steps + step) * BLOCK_K
+            x = x_desc.load([start_m, k])
+            w = w_desc.load([start_n, k])
             acc = tl.dot(x, w.T, acc, input_precision=PRECISION)
         # In parts, since a whole tile of y does not fit into shared memory beside the pipeline.
+        # fmt: off
+        given = (
+            bias_ptr, scale_ptr, gamma_ptr, beta_ptr, mean_ptr, var_ptr, tracked_ptr, moments_ptr, eps, momentum, M, N
+        )
+        # fmt: on
         if PARTS == 1:
-            store_part(
-                acc, start_m, start_n, y_desc, bias_ptr, scale_ptr, gamma_ptr, beta_ptr, mean_ptr, var_ptr,
-                moments_ptr, eps, M, N, BLOCK_M, BLOCK_N, DTYPE, EPILOGUE,
-            )  # fmt: skip
+            store_part(acc, split, start_m, start_n, y_desc, given, BLOCK_M, BLOCK_N, DTYPE, EPILOGUE, COUNTER)
         else:
             WIDTH: tl.constexpr = BLOCK_N // 2
-            left, right = tl.split(tl.permute(tl.reshape(acc, (BLOCK_M, 2, WIDTH)), (0, 2, 1)))
+            left, right = halves(acc, BLOCK_M, WIDTH)
             store_half(
-                left, start_m, start_n, y_desc, bias_ptr, scale_ptr, gamma_ptr, beta_ptr, mean_ptr, var_ptr,
-                moments_ptr, eps, M, N, BLOCK_M, WIDTH, PARTS // 2, DTYPE, EPILOGUE,
-            )  # fmt: skip
+                left, split, start_m, start_n, y_desc, given, BLOCK_M, WIDTH, PARTS // 2, DTYPE, EPILOGUE, COUNTER
+            )
+            start_n += WIDTH
             store_half(
-                right, start_m, start_n + WIDTH, y_desc, bias_ptr, scale_ptr, gamma_ptr, beta_ptr, mean_ptr, var_ptr,
-                moments_ptr, eps, M, N, BLOCK_M, WIDTH, PARTS // 2, DTYPE, EPILOGUE,
-            )  # fmt: skip
+                right, split, start_m, start_n, y_desc, given, BLOCK_M, WIDTH, PARTS // 2, DTYPE, EPILOGUE, COUNTER
+            )
+
+
+@triton.jit
+def halves(acc, BLOCK_M: tl.constexpr, WIDTH: tl.constexpr):  # type: ignore[no-untyped-def]
+    """The left and the right WIDTH columns of a tile."""
+    return tl.split(tl.permute(tl.reshape(acc, (BLOCK_M, 2, WIDTH)), (0, 2, 1)))
 
 
 @triton.jit
 def store_half(  # type: ignore[no-untyped-def]
-    acc, start_m, start_n, y_desc, bias_ptr, scale_ptr, gamma_ptr, beta_ptr, mean_ptr, var_ptr, moments_ptr, eps, M, N,
-    BLOCK_M: tl.constexpr, WIDTH: tl.constexpr, PARTS: tl.constexpr, DTYPE: tl.constexpr, EPILOGUE: tl.constexpr,
-):  # fmt: skip
+    acc,
+    split,
+    start_m,
+    start_n,
+    y_desc,
+    given,
+    BLOCK_M: tl.constexpr,
+    WIDTH: tl.constexpr,
+    PARTS: tl.constexpr,
+    DTYPE: tl.constexpr,
+    EPILOGUE: tl.constexpr,
+    COUNTER: tl.constexpr,
+):
     """Finish and store WIDTH columns in PARTS parts, 1 or 2."""
     if PARTS == 1:
-        store_part(
-            acc, start_m, start_n, y_desc, bias_ptr, scale_ptr, gamma_ptr, beta_ptr, mean_ptr, var_ptr, moments_ptr,
-            eps, M, N, BLOCK_M, WIDTH, DTYPE, EPILOGUE,
-        )  # fmt: skip
+        store_part(acc, split, start_m, start_n, y_desc, given, BLOCK_M, WIDTH, DTYPE, EPILOGUE, COUNTER)
     else:
         HALF: tl.constexpr = WIDTH // 2
-        left, right = tl.split(tl.permute(tl.reshape(acc, (BLOCK_M, 2, HALF)), (0, 2, 1)))
-        store_part(
-            left, start_m, start_n, y_desc, bias_ptr, scale_ptr, gamma_ptr, beta_ptr, mean_ptr, var_ptr, moments_ptr,
-            eps, M, N, BLOCK_M, HALF, DTYPE, EPILOGUE,
-        )  # fmt: skip
-        store_part(
-            right, start_m, start_n + HALF, y_desc, bias_ptr, scale_ptr, gamma_ptr, beta_ptr, mean_ptr, var_ptr,
-            moments_ptr, eps, M, N, BLOCK_M, HALF, DTYPE, EPILOGUE,
-        )  # fmt: skip
+        left, right = halves(acc, BLOCK_M, HALF)
+        store_part(left, split, start_m, start_n, y_desc, given, BLOCK_M, HALF, DTYPE, EPILOGUE, COUNTER)
+        store_part(right, split, start_m, start_n + HALF, y_desc, given, BLOCK_M, HALF, DTYPE, EPILOGUE, COUNTER)
 
 
 @triton.jit
 def store_part(  # type: ignore[no-untyped-def]
-    acc, start_m, start_n, y_desc, bias_ptr, scale_ptr, gamma_ptr, beta_ptr, mean_ptr, var_ptr, moments_ptr, eps, M, N,
-    BLOCK_M: tl.constexpr, WIDTH: tl.constexpr, DTYPE: tl.constexpr, EPILOGUE: tl.constexpr,
-):  # fmt: skip
-    """Finish and store one part of a tile."""
-    local_m = tl.arange(0, BLOCK_M)
-    offs_n = start_n + tl.arange(0, WIDTH)
+    acc,
+    split,
+    start_m,
+    start_n,
+    y_desc,
+    given,
+    BLOCK_M: tl.constexpr,
+    WIDTH: tl.constexpr,
+    DTYPE: tl.constexpr,
+    EPILOGUE: tl.constexpr,
+    COUNTER: tl.constexpr,
+):
+    """Finish and store one part of a tile. `given` is what `finished` is given, in its order."""
+    bias_ptr, scale_ptr, gamma_ptr, beta_ptr, mean_ptr, var_ptr, tracked_ptr, moments_ptr, eps, momentum, M, N = given
     acc = finished(
-        acc, start_m, offs_n, local_m, bias_ptr, scale_ptr, gamma_ptr, beta_ptr, mean_ptr, var_ptr, mean_ptr,
-        moments_ptr, eps, 0.0, M, N, BLOCK_M, EPILOGUE, "none",
-    )  # fmt: skip
-    y_desc.store([start_m, start_n], acc.to(DTYPE))
+        acc,
+        start_m,
+        start_n + tl.arange(0, WIDTH),
+        tl.arange(0, BLOCK_M),
+        bias_ptr,
+        scale_ptr,
+        gamma_ptr,
+        beta_ptr,
+        mean_ptr,
+        var_ptr,
+        tracked_ptr,
+        moments_ptr,
+        eps,
+        momentum,
+        M,
+        N,
+        BLOCK_M,
+        EPILOGUE,
+        COUNTER,
+    )
+    if EPILOGUE == "partial":
+        y_desc.store([split, start_m, start_n], tl.reshape(acc, (1, BLOCK_M, WIDTH)))
+    else:
+        y_desc.store([start_m, start_n], acc.to(DTYPE))

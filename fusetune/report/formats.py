@@ -56,10 +56,12 @@ def to_markdown(report: Report) -> str:
     lines += [f"- {c.count} {c.verdict} (`{c.reason}`): {c.text}" for c in wording.verdict_counts(report)]
     lines.append("")
     if report.rows:
-        header = ("op", "problem", "BASELINE", "winner", "config", "gain", "interval", "over conservative")
+        header = ("op", "problem", "BASELINE", "winner", "config", "gain", "interval", "over conservative", "library")
         cells = [_markdown_cells(row) for row in report.rows]
         lines += [*_table((*header, "verdict", "evidence", "GPU", "versions", "date"), cells), ""]
         lines += [f"{wording.legend(report)}.", ""]
+        hints = [f"- {_escape(hint)}" for hint in wording.library_hints(report)]
+        lines += [*hints, ""] if hints else []
     if wording.has_predictions(report):
         lines += [wording.PREDICTED_WARNING, ""]
     for run in report.runs:
@@ -86,6 +88,9 @@ _CSV_COLUMNS: Final = (
     *(f"gain_{name}" for name in _GAIN_FIELDS),
     *(f"gain_over_conservative_{name}" for name in _GAIN_FIELDS),
     "conservative_label",
+    "library_label",
+    "library_us",
+    *(f"gain_over_library_{name}" for name in _GAIN_FIELDS),
     "min_gain",
     "confidence",
     "blocks",
@@ -107,7 +112,13 @@ def _csv_record(row: ProblemRow) -> dict[str, Any]:
     record["conservative_label"] = row.conservative_config.label() if row.conservative_config else None
     if row.predicted_us:
         record |= {f"predicted_{name}_us": getattr(row.predicted_us, name) for name in _TIME_FIELDS}
-    for prefix, figures in (("gain", row.gain), ("gain_over_conservative", row.gain_over_conservative)):
+    record["library_label"] = row.library.config.label() if row.library else None
+    record["library_us"] = row.library.us if row.library else None
+    for prefix, figures in (
+        ("gain", row.gain),
+        ("gain_over_conservative", row.gain_over_conservative),
+        ("gain_over_library", row.library.gain if row.library else None),
+    ):
         if figures:
             record |= {f"{prefix}_{name}": getattr(figures, name) for name in _GAIN_FIELDS}
     return record
@@ -129,6 +140,7 @@ def _markdown_cells(row: ProblemRow) -> tuple[str, ...]:
         format_gain(gain.median) if gain else wording.NOT_TIMED,
         format_interval(gain.low, gain.high) if gain else "-",
         wording.gain_text(over) if over else "-",
+        wording.library_text(row),
         row.verdict,
         row.evidence,
         row.gpu,

@@ -14,7 +14,7 @@ from fusetune.errors import FusetuneError
 from fusetune.report.run_summary import CandidateRow, RunSummary, summarize_run
 from fusetune.store.journal import read_journal
 from fusetune.store.paths import find_run
-from fusetune.store.schema import ConfigFile, Environment, Times
+from fusetune.store.schema import ConfigFile, Environment, Library, Times
 from fusetune.store.yaml_files import read_config_file
 
 __all__ = [
@@ -44,7 +44,8 @@ class ProblemRow(msgspec.Struct, frozen=True):
 
     Times are microseconds of one launch: BASELINE, the fastest 4-warp / 2-stage config (`conservative_config`, None
     where it is `config` itself) and `config`. A measured row has the `_us` times and the gain; a predicted row has
-    `predicted_us` instead and none of them, so that no reader can take a prediction for a measurement.
+    `predicted_us` instead and none of them, so that no reader can take a prediction for a measurement. `library` is
+    what cuBLAS takes, `library_text` that in words.
     """
 
     op: str
@@ -61,6 +62,8 @@ class ProblemRow(msgspec.Struct, frozen=True):
     gain: GainFigures | None
     gain_over_conservative: GainFigures | None
     conservative_config: Config | None
+    library: Library | None
+    library_text: str | None
     min_gain: float | None
     confidence: float | None
     blocks: int | None
@@ -112,6 +115,8 @@ def rows_from_files(files: Sequence[tuple[Path, ConfigFile]]) -> list[ProblemRow
                     gain=GainFigures(gain.median, gain.low, gain.high) if gain else None,
                     gain_over_conservative=GainFigures(over.median, over.low, over.high) if over else None,
                     conservative_config=over.config if over else None,
+                    library=entry.library,
+                    library_text=entry.library_text(),
                     min_gain=gain.min_gain if gain else None,
                     confidence=gain.confidence if gain else None,
                     blocks=gain.blocks if gain else None,

@@ -33,6 +33,8 @@ def render(report: Report, console: Console) -> None:
         console.print()
         console.print(first_that_fits(console, _wide_table(report.rows), _stacked_table(report.rows)))
         console.print(Text(f"\n{wording.legend(report)}", style="dim"))
+        for hint in wording.library_hints(report):
+            console.print(Text(hint, style="yellow"))
     for run in report.runs:
         print_run(run, console)
     if report.missing_runs:
@@ -54,18 +56,21 @@ def _print_verdicts(report: Report, console: Console) -> None:
 
 
 def _wide_table(rows: Sequence[ProblemRow]) -> Table:
-    headers = ("problem", ">BASELINE", ">winner", "config", "gain", "over conservative", "verdict", "GPU, date")
-    table = make_table(headers, leading=1)
+    with_library = any(row.library for row in rows)
+    headers = ["problem", ">BASELINE", ">winner", "config", "gain", "over conservative"]
+    headers += ["library"] if with_library else []
+    table = make_table([*headers, "verdict", "GPU, date"], leading=1)
     for row in rows:
         over = row.gain_over_conservative
-        cells = (
+        cells = [
             _problem_lines(row),
             _broken(wording.row_time(row, "baseline")),
             _broken(wording.row_time(row, "config")),
             _config_lines(row.config),
             wording.gain_text(row.gain, "\n") if row.gain else wording.NOT_TIMED,
             wording.gain_text(over, "\n") if over else "-",
-        )
+        ]
+        cells += [wording.library_text(row, "\n")] if with_library else []
         table.add_row(*(Text(cell) for cell in cells), _verdict_lines(row), Text(_gpu_lines(row)))
     return table
 
@@ -78,6 +83,7 @@ def _stacked_table(rows: Sequence[ProblemRow]) -> Table:
         gains += ["over conservative", wording.gain_text(over, "\n")] if over else []
         between = "\n" if row.predicted_us else " "  # `predicted` and its figure stay on one line
         times = f"{wording.row_time(row, 'config')}\nBASELINE{between}{wording.row_time(row, 'baseline')}"
+        times += f"\nlibrary {wording.library_text(row, chr(10))}" if row.library else ""
         cells = (_problem_lines(row), f"{_config_lines(row.config)}\n{times}", "\n".join(gains))
         verdict = Text.assemble(_verdict_lines(row), "\n", _gpu_lines(row))
         table.add_row(*(Text(cell) for cell in cells), verdict)

@@ -12,7 +12,7 @@ from fusetune.core.decision import REASON_TEXT, Evidence, Gain, Reason, VerdictN
 from fusetune.core.problem import Problem
 from fusetune.report.model import GainFigures, ProblemRow, Report
 from fusetune.report.run_summary import BlockCount, CandidateRow, ComparisonRow, RunSummary
-from fusetune.units import format_bytes, format_gain, format_interval, format_us
+from fusetune.units import format_bytes, format_gain, format_interval, format_slower, format_us
 
 NOT_TIMED: Final = "not timed"
 PREDICTED_WARNING: Final = "Predicted times come from the cost model alone: nothing was timed, so nothing is proved."
@@ -92,6 +92,22 @@ def row_time(row: ProblemRow, which: _TimeName) -> str:
     return format_us({"baseline": row.baseline_us, "conservative": row.conservative_us, "config": row.config_us}[which])
 
 
+def library_text(row: ProblemRow, separator: str = " ") -> str:
+    """What a library takes beside the winner, `8.72 us, 34 % slower`; `-` where none was timed."""
+    if row.library is None:
+        return "-"
+    return f"{format_us(row.library.us)},{separator}{format_slower(row.library.ratio)}"
+
+
+def library_hints(report: Report) -> list[str]:
+    """A line for each problem that a library computes faster, and how to let it."""
+    return [
+        f"{row.op} {row.problem.describe()}: {row.library_text}"
+        for row in report.rows
+        if row.library is not None and row.library.gain.high < 0
+    ]
+
+
 def screening_text(candidate: CandidateRow, evidence: Evidence) -> str:
     """The time that a candidate was ranked by: the predicted one, called so, or the screening one."""
     if evidence == "predicted":
@@ -118,8 +134,8 @@ def comparison_pair(row: ComparisonRow) -> tuple[str, str]:
 
 
 def outcome_text(row: ComparisonRow) -> str:
-    """What a comparison came to; `revert` would read as a failure for the baseline timed against itself."""
-    return "control" if row.phase == "control" else row.outcome
+    """What a comparison came to; `revert` would read as a failure where nothing was to be decided."""
+    return row.phase if row.phase in {"control", "reference"} else row.outcome
 
 
 def dropped_text(run: RunSummary) -> str:
@@ -164,6 +180,8 @@ def run_facts(run: RunSummary) -> list[tuple[str, str]]:
         facts.append(("time", f"{', '.join(parts)}; {total:.1f} s in all"))
     if run.blocks:
         facts.append(("blocks", "; ".join(_block_text(count) for count in run.blocks)))
+    library = run.entry.library_text() if run.entry else None
+    facts += [("library", library)] if library else []
     facts.append(("result", result_text(run)))
     return facts
 

@@ -16,6 +16,7 @@ from fusetune.core.target import find_target
 from fusetune.errors import ConfigFileError, MissingConfigError, NoUsableGpuError
 from fusetune.kernels.device import gpu_identity
 from fusetune.kernels.spec import load_spec
+from fusetune.runtime.folded import KEPT
 from fusetune.store.lookup import Lookup, lookup
 from fusetune.store.paths import config_path, search_path
 from fusetune.store.schema import ConfigFile
@@ -121,8 +122,12 @@ def load(path: str | Path | None = None, *, strict: bool = False, allow_predicte
 
 
 def reload() -> None:
-    """Read the files again at the next call: a file changed on disk is never picked up otherwise."""
+    """Read the files again at the next call: a file changed on disk is never picked up otherwise.
+
+    Weights are folded anew, too, where a config folds them.
+    """
     global _source  # noqa: PLW0603
+    KEPT.forget()
     _source = ConfigSource(_source._path, strict=_source.strict, allow_predicted=_source._allow_predicted)
 
 
@@ -158,8 +163,13 @@ def _identity(target: str | None) -> TargetIdentity:
 
 def _sweep(op: str, problem: Problem) -> str:
     command = f"fusetune sweep --M {problem.M} --K {problem.K} --N {problem.N}"
-    command += "" if op == DEFAULT_OP else f" --op {op}"
-    return command if problem.mode is None else f"{command} --mode {problem.mode}"
+    options = {
+        "op": None if op == DEFAULT_OP else op,
+        "mode": problem.mode,
+        "dtype": None if problem.dtype == "float32" else problem.dtype,
+        "precision": None if problem.precision == "tf32" else problem.precision,
+    }
+    return command + "".join(f" --{name} {value}" for name, value in options.items() if value is not None)
 
 
 @functools.cache

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Final, Literal
 
@@ -13,6 +13,7 @@ from fusetune.core.problem import PRECISIONS, Dtype, Precision, Problem
 from fusetune.errors import UsageError
 from fusetune.kernels.launches import Ending, gemm_launches, takes, workspace
 from fusetune.runtime.configs import config_for
+from fusetune.runtime.folded import KEPT
 
 DTYPES: Final[dict[torch.dtype, Dtype]] = {
     torch.float32: "float32",
@@ -82,18 +83,26 @@ def launch(
     eps: float = 0.0,
     momentum: float = 0.0,
     counter: Literal["none", "count", "average"] = "none",
+    sources: Sequence[torch.Tensor | None] = (),
 ) -> None:
-    """Compute an op on its tensors with the config loaded for it, or with BASELINE where that cannot take them."""
+    """Compute an op on its tensors with the config loaded for it, or with BASELINE where that cannot take them.
+
+    `sources` are what a config may fold into the weights, as the caller gave them, the weight first.
+    """
     x = tensors["x"]
     config = _config(op, problem, x)
     if not takes(config, tensors):
         config = BASELINE
+    constants: Mapping[str, torch.Tensor] = {}
+    if config.variant == "library_folded":
+        found = KEPT.find(tensors, sources, eps)
+        config, constants = (Config(variant="library"), {}) if found is None else (config, found)
     scratch = {
         operand.name: torch.empty(operand.shape, dtype=getattr(torch, operand.dtype), device=x.device)
         for operand in workspace(problem, config, ending)
     }
     launches = gemm_launches(
-        problem, config, {**tensors, **scratch}, ending, eps=eps, momentum=momentum, counter=counter
+        problem, config, {**tensors, **scratch, **constants}, ending, eps=eps, momentum=momentum, counter=counter
     )
     with torch.cuda.device(x.device) if x.is_cuda else nullcontext():
         for one in launches:

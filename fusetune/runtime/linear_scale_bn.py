@@ -230,7 +230,16 @@ def _by_kernel(
             torch.autograd.graph.increment_version(norm.counter)
     mode: Mode = "train" if norm.of_batch else "eval"
     problem = make_problem(M, N, K, DTYPES[x.dtype], precision, mode)
-    launch(SPEC.name, problem, tensors, mode, eps=norm.eps, momentum=norm.momentum or 0.0, counter=counting)
+    launch(
+        SPEC.name,
+        problem,
+        tensors,
+        mode,
+        eps=norm.eps,
+        momentum=norm.momentum or 0.0,
+        counter=counting,
+        sources=(weight, bias, scale, gamma, beta, mean, var),
+    )
     if norm.of_batch:
         for own, used in ((mean, tensors["running_mean"]), (var, tensors["running_var"])):
             if used is not own:

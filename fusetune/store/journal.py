@@ -23,7 +23,8 @@ from fusetune.store.schema import Entry, Environment, TargetIdentity
 JOURNAL_VERSION = 1
 
 Status = Literal["rejected", "skipped", "compiled", "failed", "checked"]
-Phase = Literal["control", "confirm", "revalidate", "gate"]
+Phase = Literal["control", "reference", "confirm", "revalidate", "gate"]
+"""control: BASELINE against itself. reference: a library beside BASELINE or what stays, which decides nothing."""
 
 
 class _Record(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="kind", tag=str.lower):
@@ -31,7 +32,10 @@ class _Record(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="kind",
 
 
 class RunStart(_Record, frozen=True, tag="run"):
-    """The first line: what was asked for, and with what. `prior`: what was predicted to be slow was left out."""
+    """The first line: what was asked for, and with what.
+
+    `prior`: what was predicted to be slow was left out. `allow_library`: a library may win.
+    """
 
     journal: int
     run: str
@@ -47,6 +51,7 @@ class RunStart(_Record, frozen=True, tag="run"):
     rule: KeepRule
     cache: str = "cold"
     prior: bool = False
+    allow_library: bool = False
 
 
 class Candidate(_Record, frozen=True, tag="candidate"):

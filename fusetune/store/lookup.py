@@ -45,6 +45,8 @@ class Lookup(msgspec.Struct, frozen=True):
                 gain, interval = format_gain(entry.gain.median), format_interval(entry.gain.low, entry.gain.high)
                 whose = "gain" if entry.verdict == "keep" else "gain of the best one tried"
                 lines.append(f"  {whose} over BASELINE: {gain}, {interval}, run {entry.run}")
+            library = entry.library_text()
+            lines += [f"  {library}"] if library else []
         lines += [f"  differs: {difference}" for difference in self.differences]
         lines += [f"  not used: {reason}" for reason in self.skipped]
         return "\n".join(lines)

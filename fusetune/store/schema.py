@@ -10,10 +10,11 @@ from typing import Annotated, Final
 
 import msgspec
 
-from fusetune.core.config import Config
-from fusetune.core.decision import Evidence, Gain, Reason, VerdictName
+from fusetune.core.config import BASELINE, Config
+from fusetune.core.decision import TIE, Evidence, Gain, Reason, VerdictName
 from fusetune.core.environment import Environment, TargetIdentity
 from fusetune.core.problem import Problem
+from fusetune.units import format_slower, format_us
 
 SCHEMA_VERSION: Final = 1
 
@@ -23,6 +24,8 @@ __all__ = [
     "ConservativeGain",
     "Entry",
     "Environment",
+    "Library",
+    "LibraryGain",
     "TargetIdentity",
     "Times",
 ]
@@ -48,11 +51,45 @@ class ConservativeGain(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     config: Config
 
 
+class LibraryGain(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The gain of the entry's config over the library: below 0 the library is faster."""
+
+    median: Annotated[float, msgspec.Meta(lt=1.0)]
+    low: float
+    high: float
+    blocks: int
+
+
+LIBRARY_NAMES: Final[dict[str, str]] = {
+    "library": "cuBLAS and a finishing kernel",
+    "library_folded": "cuBLAS with folded weights",
+}
+
+
+class Library(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The fastest way to leave the products to a library: its config, its microseconds and what ours gains on it."""
+
+    config: Config
+    us: PositiveTime
+    gain: LibraryGain
+
+    @property
+    def ratio(self) -> float:
+        """The library's time over that of the entry's config, in turns: above 1 it is slower."""
+        return 1.0 / (1.0 - self.gain.median)
+
+    def describe(self) -> str:
+        """One line for people: `cuBLAS and a finishing kernel: 8.72 us, 34 % slower`."""
+        name = LIBRARY_NAMES.get(self.config.variant, self.config.label())
+        return f"{name}: {format_us(self.us)}, {format_slower(self.ratio)}"
+
+
 class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """One problem and the config to use for it, with its evidence.
 
     A measured entry has `gain` and `time_us`; a predicted one has `predicted_us` instead, so that a prediction is
-    never read as a measurement. `run` names the journal that every figure comes from, `date` (ISO 8601) its day.
+    never read as a measurement. A measured one has `library` where a library was timed beside its config. `run` names
+    the journal that every figure comes from, `date` (ISO 8601) its day.
     """
 
     problem: Problem
@@ -67,6 +104,7 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     gain_over_conservative: ConservativeGain | None = None
     time_us: Times | None = None
     predicted_us: Times | None = None
+    library: Library | None = None
 
     def __post_init__(self) -> None:
         if self.evidence == "measured":
@@ -83,6 +121,18 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
                 raise ValueError("a predicted entry has no `gain` or `time_us`; evidence is never mixed")
             if self.predicted_us is None:
                 raise ValueError("a predicted entry needs `predicted_us`")
+            if self.library is not None:
+                raise ValueError("a predicted entry has no `library`; nothing was timed")
+        if self.library is not None and (not self.library.config.is_library or self.config.is_library):
+            raise ValueError("`library` holds a library's config, beside an entry's that is none")
+
+    def library_text(self) -> str | None:
+        """What a reader should know of the library: `... 3.1 % faster: --allow-library lets it win`."""
+        if self.library is None or self.gain is None:
+            return None
+        needed = self.gain.min_gain if self.config == BASELINE else 0.0
+        wins = 1 - self.library.ratio > max(needed, TIE)
+        return self.library.describe() + (": --allow-library lets it win" if wins else "")
 
 
 class ConfigFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
 from fusetune.core.config import BASELINE, Config
-from fusetune.core.decision import Decision, Gain, KeepRule, choose
+from fusetune.core.decision import TIE, Decision, choose
 from fusetune.core.resources import Resources
 from fusetune.errors import MeasurementError, NoisyMachineError
-from fusetune.measure.paired import NOISE_LIMIT, PairResult, compare, is_quiet
-from fusetune.measure.protocol import BlockTimes, Failure, Measurer
+from fusetune.measure.paired import NOISE_LIMIT, PairResult, is_quiet
+from fusetune.measure.protocol import Failure
 from fusetune.store.journal import Phase
-from fusetune.tune.log import RunLog
+from fusetune.tune.bench import Bench
 from fusetune.tune.plan import resource_use
 from fusetune.tune.race import RaceResult
 
-TIE = 0.01
-"""Finalists whose times differ by less are equals; the one that takes less of an SM wins."""
+LIBRARY_PAIRS = 3
+"""Pairs that a library which may win adds: with BASELINE, with the conservative config, and with our choice."""
 
 
 class Final(msgspec.Struct, frozen=True):
     """Every pair that was compared and what follows from it.
 
-    `best` and `conservative` may be the same config; `over_conservative` is None then.
+    `best` and `conservative` may be the same config; `over_conservative` is None then. Where a library was chosen it is
+    `best`, and `ours` is what would stay without it.
     """
 
     decision: Decision
@@ -33,52 +33,12 @@ class Final(msgspec.Struct, frozen=True):
     conservative: Config
     over_baseline: Mapping[Config, PairResult]
     over_conservative: PairResult | None
+    ours: Final | None = None
 
     @property
     def chosen(self) -> Config:
         """The config that stays."""
-        return {"best": self.best, "conservative": self.conservative, "baseline": BASELINE}[self.decision.choice]
-
-
-class Bench:
-    """What every comparison of one run shares: measurer, rule, journal, and the coin that picks a block's lead."""
-
-    def __init__(self, measurer: Measurer, rule: KeepRule, seed: int, log: RunLog) -> None:
-        self.measurer, self.rule, self.seed, self.log = measurer, rule, seed, log
-
-    def compare(
-        self,
-        phase: Phase,
-        baseline: Config,
-        config: Config,
-        *,
-        comparisons: int,
-        decided: Callable[[Gain], bool] | None = None,
-    ) -> PairResult | Failure:
-        """Blocks of one pair, each into the journal, and what they came to."""
-
-        def record(times: BlockTimes) -> None:
-            self.log.block(phase, baseline, config, times)
-
-        recorded = self.log.ledger.blocks(phase, baseline, config)
-        rng = random.Random(f"{self.seed}/{phase}/{baseline}/{config}/{len(recorded)}")
-        self.measurer.warm_up()
-        result = compare(
-            self.measurer,
-            baseline,
-            config,
-            self.rule,
-            comparisons=comparisons,
-            rng=rng,
-            on_block=record,
-            recorded=recorded,
-            decided=decided,
-        )
-        if isinstance(result, Failure):
-            self.log.candidate(config, "failed", reason=result.reason, detail=result.detail)
-        else:
-            self.log.comparison(phase, baseline, config, result)
-        return result
+        return {"conservative": self.conservative, "baseline": BASELINE}.get(self.decision.choice, self.best)
 
 
 def control(bench: Bench) -> PairResult:
@@ -103,12 +63,28 @@ def control(bench: Bench) -> PairResult:
     return result
 
 
-def confirm(bench: Bench, raced: RaceResult, resources: Mapping[Config, Resources]) -> Final:
-    """Every finalist and the conservative config against BASELINE; then the best against the conservative one."""
+def confirm(
+    bench: Bench, raced: RaceResult, resources: Mapping[Config, Resources], library: Config | None = None
+) -> Final:
+    """Every finalist and the conservative config against BASELINE; then the best against the conservative one.
+
+    `library` is a library's config that may win, the last to be compared.
+    """
     contenders = [config for config in dict.fromkeys([*raced.finalists, raced.conservative]) if config != BASELINE]
-    comparisons = len(contenders) + 1
+    comparisons = len(contenders) + 1 + (LIBRARY_PAIRS if library else 0)
+    ours = _best_of_ours(bench, contenders, resources, comparisons)
+    if library is None:
+        return ours
+    with bench.log.phase("confirm_library", "Confirming the library in paired blocks"):
+        wins, results = _library_wins(bench, "confirm", ours, library, comparisons)
+    return _with_library(ours, library, results) if wins else ours
+
+
+def _best_of_ours(
+    bench: Bench, contenders: Sequence[Config], resources: Mapping[Config, Resources], comparisons: int
+) -> Final:
     results: dict[Config, PairResult] = {}
-    with bench.log.phase("confirm", "Confirming in paired blocks", comparisons) as phase:
+    with bench.log.phase("confirm", "Confirming in paired blocks", len(contenders) + 1) as phase:
         for config in contenders:
             result = bench.compare("confirm", BASELINE, config, comparisons=comparisons)
             if not isinstance(result, Failure):
@@ -136,6 +112,36 @@ def confirm(bench: Bench, raced: RaceResult, resources: Mapping[Config, Resource
     return Final(decision, best, conservative, results, over_conservative)
 
 
+def _library_wins(
+    bench: Bench, phase: Phase, ours: Final, library: Config, comparisons: int
+) -> tuple[bool, dict[Config, PairResult]]:
+    """Whether a library surely gains what any config must, and more than a TIE on what would stay without it."""
+    minimums = dict.fromkeys((BASELINE, ours.conservative), bench.rule.min_gain)
+    minimums[ours.chosen] = max(minimums.get(ours.chosen, 0.0), TIE)
+    results: dict[Config, PairResult] = {}
+    for reference, minimum in minimums.items():
+        rule = msgspec.structs.replace(bench.rule, min_gain=minimum)
+        result = bench.compare(phase, reference, library, comparisons=comparisons, rule=rule)
+        if isinstance(result, Failure):
+            return False, results
+        results[reference] = result
+        if result.outcome != "keep":
+            return False, results
+    return True, results
+
+
+def _with_library(ours: Final, library: Config, results: Mapping[Config, PairResult]) -> Final:
+    """The final that the library won."""
+    return Final(
+        decision=Decision("library", "keep", "library_gain_confirmed"),
+        best=library,
+        conservative=ours.conservative,
+        over_baseline={**ours.over_baseline, library: results[BASELINE]},
+        over_conservative=results[ours.conservative],
+        ours=ours,
+    )
+
+
 def _fastest_conservative(results: Mapping[Config, PairResult]) -> Config:
     """The 4-warp / 2-stage config with the largest gain over BASELINE; BASELINE, itself one, where none gains."""
     gains = {config: result.gain.median for config, result in results.items() if config.is_conservative}
@@ -153,13 +159,38 @@ def lightest_of_fastest(results: Mapping[Config, PairResult], resources: Mapping
 def revalidate(bench: Bench, final: Final) -> Final:
     """The same question about the chosen config in a fresh process; its figures replace those of the final.
 
-    Where they do not confirm every gain that the decision rests on, BASELINE stays: `revalidation_disagrees`.
-    The caller has prepared the measurer anew, with another seed.
+    Where they do not confirm every gain that the decision rests on, BASELINE stays: `revalidation_disagrees`. What a
+    library does not win after all goes to ours. The caller has prepared the measurer anew, with another seed.
     """
+    if final.ours is not None:
+        return _revalidate_library(bench, final, final.ours)
+    return _revalidate_ours(bench, final, comparisons=0)
+
+
+def _revalidate_library(bench: Bench, final: Final, ours: Final) -> Final:
+    comparisons = LIBRARY_PAIRS + 2
+    with bench.log.phase("revalidate_library", "Revalidating the library in a new process"):
+        wins, results = _library_wins(bench, "revalidate", ours, final.best, comparisons)
+    if wins:
+        return _with_library(ours, final.best, results)
+    if ours.decision.verdict == "keep":
+        bench.log.note(f"{final.best.label()} did not win again in a fresh process; {ours.chosen.label()} is next")
+        return _revalidate_ours(bench, ours, comparisons=LIBRARY_PAIRS)
+    over_baseline = {final.best: results[BASELINE]} if BASELINE in results else {}
+    return msgspec.structs.replace(
+        final,
+        decision=Decision("baseline", "revert", "revalidation_disagrees"),
+        over_baseline={**final.over_baseline, **over_baseline},
+    )
+
+
+def _revalidate_ours(bench: Bench, final: Final, *, comparisons: int) -> Final:
+    """`comparisons` others share the error budget."""
     chosen = final.chosen
     against_conservative = final.decision.choice == "best" and final.conservative != BASELINE
-    comparisons = 2 if against_conservative else 1
-    with bench.log.phase("revalidate", "Revalidating in a new process", comparisons) as phase:
+    pairs = 2 if against_conservative else 1
+    comparisons += pairs
+    with bench.log.phase("revalidate", "Revalidating in a new process", pairs) as phase:
         over_baseline = bench.compare("revalidate", BASELINE, chosen, comparisons=comparisons)
         phase.advance()
         over_conservative: PairResult | Failure | None = None

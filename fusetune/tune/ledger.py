@@ -137,8 +137,8 @@ def earlier_runs(
     """The newest unfinished run of this very command, and the finished ones of the same question, the newest first.
 
     The question is op, problem, GPU, environment (so kernel source too), cache mode and seed; the command is that with
-    the same space, rule and prior. Journals that cannot be read are passed over: they are somebody's files, not ours to
-    judge.
+    the same space, rule, prior and leave for a library. Journals that cannot be read are passed over: they are
+    somebody's files, not ours to judge.
     """
     finished: list[Sequence[Record]] = []
     unfinished: Unfinished | None = None
@@ -153,11 +153,12 @@ def earlier_runs(
         if asked != (request.spec.name, request.problem, identity, environment, request.cache, request.seed):
             continue
         end = next((record for record in records if isinstance(record, RunEnd)), None)
-        command = (start.run, start.space, start.rule, start.prior)
+        asked_for = (request.space, request.rule, request.prior, request.allow_library)
+        command = (start.run, (start.space, start.rule, start.prior, start.allow_library))
         if end is not None:
             # A run without an entry met a noisy machine: its screening is no guide.
             finished += [records] if end.entry is not None else []
-        elif unfinished is None and command == (path.stem, request.space, request.rule, request.prior):
+        elif unfinished is None and command == (path.stem, asked_for):
             unfinished = _take(path, start)
     return unfinished, finished
 

@@ -178,6 +178,7 @@ def open_run(
                         rule=request.rule,
                         cache=request.cache,
                         prior=request.prior,
+                        allow_library=request.allow_library,
                     )
                 )
             yield RunLog(writer, run, progress, ledger)

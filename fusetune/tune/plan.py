@@ -29,26 +29,41 @@ PRIOR_LIMIT = 2.5
 In the six sweeps under benchmarks/results/sweeps (variant tiled, H200), what screening timed within 3 % of the fastest
 was predicted at 1.33 times the best predicted time or less, and at 1.40 among the 4-warp / 2-stage candidates
 (`python benchmarks/prediction.py`)."""
+PRIOR_MOST = 480
+"""Nor is what so many others are predicted to beat. In those sweeps the fastest was among the first 95 predicted."""
+PRIOR_MOST_CONSERVATIVE = 96
+"""The same among the 4-warp / 2-stage candidates."""
 PRIOR_SPARES = 32
 """So many candidates, or fewer, are all compiled: leaving some out would save nothing."""
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """What is to be compiled for `target`, in this order, BASELINE first; the rest, with the reason why it is not.
+    """What is to be tried on `target`, in this order, BASELINE first; the rest, with the reason why it is not.
 
-    `rejected` cannot run; `skipped` could, and is predicted to be slow.
+    `rejected` cannot run; `skipped` could, and is predicted to be slow. `references` are a library's configs, which are
+    compiled and checked too, and take no part in screening.
     """
 
     target: Target
     configs: tuple[Config, ...]
     rejected: Mapping[Config, Rejection]
     skipped: Mapping[Config, Rejection]
+    references: tuple[Config, ...] = ()
+
+    @property
+    def compiled(self) -> tuple[Config, ...]:
+        """What is to be compiled."""
+        return tuple(dict.fromkeys((*self.configs, *self.references)))
 
 
 def check_problem(spec: KernelSpec, problem: Problem) -> None:
     """Raise UnsupportedProblemError where the op does not compute this dtype or mode."""
     if problem.dtype not in spec.dtypes:
         raise UnsupportedProblemError(f"{spec.name} does not compute {problem.dtype}; it does {', '.join(spec.dtypes)}")
+    if problem.mode is None and None not in spec.modes:
+        modes = " or ".join(f"--mode {mode}" for mode in spec.modes)
+        raise UnsupportedProblemError(f"{spec.name} does not compute the same in each mode; give it one: {modes}")
+    spec.operands(problem)  # The op's own objection, where it has one.
     if problem.mode not in spec.modes:
         known = " and ".join(mode or "no mode at all" for mode in spec.modes)
         raise UnsupportedProblemError(f"{spec.name} does not know the mode {problem.mode}; it knows {known}")
@@ -85,29 +100,40 @@ def plausible(request: SweepRequest, target: Target) -> tuple[list[Config], dict
 def make_plan(request: SweepRequest, target: Target) -> Plan:
     """The candidates that are worth compiling, the best predicted first.
 
-    One is skipped that is predicted to take more than PRIOR_LIMIT times the best predicted time; a 4-warp / 2-stage
-    one only where that is so against the best of its own kind, since the fastest of them is a reference. Nothing is
-    skipped without `request.prior`, and where the target's peaks are unknown nothing can be predicted.
+    One is skipped that is predicted to take more than PRIOR_LIMIT times the best predicted time, or that PRIOR_MOST
+    others are predicted to beat; a 4-warp / 2-stage one only where that is so among its own kind, since the fastest of
+    them is a reference. Nothing is skipped without `request.prior`, and where the target's peaks are unknown nothing
+    can be predicted.
     """
     passed, rejected = plausible(request, target)
+    references = references_of(request.spec, request.problem)
     try:
         predicted = {config: estimate(config, request.problem, target).time_us for config in passed}
     except UsageError:
         predicted = {}
     if not request.prior or not predicted:
-        return Plan(target, tuple(passed), rejected, {})
+        return Plan(target, tuple(passed), rejected, {}, references)
     order = sorted(passed, key=lambda config: (config != BASELINE, predicted[config]))
     if len(order) <= PRIOR_SPARES:
-        return Plan(target, tuple(order), rejected, {})
-    best_us = min(predicted.values())
-    safe_us = min(time_us for config, time_us in predicted.items() if config.is_conservative)
+        return Plan(target, tuple(order), rejected, {}, references)
     skipped: dict[Config, Rejection] = {}
-    for config in order:
-        reference_us = safe_us if config.is_conservative else best_us
-        if config != BASELINE and predicted[config] > PRIOR_LIMIT * reference_us:
-            told = f"predicted {predicted[config]:.3g} us, the best {reference_us:.3g} us"
-            skipped[config] = Rejection("predicted_slow", told)
-    return Plan(target, tuple(config for config in order if config not in skipped), rejected, skipped)
+    for kind, most in ((order, PRIOR_MOST), ([c for c in order if c.is_conservative], PRIOR_MOST_CONSERVATIVE)):
+        best_us = min(predicted[config] for config in kind)
+        for place, config in enumerate(kind):
+            skipped.pop(config, None)  # A 4-warp / 2-stage one is judged by its own kind, which comes last.
+            if config != BASELINE and (place >= most or predicted[config] > PRIOR_LIMIT * best_us):
+                told = f"predicted {predicted[config]:.3g} us, the best {best_us:.3g} us"
+                skipped[config] = Rejection("predicted_slow", told)
+    return Plan(target, tuple(config for config in order if config not in skipped), rejected, skipped, references)
+
+
+def references_of(spec: KernelSpec, problem: Problem) -> tuple[Config, ...]:
+    """What the op offers of a library. Raises UsageError where that does not call itself so."""
+    references = spec.references(problem)
+    for config in references:
+        if not config.is_library:
+            raise UsageError(f"{spec.name} names {config.label()} as a reference; begin its variant with `library`")
+    return references
 
 
 def proposed_by_rules(request: SweepRequest, target: Target) -> tuple[Config, ...]:
@@ -212,7 +238,9 @@ def reject_resources(resources: Resources, target: Target) -> Rejection | None:
 
 
 def predict_us(config: Config, problem: Problem, target: Target, resources: Resources | None = None) -> float | None:
-    """The cost model's time in microseconds, or None for a GPU whose peaks the table does not hold."""
+    """The cost model's time in microseconds; None for a library, and for a GPU whose peaks the table does not hold."""
+    if config.is_library:
+        return None
     try:
         return round(estimate(config, problem, target, resources).time_us, 3)
     except UsageError:

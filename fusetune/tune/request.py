@@ -25,8 +25,8 @@ class SweepRequest(msgspec.Struct, frozen=True):
     """One problem to tune. `output` and `runs` are the folders for YAML and journals; `workers` compile at once.
 
     `fresh` takes nothing over from earlier runs. `prior` leaves out what the cost model predicts to be far too slow.
-    `exclusive` makes another process on the GPU an error. `lock_mhz`
-    is where the SM clock is held while measuring; None leaves the clocks alone.
+    `allow_library` lets a library win, which is timed in any case. `exclusive` makes another process on the GPU an
+    error. `lock_mhz` is where the SM clock is held while measuring; None leaves the clocks alone.
     """
 
     spec: KernelSpec
@@ -40,6 +40,7 @@ class SweepRequest(msgspec.Struct, frozen=True):
     workers: int | None = None
     fresh: bool = False
     prior: bool = True
+    allow_library: bool = False
     exclusive: bool = False
     lock_mhz: int | None = None
 
@@ -65,7 +66,7 @@ class SweepResult(msgspec.Struct, frozen=True):
 
 def new_run_id() -> str:
     """A run's name: UTC time and four random hex digits, such as 20261123T101500-3f9a."""
-    return f"{datetime.now(timezone.utc):%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
+    return f"{datetime.now(timezone.utc):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
 
 
 def now() -> str:

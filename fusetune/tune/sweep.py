@@ -26,10 +26,12 @@ from fusetune.store.journal import PhaseTime, RunEnd, Sampling
 from fusetune.store.paths import config_path
 from fusetune.store.schema import ConservativeGain, Entry, Times
 from fusetune.store.yaml_files import write_entry
-from fusetune.tune.confirm import Bench, Final, confirm, control, revalidate
+from fusetune.tune.bench import Bench
+from fusetune.tune.confirm import Final, confirm, control, revalidate
 from fusetune.tune.log import RunLog, journal_path, open_run
 from fusetune.tune.plan import Plan, check_output, check_problem, compile_all, make_plan, record_plan, start_compiling
 from fusetune.tune.race import FirstRound, race
+from fusetune.tune.references import Reference, beside_chosen, library_row, time_references
 from fusetune.tune.request import Ranked, SweepRequest, SweepResult, today
 
 SHOWN = 10
@@ -48,7 +50,7 @@ def sweep(request: SweepRequest, measurer: Measurer, progress: Progress) -> Swee
     try:
         # The process of the revalidation loads from here on. That may disturb screening, whose samples are thrown away;
         # it is over before the first block that a decision rests on.
-        measurer.standby()
+        measurer.standby(request.seed + 1)
         facts = measurer.facts()
         with hold_gpu_of(facts, progress):
             # Not before: another fusetune that was waited for is no company any more.
@@ -79,9 +81,9 @@ def _sweep(
         if others:
             log.note(f"{_told(others)}. Timings may be disturbed; the A/A control will tell")
         plan = early.plan(facts.target)
-        record_plan(plan.configs, plan.rejected, log, plan.skipped)
+        record_plan(plan.compiled, plan.rejected, log, plan.skipped)
         _prepare(measurer, request.seed, log)
-        resources, first = _compile_and_screen(request, measurer, plan, early, log)
+        resources, first, right = _compile_and_screen(request, measurer, plan, early, log)
         measurer.warm_up()
         raced = race(measurer, first, request.seed, log)
         measurer.settle()
@@ -91,11 +93,14 @@ def _sweep(
         except NoisyMachineError as error:
             log.journal.write(RunEnd(entry=None, file=None, message=str(error)))
             raise
-        final = confirm(bench, raced, resources)
+        reference = time_references(bench, right)
+        contender = reference.config if reference and request.allow_library else None
+        final = confirm(bench, raced, resources, contender)
         if final.decision.verdict == "keep":
             _prepare(measurer, request.seed + 1, log)
             final = revalidate(bench, final)
-        entry = _entry(request, environment, final, aa, log.run)
+            reference = beside_chosen(bench, final.chosen, reference)
+        entry = _entry(request, environment, final, aa, reference, log.run)
         result = write_entry(path, request.spec.name, facts.identity, entry)
         log.journal.write(RunEnd(entry=entry, file=str(path), message=entry.verdict))
         return SweepResult(
@@ -118,7 +123,7 @@ class _EarlyStart:
         self._running: Iterable[Compiled] | None = None
         if guess is not None:
             self._plan = make_plan(request, guess)
-            self._running = start_compiling(request, self._plan.configs, guess)
+            self._running = start_compiling(request, self._plan.compiled, guess)
             self._ptxas = ptxas_version(guess)
 
     def plan(self, target: Target) -> Plan:
@@ -167,12 +172,14 @@ def _prepare(measurer: Measurer, seed: int, log: RunLog) -> None:
 
 def _compile_and_screen(
     request: SweepRequest, measurer: Measurer, plan: Plan, early: _EarlyStart, log: RunLog
-) -> tuple[dict[Config, Resources], FirstRound]:
+) -> tuple[dict[Config, Resources], FirstRound, list[Config]]:
     """Check every candidate against the float64 reference as soon as it is compiled, and time those that are right.
 
-    Others still compile meanwhile. Returns the resources of what compiled, and the first round of screening.
+    Others still compile meanwhile. Returns the resources of what compiled, the first round of screening, and the
+    library's configs that are right.
     """
     first = FirstRound(measurer, plan.configs, log)
+    right: set[Config] = set()
     checking_s = screening_s = 0.0
 
     def check(config: Config, used: Resources) -> float | None:
@@ -194,21 +201,30 @@ def _compile_and_screen(
         began = time.monotonic()
         rough_us = check(config, used)
         checked = time.monotonic()
-        if rough_us is not None:
+        if rough_us is not None and config in plan.references:
+            right.add(config)
+        elif rough_us is not None:
             first.add(config, rough_us)
         checking_s += checked - began
         screening_s += time.monotonic() - checked
 
     running = early.results(plan)
-    resources = compile_all(request, plan.configs, plan.target, log, running=running, on_compiled=check_and_time)
+    resources = compile_all(request, plan.compiled, plan.target, log, running=running, on_compiled=check_and_time)
     log.journal.write(PhaseTime(name="check", seconds=round(checking_s, 3), within="compile"))
     log.journal.write(PhaseTime(name="first_round", seconds=round(screening_s, 3), within="compile"))
     if BASELINE not in first.rough_us:
         raise MeasurementError("BASELINE was right at first and failed its second check; run the command again")
-    return resources, first
+    return resources, first, [config for config in plan.references if config in right]
 
 
-def _entry(request: SweepRequest, environment: Environment, final: Final, aa: PairResult, run: str) -> Entry:
+def _entry(
+    request: SweepRequest,
+    environment: Environment,
+    final: Final,
+    aa: PairResult,
+    reference: Reference | None,
+    run: str,
+) -> Entry:
     """What goes into the YAML. A reverted problem stores BASELINE, with the gain of the best that was not enough."""
     judged = final.best if final.decision.choice == "baseline" else final.chosen
     result = final.over_baseline.get(judged, aa)
@@ -237,6 +253,7 @@ def _entry(request: SweepRequest, environment: Environment, final: Final, aa: Pa
             conservative=round(conservative_us, 3),
             config=round(result.config_us if kept else result.baseline_us, 3),
         ),
+        library=library_row(final.chosen, reference),
     )
 
 

@@ -12,13 +12,16 @@ from fusetune import ModelNew, fused_gemm_scale, fused_gemm_scale_batch_norm
 from fusetune.core.config import BASELINE, Config
 from fusetune.runtime import dispatch
 
-COLUMNS = Config(variant="columns", BLOCK_M=128, BLOCK_N=16, BLOCK_K=64)
+WHOLE = Config(BLOCK_M=128, BLOCK_N=16, BLOCK_K=64)
 LIBRARY = Config(variant="library")
 SPLIT = Config(variant="split_k", BLOCK_M=64, BLOCK_N=32, BLOCK_K=32, SPLIT_K=4)
-PERSISTENT = Config(variant="persistent", BLOCK_M=128, BLOCK_N=128, BLOCK_K=32, num_warps=8, num_stages=3)
+PERSISTENT = Config(variant="persistent", BLOCK_M=64, BLOCK_N=128, BLOCK_K=32, num_stages=3)
+PERSISTENT_WHOLE = Config(variant="persistent", BLOCK_M=128, BLOCK_N=16, BLOCK_K=64, num_stages=3)
+PERSISTENT_SPLIT = Config(variant="persistent", BLOCK_M=32, BLOCK_N=32, BLOCK_K=32, SPLIT_K=4, num_stages=3)
+CONFIGS = [BASELINE, WHOLE, SPLIT, PERSISTENT, PERSISTENT_WHOLE, PERSISTENT_SPLIT, LIBRARY]
 
 each_mode = pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
-each_variant = pytest.mark.parametrize("variant", [BASELINE, COLUMNS, SPLIT, PERSISTENT, LIBRARY], ids=Config.label)
+each_variant = pytest.mark.parametrize("variant", CONFIGS, ids=Config.label)
 each_dtype = pytest.mark.parametrize(
     ("dtype", "precision", "close"),
     [
@@ -86,8 +89,6 @@ def _plain(tensors, training, momentum=0.1):
 @each_variant
 @each_mode
 def test_every_variant_gives_pytorch_s_values_and_statistics(variant, training, dtype, precision, close, use):
-    if variant.variant == "columns" and not training:
-        pytest.skip("columns is for training")
     launched = use(variant, precision)
     tensors, counter = _draw(dtype=dtype), torch.tensor(4, device="cuda")
     expected = _plain(tensors, training)
@@ -99,7 +100,7 @@ def test_every_variant_gives_pytorch_s_values_and_statistics(variant, training, 
     assert launched == [variant]
 
 
-@pytest.mark.parametrize("variant", [BASELINE, SPLIT, PERSISTENT, LIBRARY], ids=Config.label)
+@each_variant
 @each_dtype
 def test_every_variant_computes_the_product_alone(variant, dtype, precision, close, use):
     launched = use(variant, precision)

@@ -19,24 +19,31 @@ from fusetune.kernels.launches import gemm_launches
 from fusetune.kernels.spec import KernelSpec
 
 SPLIT_K = Config("split_k", 64, 32, 64, SPLIT_K=4, num_stages=3)
-COLUMNS = Config("columns", 256, 16, 32, num_warps=8)
-PERSISTENT = [
-    Config("persistent", 64, 64, 32, num_stages=3),
-    Config("persistent", 128, 128, 32, num_warps=8, num_stages=3, GROUP_M=8),
+PERSISTENT = Config("persistent", 128, 128, 32, num_warps=8, num_stages=3, GROUP_M=8)
+PERSISTENT_SPLIT = Config("persistent", 64, 128, 32, SPLIT_K=4, num_stages=3)
+WHOLE = [
+    Config(BLOCK_M=256, BLOCK_N=16, BLOCK_K=32, num_warps=8),
+    Config("persistent", 256, 64, 32, num_warps=8, num_stages=3),
+]
+"""Tiles of all rows: in training, one kernel normalizes them."""
+CONFIGS = [
+    BASELINE,
+    SPLIT_K,
+    PERSISTENT,
     Config("persistent", 128, 256, 32, num_warps=8, num_stages=3),
+    Config("persistent", 16, 32, 64, num_warps=2, num_stages=3),
+    PERSISTENT_SPLIT,
+    Config("persistent", 32, 32, 64, SPLIT_K=4, num_stages=3),
 ]
-CASES = [
-    (mode, config)
-    for mode in (None, "eval", "train")
-    for config in (BASELINE, SPLIT_K, COLUMNS, *PERSISTENT)
-    if config != COLUMNS or mode == "train"
-]
+CASES = [(mode, config) for mode in (None, "eval", "train") for config in CONFIGS]
+CASES += [("train", config) for config in WHOLE]
+# Along K, ALIGNED has 9 steps of 64: the last of four CTAs that share a tile has none.
 ODD, ALIGNED, LARGER = (5, 123, 77), (200, 520, 264), (256, 1024, 512)
-FORMS = [("float32", "tf32"), ("float32", "bf16x3"), ("float16", None)]
-OTHER_FORMS = [("float32", "ieee"), ("float32", "tf32x3"), ("bfloat16", None)]
+FORMS = [("float32", "tf32"), ("float16", None)]
+OTHER_FORMS = [("float32", "bf16x3"), ("float32", "ieee"), ("float32", "tf32x3"), ("bfloat16", None)]
 COMBINATIONS = [(*shape, *form) for shape in (ODD, ALIGNED, LARGER) for form in FORMS]
 COMBINATIONS += [(*ALIGNED, *form) for form in OTHER_FORMS]
-CANNOT_RUN = {"shared_memory", "capability", "alignment", "precision", "mode", "rows"}
+CANNOT_RUN = {"shared_memory", "capability", "alignment", "precision", "rows"}
 """Reasons of a rejection that are no matter of speed."""
 
 each_case = pytest.mark.parametrize(
@@ -142,8 +149,23 @@ def test_two_runs_are_bit_identical(mode, config):
     assert all(torch.equal(first[operand.name], second[operand.name]) for operand in spec_of(problem).operands(problem))
 
 
+@pytest.mark.parametrize("config", WHOLE, ids=Config.label)
+def test_many_tiles_of_whole_columns_update_each_statistic_once_and_count_one_batch(config):
+    """More tiles than programs: what a program does beside one tile's stores must not be done again for the next."""
+    problem = make_problem(256, 64 * 1000, 64, "float32", "tf32", "train")
+    _skip_what_cannot_run(problem, config)
+    tensors = drawn(WITH_BN, problem, config)
+    tensors["num_batches_tracked"] = torch.tensor(6, device="cuda")
+    reference = WITH_BN.reference(problem, tensors)
+    (launch,) = gemm_launches(problem, config, tensors, "train", eps=EPS, momentum=MOMENTUM, counter="count")
+    launch.run()
+    assert int(tensors["num_batches_tracked"]) == 7
+    for name, expected in reference.items():
+        assert _error(tensors[name], expected) <= WITH_BN.tolerance(problem).frobenius, name
+
+
 @pytest.mark.parametrize("momentum", [0.1, None])
-@pytest.mark.parametrize("config", [BASELINE, SPLIT_K, COLUMNS, PERSISTENT[1]], ids=Config.label)
+@pytest.mark.parametrize("config", [BASELINE, SPLIT_K, PERSISTENT, PERSISTENT_SPLIT, *WHOLE], ids=Config.label)
 def test_after_ten_steps_the_running_statistics_are_those_of_pytorch_s_module(config, momentum):
     M, K, N = ALIGNED
     problem = make_problem(M, N, K, "float32", "tf32x3", "train")
@@ -188,7 +210,7 @@ def test_training_is_within_1e_4_of_float64_in_every_element(M, K, N, precision)
 
 @pytest.mark.parametrize("mode", ["eval", "train"])
 @pytest.mark.parametrize(
-    "config", [Config(BLOCK_M=128, BLOCK_N=128, num_warps=8, GROUP_M=8), PERSISTENT[1]], ids=Config.label
+    "config", [Config(BLOCK_M=128, BLOCK_N=128, num_warps=8, GROUP_M=8), PERSISTENT], ids=Config.label
 )
 def test_y_beyond_two_to_the_31_elements_is_addressed_right(config, mode):
     problem = make_problem(70_000, 40_000, 32, "float16", mode=mode)  # y has 2.8e9 elements
@@ -210,9 +232,17 @@ def test_y_beyond_two_to_the_31_elements_is_addressed_right(config, mode):
     assert not bool(tensors["y"].isnan().any())
 
 
-def test_summands_beyond_two_to_the_31_elements_are_addressed_right():
-    problem = make_problem(12_288, 12_288, 256, "float16")
-    config = Config("split_k", 128, 128, 16, SPLIT_K=16, num_warps=8)  # 2.4e9 float32 summands
+@pytest.mark.parametrize(
+    "config",
+    [
+        Config("split_k", 128, 128, 16, SPLIT_K=16, num_warps=8),
+        Config("persistent", 128, 128, 16, SPLIT_K=16, num_warps=8),
+    ],
+    ids=Config.label,
+)
+def test_summands_beyond_two_to_the_31_elements_are_addressed_right(config):
+    problem = make_problem(12_288, 12_288, 256, "float16")  # 2.4e9 float32 summands
+    _skip_what_cannot_run(problem, config)
     tensors = drawn(PLAIN, problem, config)
     _run(problem, config, tensors)
     assert _error(tensors["y"], PLAIN.reference(problem, tensors)["y"]) < 1e-3

@@ -77,10 +77,14 @@ class ListedSpace(Space, frozen=True):
 
 
 class ListedSpec(GemmScale):
-    """gemm_scale whose full space is what a test lists."""
+    """gemm_scale whose full space and whose references are what a test lists."""
 
-    def __init__(self, *configs: Config) -> None:
+    def __init__(self, *configs: Config, references: tuple[Config, ...] = ()) -> None:
         self.space = ListedSpace(values={}, listed=configs)
+        self._references = references
+
+    def references(self, problem: Problem) -> tuple[Config, ...]:
+        return self._references
 
 
 FailSample = Callable[[Config, int], Failure | None]

@@ -16,11 +16,17 @@ CONFIGS = (
     BASELINE,
     Config(BLOCK_M=32, BLOCK_N=16, BLOCK_K=64, num_stages=3, GROUP_M=8),
     Config("split_k", 64, 32, 64, SPLIT_K=4, num_stages=3),
-    Config("columns", 128, 16, 64, num_stages=3),
+    Config(BLOCK_M=128, BLOCK_N=16, BLOCK_K=64, num_stages=3),
+    Config("persistent", 128, 16, 64, num_stages=3),
+    Config("persistent", 16, 32, 64, num_warps=2, num_stages=3),
     Config("persistent", 64, 64, 32, num_stages=3),
+    Config("persistent", 64, 64, 32, SPLIT_K=4, num_stages=3),
+    Config("persistent", 32, 128, 32, SPLIT_K=4, num_stages=3),
     Config("persistent", 128, 128, 32, num_warps=8, num_stages=3, GROUP_M=8),
     Config("persistent", 128, 256, 32, num_warps=8, num_stages=3),
 )
+NO_REASON_NOT_TO = {"few_tiles", "tile_too_large", "idle_splits", "idle_stages", "no_effect"}
+"""Reasons of a rejection for which a config would be slow, not wrong."""
 
 
 def run(op: str, problem: Problem, config: Config) -> None:
@@ -50,8 +56,7 @@ def main() -> None:
                 problem = make_problem(M, N, K, dtype, None, mode)
                 for config in CONFIGS:
                     rejection = reject_reason(config, problem, target)
-                    # Too few tiles or splits to be worth it is no reason not to run here.
-                    if rejection is None or rejection.reason in {"few_tiles", "tile_too_large", "no_effect"}:
+                    if rejection is None or rejection.reason in NO_REASON_NOT_TO:
                         run(op, problem, config)
 
 

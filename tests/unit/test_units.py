@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusetune.units import format_bytes, format_gain, format_interval, format_speedup, format_us
+from fusetune.units import format_bytes, format_gain, format_interval, format_slower, format_speedup, format_us
 
 
 @pytest.mark.parametrize(
@@ -107,3 +107,20 @@ def test_a_speedup_is_baseline_over_candidate(gain: float, text: str) -> None:
 @pytest.mark.parametrize("gain", [1.0, 1.5])
 def test_a_time_of_nothing_has_no_speedup(gain: float) -> None:
     assert format_speedup(gain) == "-"
+
+
+@pytest.mark.parametrize(
+    ("ratio", "text"),
+    [
+        (1.34, "34 % slower"),
+        (0.971, "2.9 % faster"),
+        (1.0996, "10 % slower"),
+        (2.5, "150 % slower"),
+        (1.0004, "as fast"),
+        (0.9996, "as fast"),
+        (0.999, "0.1 % faster"),
+        (math.inf, "not comparable"),
+    ],
+)
+def test_a_ratio_of_times_is_told_in_words(ratio: float, text: str) -> None:
+    assert format_slower(ratio) == text

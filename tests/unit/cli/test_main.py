@@ -120,6 +120,16 @@ MISTAKES = {
         ("sweep", *SIZES, "--dtype", "float16", "--precision", "tf32"),
         ("precision", "float16", "leave it out"),
     ),
+    "no mode of an op that has two": (
+        ("sweep", *SIZES, "--op", "gemm_scale_bn"),
+        ("gemm_scale_bn", "--mode train or --mode eval"),
+    ),
+    "mode of an op that has none": (("sweep", *SIZES, "--mode", "eval"), ("gemm_scale has no mode 'eval'",)),
+    "unknown mode": (("sweep", *SIZES, "--mode", "test"), ("--mode", "test", "train")),
+    "training of one row": (
+        ("sweep", "--M", "1", "--K", "16", "--N", "16", "--op", "gemm_scale_bn", "--mode", "train"),
+        ("more than one row",),
+    ),
     "unknown dtype": (("sweep", *SIZES, "--dtype", "int4"), ("--dtype", "int4", "float32")),
     "unknown precision": (("sweep", *SIZES, "--precision", "exact"), ("--precision", "exact", "tf32")),
     "unknown space": (("sweep", *SIZES, "--space", "huge"), ("--space", "huge", "standard")),
@@ -435,6 +445,50 @@ def test_the_prior_is_on_unless_it_is_turned_off(
     start = next(iter(read_journal(journal)))
     assert isinstance(start, RunStart)
     assert start.prior is prior
+
+
+LIBRARY = Config(variant="library")
+
+
+def beside_library(time_us: float) -> Callable[[Config], float]:
+    """WARPS8 takes 10 us, the library this."""
+    return lambda config: time_us if config == LIBRARY else faster(config)
+
+
+def test_a_slower_library_is_told_and_not_taken(run: Callable[..., Ran], gpu: dict[str, Any]) -> None:
+    gpu["true_us"] = beside_library(13.4)
+    ran = run("sweep", *SIZES, "--space", "seed", "--allow-library")
+    assert f"KEEP: {WARPS8.label()}" in ran.out
+    assert "  cuBLAS and a finishing kernel: 13.4 us, 34 % slower\n" in ran.out
+
+
+def test_a_faster_library_is_told_with_how_to_let_it_win_and_then_wins(
+    run: Callable[..., Ran], gpu: dict[str, Any]
+) -> None:
+    gpu["true_us"] = beside_library(8.7)
+    ran = run("sweep", *SIZES, "--space", "seed")
+    assert f"KEEP: {WARPS8.label()}" in ran.out
+    told = "cuBLAS and a finishing kernel: 8.70 us, 13 % faster: --allow-library lets it win"
+    assert f"  {told}\n" in ran.out
+    shown = run("report")
+    assert shown.code == 0
+    assert told in " ".join(shown.out.split())
+    allowed = run("sweep", *SIZES, "--space", "seed", "--allow-library")
+    assert "KEEP: library  (the library is faster than all of ours, and its gain over BASELINE" in allowed.out
+    assert "cuBLAS" not in allowed.out
+    (entry,) = read_config_file(Path("configs/nvidia-geforce-rtx-4090/gemm_scale.yaml")).entries
+    assert (entry.config, entry.library) == (LIBRARY, None)
+
+
+def test_an_op_with_modes_is_swept_in_the_one_that_is_asked_for(run: Callable[..., Ran], gpu: dict[str, Any]) -> None:
+    folded = Config(variant="library_folded")
+    gpu["true_us"] = lambda config: 15.0 if config == folded else 20.0
+    ran = run("sweep", *SIZES, "--op", "gemm_scale_bn", "--mode", "eval", "--space", "seed")
+    assert ran.code == 0
+    assert "gemm_scale_bn  M=128 K=1024 N=512 float32 tf32 eval" in ran.out
+    assert "cuBLAS with folded weights: 15.0 us, 25 % faster: --allow-library lets it win" in ran.out
+    (entry,) = read_config_file(Path("configs/nvidia-geforce-rtx-4090/gemm_scale_bn.yaml")).entries
+    assert (entry.problem.mode, entry.verdict) == ("eval", "revert")
 
 
 def test_a_revert_is_an_answer_and_says_what_was_needed(run: Callable[..., Ran], gpu: dict[str, Any]) -> None:

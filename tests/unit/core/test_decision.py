@@ -20,6 +20,7 @@ from fusetune.core.decision import (
     decide,
     gain,
     gain_from_log_ratio,
+    inverted,
     summarize,
 )
 
@@ -256,3 +257,15 @@ def test_every_reason_can_be_told_in_words() -> None:
     assert set(REASON_TEXT) == set(get_args(Reason))
     assert all(len(text.split()) >= 4 for text in REASON_TEXT.values())
     assert len(set(REASON_TEXT.values())) == len(REASON_TEXT)
+
+
+@given(st.lists(st.floats(-2, 2), min_size=25, max_size=40))
+def test_a_gain_seen_from_the_other_side_is_that_of_the_same_blocks_the_other_way_round(ratios: list[float]) -> None:
+    there, back = inverted(summarize(ratios, KeepRule())), summarize([-ratio for ratio in ratios], KeepRule())
+    assert (there.median, there.low, there.high) == pytest.approx((back.median, back.low, back.high), abs=1e-9)
+    assert (there.blocks, there.min_gain, there.confidence) == (back.blocks, back.min_gain, back.confidence)
+
+
+def test_an_unbounded_gain_stays_unbounded_on_the_other_side() -> None:
+    few = inverted(summarize([0.1, 0.2], KeepRule()))
+    assert (few.low, few.high) == (-math.inf, 1.0)

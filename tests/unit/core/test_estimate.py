@@ -88,13 +88,19 @@ def test_a_tile_that_sticks_out_counts_whole(M: int, N: int, ctas: int) -> None:
     assert estimate(Config(), make_problem(M, N, 256, "float32"), RTX_4090).ctas == ctas
 
 
-def test_a_second_kernel_is_charged_to_split_k_and_to_training_where_a_cta_does_not_hold_whole_columns() -> None:
-    eval_, train = (make_problem(64, 512, 1024, "float32", mode=mode) for mode in ("eval", "train"))
-    split, columns = Config("split_k", SPLIT_K=4), Config("columns")
-    alone = [estimate(config, problem, RTX_4090).second_us for config, problem in ((Config(), eval_), (columns, train))]
-    second = [estimate(*given, RTX_4090).second_us for given in ((split, eval_), (split, train), (Config(), train))]
-    assert alone == [0, 0]
-    assert min(second) > 0.5
+def test_a_second_kernel_is_charged_where_k_is_split_and_where_training_s_tiles_do_not_hold_whole_columns() -> None:
+    eval_, train, taller = (
+        make_problem(M, 512, 1024, "float32", mode=mode) for M, mode in ((64, "eval"), (64, "train"), (65, "train"))
+    )
+    h200 = find_target("h200")
+    tiled, persistent = Config(), Config("persistent", num_stages=3)
+    split = (Config("split_k", SPLIT_K=4), Config("persistent", SPLIT_K=4, num_stages=3))
+    for config in (tiled, persistent):
+        assert [estimate(config, problem, h200).second_us for problem in (eval_, train)] == [0, 0]
+        assert estimate(config, taller, h200).second_us > 0.5
+    for problem in (eval_, train, taller):
+        by_threads, by_engine = (estimate(config, problem, h200).second_us for config in split)
+        assert by_threads == by_engine > 0.5
 
 
 @given(config=configs, problem=problems, target=targets, more=st.integers(min_value=1, max_value=10))

@@ -10,16 +10,16 @@ from fusetune.core.config import BASELINE, Config
 from fusetune.core.persistent import ctas_per_sm, parts_of, persistent_shared_bytes
 from fusetune.core.problem import DTYPES, PRECISIONS, Problem, make_problem
 from fusetune.core.space import (
-    COLUMNS_SPACE,
-    GEMM_BN_SPACE,
     GEMM_SPACE,
     PERSISTENT_SPACE,
     SEED_SPACE,
+    SMALL_PERSISTENT_SPACE,
     SPACE_NAMES,
     Rejection,
     Space,
     SpaceName,
     candidates,
+    holds_columns,
     pipelined_shared_bytes,
     reject_reason,
     uses_wgmma,
@@ -45,7 +45,6 @@ REASONS = {
     "rows",
     "many_tiles",
     "many_splits",
-    "mode",
 }
 
 dimensions = st.one_of(st.integers(min_value=1, max_value=300), st.integers(min_value=1, max_value=2**31 - 1))
@@ -61,13 +60,12 @@ problems = st.builds(
     kind=multiplied,
     mode=st.sampled_from([None, "train", "eval"]),
 )
-configs = st.sampled_from(GEMM_BN_SPACE.configs())
+configs = st.sampled_from(GEMM_SPACE.configs())
 targets = st.sampled_from(known_targets())
 each_target = pytest.mark.parametrize("target", known_targets(), ids=lambda target: target.aliases[0])
 
 SPACES = {
     **{name: candidates(GEMM_SPACE, name) for name in SPACE_NAMES},
-    **{f"{name} with BatchNorm": candidates(GEMM_BN_SPACE, name) for name in SPACE_NAMES},
     "without it": Space({"BLOCK_M": (16, 32), "num_warps": (2, 8)}).configs(),
     "of another variant": Space({"num_stages": (2, 3)}, variants=("persistent",)).configs(),
     "of two variants": Space({"num_stages": (2, 3)}, variants=("persistent", "tiled")).configs(),
@@ -98,14 +96,21 @@ def test_the_gemm_space_holds_the_values_that_were_asked_for() -> None:
     assert Counter(config.variant for config in GEMM_SPACE.configs()) == {
         "tiled": 5 * 5 * 5 * 3 * 4 * 2,
         "split_k": 4 * 4 * 3 * 4 * 3 * 4,
-        "persistent": 3 * 3 * 3 * 4 * 2 * 4,
+        # For many tiles, for few, and less those that are of both.
+        "persistent": 3 * 3 * 3 * 4 * 2 * 4 + 4 * 4 * 4 * 5 * 2 * 3 - 2 * 2 * 3 * 3,
     }
 
 
-def test_batch_norm_adds_the_variant_that_holds_whole_columns() -> None:
-    assert set(GEMM_BN_SPACE.configs()) - set(GEMM_SPACE.configs()) == {
-        config for config in COLUMNS_SPACE.configs() if config.variant == "columns"
+def test_k_is_split_by_the_variants_that_can_and_always_by_split_k() -> None:
+    splits = {
+        variant: {config.SPLIT_K for config in GEMM_SPACE.configs() if config.variant == variant}
+        for variant in ("tiled", "split_k", "persistent")
     }
+    assert splits == {"tiled": {1}, "split_k": {2, 4, 8, 16}, "persistent": {1, 2, 4, 8, 16}}
+
+
+def test_ctas_that_share_k_are_few_and_have_no_order_to_walk_in() -> None:
+    assert {config.GROUP_M for config in SMALL_PERSISTENT_SPACE.configs()} == {1}
 
 
 def test_a_space_of_other_variants_brings_only_those() -> None:
@@ -146,6 +151,17 @@ def test_standard_is_a_part_of_full_in_the_same_order() -> None:
         (Config(BLOCK_M=64, BLOCK_N=64, BLOCK_K=256), True),
         (Config(BLOCK_M=128, BLOCK_N=64, BLOCK_K=256), False),
         (Config(BLOCK_M=64, BLOCK_N=16, BLOCK_K=128, num_stages=3), True),  # the best of 128 x 512 x 1024 on an H200
+        (Config("split_k", SPLIT_K=4, num_stages=3), True),
+        (Config("split_k", SPLIT_K=4, num_stages=2), False),
+        (Config("split_k", SPLIT_K=4, num_warps=2, num_stages=3), False),
+        (Config("split_k", 32, 32, SPLIT_K=4, num_warps=2, num_stages=3), True),
+        (Config("split_k", 32, 32, SPLIT_K=4, num_warps=4, num_stages=3), False),
+        (Config("persistent", num_stages=3), True),
+        (Config("persistent", num_stages=2), False),
+        (Config("persistent", num_warps=2, num_stages=3), False),
+        (Config("persistent", 32, 32, num_warps=2, num_stages=3), True),
+        (Config("persistent", 32, 32, num_warps=4, num_stages=3), True),
+        (Config("persistent", 16, 32, SPLIT_K=8, num_warps=2, num_stages=5), True),
     ],
     ids=lambda value: value.label() if isinstance(value, Config) else str(value),
 )
@@ -222,6 +238,7 @@ def test_a_rejected_config_is_told_why_with_the_figures(config: Config, problem:
 
 SMALL = make_problem(128, 512, 1024, "float32")
 SPLIT_4, PERSISTENT = Config("split_k", SPLIT_K=4), Config("persistent", num_stages=3)
+PERSISTENT_4 = Config("persistent", SPLIT_K=4, num_stages=3)
 
 
 @pytest.mark.parametrize(
@@ -251,7 +268,49 @@ SPLIT_4, PERSISTENT = Config("split_k", SPLIT_K=4), Config("persistent", num_sta
             H100,
             Rejection("precision", "ieee does not use the tensor cores that this variant feeds"),
         ),
-        (PERSISTENT, SMALL, H100, Rejection("few_tiles", "16 tiles leave most of 132 SMs without any")),
+        (PERSISTENT, SMALL, H100, Rejection("few_tiles", "16 CTAs leave most of 132 SMs without any")),
+        (
+            PERSISTENT_4,
+            make_problem(128, 256, 1024, "float32"),
+            H100,
+            Rejection("few_tiles", "32 CTAs leave most of 132 SMs without any"),
+        ),
+        (
+            Config("persistent", num_warps=8, num_stages=3),
+            LARGE,
+            H100,
+            Rejection("idle_warps", "2 warpgroups of 64 rows for 64"),
+        ),
+        (
+            PERSISTENT_4,
+            SMALL,
+            RTX_4090,
+            Rejection("capability", f"{RTX_4090.name} has no copy engine (TMA); 9.0 and later have"),
+        ),
+        (
+            PERSISTENT_4,
+            make_problem(128, 1024, 96, "float32"),
+            H100,
+            Rejection("idle_splits", "4 CTAs share 3 steps along K"),
+        ),
+        (
+            PERSISTENT_4,
+            make_problem(257, 512, 1024, "float32", mode="train"),
+            H100,
+            Rejection("rows", "the second kernel holds whole columns of 256 rows at most"),
+        ),
+        (
+            PERSISTENT_4,
+            make_problem(768, 704, 1024, "float32"),
+            H100,
+            Rejection("many_tiles", "132 tiles give each of 132 SMs one without splitting K"),
+        ),
+        (
+            Config("persistent", SPLIT_K=16, num_stages=3),
+            make_problem(512, 512, 1024, "float32"),
+            H100,
+            Rejection("many_splits", "1024 CTAs for 132 SMs"),
+        ),
         (
             SPLIT_4,
             make_problem(128, 512, 96, "float32"),
@@ -276,18 +335,6 @@ SPLIT_4, PERSISTENT = Config("split_k", SPLIT_K=4), Config("persistent", num_sta
             RTX_4090,
             Rejection("many_splits", "1024 CTAs for 128 SMs"),
         ),
-        (
-            Config("columns"),
-            make_problem(64, 512, 1024, "float32", mode="eval"),
-            RTX_4090,
-            Rejection("mode", "only training needs the statistics of whole columns"),
-        ),
-        (
-            Config("columns"),
-            make_problem(65, 512, 1024, "float32", mode="train"),
-            RTX_4090,
-            Rejection("rows", "BLOCK_M 64 does not hold 65 rows"),
-        ),
     ],
     ids=lambda value: value.reason if isinstance(value, Rejection) else "",
 )
@@ -304,8 +351,11 @@ def test_a_variant_that_is_not_made_for_a_problem_is_told_why(
         (SPLIT_4, make_problem(128, 512, 97, "float32"), RTX_4090),
         (SPLIT_4, make_problem(256, 64, 1024, "float32", mode="train"), RTX_4090),
         (SPLIT_4, make_problem(64 * 127, 64, 1024, "float32"), RTX_4090),
-        (Config("columns"), make_problem(64, 512, 1024, "float32", mode="train"), RTX_4090),
-        (Config("columns"), make_problem(33, 512, 1024, "float16", mode="train"), RTX_4090),
+        (PERSISTENT_4, make_problem(128, 320, 100, "float32"), H100),  # 40 CTAs, 4 steps of which the last is short
+        (PERSISTENT_4, make_problem(256, 512, 1024, "float32", mode="train"), H100),
+        (PERSISTENT_4, make_problem(64, 64 * 131, 1024, "float32"), H100),
+        (Config("persistent", 128, num_warps=8, num_stages=3), LARGE, H100),  # 64 rows for each warpgroup
+        (Config("persistent", 32, 32, num_stages=3), make_problem(128, 512, 1024, "float32"), H100),  # mma.sync
     ],
 )
 def test_a_variant_just_within_its_own_limits_is_tried(config: Config, problem: Problem, target: Target) -> None:
@@ -317,18 +367,70 @@ def test_a_variant_just_within_its_own_limits_is_tried(config: Config, problem: 
 def test_a_persistent_tile_is_stored_in_parts_that_the_copy_engine_takes(dtype: str, mode: str | None) -> None:
     problem = make_problem(4096, 4096, 4096, dtype, mode=mode)  # type: ignore[arg-type]
     assert {parts_of(config, problem) for config in PERSISTENT_SPACE.configs()} == {1, 2, 4}
-    for config in PERSISTENT_SPACE.configs():
-        assert 16 <= config.BLOCK_N // parts_of(config, problem) <= 128
+    for space in (PERSISTENT_SPACE, SMALL_PERSISTENT_SPACE):
+        for config in space.configs():
+            assert 16 <= config.BLOCK_N // parts_of(config, problem) <= 128
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_two_persistent_ctas_are_put_on_an_sm_only_where_both_fit(dtype: str) -> None:
     problem = make_problem(4096, 4096, 4096, dtype)  # type: ignore[arg-type]
     shared = {1: [], 2: []}  # type: dict[int, list[int]]
-    for config in PERSISTENT_SPACE.configs():
+    for config in (*PERSISTENT_SPACE.configs(), *SMALL_PERSISTENT_SPACE.configs()):
         shared[ctas_per_sm(config, problem)].append(persistent_shared_bytes(config, problem))
     assert shared[1]
     assert max(shared[2]) + 1024 <= H100.shared_bytes_per_sm // 2
+
+
+@pytest.mark.parametrize(
+    ("config", "buffers"),
+    [
+        (Config("persistent", 64, 32, 64, num_stages=4), 4),
+        (Config("persistent", 32, 64, 64, num_stages=4), 3),
+        (Config("persistent", 16, 16, 64, num_stages=3), 2),
+        (Config("persistent", 64, 32, 64, num_warps=2, num_stages=4), 3),
+    ],
+    ids=lambda value: value.label() if isinstance(value, Config) else "",
+)
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_a_persistent_tile_below_a_warpgroup_takes_one_buffer_less(config: Config, buffers: int, dtype: str) -> None:
+    problem = make_problem(128, 512, 1024, dtype)  # type: ignore[arg-type]
+    stage = (config.BLOCK_M + config.BLOCK_N) * config.BLOCK_K * problem.element_bytes + 8
+    tile = config.BLOCK_M * config.BLOCK_N * problem.element_bytes
+    assert pipelined_shared_bytes(config, problem, H100) == buffers * stage + tile
+
+
+@pytest.mark.parametrize("mode", [None, "train", "eval"])
+def test_a_persistent_summand_is_stored_in_float32_and_leaves_the_columns_to_the_second_kernel(
+    mode: str | None,
+) -> None:
+    problem = make_problem(128, 512, 1024, "float16", mode=mode)  # type: ignore[arg-type]
+    stage, tile = (32 + 64) * 64 * 2 + 8, 32 * 64
+    config = Config("persistent", 32, 64, 64, SPLIT_K=4, num_stages=3)
+    assert persistent_shared_bytes(config, problem) == 2 * stage + 4 * tile
+    whole = Config("persistent", 32, 64, 64, num_stages=3)
+    assert persistent_shared_bytes(whole, problem) == 2 * stage + 2 * tile + (2048 if mode == "train" else 0)
+
+
+@pytest.mark.parametrize(
+    ("config", "M", "mode", "held"),
+    [
+        (BASELINE, 64, "train", True),
+        (BASELINE, 65, "train", False),
+        (BASELINE, 64, "eval", False),
+        (BASELINE, 64, None, False),
+        (PERSISTENT, 2, "train", True),
+        (PERSISTENT, 65, "train", False),
+        (PERSISTENT_4, 64, "train", False),
+        (SPLIT_4, 64, "train", False),
+        (Config("library"), 64, "train", False),
+    ],
+    ids=lambda value: value.label() if isinstance(value, Config) else str(value),
+)
+def test_a_cta_holds_whole_columns_where_its_tile_has_every_row_and_all_of_k(
+    config: Config, M: int, mode: str | None, held: bool
+) -> None:
+    assert holds_columns(config, make_problem(M, 512, 1024, "float32", mode=mode)) is held  # type: ignore[arg-type]
 
 
 def test_a_persistent_tile_is_stored_in_more_parts_where_the_pipeline_leaves_less_room() -> None:
@@ -464,6 +566,21 @@ def test_a_config_that_is_let_through_fits_into_shared_memory_and_registers(
     if reject_reason(config, problem, target) is None:
         assert pipelined_shared_bytes(config, problem, target) <= target.shared_bytes_per_cta
         assert config.BLOCK_M * config.BLOCK_N / (32 * config.num_warps) <= 128
+
+
+@pytest.mark.parametrize("mode", [None, "train", "eval"])
+def test_few_tiles_leave_every_variant_candidates_on_hopper(mode: str | None) -> None:
+    problem = make_problem(128, 1024, 1024, "float32", mode=mode)  # type: ignore[arg-type]
+    tried = [config for config in candidates(GEMM_SPACE, "standard") if reject_reason(config, problem, H100) is None]
+    assert {(config.variant, config.SPLIT_K > 1) for config in tried} == {
+        ("tiled", False),
+        ("split_k", True),
+        ("persistent", False),
+        ("persistent", True),
+    }
+    assert any(config.BLOCK_M < 64 for config in tried if config.variant == "persistent")
+    if mode == "train":
+        assert {config.variant for config in tried if holds_columns(config, problem)} == {"tiled", "persistent"}
 
 
 @each_target

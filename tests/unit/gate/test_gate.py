@@ -280,6 +280,15 @@ def test_a_config_that_the_compiler_no_longer_makes_well_is_a_regression(
     assert exit_code([finding]) == 1
 
 
+def test_a_library_with_no_kernel_of_ours_holds_with_a_note(compiler: FakeCompiler) -> None:
+    folded = Config(variant="library_folded")
+    compiler.planted = {folded: Resources(0, 0, 0)}
+    (finding,) = compiled(kept(config=folded))
+    assert (finding.status, finding.detail) == ("holds", "a library's call: there is no kernel of ours to compile")
+    (finding,) = compiled(kept(config=Config(variant="library")))
+    assert "registers, no spill" in finding.detail, "its finishing kernel"
+
+
 def test_shared_memory_up_to_the_limit_holds(compiler: FakeCompiler) -> None:
     compiler.planted = {WINNER: Resources(96, 0, RTX4090.shared_bytes_per_cta)}
     assert compiled(kept())[0].status == "holds"

@@ -17,18 +17,27 @@ from fusetune.kernels.endings import finish_split, normalize_columns
 from fusetune.kernels.gemm_scale import SPEC as PLAIN
 from fusetune.kernels.gemm_scale_bn import SPEC as WITH_BN
 from fusetune.kernels.launches import gemm_launches
-from fusetune.kernels.spec import AbstractTensor, KernelSpec, Launch, TileDescriptor, abstract_tensors, round_in_copies
+from fusetune.kernels.spec import (
+    AbstractTensor,
+    Call,
+    KernelSpec,
+    Launch,
+    TileDescriptor,
+    abstract_tensors,
+    round_in_copies,
+)
 from fusetune.kernels.tiles import persistent_products, tiled_products
 
 RTX_4090, H200 = find_target("rtx4090"), find_target("h200")
 SPLIT_K = Config("split_k", 32, 32, 64, SPLIT_K=4)
-COLUMNS = Config("columns", 128, 16, 64)
+WHOLE = Config(BLOCK_M=128, BLOCK_N=16, BLOCK_K=64)
 PERSISTENT = Config("persistent", 64, 128, 32, num_stages=3)
+PERSISTENT_WHOLE = Config("persistent", 128, 64, 32, num_stages=3)
+PERSISTENT_SPLIT = Config("persistent", 32, 128, 64, SPLIT_K=4, num_stages=3)
 CASES = [
     (mode, config)
     for mode in (None, "train", "eval")
-    for config in (BASELINE, SPLIT_K, COLUMNS, PERSISTENT)
-    if config != COLUMNS or mode == "train"
+    for config in (BASELINE, SPLIT_K, WHOLE, PERSISTENT, PERSISTENT_WHOLE, PERSISTENT_SPLIT)
 ]
 each_case = pytest.mark.parametrize(
     ("mode", "config"), CASES, ids=[f"{mode or 'plain'} {config.label()}" for mode, config in CASES]
@@ -61,12 +70,24 @@ def test_every_launch_gives_its_kernel_every_argument_once(mode: Any, config: Co
 def test_there_is_a_second_kernel_only_where_a_cta_does_not_see_all_it_needs(mode: Any, config: Config) -> None:
     kernels = [launch.kernel for launch in _launches(_problem(mode), config)]
     first = persistent_products if config.variant == "persistent" else tiled_products
-    if config.variant == "split_k":
+    if config in (SPLIT_K, PERSISTENT_SPLIT):
         assert kernels == [first, finish_split]
-    elif mode == "train" and config.variant != "columns":
+    elif mode == "train" and config in (BASELINE, PERSISTENT):
         assert kernels == [first, normalize_columns]
     else:
         assert kernels == [first]
+
+
+@pytest.mark.parametrize("variant", ["tiled", "persistent"])
+@pytest.mark.parametrize(
+    ("M", "kernels", "epilogue"), [(2, 1, "columns"), (64, 1, "columns"), (65, 2, "statistics"), (128, 2, "statistics")]
+)
+def test_training_takes_one_kernel_just_where_a_tile_holds_all_rows(
+    variant: str, M: int, kernels: int, epilogue: str
+) -> None:
+    first, *second = _launches(_problem("train", M), Config(variant, num_stages=3))
+    assert 1 + len(second) == kernels
+    assert first.constants["EPILOGUE"] == epilogue
 
 
 @each_case
@@ -95,22 +116,46 @@ def test_persistent_ctas_are_as_many_as_run_at_once_and_never_more_than_tiles(M:
 def test_persistent_reads_and_writes_through_descriptors_of_its_tiles() -> None:
     (launch,) = _launches(_problem(None), PERSISTENT, H200)
     parts = launch.constants["PARTS"]
-    blocks = {name: value.block_shape for name, value in launch.arguments.items() if isinstance(value, TileDescriptor)}
-    assert blocks == {"x_desc": (64, 32), "w_desc": (128, 32), "y_desc": (64, 128 // parts)}
+    assert _blocks(launch) == {"x_desc": (64, 32), "w_desc": (128, 32), "y_desc": (64, 128 // parts)}
+
+
+def _blocks(launch: Launch) -> dict[str, tuple[int, ...]]:
+    found = launch.arguments.items()
+    return {name: value.block_shape for name, value in found if isinstance(value, TileDescriptor)}
+
+
+@pytest.mark.parametrize("mode", [None, "train", "eval"])
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_persistent_ctas_that_share_k_write_float32_summands_one_beside_the_other(mode: Any, dtype: Any) -> None:
+    problem = make_problem(100, 200, 512, dtype, mode=mode)
+    first, second = _launches(problem, PERSISTENT_SPLIT, H200)
+    written = first.arguments["y_desc"]
+    assert (written.tensor.shape, written.tensor.dtype) == ((4, 100, 200), "float32")
+    assert _blocks(first)["y_desc"] == (1, 32, 128 // first.constants["PARTS"])
+    assert second.arguments["partial_ptr"] is written.tensor
+    assert (first.constants["SPLIT_K"], first.constants["EPILOGUE"]) == (4, "partial")
+    assert first.grid == (4 * 2 * 4,)
+
+
+def test_more_persistent_ctas_than_run_at_once_are_not_launched_to_share_k() -> None:
+    first, _ = _launches(make_problem(64 * 50, 200, 512, "float16"), PERSISTENT_SPLIT, H200)
+    assert first.grid[0] < 100 * 2 * 4
+    assert first.grid[0] in (132, 2 * 132)
 
 
 def test_the_second_kernel_of_training_covers_every_row_once() -> None:
-    for M in (2, 31, 100, 1024, 16384, 70001):
-        _, second = _launches(_problem("train", M), BASELINE)
+    for M in (17, 31, 100, 1024, 16384, 70001):
+        _, second = _launches(_problem("train", M), Config(BLOCK_M=16) if M <= 64 else BASELINE)
         rows = second.arguments["rows_per_cta"]
         assert (second.grid[1] - 1) * rows < M <= second.grid[1] * rows
         assert second.grid[1] <= 16
         assert rows % second.constants["ROWS"] == 0
 
 
-def test_training_after_split_k_holds_whole_columns() -> None:
+@pytest.mark.parametrize("config", [SPLIT_K, PERSISTENT_SPLIT], ids=Config.label)
+def test_training_with_k_split_holds_whole_columns_in_the_second_kernel(config: Config) -> None:
     for M in (2, 31, 100, 256):
-        _, second = _launches(_problem("train", M), SPLIT_K)
+        _, second = _launches(_problem("train", M), config)
         assert second.grid[1] == 1
         assert second.constants["ROWS"] >= M
 
@@ -121,9 +166,9 @@ def test_the_workspace_is_float32_and_of_the_size_that_the_kernels_write(mode: A
     problem = make_problem(100, 200, 512, dtype, mode=mode)
     found = {operand.name: operand.shape for operand in _spec(problem).workspace(problem, config)}
     expected: dict[str, tuple[int, ...]] = {}
-    if config.variant == "split_k":
+    if config in (SPLIT_K, PERSISTENT_SPLIT):
         expected = {"partial": (4, 100, 200)}
-    elif mode == "train" and config.variant != "columns":
+    elif mode == "train" and config in (BASELINE, PERSISTENT):
         expected = {"moments": (2, 2, 200)}
     assert found == expected
     assert {operand.dtype for operand in _spec(problem).workspace(problem, config)} <= {"float32"}
@@ -140,9 +185,9 @@ def test_abstract_tensors_hold_the_workspace_and_know_their_gpu() -> None:
 @pytest.mark.parametrize(
     ("mode", "config", "message"),
     [
-        ("train", Config("columns", 64), "columns 64x64x32 w4 s2: columns is for training with all 100 rows"),
-        ("eval", Config("columns", 128), "columns 128x64x32 w4 s2: columns is for training"),
-        ("train", Config(SPLIT_K=2), "SPLIT_K goes with the variant split_k"),
+        ("train", Config("columns", 128), "no variant 'columns'; use tiled, split_k, persistent, library"),
+        ("train", Config(SPLIT_K=2), "64x64x32 w4 s2 k2: the variants split_k and persistent can split K"),
+        ("eval", Config("split_k"), "split_k 64x64x32 w4 s2: split_k needs a SPLIT_K of 2 or more"),
     ],
 )
 def test_a_config_that_cannot_be_launched_is_refused(mode: Any, config: Config, message: str) -> None:
@@ -151,14 +196,15 @@ def test_a_config_that_cannot_be_launched_is_refused(mode: Any, config: Config, 
 
 
 @pytest.mark.parametrize("counter", ["none", "count", "average"])
-def test_only_counting_reads_the_number_of_batches(counter: Any) -> None:
+@pytest.mark.parametrize("config", [config for mode, config in CASES if mode == "train"], ids=Config.label)
+def test_only_counting_reads_the_number_of_batches(config: Config, counter: Any) -> None:
     problem = _problem("train")
-    tensors: dict[str, Any] = abstract_tensors(WITH_BN, problem, BASELINE)
+    tensors: dict[str, Any] = abstract_tensors(WITH_BN, problem, config)
     tracked = tensors["num_batches_tracked"] = object()
-    _, second = gemm_launches(problem, BASELINE, tensors, "train", counter=counter)
-    assert isinstance(second, Launch)
-    assert (second.arguments["tracked_ptr"] is tracked) is (counter != "none")
-    assert second.constants["COUNTER"] == counter
+    last = gemm_launches(problem, config, tensors, "train", momentum=0.25, counter=counter)[-1]
+    assert isinstance(last, Launch)
+    assert (last.arguments["tracked_ptr"] is tracked) is (counter != "none")
+    assert (last.constants["COUNTER"], last.arguments["momentum"]) == (counter, 0.25)
 
 
 def test_training_changes_the_running_statistics_and_evaluation_reads_them() -> None:
@@ -193,12 +239,14 @@ def test_batch_norm_moves_its_states_twice() -> None:
     ("dtype", "precision", "rounds"),
     [("float32", "tf32", True), ("float32", "tf32x3", False), ("float32", "ieee", False), ("float16", None, False)],
 )
+@pytest.mark.parametrize("split", [1, 4])
 def test_the_copy_engine_rounds_what_is_read_as_tf32_and_never_what_is_written(
-    dtype: Any, precision: Any, rounds: bool
+    dtype: Any, precision: Any, rounds: bool, split: int
 ) -> None:
-    problem, config = make_problem(1024, 512, 256, dtype, precision), Config("persistent", 64, 64, 32, num_stages=3)
-    (launch,) = gemm_launches(problem, config, abstract_tensors(PLAIN, problem, config, H200), "scale")
-    descriptors = {name: launch.arguments[name].rounds for name in ("x_desc", "w_desc", "y_desc")}
+    problem, config = make_problem(1024, 512, 256, dtype, precision), Config("persistent", SPLIT_K=split, num_stages=3)
+    first, *_ = gemm_launches(problem, config, abstract_tensors(PLAIN, problem, config, H200), "scale")
+    assert isinstance(first, Launch)
+    descriptors = {name: first.arguments[name].rounds for name in ("x_desc", "w_desc", "y_desc")}
     assert descriptors == {"x_desc": rounds, "w_desc": rounds, "y_desc": False}
 
 
@@ -208,3 +256,26 @@ def test_triton_3_6_is_told_to_round_through_the_kernel_s_metadata() -> None:
     assert told.metadata.tensordesc_meta == [{"elem_type": 11}, {"elem_type": 7}]
     with pytest.raises(ValueError, match="zip"):
         round_in_copies(told, [])
+
+
+def test_folded_weights_are_the_library_s_alone_and_for_evaluation() -> None:
+    problem = make_problem(128, 512, 1024, "float32", mode="eval")
+    folded = Config(variant="library_folded")
+    spec = WITH_BN
+    (call,) = spec.launches(problem, folded, abstract_tensors(spec, problem, folded))
+    assert isinstance(call, Call)
+    assert spec.workspace(problem, folded) == ()
+    modes: tuple[Any, ...] = ("train", None)
+    for mode in modes:
+        other = make_problem(128, 512, 1024, "float32", mode=mode)
+        op = _spec(other)
+        with pytest.raises(UnsupportedProblemError, match="library_folded is for evaluation"):
+            op.launches(other, folded, abstract_tensors(op, other, folded))
+
+
+@pytest.mark.parametrize(("precision", "tf32"), [("tf32", True), ("ieee", False), ("tf32x3", False), ("bf16x3", False)])
+def test_the_library_multiplies_in_full_float32_unless_tf32_is_asked_for(precision: Any, tf32: bool) -> None:
+    problem = make_problem(128, 512, 1024, "float32", precision, mode="eval")
+    for config in WITH_BN.references(problem):
+        call, *_ = WITH_BN.launches(problem, config, abstract_tensors(WITH_BN, problem, config))
+        assert call.arguments["tf32"] is tf32

@@ -147,6 +147,12 @@ class Double:
     def workspace(self, problem, config):
         return ()
 
+    def constants(self, problem, config, tensors):
+        return {}
+
+    def references(self, problem):
+        return ()
+
     def launches(self, problem, config, tensors):
         return [Launch(None, (1,), dict(tensors), {"BLOCK": config.BLOCK_M})]
 
@@ -321,9 +327,9 @@ def test_contraction_into_fma_is_asked_for_whatever_triton_s_default_is() -> Non
     ("config", "message"),
     [
         (Config(variant="stream_k"), "no variant 'stream_k'; use tiled, split_k"),
-        (Config(SPLIT_K=2), "64x64x32 w4 s2 k2: SPLIT_K goes with the variant split_k"),
-        (Config(variant="split_k"), "split_k 64x64x32 w4 s2: SPLIT_K goes with the variant split_k"),
-        (Config(variant="columns", BLOCK_M=128), "columns 128x64x32 w4 s2: columns is for training"),
+        (Config(SPLIT_K=2), "64x64x32 w4 s2 k2: the variants split_k and persistent can split K"),
+        (Config(variant="split_k"), "split_k 64x64x32 w4 s2: split_k needs a SPLIT_K of 2 or more"),
+        (Config(variant="library_folded"), "library_folded is for evaluation"),
     ],
     ids=lambda value: value.label() if isinstance(value, Config) else "",
 )

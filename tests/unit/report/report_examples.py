@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from fusetune.core.config import BASELINE, Config
 from fusetune.core.decision import Gain, KeepRule
 from fusetune.core.problem import make_problem
@@ -22,7 +24,16 @@ from fusetune.store.journal import (
     RunStart,
     Sample,
 )
-from fusetune.store.schema import ConfigFile, ConservativeGain, Entry, Environment, TargetIdentity, Times
+from fusetune.store.schema import (
+    ConfigFile,
+    ConservativeGain,
+    Entry,
+    Environment,
+    Library,
+    LibraryGain,
+    TargetIdentity,
+    Times,
+)
 
 H200 = TargetIdentity("NVIDIA H200", "9.0", 132)
 RTX_4090 = TargetIdentity("NVIDIA GeForce RTX 4090", "8.9", 128)
@@ -39,6 +50,9 @@ WIDE = make_problem(1024, 8192, 8192, "float32")
 WINNER = Config(BLOCK_M=64, BLOCK_N=16, BLOCK_K=128, num_stages=3)
 CONSERVATIVE = Config(BLOCK_M=64, BLOCK_N=16, BLOCK_K=128)
 PERSISTENT = Config(variant="persistent", BLOCK_M=128, BLOCK_N=256, BLOCK_K=64, GROUP_M=8, num_warps=8, num_stages=3)
+
+LIBRARY = Library(Config(variant="library"), 7.1, LibraryGain(0.2535, 0.251, 0.256, blocks=25))
+FASTER_LIBRARY = Library(Config(variant="library"), 1800.0, LibraryGain(-0.0467, -0.049, -0.044, blocks=25))
 
 KEEP_RUN = "20261123T101500-3f9a"
 REVERT_RUN = "20261123T111500-77aa"
@@ -169,3 +183,22 @@ def write_run(folder: Path, run: str, records: Iterable[Record]) -> Path:
         for record in records:
             journal.write(record)
     return path
+
+
+def with_libraries() -> list[tuple[Path, ConfigFile]]:
+    """FILES, with a slower library beside what was kept and a faster one beside what was reverted."""
+    kept, reverted = replace(KEPT, library=LIBRARY), replace(REVERTED, library=FASTER_LIBRARY)
+    return [(FILES[0][0], replace(MEASURED_FILE, entries=(kept, reverted))), FILES[1]]
+
+
+def run_with_a_library() -> list[Record]:
+    """The measured run, and the blocks of its library."""
+    *records, end = measured_run()
+    assert isinstance(end, RunEnd)
+    return [
+        *records,
+        Candidate(50, LIBRARY.config, "checked", resources=Resources(32, 0, 0), error=1e-3),
+        Comparison("reference", 0, 50, gain_of(0.462, blocks=25), "keep"),
+        Comparison("reference", 1, 50, gain_of(-0.3396, blocks=25), "revert"),
+        replace(end, entry=replace(KEPT, library=LIBRARY)),
+    ]

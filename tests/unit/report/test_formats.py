@@ -5,7 +5,18 @@ import io
 import json
 
 import msgspec
-from report_examples import FILES, H200, KEEP_RUN, KEPT, REVERT_RUN, measured_run, predicted_run, start
+from report_examples import (
+    FILES,
+    H200,
+    KEEP_RUN,
+    KEPT,
+    REVERT_RUN,
+    measured_run,
+    predicted_run,
+    run_with_a_library,
+    start,
+    with_libraries,
+)
 
 from fusetune.core.config import BASELINE, Config
 from fusetune.core.decision import Gain
@@ -155,3 +166,39 @@ def test_markdown_says_which_journal_is_missing_and_which_file_is_damaged() -> N
 def test_the_control_is_not_called_a_revert() -> None:
     text = to_markdown(Report(runs=(summarize_run([*measured_run()]),)))
     assert "| control | BASELINE | BASELINE | +0.0 % [-0.1, +0.1] % | 25 | 0 | control |" in text
+
+
+LIBRARIES = Report(rows=tuple(rows_from_files(with_libraries())), runs=(summarize_run(run_with_a_library()),))
+
+
+def test_every_format_tells_what_the_library_takes() -> None:
+    text = to_markdown(LIBRARIES)
+    header, kept, reverted, predicted = (
+        cells(line) for line in table_lines(text, "op ") + table_lines(text, "gemm_scale")
+    )
+    column = header.index("library")
+    assert [row[column] for row in (kept, reverted, predicted)] == [
+        "7.10 us, 34 % slower",
+        "1.80 ms, 4.5 % faster",
+        "-",
+    ]
+    hint = "cuBLAS and a finishing kernel: 1.80 ms, 4.5 % faster: --allow-library lets it win"
+    assert f"- gemm_scale M=16384 K=4096 N=4096 float16: {hint}" in text.splitlines()
+    assert text.count("--allow-library") == 1
+
+    rows = csv_rows(LIBRARIES)
+    assert [row["library_label"] for row in rows] == ["library", "library", ""]
+    assert [row["library_us"] for row in rows] == ["7.1", "1800.0", ""]
+    assert [row["gain_over_library_high"] for row in rows] == ["0.256", "-0.044", ""]
+
+    first, _, last = json.loads(to_json(LIBRARIES))["rows"]
+    assert (first["library"]["us"], first["library"]["config"]["variant"]) == (7.1, "library")
+    assert first["library"]["gain"] == {"median": 0.2535, "low": 0.251, "high": 0.256, "blocks": 25}
+    assert (last["library"], last["library_text"]) == (None, None)
+
+
+def test_a_run_shows_the_library_s_comparisons_and_calls_them_no_verdict() -> None:
+    text = to_markdown(LIBRARIES)
+    assert "| reference | library | BASELINE | +46.2 % [+45.9, +46.5] % | 25 | 0 | reference |" in text
+    assert "| reference | library | 64x16x128 w4 s3 | -34.0 % [-34.3, -33.7] % | 25 | 0 | reference |" in text
+    assert "- library: cuBLAS and a finishing kernel: 7.10 us, 34 % slower" in text

@@ -15,7 +15,9 @@ from report_examples import (
     gain_of,
     measured_run,
     predicted_run,
+    run_with_a_library,
     start,
+    with_libraries,
 )
 from rich.console import Console
 
@@ -193,3 +195,17 @@ def test_a_run_that_timed_nothing_but_baseline_says_so() -> None:
 def test_damaged_files_are_counted_beside_the_verdicts() -> None:
     text = shown(Report(rows=ROWS[:1], problems=(DamagedFile("x.yaml", "x.yaml: broken"),)), 80)
     assert "1 file could not be read." in text
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_what_the_library_takes_is_whole_at_any_width(width: int) -> None:
+    report = Report(rows=tuple(rows_from_files(with_libraries())), runs=(summarize_run(run_with_a_library()),))
+    text = shown(report, width)
+    assert re.search(r"7\.10 us, *$|7\.10 us,", text, flags=re.MULTILINE)
+    for figure in ("34 % slower", "1.80 ms,", "4.5 % faster", "-34.0 %", "reference"):
+        assert figure in text
+    told = "gemm_scale M=16384 K=4096 N=4096 float16: cuBLAS and a finishing kernel: 1.80 ms, 4.5 % faster: "
+    assert f"{told}--allow-library lets it win" in squeezed(text)
+    assert "…" not in text
+    assert all(len(line) <= width for line in text.splitlines())
+    assert "library" not in shown(Report(rows=ROWS), width)

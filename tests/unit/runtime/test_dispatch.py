@@ -11,8 +11,10 @@ from fusetune.kernels.launches import takes
 from fusetune.runtime import dispatch
 
 PERSISTENT = Config(variant="persistent", BLOCK_M=128, BLOCK_N=128, num_warps=8)
-COLUMNS = Config(variant="columns", BLOCK_M=32)
+WHOLE = Config(BLOCK_M=32, BLOCK_N=16)
+SMALL = Config(BLOCK_M=16, BLOCK_N=16)
 SPLIT = Config(variant="split_k", SPLIT_K=4)
+PERSISTENT_SPLIT = Config(variant="persistent", BLOCK_M=32, BLOCK_N=32, SPLIT_K=4)
 
 
 def _tensors(**changed):
@@ -37,6 +39,7 @@ UNFIT = [
 @pytest.mark.parametrize("changed", UNFIT)
 def test_the_copy_engine_does_not_take_what_is_not_aligned_while_tiles_do(changed):
     assert not takes(PERSISTENT, _tensors(**changed))
+    assert not takes(PERSISTENT_SPLIT, _tensors(**changed))
     assert takes(BASELINE, _tensors(**changed))
     assert takes(SPLIT, _tensors(**changed))
 
@@ -44,11 +47,6 @@ def test_the_copy_engine_does_not_take_what_is_not_aligned_while_tiles_do(change
 def test_the_copy_engine_takes_aligned_rows_with_gaps_between_them():
     assert takes(PERSISTENT, _tensors())
     assert takes(PERSISTENT, _tensors(x=torch.zeros(24, 64)[:, :32], weight=torch.zeros(32, 32)[::2]))
-
-
-@pytest.mark.parametrize(("rows", "taken"), [(24, True), (32, True), (33, False)])
-def test_whole_columns_are_taken_where_a_tile_holds_them(rows, taken):
-    assert takes(COLUMNS, _tensors(x=torch.zeros(rows, 32))) == taken
 
 
 @pytest.fixture
@@ -69,12 +67,15 @@ def launched(monkeypatch):
     ("config", "ending", "tensors", "expected"),
     [
         (PERSISTENT, "scale", _tensors(), (PERSISTENT, {})),
+        (PERSISTENT, "train", _tensors(), (PERSISTENT, {})),
         (PERSISTENT, "scale", _tensors(x=torch.zeros(32, 24).T), (BASELINE, {})),
-        (PERSISTENT, "train", _tensors(x=torch.zeros(32, 24).T), (BASELINE, {"moments": (2, 1, 16)})),
+        (PERSISTENT, "train", _tensors(x=torch.zeros(32, 24).T), (BASELINE, {})),
+        (PERSISTENT_SPLIT, "train", _tensors(), (PERSISTENT_SPLIT, {"partial": (4, 24, 16)})),
+        (PERSISTENT_SPLIT, "scale", _tensors(x=torch.zeros(32, 24).T), (BASELINE, {})),
         (SPLIT, "scale", _tensors(), (SPLIT, {"partial": (4, 24, 16)})),
         (SPLIT, "train", _tensors(), (SPLIT, {"partial": (4, 24, 16)})),
-        (COLUMNS, "train", _tensors(), (COLUMNS, {})),
-        (BASELINE, "train", _tensors(), (BASELINE, {"moments": (2, 1, 16)})),
+        (SMALL, "train", _tensors(), (SMALL, {"moments": (2, 2, 16)})),
+        (SMALL, "scale", _tensors(), (SMALL, {})),
     ],
 )
 def test_a_config_is_launched_with_its_own_workspace_or_gives_way(
@@ -84,3 +85,11 @@ def test_a_config_is_launched_with_its_own_workspace_or_gives_way(
     problem = make_problem(24, 16, 32, "float32", mode=None if ending == "scale" else ending)
     dispatch.launch("an op", problem, tensors, ending)
     assert launched == [expected]
+
+
+@pytest.mark.parametrize(("rows", "scratch"), [(24, {}), (32, {}), (33, {"moments": (2, 2, 16)})])
+def test_a_config_tuned_for_fewer_rows_gets_room_for_what_a_tile_no_longer_holds(monkeypatch, launched, rows, scratch):
+    monkeypatch.setattr(dispatch, "config_for", lambda op, problem, index: WHOLE)
+    tensors = _tensors(x=torch.zeros(rows, 32), y=torch.zeros(rows, 16))
+    dispatch.launch("an op", make_problem(rows, 16, 32, "float32", mode="train"), tensors, "train")
+    assert launched == [(WHOLE, scratch)]

@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 from fusetune.core.config import BASELINE, Config
 from fusetune.core.decision import Gain
 from fusetune.core.problem import Problem, make_problem
-from fusetune.store.schema import ConfigFile, ConservativeGain, Entry, Environment, TargetIdentity, Times
+from fusetune.store.schema import (
+    ConfigFile,
+    ConservativeGain,
+    Entry,
+    Environment,
+    Library,
+    LibraryGain,
+    TargetIdentity,
+    Times,
+)
 
 ASSETS = Path(__file__).parent / "assets"
 RTX4090 = TargetIdentity(name="NVIDIA GeForce RTX 4090", capability="8.9", sms=128)
@@ -19,6 +28,8 @@ ENVIRONMENT = Environment(
     triton="3.7.1", kernel_hash="5ca1ab1e", ptxas="12.9.86", torch="2.13.0", cuda="13.0", driver="580.65"
 )
 WIDE = Config(BLOCK_N=16, BLOCK_K=128, num_stages=3)
+SLOWER_LIBRARY = Library(Config(variant="library"), 7.1, LibraryGain(0.2535, 0.251, 0.256, blocks=25))
+FASTER_LIBRARY = Library(Config(variant="library_folded"), 5.0, LibraryGain(-0.06, -0.063, -0.058, blocks=25))
 
 
 def problem(M: int = 128, **changes: object) -> Problem:
@@ -100,6 +111,18 @@ gains = st.builds(
     Gain, median=numbers, low=numbers, high=numbers, confidence=numbers, min_gain=numbers, blocks=st.integers(0, 1000)
 )
 all_times = st.builds(Times, baseline=times_us, conservative=times_us, config=times_us)
+libraries = st.builds(
+    Library,
+    config=st.builds(Config, variant=st.sampled_from(["library", "library_folded"]), BLOCK_M=block_sizes),
+    us=times_us,
+    gain=st.builds(
+        LibraryGain,
+        median=st.floats(max_value=1.0, exclude_max=True, allow_nan=False),
+        low=numbers,
+        high=numbers,
+        blocks=st.integers(0, 1000),
+    ),
+)
 measured_entries = st.builds(
     Entry,
     problem=problems,
@@ -116,6 +139,7 @@ measured_entries = st.builds(
         ConservativeGain, median=numbers, low=numbers, high=numbers, blocks=st.integers(0, 1000), config=configs
     ),
     time_us=all_times,
+    library=st.none() | libraries,
 )
 predicted_entries = st.builds(
     Entry,

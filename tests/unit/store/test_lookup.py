@@ -7,12 +7,23 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from store_examples import ENVIRONMENT, H200, RTX4090, WIDE, config_file, measured, predicted, problem
+from store_examples import (
+    ENVIRONMENT,
+    FASTER_LIBRARY,
+    H200,
+    RTX4090,
+    SLOWER_LIBRARY,
+    WIDE,
+    config_file,
+    measured,
+    predicted,
+    problem,
+)
 
 from fusetune.core.config import BASELINE, Config
 from fusetune.core.problem import Problem
 from fusetune.store.lookup import Lookup, lookup, target_differences
-from fusetune.store.schema import ConfigFile, Entry, Environment
+from fusetune.store.schema import ConfigFile, Entry, Environment, Library
 
 NARROW = Config(BLOCK_M=16, num_warps=2)
 FIRST, SECOND = Path("first.yaml"), Path("second.yaml")
@@ -180,3 +191,15 @@ def test_an_explanation_of_the_baseline_says_that_no_entry_fits() -> None:
 def test_an_explanation_of_a_revert_does_not_credit_the_baseline_with_the_gain() -> None:
     entry = measured(config=BASELINE, verdict="revert", reason="gain_below_minimum")
     assert "  gain of the best one tried over BASELINE: +59.8 %" in find(config_file(entry)).explain()
+
+
+@pytest.mark.parametrize(
+    ("library", "told"),
+    [
+        (SLOWER_LIBRARY, "cuBLAS and a finishing kernel: 7.10 us, 34 % slower"),
+        (FASTER_LIBRARY, "cuBLAS with folded weights: 5.00 us, 5.7 % faster: --allow-library lets it win"),
+    ],
+)
+def test_an_explanation_tells_what_a_library_takes_and_how_to_let_it_win(library: Library, told: str) -> None:
+    assert find(config_file(measured(library=library))).explain().splitlines()[-1] == f"  {told}"
+    assert "cuBLAS" not in find(config_file(measured())).explain()

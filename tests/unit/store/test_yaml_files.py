@@ -16,8 +16,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from store_examples import (
     ASSETS,
+    FASTER_LIBRARY,
     H200,
     RTX4090,
+    SLOWER_LIBRARY,
     WIDE,
     config_file,
     config_files,
@@ -384,3 +386,46 @@ def test_a_new_file_can_be_read_by_whom_the_umask_allows(tmp_path: Path) -> None
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "gemm_scale.yaml").stat().st_mode) == 0o640
+
+
+# ---------------------------------------------------------------------------------------------- the library
+
+
+def test_a_library_stands_in_the_file_under_a_key_of_its_own(tmp_path: Path) -> None:
+    entry = measured(library=FASTER_LIBRARY)
+    path = tmp_path / "gemm_scale.yaml"
+    put(path, entry)
+    assert read_config_file(path).entries == (entry,)
+    assert yaml.safe_load(path.read_text())["entries"][0]["library"] == {
+        "config": msgspec.to_builtins(FASTER_LIBRARY.config),
+        "us": 5.0,
+        "gain": {"median": -0.06, "low": -0.063, "high": -0.058, "blocks": 25},
+    }
+    assert "library" not in dump_config_file(config_file(measured()))
+
+
+LIBRARY_TEXT = "library: {config: {variant: library}, us: 7.1, gain: {median: 0.25, low: 0.24, high: 0.26, blocks: 25}}"
+
+
+@pytest.mark.parametrize(
+    ("asset", "text", "words"),
+    [
+        ("keep", LIBRARY_TEXT.replace("variant: library", "num_warps: 8"), "beside an entry's that is none"),
+        ("keep", LIBRARY_TEXT.replace("us: 7.1", "us: 0"), r"Expected `float` > 0.0"),
+        ("keep", LIBRARY_TEXT.replace("median: 0.25", "median: 1"), r"Expected `float` < 1.0"),
+        ("keep", LIBRARY_TEXT.replace("blocks", "rounds"), "unknown field `rounds`"),
+        ("keep", LIBRARY_TEXT.replace("us: 7.1, ", ""), "missing required field `us`"),
+        ("predicted", LIBRARY_TEXT, "a predicted entry has no `library`; nothing was timed"),
+    ],
+)
+def test_a_library_that_cannot_be_is_refused(tmp_path: Path, asset: str, text: str, words: str) -> None:
+    path = tmp_path / "gemm_scale.yaml"
+    file = config_file({"keep": measured, "predicted": predicted}[asset]())
+    path.write_text(dump_config_file(file) + f"  {text}\n")
+    with pytest.raises(ConfigFileError, match=words):
+        read_config_file(path)
+
+
+def test_an_entry_of_a_library_has_none_beside_it() -> None:
+    with pytest.raises(ValueError, match="beside an entry's that is none"):
+        measured(config=SLOWER_LIBRARY.config, library=FASTER_LIBRARY).__post_init__()

@@ -279,7 +279,9 @@ def test_a_dtype_that_the_op_does_not_compute_is_refused(tmp_path: Path) -> None
 
 
 def test_a_mode_that_the_op_does_not_have_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedProblemError, match="does not know the mode eval; it knows no mode at all"):
+    with pytest.raises(
+        UnsupportedProblemError, match="gemm_scale has no mode 'eval': training and evaluation are the same"
+    ):
         predicted(tmp_path, problem=msgspec.structs.replace(PROBLEM, mode="eval"))
     assert not (tmp_path / "runs").exists()
 

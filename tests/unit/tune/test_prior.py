@@ -19,7 +19,7 @@ from fusetune.measure.fake import FakeMeasurer
 from fusetune.report.run_summary import summarize_run
 from fusetune.store.journal import Candidate, RunStart, read_journal
 from fusetune.tune import plan
-from fusetune.tune.plan import PRIOR_LIMIT, PRIOR_SPARES, Plan, make_plan
+from fusetune.tune.plan import PRIOR_LIMIT, PRIOR_MOST, PRIOR_MOST_CONSERVATIVE, PRIOR_SPARES, Plan, make_plan
 from fusetune.tune.request import SweepRequest, SweepResult
 from fusetune.tune.sweep import sweep
 from tests.support.fake_compiler import FakeCompiler, ListedSpec, install
@@ -27,6 +27,8 @@ from tests.support.fake_compiler import FakeCompiler, ListedSpec, install
 H200 = find_target("h200")
 PROBLEM = make_problem(128, 512, 1024, "float32")
 STANDARD = candidates(SPEC.space, "standard")
+LIBRARY = Config(variant="library")
+"""The op's reference, which no prior leaves out."""
 
 
 @pytest.fixture(autouse=True)
@@ -63,7 +65,10 @@ def test_baseline_comes_first_and_the_rest_in_the_order_of_prediction(tmp_path: 
     assert times[0] < times[-1]
 
 
-def test_what_is_predicted_beyond_the_limit_is_skipped_and_nothing_within_it(tmp_path: Path) -> None:
+def test_what_is_predicted_beyond_the_limit_is_skipped_and_nothing_within_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "PRIOR_MOST", 10**6)
     made = planned(tmp_path)
     best = min(predicted(config) for config in made.configs)
     for config in made.configs:
@@ -73,6 +78,16 @@ def test_what_is_predicted_beyond_the_limit_is_skipped_and_nothing_within_it(tmp
         assert why.reason == "predicted_slow"
     config, why = next((c, w) for c, w in made.skipped.items() if not c.is_conservative)
     assert why.detail == f"predicted {predicted(config):.3g} us, the best {best:.3g} us"
+
+
+def test_no_more_are_compiled_than_are_predicted_best_and_the_best_of_4_warps_and_2_stages(tmp_path: Path) -> None:
+    made = planned(tmp_path)
+    others = [config for config in made.configs if not config.is_conservative]
+    safe = [config for config in made.configs if config.is_conservative]
+    assert len(others) <= PRIOR_MOST < len(made.configs) + len(made.skipped)
+    assert len(safe) <= PRIOR_MOST_CONSERVATIVE
+    slowest = max(map(predicted, others))
+    assert all(predicted(config) >= slowest for config in made.skipped if not config.is_conservative)
 
 
 def test_a_four_warp_two_stage_candidate_is_held_against_the_best_of_its_own_kind(
@@ -121,7 +136,8 @@ def test_a_gpu_whose_peaks_are_unknown_has_no_prior(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("extra", [0, 1])
 def test_a_space_of_a_few_candidates_is_compiled_whole(tmp_path: Path, extra: int) -> None:
-    slow = sorted((config for config in planned(tmp_path).skipped if not config.is_conservative), key=predicted)
+    skipped = planned(tmp_path).skipped
+    slow = sorted((config for config in skipped if not config.is_conservative), key=predicted, reverse=True)
     fast = planned(tmp_path).configs[1]
     spec = ListedSpec(fast, *slow[: PRIOR_SPARES - 2 + extra])
     made = planned(tmp_path, spec=spec, space="full")
@@ -139,13 +155,13 @@ def test_a_sweep_compiles_the_plan_and_its_journal_tells_what_was_skipped(
 ) -> None:
     made = planned(tmp_path)
     result = swept(tmp_path)
-    assert {job.config for job in compiler.compiled} == set(made.configs)
+    assert {job.config for job in compiler.compiled} == {*made.configs, LIBRARY}
     records = list(read_journal(result.journal))
     skipped = {r.config: r for r in records if isinstance(r, Candidate) and r.status == "skipped"}
     assert skipped.keys() == made.skipped.keys()
     assert {(r.reason, r.detail) for r in skipped.values()} == {(w.reason, w.detail) for w in made.skipped.values()}
     counts = summarize_run(records).counts
-    assert counts == {"checked": len(made.configs), "skipped": len(skipped), "rejected": len(made.rejected)}
+    assert counts == {"checked": len(made.configs) + 1, "skipped": len(skipped), "rejected": len(made.rejected)}
 
 
 def test_the_first_line_says_whether_there_was_a_prior(tmp_path: Path) -> None:

@@ -618,8 +618,11 @@ def test_the_process_of_the_revalidation_starts_at_once_and_rests_before_the_con
             happened.append("prepare")
             return super().prepare(seed)
 
-        def standby(self) -> None:
-            happened.append("standby")
+        def standby(self, seed: int) -> None:
+            happened.append(f"standby for {seed}")
+
+        def open_ahead(self) -> None:
+            happened.append("open ahead")
 
         def settle(self) -> None:
             happened.append("settle")
@@ -634,9 +637,10 @@ def test_the_process_of_the_revalidation_starts_at_once_and_rests_before_the_con
             return times
 
     configs, true_us = times(FAST=8, SAFE=10)
-    sweep(request_of(tmp_path, *configs), Listing(RTX4090, true_us), SilentProgress())
+    sweep(request_of(tmp_path, *configs, seed=3), Listing(RTX4090, true_us), SilentProgress())
     steps = [step for step, _ in itertools.groupby(happened)]
-    assert steps == ["standby", "prepare", "sample", "settle", "block", "prepare", "block"]
+    standing_by = ["standby for 4", "prepare", "sample", "open ahead", "sample", "settle"]
+    assert steps == [*standing_by, "block", "prepare", "block"]
 
 
 def test_a_kept_config_is_revalidated_in_a_second_process_and_a_reverted_one_needs_none(tmp_path: Path) -> None:
@@ -751,7 +755,7 @@ def test_a_problem_that_the_op_does_not_compute_is_refused_before_the_gpu_is_ask
             raise AssertionError("the GPU was asked")
 
     problem = msgspec.structs.replace(PROBLEM, mode="train")
-    with pytest.raises(UnsupportedProblemError, match="gemm_scale does not know the mode train"):
+    with pytest.raises(UnsupportedProblemError, match="gemm_scale has no mode 'train'"):
         sweep(request_of(tmp_path, problem=problem), Untouchable(RTX4090, lambda _: 1.0), SilentProgress())
 
 

@@ -54,7 +54,8 @@ def test_a_gpu_that_slows_down_by_thirteen_percent_again_and_again_flips_no_verd
     tmp_path: Path, gain: float, verdict: str, period: int
 ) -> None:
     for seed in range(40):
-        entry = swept(tmp_path, gain, drift=0.13, drift_period=period, noise=0.002, seed=seed).entry
+        # A folder each: forty runs within a second or two may draw the same name.
+        entry = swept(tmp_path / str(seed), gain, drift=0.13, drift_period=period, noise=0.002, seed=seed).entry
         assert (entry.verdict, entry.config) == (verdict, WARPS8 if verdict == "keep" else BASELINE)
         assert entry.gain is not None
         assert entry.gain.low <= entry.gain.median <= entry.gain.high

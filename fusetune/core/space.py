@@ -209,7 +209,7 @@ def _unfit_persistent(config: Config, problem: Problem, target: Target, tiles: i
         return Rejection("precision", "ieee does not use the tensor cores that this variant feeds")
     if 64 <= config.BLOCK_M < 16 * config.num_warps:
         return Rejection("idle_warps", f"{config.num_warps // 4} warpgroups of 64 rows for {config.BLOCK_M}")
-    if tiles * config.SPLIT_K < target.sms // 4:
+    if tiles * config.SPLIT_K < target.sms // 5:
         return Rejection("few_tiles", f"{tiles * config.SPLIT_K} CTAs leave most of {target.sms} SMs without any")
     return None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from fusetune.core.config import BASELINE, Config
@@ -252,15 +253,17 @@ class GpuSession:
         for launch in self._spec.launches(self._problem, config, tensors):
             launch.run()
 
-    def _run_arm(self, arm: _Arm, index: int) -> None:
+    def _run_arm(self, arm: _Arm, index: int) -> Sequence[Launcher]:
         config = arm[0]
         if config not in self._launchers:
             scratch = self._scratch(config)
             sets = [self._with_constants(config, tensors) for tensors in self._sets]
             launches = self._spec.launches(self._problem, config, {**sets[0], **scratch})
             self._launchers[config] = [Launcher(launch, sets, scratch) for launch in launches]
-        for launcher in self._launchers[config]:
+        launchers = self._launchers[config]
+        for launcher in launchers:
             launcher.launch(index)
+        return launchers
 
     def _rough_us(self, config: Config, tensors: dict[str, Any]) -> float:
         event = self._torch.cuda.Event

@@ -31,8 +31,8 @@ before it, such as clocks that sag under its power, would no longer fall on both
 _KEPT_GRAPHS = 24
 """As many as the later rounds of screening have candidates, so that each is captured once a round."""
 
-Run = Callable[[Any, int], None]
-"""Launches a config once on the n-th set of inputs."""
+Run = Callable[[Any, int], object]
+"""Launches a config once on the n-th set of inputs; returns what must not be freed while such a launch is repeated."""
 
 
 class Timer(Protocol):
@@ -84,13 +84,13 @@ class GraphTimer:
         ]
 
     def _graph(self, arm: Hashable, launches: int) -> Any:
-        """The captured launches of an arm; the last few are kept."""
+        """The captured launches of an arm; the last few are kept, each with what its launches write to."""
         key = (arm, launches)
         if key in self._graphs:
             self._graphs.move_to_end(key)
-            return self._graphs[key]
+            return self._graphs[key][0]
         torch = self._torch
-        self._run(arm, 0)  # Outside the capture: loading the machine code is not allowed within.
+        used = self._run(arm, 0)  # Outside the capture: loading the machine code is not allowed within.
         torch.cuda.synchronize()
         graph = torch.cuda.CUDAGraph()
         # torch.cuda.graph() would collect garbage each time; a sweep captures thousands.
@@ -101,7 +101,7 @@ class GraphTimer:
                     self._run(arm, index % self._sets)
             finally:
                 graph.capture_end()
-        self._graphs[key] = graph
+        self._graphs[key] = graph, used
         while len(self._graphs) > _KEPT_GRAPHS:
             self._graphs.popitem(last=False)
         return graph

@@ -199,7 +199,7 @@ def test_a_compile_error_in_a_called_kernel_carries_the_inner_message():
 
 def test_a_config_that_the_op_does_not_launch_is_a_compile_error_that_names_it():
     with pytest.raises(
-        CompileError, match=r"gemm_scale does not launch 64x64x32 w4 s2 k4: .*SPLIT_K goes with the variant split_k"
+        CompileError, match=r"gemm_scale does not launch 64x64x32 w4 s2 k4: .*split_k and persistent can split K"
     ):
         compile_config(SPEC, make_problem(128, 512, 1024, "float32"), Config(SPLIT_K=4), RTX_4090)
 
@@ -225,3 +225,21 @@ def test_the_most_demanding_launch_of_an_op_counts():
 @each_target
 def test_the_ptxas_that_compiles_has_a_version(target):
     assert int(ptxas_version(target).split(".")[0]) >= 12
+
+
+def test_a_launcher_that_cannot_be_built_here_is_no_compile_error(monkeypatch):
+    from triton.backends.nvidia import driver
+
+    asked = []
+
+    def no_driver(source, metadata):
+        asked.append(source.fn.__name__)
+        raise AssertionError("libcuda.so cannot found!")
+
+    monkeypatch.setattr(driver, "make_launcher", object(), raising=False)
+    monkeypatch.setattr(driver, "CudaLauncher", no_driver)
+    problem, config = make_problem(128, 512, 1024, "float32"), Config("split_k", 64, 32, 64, SPLIT_K=4, num_stages=3)
+    plain = compile_config(SPEC, problem, config, H200)
+    assert asked == []
+    assert compile_config(SPEC, problem, config, H200, with_launchers=True) == plain
+    assert asked == ["tiled_products", "finish_split"]

@@ -17,9 +17,11 @@ CLOSE = {"rtol": 1e-4, "atol": 1e-4}
 VARIANTS = [
     BASELINE,
     Config(BLOCK_M=16, BLOCK_N=16, BLOCK_K=16, GROUP_M=2),
-    Config(variant="columns", BLOCK_M=64, BLOCK_N=16),
+    Config(BLOCK_M=64, BLOCK_N=16),
     Config(variant="split_k", BLOCK_M=16, BLOCK_N=16, BLOCK_K=16, SPLIT_K=2),
-    Config(variant="persistent", BLOCK_M=64, BLOCK_N=64, BLOCK_K=32),
+    Config(variant="persistent", BLOCK_M=64, BLOCK_N=16, BLOCK_K=32),
+    Config(variant="persistent", BLOCK_M=16, BLOCK_N=16, BLOCK_K=32),
+    Config(variant="persistent", BLOCK_M=16, BLOCK_N=16, BLOCK_K=16, SPLIT_K=4),
     Config(variant="library"),
 ]
 
@@ -115,8 +117,6 @@ def test_evaluation_takes_the_running_statistics_and_leaves_them_alone():
 @each_variant
 @each_mode
 def test_every_variant_gets_what_it_needs(variant, training, use, launched):
-    if variant.variant == "columns" and not training:
-        pytest.skip("columns is for training")
     use(variant)
     ours, plain, counter = _draw(33, 40, 24), _draw(33, 40, 24), torch.tensor(4)
     y = fused_gemm_scale_batch_norm(*ours, training=training, num_batches_tracked=counter)
@@ -127,7 +127,7 @@ def test_every_variant_gets_what_it_needs(variant, training, use, launched):
     assert launched == [variant]
 
 
-@pytest.mark.parametrize("variant", [v for v in VARIANTS if v.variant != "columns"], ids=Config.label)
+@each_variant
 def test_every_variant_computes_the_product_alone(variant, use, launched):
     use(variant)
     x, weight, bias, scale, *_ = _draw(33, 40, 24)
@@ -137,9 +137,10 @@ def test_every_variant_computes_the_product_alone(variant, use, launched):
 
 
 @each_mode
+@pytest.mark.parametrize("split", [1, 4])
 @pytest.mark.parametrize(("M", "K", "N"), [(20, 24, 13), (20, 23, 12)])
-def test_what_the_copy_engine_cannot_take_is_computed_by_baseline(M, K, N, training, use, launched):
-    use(Config(variant="persistent", BLOCK_M=64, BLOCK_N=64, BLOCK_K=32))
+def test_what_the_copy_engine_cannot_take_is_computed_by_baseline(M, K, N, split, training, use, launched):
+    use(Config(variant="persistent", BLOCK_M=64, BLOCK_N=64, BLOCK_K=32, SPLIT_K=split))
     ours, plain = _draw(M, K, N), _draw(M, K, N)
     y = fused_gemm_scale_batch_norm(*ours, training=training)
     torch.testing.assert_close(y, _plain(*plain, training), **CLOSE)

@@ -4,39 +4,61 @@ from __future__ import annotations
 
 import math
 
+import msgspec
 import pytest
 import torch
 
 from fusetune.core.config import Config
-from fusetune.core.persistent import parts_of
 from fusetune.core.problem import Problem, make_problem
-from fusetune.core.space import PERSISTENT_SPACE
+from fusetune.core.space import holds_columns
+from fusetune.kernels import launches as launches_module
 from fusetune.kernels.gemm_scale import SPEC as PLAIN
 from fusetune.kernels.gemm_scale_bn import EPS, MOMENTUM
 from fusetune.kernels.gemm_scale_bn import SPEC as WITH_BN
 from fusetune.kernels.launches import gemm_launches
 from fusetune.kernels.spec import KernelSpec
 
-TILED = Config(BLOCK_M=16, BLOCK_N=32, BLOCK_K=32, GROUP_M=2)
-SPLIT_K = Config("split_k", 16, 32, 16, SPLIT_K=4)
-LIBRARY = Config("library", 32, 32, 32)
-VARIANTS = ["tiled", "split_k", "columns", "persistent in 1", "persistent in 2", "persistent in 4", "library"]
+CONFIGS = {
+    "tiled": Config(BLOCK_M=16, BLOCK_N=32, BLOCK_K=32, GROUP_M=2),
+    "split_k": Config("split_k", 16, 32, 16, SPLIT_K=4),
+    "persistent": Config("persistent", 16, 64, 32, GROUP_M=2),
+    "persistent split": Config("persistent", 16, 64, 32, GROUP_M=2, SPLIT_K=4),
+    "library": Config("library", 32, 32, 32),
+}
+PERSISTENT = [
+    f"{variant} in {parts}" for variant in ("persistent", "persistent whole", "persistent split") for parts in (1, 2, 4)
+]
+VARIANTS = ["tiled", "tiled whole", "split_k", *PERSISTENT, "library"]
 ANY_SHAPE = [(1, 1, 1), (2, 1, 1), (5, 123, 77), (37, 50, 70), (64, 64, 64)]
-# The copy engine needs rows that begin on 16 bytes; the last has more tiles than run at once.
-ALIGNED = [(1, 8, 8), (2, 8, 8), (5, 136, 72), (37, 40, 264), (300, 40, 520)]
+# The copy engine needs rows that begin on 16 bytes; the last two have more tiles than run at once. Along K they have
+# 1, 5, 2, 9 and 7 steps, so that of four CTAs that share a tile some have fewer than others, or none.
+ALIGNED = [(1, 8, 8), (2, 8, 8), (5, 136, 72), (37, 40, 264), (100, 264, 136), (300, 200, 40)]
 MODES = [None, "train", "eval"]
 
 
 def _config(variant: str, problem: Problem) -> Config:
-    """A config of the variant for the problem: `persistent in 2` stores its tiles in two parts."""
-    if variant.startswith("persistent"):
-        parts = int(variant[-1])
-        fitting = [config for config in PERSISTENT_SPACE.configs() if config.variant == "persistent"]
-        fitting = [config for config in fitting if parts_of(config, problem) == parts]
-        return min(fitting, key=lambda config: config.BLOCK_M * config.BLOCK_N * config.BLOCK_K)
-    if variant == "columns":
-        return Config("columns", max(16, 1 << (problem.M - 1).bit_length()), 16, 32)
-    return {"tiled": TILED, "split_k": SPLIT_K, "library": LIBRARY}[variant]
+    """A config of the variant for the problem, of small tiles: `whole` has all rows in one, `split` shares K."""
+    kind = variant.partition(" in ")[0]
+    if kind.endswith(" whole"):
+        rows = max(16, 1 << (problem.M - 1).bit_length())
+        return msgspec.structs.replace(CONFIGS[kind.removesuffix(" whole")], BLOCK_M=rows, GROUP_M=1)
+    return CONFIGS[kind]
+
+
+@pytest.fixture
+def launched(monkeypatch):
+    """Launch a config of `persistent in 2` in two parts: what needs parts on a GPU, a large tile, takes long here."""
+
+    def launch(variant, problem, config, tensors, **options):
+        if variant.startswith("persistent"):
+            monkeypatch.setattr(launches_module, "parts_of", lambda config, problem: int(variant[-1]))
+        ending = problem.mode or "scale"
+        found = gemm_launches(problem, config, tensors, ending, **{"eps": EPS, "momentum": MOMENTUM, **options})
+        for one in found:
+            one.run()
+        return found
+
+    return launch
 
 
 def _spec(problem: Problem) -> KernelSpec:
@@ -57,7 +79,7 @@ def _draw(problem: Problem, config: Config) -> dict[str, torch.Tensor]:
 def _cases():
     for mode in MODES:
         for variant in VARIANTS:
-            if variant == "columns" and mode != "train":
+            if "whole" in variant and mode != "train":
                 continue
             for M, K, N in ALIGNED if variant.startswith("persistent") else ANY_SHAPE:
                 if mode != "train" or M > 1:
@@ -66,17 +88,20 @@ def _cases():
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.parametrize(("mode", "variant", "M", "K", "N"), list(_cases()))
-def test_every_variant_gives_what_pytorch_gives_and_touches_nothing_else(mode, variant, M, K, N, dtype, in_bounds):
+def test_every_variant_gives_what_pytorch_gives_and_touches_nothing_else(
+    mode, variant, M, K, N, dtype, in_bounds, launched
+):
     problem = make_problem(M, N, K, dtype, mode=mode)
     config = _config(variant, problem)
     tensors = _draw(problem, config)
     in_bounds += tensors.values()
     before = {name: tensor.clone() for name, tensor in tensors.items()}
-    launches = _spec(problem).launches(problem, config, tensors)
+    launches = launched(variant, problem, config, tensors)
     if config.variant == "persistent":
         assert launches[0].constants["PARTS"] == int(variant[-1])
-    for launch in launches:
-        launch.run()
+    if "whole" in variant:
+        assert holds_columns(config, problem)
+        assert len(launches) == 1
     expected = _spec(problem).reference(problem, before)
     assert set(expected) == ({"y", "running_mean", "running_var"} if mode == "train" else {"y"})
     tolerance = 1e-5 if dtype == "float32" else 3e-3
@@ -110,14 +135,17 @@ def _error(found: torch.Tensor, reference: torch.Tensor) -> float:
         ("tiled", 200),
         ("tiled", 16 * 70 + 3),  # 71 tiles, more than the second kernel joins at once
         ("split_k", 200),
-        ("columns", 200),
+        ("tiled whole", 200),
         ("persistent in 1", 200),
         ("persistent in 4", 200),
+        ("persistent whole in 1", 200),
+        ("persistent whole in 4", 200),
+        ("persistent split in 2", 200),
         ("library", 200),
         ("library", 32 * 70 + 3),
     ],
 )
-def test_large_column_means_cost_no_more_accuracy_than_in_pytorch(variant, M):
+def test_large_column_means_cost_no_more_accuracy_than_in_pytorch(variant, M, launched):
     problem = make_problem(M, 72, 64, "float32", "ieee", mode="train")
     config = _config(variant, problem)
     tensors = _ill_conditioned(problem, config)
@@ -126,15 +154,14 @@ def test_large_column_means_cost_no_more_accuracy_than_in_pytorch(variant, M):
     mean, var = tensors["running_mean"].clone(), tensors["running_var"].clone()
     product = torch.nn.functional.linear(x, weight, bias) * scale
     eager = torch.nn.functional.batch_norm(product, mean, var, gamma, beta, True, MOMENTUM, EPS)
-    for launch in WITH_BN.launches(problem, config, tensors):
-        launch.run()
+    launched(variant, problem, config, tensors)
     assert _error(tensors["y"], reference["y"]) <= 1.5 * _error(eager, reference["y"])
     torch.testing.assert_close(tensors["running_mean"].double(), reference["running_mean"], rtol=1e-6, atol=0)
     torch.testing.assert_close(tensors["running_var"].double(), reference["running_var"], rtol=1e-5, atol=0)
 
 
-@pytest.mark.parametrize("variant", ["tiled", "split_k", "persistent in 2", "library"])
-def test_large_running_means_cost_no_more_accuracy_than_in_pytorch(variant):
+@pytest.mark.parametrize("variant", ["tiled", "split_k", "persistent in 2", "persistent split in 2", "library"])
+def test_large_running_means_cost_no_more_accuracy_than_in_pytorch(variant, launched):
     """Only where products are as exact as float32: elsewhere the input's rounding costs far more."""
     problem = make_problem(64, 72, 64, "float32", "tf32x3", mode="eval")
     config = _config(variant, problem)
@@ -145,15 +172,18 @@ def test_large_running_means_cost_no_more_accuracy_than_in_pytorch(variant):
     inputs = [tensors[name] for name in ("running_mean", "running_var", "gamma", "beta")]
     product = torch.nn.functional.linear(tensors["x"], tensors["weight"], tensors["bias"]) * tensors["scale"]
     eager = torch.nn.functional.batch_norm(product, *inputs, False, MOMENTUM, EPS)
-    for launch in WITH_BN.launches(problem, config, tensors):
-        launch.run()
+    launched(variant, problem, config, tensors)
     assert _error(tensors["y"], reference) <= 1.5 * _error(eager, reference)
 
 
 @pytest.mark.parametrize(("counter", "given", "momentum"), [("none", 6, 0.3), ("count", 6, 0.3), ("average", 4, 0.25)])
+@pytest.mark.parametrize("N", [24, 264])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_running_statistics_follow_the_momentum_or_the_number_of_batches(variant, counter, given, momentum):
-    problem = make_problem(40, 264, 24, "float32", mode="train")
+def test_running_statistics_follow_the_momentum_or_the_number_of_batches(
+    variant, N, counter, given, momentum, launched
+):
+    """Also where many tiles, and parts of tiles, hold columns: only one of them may count."""
+    problem = make_problem(40, N, 264, "float32", mode="train")
     config = _config(variant, problem)
     tensors = _draw(problem, config)
     tensors["num_batches_tracked"] = torch.tensor(given)
@@ -164,9 +194,35 @@ def test_running_statistics_follow_the_momentum_or_the_number_of_batches(variant
     y = torch.nn.functional.batch_norm((x @ weight.T + bias) * scale, mean, var, gamma, beta, True, momentum, 1e-2)
     # Momentum None is the average's: whatever else is given for it has to be without effect.
     options = {"eps": 1e-2, "momentum": 0.9 if counter == "average" else momentum, "counter": counter}
-    launches = gemm_launches(problem, config, tensors, "train", **options)
-    for launch in launches:
-        launch.run()
+    first, *_ = launched(variant, problem, config, tensors, **options)
+    if config.variant == "persistent" and N == 264:
+        tiles = -(-N // config.BLOCK_N) * -(-problem.M // config.BLOCK_M)
+        assert tiles > first.grid[0], "no program has a second tile"
     assert int(tensors["num_batches_tracked"]) == given + (counter == "count")
     for name, expected in (("y", y), ("running_mean", mean), ("running_var", var)):
         torch.testing.assert_close(tensors[name].double(), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("K", "steps"),
+    [
+        (8, (1, 0, 0, 0)),
+        (136, (2, 2, 1, 0)),  # of 32, the last one short
+        (200, (2, 2, 2, 1)),
+        (264, (3, 3, 3, 0)),
+    ],
+)
+@pytest.mark.parametrize("variant", ["split_k", "persistent split in 1", "persistent split in 2"])
+def test_ctas_that_share_k_write_a_summand_each_even_where_no_step_is_left(variant, K, steps, launched, in_bounds):
+    problem = make_problem(37, 72, K, "float32")
+    config = msgspec.structs.replace(_config(variant, problem), BLOCK_K=32)
+    tensors = _draw(problem, config)
+    in_bounds += tensors.values()
+    launched(variant, problem, config, tensors)
+    first = 0
+    for summand, count in zip(tensors["partial"].double(), steps, strict=True):
+        last = first + count * config.BLOCK_K
+        expected = tensors["x"][:, first:last].double() @ tensors["weight"][:, first:last].double().T
+        torch.testing.assert_close(summand, expected, rtol=1e-5, atol=1e-5)
+        first = last
+    assert first >= K

@@ -271,9 +271,9 @@ PERSISTENT_4 = Config("persistent", SPLIT_K=4, num_stages=3)
         (PERSISTENT, SMALL, H100, Rejection("few_tiles", "16 CTAs leave most of 132 SMs without any")),
         (
             PERSISTENT_4,
-            make_problem(128, 256, 1024, "float32"),
+            make_problem(64, 384, 1024, "float32"),
             H100,
-            Rejection("few_tiles", "32 CTAs leave most of 132 SMs without any"),
+            Rejection("few_tiles", "24 CTAs leave most of 132 SMs without any"),
         ),
         (
             Config("persistent", num_warps=8, num_stages=3),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import weakref
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -221,6 +222,25 @@ def test_an_arm_is_captured_once_and_the_last_few_are_kept(torch: FakeTorch) -> 
     assert captures(arms[_KEPT_GRAPHS])
     assert captures(arms[1])  # and this one had to go.
     assert not captures(arms[0])
+
+
+def test_what_a_kept_graph_writes_to_lives_as_long_as_it_does(torch: FakeTorch) -> None:
+    class Workspace:
+        pass
+
+    made: dict[float, weakref.ref[Workspace]] = {}
+
+    def run(arm: float, index: int) -> Workspace:
+        torch.run(arm, index)
+        workspace = Workspace()
+        made.setdefault(arm, weakref.ref(workspace))
+        return workspace
+
+    timer = GraphTimer(run, sets=1, launches=2)
+    arms = [float(number) for number in range(1, _KEPT_GRAPHS + 2)]
+    for arm in arms:
+        timer.times_us([arm])
+    assert [made[arm]() is not None for arm in arms] == [False] + [True] * _KEPT_GRAPHS
 
 
 def test_a_capture_that_fails_is_ended_and_not_kept(torch: FakeTorch) -> None:

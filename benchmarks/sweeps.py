@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import gzip
+import itertools
 import subprocess
 import sys
 import tempfile
@@ -19,6 +20,7 @@ CONFIGS = ROOT / "configs"
 JOURNALS = ROOT / "benchmarks" / "results" / "sweeps"
 PROBLEMS = [(128, 1024, 512), (1024, 8192, 8192), (16384, 4096, 4096)]
 DTYPES = ["float32", "float16"]
+OPS = [("gemm_scale", None), ("gemm_scale_bn", "train"), ("gemm_scale_bn", "eval")]
 
 
 def main() -> None:
@@ -28,20 +30,20 @@ def main() -> None:
     arguments = parser.parse_args()
     if not arguments.report_only:
         sweep_all(arguments.target)
-    for folder in sorted(path.parent for path in CONFIGS.glob("*/gemm_scale.yaml")):
+    for folder in sorted(path for path in CONFIGS.iterdir() if path.is_dir()):
         write_report(folder.name)
 
 
 def sweep_all(target: str | None) -> None:
-    for dtype in DTYPES:
-        for M, K, N in PROBLEMS:
-            with tempfile.TemporaryDirectory() as runs:
-                sizes = ["--M", str(M), "--K", str(K), "--N", str(N), "--dtype", dtype]
-                chosen = ["--target", target] if target else []
-                fusetune("sweep", *sizes, *chosen, "--output", "configs", "--runs", runs)
-                JOURNALS.mkdir(parents=True, exist_ok=True)
-                for journal in Path(runs).glob("*.jsonl"):
-                    (JOURNALS / f"{journal.name}.gz").write_bytes(gzip.compress(journal.read_bytes(), mtime=0))
+    chosen = ["--target", target] if target else []
+    for (op, mode), dtype, (M, K, N) in itertools.product(OPS, DTYPES, PROBLEMS):
+        with tempfile.TemporaryDirectory() as runs:
+            problem = ["--op", op, "--M", str(M), "--K", str(K), "--N", str(N), "--dtype", dtype]
+            problem += ["--mode", mode] if mode else []
+            fusetune("sweep", *problem, *chosen, "--output", "configs", "--runs", runs)
+            JOURNALS.mkdir(parents=True, exist_ok=True)
+            for journal in Path(runs).glob("*.jsonl"):
+                (JOURNALS / f"{journal.name}.gz").write_bytes(gzip.compress(journal.read_bytes(), mtime=0))
 
 
 def write_report(gpu: str) -> None:

@@ -1,0 +1,108 @@
+"""Whether `--space standard` misses anything: `python benchmarks/spaces.py`. Needs a GPU.
+
+Each cell of the family is swept twice, in the standard space and in the full one with `--prior off`, and the two
+winners are timed in paired blocks in one process. The standard space's may be at most 1 % slower. Takes the filters of
+`benchmarks/family_sweeps.py`; with --time-limit it can be run in pieces. Writes benchmarks/results/spaces-<gpu>.json
+after every cell, beside the cells that are there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import closing
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from family_sweeps import Cell, add_filters, chosen_cells, sweep_command
+from msgspec import to_builtins
+
+from fusetune.core.config import Config
+from fusetune.core.decision import KeepRule
+from fusetune.core.target import slugify
+from fusetune.kernels.spec import load_spec
+from fusetune.measure.cuda import CudaMeasurer
+from fusetune.measure.paired import compare
+from fusetune.measure.protocol import Failure
+from fusetune.store.journal import RunEnd, read_journal
+
+ROOT = Path(__file__).resolve().parent.parent
+ALLOWED = 0.01
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_filters(parser)
+    parser.add_argument("--time-limit", type=float, metavar="SECONDS", help="start no cell after so long")
+    parser.add_argument("--prior", choices=["on", "off"], default="off", help="of the full sweeps")
+    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results")
+    arguments = parser.parse_args()
+    began = time.monotonic()
+    for cell in chosen_cells(parser, arguments):
+        if arguments.time_limit and time.monotonic() - began > arguments.time_limit:
+            print("stopped at the time limit")
+            break
+        row = judge(cell, arguments.prior)
+        path = arguments.output / f"spaces-{slugify(row.pop('gpu'))}.json"
+        rows = {held["cell"]: held for held in json.loads(path.read_text())} if path.exists() else {}
+        rows[cell.key] = row
+        arguments.output.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(list(rows.values()), indent=1) + "\n")
+        seconds = f"{row['standard_s']:.0f} s and {row['full_s']:.0f} s"
+        print(
+            f"{cell.key}: {row['standard']} is {row['slower']:+.2%} slower than {row['full']} ({seconds})", flush=True
+        )
+
+
+def judge(cell: Cell, prior: str) -> dict[str, Any]:
+    """Both winners of a cell, and the share by which the standard space's is slower."""
+    standard, standard_s = winner(cell, "standard", "on")
+    full, full_s = winner(cell, "full", prior)
+    with closing(CudaMeasurer(load_spec(cell.spec_name), cell.problem)) as measurer:
+        facts = measurer.facts()
+        measurer.prepare(7)
+        slower = 0.0
+        if standard != full:
+            rule = KeepRule(looks=(100,))
+            pair = compare(measurer, full, standard, rule, comparisons=1, rng=random.Random(0), on_block=lambda _: None)
+            if isinstance(pair, Failure):
+                sys.exit(f"{cell.key}: the winners could not be compared: {pair.reason}, {pair.detail}")
+            slower = -pair.gain.median
+    return {
+        "cell": cell.key,
+        "date": f"{date.today():%Y-%m-%d}",
+        "gpu": facts.identity.name,
+        "environment": to_builtins(facts.environment),
+        "standard": standard.label(),
+        "full": full.label(),
+        "prior_of_full": prior,
+        "slower": round(slower, 5),
+        "within": slower <= ALLOWED,
+        "standard_s": round(standard_s, 1),
+        "full_s": round(full_s, 1),
+    }
+
+
+def winner(cell: Cell, space: str, prior: str) -> tuple[Config, float]:
+    """The config that a sweep keeps, and its seconds."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        command = [*sweep_command(cell, folder / "configs", folder / "runs", space, fresh=True), "--prior", prior]
+        began = time.monotonic()
+        done = subprocess.run(command, cwd=ROOT, check=False, text=True, capture_output=True)
+        seconds = time.monotonic() - began
+        ends = [record for path in folder.glob("runs/*.jsonl") for record in read_journal(path)]
+        entry = next((record.entry for record in ends if isinstance(record, RunEnd)), None)
+        if entry is None:
+            sys.exit(f"{cell.key}: the {space} sweep ended with {done.returncode}:\n{done.stderr}")
+    return entry.config, seconds
+
+
+if __name__ == "__main__":
+    main()

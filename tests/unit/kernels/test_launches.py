@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from fusetune.core.config import BASELINE, Config
 from fusetune.core.problem import DTYPES, Problem, make_problem
@@ -279,3 +280,25 @@ def test_the_library_multiplies_in_full_float32_unless_tf32_is_asked_for(precisi
     for config in WITH_BN.references(problem):
         call, *_ = WITH_BN.launches(problem, config, abstract_tensors(WITH_BN, problem, config))
         assert call.arguments["tf32"] is tf32
+
+
+def test_triton_3_6_is_told_once_for_each_specialisation(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Kernel:
+        def __init__(self) -> None:
+            self.warmed: list[int] = []
+
+        def warmup(self, *, grid: Any, M: int, **_: Any) -> Any:
+            self.warmed.append(M)
+            return SimpleNamespace(metadata=SimpleNamespace(tensordesc_meta=[{"elem_type": 7}]))
+
+        def __getitem__(self, grid: Any) -> Any:
+            return lambda **_: "launched"
+
+    monkeypatch.setattr("fusetune.kernels.spec.rounds_in_descriptor", lambda: False)
+    kernel, x = Kernel(), torch.zeros(64, 32)
+    for rows in (64, 64, 32):
+        descriptor = TileDescriptor(x, (64, 32), rounds=True)
+        assert Launch(kernel, (1,), {"x_desc": descriptor, "M": rows}, {"BLOCK": 64}).run() == "launched"
+    assert kernel.warmed == [64, 32]
+    Launch(kernel, (1,), {"x_desc": TileDescriptor(x, (64, 32)), "M": 8}, {"BLOCK": 64}).run()
+    assert kernel.warmed == [64, 32]

@@ -108,23 +108,17 @@ def finished(  # type: ignore[no-untyped-def]
     start_m,
     offs_n,
     local_m,
-    bias_ptr,
-    scale_ptr,
-    gamma_ptr,
-    beta_ptr,
-    mean_ptr,
-    var_ptr,
-    tracked_ptr,
-    moments_ptr,  # [2, tiles_m, N] float32: each tile's column means, and its sums of squared deviations
-    eps,
-    momentum,
-    M,
-    N,
+    given,
     BLOCK_M: tl.constexpr,
     EPILOGUE: tl.constexpr,
     COUNTER: tl.constexpr,
 ):
-    """What a tile of acc is stored as; `statistics` and `columns` also store what they learn of the columns."""
+    """What a tile of acc is stored as; `statistics` and `columns` also store what they learn of the columns.
+
+    `given` is what every kernel passes on, in one order. Of it, moments is [2, tiles_m, N] in float32: each tile's
+    column means, and its sums of squared deviations.
+    """
+    bias_ptr, scale_ptr, gamma_ptr, beta_ptr, mean_ptr, var_ptr, tracked_ptr, moments_ptr, eps, momentum, M, N = given
     in_n = offs_n < N
     if EPILOGUE == "scale":
         acc = scaled(acc, offs_n, in_n, bias_ptr, scale_ptr)
@@ -170,10 +164,8 @@ def moments_of_rows(  # type: ignore[no-untyped-def]
     places = (start_m + local_m).to(tl.int64)[:, None] * N + offs_n[None, :]
     held = (start_m + local_m < M)[:, None] & (offs_n < N)[None, :]
     acc = tl.load(y_ptr + places, mask=held, other=0.0).to(tl.float32)
-    finished(
-        acc, start_m, offs_n, local_m, y_ptr, y_ptr, y_ptr, y_ptr, y_ptr, y_ptr, y_ptr, moments_ptr, 0.0, 0.0, M, N,
-        TILE_M, "statistics", "none",
-    )  # fmt: skip
+    given = (y_ptr, y_ptr, y_ptr, y_ptr, y_ptr, y_ptr, y_ptr, moments_ptr, 0.0, 0.0, M, N)
+    finished(acc, start_m, offs_n, local_m, given, TILE_M, "statistics", "none")
 
 
 @triton.jit
@@ -278,8 +270,10 @@ def finish_split(  # type: ignore[no-untyped-def]
     for split in tl.static_range(SPLIT_K):
         part = tl.load(partial_ptr + tl.cast(split * M, tl.int64) * N + places, mask=held, other=0.0)
         acc += part.to(tl.float32)
-    acc = finished(
-        acc, start_m, offs_n, local_m, bias_ptr, scale_ptr, gamma_ptr, beta_ptr, mean_ptr, var_ptr, tracked_ptr,
-        partial_ptr, eps, momentum, M, N, ROWS, EPILOGUE, COUNTER,
-    )  # fmt: skip
+    # fmt: off
+    given = (
+        bias_ptr, scale_ptr, gamma_ptr, beta_ptr, mean_ptr, var_ptr, tracked_ptr, partial_ptr, eps, momentum, M, N
+    )
+    # fmt: on
+    acc = finished(acc, start_m, offs_n, local_m, given, ROWS, EPILOGUE, COUNTER)
     tl.store(y_ptr + places, acc.to(y_ptr.dtype.element_ty), mask=held)

@@ -51,7 +51,7 @@ Ending = Literal["scale", "eval", "train"]
 PDL_CAPABILITY: Final = 90
 """From sm_90 on a kernel can be launched while the one ahead of it still runs, and waits on the GPU.
 
-That hides a microsecond of launching, wherever the kernel ahead is one of ours or ends early in any other way."""
+That hides some of the time that launching takes, wherever the kernel ahead is one of ours."""
 NORMALIZED_COLUMNS: Final = 64
 FINISHED_ELEMENTS: Final = 1024
 """Elements that a CTA of the second kernel of split_k adds up: few, so that there are CTAs for every SM."""
@@ -149,15 +149,35 @@ class _Ends:
         self.rounds = problem.precision == "tf32" and gpu.sm > 0
         self.overlaps = gpu.sm >= PDL_CAPABILITY
 
-    def vectors(self) -> dict[str, Any]:
-        """Pointers by argument; what an epilogue does not read is given the bias, which is always there."""
+    def shared(self) -> dict[str, Any]:
+        """Arguments that an ending needs; a pointer that it does not follow is the bias, which is always there."""
         bias = self.tensors["bias"]
         names = {"scale": "scale", "gamma": "gamma", "beta": "beta", "mean": "running_mean", "var": "running_var"}
-        return {"bias_ptr": bias, **{f"{short}_ptr": self.tensors.get(name, bias) for short, name in names.items()}}
+        return {
+            "bias_ptr": bias,
+            **{f"{short}_ptr": self.tensors.get(name, bias) for short, name in names.items()},
+            "tracked_ptr": bias if self.counter == "none" else self.tensors["num_batches_tracked"],
+            "eps": self.eps,
+            "momentum": self.momentum,
+            "M": self.problem.M,
+            "N": self.problem.N,
+        }
 
-    def tracked(self) -> Any:
-        """num_batches_tracked, where it is counted."""
-        return self.tensors["bias"] if self.counter == "none" else self.tensors["num_batches_tracked"]
+    def products(self) -> dict[str, Any]:
+        """Arguments of either kernel that multiplies."""
+        moments = self.tensors["moments" if self.epilogue == "statistics" else "bias"]
+        return {**self.shared(), "moments_ptr": moments, "K": self.problem.K}
+
+    def tile_constants(self) -> dict[str, Any]:
+        """Constants of either kernel that multiplies."""
+        tile = ("BLOCK_M", "BLOCK_N", "BLOCK_K", "GROUP_M", "SPLIT_K")
+        return {
+            **{name: getattr(self.config, name) for name in tile},
+            "PRECISION": self.problem.precision or "ieee",
+            "EPILOGUE": self.epilogue,
+            "COUNTER": self.counter,
+            "OVERLAPS": self.overlaps,
+        }
 
     def options(self, num_warps: int, num_stages: int) -> dict[str, Any]:
         # Set although it is today's default: a later Triton turns contraction into FMA off.
@@ -206,12 +226,7 @@ class _Ends:
             arguments={
                 "y_ptr": self.tensors["y"],
                 "moments_ptr": self.tensors["moments"],
-                **self.vectors(),
-                "tracked_ptr": self.tracked(),
-                "eps": self.eps,
-                "momentum": self.momentum,
-                "M": M,
-                "N": N,
+                **self.shared(),
                 "rows_per_cta": rows,
             },
             constants={
@@ -234,13 +249,8 @@ class _Ends:
             grid=(triton.cdiv(N, columns), triton.cdiv(M, rows)),
             arguments={
                 "partial_ptr": self.tensors["partial" if self.epilogue == "partial" else "y"],
-                **self.vectors(),
-                "tracked_ptr": self.tracked(),
+                **self.shared(),
                 "y_ptr": self.tensors["y"],
-                "eps": self.eps,
-                "momentum": self.momentum,
-                "M": M,
-                "N": N,
             },
             constants={
                 "SPLIT_K": self.config.SPLIT_K,
@@ -256,43 +266,27 @@ class _Ends:
 
 def _tiled(ends: _Ends) -> Launch:
     problem, config, tensors = ends.problem, ends.config, ends.tensors
-    M, N, K = problem.M, problem.N, problem.K
     stride_xm, stride_xk = tensors["x"].stride()
     stride_wn, stride_wk = tensors["weight"].stride()
-    tiles = triton.cdiv(M, config.BLOCK_M) * triton.cdiv(N, config.BLOCK_N)
+    tiles = triton.cdiv(problem.M, config.BLOCK_M) * triton.cdiv(problem.N, config.BLOCK_N)
     return Launch(
         kernel=tiled_products,
         grid=(tiles, config.SPLIT_K) if config.SPLIT_K > 1 else (tiles,),
         arguments={
             "x_ptr": tensors["x"],
             "w_ptr": tensors["weight"],
-            **ends.vectors(),
-            "tracked_ptr": ends.tracked(),
-            "moments_ptr": tensors["moments"] if ends.epilogue == "statistics" else tensors["bias"],
-            "y_ptr": tensors["partial"] if ends.epilogue == "partial" else tensors["y"],
-            "M": M,
-            "N": N,
-            "K": K,
+            **ends.products(),
+            "y_ptr": tensors["partial" if ends.epilogue == "partial" else "y"],
             "stride_xm": stride_xm,
             "stride_xk": stride_xk,
             "stride_wn": stride_wn,
             "stride_wk": stride_wk,
-            "eps": ends.eps,
-            "momentum": ends.momentum,
         },
         constants={
-            "BLOCK_M": config.BLOCK_M,
-            "BLOCK_N": config.BLOCK_N,
-            "BLOCK_K": config.BLOCK_K,
-            "GROUP_M": config.GROUP_M,
-            "SPLIT_K": config.SPLIT_K,
-            "EVEN_K": K % config.BLOCK_K == 0,
-            "EVEN_MN": M % config.BLOCK_M == 0 and N % config.BLOCK_N == 0,
-            "PRECISION": problem.precision or "ieee",
+            **ends.tile_constants(),
+            "EVEN_K": problem.K % config.BLOCK_K == 0,
+            "EVEN_MN": problem.M % config.BLOCK_M == 0 and problem.N % config.BLOCK_N == 0,
             "ROUNDS": ends.rounds,
-            "EPILOGUE": ends.epilogue,
-            "COUNTER": ends.counter,
-            "OVERLAPS": ends.overlaps,
         },
         options=ends.options(config.num_warps, config.num_stages),
     )
@@ -300,43 +294,22 @@ def _tiled(ends: _Ends) -> Launch:
 
 def _persistent(ends: _Ends) -> Launch:
     problem, config, tensors = ends.problem, ends.config, ends.tensors
-    M, N, K = problem.M, problem.N, problem.K
     parts = parts_of(config, problem)
-    items = triton.cdiv(M, config.BLOCK_M) * triton.cdiv(N, config.BLOCK_N) * config.SPLIT_K
-    vectors = ends.vectors()
+    items = triton.cdiv(problem.M, config.BLOCK_M) * triton.cdiv(problem.N, config.BLOCK_N) * config.SPLIT_K
     block = (config.BLOCK_M, config.BLOCK_N // parts)
-    partial = config.SPLIT_K > 1
+    stored = TileDescriptor(tensors["y"], block)
+    if ends.epilogue == "partial":
+        stored = TileDescriptor(tensors["partial"], (1, *block))
     return Launch(
         kernel=persistent_products,
         grid=(min(items, ends.gpu.sms * ctas_per_sm(config, problem)),),
         arguments={
             "x_desc": TileDescriptor(tensors["x"], (config.BLOCK_M, config.BLOCK_K), ends.rounds),
             "w_desc": TileDescriptor(tensors["weight"], (config.BLOCK_N, config.BLOCK_K), ends.rounds),
-            "y_desc": TileDescriptor(tensors["partial"], (1, *block))
-            if partial
-            else TileDescriptor(tensors["y"], block),
-            **vectors,
-            "tracked_ptr": ends.tracked(),
-            "moments_ptr": tensors["moments"] if ends.epilogue == "statistics" else tensors["bias"],
-            "M": M,
-            "N": N,
-            "K": K,
-            "eps": ends.eps,
-            "momentum": ends.momentum,
+            "y_desc": stored,
+            **ends.products(),
         },
-        constants={
-            "BLOCK_M": config.BLOCK_M,
-            "BLOCK_N": config.BLOCK_N,
-            "BLOCK_K": config.BLOCK_K,
-            "GROUP_M": config.GROUP_M,
-            "SPLIT_K": config.SPLIT_K,
-            "PARTS": parts,
-            "DTYPE": _ELEMENT_TYPES[problem.dtype],
-            "PRECISION": problem.precision or "ieee",
-            "EPILOGUE": ends.epilogue,
-            "COUNTER": ends.counter,
-            "OVERLAPS": ends.overlaps,
-        },
+        constants={**ends.tile_constants(), "PARTS": parts, "DTYPE": _ELEMENT_TYPES[problem.dtype]},
         options=ends.options(config.num_warps, config.num_stages),
     )
 

@@ -21,7 +21,7 @@ def place_of(tile, M, N, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, GROUP_M: 
 
 @triton.jit
 def rounded_to_tf32(x):  # type: ignore[no-untyped-def]
-    """The nearest TF32 value. Tensor cores cut the lower bits off, which errs nearly three times as much."""
+    """The nearest TF32 value; tensor cores would cut the lower bits off."""
     return tl.inline_asm_elementwise("cvt.rna.tf32.f32 $0, $1;", "=r,r", [x], dtype=tl.float32, is_pure=True, pack=1)
 
 
@@ -72,8 +72,7 @@ def tiled_products(  # type: ignore[no-untyped-def]
     local_m = tl.arange(0, BLOCK_M)
     local_n = tl.arange(0, BLOCK_N)
     offs_k = tl.arange(0, BLOCK_K)
-    read_m = local_m
-    read_n = local_n
+    read_m, read_n = local_m, local_n
     if not EVEN_MN:
         read_m = tl.minimum(local_m, M - 1 - start_m)
         read_n = tl.minimum(local_n, N - 1 - start_n)
@@ -106,27 +105,12 @@ def tiled_products(  # type: ignore[no-untyped-def]
         w_ptrs += BLOCK_K * stride_wk
 
     offs_n = start_n + local_n
-    acc = finished(
-        acc,
-        start_m,
-        offs_n,
-        local_m,
-        bias_ptr,
-        scale_ptr,
-        gamma_ptr,
-        beta_ptr,
-        mean_ptr,
-        var_ptr,
-        tracked_ptr,
-        moments_ptr,
-        eps,
-        momentum,
-        M,
-        N,
-        BLOCK_M,
-        EPILOGUE,
-        COUNTER,
+    # fmt: off
+    given = (
+        bias_ptr, scale_ptr, gamma_ptr, beta_ptr, mean_ptr, var_ptr, tracked_ptr, moments_ptr, eps, momentum, M, N
     )
+    # fmt: on
+    acc = finished(acc, start_m, offs_n, local_m, given, BLOCK_M, EPILOGUE, COUNTER)
     y_tile = y_ptr + start_m.to(tl.int64) * N
     if SPLIT_K > 1:
         y_tile += tl.program_id(1).to(tl.int64) * M * N
@@ -252,29 +236,9 @@ def store_part(  # type: ignore[no-untyped-def]
     EPILOGUE: tl.constexpr,
     COUNTER: tl.constexpr,
 ):
-    """Finish and store one part of a tile. `given` is what `finished` is given, in its order."""
-    bias_ptr, scale_ptr, gamma_ptr, beta_ptr, mean_ptr, var_ptr, tracked_ptr, moments_ptr, eps, momentum, M, N = given
-    acc = finished(
-        acc,
-        start_m,
-        start_n + tl.arange(0, WIDTH),
-        tl.arange(0, BLOCK_M),
-        bias_ptr,
-        scale_ptr,
-        gamma_ptr,
-        beta_ptr,
-        mean_ptr,
-        var_ptr,
-        tracked_ptr,
-        moments_ptr,
-        eps,
-        momentum,
-        M,
-        N,
-        BLOCK_M,
-        EPILOGUE,
-        COUNTER,
-    )
+    """Finish and store one part of a tile."""
+    offs_n = start_n + tl.arange(0, WIDTH)
+    acc = finished(acc, start_m, offs_n, tl.arange(0, BLOCK_M), given, BLOCK_M, EPILOGUE, COUNTER)
     if EPILOGUE == "partial":
         y_desc.store([split, start_m, start_n], tl.reshape(acc, (1, BLOCK_M, WIDTH)))
     else:

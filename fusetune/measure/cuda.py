@@ -228,7 +228,7 @@ _broken: Failure | None = None
 
 def _load_libraries() -> None:
     """What every session needs. An error here comes again, and is told, in the task that needs the library."""
-    gc.disable()  # Nothing of what is imported is garbage, and looking for some takes a fifth of the time.
+    gc.disable()  # Nothing of what is imported is garbage, and looking for some takes a tenth of the time.
     try:
         works = (_initialise_driver, _initialise_nvml, _prime_triton)
         beside = [threading.Thread(target=work, daemon=True) for work in works]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch.autograd.function import once_differentiable
@@ -60,12 +60,24 @@ def fused_gemm_scale_batch_norm(
     check_tensors(_NAME, x, weight, given, precision)
     norm = _norm(x, given, training, momentum, eps, num_batches_tracked)
     (M, K), N = x.shape, weight.shape[0]
+    inputs = _Inputs(x, weight, bias, scale, gamma, beta)
     if M * K * N == 0 or eps <= 0 or (norm.of_batch and M == 1):  # what PyTorch has an answer or an error for
-        return _by_pytorch(x, weight, bias, scale, gamma, beta, norm)
-    if not wants_gradient(x, weight, bias, scale, gamma, beta):
-        return _forward(x, weight, bias, scale, gamma, beta, norm, precision)
-    result: torch.Tensor = _FusedGemmScaleBatchNorm.apply(x, weight, bias, scale, gamma, beta, norm, precision)
+        return _by_pytorch(inputs, norm)
+    if not wants_gradient(*inputs):
+        return _forward(inputs, norm, precision)
+    result: torch.Tensor = _FusedGemmScaleBatchNorm.apply(norm, precision, *inputs)
     return result
+
+
+class _Inputs(NamedTuple):
+    """The tensors that have a gradient, in the order of the function's arguments."""
+
+    x: torch.Tensor
+    weight: torch.Tensor
+    bias: torch.Tensor
+    scale: torch.Tensor
+    gamma: torch.Tensor | None
+    beta: torch.Tensor | None
 
 
 @dataclass(frozen=True)
@@ -110,29 +122,20 @@ def _norm(
 
 class _FusedGemmScaleBatchNorm(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: torch.Tensor,
-        weight: torch.Tensor,
-        bias: torch.Tensor,
-        scale: torch.Tensor,
-        gamma: torch.Tensor | None,
-        beta: torch.Tensor | None,
-        norm: _Norm,
-        precision: Precision | None,
-    ) -> torch.Tensor:
+    def forward(ctx: Any, norm: _Norm, precision: Precision | None, *tensors: Any) -> torch.Tensor:
+        inputs = _Inputs(*tensors)
         # The batch's own statistics are computed again: saving the running ones would refuse two steps before a
         # backward pass, as they change.
         mean, var = (None, None) if norm.of_batch or norm.running is None else norm.running
-        ctx.save_for_backward(x, weight, bias, scale, gamma, mean, var)
+        ctx.save_for_backward(*inputs[:5], mean, var)
         ctx.of_batch, ctx.eps = norm.of_batch, norm.eps
-        return _forward(x, weight, bias, scale, gamma, beta, norm, precision)
+        return _forward(inputs, norm, precision)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_out: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         x, weight, bias, scale, gamma, mean, var = ctx.saved_tensors
-        needed = ctx.needs_input_grad
+        needed = ctx.needs_input_grad[2:]
         need_y, need_gamma, need_beta = any(needed[:4]), needed[4], needed[5]
         with torch.autocast(x.device.type, enabled=False):
             z = linear(x, weight, bias)
@@ -153,38 +156,19 @@ class _FusedGemmScaleBatchNorm(torch.autograd.Function):
                 [need_y, need_gamma, need_beta],
             )
             before = linear_scale_gradients(grad_y, x, weight, scale, z, needed[:4]) if need_y else (None,) * 4
-        return (*before, grad_gamma if need_gamma else None, grad_beta if need_beta else None, None, None)
+        return (None, None, *before, grad_gamma if need_gamma else None, grad_beta if need_beta else None)
 
 
-def _forward(
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor,
-    scale: torch.Tensor,
-    gamma: torch.Tensor | None,
-    beta: torch.Tensor | None,
-    norm: _Norm,
-    precision: Precision | None,
-) -> torch.Tensor:
-    if computed_by_pytorch(x):
-        y = _by_pytorch(x, weight, bias, scale, gamma, beta, norm)
-    else:
-        y = _by_kernel(x, weight, bias, scale, gamma, beta, norm, precision)
+def _forward(inputs: _Inputs, norm: _Norm, precision: Precision | None) -> torch.Tensor:
+    y = _by_pytorch(inputs, norm) if computed_by_pytorch(inputs.x) else _by_kernel(inputs, norm, precision)
     if norm.of_batch and norm.running is not None:
         # Neither a kernel nor PyTorch's own batch_norm does: a backward pass that saved them has to notice.
         torch.autograd.graph.increment_version(norm.running)
     return y
 
 
-def _by_pytorch(
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor,
-    scale: torch.Tensor,
-    gamma: torch.Tensor | None,
-    beta: torch.Tensor | None,
-    norm: _Norm,
-) -> torch.Tensor:
+def _by_pytorch(inputs: _Inputs, norm: _Norm) -> torch.Tensor:
+    x, weight, bias, scale, gamma, beta = inputs
     mean, var = norm.running or (None, None)
     momentum = norm.momentum
     if momentum is None and norm.counter is not None:
@@ -195,16 +179,8 @@ def _by_pytorch(
     return y
 
 
-def _by_kernel(
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor,
-    scale: torch.Tensor,
-    gamma: torch.Tensor | None,
-    beta: torch.Tensor | None,
-    norm: _Norm,
-    precision: Precision | None,
-) -> torch.Tensor:
+def _by_kernel(inputs: _Inputs, norm: _Norm, precision: Precision | None) -> torch.Tensor:
+    x, weight, bias, scale, gamma, beta = inputs
     (M, K), N = x.shape, weight.shape[0]
     y = x.new_empty((M, N))
     # A kernel always reads and, in training, always writes running statistics: without any, scratch ones.

@@ -184,15 +184,15 @@ def test_gamma_and_beta_may_be_left_out(left_out, training):
     for tensors in (ours, plain):
         for place in left_out:
             tensors[place] = None
-    _compare_gradients(ours, plain, training)
+    _assert_same_gradients(ours, plain, training)
 
 
 @each_mode
 def test_gradients_are_pytorch_s(training):
-    _compare_gradients(_draw(requires_grad=True), _draw(requires_grad=True), training)
+    _assert_same_gradients(_draw(requires_grad=True), _draw(requires_grad=True), training)
 
 
-def _compare_gradients(ours, plain, training):
+def _assert_same_gradients(ours, plain, training):
     along = torch.randn(20, 12, generator=torch.Generator().manual_seed(9))
     y, expected = fused_gemm_scale_batch_norm(*ours, training=training), _plain(*plain, training)
     torch.testing.assert_close(y, expected, **CLOSE)

@@ -15,12 +15,14 @@ FOUND_ERRORS = 86
 
 
 @pytest.mark.parametrize("tool", ["memcheck", "racecheck"])
-def test_no_variant_reads_or_writes_where_it_should_not(tool):
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("op", [("gemm_scale",), ("gemm_scale_bn", "train"), ("gemm_scale_bn", "eval")], ids=" ".join)
+def test_no_variant_reads_or_writes_where_it_should_not(tool, dtype, op):
     sanitizer = shutil.which("compute-sanitizer") or shutil.which("compute-sanitizer", path="/usr/local/cuda/bin")
     if sanitizer is None:
         pytest.skip("compute-sanitizer is not installed; it comes with the CUDA toolkit")
     command = [sanitizer, "--tool", tool, "--error-exitcode", str(FOUND_ERRORS)]
-    script = [sys.executable, str(ROOT / "tests" / "support" / "run_every_variant.py")]
+    script = [sys.executable, str(ROOT / "tests" / "support" / "run_every_variant.py"), dtype, *op]
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),

@@ -1,4 +1,7 @@
-"""Each variant of each op once, on a small problem with edges: what compute-sanitizer watches."""
+"""Each variant of an op once, on a small problem with edges: what compute-sanitizer watches.
+
+`run_every_variant.py DTYPE OP [MODE]`.
+"""
 
 from __future__ import annotations
 
@@ -50,14 +53,13 @@ def run(op: str, problem: Problem, config: Config) -> None:
 def main() -> None:
     torch.manual_seed(0)
     target = local_target(0)
-    for dtype in ("float32", "float16"):
-        for op, mode in (("gemm_scale", None), ("gemm_scale_bn", "train"), ("gemm_scale_bn", "eval")):
-            for M, K, N in ((120, 256, 264), (70, 123, 77)):
-                problem = make_problem(M, N, K, dtype, None, mode)
-                for config in CONFIGS:
-                    rejection = reject_reason(config, problem, target)
-                    if rejection is None or rejection.reason in NO_REASON_NOT_TO:
-                        run(op, problem, config)
+    dtype, op, mode = (*sys.argv[1:], None)[:3]
+    for M, K, N in ((120, 256, 264), (70, 123, 77)):
+        problem = make_problem(M, N, K, dtype, None, mode)
+        for config in CONFIGS:
+            rejection = reject_reason(config, problem, target)
+            if rejection is None or rejection.reason in NO_REASON_NOT_TO:
+                run(op, problem, config)
 
 
 if __name__ == "__main__":

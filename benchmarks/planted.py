@@ -15,6 +15,7 @@ from fusetune.core.config import Config
 from fusetune.core.problem import Problem
 from fusetune.kernels.gemm_scale import GemmScale
 from fusetune.kernels.spec import Launch
+from fusetune.kernels.tiles import rounded_to_tf32
 
 STEPS_PER_UNIT = 4
 
@@ -38,6 +39,7 @@ def gemm_scale_planted(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
     PRECISION: tl.constexpr,
+    ROUNDS: tl.constexpr,
 ):
     tile = tl.program_id(0)
     tiles_n = tl.cdiv(N, BLOCK_N)
@@ -48,7 +50,12 @@ def gemm_scale_planted(
     w_ptrs = w_ptr + offs_n[None, :] * stride_wn + offs_k[:, None] * stride_wk
     acc = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
     for _ in range(0, K, BLOCK_K):
-        acc = tl.dot(tl.load(x_ptrs), tl.load(w_ptrs), acc, input_precision=PRECISION)
+        x = tl.load(x_ptrs)
+        w = tl.load(w_ptrs)
+        if ROUNDS:
+            x = rounded_to_tf32(x)
+            w = rounded_to_tf32(w)
+        acc = tl.dot(x, w, acc, input_precision=PRECISION)
         x_ptrs += BLOCK_K * stride_xk
         w_ptrs += BLOCK_K * stride_wk
     bias = tl.load(bias_ptr + offs_n).to(tl.float32)
@@ -68,10 +75,11 @@ class PlantedGemmScale(GemmScale):
 
     def launches(self, problem: Problem, config: Config, tensors: Mapping[str, Any]) -> Sequence[Launch]:
         (plain,) = super().launches(problem, config, tensors)
-        constants = {name: plain.constants[name] for name in ("BLOCK_M", "BLOCK_N", "BLOCK_K", "PRECISION")}
+        taken = gemm_scale_planted.arg_names
+        constants = {name: value for name, value in plain.constants.items() if name in taken}
         # Never 0, 1 or a multiple of 16, which Triton would compile to other code.
         spin = (config.GROUP_M - 1) * STEPS_PER_UNIT + 2
-        arguments = {**plain.arguments, "spin": spin}
+        arguments = {**{name: value for name, value in plain.arguments.items() if name in taken}, "spin": spin}
         return (Launch(gemm_scale_planted, plain.grid, arguments, constants, plain.options),)
 
 

@@ -17,7 +17,7 @@ from fusetune.store.paths import runs_dir
 from fusetune.units import format_gain, format_interval, format_speedup, format_us
 
 if TYPE_CHECKING:
-    from fusetune.measure.worker import Worker
+    from fusetune.measure.fork_server import ForkServer
     from fusetune.tune.request import CacheMode, SpaceChoice, SweepRequest, SweepResult
 
 
@@ -138,8 +138,8 @@ def sweep(
     from fusetune.measure import cuda, nvml
 
     # First of all, before triton is loaded: it is this process that everything waits for.
-    worker = cuda.start_worker() if target is None and nvml.gpu_present() else None
-    with closing(worker) if worker else nullcontext():
+    server = cuda.start_server() if target is None and nvml.gpu_present() else None
+    with closing(server) if server else nullcontext():
         from fusetune.kernels.spec import load_spec
         from fusetune.tune.plan import check_problem
         from fusetune.tune.request import SweepRequest
@@ -162,19 +162,19 @@ def sweep(
             exclusive=exclusive,
             lock_mhz=lock_mhz,
         )
-        if worker:
-            ctx.exit(_measure(request, worker))
+        if server:
+            ctx.exit(_measure(request, server))
     why = f"--target {target_name} was given" if target else "there is no NVIDIA GPU here"
     ctx.exit(_predict(request, target or find_target(DEFAULT_TARGET), why))
 
 
-def _measure(request: SweepRequest, worker: Worker) -> int:
+def _measure(request: SweepRequest, server: ForkServer) -> int:
     from fusetune.cli.progress import make_progress
     from fusetune.measure.cuda import CudaMeasurer
     from fusetune.tune.sweep import sweep as run_sweep
 
     click.echo(f"{request.spec.name}  {request.problem.describe()}")
-    measurer = CudaMeasurer(request.spec, request.problem, cold=request.cache == "cold", worker=worker)
+    measurer = CudaMeasurer(request.spec, request.problem, cold=request.cache == "cold", server=server)
     with closing(measurer):
         result = run_sweep(request, measurer, make_progress())
     _print_verdict(result)

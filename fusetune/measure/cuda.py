@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import functools
 import gc
 import math
@@ -17,6 +16,7 @@ from fusetune.core.problem import Problem
 from fusetune.core.target import Target, known_targets, slugify
 from fusetune.errors import FusetuneError, MeasurementError, NoUsableGpuError, WrongResultError
 from fusetune.kernels.spec import KernelSpec
+from fusetune.measure.fork_server import ForkServer
 from fusetune.measure.nvml import Monitor, visible_gpu
 from fusetune.measure.protocol import BlockTimes, Checked, Failure, GpuFacts, SamplingFacts
 from fusetune.measure.worker import Worker, WorkerLostError
@@ -34,13 +34,18 @@ ROOM_AHEAD = 4
 """A session is opened ahead where the GPU has so many times as much memory free as it takes."""
 
 
-def start_worker() -> Worker:
-    """A process that begins at once to load torch and triton and to initialise CUDA, which takes seconds.
+def start_server() -> ForkServer:
+    """A process that begins at once to load torch and triton, which takes seconds, for those that measure."""
+    return ForkServer(_load_libraries)
+
+
+def start_worker(server: ForkServer) -> Worker:
+    """A process that measures, which begins to initialise CUDA as soon as the server has loaded.
 
     It makes no CUDA context yet: a sweep that waits for another one on this GPU would be company on it to the others.
     """
-    worker = Worker()
-    worker.begin(_load_libraries)
+    worker = Worker(server)
+    worker.begin(_initialise)
     return worker
 
 
@@ -48,7 +53,7 @@ class CudaMeasurer:
     """Measures one problem on CUDA device 0 of this process's view, in a process of its own.
 
     A candidate that hangs, crashes or leaves a CUDA error behind costs the worker, never the sweep: the next call
-    is answered by another one with the same seed. `worker` is one that `start_worker` made earlier.
+    is answered by another one with the same seed. `server` is one that `start_server` made earlier; `close` ends it.
     """
 
     def __init__(
@@ -58,14 +63,15 @@ class CudaMeasurer:
         *,
         cold: bool = True,
         time_limit_s: float = CANDIDATE_LIMIT_S,
-        worker: Worker | None = None,
+        server: ForkServer | None = None,
     ) -> None:
         self._spec, self._problem, self._cold, self._time_limit_s = spec, problem, cold, time_limit_s
         self._seed: int | None = None
         self._next_seed: int | None = None
         self._opened = False
         self._sampling: SamplingFacts | None = None
-        self._worker = worker or start_worker()
+        self._server = server or start_server()
+        self._worker = start_worker(self._server)
         self._spare: Worker | None = None
 
     def likely_target(self) -> Target | None:
@@ -117,12 +123,12 @@ class CudaMeasurer:
     def standby(self, seed: int) -> None:
         """Start the process of the `prepare(seed)` after the next.
 
-        It loads its libraries, makes its CUDA context once `company` was asked for, and then rests. While it loads it
-        may disturb what is timed, so that `settle` has to come before any decision.
+        It makes its CUDA context once `company` was asked for, and then rests. Until then it may disturb what is timed,
+        so that `settle` has to come before any decision.
         """
         self._next_seed = seed
         if self._spare is None:
-            self._spare = start_worker()
+            self._spare = start_worker(self._server)
 
     def open_ahead(self) -> None:
         """Have the process that stands by draw its inputs and check BASELINE, where both sessions fit into the GPU."""
@@ -172,10 +178,13 @@ class CudaMeasurer:
     def close(self) -> None:
         """End the workers and give the GPU back."""
         workers = [worker for worker in (self._spare, self._worker) if worker is not None]
+        if not all(worker.has_begun for worker in workers):
+            self._server.close()  # It still loads, and would fork them only to end them.
         for worker in workers:
             worker.kill()  # All at once: the driver takes its time over each.
         for worker in workers:
             worker.close()
+        self._server.close()
 
     def _open(self) -> SamplingFacts:
         opened = self._ask(_open_session, self._spec, self._problem, self._seed, self._cold, self._sampling)
@@ -216,7 +225,7 @@ class CudaMeasurer:
         self._opened = False
         self._worker.close()
         self.settle()
-        self._worker, self._spare = self._spare or start_worker(), None
+        self._worker, self._spare = self._spare or start_worker(self._server), None
 
 
 # What follows runs inside the worker.
@@ -227,30 +236,32 @@ _broken: Failure | None = None
 
 
 def _load_libraries() -> None:
-    """What every session needs. An error here comes again, and is told, in the task that needs the library."""
+    """What every session needs, without a word to CUDA: processes are forked after it.
+
+    An error here comes again, and is told, in the task that needs the library.
+    """
     gc.disable()  # Nothing of what is imported is garbage, and looking for some takes a tenth of the time.
     try:
-        works = (_initialise_driver, _initialise_nvml, _prime_triton)
-        beside = [threading.Thread(target=work, daemon=True) for work in works]
-        for thread in beside:
-            thread.start()
-        import torch
+        beside = threading.Thread(target=_prime_triton)
+        beside.start()
+        import torch  # noqa: F401
 
-        for thread in beside:
-            thread.join()
+        beside.join()
         import fusetune.measure.session  # noqa: F401
-
-        if torch.cuda.is_available():
-            torch.cuda.init()
     finally:
         gc.freeze()  # Nor is it later, while the host has to keep ahead of the GPU.
         gc.enable()
 
 
-def _initialise_driver() -> None:
-    """What torch would do after its import; it waits for the driver and not for the interpreter."""
-    with contextlib.suppress(OSError):
-        ctypes.CDLL("libcuda.so.1").cuInit(0)
+def _initialise() -> None:
+    """CUDA without a context, and NVML. An error here comes again, and is told, in the task that needs it."""
+    beside = threading.Thread(target=_initialise_nvml)
+    beside.start()
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.init()
+    beside.join()
 
 
 def _initialise_nvml() -> None:

@@ -1,38 +1,25 @@
 """A process of its own for the GPU: it is given one task after the other, and killed where it does not answer.
 
 A pool would poll for its workers' ends ten times a second; here their ends and their answers wake the caller at once.
-multiprocessing would have each process import the caller's main module, and with it the command line, before it begins.
 """
 
 from __future__ import annotations
 
-import os
 import pickle
-import subprocess
-import sys
-import threading
 import time
 import traceback
-import weakref
 from collections.abc import Callable
 from multiprocessing.connection import Connection, Pipe
 from typing import Any, TypeVar
 
 from fusetune.errors import MeasurementError
+from fusetune.measure.fork_server import ForkServer
 from fusetune.measure.protocol import Failure
 
 T = TypeVar("T")
 
 END_LIMIT_S = 60.0
 """A killed process that is not gone by then is stuck in the driver."""
-_PROGRAM = """
-import sys
-sys.path[:] = sys.argv[2:]  # First of all: the caller's modules, and none that happen to lie in this folder.
-import signal
-signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; it is the caller that decides what ends.
-from fusetune.measure.worker import serve
-serve(int(sys.argv[1]))
-"""
 
 
 class WorkerLostError(Exception):
@@ -44,26 +31,27 @@ class WorkerLostError(Exception):
 
 
 class Worker:
-    """A fresh Python process that works off tasks in order. Once lost or closed it stays so.
+    """A process, forked from a server that has loaded what it needs, that works off tasks in order.
 
-    It finds the caller's modules, ignores Ctrl-C, and ends with the caller at the latest.
+    Once lost or closed it stays so. It ends with the caller at the latest.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, server: ForkServer) -> None:
         self._tasks, theirs = Pipe()
         with theirs:
-            # A new interpreter: a forked process cannot initialise CUDA if its parent ever did.
-            command = [sys.executable, "-c", _PROGRAM, str(theirs.fileno()), *map(str, sys.path)]
-            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()])
-        # Its end of the pipe tells a resting worker that the caller is gone; this ends one that is busy.
-        weakref.finalize(self, self._process.kill)
+            self._process = server.fork(serve, theirs.fileno())
         self._tasks.send(_main_module())
         self._unanswered = 0
 
     @property
     def pid(self) -> int:
-        """The process's number."""
+        """The process's number, once the server has loaded."""
         return self._process.pid
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the process is there, or whether the server still loads."""
+        return self._process.has_begun
 
     def begin(self, work: Callable[..., object], *arguments: Any) -> None:
         """Have something done ahead of the next `call` without waiting for it.
@@ -100,20 +88,17 @@ class Worker:
 
     def close(self) -> None:
         """Kill the process and return when it is gone, and what it held of the GPU with it. Raises MeasurementError."""
-        self._tasks.close()
         self.kill()
-        if self._exit_code() is None:
+        code = self._exit_code()
+        self._tasks.close()  # Not before: a worker that sees this ends of its own accord, and as if all were well.
+        if code is None:
             raise MeasurementError(
                 f"the measuring process {self.pid} was killed and does not end; see nvidia-smi, and dmesg"
             )
 
     def _exit_code(self) -> int | None:
         """How it ended, waiting for that; None where it does not end."""
-        # Popen.wait with a limit looks every 50 ms; without one it returns at once, and only a thread can give it up.
-        waiting = threading.Thread(target=self._process.wait, daemon=True)
-        waiting.start()
-        waiting.join(END_LIMIT_S)
-        return self._process.returncode
+        return self._process.wait(END_LIMIT_S)
 
     def _give(self, work: Callable[..., object], arguments: tuple[Any, ...]) -> None:
         try:
@@ -154,7 +139,6 @@ def _main_module() -> dict[str, str]:
 
 def serve(descriptor: int) -> None:
     """The process: answers on the socket of this number until its caller is gone."""
-    os.set_inheritable(descriptor, False)  # What this process starts would hold the pipe open beyond its end.
     tasks = Connection(descriptor)
     main_module = tasks.recv()
     while True:

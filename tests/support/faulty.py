@@ -34,7 +34,7 @@ BAD = {
 GOOD = (
     BASELINE,
     *(Config(BLOCK_M=m, BLOCK_N=n, BLOCK_K=32) for m in (32, 64, 128) for n in (32, 128)),
-    *(Config(BLOCK_M=16, BLOCK_N=n, BLOCK_K=32) for n in (16, 32)),
+    *(Config(BLOCK_M=16, BLOCK_N=n, BLOCK_K=32) for n in (32, 64)),
     *(Config(BLOCK_M=m, BLOCK_N=n, BLOCK_K=64, num_stages=3) for m in (16, 32, 64) for n in (32, 64, 128)),
     Config(BLOCK_M=64, BLOCK_N=16, BLOCK_K=128, num_stages=3),
     Config(BLOCK_M=128, BLOCK_N=64, num_warps=8),

@@ -313,10 +313,10 @@ def compiler(monkeypatch: pytest.MonkeyPatch) -> FakeCompiler:
     return install(monkeypatch)
 
 
-class FakeWorker:
+class FakeServer:
     """Stands in for the process that a sweep starts first."""
 
-    started: ClassVar[list[FakeWorker]] = []
+    started: ClassVar[list[FakeServer]] = []
 
     def __init__(self) -> None:
         self.closed = False
@@ -332,18 +332,18 @@ def gpu(monkeypatch: pytest.MonkeyPatch, compiler: FakeCompiler) -> dict[str, An
     options: dict[str, Any] = {
         "true_us": lambda config: 20.0 if config == BASELINE else 25.0,
         "used": [],
-        "workers": [],
+        "servers": [],
     }
 
-    def measurer(spec: Any, problem: Any, *, worker: Any = None, **_: Any) -> FakeMeasurer:
-        options["workers"].append(worker)
-        rest = {name: value for name, value in options.items() if name not in ("true_us", "used", "workers")}
+    def measurer(spec: Any, problem: Any, *, server: Any = None, **_: Any) -> FakeMeasurer:
+        options["servers"].append(server)
+        rest = {name: value for name, value in options.items() if name not in ("true_us", "used", "servers")}
         options["used"].append(FakeMeasurer(RTX4090, options["true_us"], **{"kernel_hash": SPEC.source_hash(), **rest}))
         return options["used"][-1]
 
     monkeypatch.setattr("fusetune.measure.nvml.gpu_present", lambda: True)
-    monkeypatch.setattr("fusetune.measure.cuda.start_worker", FakeWorker)
-    FakeWorker.started.clear()
+    monkeypatch.setattr("fusetune.measure.cuda.start_server", FakeServer)
+    FakeServer.started.clear()
     monkeypatch.setattr("fusetune.measure.cuda.CudaMeasurer", measurer)
     return options
 
@@ -407,15 +407,15 @@ def test_the_process_that_measures_is_started_before_the_op_is_loaded_and_handed
     load = spec_module.load_spec
 
     def load_spec(op: str) -> Any:
-        started.append(len(FakeWorker.started))
+        started.append(len(FakeServer.started))
         return load(op)
 
     monkeypatch.setattr(spec_module, "load_spec", load_spec)
     assert run("sweep", *SIZES, "--space", "seed").code == 0
-    (worker,) = FakeWorker.started
+    (server,) = FakeServer.started
     assert started == [1]
-    assert gpu["workers"] == [worker]
-    assert worker.closed
+    assert gpu["servers"] == [server]
+    assert server.closed
 
 
 def test_an_op_that_cannot_be_loaded_ends_the_process_that_was_started_for_it(
@@ -424,8 +424,8 @@ def test_an_op_that_cannot_be_loaded_ends_the_process_that_was_started_for_it(
     ran = run("sweep", *SIZES, "--op", "no.such.module:SPEC")
     assert ran.code == 2
     assert "cannot load no.such.module:SPEC" in ran.err
-    (worker,) = FakeWorker.started
-    assert worker.closed
+    (server,) = FakeServer.started
+    assert server.closed
     assert gpu["used"] == []
 
 
@@ -433,7 +433,7 @@ def test_a_wrong_option_and_a_prediction_start_no_process(run: Callable[..., Ran
     assert run("sweep", *SIZES, "--dtype", "float16", "--precision", "ieee").code == 2
     assert run("sweep", *SIZES, "--target", "no such GPU").code == 2
     assert run("sweep", *SIZES, "--target", "rtx4090").code == 0
-    assert FakeWorker.started == []
+    assert FakeServer.started == []
 
 
 @pytest.mark.parametrize(("option", "prior"), [((), True), (("--prior", "on"), True), (("--prior", "off"), False)])

@@ -52,6 +52,8 @@ class StandIn:
         self.given.append((work.__name__, arguments))
         return self._raise_or_return(work.__name__)
 
+    has_begun = True
+
     def kill(self) -> None:
         self._happens("is killed")
 
@@ -76,13 +78,14 @@ class Bench:
         self.answers: dict[str, Any] = {"_open_session": OPENED, "_facts": FACTS, "_sample": 5.0, "_company": ()}
         names = iter("ABCDEF")
 
-        def start_worker() -> StandIn:
+        def start_worker(_: StandIn) -> StandIn:
             name = next(names)
             self.happened.append(f"{name} starts")
             self.workers[name] = StandIn(name, self.happened, self.answers)
             return self.workers[name]
 
         monkeypatch.setattr(cuda, "start_worker", start_worker)
+        monkeypatch.setattr(cuda, "start_server", lambda: StandIn("server", self.happened, {}))
         self.measurer = CudaMeasurer(SPEC, PROBLEM)
 
     def since(self, number: int) -> list[str]:
@@ -112,12 +115,22 @@ def test_the_process_starts_with_the_measurer_and_serves_up_to_the_first_session
     assert bench.since(1) == ["A _facts", "A _open_session"]
 
 
-def test_a_process_that_was_started_earlier_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cuda, "start_worker", lambda: pytest.fail("a second process was started"))
+def test_a_server_that_was_started_earlier_is_used_and_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda, "start_server", lambda: pytest.fail("a second server was started"))
     happened: list[str] = []
-    worker = StandIn("early", happened, {"_facts": FACTS})
-    assert CudaMeasurer(SPEC, PROBLEM, worker=worker).facts() == FACTS
-    assert happened == ["early _facts"]
+    server = StandIn("early", happened, {})
+    asked = []
+
+    def start_worker(given: StandIn) -> StandIn:
+        asked.append(given)
+        return StandIn("A", happened, {"_facts": FACTS})
+
+    monkeypatch.setattr(cuda, "start_worker", start_worker)
+    measurer = CudaMeasurer(SPEC, PROBLEM, server=server)
+    assert measurer.facts() == FACTS
+    measurer.close()
+    assert asked == [server]
+    assert happened == ["A _facts", "A is killed", "A ends", "early ends"]
 
 
 def test_a_gpu_that_torch_cannot_use_is_told_with_its_reason(bench: Bench) -> None:
@@ -302,7 +315,13 @@ def test_closing_ends_every_process_and_all_at_once(bench: Bench) -> None:
     bench.measurer.prepare(0)
     bench.measurer.standby(1)
     bench.measurer.close()
-    assert bench.happened[-4:] == ["B is killed", "A is killed", "B ends", "A ends"]
+    assert bench.happened[-5:] == ["B is killed", "A is killed", "B ends", "A ends", "server ends"]
+
+
+def test_a_server_that_still_loads_is_ended_before_what_it_has_not_forked_yet(bench: Bench) -> None:
+    bench.workers["A"].has_begun = False
+    bench.measurer.close()
+    assert bench.happened[1:3] == ["server ends", "A is killed"]
 
 
 # --- inside the process, with a stand-in for the session

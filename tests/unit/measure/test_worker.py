@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from fusetune.errors import UsageError
+from fusetune.measure.fork_server import ForkServer
 from fusetune.measure.worker import Worker, WorkerLostError
 
 LIMIT_S = 60.0
@@ -53,8 +54,15 @@ def raise_awkward() -> None:
 
 
 @pytest.fixture
-def worker() -> Iterator[Worker]:
-    started = Worker()
+def server() -> Iterator[ForkServer]:
+    started = ForkServer()
+    yield started
+    started.close()
+
+
+@pytest.fixture
+def worker(server: ForkServer) -> Iterator[Worker]:
+    started = Worker(server)
     yield started
     started.close()
 
@@ -170,11 +178,11 @@ def test_a_module_that_only_the_path_of_the_caller_finds_is_found(
     monkeypatch.syspath_prepend(tmp_path)
     import users_own  # type: ignore[import-not-found]
 
-    worker = Worker()
+    server = ForkServer()
     try:
-        assert worker.call(users_own.answer, limit_s=LIMIT_S) == 42
+        assert Worker(server).call(users_own.answer, limit_s=LIMIT_S) == 42
     finally:
-        worker.close()
+        server.close()
 
 
 def test_modules_of_the_folder_it_starts_in_do_not_replace_those_of_the_caller(
@@ -183,11 +191,11 @@ def test_modules_of_the_folder_it_starts_in_do_not_replace_those_of_the_caller(
     for name in ("signal", "socket", "fusetune"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit(1)")
     monkeypatch.chdir(tmp_path)
-    worker = Worker()
+    server = ForkServer()
     try:
-        assert worker.call(double, 21, limit_s=LIMIT_S) == 42
+        assert Worker(server).call(double, 21, limit_s=LIMIT_S) == 42
     finally:
-        worker.close()
+        server.close()
 
 
 def test_killing_does_not_wait_and_closing_afterwards_does(worker: Worker) -> None:
@@ -236,6 +244,7 @@ def test_what_the_main_module_defines_is_found_and_its_main_part_is_not_run_agai
 ) -> None:
     caller = script(
         """
+        from fusetune.measure.fork_server import ForkServer
         from fusetune.measure.worker import Worker
 
         class Spec:
@@ -247,7 +256,7 @@ def test_what_the_main_module_defines_is_found_and_its_main_part_is_not_run_agai
 
         if __name__ == "__main__":
             print("main", flush=True)
-            worker = Worker()
+            worker = Worker(ForkServer())
             print([worker.call(ask, Spec(), limit_s=60) for _ in range(2)])
             worker.close()
         """
@@ -264,8 +273,9 @@ def test_a_worker_ends_with_its_caller_whatever_it_is_doing(
     caller = script(
         f"""
         import os, time
+        from fusetune.measure.fork_server import ForkServer
         from fusetune.measure.worker import Worker
-        worker = Worker()
+        worker = Worker(ForkServer())
         worker.call(os.getpid, limit_s=60)
         worker.begin({task})
         print(worker.pid, flush=True)
@@ -281,8 +291,9 @@ def test_a_resting_worker_ends_when_its_caller_is_killed(script: Callable[[str],
     caller = script(
         """
         import os, time
+        from fusetune.measure.fork_server import ForkServer
         from fusetune.measure.worker import Worker
-        worker = Worker()
+        worker = Worker(ForkServer())
         print(worker.call(os.getpid, limit_s=60), flush=True)
         time.sleep(600)
         """
@@ -300,8 +311,10 @@ def test_two_workers_do_not_keep_each_other_alive(script: Callable[[str], subpro
     caller = script(
         """
         import os, time
+        from fusetune.measure.fork_server import ForkServer
         from fusetune.measure.worker import Worker
-        workers = [Worker(), Worker()]
+        server = ForkServer()
+        workers = [Worker(server), Worker(server)]
         print(*(worker.call(os.getpid, limit_s=60) for worker in workers), flush=True)
         time.sleep(600)
         """

@@ -12,8 +12,6 @@ _SHARED_BYTES_PER_SM: Final = 233472
 _RESERVED_BYTES: Final = 1024
 """What each CTA takes of it beside its own."""
 _BARRIER_BYTES: Final = 8
-_MOMENTS_BYTES: Final = 2048
-"""At most so much for adding columns up across warps, which training does."""
 _OTHER_REGISTERS: Final = 96
 """Registers a thread beside the accumulators, where two CTAs are to share an SM."""
 
@@ -27,7 +25,9 @@ def persistent_shared_bytes(config: Config, problem: Problem, parts: int | None 
     parts = parts_of(config, problem) if parts is None else parts
     stage = (config.BLOCK_M + config.BLOCK_N) * config.BLOCK_K * problem.element_bytes + _BARRIER_BYTES
     stored = 4 if config.SPLIT_K > 1 else problem.element_bytes
-    moments = _MOMENTS_BYTES if problem.mode == "train" and config.SPLIT_K == 1 else 0
+    # Training adds up columns across warps: those of half a tile at once, or of all of one that is stored whole.
+    added = config.BLOCK_N if parts == 1 else config.BLOCK_N // 2
+    moments = 4 * config.num_warps * added if problem.mode == "train" and config.SPLIT_K == 1 else 0
     # wgmma reads from shared memory; mma.sync copies to registers first and gets by with one buffer less.
     buffers = config.num_stages if config.BLOCK_M >= 64 and config.num_warps >= 4 else config.num_stages - 1
     return stage * buffers + config.BLOCK_M * config.BLOCK_N * stored // parts + moments

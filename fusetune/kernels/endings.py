@@ -62,11 +62,28 @@ def normalized_by_running(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def column_moments(acc, in_m, rows):  # type: ignore[no-untyped-def]
-    """Mean and sum of squared deviations of each column over its `rows` rows: two passes, no cancellation."""
-    mean = tl.sum(tl.where(in_m[:, None], acc, 0.0), axis=0) / rows
-    deviation = tl.where(in_m[:, None], acc - mean[None, :], 0.0)
+def column_moments(acc, in_m, rows, EVEN_M: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Mean and sum of squared deviations of each column over its `rows` rows: two passes, no cancellation.
+
+    EVEN_M says that all rows count.
+    """
+    if EVEN_M:
+        mean = tl.sum(acc, axis=0) / rows
+        deviation = acc - mean[None, :]
+    else:
+        mean = tl.sum(tl.where(in_m[:, None], acc, 0.0), axis=0) / rows
+        deviation = tl.where(in_m[:, None], acc - mean[None, :], 0.0)
     return mean, tl.sum(deviation * deviation, axis=0)
+
+
+@triton.jit
+def store_moments(acc, start_m, offs_n, local_m, moments_ptr, M, N, BLOCK_M: tl.constexpr, EVEN_M: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Leave the column moments of a tile in moments [2, tiles_m, N] float32, for `normalize_columns` to join."""
+    rows = min(M - start_m, BLOCK_M)
+    mean, m2 = column_moments(acc, local_m < rows, rows, EVEN_M)
+    moments = moments_ptr + tl.cast(start_m // BLOCK_M, tl.int64) * N + offs_n
+    tl.store(moments, mean, mask=offs_n < N)
+    tl.store(moments + tl.cast(tl.cdiv(M, BLOCK_M), tl.int64) * N, m2, mask=offs_n < N)
 
 
 @triton.jit
@@ -109,16 +126,15 @@ def finished(  # type: ignore[no-untyped-def]
     offs_n,
     local_m,
     given,
-    BLOCK_M: tl.constexpr,
     EPILOGUE: tl.constexpr,
     COUNTER: tl.constexpr,
+    EVEN_M: tl.constexpr,
 ):
-    """What a tile of acc is stored as; `statistics` and `columns` also store what they learn of the columns.
+    """What a tile of acc is stored as; `columns` also updates the running statistics.
 
-    `given` is what every kernel passes on, in one order. Of it, moments is [2, tiles_m, N] in float32: each tile's
-    column means, and its sums of squared deviations.
+    `given` is what every kernel passes on, in one order.
     """
-    bias_ptr, scale_ptr, gamma_ptr, beta_ptr, mean_ptr, var_ptr, tracked_ptr, moments_ptr, eps, momentum, M, N = given
+    bias_ptr, scale_ptr, gamma_ptr, beta_ptr, mean_ptr, var_ptr, tracked_ptr, eps, momentum, M, N = given
     in_n = offs_n < N
     if EPILOGUE == "scale":
         acc = scaled(acc, offs_n, in_n, bias_ptr, scale_ptr)
@@ -128,20 +144,13 @@ def finished(  # type: ignore[no-untyped-def]
             EPILOGUE == "eval_folded",
         )  # fmt: skip
     elif EPILOGUE == "columns":
-        mean, m2 = column_moments(acc, local_m < M, M)
+        mean, m2 = column_moments(acc, local_m < M, M, EVEN_M)
         factor = batch_factor(m2, offs_n, in_n, scale_ptr, gamma_ptr, eps, M)
         beta = tl.load(beta_ptr + offs_n, mask=in_n, other=0.0).to(tl.float32)
         update_running(
             mean, m2, offs_n, in_n, bias_ptr, scale_ptr, mean_ptr, var_ptr, tracked_ptr, momentum, M, COUNTER
         )
         acc = (acc - mean[None, :]) * factor[None, :] + beta[None, :]
-    elif EPILOGUE == "statistics":
-        rows = min(M - start_m, BLOCK_M)
-        mean, m2 = column_moments(acc, local_m < rows, rows)
-        tile_m = start_m // BLOCK_M
-        moments = moments_ptr + tl.cast(tile_m, tl.int64) * N + offs_n
-        tl.store(moments, mean, mask=in_n)
-        tl.store(moments + tl.cast(tl.cdiv(M, BLOCK_M), tl.int64) * N, m2, mask=in_n)
     return acc
 
 
@@ -153,19 +162,23 @@ def moments_of_rows(  # type: ignore[no-untyped-def]
     N,
     TILE_M: tl.constexpr,
     COLUMNS: tl.constexpr,
+    EVEN_M: tl.constexpr,
     OVERLAPS: tl.constexpr,
 ):
-    """What `statistics` learns of a tile, from products that a library left in y: TILE_M rows of COLUMNS columns."""
+    """What `statistics` learns of a tile, from products that a library left in y: TILE_M rows of COLUMNS columns.
+
+    The last rows first: they were written last, and some of them are still in L2. `normalize_columns` then begins with
+    the first ones, which this kernel reads last.
+    """
     if OVERLAPS:
         await_others()
-    start_m = tl.program_id(1) * TILE_M
+    start_m = (tl.num_programs(1) - 1 - tl.program_id(1)) * TILE_M
     local_m = tl.arange(0, TILE_M)
     offs_n = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     places = (start_m + local_m).to(tl.int64)[:, None] * N + offs_n[None, :]
     held = (start_m + local_m < M)[:, None] & (offs_n < N)[None, :]
     acc = tl.load(y_ptr + places, mask=held, other=0.0).to(tl.float32)
-    given = (y_ptr, y_ptr, y_ptr, y_ptr, y_ptr, y_ptr, y_ptr, moments_ptr, 0.0, 0.0, M, N)
-    finished(acc, start_m, offs_n, local_m, given, TILE_M, "statistics", "none")
+    store_moments(acc, start_m, offs_n, local_m, moments_ptr, M, N, TILE_M, EVEN_M)
 
 
 @triton.jit
@@ -188,13 +201,15 @@ def normalize_columns(  # type: ignore[no-untyped-def]
     TILES: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
+    UPWARDS: tl.constexpr,
     COUNTER: tl.constexpr,
     OVERLAPS: tl.constexpr,
 ):
     """Second kernel of `statistics`: join the tiles' moments, normalize rows_per_cta rows of COLUMNS columns in place.
 
     Moments are joined as Chan, Golub and LeVeque do (1983): M2 = sum M2_t + sum rows_t (mean_t - mean)^2, always in the
-    same order. CTAs of the first rows also update the running statistics.
+    same order. The first CTAs also update the running statistics. UPWARDS begins with the last rows: begin where the
+    kernel before ended, since some of that is still in L2.
     """
     offs_n = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     in_n = offs_n < N
@@ -221,15 +236,18 @@ def normalize_columns(  # type: ignore[no-untyped-def]
         m2 += tl.sum(own + rows[:, None] * apart * apart, axis=0)
     factor = batch_factor(m2, offs_n, in_n, scale_ptr, gamma_ptr, eps, M)
     beta = tl.load(beta_ptr + offs_n, mask=in_n, other=0.0).to(tl.float32)
-    # The last rows first: they were written last, and some of them are still in L2.
-    first_m = (tl.num_programs(1) - 1 - tl.program_id(1)) * rows_per_cta
+    place = tl.program_id(1)
+    if UPWARDS:
+        place = tl.num_programs(1) - 1 - place
+    first_m = place * rows_per_cta
     for start in range(first_m, min(M, first_m + rows_per_cta), ROWS):
         offs_m = start + tl.arange(0, ROWS)
         places = y_ptr + offs_m.to(tl.int64)[:, None] * N + offs_n[None, :]
         held = (offs_m < M)[:, None] & in_n[None, :]
-        acc = tl.load(places, mask=held, other=0.0).to(tl.float32)
+        # Neither is read again here: what goes first of L2 is this, and not rows that are still to be read.
+        acc = tl.load(places, mask=held, other=0.0, eviction_policy="evict_first").to(tl.float32)
         y = (acc - mean[None, :]) * factor[None, :] + beta[None, :]
-        tl.store(places, y.to(y_ptr.dtype.element_ty), mask=held)
+        tl.store(places, y.to(y_ptr.dtype.element_ty), mask=held, eviction_policy="evict_first")
     if tl.program_id(1) == 0:
         update_running(
             mean, m2, offs_n, in_n, bias_ptr, scale_ptr, mean_ptr, var_ptr, tracked_ptr, momentum, M, COUNTER
@@ -270,10 +288,6 @@ def finish_split(  # type: ignore[no-untyped-def]
     for split in tl.static_range(SPLIT_K):
         part = tl.load(partial_ptr + tl.cast(split * M, tl.int64) * N + places, mask=held, other=0.0)
         acc += part.to(tl.float32)
-    # fmt: off
-    given = (
-        bias_ptr, scale_ptr, gamma_ptr, beta_ptr, mean_ptr, var_ptr, tracked_ptr, partial_ptr, eps, momentum, M, N
-    )
-    # fmt: on
-    acc = finished(acc, start_m, offs_n, local_m, given, ROWS, EPILOGUE, COUNTER)
+    given = (bias_ptr, scale_ptr, gamma_ptr, beta_ptr, mean_ptr, var_ptr, tracked_ptr, eps, momentum, M, N)
+    acc = finished(acc, start_m, offs_n, local_m, given, EPILOGUE, COUNTER, False)
     tl.store(y_ptr + places, acc.to(y_ptr.dtype.element_ty), mask=held)

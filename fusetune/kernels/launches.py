@@ -24,6 +24,7 @@ from fusetune.kernels.endings import (
     normalize_columns,
     normalized_by_running,
     scaled,
+    store_moments,
     update_running,
 )
 from fusetune.kernels.library import folded, multiply, multiply_and_add
@@ -39,7 +40,8 @@ from fusetune.kernels.tiles import (
 )
 
 KERNELS: Final = (
-    *(await_others, scaled, normalized_by_running, column_moments, batch_factor, update_running, finished),
+    *(await_others, scaled, normalized_by_running, column_moments, store_moments, batch_factor),
+    *(update_running, finished),
     *(place_of, rounded_to_tf32, tiled_products, persistent_products, halves, store_half, store_part),
     *(finish_split, moments_of_rows, normalize_columns),
 )
@@ -188,14 +190,14 @@ class _Ends:
         """The first kernel, and the second where there is one."""
         if not self.two:
             return (first,)
-        return (first, self._finish_split() if self.epilogue == "partial" else self._normalize())
+        return (first, self._finish_split() if self.epilogue == "partial" else self._normalize(upwards=True))
 
     def after_library(self) -> Sequence[Launch | Call]:
         """The products by cuBLAS in y, and the kernels that make y of them in place."""
         product = Call(multiply, {"weight": self.tensors["weight"], **self._by_library()})
         if self.ending != "train":
             return (product, self._finish_split())
-        return (product, self._moments(), self._normalize())
+        return (product, self._moments(), self._normalize(upwards=False))
 
     def folded(self) -> Call:
         """All of it by cuBLAS, from weights that hold the rest. The compiler has none of them, and no need to."""
@@ -211,11 +213,16 @@ class _Ends:
             kernel=moments_of_rows,
             grid=(triton.cdiv(N, NORMALIZED_COLUMNS), triton.cdiv(M, self.config.BLOCK_M)),
             arguments={"y_ptr": self.tensors["y"], "moments_ptr": self.tensors["moments"], "M": M, "N": N},
-            constants={"TILE_M": self.config.BLOCK_M, "COLUMNS": NORMALIZED_COLUMNS, "OVERLAPS": self.overlaps},
+            constants={
+                "TILE_M": self.config.BLOCK_M,
+                "COLUMNS": NORMALIZED_COLUMNS,
+                "EVEN_M": M % self.config.BLOCK_M == 0,
+                "OVERLAPS": self.overlaps,
+            },
             options=self.options(4, 2),
         )
 
-    def _normalize(self) -> Launch:
+    def _normalize(self, *, upwards: bool) -> Launch:
         M, N = self.problem.M, self.problem.N
         # Few rows: a CTA for every 32, to have one for every SM. Many: at most 16 CTAs a column, since each joins all
         # moments of its columns anew.
@@ -234,6 +241,7 @@ class _Ends:
                 "TILES": min(64, triton.next_power_of_2(triton.cdiv(M, self.config.BLOCK_M))),
                 "ROWS": 32,
                 "COLUMNS": NORMALIZED_COLUMNS,
+                "UPWARDS": upwards,
                 "COUNTER": self.counter,
                 "OVERLAPS": self.overlaps,
             },
@@ -309,7 +317,13 @@ def _persistent(ends: _Ends) -> Launch:
             "y_desc": stored,
             **ends.products(),
         },
-        constants={**ends.tile_constants(), "PARTS": parts, "DTYPE": _ELEMENT_TYPES[problem.dtype]},
+        constants={
+            **ends.tile_constants(),
+            # Of interest to training alone; for the rest one code serves both.
+            "EVEN_M": ends.ending == "train" and problem.M % config.BLOCK_M == 0,
+            "PARTS": parts,
+            "DTYPE": _ELEMENT_TYPES[problem.dtype],
+        },
         options=ends.options(config.num_warps, config.num_stages),
     )
 

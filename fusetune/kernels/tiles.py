@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from fusetune.kernels.endings import await_others, finished
+from fusetune.kernels.endings import await_others, finished, store_moments
 
 
 @triton.jit
@@ -105,12 +105,10 @@ def tiled_products(  # type: ignore[no-untyped-def]
         w_ptrs += BLOCK_K * stride_wk
 
     offs_n = start_n + local_n
-    # fmt: off
-    given = (
-        bias_ptr, scale_ptr, gamma_ptr, beta_ptr, mean_ptr, var_ptr, tracked_ptr, moments_ptr, eps, momentum, M, N
-    )
-    # fmt: on
-    acc = finished(acc, start_m, offs_n, local_m, given, BLOCK_M, EPILOGUE, COUNTER)
+    given = (bias_ptr, scale_ptr, gamma_ptr, beta_ptr, mean_ptr, var_ptr, tracked_ptr, eps, momentum, M, N)
+    if EPILOGUE == "statistics":
+        store_moments(acc, start_m, offs_n, local_m, moments_ptr, M, N, BLOCK_M, EVEN_MN)
+    acc = finished(acc, start_m, offs_n, local_m, given, EPILOGUE, COUNTER, EVEN_MN)
     y_tile = y_ptr + start_m.to(tl.int64) * N
     if SPLIT_K > 1:
         y_tile += tl.program_id(1).to(tl.int64) * M * N
@@ -145,6 +143,7 @@ def persistent_products(  # type: ignore[no-untyped-def]
     BLOCK_K: tl.constexpr,
     GROUP_M: tl.constexpr,
     SPLIT_K: tl.constexpr,
+    EVEN_M: tl.constexpr,
     PARTS: tl.constexpr,
     DTYPE: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -172,23 +171,25 @@ def persistent_products(  # type: ignore[no-untyped-def]
             w = w_desc.load([start_n, k])
             acc = tl.dot(x, w.T, acc, input_precision=PRECISION)
         # In parts, since a whole tile of y does not fit into shared memory beside the pipeline.
-        # fmt: off
-        given = (
-            bias_ptr, scale_ptr, gamma_ptr, beta_ptr, mean_ptr, var_ptr, tracked_ptr, moments_ptr, eps, momentum, M, N
-        )
-        # fmt: on
+        given = (bias_ptr, scale_ptr, gamma_ptr, beta_ptr, mean_ptr, var_ptr, tracked_ptr, eps, momentum, M, N)
         if PARTS == 1:
-            store_part(acc, split, start_m, start_n, y_desc, given, BLOCK_M, BLOCK_N, DTYPE, EPILOGUE, COUNTER)
+            if EPILOGUE == "statistics":
+                columns = start_n + tl.arange(0, BLOCK_N)
+                store_moments(acc, start_m, columns, tl.arange(0, BLOCK_M), moments_ptr, M, N, BLOCK_M, EVEN_M)
+            store_part(acc, split, start_m, start_n, y_desc, given, BLOCK_M, BLOCK_N, DTYPE, EPILOGUE, COUNTER, EVEN_M)
         else:
             WIDTH: tl.constexpr = BLOCK_N // 2
             left, right = halves(acc, BLOCK_M, WIDTH)
+            # fmt: off
             store_half(
-                left, split, start_m, start_n, y_desc, given, BLOCK_M, WIDTH, PARTS // 2, DTYPE, EPILOGUE, COUNTER
+                left, split, start_m, start_n, y_desc, moments_ptr, given,
+                BLOCK_M, WIDTH, PARTS // 2, DTYPE, EPILOGUE, COUNTER, EVEN_M,
             )
-            start_n += WIDTH
             store_half(
-                right, split, start_m, start_n, y_desc, given, BLOCK_M, WIDTH, PARTS // 2, DTYPE, EPILOGUE, COUNTER
+                right, split, start_m, start_n + WIDTH, y_desc, moments_ptr, given,
+                BLOCK_M, WIDTH, PARTS // 2, DTYPE, EPILOGUE, COUNTER, EVEN_M,
             )
+            # fmt: on
 
 
 @triton.jit
@@ -204,6 +205,7 @@ def store_half(  # type: ignore[no-untyped-def]
     start_m,
     start_n,
     y_desc,
+    moments_ptr,
     given,
     BLOCK_M: tl.constexpr,
     WIDTH: tl.constexpr,
@@ -211,15 +213,25 @@ def store_half(  # type: ignore[no-untyped-def]
     DTYPE: tl.constexpr,
     EPILOGUE: tl.constexpr,
     COUNTER: tl.constexpr,
+    EVEN_M: tl.constexpr,
 ):
-    """Finish and store WIDTH columns in PARTS parts, 1 or 2."""
+    """Finish and store WIDTH columns in PARTS parts, 1 or 2.
+
+    Moments are taken of all WIDTH columns: of a whole tile they would cost registers, of a part more barriers.
+    """
+    if EPILOGUE == "statistics":
+        offs_n = start_n + tl.arange(0, WIDTH)
+        M, N = given[9], given[10]
+        store_moments(acc, start_m, offs_n, tl.arange(0, BLOCK_M), moments_ptr, M, N, BLOCK_M, EVEN_M)
     if PARTS == 1:
-        store_part(acc, split, start_m, start_n, y_desc, given, BLOCK_M, WIDTH, DTYPE, EPILOGUE, COUNTER)
+        store_part(acc, split, start_m, start_n, y_desc, given, BLOCK_M, WIDTH, DTYPE, EPILOGUE, COUNTER, EVEN_M)
     else:
         HALF: tl.constexpr = WIDTH // 2
         left, right = halves(acc, BLOCK_M, HALF)
-        store_part(left, split, start_m, start_n, y_desc, given, BLOCK_M, HALF, DTYPE, EPILOGUE, COUNTER)
-        store_part(right, split, start_m, start_n + HALF, y_desc, given, BLOCK_M, HALF, DTYPE, EPILOGUE, COUNTER)
+        store_part(left, split, start_m, start_n, y_desc, given, BLOCK_M, HALF, DTYPE, EPILOGUE, COUNTER, EVEN_M)
+        store_part(
+            right, split, start_m, start_n + HALF, y_desc, given, BLOCK_M, HALF, DTYPE, EPILOGUE, COUNTER, EVEN_M
+        )
 
 
 @triton.jit
@@ -235,10 +247,11 @@ def store_part(  # type: ignore[no-untyped-def]
     DTYPE: tl.constexpr,
     EPILOGUE: tl.constexpr,
     COUNTER: tl.constexpr,
+    EVEN_M: tl.constexpr,
 ):
     """Finish and store one part of a tile."""
     offs_n = start_n + tl.arange(0, WIDTH)
-    acc = finished(acc, start_m, offs_n, tl.arange(0, BLOCK_M), given, BLOCK_M, EPILOGUE, COUNTER)
+    acc = finished(acc, start_m, offs_n, tl.arange(0, BLOCK_M), given, EPILOGUE, COUNTER, EVEN_M)
     if EPILOGUE == "partial":
         y_desc.store([split, start_m, start_n], tl.reshape(acc, (1, BLOCK_M, WIDTH)))
     else:

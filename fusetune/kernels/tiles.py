@@ -26,7 +26,7 @@ def rounded_to_tf32(x):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def tiled_products(  # type: ignore[no-untyped-def]
+def tiled_products(  # type: ignore[no-untyped-def]  # noqa: PLR0915
     x_ptr,  # [M, K]
     w_ptr,  # [N, K]
     bias_ptr,  # [N], as all that follow but moments and y

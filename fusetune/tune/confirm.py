@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from fusetune.core.config import BASELINE, Config
-from fusetune.core.decision import TIE, Decision, choose
+from fusetune.core.decision import TIE, Decision, Gain, Outcome, choose
 from fusetune.core.resources import Resources
 from fusetune.errors import MeasurementError, NoisyMachineError
 from fusetune.measure.paired import NOISE_LIMIT, PairResult, is_quiet
@@ -66,13 +66,15 @@ def control(bench: Bench) -> PairResult:
 def confirm(
     bench: Bench, raced: RaceResult, resources: Mapping[Config, Resources], library: Config | None = None
 ) -> Final:
-    """Every finalist and the conservative config against BASELINE; then the best against the conservative one.
+    """The finalists against one another; then the best against BASELINE and against the conservative config.
 
     `library` is a library's config that may win, the last to be compared.
     """
     contenders = [config for config in dict.fromkeys([*raced.finalists, raced.conservative]) if config != BASELINE]
     comparisons = len(contenders) + 1 + (LIBRARY_PAIRS if library else 0)
-    ours = _best_of_ours(bench, contenders, resources, comparisons)
+    finalists = [config for config in raced.finalists if config != BASELINE]
+    conservative = [config for config in contenders if config.is_conservative]
+    ours = _best_of_ours(bench, finalists or conservative, conservative, resources, comparisons)
     if library is None:
         return ours
     with bench.log.phase("confirm_library", "Confirming the library in paired blocks"):
@@ -81,35 +83,70 @@ def confirm(
 
 
 def _best_of_ours(
-    bench: Bench, contenders: Sequence[Config], resources: Mapping[Config, Resources], comparisons: int
+    bench: Bench,
+    finalists: Sequence[Config],
+    conservative: Sequence[Config],
+    resources: Mapping[Config, Resources],
+    comparisons: int,
 ) -> Final:
-    results: dict[Config, PairResult] = {}
-    with bench.log.phase("confirm", "Confirming in paired blocks", len(contenders) + 1) as phase:
-        for config in contenders:
-            result = bench.compare("confirm", BASELINE, config, comparisons=comparisons)
-            if not isinstance(result, Failure):
-                results[config] = result
-            phase.advance()
-        while results:
-            best = lightest_of_fastest(results, resources)
-            conservative = _fastest_conservative(results)
-            over_conservative: PairResult | Failure | None = results[best]
-            if best.is_conservative:
-                conservative, over_conservative = best, None
-            elif conservative != BASELINE:
-                over_conservative = bench.compare("confirm", conservative, best, comparisons=comparisons)
-            if not isinstance(over_conservative, Failure):
-                break
-            del results[best]  # It failed after all: the next best takes its place.
-        else:
-            return Final(Decision("baseline", "revert", "no_candidate_left"), BASELINE, BASELINE, {}, None)
-        phase.advance()
-    decision = choose(
-        best_over_baseline=results[best].outcome,
-        best_over_conservative=over_conservative.outcome if over_conservative else None,
-        conservative_over_baseline=results[conservative].outcome if conservative in results else "revert",
-    )
-    return Final(decision, best, conservative, results, over_conservative)
+    """The best finalist with the pairs that judge it; where it fails after all, the next best takes its place.
+
+    Choosing it and judging it are done on different blocks, so that the judgement is no better for the choice.
+    """
+    with bench.log.phase("confirm", "Confirming in paired blocks"):
+        left = list(finalists)
+        while left:
+            best = lightest_of_fastest(_times_over_first(bench, left, comparisons), resources)
+            # Whoever failed beside the first is asked again where it is the first that goes.
+            left.remove(best)
+            over_baseline = bench.compare("confirm", BASELINE, best, comparisons=comparisons)
+            if isinstance(over_baseline, Failure):
+                continue
+            judged = _judged(bench, best, over_baseline, conservative, comparisons)
+            if judged is not None:
+                return judged
+    return Final(Decision("baseline", "revert", "no_candidate_left"), BASELINE, BASELINE, {}, None)
+
+
+def _times_over_first(bench: Bench, finalists: Sequence[Config], comparisons: int) -> dict[Config, float]:
+    """Each finalist's time as a share of the first one's, from pairs of the two; without those that fail."""
+    first, *others = finalists
+    times = {first: 1.0}
+    for other in others:
+        pair = bench.compare("confirm", first, other, comparisons=comparisons, decided=_tells_ties)
+        if not isinstance(pair, Failure):
+            times[other] = 1 - pair.gain.median
+    return times
+
+
+def _tells_ties(gain: Gain) -> bool:
+    return gain.high - gain.low <= TIE
+
+
+def _judged(
+    bench: Bench, best: Config, over_baseline: PairResult, conservative: Sequence[Config], comparisons: int
+) -> Final | None:
+    """What becomes of the best finalist; None where it fails beside a conservative config."""
+    results = {best: over_baseline}
+    if best.is_conservative:
+        decision = choose(over_baseline.outcome, None, over_baseline.outcome)
+        return Final(decision, best, best, results, None)
+    # Of BASELINE and the others with 4 warps and 2 stages, the fastest is the one that the best gains least on.
+    reference, over_reference = BASELINE, over_baseline
+    for config in conservative:
+        pair = bench.compare("confirm", config, best, comparisons=comparisons)
+        if isinstance(pair, Failure):
+            return None
+        if pair.gain.median < over_reference.gain.median:
+            reference, over_reference = config, pair
+    reference_over_baseline: Outcome = "revert"
+    kept = over_baseline.outcome == over_reference.outcome == "keep"
+    if reference != BASELINE and not kept:
+        pair = bench.compare("confirm", BASELINE, reference, comparisons=comparisons)
+        if not isinstance(pair, Failure):
+            results[reference], reference_over_baseline = pair, pair.outcome
+    decision = choose(over_baseline.outcome, over_reference.outcome, reference_over_baseline)
+    return Final(decision, best, reference, results, over_reference)
 
 
 def _library_wins(
@@ -142,16 +179,10 @@ def _with_library(ours: Final, library: Config, results: Mapping[Config, PairRes
     )
 
 
-def _fastest_conservative(results: Mapping[Config, PairResult]) -> Config:
-    """The 4-warp / 2-stage config with the largest gain over BASELINE; BASELINE, itself one, where none gains."""
-    gains = {config: result.gain.median for config, result in results.items() if config.is_conservative}
-    return max(gains, key=lambda config: gains[config]) if max(gains.values(), default=0.0) > 0 else BASELINE
-
-
-def lightest_of_fastest(results: Mapping[Config, PairResult], resources: Mapping[Config, Resources]) -> Config:
-    """The config with the largest gain; among those within TIE of its time, the one that takes least of an SM."""
-    fastest = min(1 - result.gain.median for result in results.values())
-    equals = [config for config, result in results.items() if 1 - result.gain.median <= fastest * (1 + TIE)]
+def lightest_of_fastest(times: Mapping[Config, float], resources: Mapping[Config, Resources]) -> Config:
+    """The config of the least time; among those within TIE of it, the one that takes least of an SM."""
+    fastest = min(times.values())
+    equals = [config for config, time in times.items() if time <= fastest * (1 + TIE)]
     # The config itself comes last, so that two that take the same fall the same way in every run.
     return min(equals, key=lambda config: (resource_use(config, resources[config]), config))
 

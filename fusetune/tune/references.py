@@ -36,13 +36,19 @@ def time_references(bench: Bench, references: Sequence[Config]) -> Reference | N
     return max(timed, key=lambda reference: reference.result.gain.median, default=None)
 
 
-def beside_chosen(bench: Bench, chosen: Config, reference: Reference | None) -> Reference | None:
-    """The reference in blocks with the config that stays, in the process at hand; None where it breaks there."""
-    if reference is None or chosen.is_library or chosen == BASELINE:
-        return reference
+def beside_chosen(bench: Bench, chosen: Config, timed: Reference | None, untimed: Sequence[Config]) -> Reference | None:
+    """The reference in blocks with the config that stays, in the process at hand; None where it breaks there.
+
+    It is the one that was `timed` as the fastest, or else the only one, where none had to be.
+    """
+    if chosen == BASELINE and untimed:
+        return time_references(bench, untimed)
+    config = timed.config if timed else next(iter(untimed), None)
+    if config is None or chosen.is_library or chosen == BASELINE:
+        return timed
     with bench.log.phase("reference", "Timing the library beside what stays"):
-        result = _shown(bench, chosen, reference.config)
-    return None if result is None else Reference(reference.config, chosen, result)
+        result = _shown(bench, chosen, config)
+    return None if result is None else Reference(config, chosen, result)
 
 
 def library_row(chosen: Config, reference: Reference | None) -> Library | None:

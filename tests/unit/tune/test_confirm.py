@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from fusetune.core.progress import SilentProgress
 from fusetune.core.resources import Resources
 from fusetune.core.target import find_target
 from fusetune.measure.fake import FakeMeasurer
+from fusetune.measure.protocol import BlockTimes, Failure
 from fusetune.store.journal import JournalWriter
 from fusetune.tune.confirm import Bench, Final, confirm
 from fusetune.tune.log import RunLog
@@ -22,8 +24,33 @@ SCREENED = Config(BLOCK_M=64, BLOCK_N=16, BLOCK_K=128)
 FASTER = Config(BLOCK_M=32, BLOCK_N=32, BLOCK_K=128)
 
 
-def final_of(tmp_path: Path, times_us: dict[Config, float], *finalists: Config, screened: Config) -> Final:
-    measurer = FakeMeasurer(find_target("rtx4090"), {BASELINE: 20.0, **times_us}.__getitem__)
+class Breaking(FakeMeasurer):
+    """A GPU on which one config breaks in every block that it is in; it notes the pairs that were asked for."""
+
+    def __init__(self, true_us: Callable[[Config], float], breaks: Config | None) -> None:
+        super().__init__(find_target("rtx4090"), true_us)
+        self.breaks = breaks
+        self.pairs: list[tuple[Config, Config]] = []
+
+    def block(self, baseline: Config, config: Config, *, config_first: bool) -> BlockTimes | Failure:
+        if (baseline, config) not in self.pairs:
+            self.pairs.append((baseline, config))
+        if self.breaks in {baseline, config}:
+            return Failure("crash", "planted")
+        return super().block(baseline, config, config_first=config_first)
+
+
+def final_of(
+    tmp_path: Path,
+    times_us: dict[Config, float],
+    *finalists: Config,
+    screened: Config,
+    breaks: Config | None = None,
+    pairs: list[tuple[Config, Config]] | None = None,
+) -> Final:
+    measurer = Breaking({BASELINE: 20.0, **times_us}.__getitem__, breaks)
+    if pairs is not None:
+        measurer.pairs = pairs
     resources = {config: Resources(registers=64, stack_bytes=0, shared_bytes=16384) for config in times_us}
     raced = RaceResult(finalists=finalists, conservative=screened, standings=())
     with JournalWriter(tmp_path / "run.jsonl") as journal:
@@ -45,3 +72,35 @@ def test_a_conservative_config_slower_than_baseline_is_no_reference(tmp_path: Pa
     final = final_of(tmp_path, {FAST: 10.0, SCREENED: 21.0}, FAST, screened=SCREENED)
     assert (final.chosen, final.conservative) == (FAST, BASELINE)
     assert final.over_conservative == final.over_baseline[FAST]
+
+
+OTHER = Config(BLOCK_M=32, BLOCK_N=16, BLOCK_K=128, num_warps=2, num_stages=3)
+
+
+def test_finalists_are_compared_with_one_another_and_only_the_best_with_baseline(tmp_path: Path) -> None:
+    pairs: list[tuple[Config, Config]] = []
+    final = final_of(tmp_path, {FAST: 9.0, OTHER: 8.8, SCREENED: 11.0}, FAST, OTHER, screened=SCREENED, pairs=pairs)
+    assert (final.chosen, final.decision.reason) == (OTHER, "gain_confirmed")
+    assert pairs == [(FAST, OTHER), (BASELINE, OTHER), (SCREENED, OTHER)]
+
+
+def test_the_conservative_config_is_compared_with_baseline_where_the_best_does_not_gain_enough_on_it(
+    tmp_path: Path,
+) -> None:
+    pairs: list[tuple[Config, Config]] = []
+    final = final_of(tmp_path, {FAST: 9.9, SCREENED: 10.0}, FAST, screened=SCREENED, pairs=pairs)
+    assert (final.chosen, final.decision.reason) == (SCREENED, "conservative_gain_confirmed")
+    assert pairs == [(BASELINE, FAST), (SCREENED, FAST), (BASELINE, SCREENED)]
+    assert final.over_baseline[SCREENED].gain.median == pytest.approx(0.5, abs=1e-3)
+
+
+@pytest.mark.parametrize("breaks", [FAST, OTHER])
+def test_a_finalist_that_breaks_does_not_take_those_it_was_compared_with_along(tmp_path: Path, breaks: Config) -> None:
+    final = final_of(tmp_path, {FAST: 8.0, OTHER: 8.5, SCREENED: 11.0}, FAST, OTHER, screened=SCREENED, breaks=breaks)
+    assert final.decision.reason == "gain_confirmed"
+    assert final.chosen == (OTHER if breaks == FAST else FAST)
+
+
+def test_where_every_finalist_breaks_baseline_stays(tmp_path: Path) -> None:
+    final = final_of(tmp_path, {FAST: 8.0, SCREENED: 11.0}, FAST, screened=SCREENED, breaks=FAST)
+    assert (final.chosen, final.decision.reason) == (BASELINE, "no_candidate_left")

@@ -13,6 +13,7 @@ from fusetune.core.config import BASELINE, Config
 from fusetune.core.estimate import estimate
 from fusetune.core.problem import Problem
 from fusetune.core.resources import Resources, occupancy
+from fusetune.core.roofline import roofline
 from fusetune.core.rules import propose
 from fusetune.core.space import Rejection, candidates, reject_reason
 from fusetune.core.target import Target
@@ -142,7 +143,8 @@ def proposed_by_rules(request: SweepRequest, target: Target) -> tuple[Config, ..
     if isinstance(result, Rejection):
         raise CompileError(f"BASELINE does not compile for {target.name}: {result.detail}")
     try:
-        compute_bound = estimate(BASELINE, request.problem, target, result).bound == "compute"
+        spec, problem = request.spec, request.problem
+        compute_bound = roofline(spec.flops(problem), spec.bytes(problem), problem, target).bound == "compute"
     except UsageError:
         compute_bound = True  # Peaks unknown; a GEMM's tile is made to be.
     held = occupancy(result.registers, result.shared_bytes, BASELINE.num_warps, target)

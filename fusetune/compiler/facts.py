@@ -9,6 +9,7 @@ from fusetune.compiler.sass import InstructionCounts, count_instructions, sass_o
 from fusetune.core.config import Config
 from fusetune.core.problem import Problem
 from fusetune.core.resources import Resources
+from fusetune.core.space import Rejection
 from fusetune.core.target import Target
 from fusetune.errors import CompileError
 from fusetune.kernels.spec import KernelSpec, Launch, abstract_tensors
@@ -43,6 +44,17 @@ def kernel_facts(spec: KernelSpec, problem: Problem, config: Config, target: Tar
     except Exception as error:
         raise CompileError(f"{spec.name} does not launch {config.label()}: {error}") from error
     return tuple(_facts(launch, target) for launch in launches if isinstance(launch, Launch))
+
+
+def reject_resources(resources: Resources, target: Target) -> Rejection | None:
+    """Why a compiled config is not tried: it spills, or asks for more shared memory than a CTA can have."""
+    if resources.spills:
+        return Rejection("spills", f"{resources.stack_bytes} bytes of stack a thread")
+    if resources.shared_bytes > target.shared_bytes_per_cta:
+        return Rejection(
+            "shared_memory", f"compiled to {resources.shared_bytes} bytes, {target.shared_bytes_per_cta} are there"
+        )
+    return None
 
 
 def _facts(launch: Launch, target: Target) -> KernelFacts:

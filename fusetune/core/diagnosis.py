@@ -67,7 +67,9 @@ def diagnose(
     notes = list(_notes(metrics, held, target, grid))
     if sm is None or dram is None:
         missing = ", ".join(name for name in (SM, DRAM) if metrics.get(name) is None)
-        return Diagnosis(kernel, "unknown", f"What limits {kernel} cannot be said without {missing}.{told}", tuple(notes))
+        return Diagnosis(
+            kernel, "unknown", f"What limits {kernel} cannot be said without {missing}.{told}", tuple(notes)
+        )
     half = products_at_half(problem, target)
     products = min(100.0, sm * 2) if half else sm
     if dram >= WALL_PERCENT and dram >= products:
@@ -101,9 +103,14 @@ def _figures(metrics: Mapping[str, float], theory: float) -> str:
         parts.append(f"SM throughput {sm:.0f} %")
     if warps is not None:
         equal = warps >= OF_OCCUPANCY * theory
-        parts.append(f"{warps:.0f} % warps active, " + (
-            f"equal to the occupancy limit of {theory:.0f} %" if equal else f"where occupancy would allow {theory:.0f} %"
-        ))
+        parts.append(
+            f"{warps:.0f} % warps active, "
+            + (
+                f"equal to the occupancy limit of {theory:.0f} %"
+                if equal
+                else f"where occupancy would allow {theory:.0f} %"
+            )
+        )
     if dram is not None:
         parts.append(f"DRAM {dram:.0f} %")
     if hits is not None:
@@ -116,12 +123,14 @@ def _notes(metrics: Mapping[str, float], held: Occupancy, target: Target, grid: 
     warps = metrics.get(WARPS)
     if warps is not None and warps > held.fraction * 100 + 0.5:
         notes.append(
-            f"More warps were active ({warps:.1f} %) than this config can hold ({held.fraction * 100:.1f} %): the metrics "
-            f"are of another kernel, or of another GPU than {target.name}."
+            f"More warps were active ({warps:.1f} %) than this config can hold ({held.fraction * 100:.1f} %): the "
+            f"metrics are of another kernel, or of another GPU than {target.name}."
         )
     profiled = metrics.get(GRID)
     if profiled is not None and int(profiled) != grid:
-        notes.append(f"The profiled launch has {int(profiled)} CTAs, this config launches {grid}: they are not the same.")
+        notes.append(
+            f"The profiled launch has {int(profiled)} CTAs, this config launches {grid}: they are not the same."
+        )
     waves = grid / max(1, held.ctas_per_sm * target.sms)
     if warps is not None and waves < 1 and warps < held.fraction * 90:
         notes.append(f"{grid} CTAs do not fill the GPU once ({waves:.2f} waves): smaller tiles or SPLIT_K would.")

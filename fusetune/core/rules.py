@@ -99,7 +99,7 @@ def propose(
 def _at_most_three(product: list[Config], tile: Config) -> tuple[Config, ...]:
     """BASELINE and at most two others: of more, those that change both parameters at once are left out first."""
     if tile != BASELINE:
-        product = [BASELINE, *(config for config in product if config != tile)]
+        product = list(dict.fromkeys([BASELINE, *(config for config in product if config != tile)]))
     if len(product) > MAX_PROPOSED:
         product = [c for c in product if c.num_warps == BASELINE.num_warps or c.num_stages == BASELINE.num_stages]
     return tuple(product[:MAX_PROPOSED])
@@ -110,7 +110,11 @@ ACCUMULATORS_IN_MEMORY_BYTES: Final = 1024
 
 
 def contradictions(
-    config: Config, resources: Resources, occupancy: Occupancy, fired: tuple[Rule, ...], proposed: Mapping[Config, Resources]
+    config: Config,
+    resources: Resources,
+    occupancy: Occupancy,
+    fired: tuple[Rule, ...],
+    proposed: Mapping[Config, Resources],
 ) -> tuple[str, ...]:
     """Where what the compiler made of `config`, and of what the rules propose, speaks against the rules.
 
@@ -120,21 +124,21 @@ def contradictions(
     registers, stack = resources.registers, resources.stack_bytes
     if registers > HIGH_PRESSURE_ABOVE and not resources.spills:
         found.append(
-            f"{registers} registers a thread count as high pressure, but nothing spills: the compiler fits the tile, and "
-            f"what is lost is at most occupancy, {occupancy.ctas_per_sm} CTAs an SM by {occupancy.limiter}."
+            f"{registers} registers a thread count as high pressure, but nothing spills: the compiler fits the tile, "
+            f"and what is lost is at most occupancy, {occupancy.ctas_per_sm} CTAs an SM by {occupancy.limiter}."
         )
     if registers < LOW_PRESSURE_BELOW and stack >= ACCUMULATORS_IN_MEMORY_BYTES:
         found.append(
-            f"{registers} registers look like low pressure, but {stack} bytes of stack a thread say that the tile lives in "
-            f"local memory: no choice of stages helps, a smaller tile or more warps do."
+            f"{registers} registers look like low pressure, but {stack} bytes of stack a thread say that the tile lives "
+            "in local memory: no choice of stages helps, a smaller tile or more warps do."
         )
-    elif 0 < stack and registers <= HIGH_PRESSURE_ABOVE:
+    elif stack > 0 and registers <= HIGH_PRESSURE_ABOVE:
         found.append(f"{registers} registers are not over {HIGH_PRESSURE_ABOVE}, and yet {stack} bytes spill.")
     for other, made in proposed.items():
         if HIGH_PRESSURE in fired and made.spills and not resources.spills:
             found.append(
-                f"The rule's {other.label()} spills {made.stack_bytes} bytes a thread, which {config.label()} does not: "
-                "fewer warps hold the same accumulators in fewer threads."
+                f"The rule's {other.label()} spills {made.stack_bytes} bytes a thread, which {config.label()} does "
+                "not: fewer warps hold the same accumulators in fewer threads."
             )
         fewer_stages = other.num_stages < config.num_stages and other.num_warps == config.num_warps
         if HIGH_PRESSURE in fired and fewer_stages and made.registers >= registers:

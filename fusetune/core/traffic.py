@@ -82,7 +82,7 @@ def _again(passes: int, at_once: float, machine: Machine) -> float:
     The first ones begin together and share all; later ones come after one another, and share little.
     """
     at_once = max(1.0, at_once)
-    return max(0.0, passes - at_once) / at_once**machine.concurrent_reuse
+    return max(0.0, passes - at_once) / float(at_once**machine.concurrent_reuse)
 
 
 def _lost(size_bytes: float, target: Target) -> float:

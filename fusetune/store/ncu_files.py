@@ -34,7 +34,9 @@ def read_metrics(path: Path) -> dict[str, tuple[Metrics, ...]]:
             text = path.read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             why = error.strerror if isinstance(error, OSError) else "it is not text"
-            raise UsageError(f"cannot read the metrics {path}: {why}; give ncu's CSV, JSON or an .ncu-rep file") from error
+            raise UsageError(
+                f"cannot read the metrics {path}: {why}; give ncu's CSV, JSON or an .ncu-rep file"
+            ) from error
         found = _of_json(text, path) if text.lstrip().startswith(("{", "[")) else _of_csv(text, path)
     found = {kernel: launches for kernel, launches in found.items() if any(launches)}
     if not found:
@@ -106,14 +108,14 @@ def _of_report(path: Path) -> dict[str, tuple[Metrics, ...]]:
         import ncu_report
     except ImportError as error:
         raise UsageError(
-            f"{path} needs Nsight Compute's module ncu_report: add its extras/python folder to PYTHONPATH, or write CSV "
-            f"with `ncu --import {path} --csv --page raw > metrics.csv`"
+            f"{path} needs Nsight Compute's module ncu_report: add its extras/python folder to PYTHONPATH, or write "
+            f"CSV with `ncu --import {path} --csv --page raw > metrics.csv`"
         ) from error
     if not path.exists():
         raise UsageError(f"cannot read the metrics {path}: there is no such file")
     try:
         report = ncu_report.load_report(str(path))
-    except Exception as error:  # noqa: BLE001 - the module raises what its C++ part does
+    except Exception as error:
         raise UsageError(f"{path}: Nsight Compute cannot read it: {error}") from error
     found: dict[str, list[Metrics]] = {}
     for one_range in range(report.num_ranges()):

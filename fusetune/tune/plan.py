@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 
+from fusetune.compiler.facts import reject_resources
 from fusetune.compiler.pool import Compiled, Job, compile_jobs
 from fusetune.core.config import BASELINE, Config
 from fusetune.core.estimate import estimate
@@ -226,17 +227,6 @@ def compile_all(
                 accept(config, resources)
     # Compilations end in any order; everything after goes by the plan's own.
     return {config: made[config] for config in configs if config in made}
-
-
-def reject_resources(resources: Resources, target: Target) -> Rejection | None:
-    """Why a compiled config is not tried: it spills, or asks for more shared memory than a CTA can have."""
-    if resources.spills:
-        return Rejection("spills", f"{resources.stack_bytes} bytes of stack a thread")
-    if resources.shared_bytes > target.shared_bytes_per_cta:
-        return Rejection(
-            "shared_memory", f"compiled to {resources.shared_bytes} bytes, {target.shared_bytes_per_cta} are there"
-        )
-    return None
 
 
 def predict_us(config: Config, problem: Problem, target: Target, resources: Resources | None = None) -> float | None:

@@ -1,4 +1,4 @@
-"""What can be told of a config without running it: compile facts, occupancy, traffic, the roofline, rules, a prediction."""
+"""What can be told of a config without running it: compile facts, occupancy, traffic, roofline, rules, a prediction."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from fusetune.compiler.facts import KernelFacts, kernel_facts
+from fusetune.compiler.facts import KernelFacts, kernel_facts, reject_resources
 from fusetune.compiler.pool import Job, compile_jobs
 from fusetune.core.config import BASELINE, Config
 from fusetune.core.diagnosis import Diagnosis, diagnose
@@ -21,7 +21,6 @@ from fusetune.core.space import Rejection, SpaceName, candidates, reject_reason
 from fusetune.core.target import Target
 from fusetune.errors import CompileError, UsageError
 from fusetune.kernels.spec import KernelSpec
-from fusetune.tune.plan import reject_resources
 
 
 class Suggestion(msgspec.Struct, frozen=True):
@@ -36,9 +35,9 @@ class Suggestion(msgspec.Struct, frozen=True):
 class Inspection(msgspec.Struct, frozen=True):
     """One config of one problem on one target. The first kernel is the one that multiplies.
 
-    `waves`: CTAs over what the GPU holds at once. `tail_efficiency`: the share of the SMs that work, over all waves, were
-    each as long as a full one; the cost model's own tail is `estimate.tail_us`. `rejection`: why a sweep would leave it
-    out. `estimate` and `roofline` are None where the table of targets lacks a figure, and `why_no_estimate` says which.
+    `waves`: CTAs over what the GPU holds at once. `tail_efficiency`: the share of the SMs that work, over all waves,
+    were each as long as a full one; the cost model's own tail is `estimate.tail_us`. `rejection`: why a sweep would
+    leave it out. `estimate` and `roofline` are None where the table of targets lacks a figure, and `why_no_estimate` says which.
     """
 
     op: str
@@ -133,10 +132,8 @@ def _same_tile(one: Config, other: Config) -> bool:
     return msgspec.structs.replace(one, num_warps=other.num_warps, num_stages=other.num_stages) == other
 
 
-def diagnoses(
-    inspection: Inspection, metrics: Mapping[str, Sequence[Mapping[str, float]]]
-) -> tuple[Diagnosis, ...]:
-    """What limits each profiled kernel, the mean over its launches; the only kernel, or one of the same name, is ours."""
+def diagnoses(inspection: Inspection, metrics: Mapping[str, Sequence[Mapping[str, float]]]) -> tuple[Diagnosis, ...]:
+    """What limits each profiled kernel, the mean over its launches: the only one, or those of our kernels' names."""
     answers = []
     names = {kernel.name for kernel in inspection.kernels}
     ours = names & set(metrics) or set(list(metrics)[:1] if len(metrics) == 1 else [])
@@ -148,9 +145,7 @@ def diagnoses(
         every = {key for launch in launches for key in launch}
         mean = {key: _mean([launch[key] for launch in launches if key in launch]) for key in every}
         kernel = next((kernel for kernel in inspection.kernels if kernel.name == name), inspection.kernels[0])
-        held = occupancy(
-            kernel.resources.registers, kernel.resources.shared_bytes, kernel.num_warps, inspection.target
-        )
+        held = occupancy(kernel.resources.registers, kernel.resources.shared_bytes, kernel.num_warps, inspection.target)
         grid = 1
         for extent in kernel.grid:
             grid *= extent
@@ -205,7 +200,7 @@ def inspect_space(
             phase.advance()
             why = result if isinstance(result, Rejection) else reject_resources(result, target)
             resources = result if isinstance(result, Resources) else None
-            held = resources and occupancy(resources.registers, resources.shared_bytes, config.num_warps, target)
+            held = _held(resources, config, target) if resources is not None else None
             if why is not None:
                 rejected.append(Row(config, "rejected", None, resources, held, why.reason, why.detail))
             else:
@@ -214,6 +209,10 @@ def inspect_space(
     rest = [Row(config, "estimated", guessed[config]) for config in order if config not in seen]
     by_time = sorted(done, key=lambda row: row.predicted_us or 0.0)
     return (*by_time, *sorted(rest, key=lambda row: row.predicted_us or 0.0), *rejected)
+
+
+def _held(resources: Resources, config: Config, target: Target) -> Occupancy:
+    return occupancy(resources.registers, resources.shared_bytes, config.num_warps, target)
 
 
 def _guess(config: Config, problem: Problem, target: Target, resources: Resources | None = None) -> float | None:

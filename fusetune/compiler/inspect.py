@@ -37,7 +37,8 @@ class Inspection(msgspec.Struct, frozen=True):
 
     `waves`: CTAs over what the GPU holds at once. `tail_efficiency`: the share of the SMs that work, over all waves,
     were each as long as a full one; the cost model's own tail is `estimate.tail_us`. `rejection`: why a sweep would
-    leave it out. `estimate` and `roofline` are None where the table of targets lacks a figure, and `why_no_estimate` says which.
+    leave it out. `estimate` and `roofline` are None where the table of targets lacks a figure, and `why_no_estimate`
+    says which.
     """
 
     op: str

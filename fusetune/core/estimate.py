@@ -28,7 +28,6 @@ import msgspec
 from fusetune.core.config import Config
 from fusetune.core.machine import (
     COPIES_PER_CLOCK,
-    FILL_BYTES_PER_CLOCK,
     OVERLAP,
     SECTOR_BYTES,
     SHARED_BYTES_PER_CLOCK,
@@ -166,7 +165,7 @@ def _estimated(
     in_loop = spilled * max(0, used.stack_bytes - _FREE_STACK_BYTES) // max(1, used.stack_bytes)
     stored = config.BLOCK_M * config.BLOCK_N * work.store_bytes + spilled
     # One CTA alone stores as fast as an SM can; all of them together as fast as L2 takes it.
-    ends_ns = stored / (FILL_BYTES_PER_CLOCK * clock)
+    ends_ns = stored / (machine.fill_bytes_per_clock * clock)
     if not shape.persistent:  # Whoever walks through many tiles loads the next one's first steps while it stores.
         ends_ns += machine.tile_ns
     cta = _Cta(step, steps, stored / l2_rate, ends_ns, in_loop / l2_rate, shape.persistent)
@@ -232,7 +231,7 @@ def _step_of(config: Config, work: Work, target: Target, shape: _Shape, machine:
     l2_ns = elements * work.load_bytes * sectors / (machine.l2_bytes_per_clock * clock)
     lanes = elements * work.load_bytes / work.copied_bytes
     copy_ns = 0.0 if shape.persistent or work.copied_bytes == 16 else lanes / (COPIES_PER_CLOCK * clock)
-    loaded_ns = machine.latency_ns + elements * work.load_bytes / (FILL_BYTES_PER_CLOCK * clock)
+    loaded_ns = machine.latency_ns + elements * work.load_bytes / (machine.fill_bytes_per_clock * clock)
     if shape.wgmma:
         peak *= machine.wgmma_efficiency if shape.persistent else machine.wgmma_efficiency * machine.threads_feed
         compute_ns = flops_ns / peak

@@ -23,13 +23,13 @@ class Machine(msgspec.Struct, frozen=True):
     sustained: share of the boost clock that is held under load. mma_efficiency: share of the dense peak that a full
     pipeline of mma.sync reaches, of the rate `mma_share` of the peak that this instruction has. wgmma_efficiency: the
     same for warpgroup instructions fed by the copy engine; threads_feed: what remains of it where threads load.
-    l2_bytes_per_clock: bytes that one SM gets from L2 in a clock while all others read too. latency_ns: from a load's
-    issue to its tile in shared memory. barrier_ns: barrier and address arithmetic of one step along K.
-    convert_per_clock: values an SM rounds to TF32 in a clock. tile_ns: what a CTA takes to begin and to end, beside its
-    steps. dram_efficiency: share of the bandwidth that long rows reach. short_rows: the share of that which remains
-    where a row of a tile is 64 bytes. concurrent_reuse: how far CTAs that happen to run at once share what L2 cannot
-    keep, as a power of their number; 1 shares everything. launch_us, second_launch_us: start and end of a kernel, and
-    of a second one behind it.
+    l2_bytes_per_clock: bytes that one SM gets from L2 in a clock while all others read too. fill_bytes_per_clock: the
+    same for one whose neighbours wait. latency_ns: from a load's issue to its tile in shared memory. barrier_ns:
+    barrier and address arithmetic of one step along K. convert_per_clock: values an SM rounds to TF32 in a clock.
+    tile_ns: what a CTA takes to begin and to end, beside its steps. dram_efficiency: share of the bandwidth that long
+    rows reach. short_rows: the share of that which remains where a row of a tile is 64 bytes. concurrent_reuse: how far
+    CTAs that happen to run at once share what L2 cannot keep, as a power of their number; 1 shares everything.
+    launch_us, second_launch_us: start and end of a kernel, and of a second one behind it.
     """
 
     sustained: float = 0.96
@@ -38,6 +38,7 @@ class Machine(msgspec.Struct, frozen=True):
     wgmma_efficiency: float = 0.90
     threads_feed: float = 0.85
     l2_bytes_per_clock: float = 17.0
+    fill_bytes_per_clock: float = 64.0
     latency_ns: float = 420.0
     barrier_ns: float = 60.0
     convert_per_clock: float = 64.0
@@ -62,8 +63,6 @@ SHARED_BYTES_PER_CLOCK: Final = 128
 """Of an SM: CUDA C++ Programming Guide, 32 banks of 4 bytes."""
 COPIES_PER_CLOCK: Final = 16
 """Lanes of load and store units an SM; a copy of 4 bytes takes one of them as long as one of 16 does."""
-FILL_BYTES_PER_CLOCK: Final = 64
-"""That an SM takes in from L2 in a clock, when others do not."""
 SECTOR_BYTES: Final = 32
 """What L2 hands out at least."""
 DEFAULT_MHZ: Final = 1800.0

@@ -129,8 +129,8 @@ def contradictions(
         )
     if registers < LOW_PRESSURE_BELOW and stack >= ACCUMULATORS_IN_MEMORY_BYTES:
         found.append(
-            f"{registers} registers look like low pressure, but {stack} bytes of stack a thread say that the tile lives "
-            "in local memory: no choice of stages helps, a smaller tile or more warps do."
+            f"{registers} registers look like low pressure, but {stack} bytes of stack a thread say that the tile "
+            "lives in local memory: no choice of stages helps, a smaller tile or more warps do."
         )
     elif stack > 0 and registers <= HIGH_PRESSURE_ABOVE:
         found.append(f"{registers} registers are not over {HIGH_PRESSURE_ABOVE}, and yet {stack} bytes spill.")

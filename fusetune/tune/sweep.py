@@ -82,6 +82,8 @@ def _sweep(
             log.note(f"{_told(others)}. Timings may be disturbed; the A/A control will tell")
         plan = early.plan(facts.target)
         record_plan(plan.compiled, plan.rejected, log, plan.skipped)
+        if plan.predicted_before is not None:
+            progress.say(f"Starting from the predicted entry for this problem, {plan.predicted_before.label()}")
         _prepare(measurer, request.seed, log)
         resources, first, right = _compile_and_screen(request, measurer, plan, early, log)
         measurer.warm_up()

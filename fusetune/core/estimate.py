@@ -244,8 +244,11 @@ def _step_of(config: Config, work: Work, target: Target, shape: _Shape, machine:
         # What is being multiplied still lies in its buffer: the others are under way.
         alone_ns = max(own_ns, loaded_ns / max(1, shape.buffers - 1))
         return _Step(compute_ns=compute_ns, shared_ns=shared_ns, l2_ns=l2_ns, alone_ns=alone_ns)
-    peak *= machine.mma_share
-    compute_ns, at_best_ns = flops_ns / (peak * machine.mma_efficiency), flops_ns / peak
+    if work.kind == "ieee":  # No tensor cores: FMA on registers that were read from shared memory.
+        efficiency = machine.fma_efficiency
+    else:
+        peak, efficiency = peak * machine.mma_share, machine.mma_efficiency
+    compute_ns, at_best_ns = flops_ns / (peak * efficiency), flops_ns / peak
     rows, columns = warp_grid(config)
     # Each warp reads the rows of x and of W that its part of the tile needs; copies go through the same units.
     fragments = (columns * config.BLOCK_M + rows * config.BLOCK_N) * config.BLOCK_K

@@ -21,29 +21,31 @@ class Machine(msgspec.Struct, frozen=True):
     """Constants of one compute capability.
 
     sustained: share of the boost clock that is held under load. mma_efficiency: share of the dense peak that a full
-    pipeline of mma.sync reaches, of the rate `mma_share` of the peak that this instruction has. wgmma_efficiency: the
-    same for warpgroup instructions fed by the copy engine; threads_feed: what remains of it where threads load.
-    l2_bytes_per_clock: bytes that one SM gets from L2 in a clock while all others read too. fill_bytes_per_clock: the
-    same for one whose neighbours wait. latency_ns: from a load's issue to its tile in shared memory. barrier_ns:
-    barrier and address arithmetic of one step along K. convert_per_clock: values an SM rounds to TF32 in a clock.
-    tile_ns: what a CTA takes to begin and to end, beside its steps. dram_efficiency: share of the bandwidth that long
-    rows reach. short_rows: the share of that which remains where a row of a tile is 64 bytes. concurrent_reuse: how far
-    CTAs that happen to run at once share what L2 cannot keep, as a power of their number; 1 shares everything.
-    launch_us, second_launch_us: start and end of a kernel, and of a second one behind it.
+    pipeline of mma.sync reaches, of the rate `mma_share` of the peak that this instruction has. fma_efficiency: the
+    same for float32 products without tensor cores, of the float32 peak. wgmma_efficiency: the same for warpgroup
+    instructions fed by the copy engine; threads_feed: what remains of it where threads load. l2_bytes_per_clock: bytes
+    that one SM gets from L2 in a clock while all others read too. fill_bytes_per_clock: the same for one whose
+    neighbours wait. latency_ns: from a load's issue to its tile in shared memory. barrier_ns: barrier and address
+    arithmetic of one step along K. convert_per_clock: values an SM rounds to TF32 in a clock. tile_ns: what a CTA takes
+    to begin and to end, beside its steps. dram_efficiency: share of the bandwidth that long rows reach. short_rows: the
+    share of that which remains where a row of a tile is 64 bytes. concurrent_reuse: how far CTAs that happen to run at
+    once share what L2 cannot keep, as a power of their number; 1 shares everything. launch_us, second_launch_us: start
+    and end of a kernel, and of a second one behind it.
     """
 
     sustained: float = 0.96
-    mma_efficiency: float = 0.92
+    mma_efficiency: float = 0.919
     mma_share: float = 1.0
+    fma_efficiency: float = 0.72
     wgmma_efficiency: float = 0.90
     threads_feed: float = 0.85
-    l2_bytes_per_clock: float = 17.0
+    l2_bytes_per_clock: float = 18.6
     fill_bytes_per_clock: float = 64.0
-    latency_ns: float = 420.0
+    latency_ns: float = 442.0
     barrier_ns: float = 60.0
     convert_per_clock: float = 64.0
     tile_ns: float = 600.0
-    dram_efficiency: float = 0.94
+    dram_efficiency: float = 0.916
     short_rows: float = 0.53
     concurrent_reuse: float = 0.25
     launch_us: float = 2.2
@@ -53,7 +55,17 @@ class Machine(msgspec.Struct, frozen=True):
 _AMPERE: Final = Machine(l2_bytes_per_clock=40.0)
 _ADA: Final = Machine()
 _HOPPER: Final = Machine(
-    mma_share=0.62, l2_bytes_per_clock=44.0, latency_ns=700.0, barrier_ns=60.0, dram_efficiency=0.9
+    mma_efficiency=0.915,
+    mma_share=0.641,
+    wgmma_efficiency=0.984,
+    threads_feed=0.936,
+    l2_bytes_per_clock=50.9,
+    fill_bytes_per_clock=50.5,
+    latency_ns=616.0,
+    barrier_ns=54.7,
+    tile_ns=542.0,
+    dram_efficiency=0.975,
+    concurrent_reuse=0.258,
 )
 
 MACHINES: Final[dict[int, Machine]] = {80: _AMPERE, 86: _ADA, 89: _ADA, 90: _HOPPER, 100: _HOPPER, 120: _ADA}

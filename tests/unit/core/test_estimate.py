@@ -216,7 +216,7 @@ def test_rows_that_begin_anywhere_cost_more_than_those_that_begin_on_sixteen_byt
         estimate_work(config, msgspec.structs.replace(THEIRS, copied_bytes=size), RTX_4090, resources)
         for size in (16, 4)
     )
-    assert odd.time_us > 1.1 * aligned.time_us
+    assert odd.time_us > 1.05 * aligned.time_us
 
 
 def test_a_slower_clock_takes_longer_where_arithmetic_is_the_wall_and_not_where_memory_is() -> None:

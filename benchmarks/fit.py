@@ -36,6 +36,7 @@ COMMON = 0.15
 HELD = 0.004
 """How strongly constants are held near where they were, a squared unit of their logarithms."""
 FITTED_90 = (
+    *("sustained", "next_tile_ns", "convert_per_clock"),
     *("mma_efficiency", "mma_share", "wgmma_efficiency", "threads_feed", "l2_bytes_per_clock", "fill_bytes_per_clock"),
     *("latency_ns", "barrier_ns", "tile_ns", "dram_efficiency", "concurrent_reuse", "launch_us", "second_launch_us"),
 )
@@ -43,7 +44,9 @@ FITTED_89 = (
     *("mma_efficiency", "l2_bytes_per_clock", "latency_ns", "barrier_ns", "tile_ns", "dram_efficiency", "short_rows"),
     "concurrent_reuse",
 )
-SHARES = frozenset({"mma_efficiency", "mma_share", "wgmma_efficiency", "threads_feed", "dram_efficiency", "short_rows"})
+SHARES = frozenset(
+    {"sustained", "mma_efficiency", "mma_share", "wgmma_efficiency", "threads_feed", "dram_efficiency", "short_rows"}
+)
 
 
 class Sample(NamedTuple):

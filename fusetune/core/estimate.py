@@ -38,6 +38,7 @@ from fusetune.core.machine import (
     machine_of,
     peak_flops_per_ns,
 )
+from fusetune.core.persistent import ctas_per_sm
 from fusetune.core.problem import Problem
 from fusetune.core.resources import Resources, occupancy
 from fusetune.core.space import holds_columns, is_pipelined, pipelined_shared_bytes, uses_wgmma
@@ -102,10 +103,12 @@ def estimate(
         copied_bytes=copied_bytes(problem.K, size),
     )
     used = resources or guessed_resources(config, problem, target)
+    persistent = config.variant == "persistent"
     shape = _Shape(
         wgmma=uses_wgmma(config, problem, target),
-        persistent=config.variant == "persistent",
+        persistent=persistent,
         buffers=_buffers(config, problem, target),
+        most_ctas=ctas_per_sm(config, problem) if persistent else 32,
     )
     return _estimated(config, work, target, used, shape, machine, _second_ns(config, problem, target, machine))
 
@@ -136,11 +139,15 @@ def estimate_work(
 
 
 class _Shape(msgspec.Struct, frozen=True):
-    """What of a kernel the config alone does not say. `buffers`: tiles that can be under way at once."""
+    """What of a kernel the config alone does not say.
+
+    `buffers`: tiles that can be under way at once. `most_ctas`: so many are launched for each SM at most.
+    """
 
     wgmma: bool
     persistent: bool
     buffers: int
+    most_ctas: int = 32
 
 
 def _estimated(
@@ -154,6 +161,7 @@ def _estimated(
 ) -> Estimate:
     clock = clock_ghz(target, machine)
     resident = max(1, occupancy(used.registers, used.shared_bytes, config.num_warps, target).ctas_per_sm)
+    resident = min(resident, shape.most_ctas)
     tiles = -(-work.M // config.BLOCK_M) * -(-work.N // config.BLOCK_N) * work.batch
     ctas = tiles * config.SPLIT_K
     steps = max(1, -(-work.K // (config.BLOCK_K * config.SPLIT_K)))
@@ -166,8 +174,8 @@ def _estimated(
     stored = config.BLOCK_M * config.BLOCK_N * work.store_bytes + spilled
     # One CTA alone stores as fast as an SM can; all of them together as fast as L2 takes it.
     ends_ns = stored / (machine.fill_bytes_per_clock * clock)
-    if not shape.persistent:  # Whoever walks through many tiles loads the next one's first steps while it stores.
-        ends_ns += machine.tile_ns
+    # Whoever walks through many tiles loads the next one's first steps while it finishes one.
+    ends_ns += machine.next_tile_ns if shape.persistent else machine.tile_ns
     cta = _Cta(step, steps, stored / l2_rate, ends_ns, in_loop / l2_rate, shape.persistent)
     sm_ns, tail_ns, held = _sm_ns(cta, ctas, resident, target.sms)
 
@@ -235,12 +243,16 @@ def _step_of(config: Config, work: Work, target: Target, shape: _Shape, machine:
     if shape.wgmma:
         peak *= machine.wgmma_efficiency if shape.persistent else machine.wgmma_efficiency * machine.threads_feed
         compute_ns = flops_ns / peak
-        shared_ns = copy_ns
+        # One instruction multiplies 64 rows, and reads them and all columns from shared memory.
+        read = (config.BLOCK_M + config.BLOCK_M // 64 * config.BLOCK_N) * config.BLOCK_K * work.load_bytes
+        shared_ns = copy_ns + read / (SHARED_BYTES_PER_CLOCK * clock)
+        rounding_ns = 0.0
         if work.rounds:  # x goes to registers; W is read, rounded and written again.
             moved = (elements + config.BLOCK_N * config.BLOCK_K) * work.load_bytes
-            shared_ns += moved / (SHARED_BYTES_PER_CLOCK * clock)
-            shared_ns = max(shared_ns, elements / (machine.convert_per_clock * clock))
-        own_ns = compute_ns + machine.barrier_ns + shared_ns
+            converting_ns = elements / (machine.convert_per_clock * clock)
+            rounding_ns = max(moved / (SHARED_BYTES_PER_CLOCK * clock), converting_ns)
+            shared_ns += rounding_ns
+        own_ns = compute_ns + machine.barrier_ns + copy_ns + rounding_ns
         # What is being multiplied still lies in its buffer: the others are under way.
         alone_ns = max(own_ns, loaded_ns / max(1, shape.buffers - 1))
         return _Step(compute_ns=compute_ns, shared_ns=shared_ns, l2_ns=l2_ns, alone_ns=alone_ns)

@@ -211,12 +211,17 @@ def _estimated(
 
 
 class _Step(msgspec.Struct, frozen=True):
-    """One CTA's step along K, in nanoseconds: what it takes of each of an SM's units, and what it waits for alone."""
+    """One CTA's step along K, in nanoseconds: what it takes of each of an SM's units, and how long it takes alone.
+
+    own_ns: with its tile there. alone_ns: with `ahead` loads under way before it.
+    """
 
     compute_ns: float
     shared_ns: float
     l2_ns: float
+    own_ns: float
     alone_ns: float
+    ahead: int
 
 
 class _Cta(msgspec.Struct, frozen=True):
@@ -254,8 +259,8 @@ def _step_of(config: Config, work: Work, target: Target, shape: _Shape, machine:
             shared_ns += rounding_ns
         own_ns = compute_ns + machine.barrier_ns + copy_ns + rounding_ns
         # What is being multiplied still lies in its buffer: the others are under way.
-        alone_ns = max(own_ns, loaded_ns / max(1, shape.buffers - 1))
-        return _Step(compute_ns=compute_ns, shared_ns=shared_ns, l2_ns=l2_ns, alone_ns=alone_ns)
+        ahead = max(1, shape.buffers - 1)
+        return _Step(compute_ns, shared_ns, l2_ns, own_ns, max(own_ns, loaded_ns / ahead), ahead)
     if work.kind == "ieee":  # No tensor cores: FMA on registers that were read from shared memory.
         efficiency = machine.fma_efficiency
     else:
@@ -273,7 +278,7 @@ def _step_of(config: Config, work: Work, target: Target, shape: _Shape, machine:
     if config.num_warps < 4:
         own_ns += at_best_ns * (4 / config.num_warps - 1)  # Tensor cores of partitions that have no warp.
     alone_ns = max(own_ns, (own_ns + loaded_ns) / shape.buffers)
-    return _Step(compute_ns=compute_ns, shared_ns=shared_ns, l2_ns=l2_ns, alone_ns=alone_ns)
+    return _Step(compute_ns, shared_ns, l2_ns, own_ns, alone_ns, shape.buffers)
 
 
 def _busy_ns(cta: _Cta) -> float:
@@ -286,7 +291,10 @@ def _round_ns(cta: _Cta, together: int) -> float:
     """`together` CTAs that share an SM from their first step to their last."""
     if together == 0:
         return 0.0
-    return max(together * _busy_ns(cta), cta.steps * (cta.step.alone_ns + cta.spill_ns) + cta.ends_ns)
+    # The first loads are all under way at the start, which the launch's overhead counts.
+    begun = min(cta.steps, cta.step.ahead)
+    chain = begun * cta.step.own_ns + (cta.steps - begun) * cta.step.alone_ns + cta.steps * cta.spill_ns
+    return max(together * _busy_ns(cta), chain + cta.ends_ns)
 
 
 def _sm_ns(cta: _Cta, ctas: int, resident: int, sms: int) -> tuple[float, float, float]:

@@ -148,8 +148,8 @@ def predicted_slow(
 def predicted_before(request: SweepRequest, target: Target) -> Config | None:
     """The config that a predicted entry holds for this very problem on this GPU, in the output folder or shipped.
 
-    None in a space that was chosen to be small, for a config that cannot run, and without `request.prior`. A file that
-    cannot be read has no say.
+    None in a space that was chosen to be small, for a config that cannot run or that the op does not list, and without
+    `request.prior`. A file that cannot be read has no say.
     """
     if request.space in {"rules", "seed"} or not request.prior:
         return None
@@ -162,7 +162,8 @@ def predicted_before(request: SweepRequest, target: Target) -> Config | None:
         for entry in entries:
             if entry.problem == request.problem and entry.evidence == "predicted":
                 config = entry.config
-                return config if reject_reason(config, request.problem, target) is None else None
+                runs = reject_reason(config, request.problem, target) is None
+                return config if runs and config in request.spec.space.configs() else None
     return None
 
 

@@ -36,6 +36,8 @@ PRIOR_MOST = 480
 """Nor is what so many others are predicted to beat. In those sweeps the fastest was among the first 95 predicted."""
 PRIOR_MOST_CONSERVATIVE = 96
 """The same among the 4-warp / 2-stage candidates."""
+PRIOR_PART = 3
+"""Of the candidates that can run, one in so many is compiled at most, a fifth of those 4-warp / 2-stage ones."""
 PRIOR_SPARES = 32
 """So many candidates, or fewer, are all compiled: leaving some out would save nothing."""
 
@@ -134,8 +136,11 @@ def predicted_slow(
     order: Sequence[Config], predicted: Mapping[Config, float], never: Config | None = None
 ) -> dict[Config, Rejection]:
     """What the prior leaves out of `order`, which begins with BASELINE and goes on from the best predicted time."""
+    safe = [config for config in order if config.is_conservative]
+    third = max(PRIOR_SPARES, len(order) // PRIOR_PART)
+    most_safe = min(PRIOR_MOST_CONSERVATIVE, third // 5)
     skipped: dict[Config, Rejection] = {}
-    for kind, most in ((order, PRIOR_MOST), ([c for c in order if c.is_conservative], PRIOR_MOST_CONSERVATIVE)):
+    for kind, most in ((order, min(PRIOR_MOST, third - most_safe)), (safe, most_safe)):
         best_us = min(predicted[config] for config in kind)
         for place, config in enumerate(kind):
             skipped.pop(config, None)  # A 4-warp / 2-stage one is judged by its own kind, which comes last.

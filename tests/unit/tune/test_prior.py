@@ -73,6 +73,7 @@ def test_what_is_predicted_beyond_the_limit_is_skipped_and_nothing_within_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(plan, "PRIOR_MOST", 10**6)
+    monkeypatch.setattr(plan, "PRIOR_PART", 1)
     made = planned(tmp_path)
     best = min(predicted(config) for config in made.configs)
     for config in made.configs:
@@ -92,6 +93,14 @@ def test_no_more_are_compiled_than_are_predicted_best_and_the_best_of_4_warps_an
     assert len(safe) <= PRIOR_MOST_CONSERVATIVE
     slowest = max(map(predicted, others))
     assert all(predicted(config) >= slowest for config in made.skipped if not config.is_conservative)
+
+
+@pytest.mark.parametrize("sizes", [(16, 4096, 4096), (128, 512, 1024), (16384, 4096, 4096)])
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_at_most_a_third_of_what_can_run_is_compiled(tmp_path: Path, sizes: tuple[int, int, int], dtype: str) -> None:
+    made = planned(tmp_path, problem=make_problem(*sizes, dtype))  # type: ignore[arg-type]
+    assert len(made.configs) <= (len(made.configs) + len(made.skipped)) / 3 + 1
+    assert any(config.is_conservative for config in made.configs[1:])
 
 
 def test_a_four_warp_two_stage_candidate_is_held_against_the_best_of_its_own_kind(

@@ -1,100 +1,203 @@
 """How good the cost model's ranking is against measured sweeps: `python benchmarks/prediction.py`. Needs no GPU.
 
-For every measured sweep under benchmarks/results/sweeps/ it ranks the screened candidates by the model, as a sweep
-without a GPU would, and compares with the time that screening gave each: how much slower the best of the model's first
-1, 3 and 10 is than the best of all (the regret), and the rank correlation. The model's constants were chosen with these
-sweeps in view: this is a fit, not a test.
+Reads the journals of measured sweeps under benchmarks/results/sweeps and benchmarks/results/family, the newest one of
+each problem. Problems of the sizes in JUDGED are never seen by `python benchmarks/fit.py`, which chooses the model's
+constants for sm_90; the figures of both halves are told apart. For each problem it tells
 
-It also judges the prior of a sweep, which ranks before anything is compiled, by guessed resources: how many times the
-best predicted time the model gave to what was timed within NEAR of the fastest, and to 4-warp / 2-stage candidates
-within NEAR of the fastest of their kind against the best predicted of that kind. `PRIOR_LIMIT` in fusetune/tune/plan.py
-has to lie well above the worst of these. Writes benchmarks/results/prediction.json.
+    regret      how much slower the best of the model's first 1, 3 and 10 is than the best that screening found, all
+                ranked by real resources; and the same of the first 3 of a sweep without a GPU, which compiles only
+                what the model, guessing at resources, ranks first
+    prior       what share of the candidates that can run a sweep with `--prior on` compiles and times, and how much
+                slower the best of those is than the best of all that were timed; `full` where the sweep itself
+                skipped nothing, else what it skipped was not timed and is not known
+
+Writes prediction.json into --output.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import statistics
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from scipy.stats import spearmanr
 
-from fusetune.core.config import Config
+from fusetune.core.config import BASELINE, Config
 from fusetune.core.estimate import estimate
+from fusetune.core.machine import Machine
+from fusetune.core.problem import Problem
 from fusetune.core.resources import Resources
-from fusetune.core.space import reject_reason
-from fusetune.core.target import find_target
+from fusetune.core.space import candidates, reject_reason
+from fusetune.core.target import Target, find_target
+from fusetune.errors import FusetuneError
+from fusetune.kernels.spec import load_spec
 from fusetune.store.journal import Candidate, RunStart, Sample, read_journal
+from fusetune.tune.plan import PRIOR_SPARES, predicted_slow
+from fusetune.tune.predict import shortlist_of
 
-NEAR = 0.03
-RESULTS = Path(__file__).resolve().parent / "results"
+HERE = Path(__file__).resolve().parent
+FOLDERS = (HERE / "results" / "sweeps", HERE / "results" / "family")
+JUDGED = frozenset({(16384, 4096, 4096), (64, 8192, 1024), (4096, 4096, 11008), (16, 4096, 4096)})
+"""Sizes M, K, N that fitting never sees; the others of the family are for it."""
+FIRST = (1, 3, 10)
 
 
-def main() -> None:
-    rows = [row for path in sorted((RESULTS / "sweeps").glob("*.jsonl.gz")) if (row := judge(path))]
+class Measured(msgspec.Struct, frozen=True):
+    """One sweep: each candidate that was timed, with its Resources and the median of its screening samples."""
+
+    run: str
+    op: str
+    problem: Problem
+    target: Target
+    kernel_hash: str
+    full: bool
+    space: str
+    times_us: dict[Config, float]
+    resources: dict[Config, Resources]
+
+    @property
+    def judged(self) -> bool:
+        """Whether fitting never saw a problem of this size."""
+        return (self.problem.M, self.problem.K, self.problem.N) in JUDGED
+
+    @property
+    def best_us(self) -> float:
+        return min(self.times_us.values())
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--journals", type=Path, action="append", help="folders to read instead of the committed ones")
+    parser.add_argument("--output", type=Path, default=HERE / "results")
+    arguments = parser.parse_args()
+    sweeps = read_sweeps(arguments.journals or FOLDERS)
+    if not sweeps:
+        sys.exit("no journal of a measured sweep there; benchmarks/family_sweeps.py makes them on a GPU")
+    rows = [judge(sweep) for sweep in sweeps]
     for row in rows:
-        regrets = " ".join(f"{row[f'regret_top{count}']:6.1%}" for count in (1, 3, 10))
+        regrets = " ".join(f"{row[f'regret_top{count}']:6.1%}" for count in FIRST)
         print(
-            f"{row['gpu']}  {row['problem']:<42} regret of top 1, 3, 10: {regrets}  rank correlation {row['rho']:.3f}"
+            f"{'judged' if row['judged'] else 'fitted'} {row['gpu'][7:]:<16} {row['op']:<13} {row['problem']:<46} "
+            f"top 1, 3, 10: {regrets}  offline top 3 {row['regret_offline']:6.1%}  rho {row['rho']:.2f}  "
+            f"prior {row['prior_share']:4.0%} {row['prior_loss']:5.1%}{' full' if row['full'] else ''}"
         )
-    worst = max(max(row["prior_ratio"], row["prior_ratio_conservative"]) for row in rows)
-    print(f"within {NEAR:.0%} of the fastest: predicted, by guessed resources, at most {worst:.2f} times the best")
-    (RESULTS / "prediction.json").write_text(json.dumps(rows, indent=1) + "\n")
+    summary = {half: summed([row for row in rows if row["judged"] is judged]) for half, judged in HALVES.items()}
+    for half, found in summary.items():
+        print(f"{half}: " + ", ".join(f"{name} {value:.3g}" for name, value in found.items()))
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    result = {"summary": summary, "rows": rows}
+    (arguments.output / "prediction.json").write_text(json.dumps(result, indent=1) + "\n")
+    return 0
 
 
-def judge(path: Path) -> dict[str, Any] | None:
+HALVES = {"judged only": True, "seen in fitting": False}
+
+
+def summed(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Medians and worst cases over one half of the problems."""
+    if not rows:
+        return {"problems": 0}
+    found: dict[str, float] = {"problems": len(rows)}
+    for name in ("regret_top1", "regret_top3", "regret_offline"):
+        found[f"{name}_median"] = statistics.median(row[name] for row in rows)
+        found[f"{name}_worst"] = max(row[name] for row in rows)
+    found["prior_share_most"] = max(row["prior_share"] for row in rows)
+    found["prior_loss_worst"] = max(row["prior_loss"] for row in rows)
+    return found
+
+
+def read_sweeps(folders: Sequence[Path]) -> list[Measured]:
+    """The newest measured sweep of each problem on each GPU, in order of op and problem."""
+    newest: dict[tuple[str, str, Problem], Measured] = {}
+    for path in sorted((path for folder in folders for path in folder.glob("*.jsonl*")), key=lambda path: path.name):
+        sweep = read_sweep(path)
+        if sweep is not None:
+            newest[sweep.target.name, sweep.op, sweep.problem] = sweep
+    return sorted(newest.values(), key=lambda sweep: (sweep.op, sweep.problem.describe()))
+
+
+def read_sweep(path: Path) -> Measured | None:
+    """None for a prediction, and for a sweep that timed nothing or ran on a GPU that the table does not hold."""
     records = list(read_journal(path))
     start = records[0]
     if not isinstance(start, RunStart) or start.evidence != "measured":
         return None
-    candidates = {record.id: record for record in records if isinstance(record, Candidate) and record.resources}
+    known = {record.id: record for record in records if isinstance(record, Candidate) and record.resources}
     samples: dict[int, list[float]] = {}
     for record in records:
-        if isinstance(record, Sample) and record.id in candidates:
+        if isinstance(record, Sample) and record.id in known and not known[record.id].config.is_library:
             samples.setdefault(record.id, []).append(record.us)
-    measured = {candidates[id_].config: statistics.median(times) for id_, times in samples.items()}
-    target = find_target(start.target.name)
+    try:
+        target = find_target(start.target.name)
+    except FusetuneError:
+        return None
+    if not samples:
+        return None
+    return Measured(
+        run=start.run,
+        op=start.op,
+        problem=start.problem,
+        target=target,
+        kernel_hash=start.environment.kernel_hash,
+        full=not start.prior,
+        space=start.space,
+        times_us={known[id_].config: statistics.median(times) for id_, times in samples.items()},
+        resources={known[id_].config: known[id_].resources for id_ in samples},
+    )
+
+
+def judge(sweep: Measured, machine: Machine | None = None) -> dict[str, Any]:
+    problem, target, times = sweep.problem, sweep.target, sweep.times_us
     predicted = {
-        config: estimate(config, start.problem, target, resources).time_us
-        for config, resources in _resources(candidates).items()
-        if config in measured
+        config: estimate(config, problem, target, sweep.resources[config], machine=machine).time_us for config in times
     }
     ranking = sorted(predicted, key=lambda config: predicted[config])
-    best = min(measured.values())
     row: dict[str, Any] = {
-        "run": start.run,
-        "gpu": start.target.name,
-        "problem": start.problem.describe(),
-        "candidates": len(measured),
-        "rho": spearmanr([predicted[c] for c in ranking], [measured[c] for c in ranking]).statistic,
+        "run": sweep.run,
+        "gpu": target.name,
+        "op": sweep.op,
+        "problem": problem.describe(),
+        "judged": sweep.judged,
+        "full": sweep.full,
+        "kernel_hash": sweep.kernel_hash,
+        "candidates": len(times),
+        "rho": spearmanr([predicted[c] for c in ranking], [times[c] for c in ranking]).statistic,
+        "best": min(times, key=lambda config: times[config]).label(),
+        "first": ranking[0].label(),
     }
-    for count in (1, 3, 10):
-        row[f"regret_top{count}"] = min(measured[config] for config in ranking[:count]) / best - 1
-    planned = {record.config for record in records if isinstance(record, Candidate)}
-    guessed = {
-        config: estimate(config, start.problem, target).time_us
-        for config in planned
-        if reject_reason(config, start.problem, target) is None
-    }
-    row["prior_ratio"] = prior_ratio(guessed, guessed, measured)
-    safe = [config for config in guessed if config.is_conservative]
-    row["prior_ratio_conservative"] = prior_ratio(guessed, safe, measured)
+    for count in FIRST:
+        row[f"regret_top{count}"] = min(times[config] for config in ranking[:count]) / sweep.best_us - 1
+    guessed = guesses(sweep, machine)
+    offline = [config for config in shortlist_of(guessed) if config in times]
+    first = sorted(offline, key=lambda config: predicted[config])[:3]
+    row["regret_offline"] = min(times[config] for config in first) / sweep.best_us - 1
+    order = sorted(guessed, key=lambda config: (config != BASELINE, guessed[config]))
+    skipped = predicted_slow(order, guessed) if len(order) > PRIOR_SPARES else {}
+    row["plausible"] = len(order)
+    row["prior_share"] = 1 - len(skipped) / len(order)
+    row["prior_loss"] = min(times[c] for c in times if c not in skipped) / sweep.best_us - 1
+    row["place_of_best"] = order.index(min(times, key=lambda config: times[config]))
     return row
 
 
-def prior_ratio(guessed: Mapping[Config, float], among: Iterable[Config], measured: Mapping[Config, float]) -> float:
-    """The largest predicted time, over the best predicted, of what was timed within NEAR of the fastest."""
-    kind = set(among)
-    limit = (1 + NEAR) * min(time_us for config, time_us in measured.items() if config in kind)
-    near = [config for config in kind if measured.get(config, limit + 1) <= limit]
-    return max(guessed[config] for config in near) / min(guessed[config] for config in kind)
-
-
-def _resources(candidates: dict[int, Candidate]) -> dict[Config, Resources]:
-    return {record.config: record.resources for record in candidates.values() if record.resources}
+def guesses(sweep: Measured, machine: Machine | None = None) -> dict[Config, float]:
+    """What a sweep of this problem would rank before it compiles anything: all that can run, and what was timed."""
+    space = sweep.space if sweep.space in {"standard", "full"} else "standard"
+    configs = dict.fromkeys((*candidates(load_spec(sweep.op).space, space), *sweep.times_us))  # type: ignore[arg-type]
+    if sweep.full:  # A sweep of an earlier, smaller space is judged by that.
+        variants = {config.variant for config in sweep.times_us}
+        configs = {config: None for config in configs if config.variant in variants}
+    return {
+        config: estimate(config, sweep.problem, sweep.target, machine=machine).time_us
+        for config in configs
+        if config in sweep.times_us or reject_reason(config, sweep.problem, sweep.target) is None
+    }
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -9,8 +9,11 @@ import click
 
 import fusetune
 from fusetune.cli.gate import gate
+from fusetune.cli.inspect import inspect
+from fusetune.cli.profile import profile
 from fusetune.cli.report import report
 from fusetune.cli.sweep import sweep
+from fusetune.cli.targets import targets
 from fusetune.errors import FusetuneError
 
 
@@ -24,7 +27,7 @@ def cli() -> None:
     """
 
 
-for _command in (sweep, report, gate):
+for _command in (sweep, report, gate, inspect, profile, targets):
     cli.add_command(_command)
 
 

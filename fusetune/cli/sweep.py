@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -12,8 +13,9 @@ from fusetune.core.decision import REASON_TEXT, KeepRule
 from fusetune.core.problem import DTYPES, MODES, PRECISIONS, Dtype, Mode, Precision, make_problem
 from fusetune.core.space import SPACE_NAMES
 from fusetune.core.target import DEFAULT_TARGET, Target, find_target, slugify
-from fusetune.errors import EXIT_INCONCLUSIVE, EXIT_OK
+from fusetune.errors import EXIT_INCONCLUSIVE, EXIT_OK, FusetuneError, UsageError
 from fusetune.store.paths import runs_dir
+from fusetune.store.shapes import Shape, read_shapes
 from fusetune.units import format_gain, format_interval, format_speedup, format_us
 
 if TYPE_CHECKING:
@@ -22,9 +24,16 @@ if TYPE_CHECKING:
 
 
 @click.command("sweep")
-@click.option("--M", "rows", type=click.IntRange(1), required=True, help="Rows of x [M, K].")
-@click.option("--K", "depth", type=click.IntRange(1), required=True, help="Columns of x and of W [N, K].")
-@click.option("--N", "columns", type=click.IntRange(1), required=True, help="Rows of W, columns of y [M, N].")
+@click.option("--M", "rows", type=click.IntRange(1), help="Rows of x [M, K].")
+@click.option("--K", "depth", type=click.IntRange(1), help="Columns of x and of W [N, K].")
+@click.option("--N", "columns", type=click.IntRange(1), help="Rows of W, columns of y [M, N].")
+@click.option(
+    "--shapes",
+    metavar="FILE",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Sweep a list of problems instead of one: YAML or CSV rows of M, N, K and, optionally, op, dtype, precision, "
+    "mode.",
+)
 @click.option("--op", default="gemm_scale", show_default=True, help="The op, or module:attribute of your KernelSpec.")
 @click.option("--dtype", type=click.Choice(DTYPES), default="float32", show_default=True, help="Of x, W and y.")
 @click.option("--mode", type=click.Choice(MODES), help="Training or evaluation, for an op that tells them apart.")
@@ -99,9 +108,10 @@ if TYPE_CHECKING:
 def sweep(
     ctx: click.Context,
     *,
-    rows: int,
-    depth: int,
-    columns: int,
+    rows: int | None,
+    depth: int | None,
+    columns: int | None,
+    shapes: Path | None,
     op: str,
     dtype: Dtype,
     mode: Mode | None,
@@ -130,42 +140,123 @@ def sweep(
     A sweep that was killed goes on where it stopped when the same command is given again. After a larger --space, only
     the new candidates are measured; decisions always rest on fresh blocks.
 
+    --shapes sweeps a list of problems, one after another; its mistakes are told before the first one begins.
+
     cuBLAS is timed for the same problem, and the result says which is faster; it is used only after --allow-library.
     """
-    problem = make_problem(rows, columns, depth, dtype, precision, mode)
     target = find_target(target_name) if target_name else None
+    if shapes is None:
+        asked = [_asked_for(rows, depth, columns, op, dtype, precision, mode)]
+    else:
+        if rows or depth or columns:
+            raise UsageError("--shapes lists the problems: leave out --M, --K and --N")
+        asked = list(read_shapes(shapes, {"op": op, "dtype": dtype, "precision": precision, "mode": mode}))
 
-    from fusetune.measure import cuda, nvml
+    from fusetune.measure import libraries, nvml
 
     # First of all, before triton is loaded: it is this process that everything waits for.
-    server = cuda.start_server() if target is None and nvml.gpu_present() else None
+    server = libraries.start_server() if target is None and nvml.gpu_present() else None
     with closing(server) if server else nullcontext():
         from fusetune.kernels.spec import load_spec
         from fusetune.tune.plan import check_problem
         from fusetune.tune.request import SweepRequest
 
-        spec = load_spec(op)
-        check_problem(spec, problem)
-        request = SweepRequest(
-            spec=spec,
-            problem=problem,
-            output=output,
-            runs=runs or runs_dir(),
-            space=space,
-            rule=KeepRule(min_gain=min_gain, confidence=confidence),
-            cache=cache,
-            seed=seed,
-            workers=workers,
-            fresh=fresh,
-            prior=prior == "on",
-            allow_library=allow_library,
-            exclusive=exclusive,
-            lock_mhz=lock_mhz,
-        )
+        specs = [load_spec(shape.op) for shape in asked]
+        _check_all(asked, lambda place: check_problem(specs[place], asked[place].problem), shapes)
+        requests = [
+            SweepRequest(
+                spec=spec,
+                problem=shape.problem,
+                output=output,
+                runs=runs or runs_dir(),
+                space=space,
+                rule=KeepRule(min_gain=min_gain, confidence=confidence),
+                cache=cache,
+                seed=seed,
+                workers=workers,
+                fresh=fresh,
+                prior=prior == "on",
+                allow_library=allow_library,
+                exclusive=exclusive,
+                lock_mhz=lock_mhz,
+            )
+            for spec, shape in zip(specs, asked, strict=True)
+        ]
         if server:
-            ctx.exit(_measure(request, server))
-    why = f"--target {target_name} was given" if target else "there is no NVIDIA GPU here"
-    ctx.exit(_predict(request, target or find_target(DEFAULT_TARGET), why))
+            one: Callable[[SweepRequest], int] = _Measured(server)
+        else:
+            why = f"--target {target_name} was given" if target else "there is no NVIDIA GPU here"
+            one = _Predicted(target or find_target(DEFAULT_TARGET), why)
+        ctx.exit(one(requests[0]) if shapes is None else _sweep_list(requests, asked, one, shapes))
+
+
+def _asked_for(
+    rows: int | None,
+    depth: int | None,
+    columns: int | None,
+    op: str,
+    dtype: Dtype,
+    precision: Precision | None,
+    mode: Mode | None,
+) -> Shape:
+    missing = [name for name, size in (("--M", rows), ("--K", depth), ("--N", columns)) if size is None]
+    if rows is None or depth is None or columns is None:
+        raise UsageError(f"{', '.join(missing)} missing: give --M, --K and --N, or a list of problems with --shapes")
+    return Shape(op, make_problem(rows, columns, depth, dtype, precision, mode), "")
+
+
+def _check_all(asked: Sequence[Shape], check: Callable[[int], None], shapes: Path | None) -> None:
+    """Let every problem be checked before any is swept, so that a list's mistakes are told at once."""
+    mistakes = []
+    for place, shape in enumerate(asked):
+        try:
+            check(place)
+        except FusetuneError as error:
+            if shapes is None:
+                raise
+            mistakes.append(f"{shapes}, {shape.place}: {error}")
+    if mistakes:
+        raise UsageError("\n".join(mistakes))
+
+
+def _sweep_list(
+    requests: Sequence[SweepRequest], asked: Sequence[Shape], one: Callable[[SweepRequest], int], shapes: Path
+) -> int:
+    """Sweep one after another; one that fails is told and does not end the others. The first failure's exit code."""
+    failed: list[tuple[str, int]] = []
+    for number, (request, shape) in enumerate(zip(requests, asked, strict=True), start=1):
+        click.echo(f"\n[{number}/{len(requests)}] {request.spec.name}  {request.problem.describe()}")
+        try:
+            code = one(request)
+        except FusetuneError as error:
+            click.echo(f"Error: {shapes}, {shape.place}: {error}", err=True)
+            code = error.exit_code
+        if code != EXIT_OK:
+            failed.append((shape.place, code))
+    click.echo(f"\n{len(requests) - len(failed)} of {len(requests)} problems of {shapes} done.")
+    for place, code in failed:
+        click.echo(f"  {place}: exit code {code}")
+    return failed[0][1] if failed else EXIT_OK
+
+
+class _Measured:
+    """Sweeps on the GPU here, in processes of one server."""
+
+    def __init__(self, server: ForkServer) -> None:
+        self._server = server
+
+    def __call__(self, request: SweepRequest) -> int:
+        return _measure(request, self._server)
+
+
+class _Predicted:
+    """Sweeps that time nothing, for one target."""
+
+    def __init__(self, target: Target, why: str) -> None:
+        self._target, self._why = target, why
+
+    def __call__(self, request: SweepRequest) -> int:
+        return _predict(request, self._target, self._why)
 
 
 def _measure(request: SweepRequest, server: ForkServer) -> int:

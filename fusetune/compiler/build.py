@@ -21,7 +21,9 @@ from fusetune.kernels.spec import AbstractTensor, KernelSpec, Launch, TileDescri
 _ELEMENT_TYPES: dict[Dtype, str] = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 _ALIGNMENT = 16
 _DIVISIBLE = [["tt.divisibility", _ALIGNMENT]]
-_RESOURCE_LINE = re.compile(r"Function (?P<name>\S+):\s*\n\s*REG:(?P<registers>\d+) STACK:(?P<stack>\d+)")
+_RESOURCE_LINE = re.compile(
+    r"Function (?P<name>\S+):\s*\n\s*REG:(?P<registers>\d+) STACK:(?P<stack>\d+)(?: SHARED:(?P<shared>\d+))?"
+)
 
 
 def compile_config(
@@ -55,18 +57,26 @@ def compile_launch(launch: Launch, target: Target, *, with_launcher: bool = Fals
 
     Raises CompileError with the compiler's own message.
     """
+    compiled = compiled_kernel(launch, target)
+    if with_launcher:
+        _build_launcher(compiled.src, compiled.metadata)
+    return resources_of_cubin(compiled.asm["cubin"], compiled.metadata.shared)
+
+
+def compiled_kernel(launch: Launch, target: Target) -> Any:
+    """Triton's CompiledKernel of one launch for `target`: its `asm` holds ptx and cubin.
+
+    Raises CompileError with the compiler's own message.
+    """
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource, compile
 
     signature, constants, attributes = specialize(launch)
     source = ASTSource(launch.kernel, signature, constants, attributes)
     try:
-        compiled = compile(source, target=GPUTarget("cuda", target.sm, 32), options=dict(launch.options))
+        return compile(source, target=GPUTarget("cuda", target.sm, 32), options=dict(launch.options))
     except Exception as error:
         raise CompileError(_message(error)) from error
-    if with_launcher:
-        _build_launcher(source, compiled.metadata)
-    return resources_of_cubin(compiled.asm["cubin"], compiled.metadata.shared)
 
 
 def _build_launcher(source: Any, metadata: Any) -> None:
@@ -123,6 +133,15 @@ def resources_of_cubin(cubin: bytes, shared_bytes: int) -> Resources:
 
     Raises CompileError where cuobjdump cannot be run or finds no kernel.
     """
+    found = usage_of_cubin(cubin)
+    return Resources(registers=int(found["registers"]), stack_bytes=int(found["stack"]), shared_bytes=shared_bytes)
+
+
+def usage_of_cubin(cubin: bytes) -> re.Match[str]:
+    """What cuobjdump tells of the one kernel in a cubin: groups registers, stack and shared (static, in bytes).
+
+    Raises CompileError as `resources_of_cubin` does.
+    """
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
@@ -133,7 +152,7 @@ def resources_of_cubin(cubin: bytes, shared_bytes: int) -> Resources:
         raise CompileError(
             f"cuobjdump could not read the compiled kernel: {done.stderr.strip() or done.stdout.strip()}"
         )
-    return Resources(registers=int(found["registers"]), stack_bytes=int(found["stack"]), shared_bytes=shared_bytes)
+    return found
 
 
 @functools.cache

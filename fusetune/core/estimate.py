@@ -1,17 +1,22 @@
-"""A first cost model: how long a config should take on a Target, from its tile, its Resources and the GPU's limits.
+"""The cost model: how long a config should take on a Target, from its tile, its Resources and the GPU's limits.
 
-It ranks candidates where nothing can be timed; it proves nothing. The terms, per SM:
+It ranks candidates where nothing can be timed; it proves nothing. Its terms:
 
     compute     products over the tensor cores' dense rate, times the share of it that the instruction reaches
-    shared      operand fragments read from shared memory by mma.sync, at 128 bytes a clock
-    l2          both operands' tiles through L2, at L2_BYTES_PER_CLOCK a clock and SM
-    latency     a buffer of the pipeline is loaded (LATENCY_NS and the transfer), multiplied, and then free again
-    dram        bytes that L2 cannot serve again, over the bandwidth of the whole GPU
-    overhead    launch, filling the pipeline, and storing the last tile
+    shared      operands written to shared memory and read from it by mma.sync, 128 bytes a clock
+    convert     values that threads round to TF32
+    copies      asynchronous copies of 4 or 8 bytes where rows do not begin on 16, by lanes of load units
+    l2          both operands' tiles through L2, at l2_bytes_per_clock a clock and SM
+    chain       one CTA alone: load (latency), wait, read fragments, multiply; num_stages buffers overlap the loads
+    dram        bytes that L2 cannot serve again, by the order of the tiles (core/traffic.py), over the bandwidth
+    tail        SMs with a CTA more than others; a second wave that begins all at once also crowds on few SMs
+    spills      what a stack moves: all of it once a CTA, and what is beyond a kilobyte in every step
+    overhead    launch, and a CTA's beginning and end
     second      what a second kernel moves through L2, or through DRAM where L2 cannot hold it, and its start
 
-Where K is split there are SPLIT_K times the CTAs, each with its share of the steps. CTAs that share an SM share its
-rates and hide one another's latency; an SM with a CTA more than the others is the tail.
+CTAs that share an SM share its rates and hide one another's chains: a round of them takes the longer of the two. Where
+K is split there are SPLIT_K times the CTAs, each with its share of the steps. Device memory works beside it all.
+Constants and where they come from: core/machine.py.
 """
 
 from __future__ import annotations
@@ -21,156 +26,323 @@ from typing import Final
 import msgspec
 
 from fusetune.core.config import Config
+from fusetune.core.machine import (
+    COPIES_PER_CLOCK,
+    OVERLAP,
+    SECTOR_BYTES,
+    SHARED_BYTES_PER_CLOCK,
+    Machine,
+    clock_ghz,
+    dram_bytes_per_ns,
+    kind_of,
+    machine_of,
+    peak_flops_per_ns,
+)
+from fusetune.core.persistent import ctas_per_sm
 from fusetune.core.problem import Problem
 from fusetune.core.resources import Resources, occupancy
 from fusetune.core.space import holds_columns, is_pipelined, pipelined_shared_bytes, uses_wgmma
 from fusetune.core.target import Target
-from fusetune.errors import UsageError
+from fusetune.core.traffic import L2_KEEPS_ALL, Work, traffic
 
-MMA_EFFICIENCY: Final = 0.92
-"""Share of the dense peak that a full pipeline of mma reaches: 75 of 82.6 TFLOP/s were seen on RTX 4090 cards."""
-MMA_SYNC_ON_HOPPER: Final = 0.62
-"""Share of wgmma's rate that mma.sync can reach on sm_90."""
-POINTER_LOADS_ON_WGMMA: Final = 0.85
-"""Share of the rate that remains where threads, not the copy engine, load what wgmma multiplies."""
-WARPS_TO_FILL: Final = 8
-"""Warps an SM needs, two a partition, for mma.sync to keep the tensor cores busy."""
-SHARED_BYTES_PER_CLOCK: Final = 128
-L2_BYTES_PER_CLOCK: Final = {90: 44.0}
-OTHER_L2_BYTES_PER_CLOCK: Final = 22.0
-"""Bytes a clock that one SM gets from L2 while all others read too, by capability; another for the rest."""
-LATENCY_NS: Final = 700.0
-"""From a load's issue to its tile in shared memory and past the barrier, with L2 loaded."""
-STEP_OVERHEAD_NS: Final = 60.0
-"""Barrier and address arithmetic of one step, which no other step of the same CTA hides."""
-LAUNCH_US: Final = 2.2
-SECOND_LAUNCH_US: Final = 1.0
-"""A second kernel's start and end beyond the first one's; part of it runs beside the first."""
-DRAM_EFFICIENCY: Final = 0.90
-OVERLAP: Final = 4
-"""Norm that joins times that run side by side: the larger one where they differ, more than it where they do not."""
-L2_USABLE: Final = 0.6
-"""Share of L2 that holds operands for a second use."""
-_SPILL_PENALTY: Final = 25.0
-_SPILL_BYTES: Final = 4096
-_DEFAULT_MHZ: Final = 1800.0
+_FREE_STACK_BYTES: Final = 1024
+"""A stack up to this size was seen not to slow the loop down: what is kept there is used before and after it."""
+
+
+_SPILL_TRIPS: Final = 4
+"""How often a byte of stack moves in a step: 64 x 64 x 128 w4 s3 with 4 KB of it took 53 ms on an RTX 4090."""
 
 
 class Estimate(msgspec.Struct, frozen=True):
-    """Predicted microseconds of one launch, and of its parts were each alone."""
+    """Predicted microseconds of one launch, and of its parts were each alone.
+
+    `tail_us` is the part of the SMs' time in which not all of them are busy. `dram_bytes` and `l2_bytes` are what the
+    launch moves. `warps_active` is the mean share of an SM's warp slots that hold a warp while it works, 0 to 1; at
+    most the theoretical occupancy. `bound` names the longest of compute, shared, l2, latency and dram.
+    """
 
     time_us: float
     compute_us: float
+    shared_us: float
     l2_us: float
     latency_us: float
     dram_us: float
+    tail_us: float
     overhead_us: float
     second_us: float
     ctas: int
     ctas_per_sm: int
+    l2_bytes: float
+    dram_bytes: float
+    warps_active: float
     bound: str
 
 
-def estimate(config: Config, problem: Problem, target: Target, resources: Resources | None = None) -> Estimate:
-    """Predict one launch; without `resources`, registers and shared memory are guessed from the tile.
+def estimate(
+    config: Config,
+    problem: Problem,
+    target: Target,
+    resources: Resources | None = None,
+    *,
+    machine: Machine | None = None,
+) -> Estimate:
+    """Predict one launch of this project's kernels; without `resources`, registers and shared memory are guessed.
 
     Raises UsageError where the table of targets lacks the peak or the bandwidth that the prediction needs.
     """
-    peak = _peak_flops_per_ns(problem, target) / target.sms
-    clock = (target.boost_mhz or _DEFAULT_MHZ) / 1e3
-    used = resources or _guessed_resources(config, problem, target)
-    resident = max(1, occupancy(used.registers, used.shared_bytes, config.num_warps, target).ctas_per_sm)
+    machine = machine or machine_of(target)
+    size = problem.element_bytes
+    work = Work(
+        M=problem.M,
+        N=problem.N,
+        K=problem.K,
+        kind=kind_of(problem),
+        load_bytes=size,
+        store_bytes=4 if config.SPLIT_K > 1 else size,
+        rounds=problem.precision == "tf32" and config.variant != "persistent",
+        copied_bytes=copied_bytes(problem.K, size),
+    )
+    used = resources or guessed_resources(config, problem, target)
+    persistent = config.variant == "persistent"
+    shape = _Shape(
+        wgmma=uses_wgmma(config, problem, target),
+        persistent=persistent,
+        buffers=_buffers(config, problem, target),
+        most_ctas=ctas_per_sm(config, problem) if persistent else 32,
+    )
+    return _estimated(config, work, target, used, shape, machine, _second_ns(config, problem, target, machine))
 
-    tiles_m, tiles_n = -(-problem.M // config.BLOCK_M), -(-problem.N // config.BLOCK_N)
-    ctas = tiles_m * tiles_n * config.SPLIT_K
-    steps = max(1, -(-problem.K // (config.BLOCK_K * config.SPLIT_K)))
+
+def estimate_work(
+    config: Config,
+    work: Work,
+    target: Target,
+    resources: Resources,
+    *,
+    clock_mhz: float | None = None,
+    machine: Machine | None = None,
+) -> Estimate:
+    """Predict one launch of somebody's GEMM kernel by mma.sync with this config, from what the compiler made of it.
+
+    How many loads run ahead is read from its shared memory: as many as tiles fit. `clock_mhz` is that of the SMs
+    where it is known; the peaks hold at the boost clock. Raises UsageError as `estimate` does.
+    """
+    tile_bytes = (config.BLOCK_M + config.BLOCK_N) * config.BLOCK_K * work.load_bytes
+    if clock_mhz is not None and target.boost_mhz is not None:
+        slower = clock_mhz / target.boost_mhz
+        peaks = {name: getattr(target, name) for name in ("tf32_tflops", "fp16_tflops", "bf16_tflops", "fp32_tflops")}
+        scaled = {name: peak and peak * slower for name, peak in peaks.items()}
+        target = msgspec.structs.replace(target, boost_mhz=clock_mhz, **scaled)
+        machine = msgspec.structs.replace(machine or machine_of(target), sustained=1.0)
+    shape = _Shape(wgmma=False, persistent=False, buffers=max(1, resources.shared_bytes // tile_bytes))
+    return _estimated(config, work, target, resources, shape, machine or machine_of(target), 0.0)
+
+
+class _Shape(msgspec.Struct, frozen=True):
+    """What of a kernel the config alone does not say.
+
+    `buffers`: tiles that can be under way at once. `most_ctas`: so many are launched for each SM at most.
+    """
+
+    wgmma: bool
+    persistent: bool
+    buffers: int
+    most_ctas: int = 32
+
+
+def _estimated(
+    config: Config,
+    work: Work,
+    target: Target,
+    used: Resources,
+    shape: _Shape,
+    machine: Machine,
+    second_ns: float,
+) -> Estimate:
+    clock = clock_ghz(target, machine)
+    resident = max(1, occupancy(used.registers, used.shared_bytes, config.num_warps, target).ctas_per_sm)
+    resident = min(resident, shape.most_ctas)
+    tiles = -(-work.M // config.BLOCK_M) * -(-work.N // config.BLOCK_N) * work.batch
+    ctas = tiles * config.SPLIT_K
+    steps = max(1, -(-work.K // (config.BLOCK_K * config.SPLIT_K)))
     busiest = -(-ctas // target.sms)
 
-    step = _step_times(config, problem, target, peak, clock)
-    rounds, rest = divmod(busiest, resident)
-    sm_ns = rounds * _round_ns(step, resident, steps, config) + _round_ns(step, rest, steps, config)
-    if used.stack_bytes:
-        sm_ns *= 1 + (_SPILL_PENALTY - 1) * min(1.0, used.stack_bytes / _SPILL_BYTES)
+    step = _step_of(config, work, target, shape, machine, clock)
+    l2_rate = machine.l2_bytes_per_clock * clock
+    spilled = used.stack_bytes * 32 * config.num_warps * _SPILL_TRIPS
+    in_loop = spilled * max(0, used.stack_bytes - _FREE_STACK_BYTES) // max(1, used.stack_bytes)
+    stored = config.BLOCK_M * config.BLOCK_N * work.store_bytes + spilled
+    # One CTA alone stores as fast as an SM can; all of them together as fast as L2 takes it.
+    ends_ns = stored / (machine.fill_bytes_per_clock * clock)
+    # Whoever walks through many tiles loads the next one's first steps while it finishes one.
+    ends_ns += machine.next_tile_ns if shape.persistent else machine.tile_ns
+    cta = _Cta(step, steps, stored / l2_rate, ends_ns, in_loop / l2_rate, shape.persistent)
+    sm_ns, tail_ns, held = _sm_ns(cta, ctas, resident, target.sms)
 
-    dram_ns = _dram_bytes(config, problem, target, min(resident, busiest) * target.sms) / _dram_bytes_per_ns(target)
-    store_ns = config.BLOCK_M * config.BLOCK_N * problem.element_bytes / (_l2_bytes_per_clock(target) * clock)
-    overhead_ns = LAUNCH_US * 1e3 + LATENCY_NS + store_ns
-    second_ns = _second_ns(config, problem, target, clock)
+    moved = traffic(config, work, target, machine, min(resident * target.sms, ctas))
+    dram_ns = moved.dram_bytes / (dram_bytes_per_ns(target) * moved.dram_share)
+    # What device memory delivers goes through L2 as well.
+    memory_ns = _joined(dram_ns, busiest * steps * step.l2_ns, norm=4)
+    overhead_ns = machine.launch_us * 1e3 + machine.latency_ns
     parts = {
-        "compute": busiest * steps * max(step.compute_ns, step.shared_ns),
+        "compute": busiest * steps * step.compute_ns,
+        "shared": busiest * steps * step.shared_ns,
         "l2": busiest * steps * step.l2_ns,
-        "latency": -(-busiest // resident) * steps * LATENCY_NS / step.buffers,
+        "latency": -(-busiest // resident) * steps * machine.latency_ns / shape.buffers,
         "dram": dram_ns,
     }
     return Estimate(
-        time_us=(_joined(sm_ns, dram_ns) + overhead_ns + second_ns) / 1e3,
+        time_us=(_joined(sm_ns, memory_ns) + overhead_ns + second_ns) / 1e3,
         compute_us=parts["compute"] / 1e3,
+        shared_us=parts["shared"] / 1e3,
         l2_us=parts["l2"] / 1e3,
         latency_us=parts["latency"] / 1e3,
         dram_us=dram_ns / 1e3,
+        tail_us=tail_ns / 1e3,
         overhead_us=overhead_ns / 1e3,
         second_us=second_ns / 1e3,
         ctas=ctas,
         ctas_per_sm=resident,
+        l2_bytes=moved.l2_bytes,
+        dram_bytes=moved.dram_bytes,
+        warps_active=held * config.num_warps / target.max_warps_per_sm,
         bound=max(parts, key=lambda name: parts[name]),
     )
 
 
 class _Step(msgspec.Struct, frozen=True):
-    """One CTA's step along K, alone on an SM, in nanoseconds."""
+    """One CTA's step along K, in nanoseconds: what it takes of each of an SM's units, and how long it takes alone.
+
+    own_ns: with its tile there. alone_ns: with `ahead` loads under way before it.
+    """
 
     compute_ns: float
     shared_ns: float
     l2_ns: float
-    buffers: int
+    own_ns: float
+    alone_ns: float
+    ahead: int
 
 
-def _step_times(config: Config, problem: Problem, target: Target, peak_per_sm: float, clock: float) -> _Step:
-    tile = config.BLOCK_M * config.BLOCK_N
-    operand_bytes = (config.BLOCK_M + config.BLOCK_N) * config.BLOCK_K * problem.element_bytes
-    rate = peak_per_sm * MMA_EFFICIENCY
-    shared_bytes = 0.0
-    buffers = config.num_stages
-    if not uses_wgmma(config, problem, target):
-        buffers = max(1, config.num_stages - 1)
-        rate *= MMA_SYNC_ON_HOPPER if target.sm == 90 else 1.0
-        rows, columns = _warp_grid(config)
-        # Each warp reads the rows of x and of W that its part of the tile needs.
-        fragment_rows = columns * config.BLOCK_M + rows * config.BLOCK_N
-        shared_bytes = fragment_rows * config.BLOCK_K * problem.element_bytes
-    elif config.variant != "persistent":
-        rate *= POINTER_LOADS_ON_WGMMA
-    if not is_pipelined(problem):
-        buffers = 1
-    return _Step(
-        compute_ns=2 * tile * config.BLOCK_K / rate,
-        shared_ns=shared_bytes / (SHARED_BYTES_PER_CLOCK * clock),
-        l2_ns=operand_bytes / (_l2_bytes_per_clock(target) * clock),
-        buffers=buffers,
-    )
+class _Cta(msgspec.Struct, frozen=True):
+    """A CTA from its first step to its last."""
+
+    step: _Step
+    steps: int
+    store_ns: float
+    ends_ns: float
+    spill_ns: float
+    persistent: bool
 
 
-def _round_ns(step: _Step, together: int, steps: int, config: Config) -> float:
+def _step_of(config: Config, work: Work, target: Target, shape: _Shape, machine: Machine, clock: float) -> _Step:
+    flops_ns = 2 * config.BLOCK_M * config.BLOCK_N * config.BLOCK_K
+    peak = peak_flops_per_ns(work.kind, target) * machine.sustained / target.sms
+    elements = (config.BLOCK_M + config.BLOCK_N) * config.BLOCK_K
+    # Rows that begin anywhere touch a sector of L2 more each.
+    sectors = 1.0 if work.copied_bytes == 16 else 1 + SECTOR_BYTES / (config.BLOCK_K * work.load_bytes)
+    l2_ns = elements * work.load_bytes * sectors / (machine.l2_bytes_per_clock * clock)
+    lanes = elements * work.load_bytes / work.copied_bytes
+    copy_ns = 0.0 if shape.persistent or work.copied_bytes == 16 else lanes / (COPIES_PER_CLOCK * clock)
+    loaded_ns = machine.latency_ns + elements * work.load_bytes / (machine.fill_bytes_per_clock * clock)
+    if shape.wgmma:
+        peak *= machine.wgmma_efficiency if shape.persistent else machine.wgmma_efficiency * machine.threads_feed
+        compute_ns = flops_ns / peak
+        # One instruction multiplies 64 rows, and reads them and all columns from shared memory.
+        read = (config.BLOCK_M + config.BLOCK_M // 64 * config.BLOCK_N) * config.BLOCK_K * work.load_bytes
+        shared_ns = copy_ns + read / (SHARED_BYTES_PER_CLOCK * clock)
+        rounding_ns = 0.0
+        if work.rounds:  # x goes to registers; W is read, rounded and written again.
+            moved = (elements + config.BLOCK_N * config.BLOCK_K) * work.load_bytes
+            converting_ns = elements / (machine.convert_per_clock * clock)
+            rounding_ns = max(moved / (SHARED_BYTES_PER_CLOCK * clock), converting_ns)
+            shared_ns += rounding_ns
+        own_ns = compute_ns + machine.barrier_ns + copy_ns + rounding_ns
+        # What is being multiplied still lies in its buffer: the others are under way.
+        ahead = max(1, shape.buffers - 1)
+        return _Step(compute_ns, shared_ns, l2_ns, own_ns, max(own_ns, loaded_ns / ahead), ahead)
+    if work.kind == "ieee":  # No tensor cores: FMA on registers that were read from shared memory.
+        efficiency = machine.fma_efficiency
+    else:
+        peak, efficiency = peak * machine.mma_share, machine.mma_efficiency
+    compute_ns, at_best_ns = flops_ns / (peak * efficiency), flops_ns / peak
+    rows, columns = warp_grid(config)
+    # Each warp reads the rows of x and of W that its part of the tile needs; copies go through the same units.
+    fragments = (columns * config.BLOCK_M + rows * config.BLOCK_N) * config.BLOCK_K
+    fragments_ns = fragments * work.load_bytes / (SHARED_BYTES_PER_CLOCK * clock)
+    shared_ns = fragments_ns + max(copy_ns, elements * work.load_bytes / (SHARED_BYTES_PER_CLOCK * clock))
+    convert_ns = fragments / (machine.convert_per_clock * clock) if work.rounds else 0.0
+    shared_ns = max(shared_ns, convert_ns)
+    # Of one CTA's own work, what its other warps do not hide: the barrier, and fragments on their way.
+    own_ns = at_best_ns + machine.barrier_ns + copy_ns + (fragments_ns + convert_ns) / max(1.0, config.num_warps / 4)
+    if config.num_warps < 4:
+        own_ns += at_best_ns * (4 / config.num_warps - 1)  # Tensor cores of partitions that have no warp.
+    alone_ns = max(own_ns, (own_ns + loaded_ns) / shape.buffers)
+    return _Step(compute_ns, shared_ns, l2_ns, own_ns, alone_ns, shape.buffers)
+
+
+def _busy_ns(cta: _Cta) -> float:
+    """What one CTA takes of the units that all on its SM share."""
+    step = cta.step
+    return cta.steps * (_joined(step.compute_ns, step.shared_ns, step.l2_ns) + cta.spill_ns) + cta.store_ns
+
+
+def _round_ns(cta: _Cta, together: int) -> float:
     """`together` CTAs that share an SM from their first step to their last."""
     if together == 0:
         return 0.0
-    filled = min(1.0, (0.5 + 0.5 * together * config.num_warps / WARPS_TO_FILL))
-    busy = together * _joined(step.compute_ns / filled, step.shared_ns, step.l2_ns)
-    # A buffer is loaded, read and only then free again; that cycle runs once a buffer at a time.
-    alone = (LATENCY_NS + step.l2_ns + step.compute_ns) / step.buffers
-    return steps * (max(busy, alone) + STEP_OVERHEAD_NS / together)
+    # The first loads are all under way at the start, which the launch's overhead counts.
+    begun = min(cta.steps, cta.step.ahead)
+    chain = begun * cta.step.own_ns + (cta.steps - begun) * cta.step.alone_ns + cta.steps * cta.spill_ns
+    return max(together * _busy_ns(cta), chain + cta.ends_ns)
 
 
-def _joined(*parts: float) -> float:
+def _sm_ns(cta: _Cta, ctas: int, resident: int, sms: int) -> tuple[float, float, float]:
+    """The busiest SM's time, how much of it others idle, and the mean number of CTAs on an SM that works.
+
+    CTAs of the last wave go where there is room. After many waves CTAs end at different times; each SM takes one, which
+    runs beside the last of the wave before. CTAs that all began at once also end at once, and then the first SMs take
+    as many as they hold (on an RTX 4090, 512 CTAs of which 384 fit took as long as two whole waves).
+    """
+    waves, left = divmod(ctas, resident * sms)
+    whole_ns = waves * _round_ns(cta, resident)
+    if left == 0:
+        return whole_ns, 0.0, float(resident)
+    each = -(-left // sms)
+    spread_ns = _round_ns(cta, each)
+    tail_ns = spread_ns
+    if waves:
+        among_others_ns = each * _busy_ns(cta)
+        tail_ns = among_others_ns + (spread_ns - among_others_ns) / waves
+        if not cta.persistent:
+            tail_ns += (_round_ns(cta, min(resident, left)) - spread_ns) / waves**2
+    busy_ns = left / (each * sms) * tail_ns
+    held = (whole_ns * resident + busy_ns * each) / (whole_ns + busy_ns)
+    return whole_ns + tail_ns, tail_ns - busy_ns, held
+
+
+def _joined(*parts: float, norm: int = OVERLAP) -> float:
     """The time of parts that run side by side: the largest, and more where others come close to it."""
-    return float(sum(part**OVERLAP for part in parts) ** (1 / OVERLAP))
+    largest = max(parts)
+    if largest <= 0:
+        return 0.0
+    return float(largest * sum((part / largest) ** norm for part in parts) ** (1 / norm))
 
 
-def _l2_bytes_per_clock(target: Target) -> float:
-    return L2_BYTES_PER_CLOCK.get(target.sm, OTHER_L2_BYTES_PER_CLOCK)
+def _buffers(config: Config, problem: Problem, target: Target) -> int:
+    """Tiles that can be on their way at once: mma.sync copies them to registers first and holds one less."""
+    if not is_pipelined(problem):
+        return 1
+    return config.num_stages if uses_wgmma(config, problem, target) else max(1, config.num_stages - 1)
 
 
-def _warp_grid(config: Config) -> tuple[int, int]:
+def copied_bytes(K: int, element_bytes: int) -> int:
+    """Bytes of one thread's asynchronous copy: 16 where rows of K elements begin on 16 bytes, 8 or 4 otherwise."""
+    row_bytes = K * element_bytes
+    return next((size for size in (16, 8) if row_bytes % size == 0), 4)
+
+
+def warp_grid(config: Config) -> tuple[int, int]:
     """How many warps lie along M and along N: as square as the tile allows."""
     rows = columns = 1
     while rows * columns < config.num_warps:
@@ -181,23 +353,7 @@ def _warp_grid(config: Config) -> tuple[int, int]:
     return rows, columns
 
 
-def _dram_bytes(config: Config, problem: Problem, target: Target, running: int) -> float:
-    """Bytes through device memory: each tensor once, and operands again for every wave where L2 does not hold them."""
-    M, N, K, size = problem.M, problem.N, problem.K, problem.element_bytes
-    once = (M * K + N * K + M * N) * size
-    if target.l2_bytes is None or (M * K + N * K) * size <= L2_USABLE * target.l2_bytes:
-        return float(once)
-    tiles_m, tiles_n = -(-M // config.BLOCK_M), -(-N // config.BLOCK_N)
-    running = min(running, tiles_m * tiles_n)
-    # The tiles that run together form a rectangle: GROUP_M rows, or more when a group is narrower than a wave.
-    rows = min(tiles_m, max(config.GROUP_M, running / tiles_n))
-    columns = min(float(tiles_n), running / rows)
-    waves = tiles_m * tiles_n / running
-    read = waves * (rows * config.BLOCK_M + columns * config.BLOCK_N) * K * size
-    return max(float(once), read + M * N * size)
-
-
-def _second_ns(config: Config, problem: Problem, target: Target, clock: float) -> float:
+def _second_ns(config: Config, problem: Problem, target: Target, machine: Machine) -> float:
     """The second kernel: the sum of the parts of K, or the pass that normalizes y in training."""
     outputs = problem.M * problem.N
     if config.SPLIT_K > 1:
@@ -206,13 +362,14 @@ def _second_ns(config: Config, problem: Problem, target: Target, clock: float) -
         moved = 2 * outputs * problem.element_bytes
     else:
         return 0.0
-    rate = _l2_bytes_per_clock(target) * clock * target.sms
-    if target.l2_bytes is not None and moved > L2_USABLE * target.l2_bytes:
-        rate = min(rate, _dram_bytes_per_ns(target))
-    return SECOND_LAUNCH_US * 1e3 + moved / rate
+    rate = machine.l2_bytes_per_clock * clock_ghz(target, machine) * target.sms
+    if target.l2_bytes is not None and moved > L2_KEEPS_ALL * target.l2_bytes:
+        rate = min(rate, dram_bytes_per_ns(target) * machine.dram_efficiency)
+    return machine.second_launch_us * 1e3 + moved / rate
 
 
-def _guessed_resources(config: Config, problem: Problem, target: Target) -> Resources:
+def guessed_resources(config: Config, problem: Problem, target: Target) -> Resources:
+    """What the compiler is likely to make of a config, for ranking what has not been compiled."""
     accumulators = config.BLOCK_M * config.BLOCK_N // (32 * config.num_warps)
     fragments = (config.BLOCK_M + config.BLOCK_N) * 16 // (32 * config.num_warps)
     return Resources(
@@ -220,28 +377,3 @@ def _guessed_resources(config: Config, problem: Problem, target: Target) -> Reso
         stack_bytes=0,
         shared_bytes=pipelined_shared_bytes(config, problem, target),
     )
-
-
-def _peak_flops_per_ns(problem: Problem, target: Target) -> float:
-    """The GPU's dense rate for the problem's products, FLOP a nanosecond; emulated precisions multiply three times."""
-    peaks = {
-        "tf32": (target.tf32_tflops, 1),
-        "tf32x3": (target.tf32_tflops, 3),
-        "bf16x3": (target.bf16_tflops, 3),
-        "ieee": (target.fp32_tflops, 1),
-        "float16": (target.fp16_tflops, 1),
-        "bfloat16": (target.bf16_tflops, 1),
-    }
-    kind = problem.precision or problem.dtype
-    peak, times = peaks[kind]
-    if peak is None:
-        raise UsageError(
-            f"the table of targets has no {kind} peak for {target.name}, so nothing can be predicted for it"
-        )
-    return peak * 1e3 / times
-
-
-def _dram_bytes_per_ns(target: Target) -> float:
-    if target.dram_gb_s is None:
-        raise UsageError(f"the table of targets has no bandwidth for {target.name}, so nothing can be predicted for it")
-    return target.dram_gb_s * DRAM_EFFICIENCY

@@ -11,6 +11,7 @@ configs are proposed, and BASELINE is always one of them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 import msgspec
@@ -68,11 +69,14 @@ def fired_rules(resources: Resources, occupancy: Occupancy, staged_loads: int) -
     return tuple(rules)
 
 
-def propose(resources: Resources, occupancy: Occupancy, staged_loads: int, *, compute_bound: bool) -> Proposal:
-    """What to try beside BASELINE, from the resources and occupancy of its compiled kernel.
+def propose(
+    resources: Resources, occupancy: Occupancy, staged_loads: int, *, compute_bound: bool, tile: Config = BASELINE
+) -> Proposal:
+    """What to try beside BASELINE, from the resources and occupancy of the compiled kernel of `tile`.
 
     `staged_loads` are those inside the pipelined loop; `compute_bound` says whether arithmetic, not memory, limits it.
-    Where no rule fires, the brief's other values of each parameter are tried, one at a time.
+    Where no rule fires, the brief's other values of each parameter are tried, one at a time. Another tile than
+    BASELINE's is proposed with the rules' warps and stages, itself left out.
     """
     fired = fired_rules(resources, occupancy, staged_loads)
     warps, stages = {4}, {2}
@@ -85,15 +89,61 @@ def propose(resources: Resources, occupancy: Occupancy, staged_loads: int, *, co
     if MULTI_INPUT in fired:
         stages = {2}
     product = [
-        msgspec.structs.replace(BASELINE, num_warps=num_warps, num_stages=num_stages)
+        msgspec.structs.replace(tile, num_warps=num_warps, num_stages=num_stages)
         for num_warps in sorted(warps)
         for num_stages in sorted(stages)
     ]
-    return Proposal(fired, _at_most_three(product))
+    return Proposal(fired, _at_most_three(product, tile))
 
 
-def _at_most_three(product: list[Config]) -> tuple[Config, ...]:
-    """BASELINE and at most two others: of four, the one that changes both parameters at once is left out."""
+def _at_most_three(product: list[Config], tile: Config) -> tuple[Config, ...]:
+    """BASELINE and at most two others: of more, those that change both parameters at once are left out first."""
+    if tile != BASELINE:
+        product = list(dict.fromkeys([BASELINE, *(config for config in product if config != tile)]))
     if len(product) > MAX_PROPOSED:
         product = [c for c in product if c.num_warps == BASELINE.num_warps or c.num_stages == BASELINE.num_stages]
-    return tuple(product)
+    return tuple(product[:MAX_PROPOSED])
+
+
+ACCUMULATORS_IN_MEMORY_BYTES: Final = 1024
+"""A stack of this size and more holds what the loop works on, not what it waits for the end with."""
+
+
+def contradictions(
+    config: Config,
+    resources: Resources,
+    occupancy: Occupancy,
+    fired: tuple[Rule, ...],
+    proposed: Mapping[Config, Resources],
+) -> tuple[str, ...]:
+    """Where what the compiler made of `config`, and of what the rules propose, speaks against the rules.
+
+    `proposed` holds the compiled proposals for the same tile. Each is one sentence with the figures that say so.
+    """
+    found = []
+    registers, stack = resources.registers, resources.stack_bytes
+    if registers > HIGH_PRESSURE_ABOVE and not resources.spills:
+        found.append(
+            f"{registers} registers a thread count as high pressure, but nothing spills: the compiler fits the tile, "
+            f"and what is lost is at most occupancy, {occupancy.ctas_per_sm} CTAs an SM by {occupancy.limiter}."
+        )
+    if registers < LOW_PRESSURE_BELOW and stack >= ACCUMULATORS_IN_MEMORY_BYTES:
+        found.append(
+            f"{registers} registers look like low pressure, but {stack} bytes of stack a thread say that the tile "
+            "lives in local memory: no choice of stages helps, a smaller tile or more warps do."
+        )
+    elif stack > 0 and registers <= HIGH_PRESSURE_ABOVE:
+        found.append(f"{registers} registers are not over {HIGH_PRESSURE_ABOVE}, and yet {stack} bytes spill.")
+    for other, made in proposed.items():
+        if HIGH_PRESSURE in fired and made.spills and not resources.spills:
+            found.append(
+                f"The rule's {other.label()} spills {made.stack_bytes} bytes a thread, which {config.label()} does "
+                "not: fewer warps hold the same accumulators in fewer threads."
+            )
+        fewer_stages = other.num_stages < config.num_stages and other.num_warps == config.num_warps
+        if HIGH_PRESSURE in fired and fewer_stages and made.registers >= registers:
+            found.append(
+                f"Fewer stages free no registers here: {other.label()} takes {made.registers}, {config.label()} takes "
+                f"{registers}; stages live in shared memory."
+            )
+    return tuple(found)

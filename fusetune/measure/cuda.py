@@ -17,6 +17,7 @@ from fusetune.core.target import Target, known_targets, slugify
 from fusetune.errors import FusetuneError, MeasurementError, NoUsableGpuError, WrongResultError
 from fusetune.kernels.spec import KernelSpec
 from fusetune.measure.fork_server import ForkServer
+from fusetune.measure.libraries import start_server
 from fusetune.measure.nvml import Monitor, visible_gpu
 from fusetune.measure.protocol import BlockTimes, Checked, Failure, GpuFacts, SamplingFacts
 from fusetune.measure.worker import Worker, WorkerLostError
@@ -34,11 +35,6 @@ ROOM_AHEAD = 4
 """A session is opened ahead where the GPU has so many times as much memory free as it takes."""
 
 
-def start_server() -> ForkServer:
-    """A process that begins at once to load torch and triton, which takes seconds, for those that measure."""
-    return ForkServer(_load_libraries)
-
-
 def start_worker(server: ForkServer) -> Worker:
     """A process that measures, which begins to initialise CUDA as soon as the server has loaded.
 
@@ -53,7 +49,7 @@ class CudaMeasurer:
     """Measures one problem on CUDA device 0 of this process's view, in a process of its own.
 
     A candidate that hangs, crashes or leaves a CUDA error behind costs the worker, never the sweep: the next call
-    is answered by another one with the same seed. `server` is one that `start_server` made earlier; `close` ends it.
+    is answered by another one with the same seed. `server` is the caller's own, which may serve several measurers.
     """
 
     def __init__(
@@ -71,6 +67,7 @@ class CudaMeasurer:
         self._opened = False
         self._sampling: SamplingFacts | None = None
         self._server = server or start_server()
+        self._owns_server = server is None
         self._worker = start_worker(self._server)
         self._spare: Worker | None = None
 
@@ -178,13 +175,12 @@ class CudaMeasurer:
     def close(self) -> None:
         """End the workers and give the GPU back."""
         workers = [worker for worker in (self._spare, self._worker) if worker is not None]
-        if not all(worker.has_begun for worker in workers):
-            self._server.close()  # It still loads, and would fork them only to end them.
         for worker in workers:
             worker.kill()  # All at once: the driver takes its time over each.
         for worker in workers:
             worker.close()
-        self._server.close()
+        if self._owns_server:
+            self._server.close()
 
     def _open(self) -> SamplingFacts:
         opened = self._ask(_open_session, self._spec, self._problem, self._seed, self._cold, self._sampling)
@@ -235,24 +231,6 @@ _broken: Failure | None = None
 """What went wrong as a session was opened ahead: nothing may be timed in this process."""
 
 
-def _load_libraries() -> None:
-    """What every session needs, without a word to CUDA: processes are forked after it.
-
-    An error here comes again, and is told, in the task that needs the library.
-    """
-    gc.disable()  # Nothing of what is imported is garbage, and looking for some takes a tenth of the time.
-    try:
-        beside = threading.Thread(target=_prime_triton)
-        beside.start()
-        import torch  # noqa: F401
-
-        beside.join()
-        import fusetune.measure.session  # noqa: F401
-    finally:
-        gc.freeze()  # Nor is it later, while the host has to keep ahead of the GPU.
-        gc.enable()
-
-
 def _initialise() -> None:
     """CUDA without a context, and NVML. An error here comes again, and is told, in the task that needs it."""
     beside = threading.Thread(target=_initialise_nvml)
@@ -270,19 +248,6 @@ def _initialise_nvml() -> None:
         import pynvml
 
         pynvml.nvmlInit()
-
-
-def _prime_triton() -> None:
-    """What Triton would do before its first launch: hash itself (its library is half a gigabyte), build its driver."""
-    # These are no public names: where another Triton has others, the first launch does it.
-    with contextlib.suppress(Exception):
-        from triton.runtime.cache import triton_key
-
-        triton_key()
-    with contextlib.suppress(Exception):
-        from triton.backends.nvidia.driver import CudaUtils
-
-        CudaUtils()
 
 
 def _create_context(dtype: str) -> None:

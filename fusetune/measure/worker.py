@@ -48,11 +48,6 @@ class Worker:
         """The process's number, once the server has loaded."""
         return self._process.pid
 
-    @property
-    def has_begun(self) -> bool:
-        """Whether the process is there, or whether the server still loads."""
-        return self._process.has_begun
-
     def begin(self, work: Callable[..., object], *arguments: Any) -> None:
         """Have something done ahead of the next `call` without waiting for it.
 
@@ -87,8 +82,14 @@ class Worker:
         self._process.kill()
 
     def close(self) -> None:
-        """Kill the process and return when it is gone, and what it held of the GPU with it. Raises MeasurementError."""
+        """Kill the process and return when it is gone, and what it held of the GPU with it. Raises MeasurementError.
+
+        One that the server has not come to yet holds nothing, and is killed as soon as it is there.
+        """
         self.kill()
+        if not self._process.has_begun:
+            self._tasks.close()
+            return
         code = self._exit_code()
         self._tasks.close()  # Not before: a worker that sees this ends of its own accord, and as if all were well.
         if code is None:

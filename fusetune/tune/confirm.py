@@ -141,7 +141,9 @@ def _judged(
             reference, over_reference = config, pair
     reference_over_baseline: Outcome = "revert"
     kept = over_baseline.outcome == over_reference.outcome == "keep"
-    if reference != BASELINE and not kept:
+    # What is no faster than one that does not gain enough does not gain enough either.
+    hopeless = over_baseline.outcome == "revert" and over_reference.gain.low >= 0
+    if reference != BASELINE and not kept and not hopeless:
         pair = bench.compare("confirm", BASELINE, reference, comparisons=comparisons)
         if not isinstance(pair, Failure):
             results[reference], reference_over_baseline = pair, pair.outcome

@@ -8,17 +8,20 @@ from pathlib import Path
 
 import msgspec
 
+from fusetune.compiler.facts import reject_resources
 from fusetune.compiler.pool import Compiled, Job, compile_jobs
 from fusetune.core.config import BASELINE, Config
 from fusetune.core.estimate import estimate
 from fusetune.core.problem import Problem
 from fusetune.core.resources import Resources, occupancy
+from fusetune.core.roofline import roofline
 from fusetune.core.rules import propose
 from fusetune.core.space import Rejection, candidates, reject_reason
 from fusetune.core.target import Target
 from fusetune.errors import CompileError, ConfigFileError, UnsupportedProblemError, UsageError
 from fusetune.kernels.spec import KernelSpec
 from fusetune.store.journal import Status
+from fusetune.store.paths import config_path, search_path
 from fusetune.store.yaml_files import read_config_file
 from fusetune.tune.log import RunLog
 from fusetune.tune.request import SweepRequest
@@ -33,6 +36,8 @@ PRIOR_MOST = 480
 """Nor is what so many others are predicted to beat. In those sweeps the fastest was among the first 95 predicted."""
 PRIOR_MOST_CONSERVATIVE = 96
 """The same among the 4-warp / 2-stage candidates."""
+PRIOR_PART = 3
+"""Of the candidates that can run, one in so many is compiled at most, a fifth of those 4-warp / 2-stage ones."""
 PRIOR_SPARES = 32
 """So many candidates, or fewer, are all compiled: leaving some out would save nothing."""
 
@@ -41,7 +46,8 @@ class Plan(msgspec.Struct, frozen=True):
     """What is to be tried on `target`, in this order, BASELINE first; the rest, with the reason why it is not.
 
     `rejected` cannot run; `skipped` could, and is predicted to be slow. `references` are a library's configs, which are
-    compiled and checked too, and take no part in screening.
+    compiled and checked too, and take no part in screening. `predicted_before` comes second in `configs`: a prediction
+    for this problem and GPU that was written earlier.
     """
 
     target: Target
@@ -49,6 +55,7 @@ class Plan(msgspec.Struct, frozen=True):
     rejected: Mapping[Config, Rejection]
     skipped: Mapping[Config, Rejection]
     references: tuple[Config, ...] = ()
+    predicted_before: Config | None = None
 
     @property
     def compiled(self) -> tuple[Config, ...]:
@@ -103,28 +110,66 @@ def make_plan(request: SweepRequest, target: Target) -> Plan:
     One is skipped that is predicted to take more than PRIOR_LIMIT times the best predicted time, or that PRIOR_MOST
     others are predicted to beat; a 4-warp / 2-stage one only where that is so among its own kind, since the fastest of
     them is a reference. Nothing is skipped without `request.prior`, and where the target's peaks are unknown nothing
-    can be predicted.
+    can be predicted. The config of a predicted entry comes first after BASELINE, and is never skipped.
     """
     passed, rejected = plausible(request, target)
+    begin = predicted_before(request, target)
+    if begin is not None and begin not in passed:
+        passed.append(begin)
     references = references_of(request.spec, request.problem)
     try:
         predicted = {config: estimate(config, request.problem, target).time_us for config in passed}
     except UsageError:
         predicted = {}
     if not request.prior or not predicted:
-        return Plan(target, tuple(passed), rejected, {}, references)
-    order = sorted(passed, key=lambda config: (config != BASELINE, predicted[config]))
+        order = sorted(passed, key=lambda config: (config != BASELINE, config != begin))
+        return Plan(target, tuple(order), rejected, {}, references, begin)
+    order = sorted(passed, key=lambda config: (config != BASELINE, config != begin, predicted[config]))
     if len(order) <= PRIOR_SPARES:
-        return Plan(target, tuple(order), rejected, {}, references)
+        return Plan(target, tuple(order), rejected, {}, references, begin)
+    skipped = predicted_slow(order, predicted, never=begin)
+    chosen = tuple(config for config in order if config not in skipped)
+    return Plan(target, chosen, rejected, skipped, references, begin)
+
+
+def predicted_slow(
+    order: Sequence[Config], predicted: Mapping[Config, float], never: Config | None = None
+) -> dict[Config, Rejection]:
+    """What the prior leaves out of `order`, which begins with BASELINE and goes on from the best predicted time."""
+    safe = [config for config in order if config.is_conservative]
+    third = max(PRIOR_SPARES, len(order) // PRIOR_PART)
+    most_safe = min(PRIOR_MOST_CONSERVATIVE, third // 5)
     skipped: dict[Config, Rejection] = {}
-    for kind, most in ((order, PRIOR_MOST), ([c for c in order if c.is_conservative], PRIOR_MOST_CONSERVATIVE)):
+    for kind, most in ((order, min(PRIOR_MOST, third - most_safe)), (safe, most_safe)):
         best_us = min(predicted[config] for config in kind)
         for place, config in enumerate(kind):
             skipped.pop(config, None)  # A 4-warp / 2-stage one is judged by its own kind, which comes last.
-            if config != BASELINE and (place >= most or predicted[config] > PRIOR_LIMIT * best_us):
+            if config not in {BASELINE, never} and (place >= most or predicted[config] > PRIOR_LIMIT * best_us):
                 told = f"predicted {predicted[config]:.3g} us, the best {best_us:.3g} us"
                 skipped[config] = Rejection("predicted_slow", told)
-    return Plan(target, tuple(config for config in order if config not in skipped), rejected, skipped, references)
+    return skipped
+
+
+def predicted_before(request: SweepRequest, target: Target) -> Config | None:
+    """The config that a predicted entry holds for this very problem on this GPU, in the output folder or shipped.
+
+    None in a space that was chosen to be small, for a config that cannot run or that the op does not list, and without
+    `request.prior`. A file that cannot be read has no say.
+    """
+    if request.space in {"rules", "seed"} or not request.prior:
+        return None
+    for root in dict.fromkeys((request.output, *search_path())):
+        path = config_path(root, target.name, request.spec.name)
+        try:
+            entries = read_config_file(path).entries if path.is_file() else ()
+        except ConfigFileError:
+            continue
+        for entry in entries:
+            if entry.problem == request.problem and entry.evidence == "predicted":
+                config = entry.config
+                runs = reject_reason(config, request.problem, target) is None
+                return config if runs and config in request.spec.space.configs() else None
+    return None
 
 
 def references_of(spec: KernelSpec, problem: Problem) -> tuple[Config, ...]:
@@ -142,7 +187,8 @@ def proposed_by_rules(request: SweepRequest, target: Target) -> tuple[Config, ..
     if isinstance(result, Rejection):
         raise CompileError(f"BASELINE does not compile for {target.name}: {result.detail}")
     try:
-        compute_bound = estimate(BASELINE, request.problem, target, result).bound == "compute"
+        spec, problem = request.spec, request.problem
+        compute_bound = roofline(spec.flops(problem), spec.bytes(problem), problem, target).bound == "compute"
     except UsageError:
         compute_bound = True  # Peaks unknown; a GEMM's tile is made to be.
     held = occupancy(result.registers, result.shared_bytes, BASELINE.num_warps, target)
@@ -224,17 +270,6 @@ def compile_all(
                 accept(config, resources)
     # Compilations end in any order; everything after goes by the plan's own.
     return {config: made[config] for config in configs if config in made}
-
-
-def reject_resources(resources: Resources, target: Target) -> Rejection | None:
-    """Why a compiled config is not tried: it spills, or asks for more shared memory than a CTA can have."""
-    if resources.spills:
-        return Rejection("spills", f"{resources.stack_bytes} bytes of stack a thread")
-    if resources.shared_bytes > target.shared_bytes_per_cta:
-        return Rejection(
-            "shared_memory", f"compiled to {resources.shared_bytes} bytes, {target.shared_bytes_per_cta} are there"
-        )
-    return None
 
 
 def predict_us(config: Config, problem: Problem, target: Target, resources: Resources | None = None) -> float | None:

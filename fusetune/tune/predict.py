@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.metadata import version
 
 from fusetune.compiler.build import ptxas_version
@@ -19,9 +20,9 @@ from fusetune.tune.log import journal_path, open_run
 from fusetune.tune.plan import check_output, check_problem, compile_all, plausible, record_plan, resource_use
 from fusetune.tune.request import Ranked, SweepRequest, SweepResult, today
 
-SHORTLIST = 64
+SHORTLIST = 32
 """How many candidates are compiled: those that the model, guessing at resources, ranks first."""
-CONSERVATIVE_SHORTLIST = 8
+CONSERVATIVE_SHORTLIST = 4
 """At least this many of them run with 4 warps and 2 stages, so that the safe choice is among them."""
 SHOWN = 3
 
@@ -43,7 +44,7 @@ def predict(request: SweepRequest, target: Target, progress: Progress) -> SweepR
         passed, rejected = plausible(request, target)
         record_plan(passed, rejected, log)
         guessed = {config: estimate(config, request.problem, target).time_us for config in passed}
-        shortlist = _shortlist(guessed)
+        shortlist = shortlist_of(guessed)
         for config in passed:
             if config not in shortlist:
                 log.candidate(config, "skipped", reason="predicted_slow", predicted_us=round(guessed[config], 3))
@@ -101,7 +102,7 @@ def _choose(best: Config, conservative: Config, times: dict[Config, float], min_
     return {"best": best, "conservative": conservative, "baseline": BASELINE}[decision.choice]
 
 
-def _shortlist(guessed: dict[Config, float]) -> list[Config]:
+def shortlist_of(guessed: Mapping[Config, float]) -> list[Config]:
     """BASELINE, the best by the guessed times, and enough conservative ones."""
     ranking = sorted(guessed, key=lambda config: guessed[config])
     conservative = [config for config in ranking if config.is_conservative]

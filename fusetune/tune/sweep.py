@@ -82,6 +82,8 @@ def _sweep(
             log.note(f"{_told(others)}. Timings may be disturbed; the A/A control will tell")
         plan = early.plan(facts.target)
         record_plan(plan.compiled, plan.rejected, log, plan.skipped)
+        if plan.predicted_before is not None:
+            progress.say(f"Starting from the predicted entry for this problem, {plan.predicted_before.label()}")
         _prepare(measurer, request.seed, log)
         resources, first, right = _compile_and_screen(request, measurer, plan, early, log)
         measurer.warm_up()
@@ -230,15 +232,11 @@ def _entry(
     """What goes into the YAML. A reverted problem stores BASELINE, with the gain of the best that was not enough."""
     judged = final.best if final.decision.choice == "baseline" else final.chosen
     result = final.over_baseline.get(judged, aa)
-    conservative = final.over_baseline.get(final.conservative)
     kept = final.decision.choice != "baseline"
-    conservative_us = conservative.config_us if conservative else result.baseline_us
-    if final.chosen == final.conservative or not kept:
-        over_conservative = None
-    else:
-        over_conservative = _conservative_gain(final)
-        if final.over_conservative is not None:
-            conservative_us = final.over_conservative.baseline_us
+    conservative_us = result.baseline_us if final.over_conservative is None else final.over_conservative.baseline_us
+    if kept and final.chosen == final.conservative:
+        conservative_us = result.config_us
+    over_conservative = _conservative_gain(final) if kept and final.chosen != final.conservative else None
     return Entry(
         problem=request.problem,
         config=final.chosen,

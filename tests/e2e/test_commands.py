@@ -258,3 +258,37 @@ def test_a_damaged_file_stops_gate_and_sweep_and_stays_as_it_is(workplace):
         assert done.returncode == EXIT_USAGE, done.stdout
         assert re.search(rf"Error: .*{FILE}, line \d", done.stderr), done.stderr
     assert (workplace.folder / FILE).read_text().endswith("entries: 3\n")
+
+
+def test_inspect_tells_of_the_brief_s_launch_and_what_its_profile_says(workplace):
+    metrics = {
+        "sm__throughput.avg.pct_of_peak_sustained_elapsed": 44.43,
+        "launch__grid_size": 2048,
+        "sm__warps_active.avg.pct_of_peak_sustained_active": 24.01,
+        "dram__throughput.avg.pct_of_peak_sustained_elapsed": 16.68,
+        "lts__t_sector_hit_rate.pct": 96.31,
+    }
+    (workplace.folder / "metrics.json").write_text(json.dumps({"fused_gemm_scale_kernel": metrics}))
+    sizes = ("--M", "1024", "--K", "8192", "--N", "8192")
+    done = workplace.fusetune("inspect", *sizes, "--config", "64,64,32,4,3", "--ncu", "metrics.json")
+    assert done.returncode == EXIT_OK, done.stderr
+    assert "25.0 %: 3 CTAs an SM, 12 of 48 warps" in done.stdout
+    assert "24 % warps active, equal to the occupancy limit of 25 %" in done.stdout
+    as_json = workplace.fusetune("inspect", *sizes, "--config", "64,64,32,4,3", "--ncu", "metrics.json", "--json")
+    found = json.loads(as_json.stdout)
+    assert found["profile"][0]["limit"] == "compute"
+    assert found["occupancy"]["warps_per_sm"] == 12
+
+
+def test_a_list_of_problems_is_predicted_one_after_another(workplace):
+    (workplace.folder / "shapes.yaml").write_text("- {M: 64, N: 64, K: 64}\n- {M: 64, N: 64, K: 64, dtype: float16}\n")
+    done = workplace.fusetune("sweep", "--shapes", "shapes.yaml", "--space", "seed")
+    assert done.returncode == EXIT_OK, done.stderr
+    assert "2 of 2 problems of shapes.yaml done." in done.stdout
+    entries = yaml.safe_load((workplace.folder / FILE).read_text())["entries"]
+    assert {entry["problem"]["dtype"] for entry in entries} == {"float32", "float16"}
+
+
+def test_targets_needs_neither_a_gpu_nor_a_folder(workplace):
+    done = workplace.fusetune("targets", "rtx4090", "--json")
+    assert json.loads(done.stdout)[0]["sms"] == 128

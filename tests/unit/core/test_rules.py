@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from fusetune.core.config import BASELINE, Config
 from fusetune.core.resources import Resources, occupancy
-from fusetune.core.rules import HIGH_PRESSURE, LOW_PRESSURE, MULTI_INPUT, Proposal, propose
+from fusetune.core.rules import HIGH_PRESSURE, LOW_PRESSURE, MULTI_INPUT, Proposal, contradictions, propose
 from fusetune.core.target import find_target
 
 RTX_4090 = find_target("rtx4090")
@@ -80,3 +81,54 @@ def test_at_most_three_configs_baseline_first(registers: int, loads: int, comput
     assert configs[0] == BASELINE
     assert len(set(configs)) == len(configs) <= 3
     assert all(config.num_warps in (4, 8) and config.num_stages in (2, 3) for config in configs)
+
+
+LARGE = Config(BLOCK_M=128, BLOCK_N=128, num_warps=8, num_stages=3)
+
+
+def test_another_tile_is_proposed_with_the_rules_warps_and_stages_beside_baseline() -> None:
+    held = occupancy(200, 65536, 8, RTX_4090)
+    found = propose(Resources(200, 0, 65536), held, 2, compute_bound=True, tile=LARGE)
+    assert found.fired == (HIGH_PRESSURE,)
+    assert found.configs == (BASELINE, msgspec.structs.replace(LARGE, num_warps=4, num_stages=2))
+    low = propose(Resources(90, 0, 65536), occupancy(90, 65536, 8, RTX_4090), 2, compute_bound=True, tile=LARGE)
+    assert low.configs[0] == BASELINE
+    assert len(low.configs) == 3
+    assert LARGE not in low.configs
+
+
+@pytest.mark.parametrize("config", [BASELINE, S3, W8])
+def test_nothing_is_proposed_twice(config: Config) -> None:
+    found = propose(Resources(80, 0, 32768), occupancy(80, 32768, 4, RTX_4090), 2, compute_bound=True, tile=config)
+    assert len(set(found.configs)) == len(found.configs) <= 3
+    assert BASELINE in found.configs
+
+
+def spoken(resources: Resources, config: Config = S3, made: dict[Config, Resources] | None = None) -> str:
+    held = occupancy(resources.registers, resources.shared_bytes, config.num_warps, RTX_4090)
+    fired = propose(resources, held, 2, compute_bound=True, tile=config).fired
+    return " ".join(contradictions(config, resources, held, fired, made or {}))
+
+
+def test_many_registers_without_a_spill_speak_against_high_pressure() -> None:
+    assert "254 registers" in spoken(Resources(254, 0, 32768))
+    assert "nothing spills" in spoken(Resources(254, 0, 32768))
+    assert spoken(Resources(100, 0, 32768)) == ""
+
+
+def test_few_registers_with_a_huge_stack_speak_against_low_pressure() -> None:
+    found = spoken(Resources(40, 4904, 49152))
+    assert "40 registers look like low pressure" in found
+    assert "4904 bytes of stack" in found
+
+
+def test_a_proposal_that_spills_where_the_config_does_not_is_told() -> None:
+    fewer = msgspec.structs.replace(LARGE, num_warps=4)
+    found = spoken(Resources(200, 0, 65536), LARGE, {fewer: Resources(255, 320, 65536)})
+    assert f"{fewer.label()} spills 320 bytes" in found
+
+
+def test_stages_that_free_no_registers_are_told() -> None:
+    fewer = msgspec.structs.replace(LARGE, num_stages=2)
+    assert "stages live in shared memory" in spoken(Resources(200, 0, 65536), LARGE, {fewer: Resources(204, 0, 32768)})
+    assert "stages live" not in spoken(Resources(200, 0, 65536), LARGE, {fewer: Resources(150, 0, 32768)})

@@ -52,8 +52,6 @@ class StandIn:
         self.given.append((work.__name__, arguments))
         return self._raise_or_return(work.__name__)
 
-    has_begun = True
-
     def kill(self) -> None:
         self._happens("is killed")
 
@@ -115,7 +113,7 @@ def test_the_process_starts_with_the_measurer_and_serves_up_to_the_first_session
     assert bench.since(1) == ["A _facts", "A _open_session"]
 
 
-def test_a_server_that_was_started_earlier_is_used_and_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_of_the_caller_s_own_is_used_and_left_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda, "start_server", lambda: pytest.fail("a second server was started"))
     happened: list[str] = []
     server = StandIn("early", happened, {})
@@ -130,7 +128,7 @@ def test_a_server_that_was_started_earlier_is_used_and_ended(monkeypatch: pytest
     assert measurer.facts() == FACTS
     measurer.close()
     assert asked == [server]
-    assert happened == ["A _facts", "A is killed", "A ends", "early ends"]
+    assert happened == ["A _facts", "A is killed", "A ends"]
 
 
 def test_a_gpu_that_torch_cannot_use_is_told_with_its_reason(bench: Bench) -> None:
@@ -317,11 +315,6 @@ def test_closing_ends_every_process_and_all_at_once(bench: Bench) -> None:
     bench.measurer.close()
     assert bench.happened[-5:] == ["B is killed", "A is killed", "B ends", "A ends", "server ends"]
 
-
-def test_a_server_that_still_loads_is_ended_before_what_it_has_not_forked_yet(bench: Bench) -> None:
-    bench.workers["A"].has_begun = False
-    bench.measurer.close()
-    assert bench.happened[1:3] == ["server ends", "A is killed"]
 
 
 # --- inside the process, with a stand-in for the session

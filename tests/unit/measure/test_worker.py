@@ -154,6 +154,23 @@ def test_a_closed_worker_is_gone_whatever_it_was_doing(worker: Worker) -> None:
     worker.close()  # Again does no harm.
 
 
+def load_slowly() -> None:
+    time.sleep(1.0)
+
+
+def test_closing_one_that_is_not_there_yet_does_not_wait_for_its_server() -> None:
+    server = ForkServer(load_slowly)
+    try:
+        early = Worker(server)
+        began = time.monotonic()
+        early.close()
+        assert time.monotonic() - began < 0.5
+        assert Worker(server).call(double, 4, limit_s=LIMIT_S) == 8
+        assert gone(early.pid)
+    finally:
+        server.close()
+
+
 def test_ctrl_c_does_not_reach_the_worker(worker: Worker) -> None:
     worker.call(process, limit_s=LIMIT_S)
     assert worker.pid is not None

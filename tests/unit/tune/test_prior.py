@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 import pytest
 
 from fusetune.core.config import BASELINE, Config
+from fusetune.core.environment import Environment, TargetIdentity
 from fusetune.core.estimate import estimate
 from fusetune.core.problem import make_problem
 from fusetune.core.progress import SilentProgress
@@ -18,6 +19,9 @@ from fusetune.kernels.gemm_scale import SPEC
 from fusetune.measure.fake import FakeMeasurer
 from fusetune.report.run_summary import summarize_run
 from fusetune.store.journal import Candidate, RunStart, read_journal
+from fusetune.store.paths import config_path
+from fusetune.store.schema import Entry, Times
+from fusetune.store.yaml_files import write_entry
 from fusetune.tune import plan
 from fusetune.tune.plan import PRIOR_LIMIT, PRIOR_MOST, PRIOR_MOST_CONSERVATIVE, PRIOR_SPARES, Plan, make_plan
 from fusetune.tune.request import SweepRequest, SweepResult
@@ -69,6 +73,7 @@ def test_what_is_predicted_beyond_the_limit_is_skipped_and_nothing_within_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(plan, "PRIOR_MOST", 10**6)
+    monkeypatch.setattr(plan, "PRIOR_PART", 1)
     made = planned(tmp_path)
     best = min(predicted(config) for config in made.configs)
     for config in made.configs:
@@ -88,6 +93,14 @@ def test_no_more_are_compiled_than_are_predicted_best_and_the_best_of_4_warps_an
     assert len(safe) <= PRIOR_MOST_CONSERVATIVE
     slowest = max(map(predicted, others))
     assert all(predicted(config) >= slowest for config in made.skipped if not config.is_conservative)
+
+
+@pytest.mark.parametrize("sizes", [(16, 4096, 4096), (128, 512, 1024), (16384, 4096, 4096)])
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_at_most_a_third_of_what_can_run_is_compiled(tmp_path: Path, sizes: tuple[int, int, int], dtype: str) -> None:
+    made = planned(tmp_path, problem=make_problem(*sizes, dtype))  # type: ignore[arg-type]
+    assert len(made.configs) <= (len(made.configs) + len(made.skipped)) / 3 + 1
+    assert any(config.is_conservative for config in made.configs[1:])
 
 
 def test_a_four_warp_two_stage_candidate_is_held_against_the_best_of_its_own_kind(
@@ -169,3 +182,72 @@ def test_the_first_line_says_whether_there_was_a_prior(tmp_path: Path) -> None:
         start = next(iter(read_journal(swept(tmp_path / str(prior), prior=prior).journal)))
         assert isinstance(start, RunStart)
         assert start.prior is prior
+
+
+def predicted_entry(folder: Path, config: Config) -> Path:
+    identity = TargetIdentity(name=H200.name, capability=H200.capability, sms=H200.sms)
+    entry = Entry(
+        problem=PROBLEM,
+        config=config,
+        evidence="predicted",
+        verdict="unverified",
+        reason="predicted_not_timed",
+        environment=Environment(triton="3.7.1", kernel_hash="0" * 16),
+        run="20261123T101500-3f9a",
+        date="2026-11-23",
+        predicted_us=Times(baseline=14.0, conservative=14.0, config=9.0),
+    )
+    path = config_path(folder / "configs", H200.name, SPEC.name)
+    write_entry(path, SPEC.name, identity, entry)
+    return path
+
+
+def test_a_sweep_starts_from_the_predicted_entry_and_never_skips_it(tmp_path: Path) -> None:
+    slow = max((c for c in planned(tmp_path).skipped if not c.is_conservative), key=predicted)
+    predicted_entry(tmp_path, slow)
+    made = planned(tmp_path)
+    assert made.configs[:2] == (BASELINE, slow)
+    assert made.predicted_before == slow
+    assert slow not in made.skipped
+    assert len(set(made.configs)) == len(made.configs)
+
+
+def test_a_predicted_config_outside_the_space_is_tried_too(tmp_path: Path) -> None:
+    outside = Config(BLOCK_M=16, BLOCK_N=256, BLOCK_K=16, num_warps=8)
+    assert outside not in STANDARD
+    predicted_entry(tmp_path, outside)
+    assert planned(tmp_path).configs[1] == outside
+
+
+@pytest.mark.parametrize("changes", [{"prior": False}, {"space": "seed"}])
+def test_a_chosen_small_space_and_a_sweep_without_prior_start_from_no_prediction(
+    tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    predicted_entry(tmp_path, Config(BLOCK_M=16, BLOCK_N=256, BLOCK_K=16, num_warps=8))
+    assert planned(tmp_path, **changes).predicted_before is None
+
+
+def test_a_prediction_for_another_gpu_or_of_what_cannot_run_is_no_start(tmp_path: Path) -> None:
+    predicted_entry(tmp_path, Config(BLOCK_M=256, BLOCK_N=256, BLOCK_K=128, num_warps=8, num_stages=5))
+    assert planned(tmp_path).predicted_before is None
+    predicted_entry(tmp_path, Config(num_warps=8))
+    assert planned(tmp_path, find_target("h100")).predicted_before is None
+
+
+def test_a_damaged_file_has_no_say_in_the_plan(tmp_path: Path) -> None:
+    path = predicted_entry(tmp_path, Config(num_warps=8))
+    path.write_text("schema: [")
+    assert planned(tmp_path).predicted_before is None
+
+
+def test_the_sweep_says_that_it_starts_from_the_prediction(tmp_path: Path) -> None:
+    predicted_entry(tmp_path, Config(num_warps=8))
+
+    class Listening(SilentProgress):
+        said: ClassVar[list[str]] = []
+
+        def say(self, text: str) -> None:
+            self.said.append(text)
+
+    sweep(request_of(tmp_path), FakeMeasurer(H200, predicted), Listening())
+    assert any("predicted entry" in text and "64x64x32 w8 s2" in text for text in Listening.said)

@@ -1,0 +1,186 @@
+"""What is compiled without a GPU against what the GPU loads and the profiler sees: `python benchmarks/resources.py`.
+
+Needs a GPU; the second part needs Nsight Compute too, and says so where it is missing. For --configs random configs of
+every variant, op and type it compares registers, spills and shared memory read from the machine code with those of the
+kernel that Triton loaded, which have to agree exactly. For --profiled of them it compares theoretical occupancy with
+Nsight Compute's own (sm__maximum_warps_per_active_cycle_pct). Writes resources-<gpu>.json into --output.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+from collections.abc import Iterator
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from msgspec import to_builtins
+
+from fusetune.compiler.facts import kernel_facts
+from fusetune.compiler.inspect import inspect_config
+from fusetune.compiler.pool import Job, compile_jobs
+from fusetune.core.config import Config
+from fusetune.core.problem import Problem, make_problem
+from fusetune.core.resources import occupancy
+from fusetune.core.space import candidates, reject_reason
+from fusetune.core.target import Target, slugify
+from fusetune.errors import FusetuneError
+from fusetune.kernels.device import local_target
+from fusetune.kernels.spec import KernelSpec, load_spec
+from fusetune.measure.profile import find_ncu, ncu_command, profile_config
+
+HERE = Path(__file__).resolve().parent
+THEORY = "sm__maximum_warps_per_active_cycle_pct"
+PROBLEMS: tuple[tuple[str, Problem], ...] = (
+    ("gemm_scale", make_problem(128, 512, 1024, "float32")),
+    ("gemm_scale", make_problem(2048, 4096, 1024, "float16")),
+    ("gemm_scale", make_problem(2048, 4096, 1024, "bfloat16")),
+    ("gemm_scale", make_problem(2048, 4096, 1024, "float32", "bf16x3")),
+    ("gemm_scale_bn", make_problem(2048, 4096, 1024, "float32", mode="train")),
+    ("gemm_scale_bn", make_problem(128, 512, 1024, "float16", mode="eval")),
+)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--configs", type=int, default=100)
+    parser.add_argument("--profiled", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=6)
+    parser.add_argument("--ncu", type=Path, help="Nsight Compute's command  [default: found]")
+    parser.add_argument("--output", type=Path, default=HERE / "results")
+    arguments = parser.parse_args()
+    import torch
+
+    if not torch.cuda.is_available():
+        parser.error("no NVIDIA GPU here: kernels have to be loaded")
+    target = local_target(0)
+    chosen = list(drawn(target, arguments.configs, random.Random(arguments.seed)))
+    precompile(chosen, target)
+    rows = [compared(op, problem, config, target) for op, problem, config in chosen]
+    profiles, why_not = profiled(chosen[: arguments.profiled], target, arguments.ncu)
+    result = {
+        "gpu": target.name,
+        "date": f"{date.today():%Y-%m-%d}",
+        "environment": {"torch": torch.__version__, "triton": _version("triton")},
+        "configs": len(rows),
+        "equal": sum(row["equal"] for row in rows),
+        "spilling": sum(row["compiled"]["stack_bytes"] > 0 for row in rows),
+        "profiled": len(profiles),
+        "occupancy_equal": sum(row["equal"] for row in profiles),
+        "not_profiled_because": why_not,
+        "rows": rows,
+        "profiles": profiles,
+    }
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    (arguments.output / f"resources-{slugify(target.name)}.json").write_text(json.dumps(result, indent=1) + "\n")
+    for row in [row for row in (*rows, *profiles) if not row["equal"]]:
+        print(f"not equal: {row}")
+    print(f"{target.name}: {result['equal']} of {len(rows)} configs equal, {result['spilling']} of them spill")
+    print(f"occupancy: {result['occupancy_equal']} of {len(profiles)} as ncu says{f'; {why_not}' if why_not else ''}")
+    return 0 if result["equal"] == len(rows) and result["occupancy_equal"] == len(profiles) else 1
+
+
+def drawn(target: Target, count: int, chance: random.Random) -> Iterator[tuple[str, Problem, Config]]:
+    """Configs of all problems in turn, and of each problem's variants in turn; spilling ones are not left out."""
+    pools = []
+    for op, problem in PROBLEMS:
+        fitting = [c for c in candidates(load_spec(op).space, "full") if reject_reason(c, problem, target) is None]
+        chance.shuffle(fitting)
+        by_variant: dict[str, list[Config]] = {}
+        for config in fitting:
+            by_variant.setdefault(config.variant, []).append(config)
+        pools.append((op, problem, list(by_variant.values())))
+    for number in range(count):
+        op, problem, variants = pools[number % len(pools)]
+        configs = variants[number // len(pools) % len(variants)]
+        if configs:
+            yield op, problem, configs.pop()
+
+
+def precompile(chosen: list[tuple[str, Problem, Config]], target: Target) -> None:
+    """Fill Triton's cache on all cores."""
+    for op in dict.fromkeys(op for op, _, _ in chosen):
+        jobs = [Job(problem, config) for name, problem, config in chosen if name == op]
+        for _ in compile_jobs(load_spec(op), jobs, target):
+            pass
+
+
+def compared(op: str, problem: Problem, config: Config, target: Target) -> dict[str, Any]:
+    spec = load_spec(op)
+    kernels = kernel_facts(spec, problem, config, target)
+    compiled = {
+        "registers": [kernel.resources.registers for kernel in kernels],
+        "stack_bytes": max(kernel.resources.stack_bytes for kernel in kernels),
+        "spills": [kernel.resources.stack_bytes // 4 for kernel in kernels],
+        "shared_bytes": [kernel.resources.shared_bytes for kernel in kernels],
+    }
+    loaded = [launch.run() for launch in spec.launches(problem, config, tensors(spec, problem, config))]
+    seen = {
+        "registers": [kernel.n_regs for kernel in loaded],
+        "spills": [kernel.n_spills for kernel in loaded],
+        "shared_bytes": [kernel.metadata.shared for kernel in loaded],
+    }
+    return {
+        "op": op,
+        "problem": problem.describe(),
+        "config": config.label(),
+        "compiled": compiled,
+        "loaded": seen,
+        "equal": all(compiled[name] == seen[name] for name in seen),
+    }
+
+
+def tensors(spec: KernelSpec, problem: Problem, config: Config) -> dict[str, Any]:
+    import torch
+
+    made: dict[str, Any] = {}
+    for operand in (*spec.operands(problem), *spec.workspace(problem, config)):
+        values = torch.randn(operand.shape, device="cuda") * operand.std + operand.mean
+        made[operand.name] = values.to(getattr(torch, operand.dtype))
+    return made
+
+
+def profiled(
+    chosen: list[tuple[str, Problem, Config]], target: Target, given: Path | None
+) -> tuple[list[dict[str, Any]], str | None]:
+    """Theoretical occupancy beside the profiler's, of the kernel that multiplies; or why there is none."""
+    try:
+        ncu = find_ncu(given)
+    except FusetuneError as error:
+        return [], str(error)
+    rows = []
+    for op, problem, config in chosen:
+        found = inspect_config(load_spec(op), problem, config, target)
+        main_kernel = found.kernels[0]
+        held = occupancy(
+            main_kernel.resources.registers, main_kernel.resources.shared_bytes, main_kernel.num_warps, target
+        )
+        try:
+            metrics = profile_config(ncu_command(ncu, op, problem, config, [main_kernel.name], [THEORY]))
+        except FusetuneError as error:
+            return rows, str(error)
+        theirs = metrics[main_kernel.name][THEORY]
+        rows.append(
+            {
+                "op": op,
+                "problem": problem.describe(),
+                "config": config.label(),
+                "occupancy": to_builtins(held),
+                "ncu_percent": theirs,
+                "equal": abs(held.fraction * 100 - theirs) < 0.1,
+            }
+        )
+    return rows, None
+
+
+def _version(package: str) -> str:
+    from importlib.metadata import version
+
+    return version(package)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,78 @@
+"""All that the compiler's output tells of a config: one set of facts for each kernel that it launches."""
+
+from __future__ import annotations
+
+import msgspec
+
+from fusetune.compiler.build import compiled_kernel, usage_of_cubin
+from fusetune.compiler.sass import InstructionCounts, count_instructions, sass_of_cubin
+from fusetune.core.config import Config
+from fusetune.core.problem import Problem
+from fusetune.core.resources import Resources
+from fusetune.core.space import Rejection
+from fusetune.core.target import Target
+from fusetune.errors import CompileError
+from fusetune.kernels.spec import KernelSpec, Launch, abstract_tensors
+
+_RESERVED_BYTES = 1024
+"""Static shared memory that the toolchain reports on sm_90 and later, whatever a kernel declares."""
+
+
+class KernelFacts(msgspec.Struct, frozen=True):
+    """One kernel as compiled: its name, grid, warps a CTA, Resources, static shared memory and instructions.
+
+    `ptx` and `sass` are its code.
+    """
+
+    name: str
+    grid: tuple[int, ...]
+    num_warps: int
+    resources: Resources
+    static_shared_bytes: int
+    instructions: InstructionCounts
+    ptx: str
+    sass: str
+
+
+def kernel_facts(spec: KernelSpec, problem: Problem, config: Config, target: Target) -> tuple[KernelFacts, ...]:
+    """The kernels that a config launches, in order, compiled for `target`; none where a library does it all.
+
+    Raises CompileError with the compiler's own message.
+    """
+    try:
+        launches = spec.launches(problem, config, abstract_tensors(spec, problem, config, target))
+    except Exception as error:
+        raise CompileError(f"{spec.name} does not launch {config.label()}: {error}") from error
+    return tuple(_facts(launch, target) for launch in launches if isinstance(launch, Launch))
+
+
+def reject_resources(resources: Resources, target: Target) -> Rejection | None:
+    """Why a compiled config is not tried: it spills, or asks for more shared memory than a CTA can have."""
+    if resources.spills:
+        return Rejection("spills", f"{resources.stack_bytes} bytes of stack a thread")
+    if resources.shared_bytes > target.shared_bytes_per_cta:
+        return Rejection(
+            "shared_memory", f"compiled to {resources.shared_bytes} bytes, {target.shared_bytes_per_cta} are there"
+        )
+    return None
+
+
+def _facts(launch: Launch, target: Target) -> KernelFacts:
+    compiled = compiled_kernel(launch, target)
+    cubin = compiled.asm["cubin"]
+    usage, sass = usage_of_cubin(cubin), sass_of_cubin(cubin)
+    static = int(usage["shared"] or 0) - (_RESERVED_BYTES if target.sm >= 90 else 0)
+    return KernelFacts(
+        name=compiled.metadata.name,
+        grid=launch.grid,
+        num_warps=compiled.metadata.num_warps,
+        resources=Resources(
+            registers=int(usage["registers"]),
+            stack_bytes=int(usage["stack"]),
+            shared_bytes=compiled.metadata.shared,
+        ),
+        static_shared_bytes=max(0, static),
+        instructions=count_instructions(sass),
+        ptx=str(compiled.asm["ptx"]),
+        sass=sass,
+    )

@@ -1,0 +1,228 @@
+"""What can be told of a config without running it: compile facts, occupancy, traffic, roofline, rules, a prediction."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from fusetune.compiler.facts import KernelFacts, kernel_facts, reject_resources
+from fusetune.compiler.pool import Job, compile_jobs
+from fusetune.core.config import BASELINE, Config
+from fusetune.core.diagnosis import Diagnosis, diagnose
+from fusetune.core.estimate import Estimate, estimate
+from fusetune.core.problem import Problem
+from fusetune.core.progress import Progress
+from fusetune.core.resources import Occupancy, Resources, occupancy
+from fusetune.core.roofline import Roofline, roofline
+from fusetune.core.rules import Rule, contradictions, propose
+from fusetune.core.space import Rejection, SpaceName, candidates, reject_reason
+from fusetune.core.target import Target
+from fusetune.errors import CompileError, UsageError
+from fusetune.kernels.spec import KernelSpec
+
+
+class Suggestion(msgspec.Struct, frozen=True):
+    """A config that the rules propose, with what the compiler makes of it, and its predicted microseconds."""
+
+    config: Config
+    resources: Resources | None
+    why_not: str | None
+    predicted_us: float | None
+
+
+class Inspection(msgspec.Struct, frozen=True):
+    """One config of one problem on one target. The first kernel is the one that multiplies.
+
+    `waves`: CTAs over what the GPU holds at once. `tail_efficiency`: the share of the SMs that work, over all waves,
+    were each as long as a full one; the cost model's own tail is `estimate.tail_us`. `rejection`: why a sweep would
+    leave it out. `estimate` and `roofline` are None where the table of targets lacks a figure, and `why_no_estimate`
+    says which.
+    """
+
+    op: str
+    problem: Problem
+    target: Target
+    config: Config
+    kernels: tuple[KernelFacts, ...]
+    occupancy: Occupancy
+    ctas: int
+    waves: float
+    tail_efficiency: float
+    rejection: Rejection | None
+    estimate: Estimate | None
+    roofline: Roofline | None
+    why_no_estimate: str | None
+    staged_loads: int
+    fired: tuple[Rule, ...]
+    suggestions: tuple[Suggestion, ...]
+    contradictions: tuple[str, ...]
+
+    @property
+    def resources(self) -> Resources:
+        """Of the kernel that multiplies."""
+        return self.kernels[0].resources
+
+
+def inspect_config(spec: KernelSpec, problem: Problem, config: Config, target: Target) -> Inspection:
+    """Compile a config for `target` and put together all that follows from it.
+
+    Raises CompileError where it does not compile, UsageError where there is nothing of ours to compile.
+    """
+    kernels = kernel_facts(spec, problem, config, target)
+    if not kernels:
+        raise UsageError(f"{config.label()} is a library's: there is no kernel of ours to inspect")
+    main = kernels[0]
+    held = occupancy(main.resources.registers, main.resources.shared_bytes, main.num_warps, target)
+    ctas = 1
+    for extent in main.grid:
+        ctas *= extent
+    waves = ctas / max(1, held.ctas_per_sm * target.sms)
+    found, walls, lacking = _predicted(spec, problem, config, target, main.resources)
+    proposal = propose(
+        main.resources, held, spec.staged_loads, compute_bound=walls is None or walls.bound == "compute", tile=config
+    )
+    suggestions = tuple(_suggestion(spec, problem, other, target) for other in proposal.configs if other != config)
+    made = {one.config: one.resources for one in suggestions if one.resources and _same_tile(one.config, config)}
+    return Inspection(
+        op=spec.name,
+        problem=problem,
+        target=target,
+        config=config,
+        kernels=kernels,
+        occupancy=held,
+        ctas=ctas,
+        waves=waves,
+        tail_efficiency=waves / -(-waves // 1) if held.ctas_per_sm else 0.0,
+        rejection=reject_reason(config, problem, target) or reject_resources(main.resources, target),
+        estimate=found,
+        roofline=walls,
+        why_no_estimate=lacking,
+        staged_loads=spec.staged_loads,
+        fired=proposal.fired,
+        suggestions=suggestions,
+        contradictions=contradictions(config, main.resources, held, proposal.fired, made),
+    )
+
+
+def _predicted(
+    spec: KernelSpec, problem: Problem, config: Config, target: Target, resources: Resources
+) -> tuple[Estimate | None, Roofline | None, str | None]:
+    try:
+        found = estimate(config, problem, target, resources)
+        return found, roofline(spec.flops(problem), spec.bytes(problem), problem, target), None
+    except UsageError as error:
+        return None, None, str(error)
+
+
+def _suggestion(spec: KernelSpec, problem: Problem, config: Config, target: Target) -> Suggestion:
+    rejection = reject_reason(config, problem, target)
+    if rejection is not None:
+        return Suggestion(config, None, rejection.detail, None)
+    try:
+        resources = kernel_facts(spec, problem, config, target)[0].resources
+    except CompileError as error:
+        return Suggestion(config, None, str(error), None)
+    found, _, _ = _predicted(spec, problem, config, target, resources)
+    spills = reject_resources(resources, target)
+    return Suggestion(config, resources, spills.detail if spills else None, found.time_us if found else None)
+
+
+def _same_tile(one: Config, other: Config) -> bool:
+    return msgspec.structs.replace(one, num_warps=other.num_warps, num_stages=other.num_stages) == other
+
+
+def diagnoses(inspection: Inspection, metrics: Mapping[str, Sequence[Mapping[str, float]]]) -> tuple[Diagnosis, ...]:
+    """What limits each profiled kernel, the mean over its launches: the only one, or those of our kernels' names."""
+    answers = []
+    names = {kernel.name for kernel in inspection.kernels}
+    ours = names & set(metrics) or set(list(metrics)[:1] if len(metrics) == 1 else [])
+    if not ours:
+        known, given = ", ".join(sorted(names)), ", ".join(sorted(metrics))
+        raise UsageError(f"the metrics are of {given}; this config runs {known}: profile it with `fusetune profile`")
+    for name in sorted(ours):
+        launches = [launch for launch in metrics[name] if launch]
+        every = {key for launch in launches for key in launch}
+        mean = {key: _mean([launch[key] for launch in launches if key in launch]) for key in every}
+        kernel = next((kernel for kernel in inspection.kernels if kernel.name == name), inspection.kernels[0])
+        held = occupancy(kernel.resources.registers, kernel.resources.shared_bytes, kernel.num_warps, inspection.target)
+        grid = 1
+        for extent in kernel.grid:
+            grid *= extent
+        answers.append(diagnose(name, mean, held, inspection.problem, inspection.target, grid=grid))
+    return tuple(answers)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+class Row(msgspec.Struct, frozen=True):
+    """One config of a space: compiled, ranked by the model alone (`estimated`), or rejected with its reason."""
+
+    config: Config
+    status: str
+    predicted_us: float | None = None
+    resources: Resources | None = None
+    occupancy: Occupancy | None = None
+    reason: str | None = None
+    detail: str | None = None
+
+
+def inspect_space(
+    spec: KernelSpec,
+    problem: Problem,
+    target: Target,
+    progress: Progress,
+    *,
+    space: SpaceName = "standard",
+    compiled: int | None = None,
+    workers: int | None = None,
+) -> tuple[Row, ...]:
+    """Every config of a space, the best predicted first, rejected ones last.
+
+    The `compiled` best by the model are compiled and ranked by their real resources; None compiles all.
+    """
+    rejected: list[Row] = []
+    guessed: dict[Config, float | None] = {}
+    for config in candidates(spec.space, space):
+        rejection = reject_reason(config, problem, target)
+        if rejection is None:
+            guessed[config] = _guess(config, problem, target)
+        else:
+            rejected.append(Row(config, "rejected", reason=rejection.reason, detail=rejection.detail))
+    order = sorted(guessed, key=lambda config: (config != BASELINE, guessed[config] or 0.0))
+    chosen = order if compiled is None else order[: compiled + 1 if compiled else 0]
+    done: list[Row] = []
+    jobs = [Job(problem, config) for config in chosen]
+    with progress.phase(f"Compiling for {target.name}", len(jobs)) as phase:
+        for (_, config), result in compile_jobs(spec, jobs, target, workers=workers) if jobs else ():
+            phase.advance()
+            why = result if isinstance(result, Rejection) else reject_resources(result, target)
+            resources = result if isinstance(result, Resources) else None
+            held = _held(resources, config, target) if resources is not None else None
+            if why is not None:
+                rejected.append(Row(config, "rejected", None, resources, held, why.reason, why.detail))
+            else:
+                done.append(Row(config, "compiled", _guess(config, problem, target, resources), resources, held))
+    seen = set(chosen)
+    rest = [Row(config, "estimated", guessed[config]) for config in order if config not in seen]
+    by_time = sorted(done, key=lambda row: row.predicted_us or 0.0)
+    return (*by_time, *sorted(rest, key=lambda row: row.predicted_us or 0.0), *rejected)
+
+
+def _held(resources: Resources, config: Config, target: Target) -> Occupancy:
+    return occupancy(resources.registers, resources.shared_bytes, config.num_warps, target)
+
+
+def _guess(config: Config, problem: Problem, target: Target, resources: Resources | None = None) -> float | None:
+    try:
+        return estimate(config, problem, target, resources).time_us
+    except UsageError:
+        return None
+
+
+def reason_counts(rows: Sequence[Row]) -> dict[str, int]:
+    """How many configs were rejected for each reason, the commonest first."""
+    return dict(Counter(row.reason for row in rows if row.reason is not None).most_common())

@@ -1,0 +1,137 @@
+"""What limits a kernel, by a profiler's metrics and the facts of its compilation: one sentence, with its figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+
+from fusetune.core.problem import Problem
+from fusetune.core.resources import Occupancy
+from fusetune.core.target import Target
+
+SM: Final = "sm__throughput.avg.pct_of_peak_sustained_elapsed"
+DRAM: Final = "dram__throughput.avg.pct_of_peak_sustained_elapsed"
+WARPS: Final = "sm__warps_active.avg.pct_of_peak_sustained_active"
+L2_HITS: Final = "lts__t_sector_hit_rate.pct"
+L2: Final = "lts__throughput.avg.pct_of_peak_sustained_elapsed"
+TENSOR: Final = "sm__inst_executed_pipe_tensor.avg.pct_of_peak_sustained_active"
+GRID: Final = "launch__grid_size"
+REGISTERS: Final = "launch__registers_per_thread"
+SHARED: Final = "launch__shared_mem_per_block_dynamic"
+DURATION: Final = "gpu__time_duration.sum"
+
+METRICS: Final = (SM, WARPS, DRAM, L2_HITS, L2, TENSOR, GRID, REGISTERS, SHARED, DURATION)
+"""What `fusetune profile` asks Nsight Compute for: the brief's five, and what they are checked against."""
+
+WALL_PERCENT: Final = 80.0
+"""A unit this busy is a wall. Nsight Compute's own speed-of-light rule draws the same line (CUDA, Kernel Profiling
+Guide)."""
+HALF_RATE_CAPABILITIES: Final = frozenset({86, 89, 120})
+OF_OCCUPANCY: Final = 0.9
+"""Warps active from this share of the theoretical occupancy on are all that may be."""
+
+
+class Diagnosis(msgspec.Struct, frozen=True):
+    """What limits a kernel: a word for programs, a sentence for people, and what else is to be said.
+
+    limit: compute, dram, l2, occupancy, latency, or unknown where the metrics that would say are missing.
+    """
+
+    kernel: str
+    limit: str
+    sentence: str
+    notes: tuple[str, ...] = ()
+
+
+def products_at_half(problem: Problem, target: Target) -> bool:
+    """Whether a full tensor pipe shows as half of the SM's peak throughput.
+
+    GeForce cards multiply with FP32 accumulation at half the rate of the pipe, which the profiler measures against: at
+    50 % SM throughput an RTX 4090 does all the TF32 products it can (benchmarks/data, kernel_ms_from_sm_throughput).
+    Their tables state it: dense FP16 with FP32 accumulation is twice FP32's rate there, four times elsewhere.
+    """
+    if target.sm not in HALF_RATE_CAPABILITIES or problem.precision == "ieee":
+        return False
+    return bool(target.fp16_tflops and target.fp32_tflops and target.fp16_tflops < 3 * target.fp32_tflops)
+
+
+def diagnose(
+    kernel: str, metrics: Mapping[str, float], held: Occupancy, problem: Problem, target: Target, *, grid: int
+) -> Diagnosis:
+    """Join one kernel's metrics with its theoretical occupancy and say what limits it."""
+    sm, dram, warps = metrics.get(SM), metrics.get(DRAM), metrics.get(WARPS)
+    theory = held.fraction * 100
+    told = _figures(metrics, theory)
+    notes = list(_notes(metrics, held, target, grid))
+    if sm is None or dram is None:
+        missing = ", ".join(name for name in (SM, DRAM) if metrics.get(name) is None)
+        return Diagnosis(
+            kernel, "unknown", f"What limits {kernel} cannot be said without {missing}.{told}", tuple(notes)
+        )
+    half = products_at_half(problem, target)
+    products = min(100.0, sm * 2) if half else sm
+    if dram >= WALL_PERCENT and dram >= products:
+        limit, why = "dram", f"Device memory limits {kernel}: it is {dram:.0f} % busy."
+    elif products >= WALL_PERCENT:
+        limit, why = "compute", f"Arithmetic limits {kernel}: its SMs are at {sm:.0f} % of their throughput"
+        why += (
+            f", and products with FP32 accumulation end at 50 % on this card: the tensor cores do {products:.0f} % of "
+            "what they can."
+            if half
+            else "."
+        )
+    elif metrics.get(L2, 0.0) >= WALL_PERCENT:
+        limit, why = "l2", f"L2 limits {kernel}: it is {metrics[L2]:.0f} % busy."
+    elif warps is not None and warps >= OF_OCCUPANCY * theory and held.limiter != "warps":
+        limit = "occupancy"
+        why = (
+            f"Latency limits {kernel}, and {held.limiter} keep more warps out: no unit is near its peak "
+            f"(SM {sm:.0f} %, DRAM {dram:.0f} %)."
+        )
+    else:
+        limit, why = "latency", f"Latency limits {kernel}: no unit is near its peak (SM {sm:.0f} %, DRAM {dram:.0f} %)."
+    return Diagnosis(kernel, limit, why + told, tuple(notes))
+
+
+def _figures(metrics: Mapping[str, float], theory: float) -> str:
+    """All that is known, after the reason."""
+    sm, dram, warps, hits = (metrics.get(name) for name in (SM, DRAM, WARPS, L2_HITS))
+    parts = []
+    if sm is not None:
+        parts.append(f"SM throughput {sm:.0f} %")
+    if warps is not None:
+        equal = warps >= OF_OCCUPANCY * theory
+        parts.append(
+            f"{warps:.0f} % warps active, "
+            + (
+                f"equal to the occupancy limit of {theory:.0f} %"
+                if equal
+                else f"where occupancy would allow {theory:.0f} %"
+            )
+        )
+    if dram is not None:
+        parts.append(f"DRAM {dram:.0f} %")
+    if hits is not None:
+        parts.append(f"{hits:.0f} % L2 hits")
+    return f" ({'; '.join(parts)})" if parts else ""
+
+
+def _notes(metrics: Mapping[str, float], held: Occupancy, target: Target, grid: int) -> list[str]:
+    notes = []
+    warps = metrics.get(WARPS)
+    if warps is not None and warps > held.fraction * 100 + 0.5:
+        notes.append(
+            f"More warps were active ({warps:.1f} %) than this config can hold ({held.fraction * 100:.1f} %): the "
+            f"metrics are of another kernel, or of another GPU than {target.name}."
+        )
+    profiled = metrics.get(GRID)
+    if profiled is not None and int(profiled) != grid:
+        notes.append(
+            f"The profiled launch has {int(profiled)} CTAs, this config launches {grid}: they are not the same."
+        )
+    waves = grid / max(1, held.ctas_per_sm * target.sms)
+    if warps is not None and waves < 1 and warps < held.fraction * 90:
+        notes.append(f"{grid} CTAs do not fill the GPU once ({waves:.2f} waves): smaller tiles or SPLIT_K would.")
+    return notes

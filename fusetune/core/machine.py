@@ -1,0 +1,125 @@
+"""What the cost model takes for granted of a compute capability: rates, latencies and shares, a few of each.
+
+They are no figures of a data sheet, which `Target` holds. Those of sm_89 were chosen with Nsight Compute's published
+figures of RTX 4090 cards in view (`benchmarks/ada.py`), those of sm_90 were fitted to measured sweeps
+(`benchmarks/fit.py`, judged on others by `benchmarks/prediction.py`). Capabilities without measurements take a
+neighbour's.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from fusetune.core.problem import Problem
+from fusetune.core.target import Target
+from fusetune.errors import UsageError
+
+
+class Machine(msgspec.Struct, frozen=True):
+    """Constants of one compute capability.
+
+    sustained: share of the boost clock that is held under load. mma_efficiency: share of the dense peak that a full
+    pipeline of mma.sync reaches, of the rate `mma_share` of the peak that this instruction has. fma_efficiency: the
+    same for float32 products without tensor cores, of the float32 peak. wgmma_efficiency: the same for warpgroup
+    instructions fed by the copy engine; threads_feed: what remains of it where threads load. l2_bytes_per_clock: bytes
+    that one SM gets from L2 in a clock while all others read too. fill_bytes_per_clock: the same for one whose
+    neighbours wait. latency_ns: from a load's issue to its tile in shared memory. barrier_ns: barrier and address
+    arithmetic of one step along K. convert_per_clock: values an SM rounds to TF32 in a clock. tile_ns: what a CTA takes
+    to begin and to end, beside its steps. next_tile_ns: the same for each tile of a CTA that walks through many.
+    dram_efficiency: share of the bandwidth that long rows reach. short_rows: the share of that which remains where a
+    row of a tile is 64 bytes. concurrent_reuse: how far CTAs that happen to run at once share what L2 cannot keep, as a
+    power of their number; 1 shares everything. launch_us, second_launch_us: start and end of a kernel, and of a second
+    one behind it.
+    """
+
+    sustained: float = 0.96
+    mma_efficiency: float = 0.919
+    mma_share: float = 1.0
+    fma_efficiency: float = 0.72
+    wgmma_efficiency: float = 0.90
+    threads_feed: float = 0.85
+    l2_bytes_per_clock: float = 18.6
+    fill_bytes_per_clock: float = 64.0
+    latency_ns: float = 442.0
+    barrier_ns: float = 60.0
+    convert_per_clock: float = 64.0
+    tile_ns: float = 600.0
+    next_tile_ns: float = 200.0
+    dram_efficiency: float = 0.916
+    short_rows: float = 0.53
+    concurrent_reuse: float = 0.25
+    launch_us: float = 2.2
+    second_launch_us: float = 1.0
+
+
+_AMPERE: Final = Machine(l2_bytes_per_clock=40.0)
+_ADA: Final = Machine()
+_HOPPER: Final = Machine(
+    mma_efficiency=0.915,
+    mma_share=0.641,
+    wgmma_efficiency=0.984,
+    threads_feed=0.936,
+    l2_bytes_per_clock=50.9,
+    fill_bytes_per_clock=50.5,
+    latency_ns=616.0,
+    barrier_ns=54.7,
+    tile_ns=542.0,
+    dram_efficiency=0.975,
+    concurrent_reuse=0.258,
+)
+
+MACHINES: Final[dict[int, Machine]] = {80: _AMPERE, 86: _ADA, 89: _ADA, 90: _HOPPER, 100: _HOPPER, 120: _ADA}
+OVERLAP: Final = 8
+"""Norm that joins times that run side by side: the larger one where they differ, more than it where they do not."""
+SHARED_BYTES_PER_CLOCK: Final = 128
+"""Of an SM: CUDA C++ Programming Guide, 32 banks of 4 bytes."""
+COPIES_PER_CLOCK: Final = 16
+"""Lanes of load and store units an SM; a copy of 4 bytes takes one of them as long as one of 16 does."""
+SECTOR_BYTES: Final = 32
+"""What L2 hands out at least."""
+DEFAULT_MHZ: Final = 1800.0
+
+
+def machine_of(target: Target) -> Machine:
+    """The constants of a target's compute capability; a capability that has none takes Ada's."""
+    return MACHINES.get(target.sm, _ADA)
+
+
+def clock_ghz(target: Target, machine: Machine) -> float:
+    """Clocks a nanosecond of the SMs under load."""
+    return (target.boost_mhz or DEFAULT_MHZ) * machine.sustained / 1e3
+
+
+def peak_flops_per_ns(kind: str, target: Target) -> float:
+    """The GPU's dense rate for products of a kind, FLOP a nanosecond; emulated precisions multiply three times.
+
+    Raises UsageError where the table of targets has no peak for it.
+    """
+    peaks = {
+        "tf32": (target.tf32_tflops, 1),
+        "tf32x3": (target.tf32_tflops, 3),
+        "bf16x3": (target.bf16_tflops, 3),
+        "ieee": (target.fp32_tflops, 1),
+        "float16": (target.fp16_tflops, 1),
+        "bfloat16": (target.bf16_tflops, 1),
+    }
+    peak, times = peaks[kind]
+    if peak is None:
+        raise UsageError(
+            f"the table of targets has no {kind} peak for {target.name}, so nothing can be predicted for it"
+        )
+    return peak * 1e3 / times
+
+
+def dram_bytes_per_ns(target: Target) -> float:
+    """Bytes a nanosecond of device memory, as its document states it. Raises UsageError where none does."""
+    if target.dram_gb_s is None:
+        raise UsageError(f"the table of targets has no bandwidth for {target.name}, so nothing can be predicted for it")
+    return target.dram_gb_s
+
+
+def kind_of(problem: Problem) -> str:
+    """How a problem's products are made: its precision, or the dtype of 16-bit inputs."""
+    return problem.precision or problem.dtype

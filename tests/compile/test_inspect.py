@@ -1,0 +1,137 @@
+"""Inspection of real kernels, compiled for GPUs that are not here."""
+
+from __future__ import annotations
+
+import json
+
+import msgspec
+import pytest
+
+from fusetune.compiler.facts import kernel_facts
+from fusetune.compiler.inspect import diagnoses, inspect_config, inspect_space
+from fusetune.core.config import BASELINE, Config
+from fusetune.core.config_text import parse_config
+from fusetune.core.problem import make_problem
+from fusetune.core.progress import SilentProgress
+from fusetune.core.rules import MULTI_INPUT
+from fusetune.core.target import find_target
+from fusetune.errors import UsageError
+from fusetune.kernels.gemm_scale import SPEC
+from fusetune.kernels.spec import load_spec
+from fusetune.report.inspection import space_text, to_builtins, to_text
+
+RTX_4090, H200 = find_target("rtx4090"), find_target("h200")
+PROBLEM = make_problem(1024, 8192, 8192, "float32")
+SEED_CONFIG = Config(num_stages=3)
+
+
+@pytest.fixture(scope="module")
+def found():
+    return inspect_config(SPEC, PROBLEM, SEED_CONFIG, RTX_4090)
+
+
+def test_the_brief_s_config_holds_as_many_warps_as_the_profiler_saw_active(found):
+    assert found.occupancy.warps_per_sm == 12
+    assert found.resources.shared_bytes == 32768
+    assert (found.ctas, found.kernels[0].grid) == (2048, (2048,))
+    assert found.waves == pytest.approx(2048 / 384)
+    assert found.tail_efficiency == pytest.approx(2048 / 384 / 6)
+
+
+def test_the_instructions_are_those_of_an_mma_pipeline_with_asynchronous_copies(found):
+    counts = found.kernels[0].instructions
+    assert counts.mma > 0
+    assert counts.cp_async > 0
+    assert (counts.tma_load, counts.wgmma, counts.local_load, counts.local_store) == (0, 0, 0, 0)
+
+
+def test_the_prediction_has_its_parts_and_lies_above_the_roofline(found):
+    assert found.estimate.time_us > found.roofline.time_us == pytest.approx(1664, rel=0.01)
+    assert found.roofline.bound == "compute"
+    assert found.estimate.dram_bytes >= SPEC.bytes(PROBLEM) * 0.99
+
+
+def test_the_text_tells_every_part_and_the_json_holds_no_code(found):
+    text = to_text(found)
+    for part in ("registers", "stack", "shared memory", "instructions", "occupancy", "waves", "L2", "DRAM", "roofline"):
+        assert part in text
+    assert "nothing was run" in text
+    raw = json.loads(json.dumps(to_builtins(found)))
+    assert raw["evidence"] == "predicted"
+    assert raw["kernels"][0]["resources"]["registers"] == found.resources.registers
+    assert not {"ptx", "sass"} & set(raw["kernels"][0])
+
+
+def test_only_loads_of_the_loop_are_staged_so_bias_and_scale_fire_no_rule(found):
+    assert found.staged_loads == 2
+    assert MULTI_INPUT not in found.fired
+    assert "before and after it are not buffered" in to_text(found)
+    assert BASELINE in {suggestion.config for suggestion in found.suggestions}
+
+
+def test_a_profile_is_joined_by_the_kernel_s_name_or_because_it_is_the_only_one(found):
+    metrics = {
+        "sm__throughput.avg.pct_of_peak_sustained_elapsed": 44.43,
+        "dram__throughput.avg.pct_of_peak_sustained_elapsed": 16.68,
+        "sm__warps_active.avg.pct_of_peak_sustained_active": 24.01,
+    }
+    (theirs,) = diagnoses(found, {"fused_gemm_scale_kernel": [metrics]})
+    (ours,) = diagnoses(found, {"tiled_products": [metrics, metrics], "elementwise": [metrics]})
+    assert theirs.limit == ours.limit == "compute"
+    with pytest.raises(UsageError, match="this config runs tiled_products"):
+        diagnoses(found, {"one": [metrics], "two": [metrics]})
+
+
+def test_a_tile_that_lives_in_memory_contradicts_the_rule_that_its_few_registers_suggest():
+    problem = make_problem(1024, 8192, 8192, "float32")
+    spilling = inspect_config(SPEC, problem, Config(BLOCK_M=256, BLOCK_N=128, num_stages=2), RTX_4090)
+    assert spilling.resources.stack_bytes > 1024
+    assert spilling.resources.registers < 96
+    assert any("look like low pressure" in sentence for sentence in spilling.contradictions)
+    assert spilling.kernels[0].instructions.local_load > 0
+    assert "it spills" in to_text(spilling)
+
+
+def test_training_shows_both_kernels_and_the_copy_engine_on_a_gpu_that_has_one():
+    spec = load_spec("gemm_scale_bn")
+    problem = make_problem(1024, 2048, 1024, "float16", mode="train")
+    found = inspect_config(spec, problem, parse_config("persistent 128x128x64 w4 s3"), H200)
+    products, normalize = found.kernels
+    assert (products.name, normalize.name) == ("persistent_products", "normalize_columns")
+    assert products.instructions.tma_load > 0
+    assert products.instructions.wgmma > 0
+    assert found.estimate.second_us > 0
+
+
+def test_a_library_s_config_has_nothing_of_ours_to_inspect():
+    with pytest.raises(UsageError, match="no kernel of ours"):
+        inspect_config(SPEC, PROBLEM, Config(variant="library_folded"), RTX_4090)
+
+
+def test_a_gpu_without_a_stated_peak_is_inspected_and_says_why_nothing_is_predicted():
+    lacking = msgspec.structs.replace(RTX_4090, tf32_tflops=None)
+    found = inspect_config(SPEC, make_problem(128, 512, 1024, "float32"), BASELINE, lacking)
+    assert found.estimate is None
+    assert "no tf32 peak" in to_text(found)
+
+
+def test_the_code_is_ptx_for_the_target_and_its_machine_code():
+    (kernel,) = kernel_facts(SPEC, make_problem(128, 512, 1024, "float32"), BASELINE, RTX_4090)
+    assert ".target sm_89" in kernel.ptx
+    assert "HMMA" in kernel.sass
+
+
+def test_the_table_of_a_space_holds_every_config_with_its_reason():
+    rows = inspect_space(
+        SPEC, make_problem(64, 64, 64, "float16"), RTX_4090, SilentProgress(), space="standard", compiled=2
+    )
+    statuses = [row.status for row in rows]
+    assert statuses.count("compiled") == 3  # the two best, and BASELINE
+    assert all(row.reason and row.detail for row in rows if row.status == "rejected")
+    text = space_text(rows, RTX_4090, 5)
+    assert f"{len(rows)} configs for NVIDIA GeForce RTX 4090" in text
+    assert "shared_memory" in text
+    none = inspect_space(
+        SPEC, make_problem(64, 64, 64, "float16"), RTX_4090, SilentProgress(), space="seed", compiled=0
+    )
+    assert {row.status for row in none} == {"estimated"}

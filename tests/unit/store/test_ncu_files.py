@@ -1,0 +1,113 @@
+"""A profiler's metrics in each form that they come in."""
+
+from __future__ import annotations
+
+import json
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+from fusetune.errors import UsageError
+from fusetune.store.ncu_files import read_metrics
+
+SM = "sm__throughput.avg.pct_of_peak_sustained_elapsed"
+RAW = """==PROF== Connected to process 4711 (/usr/bin/python3)
+a line of the program itself
+==PROF== Disconnected from process 4711
+"ID","Process ID","Kernel Name","Block Size","gpu__time_duration.sum","sm__throughput.avg.pct_of_peak_sustained_elapsed"
+"","","","","usecond","%"
+"0","4711","tiled_products(const float *, int)","(128, 1, 1)","2,020.5","44.43"
+"1","4711","tiled_products(const float *, int)","(128, 1, 1)","2,021.5","44.57"
+"2","4711","finish_split","(128, 1, 1)","3.25","n/a"
+"""
+LONG = """"ID","Kernel Name","Section Name","Metric Name","Metric Unit","Metric Value"
+"0","tiled_products","Command line profiler metrics","gpu__time_duration.sum","ms","2.5"
+"0","tiled_products","Command line profiler metrics","launch__grid_size","","2,048"
+"""
+
+
+def written(folder: Path, text: str, name: str = "metrics.csv") -> Path:
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+def test_the_brief_s_json_is_read_with_one_launch_a_kernel(tmp_path: Path) -> None:
+    found = read_metrics(written(tmp_path, json.dumps({"k": {SM: 44.43, "launch__grid_size": 2048}}), "m.json"))
+    assert found == {"k": ({SM: 44.43, "launch__grid_size": 2048.0},)}
+
+
+def test_a_kernel_that_was_launched_several_times_has_a_list_and_text_values_are_left_out(tmp_path: Path) -> None:
+    text = json.dumps({"k": [{SM: "44.43", "device__name": "RTX"}, {SM: 45}]})
+    assert read_metrics(written(tmp_path, text, "m.json"))["k"] == ({SM: 44.43}, {SM: 45.0})
+
+
+def test_the_raw_page_is_read_past_the_program_s_own_lines_with_units_undone(tmp_path: Path) -> None:
+    found = read_metrics(written(tmp_path, RAW))
+    assert [launch[SM] for launch in found["tiled_products"]] == [44.43, 44.57]
+    assert found["tiled_products"][0]["gpu__time_duration.sum"] == pytest.approx(2_020_500)
+    assert found["finish_split"] == ({"gpu__time_duration.sum": pytest.approx(3250)},)
+
+
+def test_a_metric_a_row_is_read_too(tmp_path: Path) -> None:
+    found = read_metrics(written(tmp_path, LONG))
+    assert found == {"tiled_products": ({"gpu__time_duration.sum": 2.5e6, "launch__grid_size": 2048.0},)}
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "why"),
+    [
+        ("{", "m.json", "line 1: not JSON"),
+        ("[1]", "m.json", "expected an object of kernels"),
+        ('{"k": 3}', "m.json", "k has 3"),
+        ('{"k": {"device__name": "x"}}', "m.json", "holds no metrics"),
+        ("a,b\n1,2\n", "m.csv", "no column 'Kernel Name'"),
+        ("", "m.csv", "no column"),
+    ],
+)
+def test_a_file_that_says_nothing_is_named_with_what_is_wrong(tmp_path: Path, text: str, name: str, why: str) -> None:
+    path = written(tmp_path, text, name)
+    with pytest.raises(UsageError, match=why) as caught:
+        read_metrics(path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_missing_file_is_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="No such file"):
+        read_metrics(tmp_path / "none.json")
+
+
+def test_a_report_without_nsight_s_module_says_how_to_get_csv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ncu_report", None)
+    with pytest.raises(UsageError, match=r"extras/python.*--page raw"):
+        read_metrics(written(tmp_path, "", "m.ncu-rep"))
+
+
+def test_a_report_is_read_through_nsight_s_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against a stand-in with the calls of Nsight Compute's Python report interface."""
+
+    class Metric:
+        def __init__(self, value: object) -> None:
+            self._value = value
+
+        def value(self) -> object:
+            return self._value
+
+    class Action:
+        values = {SM: 44.43, "device__name": "RTX"}  # noqa: RUF012
+
+        def name(self) -> str:
+            return "k(int)"
+
+        def metric_names(self) -> tuple[str, ...]:
+            return tuple(self.values)
+
+        def metric_by_name(self, name: str) -> Metric:
+            return Metric(self.values[name])
+
+    one_range = types.SimpleNamespace(num_actions=lambda: 2, action_by_idx=lambda index: Action())
+    report = types.SimpleNamespace(num_ranges=lambda: 1, range_by_idx=lambda index: one_range)
+    monkeypatch.setitem(sys.modules, "ncu_report", types.SimpleNamespace(load_report=lambda path: report))
+    assert read_metrics(written(tmp_path, "", "m.ncu-rep")) == {"k": ({SM: 44.43}, {SM: 44.43})}

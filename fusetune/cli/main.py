@@ -8,6 +8,7 @@ from typing import NoReturn
 import click
 
 import fusetune
+from fusetune.cli.export import export
 from fusetune.cli.gate import gate
 from fusetune.cli.report import report
 from fusetune.cli.sweep import sweep
@@ -24,7 +25,7 @@ def cli() -> None:
     """
 
 
-for _command in (sweep, report, gate):
+for _command in (sweep, report, export, gate):
     cli.add_command(_command)
 
 

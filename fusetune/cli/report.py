@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import io
-import os
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -58,6 +56,7 @@ def report(config_roots: tuple[Path, ...], run_dirs: tuple[Path, ...], form: str
     Every figure comes from the config files and the runs' journals; nothing is measured. Exit code 2 when there is
     nothing to show or a file is damaged; what could be read is shown all the same.
     """
+    from fusetune.report.files import write_whole
     from fusetune.report.model import load_report
 
     for option, folders in (("--configs", config_roots), ("--runs", run_dirs)):
@@ -68,7 +67,7 @@ def report(config_roots: tuple[Path, ...], run_dirs: tuple[Path, ...], form: str
         looked = ", ".join(str(root) if root.is_dir() else f"{root} (no such folder)" for root in roots)
         raise UsageError(f"no tuned configs found in {looked}; `{_HOW_TO_MAKE_ONE}` makes one")
     if output is not None:
-        _write(output, _text(found, form))
+        write_whole(output, _text(found, form))
     elif form == "table":
         _show(found)
     else:
@@ -105,31 +104,3 @@ def _text(found: Report, form: str) -> str:
         render(found, Console(file=text, width=_FILE_COLUMNS, color_system=None))
         return text.getvalue()
     return {"json": formats.to_json, "csv": formats.to_csv, "md": formats.to_markdown}[form](found)
-
-
-def _write(path: Path, text: str) -> None:
-    """Write beside the file, then rename: at no moment is half a report to be seen."""
-    try:
-        descriptor, name = tempfile.mkstemp(dir=path.resolve().parent, prefix=f".{path.name}.", suffix=".tmp")
-        temporary = Path(name)
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as handle:
-                handle.write(text)
-            temporary.chmod(_mode(path))
-            temporary.replace(path.resolve())
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise UsageError(
-            f"cannot write {path}: {error.strerror or error}; choose a folder that you may write to"
-        ) from error
-
-
-def _mode(path: Path) -> int:
-    """The mode of the file that is replaced, or what a new file would get; a temporary file is private instead."""
-    if path.exists():
-        return path.stat().st_mode & 0o777
-    umask = os.umask(0)
-    os.umask(umask)
-    return 0o666 & ~umask

@@ -8,6 +8,7 @@ from typing import NoReturn
 import click
 
 import fusetune
+from fusetune.cli.compare import compare
 from fusetune.cli.export import export
 from fusetune.cli.gate import gate
 from fusetune.cli.report import report
@@ -25,7 +26,7 @@ def cli() -> None:
     """
 
 
-for _command in (sweep, report, export, gate):
+for _command in (sweep, report, compare, export, gate):
     cli.add_command(_command)
 
 

@@ -85,6 +85,11 @@ def module_text(spec: KernelSpec, choices: Sequence[Choice], target: Target, *, 
     return _formatted("\n\n\n".join(sections) + "\n")
 
 
+def parts_of_module(spec: KernelSpec, choice: Choice, target: Target) -> list[Part]:
+    """The kernels that a module has for one choice, in the order of their launches."""
+    return _Mode(spec, choice, target, autotune=False).parts
+
+
 class _Mode:
     """The kernels of one choice."""
 

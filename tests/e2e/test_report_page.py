@@ -34,7 +34,7 @@ pytestmark = [
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("page") / "report.html"
     command = [sys.executable, "-m", "fusetune", "report", "--run", RUN, "--html", str(path)]
-    runs = ROOT / "benchmarks" / "results" / "sweeps"
+    runs = ROOT / "tests" / "support" / "journals"
     subprocess.run([*command, "--runs", str(runs)], check=True, capture_output=True)
     return path
 

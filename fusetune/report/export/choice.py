@@ -14,7 +14,7 @@ from fusetune.core.environment import Environment, TargetIdentity
 from fusetune.core.problem import Problem
 from fusetune.core.target import Target
 from fusetune.errors import UsageError
-from fusetune.kernels.spec import KernelSpec
+from fusetune.kernels.spec import KernelSpec, rounds_in_descriptor
 from fusetune.report.model import config_paths
 from fusetune.store.lookup import Lookup, lookup
 from fusetune.store.schema import ConfigFile
@@ -71,6 +71,12 @@ def header(spec: KernelSpec, choices: Sequence[Choice], target: Target, *, autot
         lines.append(f"{mode}{_evidence(choice.found)}")
     if autotune:
         lines.append("Where a kernel is autotuned, its first launch for new sizes tries the configs listed above it.")
+    if any(choice.config.variant == "persistent" for choice in choices) and first.precision == "tf32":
+        lines.append(
+            "Needs triton 3.7 or later, whose descriptors round float32 to the nearest TF32 value."
+            if rounds_in_descriptor()
+            else "With triton 3.6 descriptors cannot round: TF32 inputs are cut off, which the library's are not."
+        )
     lines.append("Forward pass only: there is no gradient through the kernels.")
     return lines
 

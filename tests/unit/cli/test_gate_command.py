@@ -19,7 +19,7 @@ from tests.support.fake_compiler import install
 from tests.unit.gate.test_gate import RTX4090, WINNER, file_of, kept
 from tests.unit.gate.test_pins import RECORD
 
-JOURNALS = Path(__file__).parents[3] / "benchmarks" / "results" / "sweeps"
+JOURNALS = Path(__file__).parents[2] / "support" / "journals"
 
 
 @pytest.fixture(autouse=True)

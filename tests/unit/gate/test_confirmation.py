@@ -24,7 +24,7 @@ from fusetune.measure.protocol import Failure
 from tests.support.fake_compiler import install
 from tests.unit.gate.test_gate import ELSEWHERE, PATH, REVERTED, RTX4090, WINNER, file_of, kept
 
-JOURNALS = Path(__file__).parents[3] / "benchmarks" / "results" / "sweeps"
+JOURNALS = Path(__file__).parents[2] / "support" / "journals"
 AT_REV = msgspec.structs.replace(WINNER, variant=f"{OTHER}tiled")
 
 

@@ -16,7 +16,7 @@ from fusetune.report.model import rows_from_files
 from fusetune.report.other_tuners import to_cachefile, to_t4, to_vllm
 from fusetune.store.journal import read_journal
 
-JOURNAL = Path(__file__).parents[3] / "benchmarks" / "results" / "sweeps" / "20261123T062848-845c.jsonl.gz"
+JOURNAL = Path(__file__).parents[2] / "support" / "journals" / "20261123T062848-845c.jsonl.gz"
 
 
 def runs() -> list[Any]:

@@ -18,7 +18,7 @@ from fusetune.report.html.render import render_html
 from fusetune.report.model import Report, load_run, rows_from_files
 from fusetune.store.journal import Note, RunEnd, RunStart, read_journal
 
-JOURNALS = Path(__file__).parents[3] / "benchmarks" / "results" / "sweeps"
+JOURNALS = Path(__file__).parents[2] / "support" / "journals"
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
 
 

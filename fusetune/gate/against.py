@@ -33,7 +33,8 @@ from fusetune.kernels.spec import (
 
 OTHER: Final = "other:"
 """How the variant of a config begins that the other revision launches."""
-_IMPORT: Final = r"^(?P<lead>\s*(?:from|import)\s+){package}(?=[\s.,])"
+_BARE_IMPORT: Final = r"^(?P<lead>[ \t]*)import {package}[ \t]*$"
+_IMPORT: Final = r"^(?P<lead>[ \t]*(?:from|import)[ \t]+){package}(?=[\s.,])"
 
 
 class Against(Protocol):
@@ -121,9 +122,12 @@ class Revision:
             raise UsageError(f"there is no {source.relative_to(self._tree)} at {revision}; name a later revision")
         package = self._folder / self._alias
         shutil.copytree(source, package)
-        statement = re.compile(_IMPORT.format(package=re.escape(self._package.name)), re.MULTILINE)
+        name = re.escape(self._package.name)
+        statement = re.compile(_IMPORT.format(package=name), re.MULTILINE)
+        bare = re.compile(_BARE_IMPORT.format(package=name), re.MULTILINE)
         for path in package.rglob("*.py"):
             text = path.read_text(encoding="utf-8")
+            text = bare.sub(rf"\g<lead>import {self._alias} as {self._package.name}", text)
             path.write_text(statement.sub(rf"\g<lead>{self._alias}", text), encoding="utf-8")
         # First on the path, where the measuring process, which is given this one's path, finds it too.
         sys.path.insert(0, str(self._folder))

@@ -158,6 +158,8 @@ def _once(
     name = "BASELINE" if baseline == BASELINE else baseline.label()
     if isinstance(noise, Failure):
         return Judgement("inconclusive", f"this machine is too noisy: {name} against itself shows {noise.detail}")
+    if not is_quiet(noise.gain) and limits.over:
+        return Judgement("inconclusive", f"no time was left to see how quiet this machine is: {_told_gain(noise)}")
     if not is_quiet(noise.gain):
         told = f"this machine is too noisy: {name} against itself shows {_told_gain(noise)}"
         return Judgement("inconclusive", told)

@@ -17,10 +17,9 @@ from fusetune.kernels.gemm_scale_bn import EPS, MOMENTUM
 from fusetune.kernels.launches import gemm_launches
 from fusetune.kernels.spec import AbstractTensor, KernelSpec, Launch, abstract_tensors
 from fusetune.report.export.choice import Choice, choose_config, header
-from fusetune.report.export.source import KernelSource, written
+from fusetune.report.export.source import LINE_LENGTH, KernelSource, written
 from fusetune.report.export.wrapper import Part, tuned_decorators, wrapper_text
 
-LINE_LENGTH: Final = 100
 EXPORTED_OPS: Final = ("gemm_scale", "gemm_scale_bn")
 
 _KERNEL_NAMES: Final[dict[str, str]] = {
@@ -193,7 +192,7 @@ _MODELS: Final[dict[str, str]] = {
         return self.bn(y)
 ''',
     "gemm_scale_bn": f'''class ModelNew(nn.Module):
-    """Linear, scale and BatchNorm1d, fused; in training the running statistics are updated in place."""
+    """Linear, scale and BatchNorm1d, fused; training updates the running statistics in place."""
 {_INIT}
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         bn = self.bn

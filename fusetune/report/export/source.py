@@ -12,6 +12,9 @@ from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any, Final
 
+LINE_LENGTH: Final = 100
+"""Of what is written, whatever it was where it comes from."""
+
 _TOOLS: Final = re.compile(r"#\s*(?:type:|noqa|fmt:|pragma|ruff:).*$")
 """What only a linter reads."""
 _SHAPE: Final = re.compile(r"# \[[^\]]*\](?: \w+)?(?:, contiguous)?")
@@ -91,10 +94,18 @@ def _block(body: Sequence[ast.stmt], indent: str) -> list[str]:
     for statement in body:
         if getattr(statement, "gap", False) and lines:
             lines.append("")
-        comment = getattr(statement, "comment", "")
-        lines += [f"{indent}{line}" for line in comment.splitlines()]
+        lines += [f"{indent}{line}" for line in _wrapped(getattr(statement, "comment", ""), LINE_LENGTH - len(indent))]
         lines += _statement(statement, indent)
     return lines
+
+
+def _wrapped(comment: str, width: int) -> list[str]:
+    """The lines of a comment, broken anew where one of them is too long for what is written here."""
+    lines = comment.splitlines()
+    if all(len(line) <= width for line in lines):
+        return lines
+    words = " ".join(line.lstrip("# ") for line in lines)
+    return textwrap.wrap(words, width, initial_indent="# ", subsequent_indent="# ", break_on_hyphens=False)
 
 
 def _statement(statement: ast.stmt, indent: str) -> list[str]:

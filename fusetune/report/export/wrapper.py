@@ -165,7 +165,7 @@ _SIGNATURES: Final[dict[str | None, tuple[str, ...]]] = {
 _SUMMARIES: Final[dict[str | None, str]] = {
     None: "y = (x @ weight.T + bias) * scale.",
     "eval": "BatchNorm1d((x @ weight.T + bias) * scale) with the running statistics.",
-    "train": "BatchNorm1d((x @ weight.T + bias) * scale) with the batch's statistics; updates the running ones.",
+    "train": "BatchNorm1d((x @ weight.T + bias) * scale) in training.\n\nUpdates the running statistics in place.",
 }
 
 
@@ -176,7 +176,7 @@ def wrapper_text(parts: Sequence[Part], problem: Problem, config: Config, *, aut
     arguments = ", ".join(f"{name}: {kinds.get(name, 'torch.Tensor')}" for name in _SIGNATURES[mode])
     vectors = "bias, scale" if mode is None else "all other vectors"
     body = [
-        f'"""{_SUMMARIES[mode]}',
+        *f'"""{_SUMMARIES[mode]}'.splitlines(),
         "",
         f"x [M, K]; weight [N, K], as nn.Linear keeps it; {vectors} [N]; all {problem.dtype}.",
         '"""',

@@ -79,7 +79,7 @@ def axis_values(points: Sequence[Point], axis: str) -> list[float | None]:
     if axis in {"registers", "shared_bytes"}:
         return values
     return [
-        None if value is None else value * (1 + _JITTER * ((index * 0.618) % 1 - 0.5))
+        None if value is None else float(f"{value * (1 + _JITTER * ((index * 0.618) % 1 - 0.5)):.4g}")
         for index, value in enumerate(values)
     ]
 

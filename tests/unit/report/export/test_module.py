@@ -69,6 +69,7 @@ def test_a_module_is_formatted_and_leaves_no_decided_branch_or_unused_name(op: s
 
     text = exported(op, CONFIGS[label], H200)
     assert black.format_str(text, mode=black.Mode(line_length=100)) == text
+    assert max(map(len, text.splitlines())) <= 100
     for leftover in ("EPILOGUE", "COUNTER", "PRECISION", "given", "FOLDS", "PARTS", "noqa", "type: ignore", "fmt:"):
         assert leftover not in text, leftover
     for node in ast.walk(ast.parse(text)):

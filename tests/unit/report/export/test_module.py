@@ -82,6 +82,26 @@ def test_a_module_is_formatted_and_leaves_no_decided_branch_or_unused_name(op: s
         assert {one.arg for one in kernel.args.args} <= used, kernel.name
 
 
+@pytest.mark.parametrize(
+    ("dtype", "precision", "told"),
+    [
+        ("float32", "ieee", 'input_precision="ieee"'),
+        ("float32", "bf16x3", 'input_precision="bf16x3"'),
+        ("float16", None, 'torch.float16"'),
+        ("bfloat16", None, "tuned for bfloat16"),
+    ],
+)
+def test_every_way_to_multiply_is_exported_as_it_is_asked_for(dtype: Any, precision: Any, told: str) -> None:
+    problem = make_problem(128, 512, 1024, dtype, precision)
+    for spec in (SPEC, BATCH_NORM):
+        text = export_module(spec, problem, H200, [])
+        assert told.strip('"') in text
+        assert "rounded_to_tf32" not in text, "only tf32 is rounded"
+    # What is multiplied exactly is not folded into one factor: a large mean is subtracted first.
+    exact = precision == "ieee"
+    assert ("tl.rsqrt" in text, "gamma / tl.sqrt_rn(var + eps)" in text) == (not exact, exact)
+
+
 def test_for_an_older_gpu_nothing_is_left_of_what_only_a_newer_one_has() -> None:
     text = exported("gemm_scale", TILED, RTX_4090)
     for newer in ("launch_pdl", "OVERLAPS", "gdc_wait", "TensorDescriptor"):

@@ -2,77 +2,203 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from fusetune.errors import NoUsableGpuError, UsageError
-from fusetune.store.paths import search_path
+from fusetune.errors import EXIT_REGRESSION, NoUsableGpuError, UsageError
+from fusetune.store.paths import find_run, runs_dir, search_path
 from fusetune.store.schema import ConfigFile
 from fusetune.store.yaml_files import read_config_file
 
 if TYPE_CHECKING:
     from fusetune.gate.findings import Finding
 
-_SIGNS = {
-    "holds": "ok",
-    "regression": "REGRESSION",
-    "inconclusive": "INCONCLUSIVE",
-    "wrong_result": "WRONG RESULT",
-    "not_gated": "not gated",
-}
+F = TypeVar("F", bound=Callable[..., Any])
+Files = list[tuple[Path, ConfigFile]]
+_FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+def _modes(command: F) -> F:
+    for option in (
+        click.option("--pin", "pins", is_flag=True, help="Record what the compiler makes of every config now."),
+        click.option("--from", "run", metavar="RUN", help="Decide again from a run's recorded blocks: id or journal."),
+        click.option("--live", "live", is_flag=True, help="Measure on the GPU.  [default]"),
+        click.option("--static", "static", is_flag=True, help="Compile only: needs no GPU, times nothing."),
+    ):
+        command = option(command)
+    return command
+
+
+def _outputs(command: F) -> F:
+    for name, what in (("junit", "JUnit XML"), ("markdown", "Markdown"), ("json", "JSON")):
+        command = click.option(
+            f"--{name}", name, metavar="FILE", type=_FILE, help=f"Write the findings to FILE as {what}."
+        )(command)
+    return command
 
 
 @click.command("gate")
 @click.argument("paths", metavar="[FILE|DIR]...", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--static", "static", is_flag=True, help="Compile only: needs no GPU, times nothing.")
+@_modes
+@click.option("--against", metavar="REV", help="Live: also time this tree's kernels against those of a git revision.")
+@click.option(
+    "--on-mismatch",
+    type=click.Choice(("fail", "static", "skip")),
+    default="fail",
+    show_default=True,
+    help="Live: what to do with a file for another GPU, or with none here.",
+)
+@click.option("--budget", metavar="SECONDS", type=click.FloatRange(0, min_open=True), help="Live: begin nothing later.")
 @click.option("--workers", type=click.IntRange(1), help="Compilations at once.  [default: one a core]")
+@_outputs
 @click.pass_context
-def gate(ctx: click.Context, paths: Sequence[Path], *, static: bool, workers: int | None) -> None:
+def gate(
+    ctx: click.Context,
+    paths: Sequence[Path],
+    *,
+    static: bool,
+    live: bool,
+    run: str | None,
+    pins: bool,
+    against: str | None,
+    on_mismatch: str,
+    budget: float | None,
+    workers: int | None,
+    json: Path | None,
+    markdown: Path | None,
+    junit: Path | None,
+) -> None:
     """Check that tuned configs still hold: config files, or folders of <gpu>/<op>.yaml (default: ./configs).
 
-    On a GPU, every kept config is measured against BASELINE again; exit 1 when one no longer is faster by its minimum
-    gain, 3 when this machine is too noisy to tell, 5 when a result is wrong. Without a GPU: exit 4, unless --static
-    is given, which compiles every config for its GPU and fails on a spill or too much shared memory.
+    On a GPU, every kept config is measured against BASELINE again, and a regression once more before it is called one.
+    With --static every config is compiled for its GPU and held against its pin, which --pin writes. Exit codes: 1 a
+    regression; 3 noise, or nothing to compare with; 4 another GPU than the file's, or none; 5 a wrong result. In a
+    GitHub workflow it also annotates and appends to the step's summary.
     """
-    from fusetune.measure.nvml import gpu_present
+    _refuse_mixed(static=static, live=live, run=run, pins=pins, against=against, budget=budget, paths=paths)
+    if pins:
+        ctx.exit(_pin(_read(paths), workers))
+    if run is not None:
+        findings = [_replayed(run)]
+    elif static:
+        findings = _static(_read(paths), workers)
+    else:
+        findings = _live(_read(paths), against, on_mismatch, budget, workers)
+    ctx.exit(_tell(findings, {"json": json, "markdown": markdown, "junit": junit}))
 
-    files = _read(paths)
-    if not static and not gpu_present():
-        raise NoUsableGpuError("there is no NVIDIA GPU here to measure on; `fusetune gate --static` checks without one")
-    findings = _static(files, workers) if static else _live(files)
 
-    from fusetune.gate.findings import exit_code
+def _refuse_mixed(
+    *,
+    static: bool,
+    live: bool,
+    run: str | None,
+    pins: bool,
+    against: str | None,
+    budget: float | None,
+    paths: Sequence[Path],
+) -> None:
+    modes = {"--static": static, "--live": live, "--from": run is not None, "--pin": pins}
+    given = [name for name, is_given in modes.items() if is_given]
+    if len(given) > 1:
+        raise UsageError(f"{' and '.join(given)} are different gates; give one of them")
+    if given and given != ["--live"]:
+        for name, value in (("--against", against), ("--budget", budget)):
+            if value is not None:
+                raise UsageError(f"{name} is for a live gate; leave it out beside {given[0]}")
+    if run is not None and paths:
+        raise UsageError(f"--from decides from the run alone; leave out {', '.join(map(str, paths))}")
+
+
+def _tell(findings: list[Finding], paths: dict[str, Path | None]) -> int:
+    from fusetune.gate.findings import SIGNS, exit_code, summary
+    from fusetune.gate.outputs import write_outputs
 
     for finding in findings:
         click.echo(
-            f"{_SIGNS[finding.status]:<12} {finding.file}  {finding.entry.problem.describe()}  "
+            f"{SIGNS[finding.status]:<12} {finding.file}  {finding.entry.problem.describe()}  "
             f"{finding.entry.config.label()}: {finding.detail}"
         )
-    counts = {sign: sum(finding.status == status for finding in findings) for status, sign in _SIGNS.items()}
-    told = ", ".join(f"{count} {sign}" for sign, count in counts.items() if count)
-    click.echo(f"gate: {told or 'no entries'}{' (compiled, nothing was timed)' if static else ''}")
-    ctx.exit(exit_code(findings))
+    compiled = findings and all(finding.check == "static" for finding in findings)
+    click.echo(f"gate: {summary(findings)}{' (compiled, nothing was timed)' if compiled else ''}")
+    for line in write_outputs(findings, paths):
+        click.echo(line)
+    return exit_code(findings)
 
 
-def _static(files: list[tuple[Path, ConfigFile]], workers: int | None) -> list[Finding]:
+def _pin(files: Files, workers: int | None) -> int:
+    from fusetune.cli.progress import make_progress
+    from fusetune.gate.static import pin
+
+    code = 0
+    for pinned in pin(files, make_progress(), workers=workers):
+        click.echo(f"Pinned {pinned.count} config{'' if pinned.count == 1 else 's'} in {pinned.path}")
+        for refused in pinned.refused:
+            click.echo(f"NOT PINNED   {refused}")
+            code = EXIT_REGRESSION
+    return code
+
+
+def _static(files: Files, workers: int | None) -> list[Finding]:
     from fusetune.cli.progress import make_progress
     from fusetune.gate.static import static_gate
 
     return static_gate(files, make_progress(), workers=workers)
 
 
-def _live(files: list[tuple[Path, ConfigFile]]) -> list[Finding]:
+def _replayed(run: str) -> Finding:
+    from fusetune.gate.recording import GATES_FOLDER
+    from fusetune.gate.replayed import gate_from
+
+    named = Path(run)
+    journal = named if named.is_file() else find_run(run, [runs_dir(), runs_dir() / GATES_FOLDER])
+    if journal is None:
+        raise UsageError(f"--from {run}: there is no such journal, and no such run in {runs_dir()}")
+    return gate_from(journal)
+
+
+def _live(
+    files: Files, against: str | None, on_mismatch: str, budget: float | None, workers: int | None
+) -> list[Finding]:
     from fusetune.cli.progress import make_progress
-    from fusetune.gate.live import live_gate
+    from fusetune.measure.nvml import gpu_present
+
+    progress = make_progress()
+    if not gpu_present():
+        none = "there is no NVIDIA GPU here to measure on"
+        if on_mismatch == "static":
+            progress.warn(f"{none}: the configs are only compiled")
+            return _static(files, workers)
+        if on_mismatch == "skip":
+            from fusetune.gate.live import not_gated
+
+            return [not_gated(path, file, entry, f"skipped: {none}") for path, file in files for entry in file.entries]
+        raise NoUsableGpuError(f"{none}; `fusetune gate --static` checks without one")
+
+    from fusetune.gate.against import Revision
+    from fusetune.gate.live import LiveOptions, live_gate
     from fusetune.measure.cuda import CudaMeasurer
 
-    return live_gate(files, CudaMeasurer, make_progress())
+    with ExitStack() as stack:
+        revision = None
+        if against is not None:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fusetune-against-")))
+            revision = stack.enter_context(Revision(against, folder))
+        options = LiveOptions(
+            on_mismatch=on_mismatch,  # type: ignore[arg-type]  # click.Choice
+            budget_s=budget,
+            against=revision,
+            journals=runs_dir(),
+            workers=workers,
+        )
+        return live_gate(files, CudaMeasurer, progress, options)
 
 
-def _read(paths: Sequence[Path]) -> list[tuple[Path, ConfigFile]]:
+def _read(paths: Sequence[Path]) -> Files:
     """The files named, and those in the folders named. Raises ConfigFileError, and UsageError where there is none."""
     found: list[Path] = []
     for path in paths or _default_folders():

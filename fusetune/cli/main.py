@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 from typing import NoReturn
 
 import click
 
 import fusetune
-from fusetune.cli.gate import gate
-from fusetune.cli.inspect import inspect
-from fusetune.cli.profile import profile
-from fusetune.cli.report import report
-from fusetune.cli.sweep import sweep
-from fusetune.cli.targets import targets
 from fusetune.errors import FusetuneError
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+COMMANDS = ("sweep", "report", "compare", "export", "gate", "inspect", "profile", "targets")
+"""Each is the command of this name in the module of this name: `sweep` begins before what others need is loaded."""
+
+
+class _Commands(click.Group):
+    """Loads a command when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = getattr(import_module(f"fusetune.cli.{cmd_name}"), cmd_name)
+        return command
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(fusetune.__version__, prog_name="fusetune")
 def cli() -> None:
     """Find the fastest launch configuration of a fused Triton kernel, and keep it only with evidence.
@@ -25,10 +37,6 @@ def cli() -> None:
     Exit codes: 0 done; 1 the gate found a regression; 2 usage or a bad file; 3 noisy or inconclusive; 4 no usable
     GPU; 5 wrong results.
     """
-
-
-for _command in (sweep, report, gate, inspect, profile, targets):
-    cli.add_command(_command)
 
 
 def main() -> NoReturn:

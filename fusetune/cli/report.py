@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import io
-import os
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -18,7 +16,8 @@ from fusetune.store.paths import runs_dir, search_path
 if TYPE_CHECKING:
     from fusetune.report.model import Report
 
-FORMATS: Final = ("table", "json", "csv", "md")
+FORMATS: Final = ("table", "json", "csv", "md", "t4", "cachefile", "vllm")
+OF_ONE_RUN: Final = ("t4", "cachefile")
 
 _HOW_TO_MAKE_ONE: Final = "fusetune sweep --M 128 --K 1024 --N 512"
 _FILE_COLUMNS: Final = 140
@@ -45,38 +44,110 @@ _FILE_COLUMNS: Final = 140
 @click.option(
     "--format", "form", type=click.Choice(FORMATS), default="table", show_default=True, help="How to show it."
 )
+@click.option("--run", metavar="ID", help="One run alone, with what it decided.")
+@click.option(
+    "--html",
+    metavar="FILE",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write one page with figures to FILE, which needs no network.",
+)
 @click.option(
     "-o",
     "--output",
-    metavar="FILE",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Write to FILE, whole or not at all, instead of stdout.",
+    metavar="PATH",
+    type=click.Path(path_type=Path),
+    help="Write to a file, whole or not at all, instead of stdout; for vllm, to files in a folder.",
 )
-def report(config_roots: tuple[Path, ...], run_dirs: tuple[Path, ...], form: str, output: Path | None) -> None:
+def report(
+    *,
+    config_roots: tuple[Path, ...],
+    run_dirs: tuple[Path, ...],
+    form: str,
+    run: str | None,
+    html: Path | None,
+    output: Path | None,
+) -> None:
     """Show the tuned problems with their evidence, and what each run tried.
+
+    t4 and cachefile are Kernel Tuner's forms of one run, vllm the tuned configs that vLLM's kernels look for.
 
     Every figure comes from the config files and the runs' journals; nothing is measured. Exit code 2 when there is
     nothing to show or a file is damaged; what could be read is shown all the same.
     """
-    from fusetune.report.model import load_report
+    from fusetune.report.files import write_whole
+    from fusetune.report.model import load_run
 
     for option, folders in (("--configs", config_roots), ("--runs", run_dirs)):
         _refuse_missing(option, folders)
-    roots = config_roots or search_path()
-    found = load_report(roots, run_dirs or [runs_dir()])
-    if not found.rows and not found.problems:
-        looked = ", ".join(str(root) if root.is_dir() else f"{root} (no such folder)" for root in roots)
-        raise UsageError(f"no tuned configs found in {looked}; `{_HOW_TO_MAKE_ONE}` makes one")
-    if output is not None:
-        _write(output, _text(found, form))
-    elif form == "table":
+    folders = run_dirs or (runs_dir(),)
+    roots = config_roots or tuple(search_path())
+    found = _tuned(roots, folders) if run is None else load_run(run, folders)
+    if html is not None:
+        from fusetune.report.html.render import render_html
+
+        write_whole(html, render_html(found, folders))
+        click.echo(f"Wrote {html}")
+    elif form in OF_ONE_RUN:
+        _give(_of_one_run(found, form, folders), output)
+    elif form == "vllm":
+        _write_vllm(found, output)
+    elif output is None and form == "table":
         _show(found)
     else:
-        click.echo(_text(found, form), nl=False)
+        _give(_text(found, form), output)
     for problem in found.problems:
         click.echo(f"error: {problem.message}", err=True)
     if found.problems:
         sys.exit(EXIT_USAGE)
+
+
+def _tuned(roots: Sequence[Path], folders: Sequence[Path]) -> Report:
+    """What the config files hold. Raises UsageError where they hold nothing."""
+    from fusetune.report.model import load_report
+
+    found = load_report(roots, folders)
+    if not found.rows and not found.problems:
+        looked = ", ".join(str(root) if root.is_dir() else f"{root} (no such folder)" for root in roots)
+        raise UsageError(f"no tuned configs found in {looked}; `{_HOW_TO_MAKE_ONE}` makes one")
+    return found
+
+
+def _give(text: str, output: Path | None) -> None:
+    from fusetune.report.files import write_whole
+
+    if output is None:
+        click.echo(text, nl=False)
+    elif output.is_dir():
+        raise UsageError(f"-o {output} is a folder; name a file")
+    else:
+        write_whole(output, text)
+
+
+def _of_one_run(found: Report, form: str, folders: Sequence[Path]) -> str:
+    from fusetune.report.other_tuners import to_cachefile, to_t4
+    from fusetune.store.journal import read_journal
+    from fusetune.store.paths import find_run
+
+    if len(found.runs) != 1:
+        raise UsageError(f"--format {form} tells one run, and there are {len(found.runs)}; choose it with --run ID")
+    journal = find_run(found.runs[0].run, folders)
+    assert journal is not None, "it was read a moment ago"
+    return {"t4": to_t4, "cachefile": to_cachefile}[form](read_journal(journal))
+
+
+def _write_vllm(found: Report, output: Path | None) -> None:
+    from fusetune.report.files import write_whole
+    from fusetune.report.other_tuners import to_vllm
+
+    if output is None or output.is_file():
+        raise UsageError("--format vllm writes a file for each N, K and dtype; name a folder for them with -o")
+    for name, text in to_vllm(found.rows).items():
+        try:
+            output.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"cannot make {output}: {error.strerror or error}; name another folder") from error
+        write_whole(output / name, text)
+        click.echo(f"Wrote {output / name}")
 
 
 def _refuse_missing(option: str, folders: Sequence[Path]) -> None:
@@ -105,31 +176,3 @@ def _text(found: Report, form: str) -> str:
         render(found, Console(file=text, width=_FILE_COLUMNS, color_system=None))
         return text.getvalue()
     return {"json": formats.to_json, "csv": formats.to_csv, "md": formats.to_markdown}[form](found)
-
-
-def _write(path: Path, text: str) -> None:
-    """Write beside the file, then rename: at no moment is half a report to be seen."""
-    try:
-        descriptor, name = tempfile.mkstemp(dir=path.resolve().parent, prefix=f".{path.name}.", suffix=".tmp")
-        temporary = Path(name)
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as handle:
-                handle.write(text)
-            temporary.chmod(_mode(path))
-            temporary.replace(path.resolve())
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise UsageError(
-            f"cannot write {path}: {error.strerror or error}; choose a folder that you may write to"
-        ) from error
-
-
-def _mode(path: Path) -> int:
-    """The mode of the file that is replaced, or what a new file would get; a temporary file is private instead."""
-    if path.exists():
-        return path.stat().st_mode & 0o777
-    umask = os.umask(0)
-    os.umask(umask)
-    return 0o666 & ~umask

@@ -8,34 +8,82 @@ from typing import Final, Literal
 
 import msgspec
 
+from fusetune.core.decision import Gain
 from fusetune.errors import EXIT_INCONCLUSIVE, EXIT_OK, EXIT_REGRESSION, EXIT_WRONG_RESULT
 from fusetune.store.schema import ConfigFile, Entry
 
-Status = Literal["holds", "regression", "inconclusive", "wrong_result", "not_gated"]
+Status = Literal[
+    "holds",
+    "better",
+    "slower",
+    "other_toolchain",
+    "not_gated",
+    "no_reference",
+    "inconclusive",
+    "regression",
+    "wrong_result",
+]
+"""better: other machine code than pinned, and none of it worse. slower: surely slower than the other revision, by less
+than what fails. no_reference: others are pinned, and this one is not."""
+
+Check = Literal["static", "baseline", "against"]
+"""What an entry was held against: its pins, BASELINE, or another revision's kernels."""
 
 _EXIT_CODES: Final[dict[Status, int]] = {
     "wrong_result": EXIT_WRONG_RESULT,
     "regression": EXIT_REGRESSION,
     "inconclusive": EXIT_INCONCLUSIVE,
+    "no_reference": EXIT_INCONCLUSIVE,
     "holds": EXIT_OK,
+    "better": EXIT_OK,
+    "slower": EXIT_OK,
+    "other_toolchain": EXIT_OK,
     "not_gated": EXIT_OK,
 }
 
+SIGNS: Final[dict[Status, str]] = {
+    "holds": "ok",
+    "better": "re-pin",
+    "slower": "slower",
+    "other_toolchain": "other tools",
+    "not_gated": "not gated",
+    "no_reference": "NOT PINNED",
+    "inconclusive": "INCONCLUSIVE",
+    "regression": "REGRESSION",
+    "wrong_result": "WRONG RESULT",
+}
+"""A status as people read it; capitals for what does not exit with 0."""
+
 
 class Finding(msgspec.Struct, frozen=True):
-    """What the gate says of one entry; `detail` is a sentence with the figures."""
+    """What the gate says of one entry; `detail` is a sentence with the figures.
+
+    `gain` is that over BASELINE, or the other revision's over this one (above 0: this one is slower); the times, in
+    microseconds, are those of the two. `journal` is where the blocks were recorded.
+    """
 
     file: Path
     op: str
     entry: Entry
     status: Status
     detail: str
+    check: Check = "baseline"
+    gain: Gain | None = None
+    baseline_us: float | None = None
+    config_us: float | None = None
+    journal: str | None = None
 
 
 def exit_code(findings: Sequence[Finding]) -> int:
     """The code of the worst finding: wrong results, then regressions, then what could not be decided."""
     statuses = {finding.status for finding in findings}
     return next((code for status, code in _EXIT_CODES.items() if status in statuses), EXIT_OK)
+
+
+def summary(findings: Sequence[Finding]) -> str:
+    """How many ended how: `3 ok, 1 REGRESSION`."""
+    counts = {sign: sum(finding.status == status for finding in findings) for status, sign in SIGNS.items()}
+    return ", ".join(f"{count} {sign}" for sign, count in counts.items() if count) or "no entries"
 
 
 LoadedFile = tuple[Path, ConfigFile]

@@ -1,90 +1,195 @@
-"""On a GPU: what was kept must still be the minimum gain faster than BASELINE, shown in fresh paired blocks."""
+"""On a GPU: what was kept must still gain its minimum, and the kernels must not be slower than another revision's."""
 
 from __future__ import annotations
 
-import random
+import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal
 
-from fusetune.core.config import BASELINE
+import msgspec
+
 from fusetune.core.decision import KeepRule
 from fusetune.core.problem import Problem
 from fusetune.core.progress import Progress
 from fusetune.errors import NoUsableGpuError
-from fusetune.gate.findings import Finding, LoadedFile, Status
+from fusetune.gate.against import Against
+from fusetune.gate.findings import Check, Finding, LoadedFile
+from fusetune.gate.judge import Judgement, Limits, judge_against, judge_gain
+from fusetune.gate.recording import GateJournal
+from fusetune.gate.static import static_gate
 from fusetune.kernels.spec import KernelSpec, load_spec
 from fusetune.measure.lock import hold_gpu_of
-from fusetune.measure.paired import PairResult, compare, is_quiet
-from fusetune.measure.protocol import Failure, Measurer
+from fusetune.measure.protocol import GpuFacts, Measurer
 from fusetune.store.lookup import target_differences
-from fusetune.store.schema import Entry
-from fusetune.units import format_gain, format_interval, format_us
+from fusetune.store.schema import ConfigFile, Entry
 
 MeasurerFactory = Callable[[KernelSpec, Problem], Measurer]
+OnMismatch = Literal["fail", "static", "skip"]
+
+
+class LiveOptions(msgspec.Struct, frozen=True):
+    """How a live gate goes about it.
+
+    on_mismatch: what becomes of a file for another GPU: an error, the static check instead, or nothing. budget_s: wall
+    time in seconds after which nothing new is begun. against: the revision whose kernels are timed beside these.
+    journals: the folder of the runs, where each check is recorded; None records nothing.
+    """
+
+    seed: int = 0
+    on_mismatch: OnMismatch = "fail"
+    budget_s: float | None = None
+    against: Against | None = None
+    journals: Path | None = None
+    workers: int | None = None
 
 
 def live_gate(
-    files: Sequence[LoadedFile], measurer_for: MeasurerFactory, progress: Progress, *, seed: int = 0
+    files: Sequence[LoadedFile],
+    measurer_for: MeasurerFactory,
+    progress: Progress,
+    options: LiveOptions | None = None,
+    *,
+    clock: Callable[[], float] = time.monotonic,
 ) -> list[Finding]:
-    """Measure every kept entry of the files against BASELINE on the GPU at hand.
+    """Measure every kept entry of the files against BASELINE on the GPU at hand, and every measured one against REV.
 
-    holds: the interval of the gain is at or above the entry's own minimum gain. regression: it is below it.
-    inconclusive: neither, or BASELINE against itself was too noisy. Entries that keep nothing are not gated.
-    Raises NoUsableGpuError where the GPU is not the files'.
+    holds: the interval of the gain is at or above the entry's own minimum gain. regression: it is below it, in two
+    measurements. inconclusive: neither, or BASELINE against itself was too noisy, or no time was left. Entries that
+    keep nothing are not gated. Raises NoUsableGpuError where the GPU is not the files', unless `on_mismatch` says else.
     """
-    findings = []
+    options = options or LiveOptions()
+    deadline = None if options.budget_s is None else clock() + options.budget_s
+    limits = Limits(seed=options.seed, deadline=deadline, clock=clock)
+    findings: list[Finding] = []
     gated = [(path, file, entry) for path, file in files for entry in file.entries]
+    elsewhere: dict[Path, str] = {}
     with progress.phase("Measuring what was kept", len(gated)) as phase:
         for path, file, entry in gated:
             phase.update(detail=entry.problem.describe())
-            status: Status
-            if entry.evidence != "measured" or entry.verdict != "keep":
-                status, detail = "not_gated", f"{entry.evidence}, {entry.verdict}: there is no gain to hold"
-            else:
-                spec = load_spec(file.op)
-                measurer = measurer_for(spec, entry.problem)
-                try:
-                    facts = measurer.facts()
-                    differences = target_differences(file.target, facts.identity)
-                    if differences:
-                        raise NoUsableGpuError(f"{path} cannot be gated on this machine: {'; '.join(differences)}")
-                    with hold_gpu_of(facts, progress):
-                        status, detail = _measure(measurer, entry, random.Random(seed), seed)
-                    if spec.source_hash() != entry.environment.kernel_hash:
-                        detail += "; the kernel has changed since, so the runtime does not use this entry: sweep again"
-                finally:
-                    measurer.close()
-            findings.append(Finding(file=path, op=file.op, entry=entry, status=status, detail=detail))
+            if path not in elsewhere:
+                findings += _gate_entry(path, file, entry, measurer_for, progress, options, limits, elsewhere)
             phase.advance()
+    for path, file in files:
+        if path in elsewhere:
+            findings = [finding for finding in findings if finding.file != path]
+            findings += _other_machine(path, file, elsewhere[path], progress, options)
     return findings
 
 
-def _measure(measurer: Measurer, entry: Entry, rng: random.Random, seed: int) -> tuple[Status, str]:
-    assert entry.gain is not None, "the schema gives every measured entry a gain"
-    rule = KeepRule(min_gain=entry.gain.min_gain, confidence=entry.gain.confidence)
-    measurer.prepare(seed)
-    checked = measurer.check(entry.config)
-    if isinstance(checked, Failure):
-        wrong = checked.reason in {"wrong_result", "nan"}
-        return "wrong_result" if wrong else "regression", f"{checked.reason}: {checked.detail}"
-    measurer.warm_up()
-    noise = compare(measurer, BASELINE, BASELINE, rule, comparisons=1, rng=rng, on_block=_unrecorded, decided=is_quiet)
-    if isinstance(noise, Failure) or not is_quiet(noise.gain):
-        seen = noise.detail if isinstance(noise, Failure) else _told(noise)
-        return "inconclusive", f"this machine is too noisy: BASELINE against itself shows {seen}"
-    result = compare(measurer, BASELINE, entry.config, rule, comparisons=1, rng=rng, on_block=_unrecorded)
-    if isinstance(result, Failure):
-        return "regression", f"{result.reason}: {result.detail}"
-    outcomes: dict[str, Status] = {"keep": "holds", "revert": "regression", "inconclusive": "inconclusive"}
-    return outcomes[result.outcome], f"{_told(result)}; {format_gain(entry.gain.median)} when it was kept"
+def _gate_entry(
+    path: Path,
+    file: ConfigFile,
+    entry: Entry,
+    measurer_for: MeasurerFactory,
+    progress: Progress,
+    options: LiveOptions,
+    limits: Limits,
+    elsewhere: dict[Path, str],
+) -> list[Finding]:
+    """The findings of one entry; a file for another machine goes into `elsewhere` instead."""
+    kept = entry.evidence == "measured" and entry.verdict == "keep"
+    checks: list[Check] = ["baseline"]
+    if options.against is not None and entry.evidence == "measured":
+        checks = ["baseline", "against"] if kept else ["against"]
+    elif not kept:
+        return [not_gated(path, file, entry, f"{entry.evidence}, {entry.verdict}: there is no gain to hold")]
+    findings = []
+    for check in checks:
+        if limits.over:
+            told = f"not measured: the budget of {options.budget_s:g} s was spent before its turn"
+            findings.append(_finding(path, file, entry, check, Judgement("inconclusive", told), None))
+            continue
+        found = _measure(path, file, entry, check, measurer_for, progress, options, limits)
+        if isinstance(found, str):
+            elsewhere[path] = found
+            return []
+        findings.append(found)
+    return findings
 
 
-def _told(result: PairResult) -> str:
-    gain = result.gain
-    return (
-        f"gain {format_gain(gain.median)} in {format_interval(gain.low, gain.high)}, {gain.blocks} blocks, "
-        f"{gain.min_gain * 100:g} % needed, {format_us(result.baseline_us)} to {format_us(result.config_us)}"
+def _measure(
+    path: Path,
+    file: ConfigFile,
+    entry: Entry,
+    check: Check,
+    measurer_for: MeasurerFactory,
+    progress: Progress,
+    options: LiveOptions,
+    limits: Limits,
+) -> Finding | str:
+    """The finding, or in what this machine differs from the file's."""
+    spec = load_spec(file.op)
+    against = options.against if check == "against" else None
+    other = against.beside(spec, file.op) if against else None
+    measurer = measurer_for(other or spec, entry.problem)
+    journal: GateJournal | None = None
+    try:
+        facts = measurer.facts()
+        differences = target_differences(file.target, facts.identity)
+        if differences and options.on_mismatch == "fail":
+            raise NoUsableGpuError(f"{path} cannot be gated on this machine: {'; '.join(differences)}")
+        if differences:
+            return "; ".join(differences)
+        with hold_gpu_of(facts, progress):
+            journal = GateJournal(options.journals)
+            judgement = _judge(measurer, facts, file, entry, check, against, limits, journal)
+            journal.end(entry, path, judgement.status)
+    finally:
+        if journal is not None:
+            journal.close()
+        measurer.close()
+    if check == "baseline" and spec.source_hash() != entry.environment.kernel_hash:
+        told = "the kernel has changed since, so the runtime does not use this entry: sweep again"
+        judgement = msgspec.structs.replace(judgement, detail=f"{judgement.detail}; {told}")
+    return _finding(path, file, entry, check, judgement, journal.path)
+
+
+def _judge(
+    measurer: Measurer,
+    facts: GpuFacts,
+    file: ConfigFile,
+    entry: Entry,
+    check: Check,
+    against: Against | None,
+    limits: Limits,
+    journal: GateJournal,
+) -> Judgement:
+    rule = KeepRule()
+    if entry.gain is not None:
+        rule = KeepRule(min_gain=entry.gain.min_gain, confidence=entry.gain.confidence)
+    journal.begin(file.op, entry, facts, rule, limits.seed)
+    if against is None:
+        return judge_gain(measurer, entry, limits, journal)
+    other = against.config(entry.config)
+    return judge_against(measurer, entry.config, other, against.name, rule, limits, journal)
+
+
+def _finding(
+    path: Path, file: ConfigFile, entry: Entry, check: Check, judgement: Judgement, journal: Path | None
+) -> Finding:
+    result = judgement.result
+    return Finding(
+        file=path,
+        op=file.op,
+        entry=entry,
+        status=judgement.status,
+        detail=judgement.detail,
+        check=check,
+        gain=result.gain if result else None,
+        baseline_us=result.baseline_us if result else None,
+        config_us=result.config_us if result else None,
+        journal=str(journal) if journal else None,
     )
 
 
-def _unrecorded(_: object) -> None:
-    """A gate keeps no journal."""
+def not_gated(path: Path, file: ConfigFile, entry: Entry, why: str) -> Finding:
+    """The finding of an entry that nothing was asked of."""
+    return Finding(file=path, op=file.op, entry=entry, status="not_gated", detail=why)
+
+
+def _other_machine(path: Path, file: ConfigFile, why: str, progress: Progress, options: LiveOptions) -> list[Finding]:
+    if options.on_mismatch == "static":
+        progress.warn(f"{path} is only compiled: {why}")
+        return static_gate([(path, file)], progress, workers=options.workers)
+    return [not_gated(path, file, entry, f"skipped: {why}") for entry in file.entries]

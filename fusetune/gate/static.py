@@ -1,45 +1,140 @@
-"""Without a GPU: every config must still compile for its file's GPU, without a spill and within shared memory."""
+"""Without a GPU: every config must compile for its file's GPU without a spill, and no worse than it is pinned."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
+from pathlib import Path
 
-from fusetune.compiler.pool import Job, compile_jobs
+import msgspec
+
+from fusetune.compiler.build import ptxas_version
+from fusetune.compiler.pool import Job, compile_jobs, usable_cores
+from fusetune.compiler.record import KernelRecord, kernel_records
 from fusetune.core.config import Config
 from fusetune.core.progress import Progress
 from fusetune.core.resources import Resources
 from fusetune.core.space import Rejection
 from fusetune.core.target import Target, match_target
-from fusetune.errors import UsageError
-from fusetune.gate.findings import Finding, LoadedFile
-from fusetune.kernels.spec import load_spec
+from fusetune.errors import CompileError, UsageError
+from fusetune.gate.drift import METRICS, Drift, drift
+from fusetune.gate.findings import Finding, LoadedFile, Status
+from fusetune.gate.pins import PINS_VERSION, Pin, PinFile, Toolchain, merged, pins_path, read_pins, write_pins
+from fusetune.kernels.spec import KernelSpec, load_spec
 from fusetune.store.schema import ConfigFile
 from fusetune.units import format_bytes
 
+Outcome = tuple[Status, str]
+
+
+class Compiled(msgspec.Struct, frozen=True):
+    """An entry's config as compiled, with a record of each kernel where that was asked for."""
+
+    result: Resources | Rejection
+    kernels: tuple[KernelRecord, ...] | None
+
 
 def static_gate(files: Sequence[LoadedFile], progress: Progress, *, workers: int | None = None) -> list[Finding]:
-    """Compile every entry's config for the GPU of its file.
+    """Compile every entry's config for the GPU of its file and hold it against its pin, where the file has pins.
 
-    Raises UsageError for a GPU that the table of targets does not hold, or an op that is not there.
+    Raises UsageError for a GPU that the table of targets does not hold or an op that is not there, ConfigFileError for
+    pins that cannot be read.
     """
     findings = []
     for path, file in files:
-        target = _target_of(file)
-        jobs = {Job(entry.problem, entry.config): entry for entry in file.entries}
-        with progress.phase(f"Compiling {path} for {target.name}", len(jobs)) as phase:
-            for job, result in compile_jobs(load_spec(file.op), list(jobs), target, workers=workers):
-                regression = _what_is_wrong(result, target)
-                findings.append(
-                    Finding(
-                        file=path,
-                        op=file.op,
-                        entry=jobs[job],
-                        status="regression" if regression else "holds",
-                        detail=regression or _told(job.config, result),
-                    )
-                )
-                phase.advance()
+        target, spec = _target_of(file), load_spec(file.op)
+        pins = read_pins(pins_path(path), METRICS)
+        if pins is not None:
+            _refuse_other(pins, file, pins_path(path))
+        toolchain = toolchain_for(target) if pins else None
+        made = _compile(path, file, spec, target, progress, workers, with_records=pins is not None)
+        for entry in file.entries:
+            compiled = made[Job(entry.problem, entry.config)]
+            status, detail = _checked(entry.config, compiled.result, target)
+            if pins is not None and toolchain is not None and compiled.kernels is not None:
+                unpinned = status, detail
+                job = Job(entry.problem, entry.config)
+                status, detail = _held_to_pin(unpinned, job, compiled.kernels, pins, spec.source_hash(), toolchain)
+            findings.append(Finding(file=path, op=file.op, entry=entry, status=status, detail=detail, check="static"))
     return sorted(findings, key=lambda finding: (finding.file, finding.entry.problem.describe()))
+
+
+class Pinned(msgspec.Struct, frozen=True):
+    """Pins that were written for one file, and the entries that were not pinned, with the reason."""
+
+    path: Path
+    count: int
+    refused: tuple[str, ...]
+
+
+def pin(files: Sequence[LoadedFile], progress: Progress, *, workers: int | None = None) -> list[Pinned]:
+    """Put on record what the compiler makes of every entry's config; what spills or does not compile is refused.
+
+    Pins by other toolchains and overrides stay. Raises as `static_gate` does.
+    """
+    written = []
+    for path, file in files:
+        target, spec, place = _target_of(file), load_spec(file.op), pins_path(path)
+        old = read_pins(place, METRICS)
+        if old is not None:
+            _refuse_other(old, file, place)
+        toolchain, hashed = toolchain_for(target), spec.source_hash()
+        made = _compile(path, file, spec, target, progress, workers, with_records=True)
+        entries, refused = [], []
+        for entry in file.entries:
+            compiled = made[Job(entry.problem, entry.config)]
+            status, detail = _checked(entry.config, compiled.result, target)
+            override = old.override(entry.problem) if old else None
+            if status == "regression" and not (override and _is_spill(compiled) and _accepts_spill(override.accepts)):
+                refused.append(f"{entry.problem.describe()}  {entry.config.label()}: {detail}")
+            elif compiled.kernels is not None:
+                entries.append(Pin(entry.problem, entry.config, hashed, toolchain, compiled.kernels))
+        new = PinFile(pins=PINS_VERSION, op=file.op, target=file.target, entries=tuple(entries))
+        write_pins(place, merged(old, new))
+        written.append(Pinned(place, len(entries), tuple(refused)))
+    return written
+
+
+def toolchain_for(target: Target) -> Toolchain:
+    """What compiles for `target` here."""
+    return Toolchain(triton=version("triton"), ptxas=ptxas_version(target))
+
+
+def _compile(
+    path: Path,
+    file: ConfigFile,
+    spec: KernelSpec,
+    target: Target,
+    progress: Progress,
+    workers: int | None,
+    *,
+    with_records: bool,
+) -> dict[Job, Compiled]:
+    jobs = list(dict.fromkeys(Job(entry.problem, entry.config) for entry in file.entries))
+    results: dict[Job, Resources | Rejection] = {}
+    with progress.phase(f"Compiling {path} for {target.name}", len(jobs)) as phase:
+        for job, result in compile_jobs(spec, jobs, target, workers=workers):
+            results[job] = result
+            phase.advance()
+        if not with_records:
+            return {job: Compiled(result, None) for job, result in results.items()}
+        # What compiled in a process of its own compiles here: Triton's cache has it, and threads wait for cuobjdump.
+        able = [job for job, result in results.items() if isinstance(result, Resources)]
+        with ThreadPoolExecutor(workers or usable_cores()) as pool:
+            recorded = dict(zip(able, pool.map(lambda job: _record(spec, job, target), able), strict=True))
+    made = {}
+    for job, result in results.items():
+        kernels = recorded.get(job)
+        made[job] = Compiled(kernels, None) if isinstance(kernels, Rejection) else Compiled(result, kernels)
+    return made
+
+
+def _record(spec: KernelSpec, job: Job, target: Target) -> tuple[KernelRecord, ...] | Rejection:
+    try:
+        return kernel_records(spec, job.problem, job.config, target)
+    except CompileError as error:
+        return Rejection("compile_error", str(error))
 
 
 def _target_of(file: ConfigFile) -> Target:
@@ -52,22 +147,82 @@ def _target_of(file: ConfigFile) -> Target:
     return target
 
 
-def _what_is_wrong(result: Resources | Rejection, target: Target) -> str | None:
+def _refuse_other(pins: PinFile, file: ConfigFile, path: Path) -> None:
+    if (pins.op, pins.target) != (file.op, file.target):
+        raise UsageError(
+            f"{path} pins {pins.op} on {pins.target.name}, its configs are for {file.op} on {file.target.name}; "
+            "remove it and run `fusetune gate --pin`"
+        )
+
+
+def _checked(config: Config, result: Resources | Rejection, target: Target) -> Outcome:
+    """What can be said without a pin."""
     if isinstance(result, Rejection):
-        return f"does not compile: {result.detail}"
+        return "regression", f"does not compile: {result.detail}"
     if result.spills:
-        return f"spills: {result.stack_bytes} bytes of stack a thread"
+        return "regression", f"spills: {result.stack_bytes} bytes of stack a thread"
     if result.shared_bytes > target.shared_bytes_per_cta:
-        return (
+        return "regression", (
             f"needs {format_bytes(result.shared_bytes)} of shared memory, "
             f"{target.name} has {format_bytes(target.shared_bytes_per_cta)}"
         )
-    return None
-
-
-def _told(config: Config, result: Resources | Rejection) -> str:
-    if isinstance(result, Rejection):
-        return result.detail
     if config.is_library and not result.registers:
-        return "a library's call: there is no kernel of ours to compile"
-    return f"{result.registers} registers, no spill, {format_bytes(result.shared_bytes)} of shared memory"
+        return "holds", "a library's call: there is no kernel of ours to compile"
+    return "holds", f"{result.registers} registers, no spill, {format_bytes(result.shared_bytes)} of shared memory"
+
+
+def _held_to_pin(
+    unpinned: Outcome,
+    job: Job,
+    made: tuple[KernelRecord, ...],
+    pins: PinFile,
+    kernel_hash: str,
+    toolchain: Toolchain,
+) -> Outcome:
+    status, detail = unpinned
+    override = pins.override(job.problem)
+    accepts = override.accepts if override else ()
+    reason = f"accepted, because: {override.reason}" if override else ""
+    spills = any(record.stack_bytes for record in made)
+    if status == "regression" and not (spills and _accepts_spill(accepts)):
+        return unpinned
+    if status == "regression":
+        status, detail = "holds", f"{detail}; {reason}"
+    own = pins.of(job.problem, job.config)
+    if not own:
+        return "no_reference", f"{detail}; not pinned, while others are: `fusetune gate --pin` puts it on record"
+    here = next((pin for pin in own if pin.toolchain == toolchain), None)
+    if here is None:
+        others = " and ".join(dict.fromkeys(pin.toolchain.describe() for pin in own))
+        return "other_toolchain", (
+            f"{detail}; pinned with {others}, compiled with {toolchain.describe()}: not compared, "
+            "`fusetune gate --pin` adds this one"
+        )
+    changed = "" if here.kernel_hash == kernel_hash else "; the kernels' source has changed since"
+    return _compared(drift(here.kernels, made), status, detail, accepts, reason, changed)
+
+
+def _compared(
+    found: Drift, status: Status, detail: str, accepts: Collection[str], reason: str, changed: str
+) -> Outcome:
+    """What a difference from the pin comes to; `status` and `detail` say what was found without it."""
+    if found.is_none:
+        return status, f"{detail}, as pinned{changed}"
+    unaccepted = [metric for metric in found.worse if metric not in accepts]
+    if unaccepted:
+        return "regression", (
+            f"worse than pinned in {', '.join(unaccepted)}: {found.told}{changed}. If that is meant, "
+            "run `fusetune gate --pin`, or accept it with a reason in the pins' overrides"
+        )
+    if found.worse:
+        return "holds", f"{found.told}; {reason}"
+    how = "better than pinned" if found.better else "other than pinned, and no worse"
+    return "better", f"{how}: {found.told}{changed}; `fusetune gate --pin` records it"
+
+
+def _is_spill(compiled: Compiled) -> bool:
+    return isinstance(compiled.result, Resources) and compiled.result.spills
+
+
+def _accepts_spill(accepts: Iterable[str]) -> bool:
+    return bool({"stack_bytes", "spill_bytes"} & set(accepts))

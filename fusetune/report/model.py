@@ -10,11 +10,11 @@ import msgspec
 from fusetune.core.config import Config
 from fusetune.core.decision import Evidence, Reason, VerdictName
 from fusetune.core.problem import Problem
-from fusetune.errors import FusetuneError
+from fusetune.errors import FusetuneError, UsageError
 from fusetune.report.run_summary import CandidateRow, RunSummary, summarize_run
 from fusetune.store.journal import read_journal
 from fusetune.store.paths import find_run
-from fusetune.store.schema import ConfigFile, Environment, Library, Times
+from fusetune.store.schema import SCHEMA_VERSION, ConfigFile, Environment, Library, Times
 from fusetune.store.yaml_files import read_config_file
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "RunSummary",
     "config_paths",
     "load_report",
+    "load_run",
     "rows_from_files",
     "summarize_run",
 ]
@@ -166,6 +167,23 @@ def load_report(config_roots: Sequence[Path], run_dirs: Sequence[Path]) -> Repor
         else:
             runs.append(summary)
     return Report(rows=tuple(rows), runs=tuple(runs), missing_runs=tuple(missing), problems=tuple(problems))
+
+
+def load_run(run: str, run_dirs: Sequence[Path]) -> Report:
+    """One run alone, with the problem that it decided on, whatever the config files hold by now.
+
+    Raises UsageError where none of `run_dirs` has its journal, JournalError where that cannot be read.
+    """
+    journal = find_run(run, run_dirs)
+    if journal is None:
+        looked = ", ".join(map(str, run_dirs))
+        raise UsageError(f"there is no journal of the run {run} in {looked}; `--runs DIR` names another folder")
+    summary = summarize_run(read_journal(journal))
+    rows: list[ProblemRow] = []
+    if summary.entry is not None:
+        file = ConfigFile(schema=SCHEMA_VERSION, op=summary.op, target=summary.target, entries=(summary.entry,))
+        rows = rows_from_files([(Path(summary.file or journal), file)])
+    return Report(rows=tuple(rows), runs=(summary,))
 
 
 def _read_config(path: Path) -> ConfigFile | DamagedFile:

@@ -136,6 +136,21 @@ class RunSummary(msgspec.Struct, frozen=True):
         return sum(self.counts.values())
 
 
+def candidate_rows(records: Iterable[Record]) -> list[CandidateRow]:
+    """All candidates of one run that may run or once might have, in the journal's order, the dropped ones too."""
+    held = list(records)
+    end = next((record for record in held if isinstance(record, RunEnd)), None)
+    candidates = {record.id: record for record in held if isinstance(record, Candidate)}
+    comparisons = [record for record in held if isinstance(record, Comparison)]
+    baseline_id = _baseline_id(candidates, comparisons)
+    return _candidate_rows(
+        candidates.values(),
+        [record for record in held if isinstance(record, Sample)],
+        [record for record in comparisons if record.baseline_id == baseline_id and record.id != baseline_id],
+        end.entry.config if end and end.entry else None,
+    )
+
+
 def summarize_run(records: Iterable[Record]) -> RunSummary:
     """The summary of one run's records, in journal order.
 
@@ -149,12 +164,7 @@ def summarize_run(records: Iterable[Record]) -> RunSummary:
     candidates = {record.id: record for record in held if isinstance(record, Candidate)}
     comparisons = [record for record in held if isinstance(record, Comparison)]
     baseline_id = _baseline_id(candidates, comparisons)
-    rows = _candidate_rows(
-        candidates.values(),
-        [record for record in held if isinstance(record, Sample)],
-        [record for record in comparisons if record.baseline_id == baseline_id and record.id != baseline_id],
-        end.entry.config if end and end.entry else None,
-    )
+    rows = candidate_rows(held)
     return RunSummary(
         run=start.run,
         started=start.started,

@@ -9,8 +9,10 @@ from rich.table import Table
 from rich.text import Text
 
 from fusetune.report import wording
+from fusetune.report.intervals import draw_intervals
 from fusetune.report.run_summary import CandidateRow, RunSummary
 from fusetune.report.terminal_tables import first_that_fits, make_table
+from fusetune.units import format_gain
 
 
 def print_run(run: RunSummary, console: Console) -> None:
@@ -23,9 +25,21 @@ def print_run(run: RunSummary, console: Console) -> None:
         console.print(
             first_that_fits(console, _comparison_table(run, stacked=False), _comparison_table(run, stacked=True))
         )
+        _print_intervals(run, console)
     if run.dropped:
         console.print(f"\n{wording.dropped_text(run)}", highlight=False)
         console.print(_dropped_table(run))
+
+
+def _print_intervals(run: RunSummary, console: Console) -> None:
+    """Each gain's interval on one scale, with the minimum that it has to reach."""
+    drawn = [row for row in run.comparisons if row.phase not in {"control", "reference"}]
+    lines = draw_intervals([row.gain for row in drawn], run.rule.min_gain, width=min(64, console.width - 24))
+    if not lines:
+        return
+    console.print(f"\nGains against the {run.rule.min_gain * 100:g} % that are needed (|)", highlight=False)
+    for row, line in zip(drawn, lines, strict=True):
+        console.print(Text(f"  {row.phase:<10} {line} {format_gain(row.gain.median)}"))
 
 
 def _print_facts(run: RunSummary, console: Console) -> None:

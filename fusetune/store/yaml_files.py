@@ -38,17 +38,21 @@ def read_config_file(path: Path, steps: Mapping[int, Step] = STEPS) -> ConfigFil
     Raises ConfigFileError, which names the file, the place in it and the fix, for a file that cannot be read, is not
     YAML or does not follow the schema; NewerSchemaError for one that a newer fusetune wrote.
     """
+    return parse_config_file(read_text(path), path, steps)
+
+
+def read_text(path: Path) -> str:
+    """A YAML file's text; raises ConfigFileError, which names the file and the fix, where it cannot be read."""
     try:
         data = path.read_bytes()
     except OSError as error:
         fix = "name a .yaml file" if path.is_dir() else "check that it exists and that you may read it"
         raise ConfigFileError(f"cannot read {path}: {error.strerror or error}; {fix}") from error
     try:
-        text = data.decode("utf-8-sig")
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise ConfigFileError(f"{path}, line {line}: not UTF-8 text: {error.reason}; save it as UTF-8") from error
-    return parse_config_file(text, path, steps)
 
 
 def dump_config_file(file: ConfigFile) -> str:
@@ -105,7 +109,7 @@ def _update(path: Path, real: Path, op: str, target: TargetIdentity, entry: Entr
         parse_config_file(text, path)
     except ConfigFileError as error:
         raise ConfigFileError(f"the entry for {entry.problem.describe()} was not written: {error}") from error
-    _replace(real, text)
+    replace_file(real, text)
     return WriteResult(path=path, written=True)
 
 
@@ -114,7 +118,7 @@ def _order(problem: Problem) -> tuple[int, int, int, str, str, str]:
     return (problem.N, problem.K, problem.M, problem.dtype, problem.precision or "", problem.mode or "")
 
 
-def _replace(real: Path, text: str) -> None:
+def replace_file(real: Path, text: str) -> None:
     """Write beside the file, force it to disk, and rename: at no moment is half a file to be seen."""
     # One name does, because the lock is held; what a killed process left under it is overwritten, so no litter grows.
     temporary = real.with_name(f".{real.name}.tmp")

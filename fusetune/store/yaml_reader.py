@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, TypeVar
 
 import msgspec
 import yaml
@@ -18,6 +18,8 @@ try:
     from yaml import CSafeLoader as _SafeLoader
 except ImportError:  # PyYAML built without libyaml: the same answers, slower
     from yaml import SafeLoader as _SafeLoader  # type: ignore[assignment]
+
+T = TypeVar("T")
 
 _TIMESTAMP_TAG: Final = "tag:yaml.org,2002:timestamp"
 _REPAIR: Final = "correct it, or move the file away and let `fusetune sweep` write a new one"
@@ -62,6 +64,18 @@ def parse_config_file(text: str, path: Path, steps: Mapping[int, Step] = STEPS) 
         _refuse(error, root, path)
     _refuse_repeated_problems(file, root, path)
     return file
+
+
+def parse_yaml_as(text: str, path: Path, kind: type[T]) -> T:
+    """The text of a YAML file other than a file of configs, as `kind`.
+
+    Raises ConfigFileError, which names the file, the line and the fix.
+    """
+    root, raw = _load(text, path)
+    try:
+        return msgspec.convert(raw, kind)
+    except msgspec.ValidationError as error:
+        _refuse(error, root, path)
 
 
 def _load(text: str, path: Path) -> tuple[yaml.Node | None, Any]:

@@ -1,0 +1,51 @@
+"""`fusetune compare`: what changed between two runs or two files of configs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import click
+
+from fusetune.store.paths import runs_dir
+
+FORMATS: Final = ("table", "json")
+
+
+@click.command("compare")
+@click.argument("first", metavar="A")
+@click.argument("second", metavar="B")
+@click.option(
+    "--runs",
+    "run_dirs",
+    metavar="DIR",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Folder of the runs' journals; may be given again.  [default: $FUSETUNE_RUNS or .fusetune/runs]",
+)
+@click.option(
+    "--format", "form", type=click.Choice(FORMATS), default="table", show_default=True, help="How to show it."
+)
+def compare(first: str, second: str, run_dirs: tuple[Path, ...], form: str) -> None:
+    """Say what changed from A to B, and whether it matters: each a .yaml file of configs, a run's id, or its journal.
+
+    Whether it matters is decided by the keep rule, on the gains that both have over BASELINE: times of two sessions are
+    never compared with each other.
+    """
+    import msgspec
+
+    from fusetune.report.compare import compare as differences_of
+    from fusetune.report.compare import describe, load_side
+
+    folders = run_dirs or (runs_dir(),)
+    found = differences_of(load_side(first, folders), load_side(second, folders))
+    if form == "json":
+        body = {"compare": 1, "first": first, "second": second, "differences": found}
+        click.echo(msgspec.json.format(msgspec.json.encode(body), indent=2).decode())
+        return
+    for difference in found:
+        click.echo(describe(difference))
+        for told in difference.environment:
+            click.echo(f"  {told}")
+    counts = {change: sum(one.change == change for one in found) for change in dict.fromkeys(d.change for d in found)}
+    click.echo("compare: " + ", ".join(f"{count} {change.replace('_', ' ')}" for change, count in counts.items()))

@@ -1,0 +1,92 @@
+"""`fusetune export`: the tuned kernel as one module that needs only torch and triton."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from fusetune.core.problem import DTYPES, PRECISIONS, Dtype, Precision, make_problem
+from fusetune.core.target import DEFAULT_TARGET, Target, find_target
+from fusetune.errors import UsageError
+from fusetune.store.paths import search_path
+
+
+@click.command("export")
+@click.option("--M", "rows", type=click.IntRange(1), required=True, help="Rows of x and y.")
+@click.option("--K", "depth", type=click.IntRange(1), required=True, help="Columns of x and of W.")
+@click.option("--N", "columns", type=click.IntRange(1), required=True, help="Rows of W, columns of y.")
+@click.option(
+    "--op", default="gemm_scale", show_default=True, help="gemm_scale, or gemm_scale_bn with BatchNorm fused."
+)
+@click.option("--dtype", type=click.Choice(DTYPES), default="float32", show_default=True, help="Of all tensors.")
+@click.option("--precision", type=click.Choice(PRECISIONS), help="How float32 is multiplied.  [default: tf32]")
+@click.option(
+    "--target",
+    "target_name",
+    metavar="NAME",
+    help=f"For this GPU.  [default: the GPU here; without one, {DEFAULT_TARGET}]",
+)
+@click.option(
+    "--configs",
+    "config_roots",
+    metavar="DIR",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Folder of tuned configs; may be given again.  [default: those that a look-up reads]",
+)
+@click.option(
+    "--autotune", is_flag=True, help="Choose among three configs at most, BASELINE among them, at first launch."
+)
+@click.option(
+    "-o",
+    "--output",
+    metavar="FILE",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write to FILE, whole or not at all, instead of stdout.",
+)
+def export(
+    *,
+    rows: int,
+    depth: int,
+    columns: int,
+    op: str,
+    dtype: Dtype,
+    precision: Precision | None,
+    target_name: str | None,
+    config_roots: tuple[Path, ...],
+    autotune: bool,
+    output: Path | None,
+) -> None:
+    """Write the kernel with its tuned config as a standalone module: imports, kernels, wrappers, class ModelNew.
+
+    It is made from the library's own kernels and needs only torch and triton. The header says where its config and its
+    figures come from; without a tuned config that fits, it has the 4-warp / 2-stage baseline.
+    """
+    problem = make_problem(rows, columns, depth, dtype, precision)
+    for folder in config_roots:
+        if not folder.is_dir():
+            raise UsageError(f"--configs {folder}: there is no such folder")
+
+    from fusetune.kernels.spec import load_spec
+    from fusetune.report.export.module import export_module
+    from fusetune.report.files import write_whole
+
+    text = export_module(load_spec(op), problem, _target(target_name), config_roots or search_path(), autotune=autotune)
+    if output is None:
+        click.echo(text, nl=False)
+    else:
+        write_whole(output, text)
+        click.echo(f"Wrote {output}")
+
+
+def _target(name: str | None) -> Target:
+    if name is not None:
+        return find_target(name)
+    from fusetune.measure.nvml import gpu_present
+
+    if not gpu_present():
+        return find_target(DEFAULT_TARGET)
+    from fusetune.kernels.device import local_target
+
+    return local_target(0)

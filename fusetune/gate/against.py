@@ -1,0 +1,243 @@
+"""Another revision's kernels beside this tree's, in one process, so that both are timed in turns.
+
+The other revision is checked out into a temporary git worktree and its package imported under another name: Python
+holds one module a name, and blocks of two processes could not be interleaved.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from importlib import import_module, invalidate_caches
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final, Protocol
+
+import msgspec
+
+from fusetune.core.config import Config
+from fusetune.core.problem import Problem
+from fusetune.errors import UsageError
+from fusetune.kernels.spec import (
+    BUILT_IN_OPS,
+    Call,
+    KernelSpec,
+    Launch,
+    Operand,
+    TileDescriptor,
+    Tolerance,
+)
+
+OTHER: Final = "other:"
+"""How the variant of a config begins that the other revision launches."""
+_BARE_IMPORT: Final = r"^(?P<lead>[ \t]*)import {package}[ \t]*$"
+_IMPORT: Final = r"^(?P<lead>[ \t]*(?:from|import)[ \t]+){package}(?=[\s.,])"
+
+
+class Against(Protocol):
+    """A revision to be measured against."""
+
+    name: str
+
+    def beside(self, spec: KernelSpec, op: str) -> KernelSpec:
+        """A spec that launches `spec`'s kernels, and the other revision's for a config of `config`."""
+
+    def config(self, config: Config) -> Config:
+        """The config that means the other revision's kernels, launched alike."""
+
+
+class Revision:
+    """A revision of the repository that holds an op's package, checked out until `close`.
+
+    Raises UsageError where there is no git, no repository, no such revision, or where its op cannot be loaded.
+    """
+
+    def __init__(self, revision: str, folder: Path, package: Path | None = None) -> None:
+        self._package = package or Path(sys.modules["fusetune"].__file__ or "").resolve().parent
+        self._repository = Path(_git(self._package, "rev-parse", "--show-toplevel", failing="is in no git repository"))
+        commit = _git(
+            self._repository, "rev-parse", "--verify", f"{revision}^{{commit}}", failing=f"has no revision {revision!r}"
+        )
+        self.name = revision if revision == commit else f"{revision} ({commit[:12]})"
+        self._alias = f"{self._package.name}_at_{commit[:12]}"
+        self._folder, self._tree = folder, folder / "tree"
+        _git(
+            self._repository,
+            "worktree",
+            "add",
+            "--detach",
+            "--force",
+            str(self._tree),
+            commit,
+            failing="could not be checked out",
+        )
+        try:
+            self._import_under_alias(revision)
+        except BaseException:
+            self.close()
+            raise
+
+    def beside(self, spec: KernelSpec, op: str) -> KernelSpec:
+        """See Against."""
+        module, _, attribute = BUILT_IN_OPS.get(op, op).partition(":")
+        top = self._package.name
+        if module != top and not module.startswith(f"{top}."):
+            raise UsageError(f"--against compares the kernels of {top}; the op {op} is not among them")
+        name = self._alias + module.removeprefix(top)
+        try:
+            other = getattr(import_module(name), attribute)
+        except (ImportError, AttributeError) as error:
+            raise UsageError(f"the op {op} cannot be loaded at {self.name}: {error}") from error
+        return BesideSpec(spec, other, self._alias if top == "fusetune" else None)
+
+    def config(self, config: Config) -> Config:
+        """See Against."""
+        return msgspec.structs.replace(config, variant=OTHER + config.variant)
+
+    def close(self) -> None:
+        """Remove the worktree and the modules that were imported from it."""
+        for name in [name for name in sys.modules if name == self._alias or name.startswith(f"{self._alias}.")]:
+            del sys.modules[name]
+        if str(self._folder) in sys.path:
+            sys.path.remove(str(self._folder))
+        subprocess.run(
+            ["git", "-C", str(self._repository), "worktree", "remove", "--force", str(self._tree)],
+            capture_output=True,
+            check=False,
+        )
+        shutil.rmtree(self._folder / self._alias, ignore_errors=True)
+
+    def __enter__(self) -> Revision:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _import_under_alias(self, revision: str) -> None:
+        source = self._tree / self._package.relative_to(self._repository)
+        if not source.is_dir():
+            raise UsageError(f"there is no {source.relative_to(self._tree)} at {revision}; name a later revision")
+        package = self._folder / self._alias
+        shutil.copytree(source, package)
+        name = re.escape(self._package.name)
+        statement = re.compile(_IMPORT.format(package=name), re.MULTILINE)
+        bare = re.compile(_BARE_IMPORT.format(package=name), re.MULTILINE)
+        for path in package.rglob("*.py"):
+            text = path.read_text(encoding="utf-8")
+            text = bare.sub(rf"\g<lead>import {self._alias} as {self._package.name}", text)
+            path.write_text(statement.sub(rf"\g<lead>{self._alias}", text), encoding="utf-8")
+        # First on the path, where the measuring process, which is given this one's path, finds it too.
+        sys.path.insert(0, str(self._folder))
+        invalidate_caches()
+
+
+class BesideSpec:
+    """A KernelSpec of two revisions: a config whose variant begins with OTHER is launched by the other one.
+
+    Everything but the launches and what they need is this revision's: inputs, reference, tolerance. `alias` is the name
+    of the other revision's own package of types, None where both share this one's.
+    """
+
+    def __init__(self, spec: KernelSpec, other: KernelSpec, alias: str | None) -> None:
+        self._spec, self._other, self._alias = spec, other, alias
+        self.name, self.space = spec.name, spec.space
+        self.dtypes, self.modes, self.staged_loads = spec.dtypes, spec.modes, spec.staged_loads
+
+    def operands(self, problem: Problem) -> tuple[Operand, ...]:
+        """As at this revision."""
+        return self._spec.operands(problem)
+
+    def workspace(self, problem: Problem, config: Config) -> tuple[Operand, ...]:
+        """What the revision that the config names needs."""
+        spec, problem, config = self._of(problem, config)
+        return tuple(
+            Operand(item.name, tuple(item.shape), item.dtype, item.role, item.mean, item.std)
+            for item in spec.workspace(problem, config)
+        )
+
+    def constants(self, problem: Problem, config: Config, tensors: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What the revision that the config names computes of the inputs."""
+        spec, problem, config = self._of(problem, config)
+        return spec.constants(problem, config, tensors)
+
+    def references(self, problem: Problem) -> tuple[Config, ...]:
+        """As at this revision."""
+        return self._spec.references(problem)
+
+    def launches(self, problem: Problem, config: Config, tensors: Mapping[str, Any]) -> Sequence[Launch | Call]:
+        """Those of the revision that the config names, in this one's types."""
+        spec, problem, config = self._of(problem, config)
+        return [_as_ours(launch) for launch in spec.launches(problem, config, tensors)]
+
+    def reference(self, problem: Problem, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+        """As at this revision."""
+        return self._spec.reference(problem, inputs)
+
+    def tolerance(self, problem: Problem) -> Tolerance:
+        """As at this revision."""
+        return self._spec.tolerance(problem)
+
+    def flops(self, problem: Problem) -> float:
+        """As at this revision."""
+        return self._spec.flops(problem)
+
+    def bytes(self, problem: Problem) -> float:
+        """As at this revision."""
+        return self._spec.bytes(problem)
+
+    def deterministic(self, config: Config) -> bool:
+        """What the revision that the config names says."""
+        return (self._other if config.variant.startswith(OTHER) else self._spec).deterministic(config)
+
+    def source_hash(self) -> str:
+        """As at this revision."""
+        return self._spec.source_hash()
+
+    def _of(self, problem: Problem, config: Config) -> tuple[KernelSpec, Any, Any]:
+        """The spec of the revision that a config names, and problem and config in that revision's own types."""
+        if not config.variant.startswith(OTHER):
+            return self._spec, problem, config
+        config = msgspec.structs.replace(config, variant=config.variant.removeprefix(OTHER))
+        if self._alias is None:
+            return self._other, problem, config
+        types = [_type_of(self._alias, "problem", "Problem"), _type_of(self._alias, "config", "Config")]
+        try:
+            converted = [
+                msgspec.convert(msgspec.to_builtins(value), kind)
+                for value, kind in zip((problem, config), types, strict=True)
+            ]
+        except msgspec.ValidationError as error:
+            raise UsageError(f"the other revision does not know {config.label()}: {error}") from error
+        return self._other, converted[0], converted[1]
+
+
+def _type_of(alias: str, module: str, name: str) -> Any:
+    held: ModuleType = import_module(f"{alias}.core.{module}")
+    return getattr(held, name)
+
+
+def _as_ours(launch: Any) -> Launch | Call:
+    """A launch in this revision's types, which the measuring session asks for by name."""
+    if hasattr(launch, "function"):
+        return Call(launch.function, launch.arguments)
+    arguments = {
+        name: TileDescriptor(value.tensor, tuple(value.block_shape), getattr(value, "rounds", False))
+        if hasattr(value, "block_shape")
+        else value
+        for name, value in launch.arguments.items()
+    }
+    return Launch(launch.kernel, tuple(launch.grid), arguments, launch.constants, launch.options)
+
+
+def _git(folder: Path, *arguments: str, failing: str) -> str:
+    try:
+        done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise UsageError(f"--against needs git: {error.strerror or error}") from error
+    if done.returncode:
+        told = done.stderr.strip().splitlines()
+        raise UsageError(f"--against: {folder} {failing}{f' ({told[-1]})' if told else ''}")
+    return done.stdout.strip()

@@ -1,0 +1,74 @@
+"""Decided again from recorded blocks: the gate's own logic over a run's journal, without a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from fusetune.core.config import Config
+from fusetune.core.decision import KeepRule
+from fusetune.errors import MeasurementError, UsageError
+from fusetune.gate.against import OTHER
+from fusetune.gate.findings import Check, Finding
+from fusetune.gate.judge import Judgement, Limits, judge_against, judge_gain
+from fusetune.gate.recording import GATE_SPACE, GateJournal
+from fusetune.measure.replay import ReplayMeasurer
+from fusetune.store.journal import Block, Candidate, Record, RunEnd, RunStart, Sampling, read_journal
+from fusetune.store.schema import Entry
+
+
+def gate_from(journal: Path) -> Finding:
+    """What the gate says of the blocks that a gate or a sweep recorded, by the entry that it ended with.
+
+    Of a sweep those count that its published figure rests on: the revalidation's, or the final's where there was none.
+    Raises JournalError for a journal that cannot be read, UsageError for one that ends with no entry.
+    """
+    records = list(read_journal(journal))
+    start = next((record for record in records if isinstance(record, RunStart)), None)
+    end = next((record for record in records if isinstance(record, RunEnd)), None)
+    if start is None or end is None or end.entry is None:
+        why = end.message if end else "it was killed, or is still going"
+        raise UsageError(f"{journal} ends with no entry to gate ({why}); name a run that decided something")
+    entry = end.entry
+    file = Path(end.file) if end.file else journal
+    other = next((r.config for r in records if isinstance(r, Candidate) and r.config.variant.startswith(OTHER)), None)
+    check: Check = "against" if other else "baseline"
+    if other is None and (entry.evidence != "measured" or entry.verdict != "keep"):
+        told = f"{entry.evidence}, {entry.verdict}: there is no gain to hold"
+        return Finding(file=file, op=start.op, entry=entry, status="not_gated", detail=told, journal=str(journal))
+    judgement = _judge(ReplayMeasurer(_decisive(records, start)), start.rule, entry, other)
+    result = judgement.result
+    return Finding(
+        file=file,
+        op=start.op,
+        entry=entry,
+        status=judgement.status,
+        detail=judgement.detail,
+        check=check,
+        gain=result.gain if result else None,
+        baseline_us=result.baseline_us if result else None,
+        config_us=result.config_us if result else None,
+        journal=str(journal),
+    )
+
+
+def _judge(measurer: ReplayMeasurer, rule: KeepRule, entry: Entry, other: Config | None) -> Judgement:
+    try:
+        if other is None:
+            return judge_gain(measurer, entry, Limits(), GateJournal(None))
+        return judge_against(measurer, entry.config, other, "the other revision", rule, Limits(), GateJournal(None))
+    except MeasurementError as error:
+        return Judgement("inconclusive", f"not enough was recorded to decide it again: {error}")
+
+
+def _decisive(records: Iterable[Record], start: RunStart) -> list[Record]:
+    """The records that the decision rests on: all of a gate's; of a sweep's those of its last process."""
+    held = list(records)
+    if start.space == GATE_SPACE:
+        return held
+    phases = {record.phase for record in held if isinstance(record, Block)}
+    final = "revalidate" if "revalidate" in phases else "confirm"
+    kept = [record for record in held if not isinstance(record, Block) or record.phase in {"control", final}]
+    first = next((record for record in kept if isinstance(record, Sampling)), None)
+    processes = sum(isinstance(record, Sampling) for record in kept)
+    return [record for record in kept if not (processes > 1 and record is first)]

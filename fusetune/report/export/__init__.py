@@ -1,0 +1,1 @@
+"""Standalone modules, made from the kernels' own source."""

@@ -1,0 +1,210 @@
+"""A standalone module: imports, kernels, wrappers, `class ModelNew`, in this order and nothing else."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from msgspec import structs
+
+from fusetune.core.config import Config
+from fusetune.core.problem import MODES, Problem
+from fusetune.core.target import Target
+from fusetune.errors import UsageError
+from fusetune.kernels.gemm_scale_bn import EPS, MOMENTUM
+from fusetune.kernels.launches import gemm_launches
+from fusetune.kernels.spec import AbstractTensor, KernelSpec, Launch, abstract_tensors
+from fusetune.report.export.choice import Choice, choose_config, header
+from fusetune.report.export.source import LINE_LENGTH, KernelSource, written
+from fusetune.report.export.wrapper import Part, tuned_decorators, wrapper_text
+
+EXPORTED_OPS: Final = ("gemm_scale", "gemm_scale_bn")
+
+_KERNEL_NAMES: Final[dict[str, str]] = {
+    "scale": "fused_gemm_scale_kernel",
+    "eval": "fused_gemm_scale_bn_eval_kernel",
+    "eval_folded": "fused_gemm_scale_bn_eval_kernel",
+    "columns": "fused_gemm_scale_bn_train_kernel",
+    "statistics": "gemm_with_moments_kernel",
+}
+_DOCSTRINGS: Final[dict[str, str]] = {
+    "scale": "A tile of products, then (acc + bias) * scale.",
+    "eval": "A tile of products, then bias, scale and BatchNorm with the running statistics.",
+    "eval_folded": "A tile of products, then bias, scale and BatchNorm as one factor and one summand a column.",
+    "columns": "Whole columns of products, then BatchNorm with their own statistics; updates the running ones.",
+    "statistics": "A tile of products, with each column's mean and sum of squared deviations over the tile's rows.",
+    "partial": "A tile of products over one share of K; a second kernel adds the shares.",
+}
+_PERSISTENT: Final = (
+    "\n\nAs many programs as run at once walk through all tiles. The copy engine (TMA) loads tiles, and stores y\n"
+    "while the next tile's loads begin; past an edge it reads zeros and writes nothing."
+)
+
+
+def export_module(
+    spec: KernelSpec, problem: Problem, target: Target, roots: Sequence[Path], *, autotune: bool = False
+) -> str:
+    """The text of a module for one problem on one GPU, with the configs that the files under `roots` hold.
+
+    `problem.mode` does not count: for an op with modes the module has both. Raises UsageError for an op that is not
+    built in, where a library won, where `autotune` has nothing to choose between, or where black is not installed.
+    """
+    if spec.name not in EXPORTED_OPS:
+        raise UsageError(
+            f"export writes {' and '.join(EXPORTED_OPS)}; the op {spec.name} has no ModelNew to be part of"
+        )
+    modes = MODES if spec.name == "gemm_scale_bn" else (None,)
+    choices = [choose_config(spec, structs.replace(problem, mode=mode), target, roots) for mode in modes]
+    return module_text(spec, choices, target, autotune=autotune)
+
+
+def module_text(spec: KernelSpec, choices: Sequence[Choice], target: Target, *, autotune: bool = False) -> str:
+    """The module that launches these choices; raises as `export_module` does."""
+    made = [_Mode(spec, choice, target, autotune=autotune) for choice in choices]
+    if autotune and not any(mode.autotuned for mode in made):
+        raise UsageError(
+            f"--autotune has nothing to choose between: {', '.join(mode.why_fixed for mode in made)}; leave it out"
+        )
+    helpers: dict[str, KernelSource] = {}
+    kernels: dict[str, str] = {}
+    for mode in made:
+        for part in mode.parts:
+            helpers |= {helper.name: helper for helper in part.kernel.helpers}
+            kernels.setdefault(part.name, mode.kernel_text(part))
+    sections = [
+        "\n".join(f"# {line}" for text in header(spec, choices, target, autotune=autotune) for line in _wrapped(text)),
+        _imports(any(mode.uses_descriptors for mode in made)),
+        *(written(h.name, h.parameters, h.body, h, docstring=_docstring(h.docstring)) for h in helpers.values()),
+        *kernels.values(),
+        *(wrapper_text(mode.parts, mode.problem, mode.config, autotuned=mode.autotuned) for mode in made),
+        _MODELS[spec.name],
+    ]
+    return _formatted("\n\n\n".join(sections) + "\n")
+
+
+def parts_of_module(spec: KernelSpec, choice: Choice, target: Target) -> list[Part]:
+    """The kernels that a module has for one choice, in the order of their launches."""
+    return _Mode(spec, choice, target, autotune=False).parts
+
+
+class _Mode:
+    """The kernels of one choice."""
+
+    def __init__(self, spec: KernelSpec, choice: Choice, target: Target, *, autotune: bool) -> None:
+        self.problem, self.config = choice.problem, choice.config
+        launches = _launches(spec, self.problem, self.config, target)
+        names: Mapping[str, str] = {
+            "normalize_columns": "normalize_columns_kernel",
+            "finish_split": f"finish_split_{self.problem.mode or 'scale'}_kernel",
+        }
+        self.parts = []
+        for launch in launches:
+            of = launch.kernel.fn.__name__
+            epilogue = str(launch.constants.get("EPILOGUE"))
+            name = names.get(of) or _KERNEL_NAMES.get(epilogue) or f"gemm_share_{self.problem.mode or 'scale'}_kernel"
+            self.parts.append(Part(launch, name, self.problem, self.config, target.sm))
+        self.tried = tuple(config for config in choice.tried if config.variant == "tiled")
+        self.why_fixed = self._why_fixed()
+        self.autotuned = autotune and not self.why_fixed
+
+    @property
+    def uses_descriptors(self) -> bool:
+        """Whether a kernel goes through the copy engine."""
+        return any(name.endswith("_desc") for part in self.parts for name in part.kernel.parameters)
+
+    def kernel_text(self, part: Part) -> str:
+        """A kernel as text."""
+        decorators = tuned_decorators(self.tried) if self.autotuned else ("@triton.jit",)
+        docstring = part.kernel.source.docstring
+        if not part.is_second:
+            docstring = _DOCSTRINGS.get(str(part.launch.constants.get("EPILOGUE")), docstring)
+            docstring += _PERSISTENT if self.config.variant == "persistent" else ""
+        kernel = part.kernel
+        return written(
+            part.name,
+            kernel.parameters,
+            kernel.body,
+            kernel.source,
+            docstring=_docstring(docstring),
+            decorators=decorators,
+        )
+
+    def _why_fixed(self) -> str:
+        mode = f"{self.problem.mode}: " if self.problem.mode else ""
+        if self.problem.mode == "train":
+            return f"{mode}trying a config would change the running statistics"
+        if len(self.parts) > 1 or self.config.variant != "tiled":
+            return f"{mode}BASELINE is another kernel than {self.config.label()}"
+        return "" if len(self.tried) > 1 else f"{mode}BASELINE is all there is"
+
+
+def _launches(spec: KernelSpec, problem: Problem, config: Config, target: Target) -> list[Launch]:
+    tensors: dict[str, Any] = dict(abstract_tensors(spec, problem, config, target))
+    if problem.mode == "train":
+        tensors["num_batches_tracked"] = AbstractTensor((), "float32")  # Nothing looks at its type here.
+        made = gemm_launches(problem, config, tensors, "train", eps=EPS, momentum=MOMENTUM, counter="count")
+    else:
+        made = spec.launches(problem, config, tensors)
+    return [launch for launch in made if isinstance(launch, Launch)]
+
+
+def _imports(uses_descriptors: bool) -> str:
+    lines = ["import torch", "import torch.nn as nn", "import triton", "import triton.language as tl"]
+    if uses_descriptors:
+        lines.append("from triton.tools.tensor_descriptor import TensorDescriptor")
+    return "\n".join(lines)
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, LINE_LENGTH - 8, break_long_words=False, break_on_hyphens=False)
+
+
+def _docstring(text: str) -> str:
+    """A docstring in lines that fit, paragraph by paragraph."""
+    paragraphs = [" ".join(paragraph.split()) for paragraph in text.split("\n\n")]
+    return "\n\n".join("\n".join(_wrapped(paragraph)) for paragraph in paragraphs)
+
+
+def _formatted(text: str) -> str:
+    try:
+        import black
+    except ImportError as error:
+        raise UsageError("export formats with black, which is not installed; `pip install black`") from error
+    formatted: str = black.format_str(text, mode=black.Mode(line_length=LINE_LENGTH))
+    return formatted
+
+
+_INIT: Final = """
+    def __init__(self, in_features, out_features, scale_shape, eps=1e-5, momentum=0.1):
+        super().__init__()
+        self.gemm = nn.Linear(in_features, out_features)
+        self.scale = nn.Parameter(torch.randn(scale_shape))
+        self.bn = nn.BatchNorm1d(out_features, eps=eps, momentum=momentum)
+"""
+_MODELS: Final[dict[str, str]] = {
+    "gemm_scale": f'''class ModelNew(nn.Module):
+    """Linear, scale and BatchNorm1d; all but BatchNorm in one kernel."""
+{_INIT}
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = fused_gemm_scale(x, self.gemm.weight, self.gemm.bias, self.scale.reshape(-1))
+        return self.bn(y)
+''',
+    "gemm_scale_bn": f'''class ModelNew(nn.Module):
+    """Linear, scale and BatchNorm1d, fused; training updates the running statistics in place."""
+{_INIT}
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        bn = self.bn
+        operands = (x, self.gemm.weight, self.gemm.bias, self.scale.reshape(-1))
+        affine = (bn.weight, bn.bias, bn.running_mean, bn.running_var)
+        if not bn.training:
+            return fused_gemm_scale_bn_eval(*operands, *affine, bn.eps)
+        momentum = bn.momentum
+        if momentum is None:  # The average over all batches so far.
+            momentum = 1.0 / (int(bn.num_batches_tracked) + 1)
+        return fused_gemm_scale_bn_train(
+            *operands, *affine, bn.num_batches_tracked, momentum, bn.eps
+        )
+''',
+}

@@ -1,0 +1,264 @@
+"""The wrapper of a config's kernels: tensors, grids and launches, for any M, from what the library launches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from fusetune.core.config import Config
+from fusetune.core.persistent import ctas_per_sm, parts_of
+from fusetune.core.problem import Problem
+from fusetune.core.space import holds_columns
+from fusetune.errors import UsageError
+from fusetune.kernels.launches import FINISHED_ELEMENTS, PDL_CAPABILITY
+from fusetune.kernels.spec import Launch, rounds_in_descriptor
+from fusetune.report.export.specialize import Specialized, specialize
+
+FROM_SHAPES: Final = ("EVEN_K", "EVEN_MN", "TILES", "ROWS", "COLUMNS", "TILE_M")
+"""Constants that follow from the sizes of a call: an exported wrapper computes them anew."""
+FROM_CONFIG: Final = ("BLOCK_M", "BLOCK_N", "BLOCK_K", "GROUP_M", "SPLIT_K")
+
+_VALUES: Final[dict[str, str]] = {
+    "x_ptr": "x",
+    "w_ptr": "weight",
+    "bias_ptr": "bias",
+    "scale_ptr": "scale",
+    "gamma_ptr": "gamma",
+    "beta_ptr": "beta",
+    "mean_ptr": "running_mean",
+    "var_ptr": "running_var",
+    "tracked_ptr": "num_batches_tracked",
+    "moments_ptr": "moments",
+    "partial_ptr": "partial",
+    "y_ptr": "y",
+    "stride_xm": "x.stride(0)",
+    "stride_xk": "x.stride(1)",
+    "stride_wn": "weight.stride(0)",
+    "stride_wk": "weight.stride(1)",
+    **{name: name for name in ("M", "N", "K", "eps", "momentum", "rows_per_cta")},
+}
+_CONSTANTS: Final[dict[str, str]] = {
+    "EVEN_K": "K % BLOCK_K == 0",
+    "EVEN_MN": "M % BLOCK_M == 0 and N % BLOCK_N == 0",
+    "TILES": "min(64, triton.next_power_of_2(triton.cdiv(M, BLOCK_M)))",
+    "TILE_M": "BLOCK_M",
+    "ROUNDS": "x.is_cuda",
+    "OVERLAPS": "overlaps",
+}
+_TILES: Final = "triton.cdiv(M, BLOCK_M) * triton.cdiv(N, BLOCK_N)"
+
+
+class Part:
+    """One kernel of a config: as specialized, under its own name, with the grid of its launch."""
+
+    def __init__(self, launch: Launch, name: str, problem: Problem, config: Config, sm: int) -> None:
+        self.launch, self.name, self.problem, self.config, self.sm = launch, name, problem, config, sm
+        kept = {*FROM_SHAPES, *FROM_CONFIG, "DTYPE"}
+        if config.SPLIT_K == 1:
+            kept.discard("SPLIT_K")
+        if launch.constants.get("ROUNDS"):
+            kept.add("ROUNDS")
+        if sm >= PDL_CAPABILITY:
+            kept.add("OVERLAPS")
+        resolved = {name: value for name, value in launch.constants.items() if name not in kept}
+        self.kernel: Specialized = specialize(launch.kernel, resolved)
+
+    @property
+    def is_second(self) -> bool:
+        """Whether it finishes what another one has begun."""
+        return self.launch.kernel.fn.__name__ in {"normalize_columns", "finish_split"}
+
+    def text(self, *, autotuned: bool) -> list[str]:
+        """The lines that launch it."""
+        return [*self._sizes(), f"{self.name}[grid](", *self._arguments(autotuned=autotuned), ")"]
+
+    def grid(self, *, autotuned: bool) -> list[str]:
+        """The lines that define `grid`."""
+        of = self.launch.kernel.fn.__name__
+        if autotuned:
+            tiles = _TILES.replace("BLOCK_M", 'meta["BLOCK_M"]').replace("BLOCK_N", 'meta["BLOCK_N"]')
+            return ["def grid(meta):", f"    return ({tiles},)", ""]
+        if of == "tiled_products":
+            return [f"grid = ({_TILES}, SPLIT_K)" if self.config.SPLIT_K > 1 else f"grid = ({_TILES},)"]
+        if of == "persistent_products":
+            split = " * SPLIT_K" if self.config.SPLIT_K > 1 else ""
+            programs = ctas_per_sm(self.config, self.problem)
+            times = f"{programs} * " if programs > 1 else ""
+            return [
+                "# As many programs as the GPU runs at once; Triton's interpreter gets two.",
+                "properties = torch.cuda.get_device_properties(x.device) if x.is_cuda else None",
+                "num_sms = properties.multi_processor_count if properties else 2",
+                f"grid = (min({_TILES}{split}, {times}num_sms),)",
+            ]
+        if of in {"normalize_columns", "finish_split"}:
+            rows = "rows_per_cta" if of == "normalize_columns" else "ROWS"
+            return [f"grid = (triton.cdiv(N, COLUMNS), triton.cdiv(M, {rows}))"]
+        raise UsageError(f"export does not know the grid of {of}; it exports gemm_scale and gemm_scale_bn")
+
+    def _sizes(self) -> list[str]:
+        of = self.launch.kernel.fn.__name__
+        if of == "normalize_columns":
+            rows, columns = self.launch.constants["ROWS"], self.launch.constants["COLUMNS"]
+            return [
+                f"ROWS, COLUMNS = {rows}, {columns}",
+                "# At most 16 programs a column, since each of them joins all moments of its columns.",
+                f"rows_per_cta = max({rows}, triton.cdiv(triton.cdiv(M, 16), {rows}) * {rows})",
+            ]
+        if of == "finish_split":
+            rows = "triton.next_power_of_2(M)"
+            rows = rows if self.problem.mode == "train" else f"min(32, {rows})"
+            return [f"ROWS = {rows}", f"COLUMNS = max(16, {FINISHED_ELEMENTS} // ROWS)"]
+        return []
+
+    def _arguments(self, *, autotuned: bool) -> list[str]:
+        kernel = self.kernel
+        lines = [f"    {self._value(name)}," for name in kernel.parameters if name not in kernel.constexprs]
+        for name in kernel.constexprs:
+            if autotuned and name in {*FROM_CONFIG, "EVEN_K", "EVEN_MN"}:
+                continue
+            value = name if name in FROM_CONFIG or name in {"ROWS", "COLUMNS"} else _CONSTANTS.get(name)
+            if name == "DTYPE":
+                value = f"tl.{self.problem.dtype}"
+            if value is None:
+                raise UsageError(f"export does not know the constant {name} of {self.name}")
+            lines.append(f"    {name}={value},")
+        if not autotuned:
+            options = self.launch.options
+            lines += [f"    num_warps={options['num_warps']},", f"    num_stages={options['num_stages']},"]
+        return [*lines, "    **launch_options,"] if self.sm >= PDL_CAPABILITY else lines
+
+    def _value(self, name: str) -> str:
+        if name.endswith("_desc"):
+            return self._descriptor(name)
+        value = _VALUES.get(name)
+        if value is None:
+            raise UsageError(f"export does not know the argument {name} of {self.name}")
+        if value == "y" and self.config.SPLIT_K > 1 and not self.is_second:
+            return "partial"
+        return value
+
+    def _descriptor(self, name: str) -> str:
+        if name == "y_desc":
+            width = f"BLOCK_N // {parts_of(self.config, self.problem)}".removesuffix(" // 1")
+            if self.config.SPLIT_K > 1:
+                return f"TensorDescriptor.from_tensor(partial, [1, BLOCK_M, {width}])"
+            return f"TensorDescriptor.from_tensor(y, [BLOCK_M, {width}])"
+        tensor, rows = {"x_desc": ("x", "BLOCK_M"), "w_desc": ("weight", "BLOCK_N")}[name]
+        rounds = self.launch.arguments[name].rounds and rounds_in_descriptor()
+        more = ", round_f32_to_tf32=x.is_cuda" if rounds else ""
+        return f"TensorDescriptor.from_tensor({tensor}, [{rows}, BLOCK_K]{more})"
+
+
+FUNCTIONS: Final[dict[str | None, str]] = {
+    None: "fused_gemm_scale",
+    "eval": "fused_gemm_scale_bn_eval",
+    "train": "fused_gemm_scale_bn_train",
+}
+_SIGNATURES: Final[dict[str | None, tuple[str, ...]]] = {
+    None: ("x", "weight", "bias", "scale"),
+    "eval": ("x", "weight", "bias", "scale", "gamma", "beta", "running_mean", "running_var", "eps"),
+    "train": (
+        *("x", "weight", "bias", "scale", "gamma", "beta", "running_mean", "running_var"),
+        *("num_batches_tracked", "momentum", "eps"),
+    ),
+}
+_SUMMARIES: Final[dict[str | None, str]] = {
+    None: "y = (x @ weight.T + bias) * scale.",
+    "eval": "BatchNorm1d((x @ weight.T + bias) * scale) with the running statistics.",
+    "train": "BatchNorm1d((x @ weight.T + bias) * scale) in training.\n\nUpdates the running statistics in place.",
+}
+
+
+def wrapper_text(parts: Sequence[Part], problem: Problem, config: Config, *, autotuned: bool) -> str:
+    """The wrapper function that launches the parts."""
+    mode = problem.mode
+    kinds: Mapping[str, str] = {"momentum": "float", "eps": "float"}
+    arguments = ", ".join(f"{name}: {kinds.get(name, 'torch.Tensor')}" for name in _SIGNATURES[mode])
+    vectors = "bias, scale" if mode is None else "all other vectors"
+    body = [
+        *f'"""{_SUMMARIES[mode]}'.splitlines(),
+        "",
+        f"x [M, K]; weight [N, K], as nn.Linear keeps it; {vectors} [N]; all {problem.dtype}.",
+        '"""',
+        *_checks(problem, config),
+        "M, K = x.shape",
+        "N = weight.shape[0]",
+    ]
+    tile = FROM_CONFIG[: 5 if config.SPLIT_K > 1 else 4]
+    if not autotuned:
+        body.append(f"{', '.join(tile)} = {', '.join(str(getattr(config, name)) for name in tile)}")
+    body += _limits(problem, config)
+    body.append("y = torch.empty((M, N), device=x.device, dtype=x.dtype)")
+    names = {name for part in parts for name in part.kernel.parameters}
+    if "partial_ptr" in names:
+        body.append("partial = torch.empty((SPLIT_K, M, N), device=x.device, dtype=torch.float32)")
+    if "moments_ptr" in names:
+        body.append("moments = torch.empty((2, triton.cdiv(M, BLOCK_M), N), device=x.device, dtype=torch.float32)")
+    if parts[0].sm >= PDL_CAPABILITY:
+        body += [
+            "# From compute capability 9.0 on, a kernel may begin while the one ahead of it still runs.",
+            "overlaps = x.is_cuda and torch.cuda.get_device_capability(x.device)[0] >= 9",
+            'launch_options = {"launch_pdl": True} if overlaps else {}',
+        ]
+    for part in parts:
+        launch, grid = part.text(autotuned=autotuned), part.grid(autotuned=autotuned)
+        start = next(index for index, line in enumerate(launch) if "[grid](" in line)
+        body += ["", *launch[:start], *grid, *launch[start:]]
+    body.append("return y")
+    lines = "\n".join(f"    {line}" if line else "" for line in body)
+    return f"def {FUNCTIONS[mode]}({arguments}) -> torch.Tensor:\n{lines}"
+
+
+def _checks(problem: Problem, config: Config) -> list[str]:
+    checks = [
+        f"if x.dtype != torch.{problem.dtype} or weight.dtype != x.dtype:",
+        f'    raise TypeError(f"tuned for {problem.dtype}, got {{x.dtype}} and {{weight.dtype}}")',
+        "if x.shape[1] != weight.shape[1]:",
+        '    raise ValueError(f"x has {x.shape[1]} columns, weight has {weight.shape[1]}")',
+    ]
+    if config.variant == "persistent":
+        checks += [
+            "# The copy engine reads rows without gaps that begin on 16 bytes.",
+            "x, weight = x.contiguous(), weight.contiguous()",
+        ]
+    return checks
+
+
+def _limits(problem: Problem, config: Config) -> list[str]:
+    if problem.mode != "train":
+        return []
+    limits = [
+        "if M < 2:",
+        '    raise ValueError("training needs more than one row: one has no variance")',
+    ]
+    if holds_columns(config, problem):
+        limits += [
+            "if M > BLOCK_M:",
+            '    raise ValueError(f"a program holds whole columns: at most {BLOCK_M} rows, got {M}")',
+        ]
+    return limits
+
+
+def tuned_decorators(configs: Sequence[Config]) -> list[str]:
+    """What makes Triton choose among configs at a kernel's first launch for new sizes."""
+    tile = ("BLOCK_M", "BLOCK_N", "BLOCK_K", "GROUP_M")
+    lines = ["@triton.autotune(", "    configs=["]
+    for config in configs:
+        sizes = ", ".join(f'"{name}": {getattr(config, name)}' for name in tile)
+        lines.append(
+            f"        triton.Config({{{sizes}}}, num_warps={config.num_warps}, num_stages={config.num_stages}),"
+        )
+    even_mn = 'args["M"] % args["BLOCK_M"] == 0 and args["N"] % args["BLOCK_N"] == 0'
+    return [
+        *lines,
+        "    ],",
+        '    key=["M", "N", "K"],',
+        ")",
+        "@triton.heuristics(",
+        "    {",
+        '        "EVEN_K": lambda args: args["K"] % args["BLOCK_K"] == 0,',
+        f'        "EVEN_MN": lambda args: {even_mn},',
+        "    }",
+        ")",
+        "@triton.jit",
+    ]

@@ -1,0 +1,71 @@
+"""Exported modules on the GPU: they compute what PyTorch does, in training and in evaluation."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fusetune.core.config import Config
+from fusetune.kernels.device import local_target
+from tests.support.exporting import OPS, exported
+
+M, N, K = 128, 512, 1024
+CONFIGS = {
+    "tiled": Config(BLOCK_M=64, BLOCK_N=64, BLOCK_K=32, num_stages=3),
+    "columns": Config(BLOCK_M=128, BLOCK_N=32, BLOCK_K=32, num_stages=3),
+    "split_k": Config(variant="split_k", BLOCK_M=64, BLOCK_N=64, BLOCK_K=32, SPLIT_K=4, num_stages=3),
+    "persistent": Config(variant="persistent", BLOCK_M=128, BLOCK_N=128, BLOCK_K=32, num_warps=8, num_stages=3),
+}
+
+
+class Plain(torch.nn.Module):
+    """What the exported module stands for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gemm = torch.nn.Linear(K, N)
+        self.scale = torch.nn.Parameter(torch.randn(N))
+        self.bn = torch.nn.BatchNorm1d(N)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.bn(self.gemm(x) * self.scale)
+
+
+def _module(path: Path, text: str) -> Any:
+    path.write_text(text)
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("autotune", [False, True], ids=["fixed", "autotuned"])
+@pytest.mark.parametrize("label", CONFIGS)
+@pytest.mark.parametrize("op", OPS)
+def test_an_exported_model_computes_what_the_plain_one_does(
+    op: str, label: str, autotune: bool, tmp_path: Path
+) -> None:
+    target = local_target(0)
+    if label == "persistent" and target.sm < 90:
+        pytest.skip("the copy engine needs compute capability 9.0")
+    if autotune and label not in {"tiled", "columns"}:
+        pytest.skip("BASELINE is another kernel: there is nothing to choose between")
+    text = exported(op, CONFIGS[label], target, sizes=(M, N, K), autotune=autotune)
+    module = _module(tmp_path / f"exported_{op}_{label}.py", text)
+    torch.manual_seed(0)
+    plain = Plain().cuda()
+    fused = module.ModelNew(K, N, (N,)).cuda()
+    fused.load_state_dict(plain.state_dict(), strict=True)
+    x = torch.randn(M, K, device="cuda")
+    with torch.no_grad():
+        # TF32 keeps 11 bits of each factor; where descriptors cannot round (triton 3.6) it is cut off instead.
+        torch.testing.assert_close(fused(x), plain(x), atol=2e-2, rtol=0)
+        torch.testing.assert_close(fused.bn.running_var, plain.bn.running_var, atol=1e-3, rtol=1e-3)
+        assert int(fused.bn.num_batches_tracked) == 1
+        torch.testing.assert_close(fused.eval()(x), plain.eval()(x), atol=2e-2, rtol=0)

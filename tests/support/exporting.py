@@ -1,0 +1,52 @@
+"""Modules to export in tests: each variant and mode once, without files of configs."""
+
+from __future__ import annotations
+
+from fusetune.core.config import BASELINE, Config
+from fusetune.core.problem import Dtype, Problem, make_problem
+from fusetune.core.target import Target
+from fusetune.kernels.spec import KernelSpec, load_spec
+from fusetune.report.export.choice import Choice
+from fusetune.report.export.module import module_text
+from fusetune.store.lookup import Lookup
+
+TILED = Config(BLOCK_M=32, BLOCK_N=16, BLOCK_K=64, GROUP_M=2, num_stages=3)
+WHOLE_COLUMNS = Config(BLOCK_M=64, BLOCK_N=16, BLOCK_K=32)
+SPLIT = Config(variant="split_k", BLOCK_M=32, BLOCK_N=32, BLOCK_K=32, SPLIT_K=2)
+PERSISTENT = Config(variant="persistent", BLOCK_M=64, BLOCK_N=64, BLOCK_K=32, num_stages=3)
+PERSISTENT_SPLIT = Config(variant="persistent", BLOCK_M=64, BLOCK_N=64, BLOCK_K=32, SPLIT_K=2, num_stages=3)
+CONFIGS = {
+    "baseline": BASELINE,
+    "tiled": TILED,
+    "columns": WHOLE_COLUMNS,
+    "split_k": SPLIT,
+    "persistent": PERSISTENT,
+    "persistent_split": PERSISTENT_SPLIT,
+}
+OPS = ("gemm_scale", "gemm_scale_bn")
+
+
+def modes_of(op: str) -> tuple[str | None, ...]:
+    """The modes of an op, or None for one without."""
+    return ("train", "eval") if op == "gemm_scale_bn" else (None,)
+
+
+def choice_of(problem: Problem, config: Config) -> Choice:
+    """A config for a problem, as if a file held it."""
+    tried = tuple(dict.fromkeys([config, BASELINE]))
+    return Choice(problem, Lookup(config, "baseline"), tried)
+
+
+def exported(
+    op: str,
+    config: Config,
+    target: Target,
+    *,
+    sizes: tuple[int, int, int] = (48, 80, 96),
+    dtype: Dtype = "float32",
+    autotune: bool = False,
+) -> str:
+    """The text of a module for M, N, K of `sizes`."""
+    spec: KernelSpec = load_spec(op)
+    choices = [choice_of(make_problem(*sizes, dtype, mode=mode), config) for mode in modes_of(op)]
+    return module_text(spec, choices, target, autotune=autotune)

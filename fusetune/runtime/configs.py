@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 import threading
 import warnings
 from collections.abc import Sequence
@@ -119,6 +120,7 @@ def load(path: str | Path | None = None, *, strict: bool = False, allow_predicte
     if where is not None and where.is_file() and strict:
         read_config_file(where)
     _source = ConfigSource(where, strict=strict, allow_predicted=allow_predicted)
+    _forget_plans()
 
 
 def reload() -> None:
@@ -129,6 +131,15 @@ def reload() -> None:
     global _source  # noqa: PLW0603
     KEPT.forget()
     _source = ConfigSource(_source._path, strict=_source.strict, allow_predicted=_source._allow_predicted)
+    _forget_plans()
+
+
+def _forget_plans() -> None:
+    # Without torch nothing has been planned yet, and loading files needs none.
+    if "torch" in sys.modules:
+        from fusetune.runtime.bound import forget_plans
+
+        forget_plans()
 
 
 def explain(

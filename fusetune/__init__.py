@@ -14,11 +14,12 @@ if TYPE_CHECKING:
     from fusetune.runtime.configs import explain, load, reload
     from fusetune.runtime.linear_scale import fused_gemm_scale
     from fusetune.runtime.linear_scale_bn import fused_gemm_scale_batch_norm
-    from fusetune.runtime.modules import FusedLinearScaleBatchNorm, ModelNew
+    from fusetune.runtime.modules import FusedLinearScale, FusedLinearScaleBatchNorm, ModelNew
 
 _PUBLIC = {
     "fused_gemm_scale": "fusetune.runtime.linear_scale",
     "fused_gemm_scale_batch_norm": "fusetune.runtime.linear_scale_bn",
+    "FusedLinearScale": "fusetune.runtime.modules",
     "FusedLinearScaleBatchNorm": "fusetune.runtime.modules",
     "ModelNew": "fusetune.runtime.modules",
     "explain": "fusetune.runtime.configs",
@@ -27,6 +28,7 @@ _PUBLIC = {
 }
 
 __all__ = [
+    "FusedLinearScale",
     "FusedLinearScaleBatchNorm",
     "ModelNew",
     "__version__",

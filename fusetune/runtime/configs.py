@@ -49,8 +49,8 @@ class ConfigSource:
         key = (op, problem, identity)
         with self._lock:
             if key not in self._found:
-                files = self._files_for(op, identity)
-                environment = _environment(op)
+                files = self.files(op, identity)
+                environment = self.environment(op)
                 self._found[key] = lookup(
                     files, op, problem, identity, environment, allow_predicted=self._allow_predicted
                 )
@@ -67,7 +67,13 @@ class ConfigSource:
             )
         return found
 
-    def _files_for(self, op: str, identity: TargetIdentity) -> tuple[tuple[Path, ConfigFile], ...]:
+    @staticmethod
+    def environment(op: str) -> Environment:
+        """The software and the kernels of this process, which entries are held against."""
+        return _environment(op)
+
+    def files(self, op: str, identity: TargetIdentity) -> tuple[tuple[Path, ConfigFile], ...]:
+        """The files that a look-up reads, first one first, read once."""
         key = (op, identity)
         if key not in self._files:
             self._files[key] = tuple(self._read(self._paths(op, identity)))

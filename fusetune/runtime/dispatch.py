@@ -180,6 +180,19 @@ def _plan_anew(op: str, problem: Problem, tensors: Mapping[str, Any], ending: En
     return Plan(config, problem, direct, scratch, device)
 
 
+def config_told(op: str, weight: torch.Tensor, *, training: bool) -> str:
+    """The configs that calls with this weight [N, K] have got so far, by the number of rows: `M=128: 64x16x128 w4 s3`."""
+    mode = None if op == "gemm_scale" else "train" if training else "eval"
+    told = {
+        plan.problem.M: plan.config.label()
+        for plan in PLANS.made_for(op)
+        if (plan.problem.N, plan.problem.K) == tuple(weight.shape)
+        and (plan.problem.mode, plan.problem.dtype) == (mode, DTYPES[weight.dtype])
+        and plan.device == weight.device.index
+    }
+    return ", ".join(f"M={M}: {label}" for M, label in sorted(told.items())) or "not called yet"
+
+
 def _config(op: str, problem: Problem, x: Any) -> Config:
     # Triton's interpreter has no GPU to look up a config for.
     return BASELINE if _interpreting() else config_for(op, problem, x.device.index)

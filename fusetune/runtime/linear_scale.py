@@ -68,9 +68,7 @@ def compute(
     return _with_plan(x, weight, bias, scale, precision)[0]
 
 
-def by_pytorch(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, scale: torch.Tensor
-) -> torch.Tensor:
+def by_pytorch(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, scale: torch.Tensor) -> torch.Tensor:
     """The same in PyTorch's own operators."""
     return linear(x, weight, bias) * scale
 
@@ -85,7 +83,9 @@ def _checked(
     """Any call: find out whether it fits and which way it goes, and remember the way if it can be short."""
     vectors = {"scale": scale} if bias is None else {"bias": bias, "scale": scale}
     if isinstance(x, torch.Tensor) and x.dim() != 2 and x.dim() > 0:
-        return as_rows(x, weight, functools.partial(_checked, weight=weight, bias=bias, scale=scale, precision=precision))
+        return as_rows(
+            x, weight, functools.partial(_checked, weight=weight, bias=bias, scale=scale, precision=precision)
+        )
     cast = autocast_dtype(x.device.type) if isinstance(x, torch.Tensor) else None
     given = x, weight, bias
     if cast is not None:
@@ -134,9 +134,7 @@ def _compiled(
         return by_pytorch(x, weight, bias, scale)
     if x.dim() == 2:
         return _operator(x, weight, bias, scale, precision)
-    return _operator(x.reshape(-1, x.shape[-1]), weight, bias, scale, precision).reshape(
-        *x.shape[:-1], weight.shape[0]
-    )
+    return _operator(x.reshape(-1, x.shape[-1]), weight, bias, scale, precision).reshape(*x.shape[:-1], weight.shape[0])
 
 
 def _operator(

@@ -149,6 +149,10 @@ class Plans:
         self._made[key] = plan
         self.count += 1
 
+    def made_for(self, op: str) -> list[Plan]:
+        """The plans of an op that are kept, oldest first."""
+        return [plan for key, plan in self._made.copy().items() if isinstance(key, tuple) and key[0] == op]
+
     def forget(self) -> None:
         """Make all plans anew: other configs have been loaded."""
         self._made = {}

@@ -18,9 +18,9 @@ from fusetune.errors import ConfigFileError, MissingConfigError, NoUsableGpuErro
 from fusetune.kernels.device import gpu_identity
 from fusetune.kernels.spec import load_spec
 from fusetune.runtime.folded import KEPT
+from fusetune.store.indexed import IndexedFile, open_config_file
 from fusetune.store.lookup import Lookup, lookup
 from fusetune.store.paths import config_path, search_path
-from fusetune.store.schema import ConfigFile
 from fusetune.store.yaml_files import read_config_file
 
 DEFAULT_OP = "gemm_scale"
@@ -36,8 +36,9 @@ class ConfigSource:
         self._path, self.strict, self._allow_predicted = path, strict, allow_predicted
         self._lock = threading.Lock()
         self._warning = threading.Lock()
-        self._files: dict[tuple[str, TargetIdentity], tuple[tuple[Path, ConfigFile], ...]] = {}
+        self._files: dict[tuple[str, TargetIdentity], tuple[tuple[Path, IndexedFile], ...]] = {}
         self._found: dict[tuple[str, Problem, TargetIdentity], Lookup] = {}
+        self._used: dict[tuple[str, Problem, TargetIdentity], Lookup] = {}
         self._warned: set[str] = set()
 
     def find(self, op: str, problem: Problem, identity: TargetIdentity) -> Lookup:
@@ -47,6 +48,9 @@ class ConfigSource:
         under `strict` for a damaged file.
         """
         key = (op, problem, identity)
+        found = self._used.get(key)
+        if found is not None:  # without a lock: it is there, or not yet
+            return found
         with self._lock:
             if key not in self._found:
                 files = self.files(op, identity)
@@ -55,16 +59,21 @@ class ConfigSource:
                     files, op, problem, identity, environment, allow_predicted=self._allow_predicted
                 )
             found = self._found[key]
+        if found.damaged and self.strict:
+            raise ConfigFileError(found.damaged[0])
         if self.strict and found.rung == "baseline":
             raise MissingConfigError(
                 f"no tuned config of {op} for {problem.describe()} on {identity.name}; run `{_sweep(op, problem)}` "
                 f"there.\n{found.explain()}"
             )
+        for damage in found.damaged:
+            self._warn(f"fusetune does not use a damaged entry and looks further: {damage}")
         if found.differences:
             self._warn(
                 f"fusetune uses {found.file} although its environment differs ({'; '.join(found.differences)}); "
                 "sweep again to be sure of its gain"
             )
+        self._used[key] = found
         return found
 
     @staticmethod
@@ -72,7 +81,7 @@ class ConfigSource:
         """The software and the kernels of this process, which entries are held against."""
         return _environment(op)
 
-    def files(self, op: str, identity: TargetIdentity) -> tuple[tuple[Path, ConfigFile], ...]:
+    def files(self, op: str, identity: TargetIdentity) -> tuple[tuple[Path, IndexedFile], ...]:
         """The files that a look-up reads, first one first, read once."""
         key = (op, identity)
         if key not in self._files:
@@ -86,11 +95,11 @@ class ConfigSource:
         paths = [config_path(root, identity.name, op) for root in roots]
         return [path for path in paths if path.exists()]
 
-    def _read(self, paths: Sequence[Path]) -> list[tuple[Path, ConfigFile]]:
+    def _read(self, paths: Sequence[Path]) -> list[tuple[Path, IndexedFile]]:
         files = []
         for path in paths:
             try:
-                files.append((path, read_config_file(path)))
+                files.append((path, open_config_file(path)))
             except ConfigFileError as error:
                 if self.strict:
                     raise

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from fusetune.runtime.linear_scale import fused_gemm_scale
     from fusetune.runtime.linear_scale_bn import fused_gemm_scale_batch_norm
     from fusetune.runtime.modules import FusedLinearScale, FusedLinearScaleBatchNorm, ModelNew
+    from fusetune.runtime.warmup import warmup
 
 _PUBLIC = {
     "fused_gemm_scale": "fusetune.runtime.linear_scale",
@@ -25,6 +26,7 @@ _PUBLIC = {
     "explain": "fusetune.runtime.configs",
     "load": "fusetune.runtime.configs",
     "reload": "fusetune.runtime.configs",
+    "warmup": "fusetune.runtime.warmup",
 }
 
 __all__ = [
@@ -37,6 +39,7 @@ __all__ = [
     "fused_gemm_scale_batch_norm",
     "load",
     "reload",
+    "warmup",
 ]
 
 

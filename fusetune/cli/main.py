@@ -11,6 +11,7 @@ import fusetune
 from fusetune.cli.gate import gate
 from fusetune.cli.report import report
 from fusetune.cli.sweep import sweep
+from fusetune.cli.warmup import warmup
 from fusetune.errors import FusetuneError
 
 
@@ -24,7 +25,7 @@ def cli() -> None:
     """
 
 
-for _command in (sweep, report, gate):
+for _command in (sweep, report, gate, warmup):
     cli.add_command(_command)
 
 

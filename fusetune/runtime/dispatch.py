@@ -170,6 +170,9 @@ def _plan_anew(op: str, problem: Problem, tensors: Mapping[str, Any], ending: En
     launches = gemm_launches(problem, config, {**tensors, **stand_ins}, ending, counter=counter)
     try:
         direct = direct_launches(list(launches), tensors, stand_ins)
+        if direct is None:
+            for launch in launches:
+                launch.compiled()  # type: ignore[union-attr] # none of them is a library's
     except RuntimeError as error:
         if not torch.cuda.is_current_stream_capturing():
             raise

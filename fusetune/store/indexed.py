@@ -8,9 +8,9 @@ up. Everything else is read at once.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
@@ -27,45 +27,60 @@ LARGE_BYTES: Final = 64_000
 _HEAD: Final = re.compile(
     rf"(?:#[^\n]*\n)*schema: {SCHEMA_VERSION}\nop: [a-z][a-z0-9_]*\ntarget: \{{[^\n{{}}]*\}}\nentries:\n(?=- problem: )"
 )
-_ENTRY: Final = re.compile(
-    r"^- problem: \{M: (\d+), N: (\d+), K: (\d+), dtype: (\w+)(?:, precision: (\w+))?(?:, mode: (\w+))?\}$", re.MULTILINE
-)
-_FOREIGN: Final = re.compile(r"^[^ \-]|^-[^ ]|\t|\r", re.MULTILINE)
-"""What no line after the head begins with, or holds, in a file that fusetune wrote."""
-
-_Key = tuple[int, int, str, str | None, str | None, int]
+_ENTRY: Final = re.compile(r"\n- problem: \{M: ([1-9]\d*), ([^\n{}]*)\}(?=\n)")
+_REST: Final = re.compile(r"N: [1-9]\d*, K: [1-9]\d*, dtype: \w+(?:, precision: \w+)?(?:, mode: \w+)?")
+_FOREIGN: Final = re.compile(r"\n(?![ -] )")
+"""A line that neither begins an entry nor belongs to one, in a file that fusetune wrote."""
 
 
 class IndexedFile:
-    """The entries of one file, by what a look-up asks for. `op` and `target` are the file's."""
+    """The entries of one file, by what a look-up asks for. `op` and `target` are the file's.
 
-    def __init__(self, op: str, target: TargetIdentity, problems: Iterable[tuple[Any, ...]]) -> None:
+    `problems` are in the file's order: M, and the rest as a file has it. `read` makes an entry of its number.
+    """
+
+    def __init__(
+        self, op: str, target: TargetIdentity, problems: Iterable[tuple[int, str]], read: Callable[[int], Entry]
+    ) -> None:
         self.op, self.target = op, target
-        self._index: dict[_Key, list[tuple[int, int]]] = {}
-        for number, (M, N, K, dtype, precision, mode) in enumerate(problems):
-            self._index.setdefault((N, K, dtype, precision, mode, _bucket(M)), []).append((M, number))
-        self._read: dict[int, Entry] = {}
-        self._reader: Callable[[int], Entry] | None = None
+        self._read = read
+        self._entries: dict[int, Entry] = {}
+        self._index: dict[str, list[tuple[int, int]]] = {}
+        for number, (M, rest) in enumerate(problems):
+            self._index.setdefault(rest, []).append((M, number))
 
     def candidates(self, problem: Problem) -> list[tuple[int, int]]:
         """M and the number of each entry that differs from the problem in M only, within its power-of-two bucket."""
-        key = (problem.N, problem.K, problem.dtype, problem.precision, problem.mode, _bucket(problem.M))
-        return self._index.get(key, [])
+        # (2^(b-1), 2^b] has one bit length once its ends are lowered by one.
+        bucket = (problem.M - 1).bit_length()
+        found = self._index.get(_rest(problem), ())
+        return [(M, number) for M, number in found if (M - 1).bit_length() == bucket]
+
+    def is_sound(self) -> bool:
+        """Whether all problems are written as fusetune writes them, and no two entries are for one."""
+        return all(
+            _REST.fullmatch(rest) and len({M for M, _ in found}) == len(found) for rest, found in self._index.items()
+        )
 
     def entry(self, number: int) -> Entry:
         """An entry by its number in the file. Raises ConfigFileError where it cannot be believed."""
-        found = self._read.get(number)
+        found = self._entries.get(number)
         if found is None:
-            assert self._reader is not None, "what is not read has a reader"
-            found = self._read[number] = self._reader(number)
+            found = self._entries[number] = self._read(number)
         return found
+
+    def entries(self) -> Iterator[Entry]:
+        """All entries, in the file's order. Raises ConfigFileError where one cannot be believed."""
+        return (self.entry(number) for number in range(len(self)))
+
+    def __len__(self) -> int:
+        return sum(map(len, self._index.values()))
 
 
 def index_of(file: ConfigFile) -> IndexedFile:
     """The index of a file that has been read whole."""
-    made = IndexedFile(file.op, file.target, (_of(entry.problem) for entry in file.entries))
-    made._read = dict(enumerate(file.entries))
-    return made
+    problems = ((entry.problem.M, _rest(entry.problem)) for entry in file.entries)
+    return IndexedFile(file.op, file.target, problems, file.entries.__getitem__)
 
 
 def open_config_file(path: Path) -> IndexedFile:
@@ -84,18 +99,16 @@ def open_config_file(path: Path) -> IndexedFile:
 def _split(text: str, path: Path) -> IndexedFile | None:
     """None where the text is not exactly of the form that is written."""
     head = _HEAD.match(text)
-    if head is None or _FOREIGN.search(text, head.end()):
+    if head is None or "\t" in text or "\r" in text or not text.endswith("\n"):
         return None
-    found = list(_ENTRY.finditer(text, head.end()))
-    if len(found) != text.count("\n- ", head.end() - 1):
-        return None
-    problems = [(int(match[1]), int(match[2]), int(match[3]), match[4], match[5], match[6]) for match in found]
-    if len(set(problems)) != len(problems):
+    before = head.end() - 1  # the line break ahead of the first entry
+    found = list(_ENTRY.finditer(text, before))
+    # No other key, no other document, and no text that only looks like an entry.
+    if _FOREIGN.search(text, before, len(text) - 1) or text.count("\n- ", before) != len(found):
         return None
     top = parse_config_file(head[0].removesuffix("entries:\n"), path)
-    starts = [match.start() for match in found]
+    starts = [match.start() + 1 for match in found]
     ends = [*starts[1:], len(text)]
-    made = IndexedFile(top.op, top.target, problems)
 
     def read(number: int) -> Entry:
         block = text[starts[number] : ends[number]]
@@ -109,14 +122,12 @@ def _split(text: str, path: Path) -> IndexedFile | None:
             except ConfigFileError as error:
                 raise type(error)(str(error).replace("$.entries[0]", f"$.entries[{number}]")) from error
 
-    made._reader = read
-    return made
+    made = IndexedFile(top.op, top.target, ((int(match[1]), match[2]) for match in found), read)
+    return made if made.is_sound() else None
 
 
-def _of(problem: Problem) -> tuple[Any, ...]:
-    return problem.M, problem.N, problem.K, problem.dtype, problem.precision, problem.mode
-
-
-def _bucket(M: int) -> int:
-    # (2^(b-1), 2^b] has one bit length once its ends are lowered by one.
-    return (M - 1).bit_length()
+def _rest(problem: Problem) -> str:
+    """What a file has of a problem after M."""
+    parts = [f"N: {problem.N}, K: {problem.K}, dtype: {problem.dtype}"]
+    parts += [f"{name}: {value}" for name in ("precision", "mode") if (value := getattr(problem, name))]
+    return ", ".join(parts)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import Any, Final
 
 from fusetune.store.yaml_reader import IMPLICIT_RESOLVERS
 
-_PAIR: Final = re.compile(r"(\w+): ('(?:[^'\n]|'')*'|[^\s,'\"{}\[\]#&*!|>%@`:][^,'\"{}\[\]#:]*)(?:, |\Z)")
-_SCALAR: Final = re.compile(r"'(?:[^'\n]|'')*'|[^\s,'\"{}\[\]#&*!|>%@`:-][^,'\"{}\[\]#:\n]*")
+_QUOTED: Final = re.compile(r"'(?:[^'\n]|'')*'")
+_PLAIN: Final = re.compile(r"(?:[A-Za-z0-9.]|-[0-9])[^,'\"{}\[\]#:\n]*(?<! )")
 _INT: Final = re.compile(r"-?(?:0|[1-9][0-9]*)")
 _FLOAT: Final = re.compile(r"-?[0-9]+\.[0-9]+(?:e[-+][0-9]+)?")
 _INDENT: Final = 2
@@ -44,7 +45,7 @@ def _mapping(lines: list[str], indent: int) -> dict[str, Any]:
             while not value.endswith("}") and lines:
                 value += " " + lines.pop().strip()
             found[key] = _flow(value[2:-1])
-        elif _SCALAR.fullmatch(value, 1):
+        elif value[0] == " ":
             found[key] = _scalar(value[1:])
         else:
             raise NotPlainError
@@ -55,27 +56,25 @@ def _mapping(lines: list[str], indent: int) -> dict[str, Any]:
 
 def _flow(inner: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    end = 0
-    for pair in _PAIR.finditer(inner):
-        if pair.start() != end or pair[1] in found:
+    pairs = inner.split(", ")
+    for pair in pairs:
+        key, colon, value = pair.partition(": ")
+        if not colon or not key.isidentifier():
             raise NotPlainError
-        found[pair[1]] = _scalar(pair[2])
-        end = pair.end()
-    if end != len(inner):
+        found[key] = _scalar(value)
+    if len(found) != len(pairs):
         raise NotPlainError
     return found
 
 
+@functools.lru_cache(maxsize=8192)  # entries of one file have most of their words and many of their numbers in common
 def _scalar(text: str) -> Any:
-    if text[0] == "'":
+    if _INT.fullmatch(text):
+        return int(text)
+    if _FLOAT.fullmatch(text):
+        return float(text)
+    if _QUOTED.fullmatch(text):
         return text[1:-1].replace("''", "'")
-    if text[-1] == " ":
+    if not _PLAIN.fullmatch(text) or any(pattern.match(text) for _, pattern in IMPLICIT_RESOLVERS.get(text[0], ())):
         raise NotPlainError
-    for tag, pattern in IMPLICIT_RESOLVERS.get(text[0], ()):
-        if pattern.match(text):
-            if tag.endswith(":int") and _INT.fullmatch(text):
-                return int(text)
-            if tag.endswith(":float") and _FLOAT.fullmatch(text):
-                return float(text)
-            raise NotPlainError
     return text

@@ -7,8 +7,8 @@
     lookup    a file of 10,000 entries: loading it, a look-up made before, a new one; and `import fusetune`
     shapes    1,000 calls over 50 random shapes: memory after the first pass, kernels compiled, plans made
 
-Arms take turns in random order, and each figure is a median over the rounds. The configs are swept first (half a
-minute), unless `--configs` names a folder of them or `--baseline` does without. Writes benchmarks/results/dispatch-<gpu>.json.
+Arms take turns in random order, and each figure is a median over the rounds. The configs are swept first, unless
+`--configs` names a folder of them or `--baseline` does without. Writes benchmarks/results/dispatch-<gpu>.json.
 """
 
 from __future__ import annotations

@@ -34,8 +34,8 @@ def warmup(
 ) -> None:
     """Compile what calls of these problems will launch, into Triton's cache: nothing is tuned, timed or run.
 
-    Without --M, --K and --N: every problem that the files hold for this GPU, those at FILE or DIR or on the search path.
-    A later process with the same cache then loads its kernels instead of compiling them.
+    Without --M, --K and --N: every problem that the files hold for this GPU, at FILE or DIR or on the search path. A
+    later process with the same cache then loads its kernels instead of compiling them.
     """
     sizes = (rows, depth, columns)
     if any(sizes) and not all(sizes):

@@ -189,10 +189,8 @@ def _encoder(descriptor: TileDescriptor, meta: Mapping[str, Any]) -> Callable[[i
     utils = driver.active.utils
     fill = getattr(utils, "fill_tma_descriptor_tiled", None) or utils.fill_tma_descriptor
     element = meta["elem_type"]
-    if descriptor.rounds or element == _TFLOAT32:
-        element = _TFLOAT32
-    else:
-        element = nvidia.TMA_DTYPE_DEVICE_TO_HOST[element]
+    rounds = descriptor.rounds or element == _TFLOAT32
+    element = _TFLOAT32 if rounds else nvidia.TMA_DTYPE_DEVICE_TO_HOST[element]
     swizzle, size, block = meta["swizzle"], meta["elem_size"], meta["block_size"]
     shape, strides = list(descriptor.tensor.shape), list(descriptor.tensor.stride())
     if meta["fp4_padded"]:

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import torch
 
-from fusetune.runtime.guards import Check, make_check
+from fusetune.runtime.guards import make_check
 from fusetune.runtime.plans import OPERANDS, PLANS, Plan, contiguous_strides, empty
 
 MOST_BOUND: Final = 4096

@@ -12,6 +12,7 @@ from fusetune.core.config import BASELINE, Config
 from fusetune.core.problem import PRECISIONS, Dtype, Precision, Problem
 from fusetune.errors import UsageError
 from fusetune.kernels.launches import Ending, gemm_launches, takes, workspace
+from fusetune.kernels.spec import Launch
 from fusetune.runtime.configs import config_for
 from fusetune.runtime.folded import KEPT
 from fusetune.runtime.plans import OPERANDS, PLANS, Plan, StandIn, alignment, direct_launches
@@ -109,7 +110,8 @@ def launch(
 ) -> Plan | None:
     """Compute an op on its tensors with the config loaded for it, or with BASELINE where that cannot take them.
 
-    None where nothing was computed: a y of another dtype than x is none that this config can write. `sources` are what a config may fold into the weights, as the caller gave them, the weight first.
+    None where nothing was computed: a y of another dtype than x is none that this config can write. `sources` are what
+    a config may fold into the weights, as the caller gave them, the weight first.
     """
     x = tensors["x"]
     with torch.cuda.device(x.device) if x.is_cuda else nullcontext():
@@ -171,25 +173,26 @@ def _plan_anew(op: str, problem: Problem, tensors: Mapping[str, Any], ending: En
     try:
         direct = direct_launches(list(launches), tensors, stand_ins)
         if direct is None:
-            for launch in launches:
-                launch.compiled()  # type: ignore[union-attr] # none of them is a library's
+            for one in launches:
+                assert isinstance(one, Launch), "a library has been dealt with"
+                one.compiled()
     except RuntimeError as error:
         if not torch.cuda.is_current_stream_capturing():
             raise
         raise UsageError(
-            f"the first call for {problem.describe()} came while a CUDA graph was captured, which cannot load a kernel; "
-            "call it once before, or `fusetune.warmup` it"
+            f"the first call for {problem.describe()} came while a CUDA graph was captured, which cannot load a "
+            "kernel; call it once before, or `fusetune.warmup` it"
         ) from error
     return Plan(config, problem, direct, scratch, device)
 
 
 def config_told(op: str, weight: torch.Tensor, *, training: bool) -> str:
-    """The configs that calls with this weight [N, K] have got so far, by the number of rows: `M=128: 64x16x128 w4 s3`."""
+    """The configs that calls with this weight [N, K] have got so far, by rows: `M=128: 64x16x128 w4 s3`."""
     mode = None if op == "gemm_scale" else "train" if training else "eval"
     told = {
         plan.problem.M: plan.config.label()
         for plan in PLANS.made_for(op)
-        if (plan.problem.N, plan.problem.K) == tuple(weight.shape)
+        if tuple(weight.shape) == (plan.problem.N, plan.problem.K)
         and (plan.problem.mode, plan.problem.dtype) == (mode, DTYPES[weight.dtype])
         and plan.device == weight.device.index
     }

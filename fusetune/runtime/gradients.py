@@ -57,23 +57,35 @@ def batch_norm_backward(
     need_y, need_gamma, need_beta = any(needed[:4]), needed[4], needed[5]
     z = linear(x, weight, bias)
     y = z * scale
-    mean = invstd = None
     if running is None:
         _, mean, invstd = torch.native_batch_norm(y, gamma, None, None, None, True, 0.0, eps)
-    running_mean, running_var = running or (None, None)
-    grad_y, grad_gamma, grad_beta = torch.ops.aten.native_batch_norm_backward(
-        grad_out.contiguous(),
-        y,
-        gamma,
-        running_mean,
-        running_var,
-        mean,
-        invstd,
-        running is None,
-        eps,
-        [need_y, need_gamma, need_beta],
-    )
+        grad_y, grad_gamma, grad_beta = torch.ops.aten.native_batch_norm_backward(
+            grad_out.contiguous(), y, gamma, None, None, mean, invstd, True, eps, [need_y, need_gamma, need_beta]
+        )
+    else:
+        grad_y, grad_gamma, grad_beta = _affine_backward(grad_out, y, gamma, running, eps, need_gamma)
     before: Gradients = (None,) * 4
     if need_y:
         before = linear_scale_backward(grad_y, x, weight, bias, scale, needed[:4], z)
     return (*before, grad_gamma if need_gamma else None, grad_beta if need_beta else None)
+
+
+def _affine_backward(
+    grad_out: torch.Tensor,
+    y: torch.Tensor,
+    gamma: torch.Tensor | None,
+    running: tuple[torch.Tensor, torch.Tensor],
+    eps: float,
+    need_gamma: bool,
+) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
+    """Gradients of (y - mean) * invstd * gamma + beta for y, gamma and beta, in float32 or wider, then rounded.
+
+    Written out: on a GPU native_batch_norm_backward wants the saved statistics, which an evaluation has not.
+    """
+    wide = torch.promote_types(y.dtype, torch.float32)
+    mean, var = (vector.to(wide) for vector in running)
+    invstd, grad = torch.rsqrt(var + eps), grad_out.to(wide)
+    of_parameters = y.dtype if gamma is None else gamma.dtype
+    grad_y = (grad * (invstd if gamma is None else invstd * gamma)).to(y.dtype)
+    grad_gamma = (grad * (y - mean) * invstd).sum(0).to(of_parameters) if need_gamma else None
+    return grad_y, grad_gamma, grad.sum(0).to(of_parameters)

@@ -1,4 +1,4 @@
-"""Which way a call goes: whether its tensors and the state of PyTorch are such that a kernel may be launched at once."""
+"""Which way a call goes: whether its tensors, and the state of PyTorch, let a kernel be launched at once."""
 
 from __future__ import annotations
 
@@ -53,8 +53,9 @@ def castable(tensor: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | 
 def make_check(tensors: Sequence[torch.Tensor]) -> Check:
     """A function of as many arguments: whether they, and PyTorch's state, are to these tensors' likeness.
 
-    True promises the same types, dtypes, device, shapes, strides and wishes for a gradient, and that no mode, transform,
-    tracer, autocast or inference mode has come or gone since; whether gradients are enabled is not looked at.
+    True promises the same types, dtypes, device, shapes, strides and wishes for a gradient, and that no mode,
+    transform, tracer, autocast or inference mode has come or gone since. Whether gradients are enabled is not looked
+    at.
     """
     native = _native_check(tensors)
     return _python_check(tensors) if native is None else native

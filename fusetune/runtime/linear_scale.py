@@ -8,10 +8,10 @@ from typing import Any, Final
 import torch
 from torch.nn.functional import linear
 
+import fusetune.runtime.ops  # noqa: F401 - registers torch.ops.fusetune
 from fusetune.core.problem import Precision, make_problem
 from fusetune.errors import UsageError
 from fusetune.kernels.gemm_scale import SPEC
-import fusetune.runtime.ops  # noqa: F401 - registers torch.ops.fusetune
 from fusetune.runtime.bound import BoundPlan, BoundPlans
 from fusetune.runtime.dispatch import DTYPES, check_tensors, computed_by_pytorch, launch, wants_gradient
 from fusetune.runtime.gradients import Gradients, linear_scale_backward
@@ -51,7 +51,7 @@ def fused_gemm_scale(
         if bound.differentiates:
             y: torch.Tensor = _apply(bound, precision, x, weight, bias, scale)
             return y
-        found = bound.compute((x, weight, bias, scale))  # type: ignore[arg-type] # what is None passes no check
+        found = bound.compute((x, weight, bias, scale))
         if found is not None:
             return found
     return _checked(x, weight, bias, scale, precision)
@@ -89,7 +89,7 @@ def _checked(
     cast = autocast_dtype(x.device.type) if isinstance(x, torch.Tensor) else None
     given = x, weight, bias
     if cast is not None:
-        x, weight, bias = (castable(tensor, cast) for tensor in given)  # type: ignore[assignment]
+        x, weight, bias = (castable(tensor, cast) for tensor in given)
         vectors = {"scale": scale} if bias is None else {"bias": bias, "scale": scale}
     check_tensors(_NAME, x, weight, vectors, precision)
     tensors = [x, weight, *vectors.values()]
@@ -101,7 +101,7 @@ def _checked(
         return _operator(x, weight, bias, scale, precision)
     if wants_gradient(*tensors):
         y: torch.Tensor = _FusedGemmScale.apply(None, precision, x, weight, bias, scale)
-        plan, differentiates = y.grad_fn.plan, True  # type: ignore[union-attr] # what forward left in its ctx
+        plan, differentiates = y.grad_fn.plan, True
     else:
         (y, plan), differentiates = _with_plan(x, weight, bias, scale, precision), False
     if plan is not None and cast is None and bias is not None and bias.is_contiguous() and scale.is_contiguous():
@@ -111,7 +111,7 @@ def _checked(
 
 
 def as_rows(x: torch.Tensor, weight: torch.Tensor, function: Any) -> torch.Tensor:
-    """`function` of x's rows [M, K], given the shape of x again: [..., N]. Raises UsageError where K is not weight's."""
+    """`function` of x's rows [M, K], in the shape of x again: [..., N]. Raises UsageError where K is not weight's."""
     if weight.dim() != 2 or x.shape[-1] != weight.shape[1]:
         seen = f"x {list(x.shape)}, weight {list(weight.shape)}"
         raise UsageError(f"{_NAME} needs x [..., K] and weight [N, K]; got {seen}")
@@ -129,7 +129,7 @@ def _compiled(
     """What torch.compile and torch.export see: one operator; on a CPU PyTorch's own, which they know how to fuse."""
     cast = autocast_dtype(x.device.type)
     if cast is not None:
-        x, weight, bias = castable(x, cast), castable(weight, cast), castable(bias, cast)  # type: ignore[assignment]
+        x, weight, bias = castable(x, cast), castable(weight, cast), castable(bias, cast)
     if x.device.type == "cpu":
         return by_pytorch(x, weight, bias, scale)
     if x.dim() == 2:

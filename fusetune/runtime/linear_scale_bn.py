@@ -8,10 +8,10 @@ from typing import Any, Final, NamedTuple
 import torch
 from torch.nn.functional import batch_norm, linear
 
+import fusetune.runtime.ops  # noqa: F401 - registers torch.ops.fusetune
 from fusetune.core.problem import Mode, Precision, make_problem
 from fusetune.errors import UsageError
 from fusetune.kernels.gemm_scale_bn import SPEC
-import fusetune.runtime.ops  # noqa: F401 - registers torch.ops.fusetune
 from fusetune.runtime.bound import BoundPlan, BoundPlans
 from fusetune.runtime.dispatch import (
     DTYPES,
@@ -64,9 +64,9 @@ def fused_gemm_scale_batch_norm(
         return _compiled(_Inputs(x, weight, bias, scale, gamma, beta), running_mean, running_var, training, momentum,
                          eps, num_batches_tracked, precision)  # fmt: skip
     if not training or momentum is not None:
-        tensors = (x, weight, bias, scale, gamma, beta, running_mean, running_var)
+        tensors: tuple[Any, ...] = (x, weight, bias, scale, gamma, beta, running_mean, running_var)
         if training and num_batches_tracked is not None:
-            tensors += (num_batches_tracked,)  # type: ignore[assignment] # one longer, on purpose
+            tensors += (num_batches_tracked,)
         try:
             bound: BoundPlan | None = _bound((x.shape, id(weight), torch.is_grad_enabled(), training, eps, precision))
         except AttributeError:  # no tensor at all
@@ -106,7 +106,7 @@ def compute_train(
     eps: float,
     precision: Precision | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """y in training, and the batch's mean and unbiased variance [N], in float32 or wider; without a gradient."""
+    """The output in training, the batch's mean and unbiased variance [N] in float32 or wider; without a gradient."""
     inputs = _Inputs(x, weight, bias, scale, gamma, beta)
     dtype = torch.promote_types(torch.promote_types(x.dtype, scale.dtype), torch.float32)
     # With a momentum of one the running statistics become the batch's.
@@ -199,7 +199,7 @@ def _checked(
     cast = autocast_dtype(inputs.x.device.type) if isinstance(inputs.x, torch.Tensor) else None
     if cast is not None:
         product = {name: castable(getattr(inputs, name), cast) for name in ("x", "weight", "bias")}
-        inputs = inputs._replace(**product)  # type: ignore[arg-type] # None stays None
+        inputs = inputs._replace(**product)
     x, weight, *_ = inputs
     vectors = {**inputs._asdict(), "running_mean": running_mean, "running_var": running_var}
     given = {name: vector for name, vector in vectors.items() if vector is not None and name not in {"x", "weight"}}
@@ -215,14 +215,14 @@ def _checked(
         return _operator(inputs, norm, precision)
     if wants_gradient(*inputs):
         y: torch.Tensor = _FusedGemmScaleBatchNorm.apply(None, norm, precision, *inputs)
-        plan, differentiates = y.grad_fn.plan, True  # type: ignore[union-attr] # what forward left in its ctx
+        plan, differentiates = y.grad_fn.plan, True
     else:
         (y, plan), differentiates = _forward(inputs, norm, precision), False
     if plan is not None and cast is None and (not training or momentum is not None) and norm.running is not None:
         tensors = [*inputs, *norm.running, *([] if norm.counter is None else [norm.counter])]
         if all(tensor is not None and tensor.is_contiguous() for tensor in tensors[2:]):
             key = (x.shape, id(weight), torch.is_grad_enabled(), training, eps, precision)
-            BOUND.remember(key, plan, tensors, y, differentiates)  # type: ignore[arg-type] # none of them is None
+            BOUND.remember(key, plan, tensors, y, differentiates)
     return y
 
 
@@ -240,7 +240,7 @@ def _compiled(
     x, weight, bias, scale, gamma, beta = inputs
     cast = autocast_dtype(x.device.type)
     if cast is not None:
-        x, weight, bias = castable(x, cast), castable(weight, cast), castable(bias, cast)  # type: ignore[assignment]
+        x, weight, bias = castable(x, cast), castable(weight, cast), castable(bias, cast)
     has_running = running_mean is not None and running_var is not None
     of_batch = training or not has_running
     if of_batch and x.shape[0] == 1:
@@ -248,7 +248,7 @@ def _compiled(
         raise ValueError(f"Expected more than 1 value per channel when training, got input size {shape}")
     norm = _Norm(
         of_batch,
-        (running_mean, running_var) if has_running else None,  # type: ignore[arg-type] # neither is None
+        (running_mean, running_var) if has_running else None,
         num_batches_tracked if training and has_running else None,
         momentum,
         eps,
@@ -298,10 +298,10 @@ class _FusedGemmScaleBatchNorm(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_out: torch.Tensor) -> Gradients:
-        *inputs, mean, var = ctx.saved_tensors
+        x, weight, bias, scale, gamma, mean, var = ctx.saved_tensors
+        running, needed = None if ctx.of_batch else (mean, var), ctx.needs_input_grad[3:]
         with torch.autocast(grad_out.device.type, enabled=False):
-            running = None if ctx.of_batch else (mean, var)
-            gradients = batch_norm_backward(grad_out, *inputs, running, ctx.eps, ctx.needs_input_grad[3:])
+            gradients = batch_norm_backward(grad_out, x, weight, bias, scale, gamma, running, ctx.eps, needed)
         return (None, None, None, *gradients)
 
 

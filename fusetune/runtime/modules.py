@@ -1,4 +1,4 @@
-"""FusedLinearScaleBatchNorm, also called ModelNew, and FusedLinearScale: what the fused functions compute, as modules."""
+"""FusedLinearScaleBatchNorm, also called ModelNew, and FusedLinearScale: the fused functions as modules."""
 
 from __future__ import annotations
 
@@ -36,13 +36,14 @@ class FusedLinearScale(nn.Module):
         Raises UsageError for another kind of module, or a scale that is not one factor an output feature.
         """
         _expect("linear", linear, nn.Linear)
-        return _assembled(cls, linear, scale)
+        made: FusedLinearScale = _assembled(cls, linear, scale)
+        return made
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Y [..., out_features] for x [..., in_features]."""
         gemm = self._modules["gemm"]
         if not _is_plain(gemm, nn.Linear):
-            y: torch.Tensor = gemm(x) * self.scale  # type: ignore[misc] # it is a module
+            y: torch.Tensor = gemm(x) * self.scale
             return y
         try:
             parameters, scale = gemm._parameters, self._parameters["scale"]
@@ -91,9 +92,10 @@ class FusedLinearScaleBatchNorm(nn.Module):
         _expect("bn", bn, nn.BatchNorm1d)
         if bn.num_features != linear.out_features:
             raise UsageError(f"bn normalizes {bn.num_features} features, linear gives {linear.out_features}")
-        made = _assembled(cls, linear, scale)
+        made: FusedLinearScaleBatchNorm = _assembled(cls, linear, scale)
         made.bn = bn
-        return made.train(bn.training)
+        made.train(bn.training)
+        return made
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Y [M, out_features] for x [M, in_features]; in training it updates BatchNorm's running statistics."""
@@ -113,8 +115,8 @@ class FusedLinearScaleBatchNorm(nn.Module):
             scale = scale.reshape(-1)
         if x.ndim != 2 or not _is_plain(bn, nn.BatchNorm1d):
             _check_channels(x, bn)
-            y = bn(fused_gemm_scale(x, weight, bias, scale))
-            return y
+            z: torch.Tensor = bn(fused_gemm_scale(x, weight, bias, scale))
+            return z
         buffers, training = bn._buffers, bn.training
         keeps = bn.track_running_stats or not training
         return fused_gemm_scale_batch_norm(
@@ -168,7 +170,7 @@ def _assembled(cls: type[Any], linear: nn.Linear, scale: torch.Tensor) -> Any:
     if not isinstance(scale, torch.Tensor):
         raise UsageError(f"scale has to be a tensor; got {type(scale).__name__}")
     _vector_shape(tuple(scale.shape), linear.out_features)
-    made = cls.__new__(cls)
+    made: Any = object.__new__(cls)
     nn.Module.__init__(made)
     made.gemm = linear
     made.scale = scale if isinstance(scale, nn.Parameter) else nn.Parameter(scale)

@@ -94,8 +94,8 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 
 
 def _backward(ctx: Any, grad_y: torch.Tensor) -> Gradients:
-    gradients = linear_scale_backward(grad_y, *ctx.saved_tensors, ctx.needs_input_grad[:4])
-    return (*gradients, None)
+    x, weight, bias, scale = ctx.saved_tensors
+    return (*linear_scale_backward(grad_y, x, weight, bias, scale, ctx.needs_input_grad[:4]), None)
 
 
 def _save_eval(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -104,8 +104,9 @@ def _save_eval(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 
 
 def _backward_eval(ctx: Any, grad_y: torch.Tensor) -> Gradients:
-    *inputs, mean, var = ctx.saved_tensors
-    gradients = batch_norm_backward(grad_y, *inputs, (mean, var), ctx.eps, ctx.needs_input_grad[:6])
+    x, weight, bias, scale, gamma, *running = ctx.saved_tensors
+    needed = ctx.needs_input_grad[:6]
+    gradients = batch_norm_backward(grad_y, x, weight, bias, scale, gamma, (running[0], running[1]), ctx.eps, needed)
     return (*gradients, None, None, None, None)
 
 
@@ -116,7 +117,9 @@ def _save_train(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 
 
 def _backward_train(ctx: Any, grad_y: torch.Tensor, *of_statistics: Any) -> Gradients:
-    gradients = batch_norm_backward(grad_y, *ctx.saved_tensors, None, ctx.eps, ctx.needs_input_grad[:6])
+    x, weight, bias, scale, gamma = ctx.saved_tensors
+    needed = ctx.needs_input_grad[:6]
+    gradients = batch_norm_backward(grad_y, x, weight, bias, scale, gamma, None, ctx.eps, needed)
     return (*gradients, None, None)
 
 

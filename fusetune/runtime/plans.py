@@ -76,7 +76,7 @@ class StandIn:
 
     def element_size(self) -> int:
         """Bytes of an element."""
-        return self.dtype.itemsize
+        return int(self.dtype.itemsize)
 
     def dim(self) -> int:
         """Number of dimensions."""

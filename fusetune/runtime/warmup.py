@@ -87,7 +87,7 @@ def _warm(op: str, problem: Problem, index: int) -> Warmed:
     M, N, K = problem.M, problem.N, problem.K
     shapes: dict[str, tuple[int, ...]] = {"x": (M, K), "weight": (N, K), "bias": (N,), "scale": (N,)}
     if problem.mode is not None:
-        shapes |= {name: (N,) for name in ("gamma", "beta", "running_mean", "running_var")}
+        shapes |= dict.fromkeys(("gamma", "beta", "running_mean", "running_var"), (N,))
     tensors = {name: StandIn(shape, dtype, device) for name, shape in shapes.items()}
     counter: Counter = "none"
     if problem.mode == "train":

@@ -1,8 +1,8 @@
 """A file of tuned configs with an index of its problems; the entries of a large one are read when they are asked for.
 
-YAML takes a millisecond or two an entry. A file that is large, and of exactly the form that `fusetune sweep` writes, is
-therefore split at its entries' first lines, which name the problem, and an entry is parsed and checked when it is looked
-up. Everything else is read at once.
+YAML takes a millisecond or two an entry. A file that is large, and of exactly the form that `fusetune sweep` writes,
+is therefore split at its entries' first lines, which name the problem, and an entry is parsed and checked when it is
+looked up. Everything else is read at once.
 """
 
 from __future__ import annotations

@@ -26,8 +26,8 @@ class Lookup(msgspec.Struct, frozen=True):
     """The config to use and how it was found.
 
     `skipped` says why entries that would have come first were not used, `differences` how the environment of the
-    entry in use differs from the one at hand, `damaged` what is wrong with entries that cannot be read; all are sentences
-    for people. `file` and `entry` are None for BASELINE.
+    entry in use differs from the one at hand, `damaged` what is wrong with entries that cannot be read; all are
+    sentences for people. `file` and `entry` are None for BASELINE.
     """
 
     config: Config

@@ -8,12 +8,11 @@ from typing import Any, Final
 import torch
 
 from fusetune.runtime.guards import make_check
-from fusetune.runtime.plans import OPERANDS, PLANS, Plan, contiguous_strides, empty
+from fusetune.runtime.plans import PLANS, Plan, contiguous_strides, empty
 
 MOST_BOUND: Final = 4096
 """So many calls are known; then all are forgotten, since what died is among them."""
 _ALIGNED: Final = 15
-_NO_POINTERS: Final[tuple[list[int], ...]] = tuple([0] * count for count in range(len(OPERANDS)))
 
 
 class BoundPlan:
@@ -34,17 +33,23 @@ class BoundPlan:
 
         The device that counts is the current one: a kernel is loaded on one, and launched where the thread is.
         """
+        if len(tensors) == 4:  # written out, as this is what every call does
+            x, weight, bias, scale = (tensor.data_ptr() for tensor in tensors)
+            together = x | weight | bias | scale
+            pointers: tuple[Any, ...] = (x, weight, bias, scale, 0, 0, 0, 0, 0)
+        else:
+            pointers = tuple([tensor.data_ptr() for tensor in tensors])
+            a, b, c, d, e, f, g, h, *more = pointers
+            together = a | b | c | d | e | f | g | h
+            if more:
+                together |= more[0]
+            else:
+                pointers += (0,)
         plan = self.plan
-        values: list[Any] = [tensor.data_ptr() for tensor in tensors]
-        together = 0
-        for pointer in values:
-            together |= pointer
         if together & _ALIGNED or (self._elsewhere and torch._C._cuda_getDevice() != plan.device):
             return None
         y = empty(self._shape, self._strides, self._dtype, plan.device)
-        values += _NO_POINTERS[len(OPERANDS) - 2 - len(values)]
-        values += (y.data_ptr(), 0, eps, momentum)
-        plan.run(values)
+        plan.run([*pointers, y.data_ptr(), 0, eps, momentum])
         return y
 
 

@@ -148,8 +148,14 @@ def _is_plain(module: Any, kind: type[nn.Module]) -> bool:
 
     Not a SyncBatchNorm in BatchNorm's place, which asks other processes, nor a parametrized or quantized Linear.
     """
-    return type(module) is kind and not (
-        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    if type(module) is not kind:
+        return False
+    state = module.__dict__  # these four are looked up at every call
+    return not (
+        state["_forward_hooks"]
+        or state["_forward_pre_hooks"]
+        or state["_backward_hooks"]
+        or state["_backward_pre_hooks"]
     )
 
 

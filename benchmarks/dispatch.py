@@ -108,14 +108,41 @@ def on_a_gpu(arguments: argparse.Namespace, parts: list[str] | tuple[str, ...]) 
                 )
             },
         }
+        failed: dict[str, str] = {}
+        if {"host", "events"} & set(parts):
+            modules = able(arms.module_arms(M, K, N), failed)
         if "host" in parts:
-            result["host_us"] = host_part(arms.host_arms(M, K, N), arguments.rounds, torch.cuda.synchronize)
+            everything = {**able(arms.function_arms(M, K, N), failed), **modules}
+            result["host_us"] = host_part(everything, arguments.rounds, torch.cuda.synchronize)
             result["host_ratios"] = ratios(result["host_us"])
         if "events" in parts:
-            result["end_to_end_us"] = events_part(arms.module_arms(M, K, N), arguments.rounds)
+            result["end_to_end_us"] = events_part(modules, arguments.rounds)
         if "shapes" in parts:
-            result["shapes"] = arms.shapes_part()
+            try:
+                result["shapes"] = arms.shapes_part()
+            except Exception as error:  # noqa: BLE001 - a part that fails is told, and the others stay
+                failed["shapes"] = first_line(error)
+        result["failed"] = failed
     return result
+
+
+def able(makers: Mapping[str, Callable[[], Callable[[], Any]]], failed: dict[str, str]) -> dict[str, Callable[[], Any]]:
+    """The arms that can be made and called; the reasons of the others go to `failed`."""
+    made = {}
+    for name, maker in makers.items():
+        try:
+            call = maker()
+            with gradients_of(name):
+                for _ in range(10):
+                    call()
+            made[name] = call
+        except Exception as error:  # noqa: BLE001 - an arm that fails is a result
+            failed[name] = first_line(error)
+    return made
+
+
+def first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
 
 
 def sweep_all(folder: Path) -> None:
@@ -123,8 +150,9 @@ def sweep_all(folder: Path) -> None:
     for options in ([], ["--op", "gemm_scale_bn", "--mode", "train"], ["--op", "gemm_scale_bn", "--mode", "eval"]):
         command = [sys.executable, "-m", "fusetune", "sweep", "--M", str(M), "--K", str(K), "--N", str(N), *options]
         command += ["--output", str(folder), "--runs", str(folder.parent / "runs")]
-        if subprocess.run(command, check=False).returncode not in {0, 3}:
-            sys.exit(f"a sweep failed: {' '.join(command)}")
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode not in {0, 3}:
+            sys.exit(f"a sweep failed: {' '.join(command)}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}")
 
 
 def host_part(
@@ -134,10 +162,6 @@ def host_part(
 
     The GPU is idle when a batch begins; what twenty calls queue does not fill its queue, so that none waits for it.
     """
-    for name, call in arms.items():
-        with gradients_of(name):
-            for _ in range(10):
-                call()
     synchronize()
     times: dict[str, list[float]] = {name: [] for name in arms}
     order, rng = list(arms), random.Random(0)
@@ -172,10 +196,6 @@ def events_part(arms: Mapping[str, Callable[[], Any]], rounds: int, batch: int =
     """Microseconds a call from the first call's start on the GPU to the last one's end, medians over rounds."""
     import torch
 
-    for name, call in arms.items():
-        with gradients_of(name):
-            for _ in range(10):
-                call()
     torch.cuda.synchronize()
     times: dict[str, list[float]] = {name: [] for name in arms}
     order, rng = list(arms), random.Random(0)
@@ -266,7 +286,7 @@ def table(result: Mapping[str, Any]) -> list[str]:
     if "end_to_end_us" in result:
         times = result["end_to_end_us"]
         lines += [f"events {name:<28} {value:8.2f} us" for name, value in times.items()]
-        for mode in ("eval", "train"):
+        for mode in (mode for mode in ("eval", "train") if f"{mode}/ModelNew" in times):
             for name in (name for name in times if name.startswith(mode) and not name.endswith("ModelNew")):
                 speedup = times[name] / times[f"{mode}/ModelNew"]
                 verdict = "ok" if speedup >= END_TO_END_SPEEDUP else "MISSED"
@@ -276,6 +296,7 @@ def table(result: Mapping[str, Any]) -> list[str]:
         lines.append(f"lookup {name:<8} {value:12.3f} us (at most {limit:g}) {'ok' if value <= limit else 'MISSED'}")
     if "shapes" in result:
         lines.append(f"shapes {result['shapes']}")
+    lines += [f"FAILED {name}: {reason}" for name, reason in result.get("failed", {}).items()]
     return lines
 
 

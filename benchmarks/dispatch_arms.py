@@ -43,20 +43,19 @@ def environment() -> Environment:
     return active_source().environment("gemm_scale")
 
 
-def host_arms(M: int, K: int, N: int) -> dict[str, Arm]:
-    """The function's arms, and the modules' in evaluation without and in training with gradients."""
+def function_arms(M: int, K: int, N: int) -> dict[str, Callable[[], Arm]]:
+    """What makes the function's arms, and those it is compared with."""
     x, weight = torch.randn(M, K, device="cuda"), torch.randn(N, K, device="cuda") / K**0.5
     bias, scale = torch.randn(N, device="cuda"), torch.randn(N, device="cuda")
     function = fusetune.fused_gemm_scale
-    arms: dict[str, Arm] = {
-        "fused_gemm_scale": lambda: function(x, weight, bias, scale),
-        "linear_then_scale": lambda: linear(x, weight, bias) * scale,
-        "linear": lambda: linear(x, weight, bias),
-        "empty": lambda: torch.empty((M, N), device="cuda"),
-        "kernel_grid": _by_jit(x, weight, bias, scale),
-        "autotune": _autotuned(x, weight, bias, scale),
+    return {
+        "fused_gemm_scale": lambda: lambda: function(x, weight, bias, scale),
+        "linear_then_scale": lambda: lambda: linear(x, weight, bias) * scale,
+        "linear": lambda: lambda: linear(x, weight, bias),
+        "empty": lambda: lambda: torch.empty((M, N), device="cuda"),
+        "kernel_grid": lambda: _by_jit(x, weight, bias, scale),
+        "autotune": lambda: _autotuned(x, weight, bias, scale),
     }
-    return {**arms, **module_arms(M, K, N)}
 
 
 def _launches(x: Any, weight: Any, bias: Any, scale: Any, y: Any) -> list[Launch]:
@@ -119,20 +118,21 @@ def _autotuned(x: Any, weight: Any, bias: Any, scale: Any) -> Arm:
     return call
 
 
-def module_arms(M: int, K: int, N: int) -> dict[str, Arm]:
-    """ModelNew, eager, and torch.compile in two modes, in evaluation and in training."""
+def module_arms(M: int, K: int, N: int) -> dict[str, Callable[[], Arm]]:
+    """What makes ModelNew's arms, eager's, and torch.compile's in two modes, in evaluation and in training."""
     torch.manual_seed(0)
     ours = fusetune.ModelNew(K, N, (N,)).cuda()
     x = torch.randn(M, K, device="cuda")
-    arms: dict[str, Arm] = {}
-    for mode in ("eval", "train"):
-        modules = {"ModelNew": copy.deepcopy(ours), "eager": Plain(ours)}
-        for name, compile_mode in COMPILE_MODES.items():
-            modules[name] = torch.compile(Plain(ours).train(mode == "train"), mode=compile_mode, dynamic=False)
-        for name, module in modules.items():
-            module.train(mode == "train")
-            arms[f"{mode}/{name}"] = functools.partial(module, x)
-    return arms
+
+    def made(name: str, mode: str) -> Arm:
+        module = copy.deepcopy(ours) if name == "ModelNew" else Plain(ours)
+        module.train(mode == "train")
+        if name in COMPILE_MODES:
+            module = torch.compile(module, mode=COMPILE_MODES[name], dynamic=False)
+        return functools.partial(module, x)
+
+    names = ("ModelNew", "eager", *COMPILE_MODES)
+    return {f"{mode}/{name}": functools.partial(made, name, mode) for mode in ("eval", "train") for name in names}
 
 
 def shapes_part() -> dict[str, Any]:

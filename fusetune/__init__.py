@@ -45,7 +45,16 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in _PUBLIC:
-        return getattr(import_module(_PUBLIC[name]), name)
+        try:
+            return getattr(import_module(_PUBLIC[name]), name)
+        except ModuleNotFoundError as error:
+            if error.name not in {"torch", "triton"}:
+                raise
+            from fusetune.errors import MissingPackageError
+
+            raise MissingPackageError(
+                f"fusetune.{name} needs {error.name}, which is not installed here; `pip install {error.name}` (Linux)"
+            ) from error
     raise AttributeError(f"module 'fusetune' has no attribute {name!r}")
 
 

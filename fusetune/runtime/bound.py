@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Hashable, Sequence
 from typing import Any, Final
 
@@ -54,6 +56,15 @@ class BoundPlan:
 
 
 _ALL: Final[list[BoundPlans]] = []
+
+
+def _after_fork() -> None:
+    # What was loaded belongs to the parent's CUDA context, and a lock may have been held by a thread that is not here.
+    PLANS.making = threading.RLock()
+    forget_plans()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def forget_plans() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import sys
 import threading
 import warnings
@@ -116,6 +117,14 @@ class ConfigSource:
 _source = ConfigSource()
 
 
+def _after_fork() -> None:
+    # A thread that is not in the child may have held them.
+    _source._lock, _source._warning = threading.Lock(), threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
 def active_source() -> ConfigSource:
     """Where calls look up their configs now."""
     return _source
@@ -183,8 +192,15 @@ def _identity(target: str | None) -> TargetIdentity:
     import torch
 
     if not torch.cuda.is_available():
-        raise NoUsableGpuError("there is no CUDA GPU here; name one, as in explain(..., target='rtx4090')")
+        raise NoUsableGpuError(f"{why_no_gpu()}; name one, as in explain(..., target='rtx4090')")
     return device_identity(torch.cuda.current_device())
+
+
+def why_no_gpu() -> str:
+    """Why PyTorch finds no GPU, in half a sentence."""
+    import torch
+
+    return "there is no CUDA GPU here" if torch.version.cuda else "this PyTorch is built without CUDA"
 
 
 def _sweep(op: str, problem: Problem) -> str:

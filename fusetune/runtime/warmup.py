@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from fusetune.core.config import Config
 from fusetune.core.problem import Problem, make_problem
 from fusetune.errors import NoUsableGpuError, UsageError
-from fusetune.runtime.configs import DEFAULT_OP, active_source, device_identity
+from fusetune.runtime.configs import DEFAULT_OP, active_source, device_identity, why_no_gpu
 
 OPS = ("gemm_scale", "gemm_scale_bn")
 
@@ -36,8 +36,7 @@ def warmup(problems: Iterable[Problem | Mapping[str, Any]] | None = None, *, op:
     import torch
 
     if not torch.cuda.is_available():
-        why = "this PyTorch is built without CUDA" if torch.version.cuda is None else "there is no CUDA GPU here"
-        raise NoUsableGpuError(f"nothing to warm up: {why}")
+        raise NoUsableGpuError(f"nothing can be warmed up: {why_no_gpu()}")
     index = torch.cuda.current_device()
     wanted = _loaded(index) if problems is None else [_named(problem, op) for problem in problems]
     return [_warm(one_op, problem, index) for one_op, problem in wanted]

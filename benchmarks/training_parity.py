@@ -87,7 +87,8 @@ def main() -> None:
         path.write_text(json.dumps(result, indent=1) + "\n")
     for way, row in rows.items():
         print(
-            f"{way:<18} loss {row['first_loss']:.4f} -> {row['last_loss']:.4f} (PyTorch {row['last_loss_pytorch']:.4f}), "
+            f"{way:<18} loss {row['first_loss']:.4f} -> {row['last_loss']:.4f} "
+            f"(PyTorch {row['last_loss_pytorch']:.4f}), "
             f"apart {row['apart']:.2e}, noise {row['noise']:.2e}, statistics {row['statistics_apart']:.2e}: "
             f"{'agrees' if row['agrees'] else 'DISAGREES'}"
         )

@@ -14,19 +14,23 @@ if TYPE_CHECKING:
     from fusetune.runtime.configs import explain, load, reload
     from fusetune.runtime.linear_scale import fused_gemm_scale
     from fusetune.runtime.linear_scale_bn import fused_gemm_scale_batch_norm
-    from fusetune.runtime.modules import FusedLinearScaleBatchNorm, ModelNew
+    from fusetune.runtime.modules import FusedLinearScale, FusedLinearScaleBatchNorm, ModelNew
+    from fusetune.runtime.warmup import warmup
 
 _PUBLIC = {
     "fused_gemm_scale": "fusetune.runtime.linear_scale",
     "fused_gemm_scale_batch_norm": "fusetune.runtime.linear_scale_bn",
+    "FusedLinearScale": "fusetune.runtime.modules",
     "FusedLinearScaleBatchNorm": "fusetune.runtime.modules",
     "ModelNew": "fusetune.runtime.modules",
     "explain": "fusetune.runtime.configs",
     "load": "fusetune.runtime.configs",
     "reload": "fusetune.runtime.configs",
+    "warmup": "fusetune.runtime.warmup",
 }
 
 __all__ = [
+    "FusedLinearScale",
     "FusedLinearScaleBatchNorm",
     "ModelNew",
     "__version__",
@@ -35,12 +39,22 @@ __all__ = [
     "fused_gemm_scale_batch_norm",
     "load",
     "reload",
+    "warmup",
 ]
 
 
 def __getattr__(name: str) -> Any:
     if name in _PUBLIC:
-        return getattr(import_module(_PUBLIC[name]), name)
+        try:
+            return getattr(import_module(_PUBLIC[name]), name)
+        except ModuleNotFoundError as error:
+            if error.name not in {"torch", "triton"}:
+                raise
+            from fusetune.errors import MissingPackageError
+
+            raise MissingPackageError(
+                f"fusetune.{name} needs {error.name}, which is not installed here; `pip install {error.name}` (Linux)"
+            ) from error
     raise AttributeError(f"module 'fusetune' has no attribute {name!r}")
 
 

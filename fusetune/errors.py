@@ -7,6 +7,7 @@
     |   +-- ConfigFileError       2   a YAML file that cannot be read, parsed or believed
     |       +-- NewerSchemaError  2   a file written by a newer fusetune
     |   +-- JournalError          2   a run's journal that cannot be read
+    |   +-- MissingPackageError   2   torch or triton is not installed; an ImportError, too
     +-- MissingConfigError        2   strict look-up found no entry
     +-- NoisyMachineError         3   the machine is too noisy to decide anything
     +-- NoUsableGpuError          4   no GPU, or another one than the file's
@@ -57,6 +58,10 @@ class NewerSchemaError(ConfigFileError):
 
 class JournalError(UsageError):
     """The journal of a run that cannot be read."""
+
+
+class MissingPackageError(UsageError, ImportError):
+    """A package that a call needs, torch or triton, is not installed."""
 
 
 class MissingConfigError(FusetuneError):

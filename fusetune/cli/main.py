@@ -11,8 +11,7 @@ import click
 import fusetune
 from fusetune.errors import FusetuneError
 
-
-COMMANDS = ("sweep", "report", "compare", "export", "gate", "inspect", "profile", "targets")
+COMMANDS = ("sweep", "report", "compare", "export", "gate", "inspect", "profile", "targets", "warmup")
 """Each is the command of this name in the module of this name: `sweep` begins before what others need is loaded."""
 
 

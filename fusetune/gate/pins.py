@@ -18,8 +18,8 @@ from fusetune.core.config import Config
 from fusetune.core.environment import TargetIdentity
 from fusetune.core.problem import Problem
 from fusetune.errors import ConfigFileError
-from fusetune.store.yaml_files import read_text, replace_file
-from fusetune.store.yaml_reader import parse_yaml_as
+from fusetune.store.yaml_files import replace_file
+from fusetune.store.yaml_reader import parse_yaml_as, read_text
 
 PINS_VERSION: Final = 1
 

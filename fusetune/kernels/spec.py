@@ -135,6 +135,14 @@ class Launch:
 
     def run(self) -> Any:
         """Launch on the current stream through Triton's JIT; returns the CompiledKernel."""
+        return self.kernel[self.grid](**self._prepared())
+
+    def compiled(self) -> Any:
+        """The CompiledKernel that `run` launches on the current device, not launched; compiled where it has to be."""
+        return self.kernel.warmup(grid=self.grid, **self._prepared())
+
+    def _prepared(self) -> dict[str, Any]:
+        """All that Triton's JIT takes by name."""
         descriptors = [value for value in self.arguments.values() if isinstance(value, TileDescriptor)]
         arguments = {
             name: value.made() if isinstance(value, TileDescriptor) else value for name, value in self.arguments.items()
@@ -145,7 +153,7 @@ class Launch:
             if told not in _rounding:
                 round_in_copies(self.kernel.warmup(grid=self.grid, **everything), descriptors)
                 _rounding.add(told)
-        return self.kernel[self.grid](**everything)
+        return everything
 
     def _told(self) -> tuple[Any, ...]:
         """All that Triton's JIT tells compiled kernels apart by, and more."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import os
+import sys
 import threading
 import warnings
 from collections.abc import Sequence
@@ -17,9 +19,9 @@ from fusetune.errors import ConfigFileError, MissingConfigError, NoUsableGpuErro
 from fusetune.kernels.device import gpu_identity
 from fusetune.kernels.spec import load_spec
 from fusetune.runtime.folded import KEPT
+from fusetune.store.indexed import IndexedFile, open_config_file
 from fusetune.store.lookup import Lookup, lookup
 from fusetune.store.paths import config_path, search_path
-from fusetune.store.schema import ConfigFile
 from fusetune.store.yaml_files import read_config_file
 
 DEFAULT_OP = "gemm_scale"
@@ -35,8 +37,9 @@ class ConfigSource:
         self._path, self.strict, self._allow_predicted = path, strict, allow_predicted
         self._lock = threading.Lock()
         self._warning = threading.Lock()
-        self._files: dict[tuple[str, TargetIdentity], tuple[tuple[Path, ConfigFile], ...]] = {}
+        self._files: dict[tuple[str, TargetIdentity], tuple[tuple[Path, IndexedFile], ...]] = {}
         self._found: dict[tuple[str, Problem, TargetIdentity], Lookup] = {}
+        self._used: dict[tuple[str, Problem, TargetIdentity], Lookup] = {}
         self._warned: set[str] = set()
 
     def find(self, op: str, problem: Problem, identity: TargetIdentity) -> Lookup:
@@ -46,27 +49,41 @@ class ConfigSource:
         under `strict` for a damaged file.
         """
         key = (op, problem, identity)
+        found = self._used.get(key)
+        if found is not None:  # without a lock: it is there, or not yet
+            return found
         with self._lock:
             if key not in self._found:
-                files = self._files_for(op, identity)
-                environment = _environment(op)
+                files = self.files(op, identity)
+                environment = self.environment(op)
                 self._found[key] = lookup(
                     files, op, problem, identity, environment, allow_predicted=self._allow_predicted
                 )
             found = self._found[key]
+        if found.damaged and self.strict:
+            raise ConfigFileError(found.damaged[0])
         if self.strict and found.rung == "baseline":
             raise MissingConfigError(
                 f"no tuned config of {op} for {problem.describe()} on {identity.name}; run `{_sweep(op, problem)}` "
                 f"there.\n{found.explain()}"
             )
+        for damage in found.damaged:
+            self._warn(f"fusetune does not use a damaged entry and looks further: {damage}")
         if found.differences:
             self._warn(
                 f"fusetune uses {found.file} although its environment differs ({'; '.join(found.differences)}); "
                 "sweep again to be sure of its gain"
             )
+        self._used[key] = found
         return found
 
-    def _files_for(self, op: str, identity: TargetIdentity) -> tuple[tuple[Path, ConfigFile], ...]:
+    @staticmethod
+    def environment(op: str) -> Environment:
+        """The software and the kernels of this process, which entries are held against."""
+        return _environment(op)
+
+    def files(self, op: str, identity: TargetIdentity) -> tuple[tuple[Path, IndexedFile], ...]:
+        """The files that a look-up reads, first one first, read once."""
         key = (op, identity)
         if key not in self._files:
             self._files[key] = tuple(self._read(self._paths(op, identity)))
@@ -79,11 +96,11 @@ class ConfigSource:
         paths = [config_path(root, identity.name, op) for root in roots]
         return [path for path in paths if path.exists()]
 
-    def _read(self, paths: Sequence[Path]) -> list[tuple[Path, ConfigFile]]:
+    def _read(self, paths: Sequence[Path]) -> list[tuple[Path, IndexedFile]]:
         files = []
         for path in paths:
             try:
-                files.append((path, read_config_file(path)))
+                files.append((path, open_config_file(path)))
             except ConfigFileError as error:
                 if self.strict:
                     raise
@@ -98,6 +115,14 @@ class ConfigSource:
 
 
 _source = ConfigSource()
+
+
+def _after_fork() -> None:
+    # A thread that is not in the child may have held them.
+    _source._lock, _source._warning = threading.Lock(), threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def active_source() -> ConfigSource:
@@ -119,6 +144,7 @@ def load(path: str | Path | None = None, *, strict: bool = False, allow_predicte
     if where is not None and where.is_file() and strict:
         read_config_file(where)
     _source = ConfigSource(where, strict=strict, allow_predicted=allow_predicted)
+    _forget_plans()
 
 
 def reload() -> None:
@@ -129,6 +155,15 @@ def reload() -> None:
     global _source  # noqa: PLW0603
     KEPT.forget()
     _source = ConfigSource(_source._path, strict=_source.strict, allow_predicted=_source._allow_predicted)
+    _forget_plans()
+
+
+def _forget_plans() -> None:
+    # Without torch nothing has been planned yet, and loading files needs none.
+    if "torch" in sys.modules:
+        from fusetune.runtime.bound import forget_plans
+
+        forget_plans()
 
 
 def explain(
@@ -157,8 +192,15 @@ def _identity(target: str | None) -> TargetIdentity:
     import torch
 
     if not torch.cuda.is_available():
-        raise NoUsableGpuError("there is no CUDA GPU here; name one, as in explain(..., target='rtx4090')")
+        raise NoUsableGpuError(f"{why_no_gpu()}; name one, as in explain(..., target='rtx4090')")
     return device_identity(torch.cuda.current_device())
+
+
+def why_no_gpu() -> str:
+    """Why PyTorch finds no GPU, in half a sentence."""
+    import torch
+
+    return "there is no CUDA GPU here" if torch.version.cuda else "this PyTorch is built without CUDA"
 
 
 def _sweep(op: str, problem: Problem) -> str:

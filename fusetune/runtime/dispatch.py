@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import torch
 
@@ -12,8 +12,17 @@ from fusetune.core.config import BASELINE, Config
 from fusetune.core.problem import PRECISIONS, Dtype, Precision, Problem
 from fusetune.errors import UsageError
 from fusetune.kernels.launches import Ending, gemm_launches, takes, workspace
+from fusetune.kernels.spec import Launch
 from fusetune.runtime.configs import config_for
 from fusetune.runtime.folded import KEPT
+from fusetune.runtime.plans import OPERANDS, PLANS, Plan, StandIn, alignment, direct_launches
+
+Counter = Literal["none", "count", "average"]
+
+_OF_THE_PRODUCT: Final = ("x", "weight", "bias")
+
+_WIDENING: Final = ("tiled", "split_k")
+"""Variants that can write a y of another dtype than x; the copy engine and a library cannot."""
 
 DTYPES: Final[dict[torch.dtype, Dtype]] = {
     torch.float32: "float32",
@@ -29,16 +38,30 @@ def check_tensors(
     vectors: Mapping[str, torch.Tensor],
     precision: Precision | None,
 ) -> None:
-    """Raise UsageError unless x [M, K], weight [N, K] and vectors [N] fit together in shape, dtype and device."""
+    """Raise UsageError unless x [M, K], weight [N, K] and vectors [N] fit together in shape, dtype and device.
+
+    Vectors but the bias may be float32 beside 16-bit x, weight and bias, as autocast and mixed precision have them.
+    """
     tensors = {"x": x, "weight": weight, **vectors}
+    strangers = [name for name, tensor in tensors.items() if not isinstance(tensor, torch.Tensor)]
+    if strangers:
+        seen = ", ".join(f"{name} {type(tensors[name]).__name__}" for name in strangers)
+        raise UsageError(f"{function} needs tensors; got {seen}")
     if x.dim() != 2 or weight.dim() != 2 or x.shape[1] != weight.shape[1]:
         raise UsageError(f"{function} needs x [M, K] and weight [N, K]; got {_shapes(tensors)}")
     if any(vector.shape != weight.shape[:1] for vector in vectors.values()):
         *most, last = (f"{name} [N]" for name in vectors)
         raise UsageError(f"{function} needs {', '.join(most)} and {last} for weight [N, K]; got {_shapes(tensors)}")
-    if any(tensor.dtype != x.dtype for tensor in tensors.values()) or (x.dtype not in DTYPES and not x.is_cpu):
+    alike = all(
+        tensor.dtype == x.dtype or (tensor.dtype == torch.float32 and name not in _OF_THE_PRODUCT)
+        for name, tensor in tensors.items()
+    )
+    if not alike or (x.dtype not in DTYPES and not x.is_cpu):
         seen = ", ".join(f"{name} {tensor.dtype}" for name, tensor in tensors.items())
-        raise UsageError(f"{function} needs one dtype, float32, float16 or bfloat16, for all; got {seen}")
+        raise UsageError(
+            f"{function} needs one dtype, float32, float16 or bfloat16, for all, or float32 for vectors but the bias; "
+            f"got {seen}"
+        )
     check_devices(function, tensors)
     if precision is not None and x.dtype != torch.float32:
         raise UsageError(f"precision {precision!r} applies to float32 only; leave it out for {x.dtype}")
@@ -82,34 +105,101 @@ def launch(
     *,
     eps: float = 0.0,
     momentum: float = 0.0,
-    counter: Literal["none", "count", "average"] = "none",
+    counter: Counter = "none",
     sources: Sequence[torch.Tensor | None] = (),
-) -> None:
+) -> Plan | None:
     """Compute an op on its tensors with the config loaded for it, or with BASELINE where that cannot take them.
 
-    `sources` are what a config may fold into the weights, as the caller gave them, the weight first.
+    None where nothing was computed: a y of another dtype than x is none that this config can write. `sources` are what
+    a config may fold into the weights, as the caller gave them, the weight first.
     """
+    x = tensors["x"]
+    with torch.cuda.device(x.device) if x.is_cuda else nullcontext():
+        plan = plan_for(op, problem, tensors, ending, counter)
+        if tensors["y"].dtype != x.dtype and plan.config.variant not in _WIDENING:
+            return None
+        if plan.launches is not None:
+            values: list[Any] = [tensors[name].data_ptr() if name in tensors else 0 for name in OPERANDS]
+            plan.run([*values, eps, momentum])
+            return plan
+        config = plan.config
+        constants: Mapping[str, torch.Tensor] = {}
+        if config.variant == "library_folded":
+            found = KEPT.find(tensors, sources, eps)
+            config, constants = (Config(variant="library"), {}) if found is None else (config, found)
+        scratch = {
+            operand.name: torch.empty(operand.shape, dtype=getattr(torch, operand.dtype), device=x.device)
+            for operand in workspace(problem, config, ending)
+        }
+        operands = {**tensors, **scratch, **constants}
+        for one in gemm_launches(problem, config, operands, ending, eps=eps, momentum=momentum, counter=counter):
+            one.run()
+    return plan
+
+
+def plan_for(op: str, problem: Problem, tensors: Mapping[str, Any], ending: Ending, counter: Counter) -> Plan:
+    """The plan for tensors like these, made where there is none yet; compiled for the current device.
+
+    Raises UsageError where it would have to be made while a CUDA graph is captured, which cannot load a kernel.
+    """
+    x, weight = tensors["x"], tensors["weight"]
+    if not x.is_cuda:  # nothing in it is worth keeping
+        return _plan_anew(op, problem, tensors, ending, counter)
+    shapes = (x.shape, x.stride(), weight.shape, weight.stride(), x.device.index)
+    dtypes = tuple(tensor.dtype for tensor in tensors.values())
+    key = (op, problem, ending, counter, tuple(tensors), shapes, dtypes, alignment(tensors))
+    plan = PLANS.get(key)
+    if plan is None:
+        with PLANS.making:
+            plan = PLANS.get(key)
+            if plan is None:
+                plan = _plan_anew(op, problem, tensors, ending, counter)
+                PLANS.put(key, plan)
+    return plan
+
+
+def _plan_anew(op: str, problem: Problem, tensors: Mapping[str, Any], ending: Ending, counter: Counter) -> Plan:
     x = tensors["x"]
     config = _config(op, problem, x)
     if not takes(config, tensors):
         config = BASELINE
-    constants: Mapping[str, torch.Tensor] = {}
-    if config.variant == "library_folded":
-        found = KEPT.find(tensors, sources, eps)
-        config, constants = (Config(variant="library"), {}) if found is None else (config, found)
-    scratch = {
-        operand.name: torch.empty(operand.shape, dtype=getattr(torch, operand.dtype), device=x.device)
-        for operand in workspace(problem, config, ending)
+    scratch = workspace(problem, config, ending)
+    device = x.device.index if x.is_cuda else -1
+    widens = tensors["y"].dtype != x.dtype
+    if config.is_library or not x.is_cuda or (widens and config.variant not in _WIDENING):
+        return Plan(config, problem, None, scratch, device)
+    stand_ins = {operand.name: StandIn(operand.shape, getattr(torch, operand.dtype), x.device) for operand in scratch}
+    launches = gemm_launches(problem, config, {**tensors, **stand_ins}, ending, counter=counter)
+    try:
+        direct = direct_launches(list(launches), tensors, stand_ins)
+        if direct is None:
+            for one in launches:
+                assert isinstance(one, Launch), "a library has been dealt with"
+                one.compiled()
+    except RuntimeError as error:
+        if not torch.cuda.is_current_stream_capturing():
+            raise
+        raise UsageError(
+            f"the first call for {problem.describe()} came while a CUDA graph was captured, which cannot load a "
+            "kernel; call it once before, or `fusetune.warmup` it"
+        ) from error
+    return Plan(config, problem, direct, scratch, device)
+
+
+def config_told(op: str, weight: torch.Tensor, *, training: bool) -> str:
+    """The configs that calls with this weight [N, K] have got so far, by rows: `M=128: 64x16x128 w4 s3`."""
+    mode = None if op == "gemm_scale" else "train" if training else "eval"
+    told = {
+        plan.problem.M: plan.config.label()
+        for plan in PLANS.made_for(op)
+        if tuple(weight.shape) == (plan.problem.N, plan.problem.K)
+        and (plan.problem.mode, plan.problem.dtype) == (mode, DTYPES[weight.dtype])
+        and plan.device == weight.device.index
     }
-    launches = gemm_launches(
-        problem, config, {**tensors, **scratch, **constants}, ending, eps=eps, momentum=momentum, counter=counter
-    )
-    with torch.cuda.device(x.device) if x.is_cuda else nullcontext():
-        for one in launches:
-            one.run()
+    return ", ".join(f"M={M}: {label}" for M, label in sorted(told.items())) or "not called yet"
 
 
-def _config(op: str, problem: Problem, x: torch.Tensor) -> Config:
+def _config(op: str, problem: Problem, x: Any) -> Config:
     # Triton's interpreter has no GPU to look up a config for.
     return BASELINE if _interpreting() else config_for(op, problem, x.device.index)
 

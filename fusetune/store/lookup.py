@@ -12,6 +12,8 @@ from fusetune.core.config import BASELINE, Config
 from fusetune.core.decision import REASON_TEXT
 from fusetune.core.problem import Problem
 from fusetune.core.target import slugify
+from fusetune.errors import ConfigFileError
+from fusetune.store.indexed import IndexedFile, index_of
 from fusetune.store.schema import ConfigFile, Entry, Environment, TargetIdentity
 from fusetune.units import format_gain, format_interval
 
@@ -24,7 +26,8 @@ class Lookup(msgspec.Struct, frozen=True):
     """The config to use and how it was found.
 
     `skipped` says why entries that would have come first were not used, `differences` how the environment of the
-    entry in use differs from the one at hand; both are sentences for people. `file` and `entry` are None for BASELINE.
+    entry in use differs from the one at hand, `damaged` what is wrong with entries that cannot be read; all are
+    sentences for people. `file` and `entry` are None for BASELINE.
     """
 
     config: Config
@@ -33,6 +36,7 @@ class Lookup(msgspec.Struct, frozen=True):
     entry: Entry | None = None
     skipped: tuple[str, ...] = ()
     differences: tuple[str, ...] = ()
+    damaged: tuple[str, ...] = ()
 
     def explain(self) -> str:
         """A few lines for people: the config, the rung, the evidence, what differs and what was passed over."""
@@ -48,7 +52,7 @@ class Lookup(msgspec.Struct, frozen=True):
             library = entry.library_text()
             lines += [f"  {library}"] if library else []
         lines += [f"  differs: {difference}" for difference in self.differences]
-        lines += [f"  not used: {reason}" for reason in self.skipped]
+        lines += [f"  not used: {reason}" for reason in (*self.skipped, *self.damaged)]
         return "\n".join(lines)
 
     def _why(self) -> str:
@@ -60,7 +64,7 @@ class Lookup(msgspec.Struct, frozen=True):
 
 
 def lookup(
-    files: Sequence[tuple[Path, ConfigFile]],
+    files: Sequence[tuple[Path, ConfigFile | IndexedFile]],
     op: str,
     problem: Problem,
     identity: TargetIdentity,
@@ -74,23 +78,28 @@ def lookup(
     baseline: BASELINE. On one rung earlier files win. Entries of another GPU or of another kernel source are never
     used, predicted ones only with `allow_predicted`.
     """
-    found = [
-        (_rank(entry.problem.M, problem.M, position), path, file, index, entry)
-        for position, (path, file) in enumerate(files)
-        if file.op == op
-        for index, entry in enumerate(file.entries)
-        if _same_bucket(entry.problem, problem)
-    ]
+    found = []
+    for position, (path, given) in enumerate(files):
+        file = index_of(given) if isinstance(given, ConfigFile) else given
+        if file.op == op:
+            for M, number in file.candidates(problem):
+                found.append((_rank(M, problem.M, position), number, path, file))
     skipped: list[str] = []
-    for rank, path, file, index, entry in sorted(found, key=lambda item: item[0]):
+    damaged: list[str] = []
+    for rank, number, path, file in sorted(found, key=lambda item: item[0]):
+        try:
+            entry = file.entry(number)
+        except ConfigFileError as error:
+            damaged.append(str(error))
+            continue
         obstacle = _obstacle(file, entry, identity, environment, allow_predicted)
         if obstacle is not None:
-            skipped.append(f"{path}, entries[{index}] ({entry.problem.describe()}): {obstacle}")
+            skipped.append(f"{path}, entries[{number}] ({entry.problem.describe()}): {obstacle}")
             continue
         rung: Rung = "nearest_m" if rank[0] else "exact"
         differences = _environment_differences(entry.environment, environment)
-        return Lookup(entry.config, rung, path, entry, tuple(skipped), differences)
-    return Lookup(BASELINE, "baseline", skipped=tuple(skipped))
+        return Lookup(entry.config, rung, path, entry, tuple(skipped), differences, tuple(damaged))
+    return Lookup(BASELINE, "baseline", skipped=tuple(skipped), damaged=tuple(damaged))
 
 
 def target_differences(in_file: TargetIdentity, here: TargetIdentity) -> tuple[str, ...]:
@@ -108,12 +117,6 @@ def target_differences(in_file: TargetIdentity, here: TargetIdentity) -> tuple[s
     return tuple(differences)
 
 
-def _same_bucket(candidate: Problem, wanted: Problem) -> bool:
-    same_but_m = msgspec.structs.replace(candidate, M=wanted.M) == wanted
-    # (2^(b-1), 2^b] has one bit length once its ends are lowered by one.
-    return same_but_m and (candidate.M - 1).bit_length() == (wanted.M - 1).bit_length()
-
-
 def _rank(candidate_m: int, wanted_m: int, file_position: int) -> tuple[bool, int, float, int]:
     """Smallest is best: exact, then earlier files, then the nearest M by |log(M / M')|, then the larger M."""
     # The ratio orders as its logarithm does, and equal ratios stay equal where rounded logarithms may not.
@@ -122,7 +125,7 @@ def _rank(candidate_m: int, wanted_m: int, file_position: int) -> tuple[bool, in
 
 
 def _obstacle(
-    file: ConfigFile, entry: Entry, identity: TargetIdentity, environment: Environment, allow_predicted: bool
+    file: IndexedFile, entry: Entry, identity: TargetIdentity, environment: Environment, allow_predicted: bool
 ) -> str | None:
     """Why an entry may not be used here, or None."""
     differences = target_differences(file.target, identity)

@@ -16,7 +16,7 @@ from fusetune.errors import ConfigFileError
 from fusetune.store.lookup import target_differences
 from fusetune.store.migrations import STEPS, Step
 from fusetune.store.schema import SCHEMA_VERSION, ConfigFile, Entry, TargetIdentity
-from fusetune.store.yaml_reader import parse_config_file
+from fusetune.store.yaml_reader import parse_config_file, read_text
 
 LOCK_TIMEOUT_S: Final = 60.0
 
@@ -39,20 +39,6 @@ def read_config_file(path: Path, steps: Mapping[int, Step] = STEPS) -> ConfigFil
     YAML or does not follow the schema; NewerSchemaError for one that a newer fusetune wrote.
     """
     return parse_config_file(read_text(path), path, steps)
-
-
-def read_text(path: Path) -> str:
-    """A YAML file's text; raises ConfigFileError, which names the file and the fix, where it cannot be read."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        fix = "name a .yaml file" if path.is_dir() else "check that it exists and that you may read it"
-        raise ConfigFileError(f"cannot read {path}: {error.strerror or error}; {fix}") from error
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise ConfigFileError(f"{path}, line {line}: not UTF-8 text: {error.reason}; save it as UTF-8") from error
 
 
 def dump_config_file(file: ConfigFile) -> str:

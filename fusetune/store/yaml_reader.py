@@ -48,6 +48,24 @@ _Loader.yaml_implicit_resolvers = {
 }
 
 
+IMPLICIT_RESOLVERS: Final[Mapping[str, list[tuple[str, re.Pattern[str]]]]] = _Loader.yaml_implicit_resolvers
+"""What an unquoted scalar with this first character may be instead of text: tags, each with its pattern."""
+
+
+def read_text(path: Path) -> str:
+    """The text of a file; ConfigFileError says why there is none."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        fix = "name a .yaml file" if path.is_dir() else "check that it exists and that you may read it"
+        raise ConfigFileError(f"cannot read {path}: {error.strerror or error}; {fix}") from error
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ConfigFileError(f"{path}, line {line}: not UTF-8 text: {error.reason}; save it as UTF-8") from error
+
+
 def parse_config_file(text: str, path: Path, steps: Mapping[int, Step] = STEPS) -> ConfigFile:
     """The text of the file at `path` as types; `path` is for messages only.
 

@@ -12,6 +12,7 @@ from fusetune.kernels.spec import load_spec
 from fusetune.measure.cuda import CudaMeasurer
 from fusetune.measure.protocol import BlockTimes, Checked
 from fusetune.runtime import dispatch
+from fusetune.runtime.bound import forget_plans
 
 PROBLEMS = [
     ("gemm_scale", make_problem(128, 512, 1024, "float32")),
@@ -42,6 +43,7 @@ def test_every_reference_is_right_and_can_be_timed_beside_baseline(op, problem):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_folded_weights_serve_two_streams_and_a_graph_reads_the_weights_of_its_day(monkeypatch, dtype):
+    forget_plans()
     monkeypatch.setattr(dispatch, "_config", lambda op, problem, x: Config(variant="library_folded"))
     model = ModelNew(1024, 512, (512,)).cuda().to(dtype).eval()
     x = torch.randn(128, 1024, device="cuda", dtype=dtype)

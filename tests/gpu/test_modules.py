@@ -11,6 +11,7 @@ from torch import nn
 from fusetune import ModelNew, fused_gemm_scale, fused_gemm_scale_batch_norm
 from fusetune.core.config import BASELINE, Config
 from fusetune.runtime import dispatch
+from fusetune.runtime.bound import forget_plans
 
 WHOLE = Config(BLOCK_M=128, BLOCK_N=16, BLOCK_K=64)
 LIBRARY = Config(variant="library")
@@ -49,11 +50,13 @@ def use(monkeypatch):
             pytest.skip("this GPU has no copy engine (TMA)")
         if config.variant == "persistent" and precision == "ieee":
             pytest.skip("ieee does not use the tensor cores that this variant feeds")
+        forget_plans()
         monkeypatch.setattr(dispatch, "_config", lambda op, problem, x: config)
         monkeypatch.setattr(dispatch, "gemm_launches", recorded)
         return configs
 
-    return choose
+    yield choose
+    forget_plans()
 
 
 class Plain(nn.Module):

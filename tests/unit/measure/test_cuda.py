@@ -316,7 +316,6 @@ def test_closing_ends_every_process_and_all_at_once(bench: Bench) -> None:
     assert bench.happened[-5:] == ["B is killed", "A is killed", "B ends", "A ends", "server ends"]
 
 
-
 # --- inside the process, with a stand-in for the session
 
 

@@ -263,7 +263,7 @@ def test_threads_get_the_same_answer_from_one_reading_of_the_files(monkeypatch):
     _put(Path("configs"), _entry(), _entry(WIDE, M=4096))
     reads = []
     monkeypatch.setattr(
-        configs, "read_config_file", lambda path, read=configs.read_config_file: (reads.append(path), read(path))[1]
+        configs, "open_config_file", lambda path, read=configs.open_config_file: (reads.append(path), read(path))[1]
     )
     start, answers = threading.Barrier(8), []
 

@@ -72,11 +72,8 @@ def test_without_a_tensor_that_wants_one_there_is_no_gradient():
         assert not fused_gemm_scale(*_draw(requires_grad=True)).requires_grad
 
 
-def test_a_second_derivative_is_refused_instead_of_being_wrong():
-    tensors = _draw(requires_grad=True)
-    (gradient,) = torch.autograd.grad(fused_gemm_scale(*tensors).square().sum(), tensors[0], create_graph=True)
-    with pytest.raises(RuntimeError, match="differentiate twice"):
-        gradient.square().sum().backward()
+def test_second_derivatives_are_right():
+    assert torch.autograd.gradgradcheck(fused_gemm_scale, _draw(dtype=torch.float64, requires_grad=True))
 
 
 def _mistaken(position, tensor):
@@ -88,15 +85,18 @@ def _mistaken(position, tensor):
 @pytest.mark.parametrize(
     ("tensors", "told"),
     [
-        (_mistaken(0, torch.randn(2, 5, 7)), "needs x [M, K] and weight [N, K]; got x [2, 5, 7], weight [4, 7]"),
-        (_mistaken(0, torch.randn(7)), "needs x [M, K] and weight [N, K]; got x [7], weight [4, 7]"),
+        (_mistaken(0, torch.randn(2, 5, 6)), "needs x [..., K] and weight [N, K]; got x [2, 5, 6], weight [4, 7]"),
+        (_mistaken(0, torch.randn(6)), "needs x [..., K] and weight [N, K]; got x [6], weight [4, 7]"),
+        (_mistaken(0, torch.randn(())), "needs x [M, K] and weight [N, K]; got x [], weight [4, 7]"),
+        (_mistaken(0, None), "needs tensors; got x NoneType"),
+        (_mistaken(1, [1.0]), "needs tensors; got weight list"),
         (_mistaken(1, torch.randn(7, 4)), "needs x [M, K] and weight [N, K]; got x [5, 7], weight [7, 4]"),
         (_mistaken(1, torch.randn(7)), "needs x [M, K] and weight [N, K]; got x [5, 7], weight [7]"),
         (_mistaken(2, torch.randn(5)), "needs bias [N] and scale [N] for weight [N, K]; got x [5, 7], weight [4, 7]"),
         (_mistaken(2, torch.randn(1, 4)), "bias [1, 4]"),
         (_mistaken(3, torch.randn(())), "scale []"),
         (_mistaken(3, torch.randn(7)), "bias [4], scale [7]"),
-        (_mistaken(0, torch.randn(5, 7).half()), "needs one dtype, float32, float16 or bfloat16, for all; got x torch"),
+        (_mistaken(0, torch.randn(5, 7).half()), "needs one dtype, float32, float16 or bfloat16, for all, or float32"),
         (_mistaken(3, torch.randn(4).double()), "bias torch.float32, scale torch.float64"),
         (_mistaken(2, torch.randn(4, device="meta")), "needs all tensors on one CUDA or CPU device; got x cpu"),
         ([tensor.to("meta") for tensor in _draw()], "got x meta, weight meta, bias meta, scale meta"),

@@ -1,0 +1,100 @@
+"""The shortest way of a call: a plan, and the check that it is right for the tensors at hand."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Hashable, Sequence
+from typing import Any, Final
+
+import torch
+
+from fusetune.runtime.guards import make_check
+from fusetune.runtime.plans import PLANS, Plan, contiguous_strides, empty
+
+MOST_BOUND: Final = 4096
+"""So many calls are known; then all are forgotten, since what died is among them."""
+_ALIGNED: Final = 15
+
+
+class BoundPlan:
+    """A plan with the check of the tensors it was made for, the first of OPERANDS, all aligned and contiguous vectors.
+
+    `differentiates` says that a backward pass may come.
+    """
+
+    __slots__ = ("_dtype", "_elsewhere", "_shape", "_strides", "check", "differentiates", "plan")
+
+    def __init__(self, plan: Plan, tensors: Sequence[torch.Tensor], y: torch.Tensor, differentiates: bool) -> None:
+        self.plan, self.check, self.differentiates = plan, make_check(tensors), differentiates
+        self._shape, self._strides, self._dtype = tuple(y.shape), contiguous_strides(tuple(y.shape)), y.dtype
+        self._elsewhere = torch.cuda.device_count() > 1
+
+    def compute(self, tensors: Sequence[torch.Tensor], eps: float = 0.0, momentum: float = 0.0) -> torch.Tensor | None:
+        """The output for tensors that the check has passed; None where they are not aligned or on another device.
+
+        The device that counts is the current one: a kernel is loaded on one, and launched where the thread is.
+        """
+        if len(tensors) == 4:  # written out, as this is what every call does
+            x, weight, bias, scale = (tensor.data_ptr() for tensor in tensors)
+            together = x | weight | bias | scale
+            pointers: tuple[Any, ...] = (x, weight, bias, scale, 0, 0, 0, 0, 0)
+        else:
+            pointers = tuple([tensor.data_ptr() for tensor in tensors])
+            a, b, c, d, e, f, g, h, *more = pointers
+            together = a | b | c | d | e | f | g | h
+            if more:
+                together |= more[0]
+            else:
+                pointers += (0,)
+        plan = self.plan
+        if together & _ALIGNED or (self._elsewhere and torch._C._cuda_getDevice() != plan.device):
+            return None
+        y = empty(self._shape, self._strides, self._dtype, plan.device)
+        plan.run([*pointers, y.data_ptr(), 0, eps, momentum])
+        return y
+
+
+_ALL: Final[list[BoundPlans]] = []
+
+
+def _after_fork() -> None:
+    # What was loaded belongs to the parent's CUDA context, and a lock may have been held by a thread that is not here.
+    PLANS.making = threading.RLock()
+    forget_plans()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def forget_plans() -> None:
+    """Plan every call anew: other configs have been loaded."""
+    PLANS.forget()
+    for bound in _ALL:
+        bound.forget()
+
+
+class BoundPlans:
+    """The calls that were made before, by what is cheapest to tell them by; a BoundPlan's own check decides."""
+
+    def __init__(self) -> None:
+        _ALL.append(self)
+        self._known: dict[Hashable, BoundPlan] = {}
+        self.get = self._known.get
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def remember(
+        self, key: Hashable, plan: Plan, tensors: Sequence[torch.Tensor], y: torch.Tensor, differentiates: bool
+    ) -> None:
+        """Keep the way for the next call like this one, if it is one that can be short."""
+        if plan.launches is None or any(tensor.data_ptr() & _ALIGNED for tensor in tensors):
+            return
+        if len(self._known) >= MOST_BOUND:
+            self.forget()
+        self._known[key] = BoundPlan(plan, tensors, y, differentiates)
+
+    def forget(self) -> None:
+        """Other configs have been loaded."""
+        self._known.clear()

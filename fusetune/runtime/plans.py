@@ -1,0 +1,161 @@
+"""Plans: what a call needs that does not change from call to call, made once for its shapes, strides and alignment."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+
+from fusetune.core.config import Config
+from fusetune.core.problem import Problem
+from fusetune.kernels.direct import DirectLaunch, direct_launch
+from fusetune.kernels.spec import Call, Launch, Operand, TileDescriptor
+
+OPERANDS: Final = (
+    *("x", "weight", "bias", "scale", "gamma", "beta", "running_mean", "running_var", "num_batches_tracked"),
+    *("y", "scratch"),
+)
+"""Tensors of a call, in the order of the pointers that a plan takes; after them come eps and momentum."""
+EPS: Final = len(OPERANDS)
+MOMENTUM: Final = EPS + 1
+MOST_PLANS: Final = 8192
+"""So many shapes; then all are forgotten, since a process with more has no hot ones."""
+_ALIGNED: Final = 16
+
+_empty_cuda: Callable[..., torch.Tensor] | None = getattr(torch._C._dynamo.guards, "_empty_strided_cuda", None)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The config of a call and its launches on one device.
+
+    `launches` is None where the config is a library's, or where this Triton has no direct launches: then the launches
+    are described anew at each call.
+    """
+
+    config: Config
+    problem: Problem
+    launches: tuple[DirectLaunch, ...] | None
+    scratch: tuple[Operand, ...]
+    device: int
+
+    def run(self, values: list[Any]) -> None:
+        """Launch on the current stream of the current device; `values` holds OPERANDS' pointers, eps and momentum."""
+        assert self.launches is not None, "a plan without launches is not run"
+        stream = torch._C._cuda_getCurrentRawStream(self.device)
+        if not self.scratch:
+            for launch in self.launches:
+                launch(stream, values)
+            return
+        # Allocated at each call: streams, threads and captured graphs would have to share one that is kept.
+        (operand,) = self.scratch
+        shape = operand.shape
+        scratch = empty(shape, contiguous_strides(shape), getattr(torch, operand.dtype), self.device)
+        values[EPS - 1] = scratch.data_ptr()
+        for launch in self.launches:
+            launch(stream, values)
+
+
+class StandIn:
+    """An aligned, contiguous tensor that is not there, for Triton's compiler and for what describes launches."""
+
+    def __init__(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:
+        self.shape, self.dtype, self.device = shape, dtype, device
+        self.is_cuda, self.is_cpu = device.type == "cuda", device.type == "cpu"
+
+    def stride(self) -> tuple[int, ...]:
+        """Strides in elements, innermost last."""
+        return contiguous_strides(self.shape)
+
+    def data_ptr(self) -> int:
+        """An aligned address that nobody follows."""
+        return 0
+
+    def element_size(self) -> int:
+        """Bytes of an element."""
+        return int(self.dtype.itemsize)
+
+    def dim(self) -> int:
+        """Number of dimensions."""
+        return len(self.shape)
+
+
+def contiguous_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Strides in elements of a contiguous tensor."""
+    strides = [1]
+    for size in reversed(shape[1:]):
+        strides.append(strides[-1] * size)
+    return tuple(reversed(strides[: len(shape)]))
+
+
+def empty(shape: tuple[int, ...], strides: tuple[int, ...], dtype: torch.dtype, device: int) -> torch.Tensor:
+    """A tensor on the current CUDA device `device`, past PyTorch's dispatcher where that can be done."""
+    if _empty_cuda is not None:
+        return _empty_cuda(shape, strides, dtype)
+    return torch.empty_strided(shape, strides, dtype=dtype, device=torch.device("cuda", device))
+
+
+def direct_launches(
+    launches: list[Launch | Call], tensors: Mapping[str, Any], scratch: Mapping[str, Any]
+) -> tuple[DirectLaunch, ...] | None:
+    """The launches of a call on `tensors`, each past Triton's JIT; None where one of them cannot be."""
+    place = {id(tensor): OPERANDS.index(name) for name, tensor in tensors.items() if name in OPERANDS}
+    place |= {id(tensor): OPERANDS.index("scratch") for tensor in scratch.values()}
+    found = []
+    for launch in launches:
+        if isinstance(launch, Call):
+            return None
+        sources = {"eps": EPS, "momentum": MOMENTUM}
+        for name, value in launch.arguments.items():
+            tensor = value.tensor if isinstance(value, TileDescriptor) else value
+            # An argument that a kernel does not follow is given the bias: then no pointer is handed on.
+            if id(tensor) in place and (tensor is not tensors["bias"] or name == "bias_ptr"):
+                sources[name] = place[id(tensor)]
+        direct = direct_launch(launch, {name: source for name, source in sources.items() if name in launch.arguments})
+        if direct is None:
+            return None
+        found.append(direct)
+    return tuple(found)
+
+
+def alignment(tensors: Mapping[str, Any]) -> tuple[bool, ...]:
+    """Which tensors begin on 16 bytes: Triton compiles for that."""
+    return tuple(tensor.data_ptr() % _ALIGNED == 0 for tensor in tensors.values())
+
+
+class Plans:
+    """The plans of this process. Threads may share it: a plan is made by one of them, and looked up without a lock."""
+
+    def __init__(self) -> None:
+        self._made: dict[Hashable, Plan] = {}
+        self.making = threading.RLock()
+        self.count = 0
+        """Plans made since the process began, those forgotten too."""
+
+    def __len__(self) -> int:
+        return len(self._made)
+
+    def get(self, key: Hashable) -> Plan | None:
+        """The plan, if there is one."""
+        return self._made.get(key)
+
+    def put(self, key: Hashable, plan: Plan) -> None:
+        """Keep a plan; the caller holds `making`."""
+        if len(self._made) >= MOST_PLANS:
+            self._made = {}
+        self._made[key] = plan
+        self.count += 1
+
+    def made_for(self, op: str) -> list[Plan]:
+        """The plans of an op that are kept, oldest first."""
+        return [plan for key, plan in self._made.copy().items() if isinstance(key, tuple) and key[0] == op]
+
+    def forget(self) -> None:
+        """Make all plans anew: other configs have been loaded."""
+        self._made = {}
+
+
+PLANS: Final = Plans()

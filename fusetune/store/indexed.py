@@ -1,0 +1,133 @@
+"""A file of tuned configs with an index of its problems; the entries of a large one are read when they are asked for.
+
+YAML takes a millisecond or two an entry. A file that is large, and of exactly the form that `fusetune sweep` writes,
+is therefore split at its entries' first lines, which name the problem, and an entry is parsed and checked when it is
+looked up. Everything else is read at once.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from fusetune.core.environment import TargetIdentity
+from fusetune.core.problem import Problem
+from fusetune.errors import ConfigFileError
+from fusetune.store.quick_entry import NotPlainError, quick_entry
+from fusetune.store.schema import SCHEMA_VERSION, ConfigFile, Entry
+from fusetune.store.yaml_reader import parse_config_file, read_text
+
+LARGE_BYTES: Final = 64_000
+"""From this size on, which is some seventy entries, reading all of them is felt at the first call."""
+
+_HEAD: Final = re.compile(
+    rf"(?:#[^\n]*\n)*schema: {SCHEMA_VERSION}\nop: [a-z][a-z0-9_]*\ntarget: \{{[^\n{{}}]*\}}\nentries:\n(?=- problem: )"
+)
+_ENTRY: Final = re.compile(r"\n- problem: \{M: ([1-9]\d*), ([^\n{}]*)\}(?=\n)")
+_REST: Final = re.compile(r"N: [1-9]\d*, K: [1-9]\d*, dtype: \w+(?:, precision: \w+)?(?:, mode: \w+)?")
+_FOREIGN: Final = re.compile(r"\n(?![ -] )")
+"""A line that neither begins an entry nor belongs to one, in a file that fusetune wrote."""
+
+
+class IndexedFile:
+    """The entries of one file, by what a look-up asks for. `op` and `target` are the file's.
+
+    `problems` are in the file's order: M, and the rest as a file has it. `read` makes an entry of its number.
+    """
+
+    def __init__(
+        self, op: str, target: TargetIdentity, problems: Iterable[tuple[int, str]], read: Callable[[int], Entry]
+    ) -> None:
+        self.op, self.target = op, target
+        self._read = read
+        self._entries: dict[int, Entry] = {}
+        self._index: dict[str, list[tuple[int, int]]] = {}
+        for number, (M, rest) in enumerate(problems):
+            self._index.setdefault(rest, []).append((M, number))
+
+    def candidates(self, problem: Problem) -> list[tuple[int, int]]:
+        """M and the number of each entry that differs from the problem in M only, within its power-of-two bucket."""
+        # (2^(b-1), 2^b] has one bit length once its ends are lowered by one.
+        bucket = (problem.M - 1).bit_length()
+        found = self._index.get(_rest(problem), ())
+        return [(M, number) for M, number in found if (M - 1).bit_length() == bucket]
+
+    def is_sound(self) -> bool:
+        """Whether all problems are written as fusetune writes them, and no two entries are for one."""
+        return all(
+            _REST.fullmatch(rest) and len({M for M, _ in found}) == len(found) for rest, found in self._index.items()
+        )
+
+    def entry(self, number: int) -> Entry:
+        """An entry by its number in the file. Raises ConfigFileError where it cannot be believed."""
+        found = self._entries.get(number)
+        if found is None:
+            found = self._entries[number] = self._read(number)
+        return found
+
+    def entries(self) -> Iterator[Entry]:
+        """All entries, in the file's order. Raises ConfigFileError where one cannot be believed."""
+        return (self.entry(number) for number in range(len(self)))
+
+    def __len__(self) -> int:
+        return sum(map(len, self._index.values()))
+
+
+def index_of(file: ConfigFile) -> IndexedFile:
+    """The index of a file that has been read whole."""
+    problems = ((entry.problem.M, _rest(entry.problem)) for entry in file.entries)
+    return IndexedFile(file.op, file.target, problems, file.entries.__getitem__)
+
+
+def open_config_file(path: Path) -> IndexedFile:
+    """The file with its index; of a large one that `fusetune sweep` wrote, the entries are read on demand.
+
+    Raises ConfigFileError as `read_config_file` does, for what is read.
+    """
+    text = read_text(path)
+    if len(text) >= LARGE_BYTES:
+        split = _split(text, path)
+        if split is not None:
+            return split
+    return index_of(parse_config_file(text, path))
+
+
+def _split(text: str, path: Path) -> IndexedFile | None:
+    """None where the text is not exactly of the form that is written."""
+    head = _HEAD.match(text)
+    if head is None or "\t" in text or "\r" in text or not text.endswith("\n"):
+        return None
+    before = head.end() - 1  # the line break ahead of the first entry
+    found = list(_ENTRY.finditer(text, before))
+    # No other key, no other document, and no text that only looks like an entry.
+    if _FOREIGN.search(text, before, len(text) - 1) or text.count("\n- ", before) != len(found):
+        return None
+    top = parse_config_file(head[0].removesuffix("entries:\n"), path)
+    starts = [match.start() + 1 for match in found]
+    ends = [*starts[1:], len(text)]
+
+    def read(number: int) -> Entry:
+        block = text[starts[number] : ends[number]]
+        try:
+            return msgspec.convert(quick_entry(block), Entry)
+        except (NotPlainError, msgspec.ValidationError):
+            # Where the parser finds fault, it has to find it on the line where it is.
+            lines = text.count("\n", 0, starts[number]) - head[0].count("\n")
+            try:
+                return parse_config_file(head[0] + "\n" * lines + block, path).entries[0]
+            except ConfigFileError as error:
+                raise type(error)(str(error).replace("$.entries[0]", f"$.entries[{number}]")) from error
+
+    made = IndexedFile(top.op, top.target, ((int(match[1]), match[2]) for match in found), read)
+    return made if made.is_sound() else None
+
+
+def _rest(problem: Problem) -> str:
+    """What a file has of a problem after M."""
+    parts = [f"N: {problem.N}, K: {problem.K}, dtype: {problem.dtype}"]
+    parts += [f"{name}: {value}" for name in ("precision", "mode") if (value := getattr(problem, name))]
+    return ", ".join(parts)

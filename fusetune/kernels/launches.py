@@ -23,6 +23,8 @@ from fusetune.kernels.endings import (
     moments_of_rows,
     normalize_columns,
     normalized_by_running,
+    prefetch,
+    prefetch_vectors,
     scaled,
     store_moments,
     update_running,
@@ -40,7 +42,16 @@ from fusetune.kernels.tiles import (
 )
 
 KERNELS: Final = (
-    *(await_others, scaled, normalized_by_running, column_moments, store_moments, batch_factor),
+    *(
+        await_others,
+        prefetch,
+        prefetch_vectors,
+        scaled,
+        normalized_by_running,
+        column_moments,
+        store_moments,
+        batch_factor,
+    ),
     *(update_running, finished),
     *(place_of, rounded_to_tf32, tiled_products, persistent_products, halves, store_half, store_part),
     *(finish_split, moments_of_rows, normalize_columns),
@@ -149,6 +160,7 @@ class _Ends:
         self.two = self.epilogue in {"partial", "statistics"}
         # The interpreter multiplies in full precision, and knows no machine instruction.
         self.rounds = problem.precision == "tf32" and gpu.sm > 0
+        self.prefetches = gpu.sm > 0
         self.overlaps = gpu.sm >= PDL_CAPABILITY
 
     def shared(self) -> dict[str, Any]:
@@ -179,6 +191,7 @@ class _Ends:
             "EPILOGUE": self.epilogue,
             "COUNTER": self.counter,
             "OVERLAPS": self.overlaps,
+            "PREFETCHES": self.prefetches,
         }
 
     def options(self, num_warps: int, num_stages: int) -> dict[str, Any]:
@@ -244,6 +257,7 @@ class _Ends:
                 "UPWARDS": upwards,
                 "COUNTER": self.counter,
                 "OVERLAPS": self.overlaps,
+                "PREFETCHES": self.prefetches,
             },
             options=self.options(4, 2),
         )
@@ -267,6 +281,7 @@ class _Ends:
                 "EPILOGUE": self.finish,
                 "COUNTER": self.counter,
                 "OVERLAPS": self.overlaps,
+                "PREFETCHES": self.prefetches,
             },
             options=self.options(4, 2),
         )

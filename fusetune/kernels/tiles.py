@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from fusetune.kernels.endings import await_others, finished, store_moments
+from fusetune.kernels.endings import await_others, finished, prefetch_vectors, store_moments
 
 
 @triton.jit
@@ -59,6 +59,7 @@ def tiled_products(  # type: ignore[no-untyped-def]  # noqa: PLR0915
     EPILOGUE: tl.constexpr,
     COUNTER: tl.constexpr,
     OVERLAPS: tl.constexpr,
+    PREFETCHES: tl.constexpr,
 ):
     """One CTA computes one BLOCK_M x BLOCK_N tile, or one of SPLIT_K summands of it."""
     if OVERLAPS:
@@ -66,6 +67,9 @@ def tiled_products(  # type: ignore[no-untyped-def]  # noqa: PLR0915
     tile_m, tile_n = place_of(tl.program_id(0), M, N, BLOCK_M, BLOCK_N, GROUP_M)
     start_m = tile_m * BLOCK_M
     start_n = tile_n * BLOCK_N
+    if PREFETCHES:
+        columns = start_n + tl.arange(0, BLOCK_N)
+        prefetch_vectors(columns, N, bias_ptr, scale_ptr, gamma_ptr, beta_ptr, mean_ptr, var_ptr, EPILOGUE)
 
     # The tile's corner is a 64-bit scalar, so that tensors beyond 2**31 elements work and offsets within a tile stay
     # cheap 32-bit ones. Rows past the edge read the last row again: no mask in the loop, and the store leaves them out.
@@ -150,6 +154,7 @@ def persistent_products(  # type: ignore[no-untyped-def]
     EPILOGUE: tl.constexpr,
     COUNTER: tl.constexpr,
     OVERLAPS: tl.constexpr,
+    PREFETCHES: tl.constexpr,
 ):
     """As many CTAs as run at once walk through all tiles; the copy engine (TMA) loads, and stores parts of a tile.
 
@@ -159,6 +164,10 @@ def persistent_products(  # type: ignore[no-untyped-def]
         await_others()
     items = tl.cdiv(M, BLOCK_M) * tl.cdiv(N, BLOCK_N) * SPLIT_K
     steps = tl.cdiv(tl.cdiv(K, BLOCK_K), SPLIT_K)
+    if PREFETCHES:  # for the first tile: nobody waits long for the vectors of later ones
+        _, first_n = place_of(tl.program_id(0) // SPLIT_K, M, N, BLOCK_M, BLOCK_N, GROUP_M)
+        columns = first_n * BLOCK_N + tl.arange(0, BLOCK_N)
+        prefetch_vectors(columns, N, bias_ptr, scale_ptr, gamma_ptr, beta_ptr, mean_ptr, var_ptr, EPILOGUE)
     for item in tl.range(tl.program_id(0), items, tl.num_programs(0), flatten=True):
         split = item % SPLIT_K
         tile_m, tile_n = place_of(item // SPLIT_K, M, N, BLOCK_M, BLOCK_N, GROUP_M)

@@ -286,7 +286,8 @@ def test_the_help_of_a_command_explains_every_option(run: Callable[..., Ran], na
     ran = run(name, "--help")
     assert (ran.code, ran.err) == (0, "")
     words = " ".join(ran.out.split())
-    command = cli.commands[name]
+    command = cli.get_command(click.Context(cli), name)
+    assert command is not None
     options = [parameter for parameter in command.params if isinstance(parameter, click.Option)]
     assert options
     for option in options:

@@ -14,8 +14,11 @@ from fusetune.kernels.launches import FINISHED_ELEMENTS, PDL_CAPABILITY
 from fusetune.kernels.spec import Launch, rounds_in_descriptor
 from fusetune.report.export.specialize import Specialized, specialize
 
-FROM_SHAPES: Final = ("EVEN_K", "EVEN_MN", "TILES", "ROWS", "COLUMNS", "TILE_M")
-"""Constants that follow from the sizes of a call: an exported wrapper computes them anew."""
+DECIDED: Final = ("EPILOGUE", "COUNTER", "PRECISION", "PARTS", "UPWARDS")
+"""Constants that op, mode, precision and config decide, whatever the sizes of a call: they are resolved.
+
+All others stay parameters, and a wrapper computes them anew for each call; one that it does not know is an error.
+"""
 FROM_CONFIG: Final = ("BLOCK_M", "BLOCK_N", "BLOCK_K", "GROUP_M", "SPLIT_K")
 
 _VALUES: Final[dict[str, str]] = {
@@ -40,6 +43,7 @@ _VALUES: Final[dict[str, str]] = {
 _CONSTANTS: Final[dict[str, str]] = {
     "EVEN_K": "K % BLOCK_K == 0",
     "EVEN_MN": "M % BLOCK_M == 0 and N % BLOCK_N == 0",
+    "EVEN_M": "M % BLOCK_M == 0",
     "TILES": "min(64, triton.next_power_of_2(triton.cdiv(M, BLOCK_M)))",
     "TILE_M": "BLOCK_M",
     "ROUNDS": "x.is_cuda",
@@ -53,14 +57,14 @@ class Part:
 
     def __init__(self, launch: Launch, name: str, problem: Problem, config: Config, sm: int) -> None:
         self.launch, self.name, self.problem, self.config, self.sm = launch, name, problem, config, sm
-        kept = {*FROM_SHAPES, *FROM_CONFIG, "DTYPE"}
+        decided = {*DECIDED}
         if config.SPLIT_K == 1:
-            kept.discard("SPLIT_K")
-        if launch.constants.get("ROUNDS"):
-            kept.add("ROUNDS")
-        if sm >= PDL_CAPABILITY:
-            kept.add("OVERLAPS")
-        resolved = {name: value for name, value in launch.constants.items() if name not in kept}
+            decided.add("SPLIT_K")
+        if not launch.constants.get("ROUNDS"):
+            decided.add("ROUNDS")
+        if sm < PDL_CAPABILITY:
+            decided.add("OVERLAPS")
+        resolved = {name: value for name, value in launch.constants.items() if name in decided}
         self.kernel: Specialized = specialize(launch.kernel, resolved)
 
     @property

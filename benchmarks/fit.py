@@ -15,6 +15,7 @@ import math
 import random
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import ada
@@ -61,11 +62,12 @@ class Sample(NamedTuple):
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ada", action="store_true", help="fit sm_89 to published figures")
+    parser.add_argument("--journals", type=Path, action="append", help="folders to read instead of the committed ones")
     parser.add_argument("--steps", type=int, default=600, help="evaluations of the search")
     arguments = parser.parse_args()
     if arguments.ada:
         return fit_ada(arguments.steps)
-    sweeps = [sweep for sweep in read_sweeps(FOLDERS) if sweep.target.sm == 90]
+    sweeps = [sweep for sweep in read_sweeps(arguments.journals or FOLDERS) if sweep.target.sm == 90]
     seen = [sampled(sweep) for sweep in sweeps if not sweep.judged]
     if not seen:
         sys.exit("no journal of sm_90 to fit to")

@@ -1,8 +1,9 @@
 """How good the cost model's ranking is against measured sweeps: `python benchmarks/prediction.py`. Needs no GPU.
 
 Reads the journals of measured sweeps under benchmarks/results/sweeps and benchmarks/results/family, the newest one of
-each problem. Problems of the sizes in JUDGED are never seen by `python benchmarks/fit.py`, which chooses the model's
-constants for sm_90; the figures of both halves are told apart. For each problem it tells
+each problem, and of these only those of the kernels' newest source. Problems of the sizes in JUDGED are never seen by
+`python benchmarks/fit.py`, which chooses the model's constants for sm_90; the figures of both halves are told apart.
+For each problem it tells
 
     regret      how much slower the best of the model's first 1, 3 and 10 is than the best that screening found, all
                 ranked by real resources; and the same of the first 3 of a sweep without a GPU, which compiles only
@@ -112,13 +113,18 @@ def summed(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def read_sweeps(folders: Sequence[Path]) -> list[Measured]:
-    """The newest measured sweep of each problem on each GPU, in order of op and problem."""
+    """The newest measured sweep of each problem on each GPU, in order of op and problem.
+
+    Only those of the kernels' newest source count: the model is of the kernels as they are.
+    """
     newest: dict[tuple[str, str, Problem], Measured] = {}
     for path in sorted((path for folder in folders for path in folder.glob("*.jsonl*")), key=lambda path: path.name):
         sweep = read_sweep(path)
         if sweep is not None:
             newest[sweep.target.name, sweep.op, sweep.problem] = sweep
-    return sorted(newest.values(), key=lambda sweep: (sweep.op, sweep.problem.describe()))
+    latest = {sweep.op: sweep.kernel_hash for sweep in sorted(newest.values(), key=lambda sweep: sweep.run)}
+    current = [sweep for sweep in newest.values() if sweep.kernel_hash == latest[sweep.op]]
+    return sorted(current, key=lambda sweep: (sweep.op, sweep.problem.describe()))
 
 
 def read_sweep(path: Path) -> Measured | None:

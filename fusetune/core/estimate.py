@@ -53,6 +53,13 @@ _SPILL_TRIPS: Final = 4
 """How often a byte of stack moves in a step: 64 x 64 x 128 w4 s3 with 4 KB of it took 53 ms on an RTX 4090."""
 
 
+_FINISHED_ELEMENTS: Final = 1024
+_NORMALIZED_COLUMNS: Final = 64
+"""How much of y one CTA of a second kernel takes (kernels/launches.py)."""
+_OF_FILL: Final = 0.5
+"""Share of what an SM can take in that a second kernel's CTA gets, which waits for one load after another."""
+
+
 class Estimate(msgspec.Struct, frozen=True):
     """Predicted microseconds of one launch, and of its parts were each alone.
 
@@ -167,8 +174,13 @@ def _estimated(
     steps = max(1, -(-work.K // (config.BLOCK_K * config.SPLIT_K)))
     busiest = -(-ctas // target.sms)
 
-    step = _step_of(config, work, target, shape, machine, clock)
-    l2_rate = machine.l2_bytes_per_clock * clock
+    # SMs without a CTA leave the others more of L2, up to what one can take in.
+    active = min(ctas, target.sms)
+    share = max(
+        machine.l2_bytes_per_clock, min(machine.fill_bytes_per_clock, machine.l2_bytes_per_clock * target.sms / active)
+    )
+    l2_rate = share * clock
+    step = _step_of(config, work, target, shape, machine, clock, l2_rate)
     spilled = used.stack_bytes * 32 * config.num_warps * _SPILL_TRIPS
     in_loop = spilled * max(0, used.stack_bytes - _FREE_STACK_BYTES) // max(1, used.stack_bytes)
     stored = config.BLOCK_M * config.BLOCK_N * work.store_bytes + spilled
@@ -235,13 +247,15 @@ class _Cta(msgspec.Struct, frozen=True):
     persistent: bool
 
 
-def _step_of(config: Config, work: Work, target: Target, shape: _Shape, machine: Machine, clock: float) -> _Step:
+def _step_of(
+    config: Config, work: Work, target: Target, shape: _Shape, machine: Machine, clock: float, l2_rate: float
+) -> _Step:
     flops_ns = 2 * config.BLOCK_M * config.BLOCK_N * config.BLOCK_K
     peak = peak_flops_per_ns(work.kind, target) * machine.sustained / target.sms
     elements = (config.BLOCK_M + config.BLOCK_N) * config.BLOCK_K
     # Rows that begin anywhere touch a sector of L2 more each.
     sectors = 1.0 if work.copied_bytes == 16 else 1 + SECTOR_BYTES / (config.BLOCK_K * work.load_bytes)
-    l2_ns = elements * work.load_bytes * sectors / (machine.l2_bytes_per_clock * clock)
+    l2_ns = elements * work.load_bytes * sectors / l2_rate
     lanes = elements * work.load_bytes / work.copied_bytes
     copy_ns = 0.0 if shape.persistent or work.copied_bytes == 16 else lanes / (COPIES_PER_CLOCK * clock)
     loaded_ns = machine.latency_ns + elements * work.load_bytes / (machine.fill_bytes_per_clock * clock)
@@ -354,18 +368,29 @@ def warp_grid(config: Config) -> tuple[int, int]:
 
 
 def _second_ns(config: Config, problem: Problem, target: Target, machine: Machine) -> float:
-    """The second kernel: the sum of the parts of K, or the pass that normalizes y in training."""
-    outputs = problem.M * problem.N
+    """The second kernel: the sum of the parts of K, or the pass that normalizes y in training.
+
+    It moves its bytes as fast as L2 or device memory lets all SMs, and no faster than one of its CTAs gets its own.
+    """
+    M, N, size = problem.M, problem.N, problem.element_bytes
+    clock = clock_ghz(target, machine)
     if config.SPLIT_K > 1:
-        moved = outputs * (8 * config.SPLIT_K + problem.element_bytes)  # float32, written and read
+        rows = 1 << (M - 1).bit_length()
+        rows = rows if problem.mode == "train" else min(32, rows)
+        columns = max(16, _FINISHED_ELEMENTS // rows)
+        moved = M * N * (8 * config.SPLIT_K + size)  # float32, written and read
+        own = rows * columns * (4 * config.SPLIT_K + size)
     elif problem.mode == "train" and not holds_columns(config, problem):
-        moved = 2 * outputs * problem.element_bytes
+        rows = max(32, -(-M // (16 * 32)) * 32)
+        moved = 2 * M * N * size
+        own = 2 * rows * _NORMALIZED_COLUMNS * size
     else:
         return 0.0
-    rate = machine.l2_bytes_per_clock * clock_ghz(target, machine) * target.sms
+    rate = machine.l2_bytes_per_clock * clock * target.sms
     if target.l2_bytes is not None and moved > L2_KEEPS_ALL * target.l2_bytes:
         rate = min(rate, dram_bytes_per_ns(target) * machine.dram_efficiency)
-    return machine.second_launch_us * 1e3 + moved / rate
+    own_ns = machine.latency_ns + own / (machine.fill_bytes_per_clock * _OF_FILL * clock)
+    return machine.second_launch_us * 1e3 + max(moved / rate, own_ns)
 
 
 def guessed_resources(config: Config, problem: Problem, target: Target) -> Resources:

@@ -57,17 +57,22 @@ class Machine(msgspec.Struct, frozen=True):
 _AMPERE: Final = Machine(l2_bytes_per_clock=40.0)
 _ADA: Final = Machine()
 _HOPPER: Final = Machine(
-    mma_efficiency=0.915,
-    mma_share=0.641,
+    sustained=0.799,
+    mma_efficiency=0.916,
+    mma_share=0.617,
     wgmma_efficiency=0.984,
-    threads_feed=0.936,
-    l2_bytes_per_clock=50.9,
-    fill_bytes_per_clock=50.5,
-    latency_ns=616.0,
-    barrier_ns=54.7,
-    tile_ns=542.0,
-    dram_efficiency=0.975,
-    concurrent_reuse=0.258,
+    threads_feed=0.93,
+    l2_bytes_per_clock=66.0,
+    fill_bytes_per_clock=51.8,
+    latency_ns=495.0,
+    barrier_ns=58.8,
+    convert_per_clock=68.1,
+    tile_ns=529.0,
+    next_tile_ns=203.0,
+    dram_efficiency=0.98,
+    concurrent_reuse=0.259,
+    launch_us=2.02,
+    second_launch_us=0.644,
 )
 
 MACHINES: Final[dict[int, Machine]] = {80: _AMPERE, 86: _ADA, 89: _ADA, 90: _HOPPER, 100: _HOPPER, 120: _ADA}

@@ -104,8 +104,9 @@ def test_training_shows_both_kernels_and_the_copy_engine_on_a_gpu_that_has_one()
 
 
 def test_a_library_s_config_has_nothing_of_ours_to_inspect():
+    evaluation = make_problem(128, 512, 1024, "float32", mode="eval")
     with pytest.raises(UsageError, match="no kernel of ours"):
-        inspect_config(SPEC, PROBLEM, Config(variant="library_folded"), RTX_4090)
+        inspect_config(load_spec("gemm_scale_bn"), evaluation, Config(variant="library_folded"), RTX_4090)
 
 
 def test_a_gpu_without_a_stated_peak_is_inspected_and_says_why_nothing_is_predicted():

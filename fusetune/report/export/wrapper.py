@@ -48,6 +48,7 @@ _CONSTANTS: Final[dict[str, str]] = {
     "TILE_M": "BLOCK_M",
     "ROUNDS": "x.is_cuda",
     "OVERLAPS": "overlaps",
+    "PREFETCHES": "x.is_cuda",
 }
 _TILES: Final = "triton.cdiv(M, BLOCK_M) * triton.cdiv(N, BLOCK_N)"
 

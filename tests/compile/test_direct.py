@@ -117,7 +117,7 @@ def test_each_argument_gets_its_own_pointer_and_the_rest_is_as_described(utils, 
     for described, launch in zip(launches, directs, strict=True):
         launch(99, VALUES)
         given, beside = _given(utils, launch)
-        assert beside[:5] == (*described.grid, 1, 1)[:3] + (99, 4242)
+        assert beside[:5] == (*(*described.grid, 1, 1)[:3], 99, 4242)
         assert True in beside, "programmatic dependent launch"
         for name, value in zip(described.kernel.arg_names, given, strict=True):
             operand = FOLLOWED.get(name, name.removesuffix("_ptr"))
@@ -216,7 +216,7 @@ def test_triton_3_6_takes_everything_in_one_row(utils, monkeypatch):
     launch(99, VALUES)
     (arguments,) = utils.launched
     # As in its C launcher: grid, stream, function, two flags, two scratches, metadata, what hooks get, two hooks.
-    assert arguments[:5] == (*launches[0].grid, 1, 1)[:3] + (99, 4242)
+    assert arguments[:5] == (*(*launches[0].grid, 1, 1)[:3], 99, 4242)
     assert arguments[7:9] == (None, None)
     assert arguments[9] == launch.compiled.packed_metadata
     assert arguments[10:13] == (None, None, None)

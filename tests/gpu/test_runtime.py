@@ -1,4 +1,4 @@
-"""Plans on silicon: direct launches under hooks, graphs, streams, threads, several GPUs; nothing grows or recompiles."""
+"""Plans on silicon: direct launches under hooks, graphs, streams and threads; nothing grows or recompiles."""
 
 from __future__ import annotations
 

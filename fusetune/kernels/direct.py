@@ -29,8 +29,10 @@ class DirectLaunch:
     """
 
     def __init__(self, launch: Launch, compiled: Any, sources: Mapping[str, int]) -> None:
+        from triton import knobs
+
         compiled._init_handles()
-        self.compiled = compiled
+        self.compiled, self._knobs = compiled, knobs.runtime
         self._grid = (*launch.grid, 1, 1)[:3]
         everything = {**launch.arguments, **launch.constants}
         metas = iter(getattr(compiled.metadata, "tensordesc_meta", None) or ())
@@ -85,7 +87,7 @@ class _FlatLaunch(DirectLaunch):
 
     def _fire(self, stream: int, arguments: list[Any]) -> None:
         arguments[3] = stream
-        if hooked():
+        if _is_heard(self._knobs.launch_enter_hook) or _is_heard(self._knobs.launch_exit_hook):
             arguments[10:13] = _hooks(self.compiled, self._grid, stream)
         self._launch(*arguments)
 
@@ -105,7 +107,9 @@ class _SplitLaunch(DirectLaunch):
         self._types = (None, None, launcher.arg_annotations, launcher.kernel_signature)
 
     def _fire(self, stream: int, arguments: list[Any]) -> None:
-        hooks = _hooks(self.compiled, self._grid, stream) if hooked() else _NO_HOOKS
+        hooks = _NO_HOOKS
+        if _is_heard(self._knobs.launch_enter_hook) or _is_heard(self._knobs.launch_exit_hook):
+            hooks = _hooks(self.compiled, self._grid, stream)
         self._launch(*self._grid, stream, *self._after, *hooks, *self._types, arguments)
 
 
@@ -145,24 +149,17 @@ def _layout() -> type[DirectLaunch] | None:
     return _LAYOUTS.get((int(major), int(minor)))
 
 
-def hooked() -> bool:
-    """Whether somebody, as Proton, wants to hear of each launch."""
-    runtime = _runtime_knobs()
-    enter, leave = runtime.launch_enter_hook, runtime.launch_exit_hook
-    return bool(getattr(enter, "calls", enter)) or bool(getattr(leave, "calls", leave))
+def _is_heard(hook: Any) -> bool:
+    """Whether somebody, as Proton, listens to this hook of each launch: a chain of them, which may be empty, or one."""
+    return hook is not None and bool(getattr(hook, "calls", True))
 
 
 def _hooks(compiled: Any, grid: tuple[int, ...], stream: int) -> tuple[Any, Any, Any]:
     """What a launch tells its hooks, and these."""
-    runtime = _runtime_knobs()
-    return compiled.launch_metadata(grid, stream), runtime.launch_enter_hook, runtime.launch_exit_hook
-
-
-@functools.cache
-def _runtime_knobs() -> Any:
     from triton import knobs
 
-    return knobs.runtime
+    runtime = knobs.runtime
+    return compiled.launch_metadata(grid, stream), runtime.launch_enter_hook, runtime.launch_exit_hook
 
 
 class _TensorMaps(dict[int, Any]):

@@ -36,16 +36,16 @@ class BoundPlan:
         The device that counts is the current one: a kernel is loaded on one, and launched where the thread is.
         """
         if len(tensors) == 4:  # written out, as this is what every call does
-            x, weight, bias, scale = (tensor.data_ptr() for tensor in tensors)
-            together = x | weight | bias | scale
-            pointers: tuple[Any, ...] = (x, weight, bias, scale, 0, 0, 0, 0, 0)
+            x, weight, bias, scale = tensors
+            a, b, c, d = x.data_ptr(), weight.data_ptr(), bias.data_ptr(), scale.data_ptr()
+            together = a | b | c | d
+            pointers: tuple[Any, ...] = (a, b, c, d, 0, 0, 0, 0, 0)
         else:
             pointers = tuple([tensor.data_ptr() for tensor in tensors])
-            a, b, c, d, e, f, g, h, *more = pointers
-            together = a | b | c | d | e | f | g | h
-            if more:
-                together |= more[0]
-            else:
+            together = 0
+            for pointer in pointers:
+                together |= pointer
+            if len(pointers) == 8:
                 pointers += (0,)
         plan = self.plan
         if together & _ALIGNED or (self._elsewhere and torch._C._cuda_getDevice() != plan.device):

@@ -60,6 +60,28 @@ def fused_gemm_scale_batch_norm(
 
     Raises UsageError for tensors that do not fit, and PyTorch's ValueError for one row to take statistics of.
     """
+    return fused_call(
+        x, weight, bias, scale, gamma, beta, running_mean, running_var, training, momentum, eps, num_batches_tracked,
+        precision,
+    )  # fmt: skip
+
+
+def fused_call(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    scale: torch.Tensor,
+    gamma: torch.Tensor | None,
+    beta: torch.Tensor | None,
+    running_mean: torch.Tensor | None,
+    running_var: torch.Tensor | None,
+    training: bool,
+    momentum: float | None,
+    eps: float,
+    num_batches_tracked: torch.Tensor | None,
+    precision: Precision | None,
+) -> torch.Tensor:
+    """`fused_gemm_scale_batch_norm` without keywords, whose binding a module's every call would pay for."""
     if torch.compiler.is_compiling():
         return _compiled(_Inputs(x, weight, bias, scale, gamma, beta), running_mean, running_var, training, momentum,
                          eps, num_batches_tracked, precision)  # fmt: skip

@@ -11,7 +11,7 @@ from torch import nn
 from fusetune.errors import FusetuneError, UsageError
 from fusetune.runtime.dispatch import DTYPES, config_told
 from fusetune.runtime.linear_scale import fused_gemm_scale
-from fusetune.runtime.linear_scale_bn import fused_gemm_scale_batch_norm
+from fusetune.runtime.linear_scale_bn import fused_call
 
 
 class FusedLinearScale(nn.Module):
@@ -119,7 +119,7 @@ class FusedLinearScaleBatchNorm(nn.Module):
             return z
         buffers, training = bn._buffers, bn.training
         keeps = bn.track_running_stats or not training
-        return fused_gemm_scale_batch_norm(
+        return fused_call(
             x,
             weight,
             bias,
@@ -128,10 +128,11 @@ class FusedLinearScaleBatchNorm(nn.Module):
             beta,
             buffers["running_mean"] if keeps else None,
             buffers["running_var"] if keeps else None,
-            training=training,
-            momentum=bn.momentum,
-            eps=bn.eps,
-            num_batches_tracked=buffers["num_batches_tracked"],
+            training,
+            bn.momentum,
+            bn.eps,
+            buffers["num_batches_tracked"],
+            None,
         )
 
     def extra_repr(self) -> str:

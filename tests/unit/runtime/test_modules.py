@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from fusetune import FusedLinearScaleBatchNorm, ModelNew
+from fusetune import FusedLinearScale, FusedLinearScaleBatchNorm, ModelNew
 from fusetune.errors import UsageError
 
 
@@ -187,3 +187,105 @@ def test_16_bit_modules_work_as_the_plain_module_does():
     y, expected = ours(x), plain(x)
     assert y.dtype == torch.bfloat16
     assert torch.equal(y, expected)
+
+
+def test_a_linear_scale_alone_is_a_module_too():
+    torch.manual_seed(0)
+    module = FusedLinearScale(12, 8, (1, 8))
+    assert sorted(module.state_dict()) == ["gemm.bias", "gemm.weight", "scale"]
+    x = torch.randn(2, 5, 12)
+    assert torch.equal(module(x), module.gemm(x) * module.scale)
+    assert FusedLinearScale(12, 8, 8, bias=False)(x).shape == (2, 5, 8)
+    with pytest.raises(UsageError, match="gives no factor for each of 8"):
+        FusedLinearScale(12, 8, 7)
+
+
+def test_a_module_made_of_trained_ones_shares_them():
+    linear, scale, bn = nn.Linear(12, 8, bias=False), nn.Parameter(torch.randn(1, 8)), nn.BatchNorm1d(8).eval()
+    made = FusedLinearScaleBatchNorm.from_modules(linear, scale, bn)
+    assert (made.gemm, made.bn, made.training) == (linear, bn, False)
+    assert made.scale is scale
+    x = torch.randn(4, 12)
+    torch.testing.assert_close(made(x), bn(linear(x) * scale))
+    product = FusedLinearScale.from_modules(linear, scale.detach())
+    torch.testing.assert_close(product(x), linear(x) * scale)
+    assert type(ModelNew.from_modules(linear, scale, bn)) is ModelNew
+
+
+@pytest.mark.parametrize(
+    ("parts", "told"),
+    [
+        ((nn.Conv1d(12, 8, 1), torch.randn(8), nn.BatchNorm1d(8)), "linear has to be an nn.Linear; got Conv1d"),
+        ((nn.Linear(12, 8), torch.randn(8), nn.LayerNorm(8)), "bn has to be an nn.BatchNorm1d; got LayerNorm"),
+        ((nn.Linear(12, 8), torch.randn(8), nn.BatchNorm1d(9)), "bn normalizes 9 features, linear gives 8"),
+        ((nn.Linear(12, 8), torch.randn(9), nn.BatchNorm1d(8)), r"scale_shape \(9,\) gives no factor for each of 8"),
+        ((nn.Linear(12, 8), 2.0, nn.BatchNorm1d(8)), "scale has to be a tensor; got float"),
+    ],
+)
+def test_parts_that_do_not_fit_are_told(parts, told):
+    with pytest.raises(UsageError, match=told):
+        FusedLinearScaleBatchNorm.from_modules(*parts)
+
+
+def test_three_dimensions_have_their_channels_in_the_middle_as_batch_norm_1d_has_them():
+    ours, plain = _pair(12, 8, (8,))
+    x = torch.randn(4, 8, 12)
+    torch.testing.assert_close(ours(x), plain(x))
+    _assert_close_state(ours, plain)
+    with pytest.raises(UsageError, match=r"x \[B, S, K\] needs S = 8; got x \[4, 7, 12\]"):
+        ours(torch.randn(4, 7, 12))
+    for shape in ((12,), (2, 2, 8, 12)):
+        with pytest.raises(ValueError, match="expected 2D or 3D input"):
+            ours(torch.randn(shape))
+
+
+def _assert_close_state(ours, plain):
+    for name, value in plain.state_dict().items():
+        torch.testing.assert_close(ours.state_dict()[name], value)
+
+
+def test_hooks_on_the_parts_are_called_and_the_result_stays():
+    ours, plain = _pair(12, 8, (8,))
+    seen = []
+    x = torch.randn(16, 12)
+    for part in (ours.gemm, ours.bn):
+        handle = part.register_forward_hook(lambda module, *_: seen.append(type(module).__name__))
+        torch.testing.assert_close(ours(x), plain(x))
+        handle.remove()
+    ours.gemm.register_forward_pre_hook(lambda module, arguments: (2 * arguments[0],))
+    torch.testing.assert_close(ours(x), plain(2 * x), rtol=1e-4, atol=1e-5)
+    assert seen == ["Linear", "BatchNorm1d"]
+    _assert_close_state(ours, plain)
+
+
+def test_a_parametrized_linear_is_heeded():
+    ours, plain = _pair(12, 8, (8,))
+    for module in (ours, plain):
+        torch.manual_seed(3)
+        nn.utils.parametrizations.spectral_norm(module.gemm)
+    x = torch.randn(16, 12)
+    torch.testing.assert_close(ours(x), plain(x))
+
+
+def test_a_replica_as_data_parallel_makes_it_computes_the_same():
+    ours, plain = _pair(12, 8, (8,))
+
+    def replica_of(module):
+        made = module._replicate_for_data_parallel()
+        made._former_parameters = {}
+        for name, child in module._modules.items():
+            made._modules[name] = replica_of(child)
+        for name, parameter in module._parameters.items():
+            setattr(made, name, parameter.detach().clone())
+        return made
+
+    replica = replica_of(ours)
+    assert not replica.gemm._parameters, "as DataParallel leaves it"
+    x = torch.randn(16, 12)
+    torch.testing.assert_close(replica(x), plain(x))
+    assert replica_of(FusedLinearScale(12, 8, 8))(x).shape == (16, 8)
+
+
+def test_the_repr_says_who_computes():
+    assert "(gemm): Linear" in repr(ModelNew(4, 3, (3,)))
+    assert "computed by PyTorch" in repr(ModelNew(4, 3, (3,)))

@@ -52,6 +52,16 @@ _SERVE = textwrap.dedent(
     model = fusetune.ModelNew(16, 8, (8,))
     model(torch.randn(4, 16)).sum().backward()
     model.eval()(torch.randn(4, 16))
+    fusetune.FusedLinearScale(16, 8, 8)(torch.randn(2, 3, 16))
+    torch.ops.fusetune.gemm_scale(torch.randn(5, 7), torch.randn(4, 7), None, torch.randn(4))
+    torch.ops.fusetune.gemm_scale_bn_train(torch.randn(5, 7), torch.randn(4, 7), *vectors[:4], 1e-5)
+    torch.compile(model, fullgraph=True, backend="eager")(torch.randn(4, 16))
+    with torch.autocast("cpu", dtype=torch.float16):
+        model(torch.randn(4, 16))
+    try:
+        fusetune.warmup([{"M": 16, "N": 16, "K": 16}])
+    except fusetune.errors.NoUsableGpuError:
+        assert not torch.cuda.is_available()
     fusetune.load()
     fusetune.reload()
     assert fusetune.explain(128, 512, 1024, target="rtx4090").explain()

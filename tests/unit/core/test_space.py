@@ -409,7 +409,7 @@ def test_a_persistent_summand_is_stored_in_float32_and_leaves_the_columns_to_the
     config = Config("persistent", 32, 64, 64, SPLIT_K=4, num_stages=3)
     assert persistent_shared_bytes(config, problem) == 2 * stage + 4 * tile
     whole = Config("persistent", 32, 64, 64, num_stages=3)
-    assert persistent_shared_bytes(whole, problem) == 2 * stage + 2 * tile + (2048 if mode == "train" else 0)
+    assert persistent_shared_bytes(whole, problem) == 2 * stage + 2 * tile + (4 * 4 * 64 if mode == "train" else 0)
 
 
 @pytest.mark.parametrize(

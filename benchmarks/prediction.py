@@ -1,9 +1,9 @@
 """How good the cost model's ranking is against measured sweeps: `python benchmarks/prediction.py`. Needs no GPU.
 
 Reads the journals of measured sweeps under benchmarks/results/sweeps and benchmarks/results/family, the newest one of
-each problem; those of an earlier source of the kernels are told apart. Problems of the sizes in JUDGED are never seen by
-`python benchmarks/fit.py`, which chooses the model's constants for sm_90; the figures of both halves are told apart.
-For each problem it tells
+each problem; those of an earlier source of the kernels are told apart. Problems of the sizes in JUDGED are never seen
+by `python benchmarks/fit.py`, which chooses the model's constants for sm_90; both halves are told apart. For each
+problem it tells
 
     regret      how much slower the best of the model's first 1, 3 and 10 is than the best that screening found, all
                 ranked by real resources; and the same of the first 3 of a sweep without a GPU, which compiles only
@@ -86,10 +86,11 @@ def main() -> int:
     rows = [judge(sweep) for sweep in sweeps]
     earlier = [judge(sweep) for sweep in read_sweeps(arguments.journals or FOLDERS, current=False)]
     for row in (*earlier, *rows):
+        half = "earlier" if row in earlier else "judged" if row["judged"] else "fitted"
         regrets = " ".join(f"{row[f'regret_top{count}']:6.1%}" for count in FIRST)
         print(
-            f"{'earlier' if row in earlier else 'judged ' if row['judged'] else 'fitted '} {row['gpu'][7:]:<16} {row['op']:<13} {row['problem']:<46} "
-            f"top 1, 3, 10: {regrets}  offline top 3 {row['regret_offline']:6.1%}  rho {row['rho']:.2f}  "
+            f"{half:<7} {row['gpu'][7:]:<16} {row['op']:<13} {row['problem']:<46} top 1, 3, 10: {regrets}  "
+            f"offline top 3 {row['regret_offline']:6.1%}  rho {row['rho']:.2f}  "
             f"prior {row['prior_share']:4.0%} {row['prior_loss']:5.1%}{' full' if row['full'] else ''}"
         )
     summary = {half: summed([row for row in rows if row["judged"] is judged]) for half, judged in HALVES.items()}

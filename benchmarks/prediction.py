@@ -1,16 +1,19 @@
 """How good the cost model's ranking is against measured sweeps: `python benchmarks/prediction.py`. Needs no GPU.
 
 Reads the journals of measured sweeps under benchmarks/results/sweeps and benchmarks/results/family, the newest one of
-each problem, and of these only those of the kernels' newest source. Problems of the sizes in JUDGED are never seen by
-`python benchmarks/fit.py`, which chooses the model's constants for sm_90; the figures of both halves are told apart.
-For each problem it tells
+each problem; those of an earlier source of the kernels are told apart. Problems of the sizes in JUDGED are never seen
+by `python benchmarks/fit.py`, which chooses the model's constants for sm_90; both halves are told apart. For each
+problem it tells
 
     regret      how much slower the best of the model's first 1, 3 and 10 is than the best that screening found, all
                 ranked by real resources; and the same of the first 3 of a sweep without a GPU, which compiles only
                 what the model, guessing at resources, ranks first
     prior       what share of the candidates that can run a sweep with `--prior on` compiles and times, and how much
                 slower the best of those is than the best of all that were timed; `full` where the sweep itself
-                skipped nothing, else what it skipped was not timed and is not known
+                skipped nothing, else what it skipped was not timed and is not known. Also by how many times the
+                best predicted time, before anything was compiled, the model gave to what was timed within NEAR of the
+                fastest (of all, and of the 4-warp / 2-stage ones): PRIOR_LIMIT in fusetune/tune/plan.py has to lie
+                well above the worst of these
 
 Writes prediction.json into --output.
 """
@@ -21,7 +24,7 @@ import argparse
 import json
 import statistics
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +49,7 @@ FOLDERS = (HERE / "results" / "sweeps", HERE / "results" / "family")
 JUDGED = frozenset({(16384, 4096, 4096), (64, 8192, 1024), (4096, 4096, 11008), (16, 4096, 4096)})
 """Sizes M, K, N that fitting never sees; the others of the family are for it."""
 FIRST = (1, 3, 10)
+NEAR = 0.03
 
 
 class Measured(msgspec.Struct, frozen=True):
@@ -80,18 +84,21 @@ def main() -> int:
     if not sweeps:
         sys.exit("no journal of a measured sweep there; benchmarks/family_sweeps.py makes them on a GPU")
     rows = [judge(sweep) for sweep in sweeps]
-    for row in rows:
+    earlier = [judge(sweep) for sweep in read_sweeps(arguments.journals or FOLDERS, current=False)]
+    for row in (*earlier, *rows):
+        half = "earlier" if row in earlier else "judged" if row["judged"] else "fitted"
         regrets = " ".join(f"{row[f'regret_top{count}']:6.1%}" for count in FIRST)
         print(
-            f"{'judged' if row['judged'] else 'fitted'} {row['gpu'][7:]:<16} {row['op']:<13} {row['problem']:<46} "
-            f"top 1, 3, 10: {regrets}  offline top 3 {row['regret_offline']:6.1%}  rho {row['rho']:.2f}  "
+            f"{half:<7} {row['gpu'][7:]:<16} {row['op']:<13} {row['problem']:<46} top 1, 3, 10: {regrets}  "
+            f"offline top 3 {row['regret_offline']:6.1%}  rho {row['rho']:.2f}  "
             f"prior {row['prior_share']:4.0%} {row['prior_loss']:5.1%}{' full' if row['full'] else ''}"
         )
     summary = {half: summed([row for row in rows if row["judged"] is judged]) for half, judged in HALVES.items()}
+    summary["earlier kernels"] = summed(earlier)
     for half, found in summary.items():
         print(f"{half}: " + ", ".join(f"{name} {value:.3g}" for name, value in found.items()))
     arguments.output.mkdir(parents=True, exist_ok=True)
-    result = {"summary": summary, "rows": rows}
+    result = {"summary": summary, "rows": rows, "earlier_kernels": earlier}
     (arguments.output / "prediction.json").write_text(json.dumps(result, indent=1) + "\n")
     return 0
 
@@ -107,15 +114,17 @@ def summed(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     for name in ("regret_top1", "regret_top3", "regret_offline"):
         found[f"{name}_median"] = statistics.median(row[name] for row in rows)
         found[f"{name}_worst"] = max(row[name] for row in rows)
+    found["prior_ratio_worst"] = max(max(row["prior_ratio"], row["prior_ratio_conservative"]) for row in rows)
     found["prior_share_most"] = max(row["prior_share"] for row in rows)
     found["prior_loss_worst"] = max(row["prior_loss"] for row in rows)
     return found
 
 
-def read_sweeps(folders: Sequence[Path]) -> list[Measured]:
+def read_sweeps(folders: Sequence[Path], *, current: bool = True) -> list[Measured]:
     """The newest measured sweep of each problem on each GPU, in order of op and problem.
 
-    Only those of the kernels' newest source count: the model is of the kernels as they are.
+    Those of the kernels' newest source alone, since the model is of the kernels as they are; or, of those that are not
+    `current`, the others.
     """
     newest: dict[tuple[str, str, Problem], Measured] = {}
     for path in sorted((path for folder in folders for path in folder.glob("*.jsonl*")), key=lambda path: path.name):
@@ -123,8 +132,8 @@ def read_sweeps(folders: Sequence[Path]) -> list[Measured]:
         if sweep is not None:
             newest[sweep.target.name, sweep.op, sweep.problem] = sweep
     latest = {sweep.op: sweep.kernel_hash for sweep in sorted(newest.values(), key=lambda sweep: sweep.run)}
-    current = [sweep for sweep in newest.values() if sweep.kernel_hash == latest[sweep.op]]
-    return sorted(current, key=lambda sweep: (sweep.op, sweep.problem.describe()))
+    chosen = [sweep for sweep in newest.values() if (sweep.kernel_hash == latest[sweep.op]) is current]
+    return sorted(chosen, key=lambda sweep: (sweep.op, sweep.problem.describe()))
 
 
 def read_sweep(path: Path) -> Measured | None:
@@ -187,8 +196,19 @@ def judge(sweep: Measured, machine: Machine | None = None) -> dict[str, Any]:
     row["plausible"] = len(order)
     row["prior_share"] = 1 - len(skipped) / len(order)
     row["prior_loss"] = min(times[c] for c in times if c not in skipped) / sweep.best_us - 1
+    row["prior_ratio"] = prior_ratio(guessed, guessed, times)
+    row["prior_ratio_conservative"] = prior_ratio(guessed, [c for c in guessed if c.is_conservative], times)
     row["place_of_best"] = order.index(min(times, key=lambda config: times[config]))
     return row
+
+
+def prior_ratio(guessed: Mapping[Config, float], among: Iterable[Config], times: Mapping[Config, float]) -> float:
+    """The largest predicted time, over the best predicted, of what was timed within NEAR of the fastest of its kind."""
+    kind = set(among)
+    timed = {config: time_us for config, time_us in times.items() if config in kind}
+    limit = (1 + NEAR) * min(timed.values())
+    near = [config for config, time_us in timed.items() if time_us <= limit]
+    return max(guessed[config] for config in near) / min(guessed[config] for config in kind)
 
 
 def guesses(sweep: Measured, machine: Machine | None = None) -> dict[Config, float]:

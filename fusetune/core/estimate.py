@@ -28,6 +28,7 @@ import msgspec
 from fusetune.core.config import Config
 from fusetune.core.machine import (
     COPIES_PER_CLOCK,
+    MMA_DEPTH_BYTES,
     OVERLAP,
     SECTOR_BYTES,
     SHARED_BYTES_PER_CLOCK,
@@ -288,9 +289,12 @@ def _step_of(
     convert_ns = fragments / (machine.convert_per_clock * clock) if work.rounds else 0.0
     shared_ns = max(shared_ns, convert_ns)
     # Of one CTA's own work, what its other warps do not hide: the barrier, and fragments on their way.
-    own_ns = at_best_ns + machine.barrier_ns + copy_ns + (fragments_ns + convert_ns) / max(1.0, config.num_warps / 4)
-    if config.num_warps < 4:
-        own_ns += at_best_ns * (4 / config.num_warps - 1)  # Tensor cores of partitions that have no warp.
+    # Tensor cores of partitions that have no warp stand still; and each product waits for the one that it adds to.
+    multiply_ns = at_best_ns * max(1.0, 4 / config.num_warps)
+    products = config.BLOCK_K * work.load_bytes / MMA_DEPTH_BYTES
+    multiply_ns = max(multiply_ns, products * machine.mma_latency_clocks / clock)
+    own_ns = multiply_ns + machine.barrier_ns + copy_ns
+    own_ns += (fragments_ns + convert_ns) / max(1.0, config.num_warps / 4)
     alone_ns = max(own_ns, (own_ns + loaded_ns) / shape.buffers)
     return _Step(compute_ns, shared_ns, l2_ns, own_ns, alone_ns, shape.buffers)
 

@@ -25,13 +25,13 @@ class Machine(msgspec.Struct, frozen=True):
     same for float32 products without tensor cores, of the float32 peak. wgmma_efficiency: the same for warpgroup
     instructions fed by the copy engine; threads_feed: what remains of it where threads load. l2_bytes_per_clock: bytes
     that one SM gets from L2 in a clock while all others read too. fill_bytes_per_clock: the same for one whose
-    neighbours wait. latency_ns: from a load's issue to its tile in shared memory. barrier_ns: barrier and address
-    arithmetic of one step along K. convert_per_clock: values an SM rounds to TF32 in a clock. tile_ns: what a CTA takes
-    to begin and to end, beside its steps. next_tile_ns: the same for each tile of a CTA that walks through many.
-    dram_efficiency: share of the bandwidth that long rows reach. short_rows: the share of that which remains where a
-    row of a tile is 64 bytes. concurrent_reuse: how far CTAs that happen to run at once share what L2 cannot keep, as a
-    power of their number; 1 shares everything. launch_us, second_launch_us: start and end of a kernel, and of a second
-    one behind it.
+    neighbours wait. latency_ns: from a load's issue to its tile in shared memory. mma_latency_clocks: until a product
+    can be added to. barrier_ns: barrier and address arithmetic of one step along K. convert_per_clock: values an SM
+    rounds to TF32 in a clock. tile_ns: what a CTA takes to begin and to end, beside its steps. next_tile_ns: the same
+    for each tile of a CTA that walks through many. dram_efficiency: share of the bandwidth that long rows reach.
+    short_rows: the share of that which remains where a row of a tile is 64 bytes. concurrent_reuse: how far CTAs that
+    happen to run at once share what L2 cannot keep, as a power of their number; 1 shares everything. launch_us,
+    second_launch_us: start and end of a kernel, and of a second one behind it.
     """
 
     sustained: float = 0.96
@@ -43,6 +43,7 @@ class Machine(msgspec.Struct, frozen=True):
     l2_bytes_per_clock: float = 18.6
     fill_bytes_per_clock: float = 64.0
     latency_ns: float = 442.0
+    mma_latency_clocks: float = 24.0
     barrier_ns: float = 60.0
     convert_per_clock: float = 64.0
     tile_ns: float = 600.0
@@ -57,22 +58,23 @@ class Machine(msgspec.Struct, frozen=True):
 _AMPERE: Final = Machine(l2_bytes_per_clock=40.0)
 _ADA: Final = Machine()
 _HOPPER: Final = Machine(
-    sustained=0.799,
-    mma_efficiency=0.916,
-    mma_share=0.617,
-    wgmma_efficiency=0.984,
-    threads_feed=0.93,
-    l2_bytes_per_clock=66.0,
-    fill_bytes_per_clock=51.8,
-    latency_ns=495.0,
-    barrier_ns=58.8,
-    convert_per_clock=68.1,
-    tile_ns=529.0,
+    sustained=0.851,
+    mma_efficiency=0.914,
+    mma_share=0.638,
+    wgmma_efficiency=0.968,
+    threads_feed=0.909,
+    l2_bytes_per_clock=65.0,
+    fill_bytes_per_clock=44.9,
+    latency_ns=488.0,
+    mma_latency_clocks=21.1,
+    barrier_ns=59.5,
+    convert_per_clock=75.1,
+    tile_ns=515.0,
     next_tile_ns=203.0,
-    dram_efficiency=0.98,
+    dram_efficiency=0.962,
     concurrent_reuse=0.259,
-    launch_us=2.02,
-    second_launch_us=0.644,
+    launch_us=2.0,
+    second_launch_us=0.557,
 )
 
 MACHINES: Final[dict[int, Machine]] = {80: _AMPERE, 86: _ADA, 89: _ADA, 90: _HOPPER, 100: _HOPPER, 120: _ADA}
@@ -82,6 +84,8 @@ SHARED_BYTES_PER_CLOCK: Final = 128
 """Of an SM: CUDA C++ Programming Guide, 32 banks of 4 bytes."""
 COPIES_PER_CLOCK: Final = 16
 """Lanes of load and store units an SM; a copy of 4 bytes takes one of them as long as one of 16 does."""
+MMA_DEPTH_BYTES: Final = 32
+"""How far one mma.sync goes along a row: 16 values of two bytes, 8 of four (PTX ISA, m16n8k16 and m16n8k8)."""
 SECTOR_BYTES: Final = 32
 """What L2 hands out at least."""
 DEFAULT_MHZ: Final = 1800.0

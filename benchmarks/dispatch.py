@@ -226,7 +226,8 @@ def lookup_part(entries: int = 10_000) -> dict[str, float]:
     """Microseconds: loading a file of so many entries (median of five), a repeated and a new look-up, the import."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, __file__, "--look-up-in", folder, str(entries)]
-        made = {**os.environ, "FUSETUNE_CONFIGS": "", "PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE)])}
+        paths = [str(HERE.parent), str(HERE), os.environ.get("PYTHONPATH", "")]
+        made = {**os.environ, "FUSETUNE_CONFIGS": "", "PYTHONPATH": os.pathsep.join(paths)}
         runs = []
         for _ in range(5):
             done = subprocess.run(command, env=made, capture_output=True, text=True, check=True)

@@ -175,8 +175,22 @@ class _TensorMaps(dict[int, Any]):
     def __missing__(self, pointer: int) -> Any:
         if len(self) >= MOST_TENSOR_MAPS:
             self.clear()
-        made = self[pointer] = self._encode(pointer)
+        try:
+            made = self._encode(pointer)
+        except RuntimeError as error:
+            if "invalid device context" not in str(error):
+                raise
+            _make_context_current()
+            made = self._encode(pointer)
+        self[pointer] = made
         return made
+
+
+def _make_context_current() -> None:
+    """For a thread that has asked nothing of CUDA yet: encoding needs a context, and does not see to it itself."""
+    import torch
+
+    torch.cuda.mem_get_info()  # of what the runtime answers, that which neither waits nor disturbs a capture
 
 
 def _encoder(descriptor: TileDescriptor, meta: Mapping[str, Any]) -> Callable[[int], Any]:

@@ -10,8 +10,9 @@ sweep: $(INSTALLED)
 	$(BIN)/fusetune sweep --M 128 --K 1024 --N 512
 
 test: $(INSTALLED)
-	TRITON_INTERPRET=1 $(BIN)/pytest tests/interpret
-	$(BIN)/pytest tests --ignore tests/interpret
+	TRITON_INTERPRET=1 $(BIN)/pytest -n 2 tests/interpret
+	$(BIN)/pytest -n 2 tests/unit tests/compile
+	$(BIN)/pytest tests/e2e tests/gpu
 
 # On a machine with a GPU: the tests that need one.
 test-gpu: $(INSTALLED)

@@ -13,6 +13,7 @@ import json
 import random
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from msgspec import to_builtins
 
 from fusetune.compiler.facts import kernel_facts
 from fusetune.compiler.inspect import inspect_config
-from fusetune.compiler.pool import Job, compile_jobs
+from fusetune.compiler.pool import Job, compile_jobs, usable_cores
 from fusetune.core.config import Config
 from fusetune.core.problem import Problem, make_problem
 from fusetune.core.resources import occupancy
@@ -59,8 +60,12 @@ def main() -> int:
     target = local_target(0)
     chosen = list(drawn(target, arguments.configs, random.Random(arguments.seed)))
     precompile(chosen, target)
-    rows = [compared(op, problem, config, target) for op, problem, config in chosen]
-    profiles, why_not = profiled(chosen[: arguments.profiled], target, arguments.ncu)
+    print(f"{len(chosen)} configs compiled", flush=True)
+    # Reading machine code is left to a disassembler's processes, loading it to this one.
+    with ThreadPoolExecutor(usable_cores()) as threads:
+        facts = list(threads.map(lambda one: compiled_facts(*one, target), chosen))
+    print("their machine code read", flush=True)
+    rows = [compared(*one, compiled) for one, compiled in zip(chosen, facts, strict=True)]
     result = {
         "gpu": target.name,
         "date": f"{date.today():%Y-%m-%d}",
@@ -68,19 +73,28 @@ def main() -> int:
         "configs": len(rows),
         "equal": sum(row["equal"] for row in rows),
         "spilling": sum(row["compiled"]["stack_bytes"] > 0 for row in rows),
-        "profiled": len(profiles),
-        "occupancy_equal": sum(row["equal"] for row in profiles),
-        "not_profiled_because": why_not,
-        "rows": rows,
-        "profiles": profiles,
     }
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    (arguments.output / f"resources-{slugify(target.name)}.json").write_text(json.dumps(result, indent=1) + "\n")
-    for row in [row for row in (*rows, *profiles) if not row["equal"]]:
+    for row in [row for row in rows if not row["equal"]]:
         print(f"not equal: {row}")
-    print(f"{target.name}: {result['equal']} of {len(rows)} configs equal, {result['spilling']} of them spill")
-    print(f"occupancy: {result['occupancy_equal']} of {len(profiles)} as ncu says{f'; {why_not}' if why_not else ''}")
-    return 0 if result["equal"] == len(rows) and result["occupancy_equal"] == len(profiles) else 1
+    print(
+        f"{target.name}: {result['equal']} of {len(rows)} configs equal, {result['spilling']} of them spill", flush=True
+    )
+    path = arguments.output / f"resources-{slugify(target.name)}.json"
+    write(path, {**result, "not_profiled_because": "it was not come to", "rows": rows})
+    profiles, why_not = profiled(chosen[: arguments.profiled], target, arguments.ncu)
+    equal = sum(row["equal"] for row in profiles)
+    seen = {"profiled": len(profiles), "occupancy_equal": equal, "not_profiled_because": why_not}
+    write(path, {**result, **seen, "rows": rows, "profiles": profiles})
+    for row in [row for row in profiles if not row["equal"]]:
+        print(f"not equal: {row}")
+    print(f"occupancy: {equal} of {len(profiles)} as ncu says{f'; {why_not}' if why_not else ''}")
+    return 0 if result["equal"] == len(rows) and equal == len(profiles) else 1
+
+
+def write(path: Path, result: dict[str, Any]) -> None:
+    """The result so far: profiling takes longest, and may be cut off."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=1) + "\n")
 
 
 def drawn(target: Target, count: int, chance: random.Random) -> Iterator[tuple[str, Problem, Config]]:
@@ -108,15 +122,18 @@ def precompile(chosen: list[tuple[str, Problem, Config]], target: Target) -> Non
             pass
 
 
-def compared(op: str, problem: Problem, config: Config, target: Target) -> dict[str, Any]:
-    spec = load_spec(op)
-    kernels = kernel_facts(spec, problem, config, target)
-    compiled = {
+def compiled_facts(op: str, problem: Problem, config: Config, target: Target) -> dict[str, Any]:
+    kernels = kernel_facts(load_spec(op), problem, config, target)
+    return {
         "registers": [kernel.resources.registers for kernel in kernels],
         "stack_bytes": max(kernel.resources.stack_bytes for kernel in kernels),
         "spills": [kernel.resources.stack_bytes // 4 for kernel in kernels],
         "shared_bytes": [kernel.resources.shared_bytes for kernel in kernels],
     }
+
+
+def compared(op: str, problem: Problem, config: Config, compiled: dict[str, Any]) -> dict[str, Any]:
+    spec = load_spec(op)
     loaded = [launch.run() for launch in spec.launches(problem, config, tensors(spec, problem, config))]
     seen = {
         "registers": [kernel.n_regs for kernel in loaded],
@@ -163,6 +180,7 @@ def profiled(
         except FusetuneError as error:
             return rows, str(error)
         theirs = metrics[main_kernel.name][THEORY]
+        print(f"profiled {op} {config.label()}: {theirs}", flush=True)
         rows.append(
             {
                 "op": op,

@@ -98,7 +98,7 @@ def _gate_entry(
     for check in checks:
         if limits.over:
             told = f"not measured: the budget of {options.budget_s:g} s was spent before its turn"
-            findings.append(_finding(path, file, entry, check, Judgement("inconclusive", told), None))
+            findings.append(finding_of(path, file.op, entry, check, Judgement("inconclusive", told), None))
             continue
         found = _measure(path, file, entry, check, measurer_for, progress, options, limits)
         if isinstance(found, str):
@@ -142,7 +142,7 @@ def _measure(
     if check == "baseline" and spec.source_hash() != entry.environment.kernel_hash:
         told = "the kernel has changed since, so the runtime does not use this entry: sweep again"
         judgement = msgspec.structs.replace(judgement, detail=f"{judgement.detail}; {told}")
-    return _finding(path, file, entry, check, judgement, journal.path)
+    return finding_of(path, file.op, entry, check, judgement, journal.path)
 
 
 def _judge(
@@ -165,13 +165,12 @@ def _judge(
     return judge_against(measurer, entry.config, other, against.name, rule, limits, journal)
 
 
-def _finding(
-    path: Path, file: ConfigFile, entry: Entry, check: Check, judgement: Judgement, journal: Path | None
-) -> Finding:
+def finding_of(path: Path, op: str, entry: Entry, check: Check, judgement: Judgement, journal: Path | None) -> Finding:
+    """What a judgement of an entry says to the reader of a gate."""
     result = judgement.result
     return Finding(
         file=path,
-        op=file.op,
+        op=op,
         entry=entry,
         status=judgement.status,
         detail=judgement.detail,

@@ -13,9 +13,9 @@ from fusetune.core.config import BASELINE, Config
 from fusetune.core.decision import KeepRule
 from fusetune.measure.paired import PairResult
 from fusetune.measure.protocol import BlockTimes, Checked, Failure, GpuFacts, SamplingFacts
+from fusetune.measure.replay import block_record
 from fusetune.store.journal import (
     JOURNAL_VERSION,
-    Block,
     Candidate,
     Comparison,
     JournalWriter,
@@ -94,20 +94,7 @@ class GateJournal:
 
     def block(self, phase: Phase, baseline: Config, config: Config, times: BlockTimes) -> None:
         """One paired sample."""
-        self._write(
-            lambda: Block(
-                phase=phase,
-                baseline_id=self._id(baseline),
-                id=self._id(config),
-                baseline_us=times.baseline_us,
-                us=times.us,
-                discarded=times.discarded,
-                flags=times.flags,
-                sm_mhz=times.sm_mhz,
-                power_w=times.power_w,
-                temperature_c=times.temperature_c,
-            )
-        )
+        self._write(lambda: block_record(phase, self._id(baseline), self._id(config), times))
 
     def compared(self, phase: Phase, baseline: Config, config: Config, result: PairResult) -> None:
         """What the blocks of a pair came to."""

@@ -11,6 +11,7 @@ from fusetune.errors import MeasurementError, UsageError
 from fusetune.gate.against import OTHER
 from fusetune.gate.findings import Check, Finding
 from fusetune.gate.judge import Judgement, Limits, judge_against, judge_gain
+from fusetune.gate.live import finding_of
 from fusetune.gate.recording import GATE_SPACE, GateJournal
 from fusetune.measure.replay import ReplayMeasurer
 from fusetune.store.journal import Block, Candidate, Record, RunEnd, RunStart, Sampling, read_journal
@@ -37,19 +38,7 @@ def gate_from(journal: Path) -> Finding:
         told = f"{entry.evidence}, {entry.verdict}: there is no gain to hold"
         return Finding(file=file, op=start.op, entry=entry, status="not_gated", detail=told, journal=str(journal))
     judgement = _judge(ReplayMeasurer(_decisive(records, start)), start.rule, entry, other)
-    result = judgement.result
-    return Finding(
-        file=file,
-        op=start.op,
-        entry=entry,
-        status=judgement.status,
-        detail=judgement.detail,
-        check=check,
-        gain=result.gain if result else None,
-        baseline_us=result.baseline_us if result else None,
-        config_us=result.config_us if result else None,
-        journal=str(journal),
-    )
+    return finding_of(file, start.op, entry, check, judgement, journal)
 
 
 def _judge(measurer: ReplayMeasurer, rule: KeepRule, entry: Entry, other: Config | None) -> Judgement:

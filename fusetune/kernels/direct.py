@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
@@ -20,7 +21,7 @@ _TFLOAT32: Final = 11
 """CU_TENSOR_MAP_DATA_TYPE_TFLOAT32 of the CUDA driver."""
 
 
-class DirectLaunch:
+class DirectLaunch(ABC):
     """One kernel with a grid and all arguments but those in `sources`, which each call brings along.
 
     `sources` names the arguments that change, each with its place in the `values` of a call: a device pointer for a
@@ -51,9 +52,9 @@ class DirectLaunch:
         self._slots, self._maps = tuple(slots), tuple(maps)
         self._finish()
 
+    @abstractmethod
     def _finish(self) -> None:
         """Get hold of the C function and of what it takes beside the kernel's arguments."""
-        raise NotImplementedError
 
     def __call__(self, stream: int, values: Sequence[Any]) -> None:
         """Launch on a stream, given as the driver's handle; the device of the launch has to be the current one."""
@@ -64,8 +65,9 @@ class DirectLaunch:
             arguments[place] = maps[values[source]]
         self._fire(stream, arguments)
 
+    @abstractmethod
     def _fire(self, stream: int, arguments: list[Any]) -> None:
-        raise NotImplementedError
+        """Call the C function."""
 
 
 class _FlatLaunch(DirectLaunch):

@@ -9,7 +9,7 @@ from fusetune.core.config import Config
 from fusetune.core.target import match_target
 from fusetune.errors import MeasurementError
 from fusetune.measure.protocol import BlockTimes, Checked, Failure, GpuFacts, SamplingFacts
-from fusetune.store.journal import Block, Candidate, Record, RunStart, Sample, Sampling
+from fusetune.store.journal import Block, Candidate, Phase, Record, RunStart, Sample, Sampling
 
 
 class ReplayMeasurer:
@@ -124,4 +124,20 @@ def block_times(record: Block) -> BlockTimes:
         sm_mhz=record.sm_mhz,
         power_w=record.power_w,
         temperature_c=record.temperature_c,
+    )
+
+
+def block_record(phase: Phase, baseline_id: int, number: int, times: BlockTimes) -> Block:
+    """A block as a journal holds it: what `block_times` makes `times` of again."""
+    return Block(
+        phase=phase,
+        baseline_id=baseline_id,
+        id=number,
+        baseline_us=times.baseline_us,
+        us=times.us,
+        discarded=times.discarded,
+        flags=times.flags,
+        sm_mhz=times.sm_mhz,
+        power_w=times.power_w,
+        temperature_c=times.temperature_c,
     )

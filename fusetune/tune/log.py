@@ -18,9 +18,9 @@ from fusetune.core.progress import Phase, Progress
 from fusetune.core.resources import Resources
 from fusetune.measure.paired import PairResult
 from fusetune.measure.protocol import BlockTimes
+from fusetune.measure.replay import block_record
 from fusetune.store.journal import (
     JOURNAL_VERSION,
-    Block,
     Candidate,
     Comparison,
     JournalWriter,
@@ -86,20 +86,7 @@ class RunLog:
 
     def block(self, phase: PhaseName, baseline: Config, config: Config, times: BlockTimes) -> None:
         """One paired sample."""
-        self.journal.write(
-            Block(
-                phase=phase,
-                baseline_id=self.id_of(baseline),
-                id=self.id_of(config),
-                baseline_us=times.baseline_us,
-                us=times.us,
-                discarded=times.discarded,
-                flags=times.flags,
-                sm_mhz=times.sm_mhz,
-                power_w=times.power_w,
-                temperature_c=times.temperature_c,
-            )
-        )
+        self.journal.write(block_record(phase, self.id_of(baseline), self.id_of(config), times))
 
     def comparison(self, phase: PhaseName, baseline: Config, config: Config, result: PairResult) -> None:
         """What a pair's blocks came to, unless this run said it before it was cut off."""

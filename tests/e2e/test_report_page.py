@@ -142,7 +142,9 @@ def test_the_reader_chooses_what_time_is_drawn_against(opened: Any) -> None:
     from selenium.webdriver.support.ui import Select
 
     Select(_find(opened, "#run0 select[data-axis-of]")).select_by_value("registers")
-    _wait(opened, "document.querySelector('#run0-candidates .xtitle').textContent === 'registers a thread'")
+    title = "document.querySelector('#run0-candidates .xtitle').textContent"
+    _wait(opened, f"{title} === 'registers a thread'")
+    assert opened.execute_script(f"return {title}") == "registers a thread"
 
 
 def test_nothing_is_wider_than_a_phone(opened: Any) -> None:

@@ -4,15 +4,28 @@ from __future__ import annotations
 
 import sys
 from importlib import import_module
-from typing import NoReturn
+from typing import Final, NoReturn
 
 import click
 
 import fusetune
 from fusetune.errors import FusetuneError
 
-COMMANDS = ("sweep", "report", "compare", "export", "gate", "inspect", "profile", "targets", "warmup")
-"""Each is the command of this name in the module of this name: `sweep` begins before what others need is loaded."""
+COMMANDS: Final = {
+    "sweep": "Find the best launch configuration on the GPU here, or predict one for another.",
+    "report": "Show the tuned problems with their evidence, and what each run tried.",
+    "compare": "Say what changed from A to B, and whether it matters.",
+    "export": "Write the kernel with its tuned config as a standalone module.",
+    "gate": "Check that tuned configs still hold.",
+    "inspect": "Compile a config for a GPU and tell what follows.",
+    "profile": "Profile one config with Nsight Compute.",
+    "targets": "The GPUs that fusetune knows.",
+    "warmup": "Compile what calls of these problems will launch, into Triton's cache.",
+}
+"""What `fusetune --help` says of each command, which is the one of this name in the module of this name.
+
+None is loaded to be listed, and only the one that is asked for to be run.
+"""
 
 
 class _Commands(click.Group):
@@ -26,6 +39,10 @@ class _Commands(click.Group):
             return None
         command: click.Command = getattr(import_module(f"fusetune.cli.{cmd_name}"), cmd_name)
         return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -64,7 +64,7 @@ def _launches(x: Any, weight: Any, bias: Any, scale: Any, y: Any) -> list[Launch
     config = fusetune.explain(problem.M, problem.N, problem.K).config
     tensors = {"x": x, "weight": weight, "bias": bias, "scale": scale, "y": y}
     for operand in workspace(problem, config, "scale"):
-        tensors[operand.name] = torch.empty(operand.shape, dtype=getattr(torch, operand.dtype), device="cuda")
+        tensors[operand.name] = operand.allocate("cuda")
     return [launch for launch in gemm_launches(problem, config, tensors, "scale") if isinstance(launch, Launch)]
 
 

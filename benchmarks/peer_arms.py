@@ -154,7 +154,7 @@ def _plain(op: str) -> tuple[Callable[..., Any], Sequence[str]]:
 def _ours(bed: Bed, config: Config) -> Call:
     problem, first = bed.cell.problem, bed.sets[0]
     scratch = {
-        operand.name: torch.empty(operand.shape, dtype=getattr(torch, operand.dtype), device=first["x"].device)
+        operand.name: operand.allocate(first["x"].device)
         for operand in bed.spec.workspace(problem, config)
     }
     if bed.dry:

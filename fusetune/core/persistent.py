@@ -6,6 +6,7 @@ from typing import Final
 
 from fusetune.core.config import Config
 from fusetune.core.problem import Problem
+from fusetune.core.split import joins_summands
 
 _SHARED_BYTES_PER_SM: Final = 233472
 """Shared memory of an SM with a copy engine, sm_90 and sm_100."""
@@ -22,15 +23,20 @@ def persistent_shared_bytes(config: Config, problem: Problem, parts: int | None 
     Triton's own figure for tf32 and 16-bit inputs on sm_90 while a part has 16 columns a warp or fewer; a wider one may
     take 512 bytes more, and training up to 2 KiB less.
     """
-    parts = parts_of(config, problem) if parts is None else parts
     stage = (config.BLOCK_M + config.BLOCK_N) * config.BLOCK_K * problem.element_bytes + _BARRIER_BYTES
+    if joins_summands(config, problem):
+        return stage * _buffers(config)
+    parts = parts_of(config, problem) if parts is None else parts
     stored = 4 if config.SPLIT_K > 1 else problem.element_bytes
     # Training adds up columns across warps: those of half a tile at once, or of all of one that is stored whole.
     added = config.BLOCK_N if parts == 1 else config.BLOCK_N // 2
     moments = 4 * config.num_warps * added if problem.mode == "train" and config.SPLIT_K == 1 else 0
+    return stage * _buffers(config) + config.BLOCK_M * config.BLOCK_N * stored // parts + moments
+
+
+def _buffers(config: Config) -> int:
     # wgmma reads from shared memory; mma.sync copies to registers first and gets by with one buffer less.
-    buffers = config.num_stages if config.BLOCK_M >= 64 and config.num_warps >= 4 else config.num_stages - 1
-    return stage * buffers + config.BLOCK_M * config.BLOCK_N * stored // parts + moments
+    return config.num_stages if config.BLOCK_M >= 64 and config.num_warps >= 4 else config.num_stages - 1
 
 
 def parts_of(config: Config, problem: Problem) -> int:

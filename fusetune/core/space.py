@@ -11,6 +11,7 @@ import msgspec
 from fusetune.core.config import BASELINE, Config
 from fusetune.core.persistent import persistent_shared_bytes
 from fusetune.core.problem import Problem
+from fusetune.core.split import joins_summands
 from fusetune.core.target import Target
 from fusetune.errors import UsageError
 
@@ -155,8 +156,9 @@ def pipelined_shared_bytes(config: Config, problem: Problem, target: Target) -> 
 
 def holds_columns(config: Config, problem: Problem) -> bool:
     """Whether a CTA sees whole columns of y, so that training needs no second kernel to normalize them."""
-    whole = config.SPLIT_K == 1 and config.BLOCK_M >= problem.M
-    return problem.mode == "train" and whole and config.variant in {"tiled", "persistent"}
+    if problem.mode != "train" or config.BLOCK_M < problem.M or config.is_library:
+        return False
+    return config.SPLIT_K == 1 or joins_summands(config, problem)
 
 
 def is_pipelined(problem: Problem) -> bool:

@@ -8,7 +8,8 @@ A tile of products ends in one of these ways, `EPILOGUE`:
     statistics  acc itself, and each column's mean and sum of squared deviations over the tile's rows
     partial     acc itself, in float32, one of SPLIT_K summands
 
-The last two leave the rest to a second kernel: `normalize_columns`, `finish_split`.
+The last two leave the rest to a second kernel: `normalize_columns`, `finish_split`. Where few summands make a tile, the
+CTA that is last there adds them up (`arrives_last`, `sum_of_all`) and ends in one of the first three ways.
 """
 
 from __future__ import annotations
@@ -146,6 +147,41 @@ def update_running(  # type: ignore[no-untyped-def]
     if COUNTER == "count":  # noqa: SIM102 - the outer one is decided by the compiler
         if tl.min(offs_n, axis=0) == 0:
             tl.store(tracked_ptr, tl.load(tracked_ptr) + 1)
+
+
+@triton.jit
+def arrives_last(  # type: ignore[no-untyped-def]
+    acc, tile, split, local_m, local_n, partial_ptr, arrivals_ptr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, SPLIT_K: tl.constexpr,
+):  # fmt: skip
+    """Leave one summand of a tile in partial [tiles, SPLIT_K, BLOCK_M, BLOCK_N]; whether all others are there too.
+
+    Nobody waits for anybody: the last CTA at a tile is told so, and adds up. arrivals [tiles] int32 counts them.
+    """
+    place = partial_ptr + tl.cast(tile * SPLIT_K + split, tl.int64) * (BLOCK_M * BLOCK_N)
+    tl.store(place + local_m[:, None] * BLOCK_N + local_n[None, :], acc)
+    # One thread counts; the barrier puts every thread's stores before what that thread releases.
+    tl.debug_barrier()
+    return tl.atomic_add(arrivals_ptr + tile, 1, sem="acq_rel", scope="gpu") == SPLIT_K - 1
+
+
+@triton.jit
+def sum_of_all(  # type: ignore[no-untyped-def]
+    tile, local_m, local_n, partial_ptr, arrivals_ptr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, SPLIT_K: tl.constexpr,
+):  # fmt: skip
+    """The summands of a tile added up in order, whoever came last, so that every run gives the same bits.
+
+    The count of arrivals is zero again for the next launch.
+    """
+    tl.store(arrivals_ptr + tile, 0)
+    places = partial_ptr + tl.cast(tile * SPLIT_K, tl.int64) * (BLOCK_M * BLOCK_N)
+    places += local_m[:, None] * BLOCK_N + local_n[None, :]
+    acc = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
+    for split in tl.static_range(SPLIT_K):
+        # Past L1, which may hold what was there before.
+        acc += tl.load(places + split * (BLOCK_M * BLOCK_N), cache_modifier=".cg")
+    return acc
 
 
 @triton.jit

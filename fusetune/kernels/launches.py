@@ -12,9 +12,11 @@ from fusetune.core.config import Config
 from fusetune.core.persistent import ctas_per_sm, parts_of
 from fusetune.core.problem import Problem
 from fusetune.core.space import holds_columns
+from fusetune.core.split import joins_summands, tiles_of
 from fusetune.errors import UnsupportedProblemError
 from fusetune.kernels.device import Gpu, gpu_of
 from fusetune.kernels.endings import (
+    arrives_last,
     await_others,
     batch_factor,
     column_moments,
@@ -27,15 +29,18 @@ from fusetune.kernels.endings import (
     prefetch_vectors,
     scaled,
     store_moments,
+    sum_of_all,
     update_running,
 )
 from fusetune.kernels.library import folded, multiply, multiply_and_add
 from fusetune.kernels.spec import Call, Launch, Operand, TileDescriptor
 from fusetune.kernels.tiles import (
     halves,
+    joined_products,
     persistent_products,
     place_of,
     rounded_to_tf32,
+    store_finished,
     store_half,
     store_part,
     tiled_products,
@@ -52,8 +57,9 @@ KERNELS: Final = (
         store_moments,
         batch_factor,
     ),
-    *(update_running, finished),
-    *(place_of, rounded_to_tf32, tiled_products, persistent_products, halves, store_half, store_part),
+    *(arrives_last, sum_of_all, update_running, finished),
+    *(place_of, rounded_to_tf32, tiled_products, store_finished, joined_products),
+    *(persistent_products, halves, store_half, store_part),
     *(finish_split, moments_of_rows, normalize_columns),
 )
 """All code that a launch may run: what an entry was tuned with."""
@@ -73,6 +79,13 @@ _ELEMENT_TYPES: Final = {"float32": tl.float32, "float16": tl.float16, "bfloat16
 
 def workspace(problem: Problem, config: Config, ending: Ending) -> tuple[Operand, ...]:
     """What the launches need beside the op's operands: scratch tensors that no value outlives a call in."""
+    if joins_summands(config, problem):
+        tiles = tiles_of(config, problem)
+        summands = (tiles, config.SPLIT_K, config.BLOCK_M, config.BLOCK_N)
+        return (
+            Operand("partial", summands, "float32", role="output"),
+            Operand("arrivals", (tiles,), "int32", role="counter", std=0.0),
+        )
     if config.SPLIT_K > 1:
         return (Operand("partial", (config.SPLIT_K, problem.M, problem.N), "float32", role="output"),)
     if ending == "train" and not holds_columns(config, problem):
@@ -117,7 +130,7 @@ def gemm_launches(
     if config.SPLIT_K > 1 and config.variant not in {"split_k", "persistent"}:
         raise UnsupportedProblemError(f"{config.label()}: the variants split_k and persistent can split K")
     if config.variant == "persistent":
-        return ends.after(_persistent(ends))
+        return ends.after(_joined(ends) if ends.joins else _persistent(ends))
     if config.variant == "library":
         return ends.after_library()
     if config.variant == "library_folded":
@@ -153,7 +166,8 @@ class _Ends:
         folds = ending == "eval" and problem.precision not in {"ieee", "tf32x3"}
         self.finish = {"train": "columns", "eval": "eval_folded" if folds else "eval"}.get(ending, ending)
         self.epilogue = "statistics" if ending == "train" else self.finish
-        if config.SPLIT_K > 1:
+        self.joins = joins_summands(config, problem)
+        if config.SPLIT_K > 1 and not self.joins:
             self.epilogue = "partial"
         elif holds_columns(config, problem):
             self.epilogue = "columns"
@@ -181,6 +195,11 @@ class _Ends:
         """Arguments of either kernel that multiplies."""
         moments = self.tensors["moments" if self.epilogue == "statistics" else "bias"]
         return {**self.shared(), "moments_ptr": moments, "K": self.problem.K}
+
+    def summands(self) -> dict[str, Any]:
+        """Arguments of the kernels that may join summands."""
+        partial, arrivals = ("partial", "arrivals") if self.joins else ("bias", "bias")
+        return {"partial_ptr": self.tensors[partial], "arrivals_ptr": self.tensors[arrivals]}
 
     def tile_constants(self) -> dict[str, Any]:
         """Constants of either kernel that multiplies."""
@@ -291,7 +310,7 @@ def _tiled(ends: _Ends) -> Launch:
     problem, config, tensors = ends.problem, ends.config, ends.tensors
     stride_xm, stride_xk = tensors["x"].stride()
     stride_wn, stride_wk = tensors["weight"].stride()
-    tiles = triton.cdiv(problem.M, config.BLOCK_M) * triton.cdiv(problem.N, config.BLOCK_N)
+    tiles = tiles_of(config, problem)
     return Launch(
         kernel=tiled_products,
         grid=(tiles, config.SPLIT_K) if config.SPLIT_K > 1 else (tiles,),
@@ -299,6 +318,7 @@ def _tiled(ends: _Ends) -> Launch:
             "x_ptr": tensors["x"],
             "w_ptr": tensors["weight"],
             **ends.products(),
+            **ends.summands(),
             "y_ptr": tensors["partial" if ends.epilogue == "partial" else "y"],
             "stride_xm": stride_xm,
             "stride_xk": stride_xk,
@@ -308,9 +328,32 @@ def _tiled(ends: _Ends) -> Launch:
         constants={
             **ends.tile_constants(),
             "EVEN_K": problem.K % config.BLOCK_K == 0,
-            "EVEN_MN": problem.M % config.BLOCK_M == 0 and problem.N % config.BLOCK_N == 0,
+            "EVEN_MN": _is_even(problem, config),
             "ROUNDS": ends.rounds,
+            "JOINS": ends.joins,
         },
+        options=ends.options(config.num_warps, config.num_stages),
+    )
+
+
+def _is_even(problem: Problem, config: Config) -> bool:
+    return problem.M % config.BLOCK_M == 0 and problem.N % config.BLOCK_N == 0
+
+
+def _joined(ends: _Ends) -> Launch:
+    problem, config, tensors = ends.problem, ends.config, ends.tensors
+    return Launch(
+        kernel=joined_products,
+        grid=(tiles_of(config, problem), config.SPLIT_K),
+        arguments={
+            "x_desc": TileDescriptor(tensors["x"], (config.BLOCK_M, config.BLOCK_K), ends.rounds),
+            "w_desc": TileDescriptor(tensors["weight"], (config.BLOCK_N, config.BLOCK_K), ends.rounds),
+            **ends.shared(),
+            **ends.summands(),
+            "y_ptr": tensors["y"],
+            "K": problem.K,
+        },
+        constants={**ends.tile_constants(), "EVEN_MN": _is_even(problem, config)},
         options=ends.options(config.num_warps, config.num_stages),
     )
 
@@ -318,7 +361,7 @@ def _tiled(ends: _Ends) -> Launch:
 def _persistent(ends: _Ends) -> Launch:
     problem, config, tensors = ends.problem, ends.config, ends.tensors
     parts = parts_of(config, problem)
-    items = triton.cdiv(problem.M, config.BLOCK_M) * triton.cdiv(problem.N, config.BLOCK_N) * config.SPLIT_K
+    items = tiles_of(config, problem) * config.SPLIT_K
     block = (config.BLOCK_M, config.BLOCK_N // parts)
     stored = TileDescriptor(tensors["y"], block)
     if ends.epilogue == "partial":

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.metadata import entry_points
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from fusetune.core.config import Config
 from fusetune.core.problem import Dtype, Problem
@@ -22,7 +22,10 @@ from fusetune.core.target import Target
 from fusetune.errors import UsageError
 from fusetune.kernels.device import NO_GPU, Gpu
 
-Role = Literal["input", "output", "state"]
+if TYPE_CHECKING:
+    import torch
+
+Role = Literal["input", "output", "state", "counter"]
 
 BUILT_IN_OPS: dict[str, str] = {
     "gemm_scale": "fusetune.kernels.gemm_scale:SPEC",
@@ -38,12 +41,13 @@ class Operand:
     """One tensor of an op: its shape, its dtype, and for an input the spread of its random values.
 
     Inputs are drawn from a normal distribution with this mean and standard deviation. A state is an input that the op
-    changes in place, such as running statistics.
+    changes in place, such as running statistics. A counter is scratch that is all zeros before a launch, and again
+    after it.
     """
 
     name: str
     shape: tuple[int, ...]
-    dtype: Dtype
+    dtype: Dtype | Literal["int32"]
     role: Role = "input"
     mean: float = 0.0
     std: float = 1.0
@@ -53,13 +57,20 @@ class Operand:
         """Number of elements."""
         return math.prod(self.shape)
 
+    def allocate(self, device: Any) -> torch.Tensor:
+        """A tensor for launches to write to: whatever was there before, or zeros for a counter."""
+        import torch
+
+        make = torch.zeros if self.role == "counter" else torch.empty
+        return make(self.shape, dtype=getattr(torch, self.dtype), device=device)
+
 
 @dataclass(frozen=True)
 class AbstractTensor:
     """A contiguous, 16-byte aligned tensor that is not there: enough of one to compile for."""
 
     shape: tuple[int, ...]
-    dtype: Dtype
+    dtype: Dtype | Literal["int32"]
     gpu: Gpu = NO_GPU
 
     def stride(self) -> tuple[int, ...]:

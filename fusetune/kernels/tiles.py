@@ -5,7 +5,14 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from fusetune.kernels.endings import await_others, finished, prefetch_vectors, store_moments
+from fusetune.kernels.endings import (
+    arrives_last,
+    await_others,
+    finished,
+    prefetch_vectors,
+    store_moments,
+    sum_of_all,
+)
 
 
 @triton.jit
@@ -37,6 +44,8 @@ def tiled_products(  # type: ignore[no-untyped-def]  # noqa: PLR0915
     var_ptr,
     tracked_ptr,  # [] int64
     moments_ptr,
+    partial_ptr,  # where summands are joined: [tiles, SPLIT_K, BLOCK_M, BLOCK_N] float32
+    arrivals_ptr,  # and [tiles] int32, zero
     y_ptr,  # [M, N], contiguous; partial: [SPLIT_K, M, N] float32
     M,
     N,
@@ -56,15 +65,17 @@ def tiled_products(  # type: ignore[no-untyped-def]  # noqa: PLR0915
     EVEN_MN: tl.constexpr,
     PRECISION: tl.constexpr,
     ROUNDS: tl.constexpr,
+    JOINS: tl.constexpr,
     EPILOGUE: tl.constexpr,
     COUNTER: tl.constexpr,
     OVERLAPS: tl.constexpr,
     PREFETCHES: tl.constexpr,
 ):
-    """One CTA computes one BLOCK_M x BLOCK_N tile, or one of SPLIT_K summands of it."""
+    """One CTA computes one BLOCK_M x BLOCK_N tile, or one of SPLIT_K summands of it, which JOINS adds up."""
     if OVERLAPS:
         await_others()
-    tile_m, tile_n = place_of(tl.program_id(0), M, N, BLOCK_M, BLOCK_N, GROUP_M)
+    tile = tl.program_id(0)
+    tile_m, tile_n = place_of(tile, M, N, BLOCK_M, BLOCK_N, GROUP_M)
     start_m = tile_m * BLOCK_M
     start_n = tile_n * BLOCK_N
     if PREFETCHES:
@@ -112,16 +123,91 @@ def tiled_products(  # type: ignore[no-untyped-def]  # noqa: PLR0915
     given = (bias_ptr, scale_ptr, gamma_ptr, beta_ptr, mean_ptr, var_ptr, tracked_ptr, eps, momentum, M, N)
     if EPILOGUE == "statistics":
         store_moments(acc, start_m, offs_n, local_m, moments_ptr, M, N, BLOCK_M, EVEN_MN)
+    if JOINS:
+        if arrives_last(
+            acc, tile, tl.program_id(1), local_m, local_n, partial_ptr, arrivals_ptr, BLOCK_M, BLOCK_N, SPLIT_K
+        ):
+            acc = sum_of_all(tile, local_m, local_n, partial_ptr, arrivals_ptr, BLOCK_M, BLOCK_N, SPLIT_K)
+            store_finished(acc, start_m, offs_n, local_m, y_ptr, given, EPILOGUE, COUNTER, EVEN_MN)
+    else:
+        if SPLIT_K > 1:
+            y_ptr += tl.program_id(1).to(tl.int64) * M * N
+        store_finished(acc, start_m, offs_n, local_m, y_ptr, given, EPILOGUE, COUNTER, EVEN_MN)
+
+
+@triton.jit
+def store_finished(  # type: ignore[no-untyped-def]
+    acc, start_m, offs_n, local_m, y_ptr, given, EPILOGUE: tl.constexpr, COUNTER: tl.constexpr, EVEN_MN: tl.constexpr
+):
+    """Finish a tile and store it in y [M, N]."""
+    M, N = given[9], given[10]
     acc = finished(acc, start_m, offs_n, local_m, given, EPILOGUE, COUNTER, EVEN_MN)
-    y_tile = y_ptr + start_m.to(tl.int64) * N
-    if SPLIT_K > 1:
-        y_tile += tl.program_id(1).to(tl.int64) * M * N
-    y_ptrs = y_tile + local_m[:, None] * N + offs_n[None, :]
+    y_ptrs = y_ptr + start_m.to(tl.int64) * N + local_m[:, None] * N + offs_n[None, :]
     if EVEN_MN:
         tl.store(y_ptrs, acc.to(y_ptr.dtype.element_ty))
     else:
         in_tile = (start_m + local_m < M)[:, None] & (offs_n < N)[None, :]
         tl.store(y_ptrs, acc.to(y_ptr.dtype.element_ty), mask=in_tile)
+
+
+@triton.jit
+def joined_products(  # type: ignore[no-untyped-def]
+    x_desc,  # [M, K], blocks [BLOCK_M, BLOCK_K]
+    w_desc,  # [N, K], blocks [BLOCK_N, BLOCK_K]
+    bias_ptr,
+    scale_ptr,
+    gamma_ptr,
+    beta_ptr,
+    mean_ptr,
+    var_ptr,
+    tracked_ptr,
+    partial_ptr,  # [tiles, SPLIT_K, BLOCK_M, BLOCK_N] float32
+    arrivals_ptr,  # [tiles] int32, zero
+    y_ptr,  # [M, N], contiguous
+    M,
+    N,
+    K,
+    eps,
+    momentum,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    GROUP_M: tl.constexpr,
+    SPLIT_K: tl.constexpr,
+    EVEN_MN: tl.constexpr,
+    PRECISION: tl.constexpr,
+    EPILOGUE: tl.constexpr,
+    COUNTER: tl.constexpr,
+    OVERLAPS: tl.constexpr,
+    PREFETCHES: tl.constexpr,
+):
+    """One CTA computes one of SPLIT_K summands of a tile from what the copy engine (TMA) loads; the last one joins them.
+
+    Past an edge the copy engine reads zeros.
+    """
+    if OVERLAPS:
+        await_others()
+    tile = tl.program_id(0)
+    split = tl.program_id(1)
+    tile_m, tile_n = place_of(tile, M, N, BLOCK_M, BLOCK_N, GROUP_M)
+    start_m = tile_m * BLOCK_M
+    start_n = tile_n * BLOCK_N
+    local_m = tl.arange(0, BLOCK_M)
+    local_n = tl.arange(0, BLOCK_N)
+    offs_n = start_n + local_n
+    if PREFETCHES:
+        prefetch_vectors(offs_n, N, bias_ptr, scale_ptr, gamma_ptr, beta_ptr, mean_ptr, var_ptr, EPILOGUE)
+    steps = tl.cdiv(tl.cdiv(K, BLOCK_K), SPLIT_K)
+    acc = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
+    for step in range(steps):
+        k = (split * steps + step) * BLOCK_K
+        x = x_desc.load([start_m, k])
+        w = w_desc.load([start_n, k])
+        acc = tl.dot(x, w.T, acc, input_precision=PRECISION)
+    given = (bias_ptr, scale_ptr, gamma_ptr, beta_ptr, mean_ptr, var_ptr, tracked_ptr, eps, momentum, M, N)
+    if arrives_last(acc, tile, split, local_m, local_n, partial_ptr, arrivals_ptr, BLOCK_M, BLOCK_N, SPLIT_K):
+        acc = sum_of_all(tile, local_m, local_n, partial_ptr, arrivals_ptr, BLOCK_M, BLOCK_N, SPLIT_K)
+        store_finished(acc, start_m, offs_n, local_m, y_ptr, given, EPILOGUE, COUNTER, EVEN_MN)
 
 
 @triton.jit

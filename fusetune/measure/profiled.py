@@ -35,12 +35,10 @@ def main(text: str) -> int:
     generator = torch.Generator(device="cuda").manual_seed(0)
     tensors: dict[str, Any] = {}
     for operand in (*spec.operands(job.problem), *spec.workspace(job.problem, job.config)):
-        dtype = getattr(torch, operand.dtype)
-        if operand.role == "output":
-            tensors[operand.name] = torch.empty(operand.shape, dtype=dtype, device="cuda")
-        else:
+        tensor = tensors[operand.name] = operand.allocate("cuda")
+        if operand.role in {"input", "state"}:
             drawn = torch.randn(operand.shape, generator=generator, device="cuda")
-            tensors[operand.name] = (drawn * operand.std + operand.mean).to(dtype)
+            tensor.copy_(drawn * operand.std + operand.mean)
     launches = spec.launches(job.problem, job.config, tensors)
     for _ in range(WARM_UPS + 1):
         for launch in launches:

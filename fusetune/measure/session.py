@@ -144,8 +144,10 @@ class GpuSession:
         for name, before in self._states.items():
             tensors[name].copy_(before)
         scratch = self._scratch(config)
-        for tensor in scratch.values():
-            tensor.fill_(math.nan)
+        counters = [operand.name for operand in self._spec.workspace(self._problem, config) if operand.role == "counter"]
+        for name, tensor in scratch.items():
+            if name not in counters:
+                tensor.fill_(math.nan)
         everything = {**self._with_constants(config, tensors), **scratch}
         self._run(config, everything)
         torch.cuda.synchronize()
@@ -165,6 +167,9 @@ class GpuSession:
                     f"{maximum:.2e} of the rms (allowed {tolerance.maximum:.1e})",
                 )
             worst = max(worst, frobenius)
+        for name in counters:
+            if scratch[name].any():
+                return Failure("wrong_result", f"{name} is not zero again, as the next launch needs it")
         return Checked(error=worst, rough_us=self._rough_us(config, everything))
 
     def warm_up(self) -> None:
@@ -225,19 +230,17 @@ class GpuSession:
     def _draw(self, generator: torch.Generator) -> dict[str, torch.Tensor]:
         tensors = {}
         for operand in self._spec.operands(self._problem):
-            tensor = self._empty(operand)
+            tensor = operand.allocate(self._device)
             if operand.role != "output":
                 tensor.normal_(operand.mean, operand.std, generator=generator)
             tensors[operand.name] = tensor
         return tensors
 
-    def _empty(self, operand: Operand) -> torch.Tensor:
-        dtype = getattr(self._torch, operand.dtype)
-        return self._torch.empty(operand.shape, dtype=dtype, device=self._device)
-
     def _scratch(self, config: Config) -> dict[str, torch.Tensor]:
         """A config's workspace, one for all input sets: a caller's allocator hands out the same memory again too."""
-        return {operand.name: self._empty(operand) for operand in self._spec.workspace(self._problem, config)}
+        return {
+            operand.name: operand.allocate(self._device) for operand in self._spec.workspace(self._problem, config)
+        }
 
     def _with_constants(self, config: Config, tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
         """One set, and what the config wants made of it beforehand."""

@@ -26,12 +26,15 @@ TARGETS = {"sm_80": "a100-80gb", "sm_89": "rtx4090", "sm_90": "h200", "sm_100": 
 CONFIGS = {
     "tiled": BASELINE,
     "whole": Config(BLOCK_M=64, BLOCK_N=32, BLOCK_K=32, num_stages=3),
-    "split_k": Config("split_k", 32, 32, 64, SPLIT_K=4, num_stages=3),
+    "split_k": Config("split_k", 64, 64, 64, SPLIT_K=8, num_stages=3),
+    "split_k joined": Config("split_k", 32, 32, 64, SPLIT_K=4, num_stages=3),
+    "split_k joined whole": Config("split_k", 64, 16, 64, SPLIT_K=8, num_stages=3),
     "persistent": Config("persistent", 128, 128, 32, num_warps=8),
     "persistent whole": Config("persistent", 64, 16, 64, num_stages=3),
     "persistent small": Config("persistent", 16, 32, 64, num_warps=2, num_stages=3),
-    "persistent split": Config("persistent", 64, 32, 64, SPLIT_K=4, num_stages=3),
-    "persistent small split": Config("persistent", 32, 32, 64, SPLIT_K=4, num_stages=3),
+    "persistent split": Config("persistent", 64, 64, 64, SPLIT_K=8, num_stages=3),
+    "persistent joined": Config("persistent", 64, 32, 64, SPLIT_K=4, num_stages=3),
+    "persistent small joined": Config("persistent", 32, 32, 64, SPLIT_K=4, num_stages=3),
 }
 FORMS = [("float32", "tf32"), ("float32", "tf32x3"), ("float32", "bf16x3"), ("float16", None)]
 CASES = [(mode, variant) for mode in (None, "eval", "train") for variant in CONFIGS]

@@ -153,10 +153,7 @@ def _plain(op: str) -> tuple[Callable[..., Any], Sequence[str]]:
 
 def _ours(bed: Bed, config: Config) -> Call:
     problem, first = bed.cell.problem, bed.sets[0]
-    scratch = {
-        operand.name: operand.allocate(first["x"].device)
-        for operand in bed.spec.workspace(problem, config)
-    }
+    scratch = {operand.name: operand.allocate(first["x"].device) for operand in bed.spec.workspace(problem, config)}
     if bed.dry:
 
         def interpret(index: int) -> Any:

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from fusetune.core.config import Config
-from fusetune.core.problem import Dtype, Problem
+from fusetune.core.problem import Problem
 from fusetune.core.resources import Resources
 from fusetune.core.target import Target
 from fusetune.errors import CompileError
 from fusetune.kernels.spec import AbstractTensor, KernelSpec, Launch, TileDescriptor, abstract_tensors
 
-_ELEMENT_TYPES: dict[Dtype, str] = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "int32": "i32"}
+_ELEMENT_TYPES: dict[str, str] = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "int32": "i32"}
 _ALIGNMENT = 16
 _DIVISIBLE = [["tt.divisibility", _ALIGNMENT]]
 _RESOURCE_LINE = re.compile(

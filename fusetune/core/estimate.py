@@ -43,6 +43,7 @@ from fusetune.core.persistent import ctas_per_sm
 from fusetune.core.problem import Problem
 from fusetune.core.resources import Resources, occupancy
 from fusetune.core.space import holds_columns, is_pipelined, pipelined_shared_bytes, uses_wgmma
+from fusetune.core.split import joins_summands
 from fusetune.core.target import Target
 from fusetune.core.traffic import L2_KEEPS_ALL, Work, traffic
 
@@ -111,7 +112,7 @@ def estimate(
         copied_bytes=copied_bytes(problem.K, size),
     )
     used = resources or guessed_resources(config, problem, target)
-    persistent = config.variant == "persistent"
+    persistent = config.variant == "persistent" and not joins_summands(config, problem)
     shape = _Shape(
         wgmma=uses_wgmma(config, problem, target),
         persistent=persistent,
@@ -372,12 +373,16 @@ def warp_grid(config: Config) -> tuple[int, int]:
 
 
 def _second_ns(config: Config, problem: Problem, target: Target, machine: Machine) -> float:
-    """The second kernel: the sum of the parts of K, or the pass that normalizes y in training.
+    """What comes after the products: the sum of the parts of K, or the pass that normalizes y in training.
 
-    It moves its bytes as fast as L2 or device memory lets all SMs, and no faster than one of its CTAs gets its own.
+    A CTA that is last at its tile adds up the parts at once, one more way through L2. All else is a second kernel. It
+    moves its bytes as fast as L2 or device memory lets all SMs, and no faster than one of its CTAs gets its own.
     """
     M, N, size = problem.M, problem.N, problem.element_bytes
     clock = clock_ghz(target, machine)
+    if joins_summands(config, problem):
+        own = config.BLOCK_M * config.BLOCK_N * (4 * config.SPLIT_K + size)
+        return machine.latency_ns + own / (machine.fill_bytes_per_clock * _OF_FILL * clock)
     if config.SPLIT_K > 1:
         rows = 1 << (M - 1).bit_length()
         rows = rows if problem.mode == "train" else min(32, rows)

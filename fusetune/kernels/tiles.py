@@ -33,7 +33,7 @@ def rounded_to_tf32(x):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def tiled_products(  # type: ignore[no-untyped-def]  # noqa: PLR0915
+def tiled_products(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915
     x_ptr,  # [M, K]
     w_ptr,  # [N, K]
     bias_ptr,  # [N], as all that follow but moments and y
@@ -181,9 +181,9 @@ def joined_products(  # type: ignore[no-untyped-def]
     OVERLAPS: tl.constexpr,
     PREFETCHES: tl.constexpr,
 ):
-    """One CTA computes one of SPLIT_K summands of a tile from what the copy engine (TMA) loads; the last one joins them.
+    """One CTA computes one of SPLIT_K summands of a tile, and the last one there adds them up.
 
-    Past an edge the copy engine reads zeros.
+    The copy engine (TMA) loads, and reads zeros past an edge.
     """
     if OVERLAPS:
         await_others()

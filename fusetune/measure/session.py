@@ -144,7 +144,9 @@ class GpuSession:
         for name, before in self._states.items():
             tensors[name].copy_(before)
         scratch = self._scratch(config)
-        counters = [operand.name for operand in self._spec.workspace(self._problem, config) if operand.role == "counter"]
+        counters = [
+            operand.name for operand in self._spec.workspace(self._problem, config) if operand.role == "counter"
+        ]
         for name, tensor in scratch.items():
             if name not in counters:
                 tensor.fill_(math.nan)
@@ -238,9 +240,7 @@ class GpuSession:
 
     def _scratch(self, config: Config) -> dict[str, torch.Tensor]:
         """A config's workspace, one for all input sets: a caller's allocator hands out the same memory again too."""
-        return {
-            operand.name: operand.allocate(self._device) for operand in self._spec.workspace(self._problem, config)
-        }
+        return {operand.name: operand.allocate(self._device) for operand in self._spec.workspace(self._problem, config)}
 
     def _with_constants(self, config: Config, tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
         """One set, and what the config wants made of it beforehand."""

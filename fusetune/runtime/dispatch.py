@@ -16,6 +16,7 @@ from fusetune.kernels.spec import Launch
 from fusetune.runtime.configs import config_for
 from fusetune.runtime.folded import KEPT
 from fusetune.runtime.plans import OPERANDS, PLANS, Plan, StandIn, alignment, direct_launches
+from fusetune.runtime.scratch import kept_for
 
 Counter = Literal["none", "count", "average"]
 
@@ -127,10 +128,7 @@ def launch(
         if config.variant == "library_folded":
             found = KEPT.find(tensors, sources, eps)
             config, constants = (Config(variant="library"), {}) if found is None else (config, found)
-        scratch = {
-            operand.name: torch.empty(operand.shape, dtype=getattr(torch, operand.dtype), device=x.device)
-            for operand in workspace(problem, config, ending)
-        }
+        scratch = {operand.name: operand.allocate(x.device) for operand in workspace(problem, config, ending)}
         operands = {**tensors, **scratch, **constants}
         for one in gemm_launches(problem, config, operands, ending, eps=eps, momentum=momentum, counter=counter):
             one.run()
@@ -183,7 +181,7 @@ def _plan_anew(op: str, problem: Problem, tensors: Mapping[str, Any], ending: En
             f"the first call for {problem.describe()} came while a CUDA graph was captured, which cannot load a "
             "kernel; call it once before, or `fusetune.warmup` it"
         ) from error
-    return Plan(config, problem, direct, scratch, device)
+    return Plan(config, problem, direct, scratch, device, None if direct is None else kept_for(device, scratch))
 
 
 def config_told(op: str, weight: torch.Tensor, *, training: bool) -> str:

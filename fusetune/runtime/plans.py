@@ -13,12 +13,15 @@ from fusetune.core.config import Config
 from fusetune.core.problem import Problem
 from fusetune.kernels.direct import DirectLaunch, direct_launch
 from fusetune.kernels.spec import Call, Launch, Operand, TileDescriptor
+from fusetune.runtime.scratch import Kept
 
 OPERANDS: Final = (
     *("x", "weight", "bias", "scale", "gamma", "beta", "running_mean", "running_var", "num_batches_tracked"),
-    *("y", "scratch"),
+    *("y", "scratch", "arrivals"),
 )
 """Tensors of a call, in the order of the pointers that a plan takes; after them come eps and momentum."""
+SCRATCH: Final = OPERANDS.index("scratch")
+ARRIVALS: Final = OPERANDS.index("arrivals")
 EPS: Final = len(OPERANDS)
 MOMENTUM: Final = EPS + 1
 MOST_PLANS: Final = 8192
@@ -33,7 +36,7 @@ class Plan:
     """The config of a call and its launches on one device.
 
     `launches` is None where the config is a library's, or where this Triton has no direct launches: then the launches
-    are described anew at each call.
+    are described anew at each call. `kept` gives scratch for the current stream where calls may share it.
     """
 
     config: Config
@@ -41,20 +44,21 @@ class Plan:
     launches: tuple[DirectLaunch, ...] | None
     scratch: tuple[Operand, ...]
     device: int
+    kept: Callable[[int], Kept] | None = None
 
     def run(self, values: list[Any]) -> None:
         """Launch on the current stream of the current device; `values` holds OPERANDS' pointers, eps and momentum."""
         assert self.launches is not None, "a plan without launches is not run"
         stream = torch._C._cuda_getCurrentRawStream(self.device)
-        if not self.scratch:
-            for launch in self.launches:
-                launch(stream, values)
-            return
-        # Allocated at each call: streams, threads and captured graphs would have to share one that is kept.
-        (operand,) = self.scratch
-        shape = operand.shape
-        scratch = empty(shape, contiguous_strides(shape), getattr(torch, operand.dtype), self.device)
-        values[EPS - 1] = scratch.data_ptr()
+        if self.kept is not None:
+            kept = self.kept(stream)  # a name for it: another thread may have it replaced before the launch
+            values[SCRATCH], values[ARRIVALS] = kept.addresses
+        elif self.scratch:
+            # Allocated at each call: threads would have to share one that is kept, from one launch to the next.
+            (operand,) = self.scratch
+            shape = operand.shape
+            scratch = empty(shape, contiguous_strides(shape), getattr(torch, operand.dtype), self.device)
+            values[SCRATCH] = scratch.data_ptr()
         for launch in self.launches:
             launch(stream, values)
 
@@ -103,7 +107,7 @@ def direct_launches(
 ) -> tuple[DirectLaunch, ...] | None:
     """The launches of a call on `tensors`, each past Triton's JIT; None where one of them cannot be."""
     place = {id(tensor): OPERANDS.index(name) for name, tensor in tensors.items() if name in OPERANDS}
-    place |= {id(tensor): OPERANDS.index("scratch") for tensor in scratch.values()}
+    place |= {id(tensor): ARRIVALS if name == "arrivals" else SCRATCH for name, tensor in scratch.items()}
     found = []
     for launch in launches:
         if isinstance(launch, Call):

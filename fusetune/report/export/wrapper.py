@@ -261,8 +261,8 @@ def _limits(problem: Problem, config: Config) -> list[str]:
 ARRIVALS: Final = '''def arrivals_of(x: torch.Tensor, tiles: int, kept: dict = {}) -> torch.Tensor:
     """At least `tiles` zeros to count with, which every launch leaves as zeros.
 
-    The dict is meant to last from call to call: clearing counts each time would take longer than a
-    second kernel.
+    The dict is meant to last from call to call: clearing counts at each would cost more than the
+    second kernel that they save.
     """
     if x.is_cuda and torch.cuda.is_current_stream_capturing():
         # A graph may be replayed beside calls on any stream, so it counts, and clears, for itself.

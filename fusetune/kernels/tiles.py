@@ -44,8 +44,8 @@ def tiled_products(  # type: ignore[no-untyped-def]  # noqa: PLR0912, PLR0915
     var_ptr,
     tracked_ptr,  # [] int64
     moments_ptr,
-    partial_ptr,  # where summands are joined: [tiles, SPLIT_K, BLOCK_M, BLOCK_N] float32
-    arrivals_ptr,  # and [tiles] int32, zero
+    partial_ptr,  # [tiles, SPLIT_K, BLOCK_M, BLOCK_N] float32, where summands are joined
+    arrivals_ptr,  # [tiles] int32, zero; as partial
     y_ptr,  # [M, N], contiguous; partial: [SPLIT_K, M, N] float32
     M,
     N,

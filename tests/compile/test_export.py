@@ -23,6 +23,8 @@ from tests.support.exporting import exported
 RTX_4090 = find_target("rtx4090")
 H200 = find_target("h200")
 PERSISTENT = Config(variant="persistent", BLOCK_M=128, BLOCK_N=128, num_warps=8, num_stages=3)
+JOINED = Config(variant="split_k", BLOCK_M=32, BLOCK_N=32, BLOCK_K=64, SPLIT_K=4, num_stages=3)
+PERSISTENT_JOINED = Config(variant="persistent", BLOCK_M=64, BLOCK_N=32, BLOCK_K=64, SPLIT_K=4, num_stages=3)
 
 
 def _loaded(path: Path, text: str) -> ModuleType:
@@ -45,8 +47,13 @@ def _code(launch: Launch, target: Target) -> str:
 
 @pytest.mark.parametrize(
     ("target", "config"),
-    [(RTX_4090, Config(BLOCK_M=64, BLOCK_N=16, BLOCK_K=128, num_stages=3)), (H200, PERSISTENT)],
-    ids=["sm_89 tiled", "sm_90 persistent"],
+    [
+        (RTX_4090, Config(BLOCK_M=64, BLOCK_N=16, BLOCK_K=128, num_stages=3)),
+        (RTX_4090, JOINED),
+        (H200, PERSISTENT),
+        (H200, PERSISTENT_JOINED),
+    ],
+    ids=["sm_89 tiled", "sm_89 joined", "sm_90 persistent", "sm_90 persistent joined"],
 )
 def test_an_exported_kernel_is_compiled_to_the_library_s_instructions(tmp_path, target: Target, config: Config) -> None:
     problem = make_problem(128, 512, 1024, "float32")
@@ -64,5 +71,19 @@ def test_an_exported_kernel_is_compiled_to_the_library_s_instructions(tmp_path, 
     )
     mine, exported_code = _code(ours, target).splitlines(), _code(theirs, target).splitlines()
     assert len(exported_code) == pytest.approx(len(mine), rel=0.02)
-    for kind in ("MMA", "LDGSTS", "LDSM", "UTMALDG", "UTMASTG", "STG", "LDG", "LDS", "STS", "STL", "LDL"):
+    for kind in (
+        "MMA",
+        "LDGSTS",
+        "LDSM",
+        "UTMALDG",
+        "UTMASTG",
+        "STG",
+        "LDG",
+        "LDS",
+        "STS",
+        "STL",
+        "LDL",
+        "ATOM",
+        "BAR",
+    ):
         assert sum(kind in line for line in exported_code) == sum(kind in line for line in mine), kind

@@ -21,7 +21,7 @@ import exported
 H200 = find_target("h200")
 
 
-@pytest.mark.parametrize("number", [0, 2, 4], ids=["tiled", "persistent", "training"])
+@pytest.mark.parametrize("number", [0, 2, 4, 5], ids=["tiled", "persistent", "training", "joined"])
 def test_a_module_s_kernels_take_the_library_s_launches(number: int, tmp_path: Path, monkeypatch) -> None:
     op, (M, N, K), mode, config = exported.CASES[number]
     problem = make_problem(M, N, K, "float32", mode=mode)
@@ -37,3 +37,14 @@ def test_a_module_s_kernels_take_the_library_s_launches(number: int, tmp_path: P
     for launch in theirs:
         assert isinstance(launch, Launch)
         assert compile_launch(launch, H200).stack_bytes == 0
+
+
+def test_counts_of_arrivals_stay_a_counter_which_no_check_fills_with_nan(tmp_path: Path) -> None:
+    op, (M, N, K), mode, config = exported.CASES[5]
+    problem = make_problem(M, N, K, "float32", mode=mode)
+    spec = exported.ExportedSpec(op, "not imported", [])
+    theirs = structs.replace(config, variant=OTHER + config.variant)
+    assert {one.name: one.role for one in spec.workspace(problem, theirs)} == {
+        "partial": "output",
+        "arrivals": "counter",
+    }

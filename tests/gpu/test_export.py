@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from fusetune.core.config import Config
+from fusetune.core.target import Target
 from fusetune.kernels.device import local_target
 from tests.support.exporting import OPS, exported
 
@@ -17,9 +18,14 @@ M, N, K = 128, 512, 1024
 CONFIGS = {
     "tiled": Config(BLOCK_M=64, BLOCK_N=64, BLOCK_K=32, num_stages=3),
     "columns": Config(BLOCK_M=128, BLOCK_N=32, BLOCK_K=32, num_stages=3),
-    "split_k": Config(variant="split_k", BLOCK_M=64, BLOCK_N=64, BLOCK_K=32, SPLIT_K=4, num_stages=3),
+    "split_k": Config(variant="split_k", BLOCK_M=64, BLOCK_N=64, BLOCK_K=32, SPLIT_K=8, num_stages=3),
+    "joined": Config(variant="split_k", BLOCK_M=128, BLOCK_N=16, BLOCK_K=64, SPLIT_K=4, num_stages=3),
     "persistent": Config(variant="persistent", BLOCK_M=128, BLOCK_N=128, BLOCK_K=32, num_warps=8, num_stages=3),
+    "persistent_joined": Config(
+        variant="persistent", BLOCK_M=128, BLOCK_N=16, BLOCK_K=64, SPLIT_K=4, num_warps=8, num_stages=3
+    ),
 }
+JOINED = ("joined", "persistent_joined")
 
 
 class Plain(torch.nn.Module):
@@ -45,15 +51,20 @@ def _module(path: Path, text: str) -> Any:
     return module
 
 
+def _target(label: str) -> Target:
+    target = local_target(0)
+    if label.startswith("persistent") and target.sm < 90:
+        pytest.skip("the copy engine needs compute capability 9.0")
+    return target
+
+
 @pytest.mark.parametrize("autotune", [False, True], ids=["fixed", "autotuned"])
 @pytest.mark.parametrize("label", CONFIGS)
 @pytest.mark.parametrize("op", OPS)
 def test_an_exported_model_computes_what_the_plain_one_does(
     op: str, label: str, autotune: bool, tmp_path: Path
 ) -> None:
-    target = local_target(0)
-    if label == "persistent" and target.sm < 90:
-        pytest.skip("the copy engine needs compute capability 9.0")
+    target = _target(label)
     if autotune and label not in {"tiled", "columns"}:
         pytest.skip("BASELINE is another kernel: there is nothing to choose between")
     text = exported(op, CONFIGS[label], target, sizes=(M, N, K), autotune=autotune)
@@ -69,3 +80,29 @@ def test_an_exported_model_computes_what_the_plain_one_does(
         torch.testing.assert_close(fused.bn.running_var, plain.bn.running_var, atol=1e-3, rtol=1e-3)
         assert int(fused.bn.num_batches_tracked) == 1
         torch.testing.assert_close(fused.eval()(x), plain.eval()(x), atol=2e-2, rtol=0)
+
+
+@pytest.mark.parametrize("label", JOINED)
+def test_joined_summands_of_two_streams_and_of_a_graph_s_replays_are_counted_apart(label: str, tmp_path: Path) -> None:
+    text = exported("gemm_scale", CONFIGS[label], _target(label), sizes=(M, N, K))
+    fused = _module(tmp_path / f"exported_at_once_{label}.py", text).fused_gemm_scale
+    torch.manual_seed(0)
+    weight, bias, scale = torch.randn(N, K, device="cuda") / 32, *torch.randn(2, N, device="cuda")
+    inputs = [torch.randn(M, K, device="cuda") for _ in range(3)]
+    # The same bits each time, since summands are added up in order whoever comes last.
+    wanted = [fused(x, weight, bias, scale) for x in inputs]
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = fused(inputs[0], weight, bias, scale)
+    streams = [torch.cuda.Stream() for _ in range(3)]
+    torch.cuda.synchronize()
+    for _ in range(50):
+        with torch.cuda.stream(streams[0]):
+            graph.replay()
+        made = []
+        for x, stream in zip(inputs[1:], streams[1:], strict=True):
+            with torch.cuda.stream(stream):
+                made.append(fused(x, weight, bias, scale))
+        torch.cuda.synchronize()
+        for got, expected in zip([captured, *made], wanted, strict=True):
+            assert torch.equal(got, expected)

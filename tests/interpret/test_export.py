@@ -46,6 +46,8 @@ for name in sys.argv[1:]:
                 x = torch.randn(rows, 96)
                 worst["eval"] = max(worst.get("eval", 0), float((fused(x) - plain(x)).abs().max()))
     told[name] = worst
+    if hasattr(module, "arrivals_of"):
+        worst["arrivals"] = int(module.arrivals_of(x, 1).abs().sum())
     assert "fusetune" not in sys.modules
 print(json.dumps(told))
 """
@@ -57,7 +59,7 @@ def errors(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, floa
     names = []
     for op in OPS:
         for label, config in CONFIGS.items():
-            if op == "gemm_scale" and label == "columns":
+            if op == "gemm_scale" and label in {"columns", "joined_columns"}:
                 continue
             name = f"{op}_{label}"
             (folder / f"{name}.py").write_text(exported(op, config, find_target("h200")))
@@ -72,8 +74,19 @@ def errors(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, floa
 
 @pytest.mark.parametrize("what", ["train", "eval", "state"])
 def test_an_exported_model_computes_and_remembers_what_the_plain_one_does(errors, what: str) -> None:
-    assert len(errors) == 11
+    assert len(errors) == 16
     assert {name: worst[what] for name, worst in errors.items() if worst[what] > 2e-5} == {}
+
+
+def test_joined_summands_leave_every_count_of_arrivals_at_zero(errors) -> None:
+    counts = {name: worst["arrivals"] for name, worst in errors.items() if "arrivals" in worst}
+    assert counts == dict.fromkeys(
+        [
+            *("gemm_scale_joined", "gemm_scale_persistent_joined"),
+            *("gemm_scale_bn_joined", "gemm_scale_bn_joined_columns", "gemm_scale_bn_persistent_joined"),
+        ],
+        0,
+    )
 
 
 def test_the_files_need_nothing_of_this_project(tmp_path: Path) -> None:

@@ -12,16 +12,22 @@ from fusetune.store.lookup import Lookup
 
 TILED = Config(BLOCK_M=32, BLOCK_N=16, BLOCK_K=64, GROUP_M=2, num_stages=3)
 WHOLE_COLUMNS = Config(BLOCK_M=64, BLOCK_N=16, BLOCK_K=32)
-SPLIT = Config(variant="split_k", BLOCK_M=32, BLOCK_N=32, BLOCK_K=32, SPLIT_K=2)
+SPLIT = Config(variant="split_k", BLOCK_M=128, BLOCK_N=64, BLOCK_K=32, SPLIT_K=4)
+JOINED = Config(variant="split_k", BLOCK_M=32, BLOCK_N=32, BLOCK_K=32, SPLIT_K=2)
+JOINED_COLUMNS = Config(variant="split_k", BLOCK_M=64, BLOCK_N=16, BLOCK_K=32, SPLIT_K=2)
 PERSISTENT = Config(variant="persistent", BLOCK_M=64, BLOCK_N=64, BLOCK_K=32, num_stages=3)
-PERSISTENT_SPLIT = Config(variant="persistent", BLOCK_M=64, BLOCK_N=64, BLOCK_K=32, SPLIT_K=2, num_stages=3)
+PERSISTENT_SPLIT = Config(variant="persistent", BLOCK_M=128, BLOCK_N=64, BLOCK_K=32, SPLIT_K=4, num_stages=3)
+PERSISTENT_JOINED = Config(variant="persistent", BLOCK_M=64, BLOCK_N=64, BLOCK_K=32, SPLIT_K=2, num_stages=3)
 CONFIGS = {
     "baseline": BASELINE,
     "tiled": TILED,
     "columns": WHOLE_COLUMNS,
     "split_k": SPLIT,
+    "joined": JOINED,
+    "joined_columns": JOINED_COLUMNS,
     "persistent": PERSISTENT,
     "persistent_split": PERSISTENT_SPLIT,
+    "persistent_joined": PERSISTENT_JOINED,
 }
 OPS = ("gemm_scale", "gemm_scale_bn")
 
@@ -47,6 +53,13 @@ def exported(
     autotune: bool = False,
 ) -> str:
     """The text of a module for M, N, K of `sizes`."""
-    spec: KernelSpec = load_spec(op)
-    choices = [choice_of(make_problem(*sizes, dtype, mode=mode), config) for mode in modes_of(op)]
-    return module_text(spec, choices, target, autotune=autotune)
+    # Many tests look at one and the same module.
+    key = (op, config, target.name, target.capability, sizes, dtype, autotune)
+    if key not in _texts:
+        spec: KernelSpec = load_spec(op)
+        choices = [choice_of(make_problem(*sizes, dtype, mode=mode), config) for mode in modes_of(op)]
+        _texts[key] = module_text(spec, choices, target, autotune=autotune)
+    return _texts[key]
+
+
+_texts: dict[tuple[object, ...], str] = {}

@@ -18,7 +18,7 @@ from fusetune.kernels.launches import gemm_launches
 from fusetune.kernels.spec import AbstractTensor, KernelSpec, Launch, abstract_tensors
 from fusetune.report.export.choice import Choice, choose_config, header
 from fusetune.report.export.source import LINE_LENGTH, KernelSource, written
-from fusetune.report.export.wrapper import Part, tuned_decorators, wrapper_text
+from fusetune.report.export.wrapper import ARRIVALS, Part, tuned_decorators, wrapper_text
 
 EXPORTED_OPS: Final = ("gemm_scale", "gemm_scale_bn")
 
@@ -41,6 +41,12 @@ _PERSISTENT: Final = (
     "\n\nAs many programs as run at once walk through all tiles. The copy engine (TMA) loads tiles, and stores y\n"
     "while the next tile's loads begin; past an edge it reads zeros and writes nothing."
 )
+
+_JOINS: Final = (
+    "\n\nSPLIT_K programs share a tile, and each leaves a summand of it; the last one there adds them up, in order,\n"
+    "and does the rest."
+)
+_COPIED: Final = " The copy engine (TMA) loads tiles; past an edge it reads zeros."
 
 
 def export_module(
@@ -78,6 +84,7 @@ def module_text(spec: KernelSpec, choices: Sequence[Choice], target: Target, *, 
         _imports(any(mode.uses_descriptors for mode in made)),
         *(written(h.name, h.parameters, h.body, h, docstring=_docstring(h.docstring)) for h in helpers.values()),
         *kernels.values(),
+        *([ARRIVALS] if any(part.joins for mode in made for part in mode.parts) else []),
         *(wrapper_text(mode.parts, mode.problem, mode.config, autotuned=mode.autotuned) for mode in made),
         _MODELS[spec.name],
     ]
@@ -120,7 +127,11 @@ class _Mode:
         docstring = part.kernel.source.docstring
         if not part.is_second:
             docstring = _DOCSTRINGS.get(str(part.launch.constants.get("EPILOGUE")), docstring)
-            docstring += _PERSISTENT if self.config.variant == "persistent" else ""
+            copied = self.config.variant == "persistent"
+            if part.joins:
+                docstring += _JOINS + (_COPIED if copied else "")
+            elif copied:
+                docstring += _PERSISTENT
         kernel = part.kernel
         return written(
             part.name,

@@ -78,6 +78,19 @@ class _Scope:
         """Whether a name means the same throughout."""
         return _stores(self.body, name) == 0
 
+    def is_done_with(self, name: str, call: ast.Call) -> bool:
+        """Whether a variable of this very function is read by a call for the last time, so that it may be changed."""
+        if name in self.source.parameters or name in self.others or _count([call], name) != 1:
+            return False
+        if any(name in _names(elements) for elements in self.tuples.values()):
+            return False
+        # All that is left of a function has the lines of its source.
+        loops = (node for one in self.body for node in ast.walk(one) if isinstance(node, ast.For | ast.While))
+        if any(loop.lineno <= call.lineno <= (loop.end_lineno or loop.lineno) for loop in loops):
+            return False
+        names = (node for one in self.body for node in ast.walk(one) if isinstance(node, ast.Name))
+        return all(node.id != name or node.lineno <= (call.end_lineno or call.lineno) for node in names)
+
 
 class _Resolver(ast.NodeTransformer):
     """Resolves statements and expressions of one scope."""
@@ -118,6 +131,15 @@ class _Resolver(ast.NodeTransformer):
         assert isinstance(made, ast.expr)
         if isinstance(made, ast.Call) and ast.unparse(made.func) == "tl.cdiv" and _is(made.args[-1], 1):
             return made.args[0]
+        return made
+
+    def visit_Subscript(self, node: ast.Subscript) -> ast.expr:
+        """An element, or what it is where the tuple is known."""
+        made = self.generic_visit(node)
+        assert isinstance(made, ast.expr)
+        if isinstance(made, ast.Subscript) and isinstance(made.value, ast.Tuple):
+            place = made.slice.value if isinstance(made.slice, ast.Constant) else None
+            return made.value.elts[place] if isinstance(place, int) else made
         return made
 
     def generic_visit(self, node: ast.AST) -> ast.AST:
@@ -162,6 +184,8 @@ class _Resolver(ast.NodeTransformer):
             return []
         if isinstance(target, ast.Tuple) and isinstance(value, ast.Name) and value.id in self.scope.tuples:
             return self._unpack(target, self.scope.tuples[value.id])
+        if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple) and all(map(self._is_element, value.elts)):
+            return self._unpack(target, [self.visit(element) for element in value.elts])
         if isinstance(value, ast.Call):
             targets = target.elts if isinstance(target, ast.Tuple) else [target]
             if all(isinstance(one, ast.Name) for one in targets):
@@ -170,6 +194,11 @@ class _Resolver(ast.NodeTransformer):
                 if inlined is not None:
                     return inlined
         return [self.visit(statement)]
+
+    def _is_element(self, value: ast.expr) -> bool:
+        """Whether an expression is an element of a known tuple."""
+        known = isinstance(value, ast.Subscript) and isinstance(value.value, ast.Name) and value.value.id
+        return known in self.scope.tuples
 
     def _stands_for(self, name: str, value: ast.expr) -> bool:
         """Whether a variable is but another name for a constant, or for what never changes; it is one from here on."""
@@ -217,7 +246,7 @@ class _Resolver(ast.NodeTransformer):
         if not decided:
             return None
         try:
-            made = self._body_of(callee, arguments, targets)
+            made = self._body_of(callee, arguments, targets, call)
         except _NotInlinableError:
             return None
         if made:
@@ -231,7 +260,9 @@ class _Resolver(ast.NodeTransformer):
         arguments |= {str(one.arg): self.visit(copy.deepcopy(one.value)) for one in call.keywords}
         return arguments
 
-    def _body_of(self, callee: KernelSource, arguments: Mapping[str, ast.expr], targets: Sequence[str]) -> Statements:
+    def _body_of(
+        self, callee: KernelSource, arguments: Mapping[str, ast.expr], targets: Sequence[str], call: ast.Call
+    ) -> Statements:
         outer = self.scope
         constants = {name: value.value for name, value in arguments.items() if isinstance(value, ast.Constant)}
         first = _Scope(callee, callee.body, constants, set(), outer.functions, inlines=False)
@@ -244,7 +275,7 @@ class _Resolver(ast.NodeTransformer):
                 scope.constants[name] = value.value
             elif isinstance(value, ast.Tuple):
                 scope.tuples[name] = value.elts
-            elif self._can_stand(name, value, body, changed, targets):
+            elif self._can_stand(name, value, body, changed, targets, call):
                 scope.others[name] = value
             else:
                 own = self._own_name(name, targets)
@@ -262,13 +293,18 @@ class _Resolver(ast.NodeTransformer):
             raise _NotInlinableError
         return before + made + self._returned(last, targets)
 
-    @staticmethod
     def _can_stand(
-        name: str, value: ast.expr, body: Sequence[ast.stmt], changed: set[str], targets: Sequence[str]
+        self,
+        name: str,
+        value: ast.expr,
+        body: Sequence[ast.stmt],
+        changed: set[str],
+        targets: Sequence[str],
+        call: ast.Call,
     ) -> bool:
         """Whether an argument can be written wherever a callee's parameter stands."""
         if isinstance(value, ast.Name):
-            return name not in changed or list(targets) == [value.id]
+            return name not in changed or list(targets) == [value.id] or self.scope.is_done_with(value.id, call)
         return name not in changed and _count(body, name) <= 1
 
     def _returned(self, last: ast.stmt | None, targets: Sequence[str]) -> Statements:

@@ -14,7 +14,7 @@ from fusetune.kernels.launches import FINISHED_ELEMENTS, PDL_CAPABILITY
 from fusetune.kernels.spec import Launch, rounds_in_descriptor
 from fusetune.report.export.specialize import Specialized, specialize
 
-DECIDED: Final = ("EPILOGUE", "COUNTER", "PRECISION", "PARTS", "UPWARDS")
+DECIDED: Final = ("EPILOGUE", "COUNTER", "PRECISION", "JOINS", "PARTS", "UPWARDS")
 """Constants that op, mode, precision and config decide, whatever the sizes of a call: they are resolved.
 
 All others stay parameters, and a wrapper computes them anew for each call; one that it does not know is an error.
@@ -33,6 +33,7 @@ _VALUES: Final[dict[str, str]] = {
     "tracked_ptr": "num_batches_tracked",
     "moments_ptr": "moments",
     "partial_ptr": "partial",
+    "arrivals_ptr": "arrivals",
     "y_ptr": "y",
     "stride_xm": "x.stride(0)",
     "stride_xk": "x.stride(1)",
@@ -69,6 +70,11 @@ class Part:
         self.kernel: Specialized = specialize(launch.kernel, resolved)
 
     @property
+    def joins(self) -> bool:
+        """Whether the last program at a tile adds up its summands."""
+        return "arrivals_ptr" in self.kernel.parameters
+
+    @property
     def is_second(self) -> bool:
         """Whether it finishes what another one has begun."""
         return self.launch.kernel.fn.__name__ in {"normalize_columns", "finish_split"}
@@ -83,6 +89,8 @@ class Part:
         if autotuned:
             tiles = _TILES.replace("BLOCK_M", 'meta["BLOCK_M"]').replace("BLOCK_N", 'meta["BLOCK_N"]')
             return ["def grid(meta):", f"    return ({tiles},)", ""]
+        if self.joins:
+            return ["grid = (tiles, SPLIT_K)"]
         if of == "tiled_products":
             return [f"grid = ({_TILES}, SPLIT_K)" if self.config.SPLIT_K > 1 else f"grid = ({_TILES},)"]
         if of == "persistent_products":
@@ -138,7 +146,7 @@ class Part:
         value = _VALUES.get(name)
         if value is None:
             raise UsageError(f"export does not know the argument {name} of {self.name}")
-        if value == "y" and self.config.SPLIT_K > 1 and not self.is_second:
+        if value == "y" and self.launch.constants.get("EPILOGUE") == "partial":
             return "partial"
         return value
 
@@ -195,7 +203,13 @@ def wrapper_text(parts: Sequence[Part], problem: Problem, config: Config, *, aut
     body += _limits(problem, config)
     body.append("y = torch.empty((M, N), device=x.device, dtype=x.dtype)")
     names = {name for part in parts for name in part.kernel.parameters}
-    if "partial_ptr" in names:
+    if "arrivals_ptr" in names:
+        body += [
+            f"tiles = {_TILES}",
+            "partial = torch.empty((tiles, SPLIT_K, BLOCK_M, BLOCK_N), device=x.device, dtype=torch.float32)",
+            "arrivals = arrivals_of(x, tiles)",
+        ]
+    elif "partial_ptr" in names:
         body.append("partial = torch.empty((SPLIT_K, M, N), device=x.device, dtype=torch.float32)")
     if "moments_ptr" in names:
         body.append("moments = torch.empty((2, triton.cdiv(M, BLOCK_M), N), device=x.device, dtype=torch.float32)")
@@ -242,6 +256,24 @@ def _limits(problem: Problem, config: Config) -> list[str]:
             '    raise ValueError(f"a program holds whole columns: at most {BLOCK_M} rows, got {M}")',
         ]
     return limits
+
+
+ARRIVALS: Final = '''def arrivals_of(x: torch.Tensor, tiles: int, kept: dict = {}) -> torch.Tensor:
+    """At least `tiles` zeros to count with, which every launch leaves as zeros.
+
+    The dict is meant to last from call to call: clearing counts at each would cost more than the
+    second kernel that they save.
+    """
+    if x.is_cuda and torch.cuda.is_current_stream_capturing():
+        # A graph may be replayed beside calls on any stream, so it counts, and clears, for itself.
+        return torch.zeros(tiles, device=x.device, dtype=torch.int32)
+    # Launches on one stream follow one another, and can share counts; those on two streams cannot.
+    key = (x.device, torch.cuda.current_stream(x.device).cuda_stream if x.is_cuda else None)
+    if key not in kept or kept[key].numel() < tiles:
+        kept[key] = torch.zeros(tiles, device=x.device, dtype=torch.int32)
+    return kept[key]
+'''
+"""What wrappers of joined kernels get their counts from."""
 
 
 def tuned_decorators(configs: Sequence[Config]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import runpy
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,7 +24,19 @@ from fusetune.kernels.spec import load_spec
 from fusetune.report.export.module import export_module
 from fusetune.store.schema import ConfigFile
 from fusetune.store.yaml_files import dump_config_file
-from tests.support.exporting import CONFIGS, OPS, PERSISTENT, TILED, exported, modes_of
+from tests.support.exporting import (
+    CONFIGS,
+    JOINED,
+    JOINED_COLUMNS,
+    OPS,
+    PERSISTENT,
+    PERSISTENT_JOINED,
+    PERSISTENT_SPLIT,
+    SPLIT,
+    TILED,
+    exported,
+    modes_of,
+)
 from tests.unit.gate.test_gate import kept
 
 H200 = find_target("h200")
@@ -70,7 +83,18 @@ def test_a_module_is_formatted_and_leaves_no_decided_branch_or_unused_name(op: s
     text = exported(op, CONFIGS[label], H200)
     assert black.format_str(text, mode=black.Mode(line_length=100)) == text
     assert max(map(len, text.splitlines())) <= 100
-    for leftover in ("EPILOGUE", "COUNTER", "PRECISION", "given", "FOLDS", "PARTS", "noqa", "type: ignore", "fmt:"):
+    for leftover in (
+        "EPILOGUE",
+        "COUNTER",
+        "PRECISION",
+        "JOINS",
+        "given",
+        "FOLDS",
+        "PARTS",
+        "noqa",
+        "type: ignore",
+        "fmt:",
+    ):
         assert leftover not in text, leftover
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.If | ast.Compare) and isinstance(getattr(node, "test", node), ast.Compare):
@@ -167,6 +191,98 @@ def test_for_any_number_of_rows_the_wrappers_launch_as_the_library_does(
             options = {"num_warps": launch.options["num_warps"], "num_stages": launch.options["num_stages"]}
             constants = {name: value for name, value in launch.constants.items() if name in named}
             assert named == {**constants, **options}
+
+
+# --- summands that the last program at a tile joins
+
+
+def kernels_of(text: str) -> list[str]:
+    return [node.name for node in ast.parse(text).body if isinstance(node, ast.FunctionDef) if "_kernel" in node.name]
+
+
+@pytest.mark.parametrize(
+    ("config", "joined"),
+    [(JOINED_COLUMNS, True), (PERSISTENT_JOINED, True), (SPLIT, False), (PERSISTENT_SPLIT, False)],
+    ids=["split_k, few summands", "persistent, few summands", "split_k, many", "persistent, many"],
+)
+def test_few_summands_take_one_kernel_and_many_two(config: Config, joined: bool) -> None:
+    scale = ["fused_gemm_scale_kernel"] if joined else ["gemm_share_scale_kernel", "finish_split_scale_kernel"]
+    text = exported("gemm_scale", config, H200)
+    assert kernels_of(text) == scale
+    assert ("the last one there adds them up, in order" in " ".join(text.split())) == joined
+
+
+def test_a_mode_whose_tiles_are_no_whole_columns_has_two_kernels_beside_the_other_s_one() -> None:
+    assert kernels_of(exported("gemm_scale_bn", JOINED, H200)) == [
+        "gemm_share_train_kernel",
+        "finish_split_train_kernel",
+        "fused_gemm_scale_bn_eval_kernel",
+    ]
+
+
+@pytest.mark.parametrize("config", [TILED, PERSISTENT, SPLIT, PERSISTENT_SPLIT])
+def test_where_nothing_is_joined_nothing_counts_arrivals(config: Config) -> None:
+    for op in OPS:
+        assert "arrivals" not in exported(op, config, H200)
+
+
+@pytest.mark.parametrize("config", [JOINED_COLUMNS, PERSISTENT_JOINED])
+def test_in_training_joined_columns_refuse_more_rows_than_a_tile_has(config: Config, tmp_path: Path) -> None:
+    namespace = loaded(exported("gemm_scale_bn", config, H200), tmp_path)
+    vectors = [torch.ones(80)] * 6
+    with pytest.raises(ValueError, match="at most 64 rows, got 65"):
+        namespace["fused_gemm_scale_bn_train"](
+            torch.ones(65, 96), torch.ones(80, 96), *vectors, torch.zeros((), dtype=torch.int64), 0.1, 1e-5
+        )
+
+
+def loaded(text: str, folder: Path) -> dict[str, Any]:
+    path = folder / "exported.py"
+    path.write_text(text)
+    return runpy.run_path(str(path))
+
+
+@pytest.fixture
+def arrivals_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A module's own function, asked from CUDA stream `stream`, within a graph's capture or not."""
+    function = loaded(exported("gemm_scale", JOINED, H200), tmp_path)["arrivals_of"]
+    # Lies on a GPU, as far as the function can tell.
+    x = SimpleNamespace(is_cuda=True, device=torch.device("cpu"))
+
+    def ask(tiles: int, *, stream: int = 0, captured: bool = False) -> torch.Tensor:
+        monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: captured)
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda _: SimpleNamespace(cuda_stream=stream))
+        counts: torch.Tensor = function(x, tiles)
+        assert (counts.dtype, counts.numel() >= tiles, int(counts.abs().sum())) == (torch.int32, True, 0)
+        return counts
+
+    return ask
+
+
+def test_a_stream_counts_in_the_same_place_from_call_to_call(arrivals_of: Any) -> None:
+    first = arrivals_of(6)
+    assert arrivals_of(6) is first
+    assert arrivals_of(2) is first
+
+
+def test_more_tiles_than_before_get_more_counts_which_are_kept_in_turn(arrivals_of: Any) -> None:
+    small = arrivals_of(6)
+    large = arrivals_of(7)
+    assert large is not small
+    assert arrivals_of(6) is large
+
+
+def test_two_streams_share_no_counts(arrivals_of: Any) -> None:
+    one, other = arrivals_of(6, stream=1), arrivals_of(6, stream=2)
+    assert one is not other
+    assert arrivals_of(6, stream=1) is one
+
+
+def test_a_captured_graph_has_counts_of_its_own_and_leaves_those_of_calls_alone(arrivals_of: Any) -> None:
+    kept = arrivals_of(6)
+    captured = [arrivals_of(6, captured=True) for _ in range(2)]
+    assert len({id(one) for one in (kept, *captured)}) == 3
+    assert arrivals_of(6) is kept
 
 
 def test_autotuned_a_module_tries_at_most_three_configs_and_baseline_is_one_of_them() -> None:

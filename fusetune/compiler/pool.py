@@ -14,6 +14,7 @@ from fusetune.core.config import Config
 from fusetune.core.problem import Problem
 from fusetune.core.resources import Resources
 from fusetune.core.space import Rejection
+from fusetune.core.split import joins_summands
 from fusetune.core.target import Target
 from fusetune.errors import CompileError
 from fusetune.kernels.spec import KernelSpec
@@ -78,10 +79,10 @@ class CompileRun:
         # Whoever asks for compilations has something to do beside them, such as timing, that must not wait for a core.
         self._pool = ProcessPool(max_workers=count, context=context, initializer=os.nice, initargs=(NICENESS,))
         self._futures = {}
-        kinds: set[tuple[str, bool]] = set()
+        kinds: set[tuple[str, bool, bool]] = set()
         for job in jobs:
             # The launches of a variant have one signature each, and so one launcher.
-            kind = job.config.variant, job.config.SPLIT_K > 1
+            kind = job.config.variant, job.config.SPLIT_K > 1, joins_summands(job.config, job.problem)
             future = self._pool.schedule(_compile, args=(spec, job, target, kind not in kinds), timeout=time_limit_s)
             kinds.add(kind)
             self._futures[future] = job

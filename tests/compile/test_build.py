@@ -238,7 +238,7 @@ def test_a_launcher_that_cannot_be_built_here_is_no_compile_error(monkeypatch):
 
     monkeypatch.setattr(driver, "make_launcher", object(), raising=False)
     monkeypatch.setattr(driver, "CudaLauncher", no_driver)
-    problem, config = make_problem(128, 512, 1024, "float32"), Config("split_k", 64, 32, 64, SPLIT_K=4, num_stages=3)
+    problem, config = make_problem(128, 512, 1024, "float32"), Config("split_k", 64, 64, 64, SPLIT_K=8, num_stages=3)
     plain = compile_config(SPEC, problem, config, H200)
     assert asked == []
     assert compile_config(SPEC, problem, config, H200, with_launchers=True) == plain

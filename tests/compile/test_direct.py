@@ -17,7 +17,9 @@ from fusetune.runtime.plans import EPS, OPERANDS, StandIn, direct_launches
 
 M, N, K = 128, 512, 1024
 PERSISTENT = Config(variant="persistent", BLOCK_M=64, BLOCK_N=64, BLOCK_K=32, num_stages=3)
-SPLIT = Config(variant="split_k", BLOCK_M=32, BLOCK_N=32, BLOCK_K=32, SPLIT_K=4)
+SPLIT = Config(variant="split_k", BLOCK_M=64, BLOCK_N=64, BLOCK_K=32, SPLIT_K=8)
+JOINED = Config(variant="split_k", BLOCK_M=128, BLOCK_N=16, BLOCK_K=32, SPLIT_K=4)
+PERSISTENT_JOINED = Config(variant="persistent", BLOCK_M=128, BLOCK_N=16, BLOCK_K=32, SPLIT_K=4, num_stages=3)
 POINTERS = {name: 4096 + 256 * place for place, name in enumerate(OPERANDS)}
 VALUES = [*POINTERS.values(), 0.5, 0.25]
 FOLLOWED = {"mean_ptr": "running_mean", "var_ptr": "running_var", "tracked_ptr": "num_batches_tracked"}
@@ -93,7 +95,9 @@ def _launches(config, ending):
     tensors = {name: StandIn(shapes.get(name, (N,)), torch.float32, device) for name in [*names, "y"]}
     if mode == "train":
         tensors["num_batches_tracked"] = StandIn((), torch.int64, device)
-    scratch = {one.name: StandIn(one.shape, torch.float32, device) for one in workspace(problem, config, ending)}
+    scratch = {
+        one.name: StandIn(one.shape, getattr(torch, one.dtype), device) for one in workspace(problem, config, ending)
+    }
     for tensor in tensors.values():
         tensor.gpu = Gpu(90, 132)
     counter = "count" if mode == "train" else "none"
@@ -110,7 +114,7 @@ def _given(utils, launch):
     return arguments[-1], arguments[:-1]
 
 
-@pytest.mark.parametrize("config", [BASELINE, SPLIT], ids=Config.label)
+@pytest.mark.parametrize("config", [BASELINE, SPLIT, JOINED], ids=Config.label)
 @pytest.mark.parametrize("ending", ["scale", "eval", "train"])
 def test_each_argument_gets_its_own_pointer_and_the_rest_is_as_described(utils, config, ending):
     launches, directs = _launches(config, ending)
@@ -128,7 +132,7 @@ def test_each_argument_gets_its_own_pointer_and_the_rest_is_as_described(utils, 
                 assert value == {**described.arguments, **described.constants}[name], name
             elif value is None:  # not followed
                 assert ending != "train" or operand == "scratch" or described is launches[0], name
-            elif name == "y_ptr" and launches[0] is described and config.SPLIT_K > 1:
+            elif name == "y_ptr" and launches[0] is described and config == SPLIT:
                 assert value == POINTERS["scratch"], "the summands"
             else:
                 assert value == POINTERS[operand], name
@@ -144,6 +148,18 @@ def test_a_pointer_that_an_ending_follows_is_always_given(utils, ending):
     if ending == "eval":
         wanted |= {"gamma_ptr", "beta_ptr", "mean_ptr", "var_ptr"}
     assert {name for name, value in by_name.items() if name.endswith("_ptr") and value is not None} == wanted
+
+
+@pytest.mark.parametrize("config", [JOINED, PERSISTENT_JOINED], ids=Config.label)
+@pytest.mark.parametrize("ending", ["scale", "eval", "train"])
+def test_a_kernel_that_joins_summands_is_the_only_one_and_gets_summands_and_counts(utils, config, ending):
+    (described,), (launch,) = _launches(config, ending)
+    launch(1, VALUES)
+    given, _ = _given(utils, launch)
+    by_name = dict(zip(described.kernel.arg_names, given[-len(described.kernel.arg_names) :], strict=True))
+    assert by_name["partial_ptr"] == POINTERS["scratch"]
+    assert by_name["arrivals_ptr"] == POINTERS["arrivals"]
+    assert by_name["y_ptr"] == POINTERS["y"]
 
 
 def test_descriptors_are_encoded_once_an_address_and_forgotten_before_they_are_too_many(utils):

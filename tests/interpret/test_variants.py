@@ -7,7 +7,9 @@ import math
 import msgspec
 import pytest
 import torch
+from triton.runtime import interpreter
 
+from fusetune.core import split
 from fusetune.core.config import Config
 from fusetune.core.problem import Problem, make_problem
 from fusetune.core.space import holds_columns
@@ -21,14 +23,17 @@ from fusetune.kernels.spec import KernelSpec
 CONFIGS = {
     "tiled": Config(BLOCK_M=16, BLOCK_N=32, BLOCK_K=32, GROUP_M=2),
     "split_k": Config("split_k", 16, 32, 16, SPLIT_K=4),
+    "split_k joined": Config("split_k", 16, 32, 16, SPLIT_K=4),
     "persistent": Config("persistent", 16, 64, 32, GROUP_M=2),
     "persistent split": Config("persistent", 16, 64, 32, GROUP_M=2, SPLIT_K=4),
+    "persistent joined": Config("persistent", 16, 64, 32, GROUP_M=2, SPLIT_K=4),
     "library": Config("library", 32, 32, 32),
 }
 PERSISTENT = [
     f"{variant} in {parts}" for variant in ("persistent", "persistent whole", "persistent split") for parts in (1, 2, 4)
 ]
-VARIANTS = ["tiled", "tiled whole", "split_k", *PERSISTENT, "library"]
+JOINED = ["split_k joined", "split_k joined whole", "persistent joined", "persistent joined whole"]
+VARIANTS = ["tiled", "tiled whole", "split_k", *PERSISTENT, *JOINED, "library"]
 ANY_SHAPE = [(1, 1, 1), (2, 1, 1), (5, 123, 77), (37, 50, 70), (64, 64, 64)]
 # The copy engine needs rows that begin on 16 bytes; the last two have more tiles than run at once. Along K they have
 # 1, 5, 2, 9 and 7 steps, so that of four CTAs that share a tile some have fewer than others, or none.
@@ -37,7 +42,10 @@ MODES = [None, "train", "eval"]
 
 
 def _config(variant: str, problem: Problem) -> Config:
-    """A config of the variant for the problem, of small tiles: `whole` has all rows in one, `split` shares K."""
+    """A config of the variant for the problem, of small tiles: `whole` has all rows in one, `split` shares K.
+
+    A tile's summands are added up by a second kernel, or, where they are `joined`, by the last CTA there.
+    """
     kind = variant.partition(" in ")[0]
     if kind.endswith(" whole"):
         rows = max(16, 1 << (problem.M - 1).bit_length())
@@ -46,11 +54,16 @@ def _config(variant: str, problem: Problem) -> Config:
 
 
 @pytest.fixture
-def launched(monkeypatch):
-    """Launch a config of `persistent in 2` in two parts: what needs parts on a GPU, a large tile, takes long here."""
+def launched(monkeypatch, request):
+    """Launch a config of `persistent in 2` in two parts: what needs parts on a GPU, a large tile, takes long here.
+
+    For the same reason it is the name that decides whether summands are joined at once.
+    """
+    joins = "joined" in request.node.callspec.params["variant"]
+    monkeypatch.setattr(split, "JOINED_BYTES", 1 << 30 if joins else 0)
 
     def launch(variant, problem, config, tensors, **options):
-        if variant.startswith("persistent"):
+        if " in " in variant:
             monkeypatch.setattr(launches_module, "parts_of", lambda config, problem: int(variant[-1]))
         ending = problem.mode or "scale"
         found = gemm_launches(problem, config, tensors, ending, **{"eps": EPS, "momentum": MOMENTUM, **options})
@@ -81,6 +94,8 @@ def _cases():
         for variant in VARIANTS:
             if "whole" in variant and mode != "train":
                 continue
+            if variant.endswith("joined") and mode == "train":
+                continue  # where no tile has all rows, this is `split_k` or `persistent split`
             for M, K, N in ALIGNED if variant.startswith("persistent") else ANY_SHAPE:
                 if mode != "train" or M > 1:
                     yield pytest.param(mode, variant, M, K, N, id=f"{mode or 'plain'} {variant} {M}x{K}x{N}")
@@ -97,8 +112,11 @@ def test_every_variant_gives_what_pytorch_gives_and_touches_nothing_else(
     in_bounds += tensors.values()
     before = {name: tensor.clone() for name, tensor in tensors.items()}
     launches = launched(variant, problem, config, tensors)
-    if config.variant == "persistent":
+    if " in " in variant:
         assert launches[0].constants["PARTS"] == int(variant[-1])
+    if "joined" in variant and (mode != "train" or "whole" in variant):
+        assert len(launches) == 1
+        assert not tensors["arrivals"].any(), "the next launch counts from zero"
     if "whole" in variant:
         assert holds_columns(config, problem)
         assert len(launches) == 1
@@ -141,6 +159,8 @@ def _error(found: torch.Tensor, reference: torch.Tensor) -> float:
         ("persistent whole in 1", 200),
         ("persistent whole in 4", 200),
         ("persistent split in 2", 200),
+        ("split_k joined whole", 200),
+        ("persistent joined whole", 200),
         ("library", 200),
         ("library", 32 * 70 + 3),
     ],
@@ -160,7 +180,10 @@ def test_large_column_means_cost_no_more_accuracy_than_in_pytorch(variant, M, la
     torch.testing.assert_close(tensors["running_var"].double(), reference["running_var"], rtol=1e-5, atol=0)
 
 
-@pytest.mark.parametrize("variant", ["tiled", "split_k", "persistent in 2", "persistent split in 2", "library"])
+@pytest.mark.parametrize(
+    "variant",
+    ["tiled", "split_k", "persistent in 2", "persistent split in 2", "split_k joined", "persistent joined", "library"],
+)
 def test_large_running_means_cost_no_more_accuracy_than_in_pytorch(variant, launched):
     """Only where products are as exact as float32: elsewhere the input's rounding costs far more."""
     problem = make_problem(64, 72, 64, "float32", "tf32x3", mode="eval")
@@ -195,7 +218,7 @@ def test_running_statistics_follow_the_momentum_or_the_number_of_batches(
     # Momentum None is the average's: whatever else is given for it has to be without effect.
     options = {"eps": 1e-2, "momentum": 0.9 if counter == "average" else momentum, "counter": counter}
     first, *_ = launched(variant, problem, config, tensors, **options)
-    if config.variant == "persistent" and N == 264:
+    if " in " in variant and N == 264:
         tiles = -(-N // config.BLOCK_N) * -(-problem.M // config.BLOCK_M)
         assert tiles > first.grid[0], "no program has a second tile"
     assert int(tensors["num_batches_tracked"]) == given + (counter == "count")
@@ -226,3 +249,27 @@ def test_ctas_that_share_k_write_a_summand_each_even_where_no_step_is_left(varia
         torch.testing.assert_close(summand, expected, rtol=1e-5, atol=1e-5)
         first = last
     assert first >= K
+
+
+@pytest.mark.parametrize("variant", ["split_k joined", "persistent joined"])
+def test_whoever_comes_last_at_a_tile_the_same_bits_come_out(variant, launched, monkeypatch):
+    problem = make_problem(37, 72, 264, "float32")
+    config = _config(variant, problem)
+    tensors = _draw(problem, config)
+    launched(variant, problem, config, tensors)
+    forwards = tensors["y"].clone()
+    tensors["y"].fill_(math.nan)
+    tensors["partial"].fill_(math.nan)
+    (launch,) = gemm_launches(problem, config, tensors, "scale")
+    splits = []
+
+    set_place = interpreter.interpreter_builder.set_grid_idx
+
+    def mirrored(x, y, z):
+        splits.append(config.SPLIT_K - 1 - y)
+        set_place(x, config.SPLIT_K - 1 - y, z)
+
+    monkeypatch.setattr(interpreter.interpreter_builder, "set_grid_idx", mirrored)
+    launch.run()
+    assert splits[0] != 0
+    assert torch.equal(tensors["y"], forwards)

@@ -406,8 +406,10 @@ def test_a_persistent_summand_is_stored_in_float32_and_leaves_the_columns_to_the
 ) -> None:
     problem = make_problem(128, 512, 1024, "float16", mode=mode)  # type: ignore[arg-type]
     stage, tile = (32 + 64) * 64 * 2 + 8, 32 * 64
-    config = Config("persistent", 32, 64, 64, SPLIT_K=4, num_stages=3)
+    config = Config("persistent", 32, 64, 64, SPLIT_K=16, num_stages=3)
     assert persistent_shared_bytes(config, problem) == 2 * stage + 4 * tile
+    joined = Config("persistent", 32, 64, 64, SPLIT_K=4, num_stages=3)
+    assert persistent_shared_bytes(joined, problem) == 2 * stage + (4 * tile if mode == "train" else 0)
     whole = Config("persistent", 32, 64, 64, num_stages=3)
     assert persistent_shared_bytes(whole, problem) == 2 * stage + 2 * tile + (4 * 4 * 64 if mode == "train" else 0)
 
@@ -421,13 +423,15 @@ def test_a_persistent_summand_is_stored_in_float32_and_leaves_the_columns_to_the
         (BASELINE, 64, None, False),
         (PERSISTENT, 2, "train", True),
         (PERSISTENT, 65, "train", False),
-        (PERSISTENT_4, 64, "train", False),
-        (SPLIT_4, 64, "train", False),
+        (PERSISTENT_4, 64, "train", True),
+        (PERSISTENT_4, 65, "train", False),
+        (Config("split_k", SPLIT_K=4), 64, "train", True),
+        (Config("split_k", SPLIT_K=8), 64, "train", False),
         (Config("library"), 64, "train", False),
     ],
     ids=lambda value: value.label() if isinstance(value, Config) else str(value),
 )
-def test_a_cta_holds_whole_columns_where_its_tile_has_every_row_and_all_of_k(
+def test_a_cta_holds_whole_columns_where_its_tile_has_every_row_and_all_of_k_or_joins_it(
     config: Config, M: int, mode: str | None, held: bool
 ) -> None:
     assert holds_columns(config, make_problem(M, 512, 1024, "float32", mode=mode)) is held  # type: ignore[arg-type]
@@ -580,7 +584,11 @@ def test_few_tiles_leave_every_variant_candidates_on_hopper(mode: str | None) ->
     }
     assert any(config.BLOCK_M < 64 for config in tried if config.variant == "persistent")
     if mode == "train":
-        assert {config.variant for config in tried if holds_columns(config, problem)} == {"tiled", "persistent"}
+        assert {config.variant for config in tried if holds_columns(config, problem)} == {
+            "tiled",
+            "split_k",
+            "persistent",
+        }
 
 
 @each_target

@@ -27,18 +27,23 @@ from fusetune.kernels.spec import (
     abstract_tensors,
     round_in_copies,
 )
-from fusetune.kernels.tiles import persistent_products, tiled_products
+from fusetune.kernels.tiles import joined_products, persistent_products, tiled_products
 
 RTX_4090, H200 = find_target("rtx4090"), find_target("h200")
-SPLIT_K = Config("split_k", 32, 32, 64, SPLIT_K=4)
+SPLIT_K = Config("split_k", 64, 64, 64, SPLIT_K=8)
+JOINED = Config("split_k", 32, 32, 64, SPLIT_K=4)
+JOINED_WHOLE = Config("split_k", 128, 16, 64, SPLIT_K=8)
 WHOLE = Config(BLOCK_M=128, BLOCK_N=16, BLOCK_K=64)
 PERSISTENT = Config("persistent", 64, 128, 32, num_stages=3)
 PERSISTENT_WHOLE = Config("persistent", 128, 64, 32, num_stages=3)
-PERSISTENT_SPLIT = Config("persistent", 32, 128, 64, SPLIT_K=4, num_stages=3)
+PERSISTENT_SPLIT = Config("persistent", 64, 128, 64, SPLIT_K=4, num_stages=3)
+PERSISTENT_JOINED = Config("persistent", 32, 128, 64, SPLIT_K=4, num_stages=3)
+PERSISTENT_JOINED_WHOLE = Config("persistent", 128, 32, 64, SPLIT_K=4, num_stages=3)
+JOINING = (JOINED, JOINED_WHOLE, PERSISTENT_JOINED, PERSISTENT_JOINED_WHOLE)
 CASES = [
     (mode, config)
     for mode in (None, "train", "eval")
-    for config in (BASELINE, SPLIT_K, WHOLE, PERSISTENT, PERSISTENT_WHOLE, PERSISTENT_SPLIT)
+    for config in (BASELINE, SPLIT_K, WHOLE, PERSISTENT, PERSISTENT_WHOLE, PERSISTENT_SPLIT, *JOINING)
 ]
 each_case = pytest.mark.parametrize(
     ("mode", "config"), CASES, ids=[f"{mode or 'plain'} {config.label()}" for mode, config in CASES]
@@ -71,7 +76,10 @@ def test_every_launch_gives_its_kernel_every_argument_once(mode: Any, config: Co
 def test_there_is_a_second_kernel_only_where_a_cta_does_not_see_all_it_needs(mode: Any, config: Config) -> None:
     kernels = [launch.kernel for launch in _launches(_problem(mode), config)]
     first = persistent_products if config.variant == "persistent" else tiled_products
-    if config in (SPLIT_K, PERSISTENT_SPLIT):
+    joins = config in JOINING and (mode != "train" or config in (JOINED_WHOLE, PERSISTENT_JOINED_WHOLE))
+    if joins:
+        assert kernels == [joined_products if config.variant == "persistent" else tiled_products]
+    elif config.SPLIT_K > 1:
         assert kernels == [first, finish_split]
     elif mode == "train" and config in (BASELINE, PERSISTENT):
         assert kernels == [first, normalize_columns]
@@ -102,10 +110,11 @@ def test_each_kernel_is_launched_early_and_waits_just_where_the_gpu_can(
 
 
 def test_the_first_kernel_has_the_config_s_warps_and_stages() -> None:
-    config = Config("split_k", 32, 32, 64, SPLIT_K=4, num_warps=8, num_stages=4)
-    first, _ = _launches(_problem(None), config)
-    assert (first.options["num_warps"], first.options["num_stages"]) == (8, 4)
-    assert first.grid == (4 * 7, 4)
+    for rows in (32, 128):
+        config = Config("split_k", rows, 32, 64, SPLIT_K=8, num_warps=8, num_stages=4)
+        first, *_ = _launches(_problem(None), config)
+        assert (first.options["num_warps"], first.options["num_stages"]) == (8, 4)
+        assert first.grid == (-(-100 // rows) * 7, 8)
 
 
 @pytest.mark.parametrize(("M", "ctas"), [(65, 2 * 2), (64 * 5000, 132 * 2)])
@@ -132,14 +141,32 @@ def test_persistent_ctas_that_share_k_write_float32_summands_one_beside_the_othe
     first, second = _launches(problem, PERSISTENT_SPLIT, H200)
     written = first.arguments["y_desc"]
     assert (written.tensor.shape, written.tensor.dtype) == ((4, 100, 200), "float32")
-    assert _blocks(first)["y_desc"] == (1, 32, 128 // first.constants["PARTS"])
+    assert _blocks(first)["y_desc"] == (1, 64, 128 // first.constants["PARTS"])
     assert second.arguments["partial_ptr"] is written.tensor
     assert (first.constants["SPLIT_K"], first.constants["EPILOGUE"]) == (4, "partial")
-    assert first.grid == (4 * 2 * 4,)
+    assert first.grid == (2 * 2 * 4,)
+
+
+@pytest.mark.parametrize("mode", [None, "train", "eval"])
+@pytest.mark.parametrize("config", JOINING, ids=Config.label)
+def test_the_last_cta_at_a_tile_of_few_summands_has_all_it_needs_to_finish_it(mode: Any, config: Config) -> None:
+    problem = _problem(mode)
+    if mode == "train" and config.BLOCK_M < problem.M:
+        assert len(_launches(problem, config, H200)) == 2
+        return
+    (launch,) = _launches(problem, config, H200)
+    tiles = -(-100 // config.BLOCK_M) * -(-200 // config.BLOCK_N)
+    assert launch.grid == (tiles, config.SPLIT_K)
+    partial, arrivals = launch.arguments["partial_ptr"], launch.arguments["arrivals_ptr"]
+    assert partial.shape == (tiles, config.SPLIT_K, config.BLOCK_M, config.BLOCK_N)
+    assert (arrivals.shape, arrivals.dtype) == ((tiles,), "int32")
+    assert launch.arguments["y_ptr"].shape == (100, 200)
+    assert launch.constants["EPILOGUE"] == {None: "scale", "train": "columns", "eval": "eval_folded"}[mode]
 
 
 def test_more_persistent_ctas_than_run_at_once_are_not_launched_to_share_k() -> None:
     first, _ = _launches(make_problem(64 * 50, 200, 512, "float16"), PERSISTENT_SPLIT, H200)
+    assert first.kernel is persistent_products
     assert first.grid[0] < 100 * 2 * 4
     assert first.grid[0] in (132, 2 * 132)
 
@@ -165,20 +192,28 @@ def test_training_with_k_split_holds_whole_columns_in_the_second_kernel(config: 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_workspace_is_float32_and_of_the_size_that_the_kernels_write(mode: Any, config: Config, dtype: Any) -> None:
     problem = make_problem(100, 200, 512, dtype, mode=mode)
+    if config in JOINING:
+        problem = make_problem(200, 200, 512, dtype, mode=mode)  # too many rows for whole columns
     found = {operand.name: operand.shape for operand in _spec(problem).workspace(problem, config)}
     expected: dict[str, tuple[int, ...]] = {}
-    if config in (SPLIT_K, PERSISTENT_SPLIT):
-        expected = {"partial": (4, 100, 200)}
+    if config in JOINING and mode != "train":
+        tiles = -(-200 // config.BLOCK_M) * -(-200 // config.BLOCK_N)
+        expected = {"partial": (tiles, config.SPLIT_K, config.BLOCK_M, config.BLOCK_N), "arrivals": (tiles,)}
+    elif config.SPLIT_K > 1:
+        expected = {"partial": (config.SPLIT_K, problem.M, 200)}
     elif mode == "train" and config in (BASELINE, PERSISTENT):
         expected = {"moments": (2, 2, 200)}
     assert found == expected
-    assert {operand.dtype for operand in _spec(problem).workspace(problem, config)} <= {"float32"}
+    for operand in _spec(problem).workspace(problem, config):
+        assert (operand.dtype, operand.role) == (
+            ("int32", "counter") if operand.name == "arrivals" else ("float32", "output")
+        )
 
 
 def test_abstract_tensors_hold_the_workspace_and_know_their_gpu() -> None:
     problem = _problem("train")
     tensors = abstract_tensors(WITH_BN, problem, SPLIT_K, H200)
-    assert tensors["partial"] == AbstractTensor((4, 100, 200), "float32", Gpu(90, 132))
+    assert tensors["partial"] == AbstractTensor((8, 100, 200), "float32", Gpu(90, 132))
     assert {gpu_of(tensor) for tensor in tensors.values()} == {Gpu(90, 132)}
     assert "partial" not in abstract_tensors(WITH_BN, problem, BASELINE, H200)
 
@@ -240,15 +275,17 @@ def test_batch_norm_moves_its_states_twice() -> None:
     ("dtype", "precision", "rounds"),
     [("float32", "tf32", True), ("float32", "tf32x3", False), ("float32", "ieee", False), ("float16", None, False)],
 )
-@pytest.mark.parametrize("split", [1, 4])
+@pytest.mark.parametrize("split", [1, 4, 8])
 def test_the_copy_engine_rounds_what_is_read_as_tf32_and_never_what_is_written(
     dtype: Any, precision: Any, rounds: bool, split: int
 ) -> None:
     problem, config = make_problem(1024, 512, 256, dtype, precision), Config("persistent", SPLIT_K=split, num_stages=3)
     first, *_ = gemm_launches(problem, config, abstract_tensors(PLAIN, problem, config, H200), "scale")
     assert isinstance(first, Launch)
-    descriptors = {name: first.arguments[name].rounds for name in ("x_desc", "w_desc", "y_desc")}
-    assert descriptors == {"x_desc": rounds, "w_desc": rounds, "y_desc": False}
+    descriptors = {name: value.rounds for name, value in first.arguments.items() if isinstance(value, TileDescriptor)}
+    assert descriptors == {"x_desc": rounds, "w_desc": rounds} | (
+        {"y_desc": False} if first.kernel is persistent_products else {}
+    )
 
 
 def test_triton_3_6_is_told_to_round_through_the_kernel_s_metadata() -> None:

@@ -22,12 +22,14 @@ from fusetune.runtime.linear_scale import BOUND
 from fusetune.runtime.plans import PLANS
 
 PERSISTENT = Config(variant="persistent", BLOCK_M=64, BLOCK_N=64, BLOCK_K=32, num_stages=3)
-SPLIT = Config(variant="split_k", BLOCK_M=64, BLOCK_N=32, BLOCK_K=32, SPLIT_K=4)
+SPLIT = Config(variant="split_k", BLOCK_M=64, BLOCK_N=64, BLOCK_K=32, SPLIT_K=8)
+JOINED = Config(variant="split_k", BLOCK_M=64, BLOCK_N=32, BLOCK_K=32, SPLIT_K=4)
+PERSISTENT_JOINED = Config(variant="persistent", BLOCK_M=128, BLOCK_N=16, BLOCK_K=32, SPLIT_K=4, num_stages=3)
 CLOSE = {"rtol": 1e-2, "atol": 1e-2}
 each_mode = pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 
 
-@pytest.fixture(params=[BASELINE, SPLIT, PERSISTENT], ids=Config.label)
+@pytest.fixture(params=[BASELINE, SPLIT, JOINED, PERSISTENT, PERSISTENT_JOINED], ids=Config.label)
 def config(request, monkeypatch):
     """Every call gets this config, as if it had been tuned."""
     if request.param.variant == "persistent" and torch.cuda.get_device_capability() < (9, 0):
@@ -134,8 +136,9 @@ def test_launch_hooks_see_every_kernel_and_none_is_called_without(config):
     finally:
         chain.remove(hook)
     fused_gemm_scale(*tensors)
-    first = "persistent_products" if config.variant == "persistent" else "tiled_products"
-    assert seen == [first, *(["finish_split"] if config.SPLIT_K > 1 else [])]
+    first = "persistent_products" if config == PERSISTENT else "tiled_products"
+    first = "joined_products" if config == PERSISTENT_JOINED else first
+    assert seen == [first, *(["finish_split"] if config == SPLIT else [])]
 
 
 @each_mode
@@ -171,6 +174,30 @@ def test_streams_do_not_mix(config):
     torch.cuda.synchronize()
     for y, tensors in outputs[-8:]:
         _assert_right(y, tensors)
+
+
+def test_replays_on_two_streams_and_calls_on_a_third_share_nothing(config):
+    """Where summands are joined each would count the others' arrivals."""
+    sets = [_draw(M) for M in (64, 128, 128)]
+    expected = [fused_gemm_scale(*tensors) for tensors in sets]
+    streams = [torch.cuda.Stream() for _ in sets]
+    graphs, captured = [], []
+    for tensors in sets[:2]:
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            captured.append([fused_gemm_scale(*tensors) for _ in range(20)])
+        graphs.append(graph)
+    torch.cuda.synchronize()
+    for _ in range(50):
+        for graph, stream in zip(graphs, streams, strict=False):
+            with torch.cuda.stream(stream):
+                graph.replay()
+        with torch.cuda.stream(streams[2]):
+            eager = [fused_gemm_scale(*sets[2]) for _ in range(20)]
+        torch.cuda.synchronize()
+        for outputs, right in zip((*captured, eager), expected, strict=True):
+            for y in outputs:
+                assert torch.equal(y, right)
 
 
 def test_threads_may_make_and_use_plans_at_once(config):

@@ -18,17 +18,21 @@ from fusetune.kernels.gemm_scale_bn import SPEC as WITH_BN
 from fusetune.kernels.launches import gemm_launches
 from fusetune.kernels.spec import KernelSpec
 
-SPLIT_K = Config("split_k", 64, 32, 64, SPLIT_K=4, num_stages=3)
+SPLIT_K = Config("split_k", 64, 64, 32, SPLIT_K=8, num_stages=3)
+JOINED = Config("split_k", 64, 32, 64, SPLIT_K=4, num_stages=3)
 PERSISTENT = Config("persistent", 128, 128, 32, num_warps=8, num_stages=3, GROUP_M=8)
 PERSISTENT_SPLIT = Config("persistent", 64, 128, 32, SPLIT_K=4, num_stages=3)
 WHOLE = [
     Config(BLOCK_M=256, BLOCK_N=16, BLOCK_K=32, num_warps=8),
     Config("persistent", 256, 64, 32, num_warps=8, num_stages=3),
+    Config("split_k", 256, 16, 32, SPLIT_K=4, num_warps=8, num_stages=3),
+    Config("persistent", 256, 16, 32, SPLIT_K=4, num_warps=8, num_stages=3),
 ]
 """Tiles of all rows: in training, one kernel normalizes them."""
 CONFIGS = [
     BASELINE,
     SPLIT_K,
+    JOINED,
     PERSISTENT,
     Config("persistent", 128, 256, 32, num_warps=8, num_stages=3),
     Config("persistent", 16, 32, 64, num_warps=2, num_stages=3),
@@ -149,6 +153,36 @@ def test_two_runs_are_bit_identical(mode, config):
     assert all(torch.equal(first[operand.name], second[operand.name]) for operand in spec_of(problem).operands(problem))
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize(
+    "config",
+    [
+        JOINED,
+        Config("persistent", 32, 32, 64, SPLIT_K=16, num_stages=3),
+        Config("persistent", 64, 16, 32, SPLIT_K=8, num_stages=3),
+    ],
+    ids=Config.label,
+)
+def test_thousands_of_launches_in_a_row_join_each_tile_once_and_in_order(config, dtype):
+    """Launched as fast as the GPU takes them: the CTAs of a tile come in many orders, and beside the next launch's."""
+    problem = make_problem(128, 512, 2048, dtype)
+    _skip_what_cannot_run(problem, config)
+    tensors = drawn(PLAIN, problem, config)
+    outputs = [torch.full_like(tensors["y"], math.nan) for _ in range(50)]
+    (first,) = PLAIN.launches(problem, config, tensors)
+    assert "arrivals" in tensors
+    launches = [PLAIN.launches(problem, config, {**tensors, "y": y})[0] for y in outputs]
+    first.run()
+    assert _error(tensors["y"], PLAIN.reference(problem, tensors)["y"]) < 1e-3
+    for _ in range(60):
+        for launch in launches:
+            launch.run()
+        for y in outputs:
+            assert torch.equal(y, tensors["y"])
+            y.fill_(math.nan)
+    assert not tensors["arrivals"].any()
+
+
 @pytest.mark.parametrize("config", WHOLE, ids=Config.label)
 def test_many_tiles_of_whole_columns_update_each_statistic_once_and_count_one_batch(config):
     """More tiles than programs: what a program does beside one tile's stores must not be done again for the next."""
@@ -165,7 +199,7 @@ def test_many_tiles_of_whole_columns_update_each_statistic_once_and_count_one_ba
 
 
 @pytest.mark.parametrize("momentum", [0.1, None])
-@pytest.mark.parametrize("config", [BASELINE, SPLIT_K, PERSISTENT, PERSISTENT_SPLIT, *WHOLE], ids=Config.label)
+@pytest.mark.parametrize("config", [BASELINE, SPLIT_K, JOINED, PERSISTENT, PERSISTENT_SPLIT, *WHOLE], ids=Config.label)
 def test_after_ten_steps_the_running_statistics_are_those_of_pytorch_s_module(config, momentum):
     M, K, N = ALIGNED
     problem = make_problem(M, N, K, "float32", "tf32x3", "train")

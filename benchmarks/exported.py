@@ -40,7 +40,7 @@ RESULTS = Path(__file__).resolve().parent / "results"
 SMALL_CONFIG = Config(BLOCK_M=32, BLOCK_N=16, BLOCK_K=256, num_stages=3)
 LARGE_CONFIG = Config(BLOCK_M=128, BLOCK_N=256, GROUP_M=8, num_warps=8, num_stages=4)
 PERSISTENT = Config(variant="persistent", BLOCK_M=128, BLOCK_N=256, BLOCK_K=32, GROUP_M=8, num_warps=8, num_stages=3)
-JOINED = Config(variant="persistent", BLOCK_M=64, BLOCK_N=32, BLOCK_K=64, SPLIT_K=4, num_stages=3)
+JOINED = Config(variant="persistent", BLOCK_M=64, BLOCK_N=16, BLOCK_K=128, SPLIT_K=2, num_stages=3)
 CASES: Sequence[tuple[str, tuple[int, int, int], str | None, Config]] = (
     ("gemm_scale", (128, 512, 1024), None, SMALL_CONFIG),
     ("gemm_scale", (1024, 8192, 8192), None, LARGE_CONFIG),

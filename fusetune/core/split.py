@@ -7,11 +7,11 @@ from typing import Final
 from fusetune.core.config import Config
 from fusetune.core.problem import Problem
 
-JOINED_BYTES: Final = 64 * 1024
+JOINED_BYTES: Final = 16 * 1024
 """Summands of a tile up to which one CTA reads them all.
 
-An SM takes about 64 bytes a clock out of L2, so that these cost it half a microsecond, which is less than a second
-kernel does. More of them are read sooner by a kernel that spreads over all SMs.
+By benchmarks/joining.py on an H200, one kernel takes about as long as two up to here, and the host one launch less;
+beyond, a second kernel that spreads over all SMs reads them sooner.
 """
 
 

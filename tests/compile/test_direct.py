@@ -18,8 +18,8 @@ from fusetune.runtime.plans import EPS, OPERANDS, StandIn, direct_launches
 M, N, K = 128, 512, 1024
 PERSISTENT = Config(variant="persistent", BLOCK_M=64, BLOCK_N=64, BLOCK_K=32, num_stages=3)
 SPLIT = Config(variant="split_k", BLOCK_M=64, BLOCK_N=64, BLOCK_K=32, SPLIT_K=8)
-JOINED = Config(variant="split_k", BLOCK_M=128, BLOCK_N=16, BLOCK_K=32, SPLIT_K=4)
-PERSISTENT_JOINED = Config(variant="persistent", BLOCK_M=128, BLOCK_N=16, BLOCK_K=32, SPLIT_K=4, num_stages=3)
+JOINED = Config(variant="split_k", BLOCK_M=128, BLOCK_N=16, BLOCK_K=32, SPLIT_K=2)
+PERSISTENT_JOINED = Config(variant="persistent", BLOCK_M=128, BLOCK_N=16, BLOCK_K=32, SPLIT_K=2, num_stages=3)
 POINTERS = {name: 4096 + 256 * place for place, name in enumerate(OPERANDS)}
 VALUES = [*POINTERS.values(), 0.5, 0.25]
 FOLLOWED = {"mean_ptr": "running_mean", "var_ptr": "running_var", "tracked_ptr": "num_batches_tracked"}

@@ -24,7 +24,7 @@ RTX_4090 = find_target("rtx4090")
 H200 = find_target("h200")
 PERSISTENT = Config(variant="persistent", BLOCK_M=128, BLOCK_N=128, num_warps=8, num_stages=3)
 JOINED = Config(variant="split_k", BLOCK_M=32, BLOCK_N=32, BLOCK_K=64, SPLIT_K=4, num_stages=3)
-PERSISTENT_JOINED = Config(variant="persistent", BLOCK_M=64, BLOCK_N=32, BLOCK_K=64, SPLIT_K=4, num_stages=3)
+PERSISTENT_JOINED = Config(variant="persistent", BLOCK_M=64, BLOCK_N=32, BLOCK_K=64, SPLIT_K=2, num_stages=3)
 
 
 def _loaded(path: Path, text: str) -> ModuleType:

@@ -19,10 +19,10 @@ CONFIGS = {
     "tiled": Config(BLOCK_M=64, BLOCK_N=64, BLOCK_K=32, num_stages=3),
     "columns": Config(BLOCK_M=128, BLOCK_N=32, BLOCK_K=32, num_stages=3),
     "split_k": Config(variant="split_k", BLOCK_M=64, BLOCK_N=64, BLOCK_K=32, SPLIT_K=8, num_stages=3),
-    "joined": Config(variant="split_k", BLOCK_M=128, BLOCK_N=16, BLOCK_K=64, SPLIT_K=4, num_stages=3),
+    "joined": Config(variant="split_k", BLOCK_M=128, BLOCK_N=16, BLOCK_K=64, SPLIT_K=2, num_stages=3),
     "persistent": Config(variant="persistent", BLOCK_M=128, BLOCK_N=128, BLOCK_K=32, num_warps=8, num_stages=3),
     "persistent_joined": Config(
-        variant="persistent", BLOCK_M=128, BLOCK_N=16, BLOCK_K=64, SPLIT_K=4, num_warps=8, num_stages=3
+        variant="persistent", BLOCK_M=128, BLOCK_N=16, BLOCK_K=64, SPLIT_K=2, num_warps=8, num_stages=3
     ),
 }
 JOINED = ("joined", "persistent_joined")

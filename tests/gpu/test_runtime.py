@@ -23,8 +23,8 @@ from fusetune.runtime.plans import PLANS
 
 PERSISTENT = Config(variant="persistent", BLOCK_M=64, BLOCK_N=64, BLOCK_K=32, num_stages=3)
 SPLIT = Config(variant="split_k", BLOCK_M=64, BLOCK_N=64, BLOCK_K=32, SPLIT_K=8)
-JOINED = Config(variant="split_k", BLOCK_M=64, BLOCK_N=32, BLOCK_K=32, SPLIT_K=4)
-PERSISTENT_JOINED = Config(variant="persistent", BLOCK_M=128, BLOCK_N=16, BLOCK_K=32, SPLIT_K=4, num_stages=3)
+JOINED = Config(variant="split_k", BLOCK_M=32, BLOCK_N=32, BLOCK_K=32, SPLIT_K=4)
+PERSISTENT_JOINED = Config(variant="persistent", BLOCK_M=128, BLOCK_N=16, BLOCK_K=32, SPLIT_K=2, num_stages=3)
 CLOSE = {"rtol": 1e-2, "atol": 1e-2}
 each_mode = pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 

@@ -17,7 +17,7 @@ JOINED = Config(variant="split_k", BLOCK_M=32, BLOCK_N=32, BLOCK_K=32, SPLIT_K=2
 JOINED_COLUMNS = Config(variant="split_k", BLOCK_M=64, BLOCK_N=16, BLOCK_K=32, SPLIT_K=2)
 PERSISTENT = Config(variant="persistent", BLOCK_M=64, BLOCK_N=64, BLOCK_K=32, num_stages=3)
 PERSISTENT_SPLIT = Config(variant="persistent", BLOCK_M=128, BLOCK_N=64, BLOCK_K=32, SPLIT_K=4, num_stages=3)
-PERSISTENT_JOINED = Config(variant="persistent", BLOCK_M=64, BLOCK_N=64, BLOCK_K=32, SPLIT_K=2, num_stages=3)
+PERSISTENT_JOINED = Config(variant="persistent", BLOCK_M=64, BLOCK_N=32, BLOCK_K=32, SPLIT_K=2, num_stages=3)
 CONFIGS = {
     "baseline": BASELINE,
     "tiled": TILED,

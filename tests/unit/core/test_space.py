@@ -408,7 +408,7 @@ def test_a_persistent_summand_is_stored_in_float32_and_leaves_the_columns_to_the
     stage, tile = (32 + 64) * 64 * 2 + 8, 32 * 64
     config = Config("persistent", 32, 64, 64, SPLIT_K=16, num_stages=3)
     assert persistent_shared_bytes(config, problem) == 2 * stage + 4 * tile
-    joined = Config("persistent", 32, 64, 64, SPLIT_K=4, num_stages=3)
+    joined = Config("persistent", 32, 64, 64, SPLIT_K=2, num_stages=3)
     assert persistent_shared_bytes(joined, problem) == 2 * stage + (4 * tile if mode == "train" else 0)
     whole = Config("persistent", 32, 64, 64, num_stages=3)
     assert persistent_shared_bytes(whole, problem) == 2 * stage + 2 * tile + (4 * 4 * 64 if mode == "train" else 0)
@@ -423,10 +423,11 @@ def test_a_persistent_summand_is_stored_in_float32_and_leaves_the_columns_to_the
         (BASELINE, 64, None, False),
         (PERSISTENT, 2, "train", True),
         (PERSISTENT, 65, "train", False),
-        (PERSISTENT_4, 64, "train", True),
-        (PERSISTENT_4, 65, "train", False),
-        (Config("split_k", SPLIT_K=4), 64, "train", True),
-        (Config("split_k", SPLIT_K=8), 64, "train", False),
+        (PERSISTENT_4, 64, "train", False),
+        (Config("persistent", 64, 16, SPLIT_K=4), 64, "train", True),
+        (Config("persistent", 64, 16, SPLIT_K=4), 65, "train", False),
+        (Config("split_k", 64, 32, SPLIT_K=2), 64, "train", True),
+        (SPLIT_4, 64, "train", False),
         (Config("library"), 64, "train", False),
     ],
     ids=lambda value: value.label() if isinstance(value, Config) else str(value),

@@ -14,7 +14,7 @@ PERSISTENT = Config(variant="persistent", BLOCK_M=128, BLOCK_N=128, num_warps=8)
 WHOLE = Config(BLOCK_M=32, BLOCK_N=16)
 SMALL = Config(BLOCK_M=16, BLOCK_N=16)
 SPLIT = Config(variant="split_k", SPLIT_K=4)
-MANY_SUMMANDS = Config(variant="split_k", SPLIT_K=8)
+JOINED = Config(variant="split_k", BLOCK_M=16, BLOCK_N=16, SPLIT_K=4)
 PERSISTENT_SPLIT = Config(variant="persistent", BLOCK_M=32, BLOCK_N=32, SPLIT_K=4)
 
 
@@ -73,9 +73,10 @@ def launched(monkeypatch):
         (PERSISTENT, "train", _tensors(x=torch.zeros(32, 24).T), (BASELINE, {})),
         (PERSISTENT_SPLIT, "train", _tensors(), (PERSISTENT_SPLIT, {"partial": (1, 4, 32, 32), "arrivals": (1,)})),
         (PERSISTENT_SPLIT, "scale", _tensors(x=torch.zeros(32, 24).T), (BASELINE, {})),
-        (SPLIT, "scale", _tensors(), (SPLIT, {"partial": (1, 4, 64, 64), "arrivals": (1,)})),
-        (SPLIT, "train", _tensors(), (SPLIT, {"partial": (1, 4, 64, 64), "arrivals": (1,)})),
-        (MANY_SUMMANDS, "train", _tensors(), (MANY_SUMMANDS, {"partial": (8, 24, 16)})),
+        (SPLIT, "scale", _tensors(), (SPLIT, {"partial": (4, 24, 16)})),
+        (SPLIT, "train", _tensors(), (SPLIT, {"partial": (4, 24, 16)})),
+        (JOINED, "scale", _tensors(), (JOINED, {"partial": (2, 4, 16, 16), "arrivals": (2,)})),
+        (JOINED, "train", _tensors(), (JOINED, {"partial": (4, 24, 16)})),
         (SMALL, "train", _tensors(), (SMALL, {"moments": (2, 2, 16)})),
         (SMALL, "scale", _tensors(), (SMALL, {})),
     ],

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from fusetune.core.config import BASELINE, Config
 from fusetune.core.problem import Problem
+from fusetune.core.roofline import roofline
+from fusetune.errors import UsageError
+from fusetune.kernels.device import local_target
 from fusetune.kernels.spec import KernelSpec, Operand, Role
 from fusetune.measure.launcher import Launcher
 from fusetune.measure.nvml import GpuState, Monitor
 from fusetune.measure.protocol import BlockTimes, Checked, Failure, SamplingFacts
 from fusetune.measure.timers import (
-    GRAPH_BELOW_US,
     L2_TURNOVER,
     MIN_ARM_US,
     EventTimer,
@@ -22,6 +24,7 @@ from fusetune.measure.timers import (
     Timer,
     check_tick,
     event_tick_us,
+    is_short,
     launches_for,
 )
 
@@ -45,12 +48,27 @@ def loaded_bytes(spec: KernelSpec, problem: Problem, input_sets: int) -> int:
     return elements * (problem.element_bytes * input_sets + 2 * _FLOAT64_BYTES)
 
 
+def _floor_us(spec: KernelSpec, problem: Problem, *, cold: bool) -> float | None:
+    """What no launch on this GPU can be quicker than; None where its peaks are not known.
+
+    Where L2 is warm, device memory is none of it.
+    """
+    import torch
+
+    try:
+        target = local_target(torch.cuda.current_device())
+        roof = roofline(spec.flops(problem), spec.bytes(problem), problem, target)
+    except UsageError:
+        return None
+    return roof.time_us if cold else roof.compute_us
+
+
 class GpuSession:
     """One problem's tensors on one GPU, drawn from one seed.
 
     There are as many copies of all tensors (`input_sets`) as it takes for a launch to find its inputs out of L2 when
-    the copies are walked through in turn; one copy, where L2 is to be warm. BASELINE's time chooses the timer, the same
-    for every config: a graph of many launches for short ones, events around flushed launches for long ones.
+    the copies are walked through in turn; one copy, where L2 is to be warm. The timer is the same for every config: a
+    graph of many launches where a launch may be short, events around flushed launches where all are long.
     """
 
     def __init__(self, spec: KernelSpec, problem: Problem, seed: int, monitor: Monitor, *, cold: bool = True) -> None:
@@ -87,7 +105,8 @@ class GpuSession:
     def begin(self, like: SamplingFacts | None = None) -> SamplingFacts | Failure:
         """Load what `load` has not, warm up, and choose the timer and the number of launches in a sample.
 
-        They are chosen by BASELINE's time, or as in `like`, an earlier session of this problem on this GPU: so what a
+        They are chosen by the times of BASELINE and of the roofline, or as in `like`, an earlier session of this problem
+        on this GPU: so what a
         new process confirms was timed in the same way, and the choice rests on nothing that ran beside another process.
         """
         failure = None if self._loaded else self.load()
@@ -97,8 +116,9 @@ class GpuSession:
             self.warm_up()
             # The least of a few: the process that stands by may still be loading, and that makes a sample longer only.
             baseline_us = min(self.sample(BASELINE) for _ in range(_CHOOSING_SAMPLES))
-            timer = GraphTimer.name if baseline_us < GRAPH_BELOW_US else EventTimer.name
-            launches = launches_for(baseline_us, len(self._sets) if timer == GraphTimer.name else 1)
+            floor_us = _floor_us(self._spec, self._problem, cold=self._cold)
+            timer = GraphTimer.name if is_short(baseline_us, floor_us) else EventTimer.name
+            launches = launches_for(baseline_us, floor_us, len(self._sets) if timer == GraphTimer.name else 1)
             flush_bytes = self._use(timer, launches)
             tick_us = event_tick_us()
         else:

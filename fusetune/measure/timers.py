@@ -14,8 +14,8 @@ GRAPH_BELOW_US: Final = 50.0
 """Shorter launches are timed many at a time in a CUDA graph: one alone would be lost in the events' own cost."""
 MIN_ARM_US: Final = 500.0
 """One sample lasts at least this long."""
-EXPECTED_SPEEDUP: Final = 4
-"""By how much a candidate may beat BASELINE and still last MIN_ARM_US."""
+EXPECTED_SPEEDUP: Final = 8
+"""By how much a candidate may beat BASELINE and still last MIN_ARM_US, where no floor says that it cannot."""
 TICKS_PER_SAMPLE: Final = 500
 """A sample lasts at least as many ticks of the event clock, so that reading it errs by 0.2 % at most."""
 L2_TURNOVER: Final = 3
@@ -136,13 +136,26 @@ class EventTimer:
         return [sum(float(s.elapsed_time(e)) for s, e in pairs) * 1e3 / self.launches for pairs in events]
 
 
-def launches_for(baseline_us: float, sets: int) -> int:
-    """How many launches make a sample: long enough for a config EXPECTED_SPEEDUP times as fast as BASELINE.
+def is_short(baseline_us: float, floor_us: float | None) -> bool:
+    """Whether launches are to be timed in graphs, which the quickest configs need most.
 
-    Always whole rounds of the input sets, so that every config meets the same inputs equally often.
+    Those are what a sweep looks for, however slow BASELINE is: `floor_us`, the roofline's time, tells of them, and
+    where it is not known (None) BASELINE's own time has to.
     """
-    wanted = math.ceil(MIN_ARM_US * EXPECTED_SPEEDUP / baseline_us)
-    return math.ceil(wanted / sets) * sets
+    return (baseline_us if floor_us is None else min(baseline_us, floor_us)) < GRAPH_BELOW_US
+
+
+def launches_for(baseline_us: float, floor_us: float | None, sets: int) -> int:
+    """How many launches make a sample: enough for the quickest config that there may be to last MIN_ARM_US.
+
+    It is no quicker than the roofline's time `floor_us`, and not expected to be EXPECTED_SPEEDUP times as quick as a
+    BASELINE that is short itself. Always whole rounds of the input sets, so that every config meets the same inputs
+    equally often.
+    """
+    quickest_us = baseline_us / EXPECTED_SPEEDUP
+    if floor_us is not None:
+        quickest_us = max(floor_us, min(baseline_us, GRAPH_BELOW_US) / EXPECTED_SPEEDUP)
+    return math.ceil(math.ceil(MIN_ARM_US / quickest_us) / sets) * sets
 
 
 def event_tick_us(samples: int = 200) -> float:

@@ -14,12 +14,14 @@ from fusetune.errors import MeasurementError
 from fusetune.measure.timers import (
     _KEPT_GRAPHS,
     EXPECTED_SPEEDUP,
+    GRAPH_BELOW_US,
     MIN_ARM_US,
     TICKS_PER_SAMPLE,
     EventTimer,
     GraphTimer,
     check_tick,
     event_tick_us,
+    is_short,
     launches_for,
 )
 
@@ -28,22 +30,38 @@ SETS = (1, 2, 3, 7, 64, 1000)
 
 
 @pytest.mark.parametrize("sets", SETS)
+@pytest.mark.parametrize("floor_us", [None, 0.2, 7.4, 49.0, 278.0])
 @pytest.mark.parametrize("baseline_us", TIMES_US)
-def test_a_sample_is_whole_rounds_of_the_input_sets_and_no_more_than_it_takes(baseline_us: float, sets: int) -> None:
-    launches = launches_for(baseline_us, sets)
+def test_a_sample_is_whole_rounds_of_the_input_sets_and_no_more_than_it_takes(
+    baseline_us: float, floor_us: float | None, sets: int
+) -> None:
+    launches = launches_for(baseline_us, floor_us, sets)
     assert launches % sets == 0
     assert launches >= sets
-    fastest_us = baseline_us / EXPECTED_SPEEDUP
-    assert launches * fastest_us >= MIN_ARM_US * (1 - 1e-12)
-    assert (launches - sets) * fastest_us < MIN_ARM_US
+    quickest_us = baseline_us / EXPECTED_SPEEDUP
+    if floor_us is not None:
+        quickest_us = max(floor_us, min(quickest_us, GRAPH_BELOW_US / EXPECTED_SPEEDUP))
+    assert launches * quickest_us >= MIN_ARM_US * (1 - 1e-12)
+    assert (launches - sets) * quickest_us < MIN_ARM_US
 
 
-def test_a_candidate_four_times_as_fast_still_lasts_half_a_millisecond() -> None:
-    assert (MIN_ARM_US, EXPECTED_SPEEDUP) == (500.0, 4)
-    assert launches_for(20.0, 1) == 100
-    assert launches_for(20.0, 30) == 120
-    assert launches_for(20.1, 1) == 100
-    assert launches_for(19.9, 1) == 101
+def test_a_candidate_eight_times_as_fast_still_lasts_half_a_millisecond() -> None:
+    assert (MIN_ARM_US, EXPECTED_SPEEDUP) == (500.0, 8)
+    assert launches_for(20.0, None, 1) == 200
+    assert launches_for(20.0, None, 30) == 210
+    assert launches_for(20.1, None, 1) == 200
+    assert launches_for(19.9, None, 1) == 202
+    assert launches_for(32.0, 0.6, 72) == 144
+
+
+def test_beside_a_slow_baseline_a_sample_is_as_long_as_the_roofline_lets_a_config_need() -> None:
+    """A skinny problem: BASELINE takes 268 us of it, the best config 13, and nothing less than 7.4."""
+    assert is_short(268.0, 7.4)
+    assert launches_for(268.0, 7.4, 6) == 72
+    assert is_short(49.0, None)
+    assert not is_short(268.0, None)
+    assert not is_short(959.0, 278.0)
+    assert launches_for(959.0, 278.0, 1) == 2
 
 
 @pytest.mark.parametrize(("tick_us", "sample_us"), [(1.0, 500.0), (0.5, 500.0), (0.0, 500.0), (2.0, 1000.0)])
@@ -72,7 +90,7 @@ def test_a_clock_that_is_too_coarse_for_a_sample_is_an_error_with_both_figures(
 def test_choosing_the_length_of_a_sample_loads_no_torch() -> None:
     script = (
         "import sys; from fusetune.measure.timers import launches_for, check_tick\n"
-        "launches_for(20.0, 3), check_tick(0.5, 500.0)\n"
+        "launches_for(20.0, None, 3), check_tick(0.5, 500.0)\n"
         "assert 'torch' not in sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)

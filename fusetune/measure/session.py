@@ -48,21 +48,6 @@ def loaded_bytes(spec: KernelSpec, problem: Problem, input_sets: int) -> int:
     return elements * (problem.element_bytes * input_sets + 2 * _FLOAT64_BYTES)
 
 
-def _floor_us(spec: KernelSpec, problem: Problem, *, cold: bool) -> float | None:
-    """What no launch on this GPU can be quicker than; None where its peaks are not known.
-
-    Where L2 is warm, device memory is none of it.
-    """
-    import torch
-
-    try:
-        target = local_target(torch.cuda.current_device())
-        roof = roofline(spec.flops(problem), spec.bytes(problem), problem, target)
-    except UsageError:
-        return None
-    return roof.time_us if cold else roof.compute_us
-
-
 class GpuSession:
     """One problem's tensors on one GPU, drawn from one seed.
 
@@ -105,9 +90,9 @@ class GpuSession:
     def begin(self, like: SamplingFacts | None = None) -> SamplingFacts | Failure:
         """Load what `load` has not, warm up, and choose the timer and the number of launches in a sample.
 
-        They are chosen by the times of BASELINE and of the roofline, or as in `like`, an earlier session of this problem
-        on this GPU: so what a
-        new process confirms was timed in the same way, and the choice rests on nothing that ran beside another process.
+        They are chosen by the times of BASELINE and of the roofline, or as in `like`, an earlier session of the problem
+        on this GPU: so what a new process confirms was timed in the same way, and the choice rests on nothing that ran
+        beside another process.
         """
         failure = None if self._loaded else self.load()
         if failure is not None:
@@ -116,7 +101,7 @@ class GpuSession:
             self.warm_up()
             # The least of a few: the process that stands by may still be loading, and that makes a sample longer only.
             baseline_us = min(self.sample(BASELINE) for _ in range(_CHOOSING_SAMPLES))
-            floor_us = _floor_us(self._spec, self._problem, cold=self._cold)
+            floor_us = self._floor_us()
             timer = GraphTimer.name if is_short(baseline_us, floor_us) else EventTimer.name
             launches = launches_for(baseline_us, floor_us, len(self._sets) if timer == GraphTimer.name else 1)
             flush_bytes = self._use(timer, launches)
@@ -139,12 +124,26 @@ class GpuSession:
             tick_us=round(tick_us, 4),
         )
 
+    def _floor_us(self) -> float | None:
+        """What no launch on this GPU can be quicker than; None where its peaks are not known.
+
+        Where L2 is warm, device memory is none of it.
+        """
+        spec, problem = self._spec, self._problem
+        try:
+            target = local_target(self._torch.cuda.current_device())
+            roof = roofline(spec.flops(problem), spec.bytes(problem), problem, target)
+        except UsageError:
+            return None
+        return roof.time_us if self._cold else roof.compute_us
+
     def _use(self, timer: str, launches: int) -> int:
         """Time with graphs or with events from here on; returns the bytes that are flushed before a launch."""
         sets = len(self._sets)
         if timer == GraphTimer.name:
             self._timer = GraphTimer(self._run_arm, sets, launches)
-            self._screening = GraphTimer(self._run_arm, sets, sets)
+            # As long as half a sample: a graph of few launches would rank configs by how they begin.
+            self._screening = GraphTimer(self._run_arm, sets, math.ceil(launches / (2 * sets)) * sets)
             return 0
         flush_bytes = L2_TURNOVER * self._l2_bytes if self._cold else 0
         self._timer = EventTimer(self._run_arm, sets, launches, flush_bytes)

@@ -45,6 +45,7 @@ class Timer:
 
     def __init__(self, *how: Any) -> None:
         self.arms: list[Any] = []
+        self.how = how
 
     def times_us(self, arms: Sequence[Any]) -> list[float]:
         self.arms += arms
@@ -63,20 +64,23 @@ class Events(Timer):
 class Session(GpuSession):
     """Everything but the tensors: 4 input sets of 100 bytes, an L2 of 100."""
 
-    def __init__(self, monitor: CountingMonitor, *, baseline_us: float = 20.0) -> None:
+    def __init__(self, monitor: CountingMonitor, *, baseline_us: float = 20.0, floor_us: float | None = None) -> None:
         self._monitor = monitor  # type: ignore[assignment]
         self._sets = [{}, {}, {}, {}]
         self._set_bytes, self._l2_bytes, self._cold = 100, 100, True
         self._timer = self._screening = Graphs(None, 4, 4)  # type: ignore[assignment]
         self._busy_until = -1e9
         self._loaded, self._last_seen = False, None
-        self.baseline_us = baseline_us
+        self.baseline_us, self.floor_us = baseline_us, floor_us
         self.happened: list[str] = []
         self.outcome: Checked | Failure = Checked(1e-4, 30.0)
 
     def check(self, config: Config) -> Checked | Failure:
         self.happened.append(f"check {config.label()}")
         return self.outcome
+
+    def _floor_us(self) -> float | None:
+        return self.floor_us
 
     def sample(self, config: Config) -> float:
         self.happened.append(f"sample {config.label()}")
@@ -164,9 +168,19 @@ def test_a_gpu_that_has_just_been_timing_is_not_warmed_up_again() -> None:
 # --- choosing the timer
 
 
-@pytest.mark.parametrize(("baseline_us", "timer", "launches"), [(49.9, "graph", 44), (50.1, "events", 40)])
-def test_the_first_session_chooses_by_the_time_of_baseline(baseline_us: float, timer: str, launches: int) -> None:
-    session = Session(CountingMonitor(SOUND), baseline_us=baseline_us)
+@pytest.mark.parametrize(
+    ("baseline_us", "floor_us", "timer", "launches"),
+    [
+        (49.9, None, "graph", 84),
+        (50.1, None, "events", 80),
+        (268.0, 7.4, "graph", 68),
+        (959.0, 278.0, "events", 2),
+    ],
+)
+def test_the_first_session_chooses_by_the_times_of_baseline_and_of_the_roofline(
+    baseline_us: float, floor_us: float | None, timer: str, launches: int
+) -> None:
+    session = Session(CountingMonitor(SOUND), baseline_us=baseline_us, floor_us=floor_us)
     facts = session.begin()
     assert isinstance(facts, SamplingFacts)
     assert (facts.timer, facts.launches, facts.tick_us) == (timer, launches, 0.5)
@@ -180,7 +194,15 @@ def test_samples_that_are_disturbed_as_the_timer_is_chosen_do_not_shorten_the_ot
 
     facts = Beside(CountingMonitor(SOUND), baseline_us=49.0).begin()
     assert isinstance(facts, SamplingFacts)
-    assert (facts.timer, facts.launches) == ("graph", 44)
+    assert (facts.timer, facts.launches) == ("graph", 84)
+
+
+def test_screening_takes_half_a_sample_of_graphs_and_one_launch_of_events() -> None:
+    for floor_us, timer, launches in ((7.4, "graph", 36), (278.0, "events", 1)):
+        session = Session(CountingMonitor(SOUND), baseline_us=959.0, floor_us=floor_us)
+        session.begin()
+        screening: Any = session._screening
+        assert (screening.name, screening.how[2]) == (timer, launches)
 
 
 @pytest.mark.parametrize("timer", ["graph", "events"])

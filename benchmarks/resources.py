@@ -80,11 +80,26 @@ def main() -> int:
         f"{target.name}: {result['equal']} of {len(rows)} configs equal, {result['spilling']} of them spill", flush=True
     )
     path = arguments.output / f"resources-{slugify(target.name)}.json"
-    write(path, {**result, "not_profiled_because": "it was not come to", "rows": rows})
-    profiles, why_not = profiled(chosen[: arguments.profiled], target, arguments.ncu)
+    profiles: list[dict[str, Any]] = []
+    why_not: str | None = "it was not come to"
+    wanted = chosen[: arguments.profiled]
+
+    def keep() -> None:
+        equal = sum(row["equal"] for row in profiles)
+        seen = {"profiled": len(profiles), "of": len(wanted), "occupancy_equal": equal, "not_profiled_because": why_not}
+        write(path, {**result, **seen, "rows": rows, "profiles": profiles})
+
+    keep()
+    try:
+        ncu = find_ncu(arguments.ncu)
+        why_not = None
+        for one in wanted:
+            profiles.append(profiled(*one, target, ncu))
+            keep()
+    except FusetuneError as error:
+        why_not = str(error)
+    keep()
     equal = sum(row["equal"] for row in profiles)
-    seen = {"profiled": len(profiles), "occupancy_equal": equal, "not_profiled_because": why_not}
-    write(path, {**result, **seen, "rows": rows, "profiles": profiles})
     for row in [row for row in profiles if not row["equal"]]:
         print(f"not equal: {row}")
     print(f"occupancy: {equal} of {len(profiles)} as ncu says{f'; {why_not}' if why_not else ''}")
@@ -160,38 +175,22 @@ def tensors(spec: KernelSpec, problem: Problem, config: Config) -> dict[str, Any
     return made
 
 
-def profiled(
-    chosen: list[tuple[str, Problem, Config]], target: Target, given: Path | None
-) -> tuple[list[dict[str, Any]], str | None]:
-    """Theoretical occupancy beside the profiler's, of the kernel that multiplies; or why there is none."""
-    try:
-        ncu = find_ncu(given)
-    except FusetuneError as error:
-        return [], str(error)
-    rows = []
-    for op, problem, config in chosen:
-        found = inspect_config(load_spec(op), problem, config, target)
-        main_kernel = found.kernels[0]
-        held = occupancy(
-            main_kernel.resources.registers, main_kernel.resources.shared_bytes, main_kernel.num_warps, target
-        )
-        try:
-            metrics = profile_config(ncu_command(ncu, op, problem, config, [main_kernel.name], [THEORY]))
-        except FusetuneError as error:
-            return rows, str(error)
-        theirs = metrics[main_kernel.name][THEORY]
-        print(f"profiled {op} {config.label()}: {theirs}", flush=True)
-        rows.append(
-            {
-                "op": op,
-                "problem": problem.describe(),
-                "config": config.label(),
-                "occupancy": to_builtins(held),
-                "ncu_percent": theirs,
-                "equal": abs(held.fraction * 100 - theirs) < 0.1,
-            }
-        )
-    return rows, None
+def profiled(op: str, problem: Problem, config: Config, target: Target, ncu: Path) -> dict[str, Any]:
+    """Theoretical occupancy beside the profiler's, of the kernel that multiplies. Raises as `profile_config` does."""
+    main_kernel = inspect_config(load_spec(op), problem, config, target).kernels[0]
+    resources = main_kernel.resources
+    held = occupancy(resources.registers, resources.shared_bytes, main_kernel.num_warps, target)
+    metrics = profile_config(ncu_command(ncu, op, problem, config, [main_kernel.name], [THEORY]))
+    theirs = metrics[main_kernel.name][THEORY]
+    print(f"profiled {op} {config.label()}: {held.fraction * 100:.2f}, by ncu {theirs}", flush=True)
+    return {
+        "op": op,
+        "problem": problem.describe(),
+        "config": config.label(),
+        "occupancy": to_builtins(held),
+        "ncu_percent": theirs,
+        "equal": abs(held.fraction * 100 - theirs) < 0.1,
+    }
 
 
 def _version(package: str) -> str:

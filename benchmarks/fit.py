@@ -37,7 +37,7 @@ COMMON = 0.15
 HELD = 0.004
 """How strongly constants are held near where they were, a squared unit of their logarithms."""
 FITTED_90 = (
-    *("sustained", "next_tile_ns", "convert_per_clock", "mma_latency_clocks"),
+    *("sustained", "next_tile_ns", "convert_per_clock", "tf32x3_per_clock", "bf16x3_per_clock", "mma_latency_clocks"),
     *("mma_efficiency", "mma_share", "wgmma_efficiency", "threads_feed", "l2_bytes_per_clock", "fill_bytes_per_clock"),
     *("latency_ns", "barrier_ns", "tile_ns", "dram_efficiency", "concurrent_reuse", "launch_us", "second_launch_us"),
 )

@@ -1,9 +1,9 @@
 """How good the cost model's ranking is against measured sweeps: `python benchmarks/prediction.py`. Needs no GPU.
 
 Reads the journals of measured sweeps under benchmarks/results/sweeps and benchmarks/results/family, the newest one of
-each problem; those of an earlier source of the kernels are told apart. Problems of the sizes in JUDGED are never seen
-by `python benchmarks/fit.py`, which chooses the model's constants for sm_90; both halves are told apart. For each
-problem it tells
+each problem; those of an earlier source of the kernels are told apart, and so are those that skipped nothing, whatever
+source they ran with. Problems of the sizes in JUDGED are never seen by `python benchmarks/fit.py`, which chooses the
+model's constants for sm_90; both halves are told apart. For each problem it tells
 
     regret      how much slower the best of the model's first 1, 3 and 10 is than the best that screening found, all
                 ranked by real resources; and the same of the first 3 of a sweep without a GPU, which compiles only
@@ -24,7 +24,7 @@ import argparse
 import json
 import statistics
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,8 +85,10 @@ def main() -> int:
         sys.exit("no journal of a measured sweep there; benchmarks/family_sweeps.py makes them on a GPU")
     rows = [judge(sweep) for sweep in sweeps]
     earlier = [judge(sweep) for sweep in read_sweeps(arguments.journals or FOLDERS, current=False)]
-    for row in (*earlier, *rows):
-        half = "earlier" if row in earlier else "judged" if row["judged"] else "fitted"
+    full = [judge(sweep) for sweep in full_sweeps(arguments.journals or FOLDERS)]
+    told = [("full", row) for row in full] + [("earlier", row) for row in earlier]
+    told += [("judged" if row["judged"] else "fitted", row) for row in rows]
+    for half, row in told:
         regrets = " ".join(f"{row[f'regret_top{count}']:6.1%}" for count in FIRST)
         print(
             f"{half:<7} {row['gpu'][7:]:<16} {row['op']:<13} {row['problem']:<46} top 1, 3, 10: {regrets}  "
@@ -94,11 +96,13 @@ def main() -> int:
             f"prior {row['prior_share']:4.0%} {row['prior_loss']:5.1%}{' full' if row['full'] else ''}"
         )
     summary = {half: summed([row for row in rows if row["judged"] is judged]) for half, judged in HALVES.items()}
+    summary["all of these kernels"] = summed(rows)
     summary["earlier kernels"] = summed(earlier)
+    summary["skipped nothing"] = summed(full)
     for half, found in summary.items():
         print(f"{half}: " + ", ".join(f"{name} {value:.3g}" for name, value in found.items()))
     arguments.output.mkdir(parents=True, exist_ok=True)
-    result = {"summary": summary, "rows": rows, "earlier_kernels": earlier}
+    result = {"summary": summary, "rows": rows, "earlier_kernels": earlier, "skipped_nothing": full}
     (arguments.output / "prediction.json").write_text(json.dumps(result, indent=1) + "\n")
     return 0
 
@@ -115,8 +119,10 @@ def summed(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         found[f"{name}_median"] = statistics.median(row[name] for row in rows)
         found[f"{name}_worst"] = max(row[name] for row in rows)
     found["prior_ratio_worst"] = max(max(row["prior_ratio"], row["prior_ratio_conservative"]) for row in rows)
+    found["prior_share_least"] = min(row["prior_share"] for row in rows)
     found["prior_share_most"] = max(row["prior_share"] for row in rows)
     found["prior_loss_worst"] = max(row["prior_loss"] for row in rows)
+    found["place_of_best_worst"] = max(row["place_of_best"] for row in rows)
     return found
 
 
@@ -126,14 +132,25 @@ def read_sweeps(folders: Sequence[Path], *, current: bool = True) -> list[Measur
     Those of the kernels' newest source alone, since the model is of the kernels as they are; or, of those that are not
     `current`, the others.
     """
-    newest: dict[tuple[str, str, Problem], Measured] = {}
-    for path in sorted((path for folder in folders for path in folder.glob("*.jsonl*")), key=lambda path: path.name):
-        sweep = read_sweep(path)
-        if sweep is not None:
-            newest[sweep.target.name, sweep.op, sweep.problem] = sweep
+    newest = _newest(folders, lambda sweep: True)
     latest = {sweep.op: sweep.kernel_hash for sweep in sorted(newest.values(), key=lambda sweep: sweep.run)}
     chosen = [sweep for sweep in newest.values() if (sweep.kernel_hash == latest[sweep.op]) is current]
     return sorted(chosen, key=lambda sweep: (sweep.op, sweep.problem.describe()))
+
+
+def full_sweeps(folders: Sequence[Path]) -> list[Measured]:
+    """The newest of each problem on each GPU that skipped nothing: only of those is known what the prior loses."""
+    chosen = _newest(folders, lambda sweep: sweep.full).values()
+    return sorted(chosen, key=lambda sweep: (sweep.op, sweep.problem.describe()))
+
+
+def _newest(folders: Sequence[Path], counts: Callable[[Measured], bool]) -> dict[tuple[str, str, Problem], Measured]:
+    newest: dict[tuple[str, str, Problem], Measured] = {}
+    for path in sorted((path for folder in folders for path in folder.glob("*.jsonl*")), key=lambda path: path.name):
+        sweep = read_sweep(path)
+        if sweep is not None and counts(sweep):
+            newest[sweep.target.name, sweep.op, sweep.problem] = sweep
+    return newest
 
 
 def read_sweep(path: Path) -> Measured | None:

@@ -4,7 +4,7 @@ It ranks candidates where nothing can be timed; it proves nothing. Its terms:
 
     compute     products over the tensor cores' dense rate, times the share of it that the instruction reaches
     shared      operands written to shared memory and read from it by mma.sync, 128 bytes a clock
-    convert     values that threads round to TF32
+    convert     values that threads round to TF32, or take apart for products in three parts (tf32x3, bf16x3)
     copies      asynchronous copies of 4 or 8 bytes where rows do not begin on 16, by lanes of load units
     l2          both operands' tiles through L2, at l2_bytes_per_clock a clock and SM
     chain       one CTA alone: load (latency), wait, read fragments, multiply; num_stages buffers overlap the loads
@@ -12,7 +12,8 @@ It ranks candidates where nothing can be timed; it proves nothing. Its terms:
     tail        SMs with a CTA more than others; a second wave that begins all at once also crowds on few SMs
     spills      what a stack moves: all of it once a CTA, and what is beyond a kilobyte in every step
     overhead    launch, and a CTA's beginning and end
-    second      what a second kernel moves through L2, or through DRAM where L2 cannot hold it, and its start
+    second      what a second kernel moves through L2, or through DRAM where L2 cannot hold it, and its start; or what
+                the last CTA at a tile waits for its summands, and takes to read them
 
 CTAs that share an SM share its rates and hide one another's chains: a round of them takes the longer of the two. Where
 K is split there are SPLIT_K times the CTAs, each with its share of the steps. Device memory works beside it all.
@@ -53,6 +54,10 @@ _FREE_STACK_BYTES: Final = 1024
 
 _SPILL_TRIPS: Final = 4
 """How often a byte of stack moves in a step: 64 x 64 x 128 w4 s3 with 4 KB of it took 53 ms on an RTX 4090."""
+
+
+_MOST_IN_PARTS: Final = 320
+"""Registers that products in three parts seem to want, beyond which all of them spilled (H200 and RTX 4090)."""
 
 
 _FINISHED_ELEMENTS: Final = 1024
@@ -261,9 +266,13 @@ def _step_of(
     lanes = elements * work.load_bytes / work.copied_bytes
     copy_ns = 0.0 if shape.persistent or work.copied_bytes == 16 else lanes / (COPIES_PER_CLOCK * clock)
     loaded_ns = machine.latency_ns + elements * work.load_bytes / (machine.fill_bytes_per_clock * clock)
+    per_clock = {"tf32x3": machine.tf32x3_per_clock, "bf16x3": machine.bf16x3_per_clock}.get(work.kind)
     if shape.wgmma:
-        peak *= machine.wgmma_efficiency if shape.persistent else machine.wgmma_efficiency * machine.threads_feed
-        compute_ns = flops_ns / peak
+        fed = 1.0 if shape.persistent or per_clock else machine.threads_feed
+        compute_ns = flops_ns / (peak * machine.wgmma_efficiency * fed)
+        if per_clock:
+            # Whoever loads, taking values apart and multiplying add up, on SMs with several CTAs too (seen on an H200).
+            compute_ns += elements / (per_clock * clock)
         # One instruction multiplies 64 rows, and reads them and all columns from shared memory.
         read = (config.BLOCK_M + config.BLOCK_M // 64 * config.BLOCK_N) * config.BLOCK_K * work.load_bytes
         shared_ns = copy_ns + read / (SHARED_BYTES_PER_CLOCK * clock)
@@ -296,6 +305,10 @@ def _step_of(
     multiply_ns = max(multiply_ns, products * machine.mma_latency_clocks / clock)
     own_ns = multiply_ns + machine.barrier_ns + copy_ns
     own_ns += (fragments_ns + convert_ns) / max(1.0, config.num_warps / 4)
+    if per_clock:  # Each warp takes its fragments apart, so a value as often as warps read it.
+        parts_ns = fragments / (per_clock * clock)
+        compute_ns += parts_ns
+        own_ns += parts_ns * max(1.0, 4 / config.num_warps)
     alone_ns = max(own_ns, (own_ns + loaded_ns) / shape.buffers)
     return _Step(compute_ns, shared_ns, l2_ns, own_ns, alone_ns, shape.buffers)
 
@@ -375,14 +388,15 @@ def warp_grid(config: Config) -> tuple[int, int]:
 def _second_ns(config: Config, problem: Problem, target: Target, machine: Machine) -> float:
     """What comes after the products: the sum of the parts of K, or the pass that normalizes y in training.
 
-    A CTA that is last at its tile adds up the parts at once, one more way through L2. All else is a second kernel. It
-    moves its bytes as fast as L2 or device memory lets all SMs, and no faster than one of its CTAs gets its own.
+    A CTA that is last at its tile adds up the parts at once: two more ways through L2, one to count those that are done
+    and one for their summands. All else is a second kernel. It moves its bytes as fast as L2 or device memory lets all
+    SMs, and no faster than one of its CTAs gets its own.
     """
     M, N, size = problem.M, problem.N, problem.element_bytes
     clock = clock_ghz(target, machine)
     if joins_summands(config, problem):
         own = config.BLOCK_M * config.BLOCK_N * (4 * config.SPLIT_K + size)
-        return machine.latency_ns + own / (machine.fill_bytes_per_clock * _OF_FILL * clock)
+        return 2 * machine.latency_ns + own / (machine.fill_bytes_per_clock * _OF_FILL * clock)
     if config.SPLIT_K > 1:
         rows = 1 << (M - 1).bit_length()
         rows = rows if problem.mode == "train" else min(32, rows)
@@ -403,11 +417,18 @@ def _second_ns(config: Config, problem: Problem, target: Target, machine: Machin
 
 
 def guessed_resources(config: Config, problem: Problem, target: Target) -> Resources:
-    """What the compiler is likely to make of a config, for ranking what has not been compiled."""
+    """What the compiler is likely to make of a config, for ranking what has not been compiled.
+
+    Products in three parts hold a step's values and their parts in registers. Where those are far too few, some are
+    moved in every step, which a stack beyond _FREE_STACK_BYTES stands for.
+    """
     accumulators = config.BLOCK_M * config.BLOCK_N // (32 * config.num_warps)
+    values = (config.BLOCK_M + config.BLOCK_N) * config.BLOCK_K / (32 * config.num_warps)
+    wanted = 2 * accumulators + 1.8 * values if problem.precision in {"tf32x3", "bf16x3"} else 0.0
+    spilled = wanted > _MOST_IN_PARTS
     fragments = (config.BLOCK_M + config.BLOCK_N) * 16 // (32 * config.num_warps)
     return Resources(
-        registers=min(255, 40 + accumulators + fragments),
-        stack_bytes=0,
+        registers=255 if spilled else min(255, 40 + accumulators + fragments),
+        stack_bytes=_FREE_STACK_BYTES + 4 * round(wanted - 255) if spilled else 0,
         shared_bytes=pipelined_shared_bytes(config, problem, target),
     )

@@ -27,11 +27,12 @@ class Machine(msgspec.Struct, frozen=True):
     that one SM gets from L2 in a clock while all others read too. fill_bytes_per_clock: the same for one whose
     neighbours wait. latency_ns: from a load's issue to its tile in shared memory. mma_latency_clocks: until a product
     can be added to. barrier_ns: barrier and address arithmetic of one step along K. convert_per_clock: values an SM
-    rounds to TF32 in a clock. tile_ns: what a CTA takes to begin and to end, beside its steps. next_tile_ns: the same
-    for each tile of a CTA that walks through many. dram_efficiency: share of the bandwidth that long rows reach.
-    short_rows: the share of that which remains where a row of a tile is 64 bytes. concurrent_reuse: how far CTAs that
-    happen to run at once share what L2 cannot keep, as a power of their number; 1 shares everything. launch_us,
-    second_launch_us: start and end of a kernel, and of a second one behind it.
+    rounds to TF32 in a clock. tf32x3_per_clock, bf16x3_per_clock: values an SM takes apart in a clock for products in
+    three parts. tile_ns: what a CTA takes to begin and to end, beside its steps. next_tile_ns: the same for each tile
+    of a CTA that walks through many. dram_efficiency: share of the bandwidth that long rows reach. short_rows: the
+    share of that which remains where a row of a tile is 64 bytes. concurrent_reuse: how far CTAs that happen to run at
+    once share what L2 cannot keep, as a power of their number; 1 shares everything. launch_us, second_launch_us: start
+    and end of a kernel, and of a second one behind it.
     """
 
     sustained: float = 0.96
@@ -46,6 +47,8 @@ class Machine(msgspec.Struct, frozen=True):
     mma_latency_clocks: float = 24.0
     barrier_ns: float = 60.0
     convert_per_clock: float = 64.0
+    tf32x3_per_clock: float = 12.5
+    bf16x3_per_clock: float = 10.0
     tile_ns: float = 600.0
     next_tile_ns: float = 200.0
     dram_efficiency: float = 0.916

@@ -75,3 +75,13 @@ def test_library_configs_and_predictions_are_no_measurements(tmp_path) -> None: 
 
 def test_the_config_type_is_the_one_that_journals_hold() -> None:
     assert msgspec.convert(msgspec.to_builtins(BASELINE), Config) == BASELINE
+
+
+def test_sweeps_that_skipped_nothing_stay_though_newer_ones_skipped_much() -> None:
+    full = prediction.full_sweeps(prediction.FOLDERS)
+    assert full
+    assert all(sweep.full for sweep in full)
+    newest = {
+        sweep.run for current in (True, False) for sweep in prediction.read_sweeps(prediction.FOLDERS, current=current)
+    }
+    assert any(sweep.run not in newest for sweep in full)

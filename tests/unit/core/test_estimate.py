@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from fusetune.core.config import Config
-from fusetune.core.estimate import copied_bytes, estimate, estimate_work
+from fusetune.core.estimate import copied_bytes, estimate, estimate_work, guessed_resources
 from fusetune.core.problem import DTYPES, PRECISIONS, Problem, make_problem
 from fusetune.core.resources import Resources
 from fusetune.core.space import GEMM_SPACE, is_pipelined
@@ -261,6 +261,36 @@ def test_a_gpu_with_more_of_everything_is_faster(dtype: str) -> None:
     config = Config(BLOCK_M=128, BLOCK_N=128, num_warps=8, num_stages=3)
     slow, fast = (estimate(config, problem, find_target(name)) for name in ("a10", "h100-sxm"))
     assert fast.time_us < slow.time_us
+
+
+@pytest.mark.parametrize("precision", ["tf32x3", "bf16x3"])
+@pytest.mark.parametrize("gpu", ["h200", "rtx4090"])
+def test_products_in_three_parts_want_tiles_that_use_a_value_more_often(precision: str, gpu: str) -> None:
+    def compute_us(config: Config, precision: str) -> float:
+        return estimate(config, make_problem(4096, 4096, 4096, "float32", precision), find_target(gpu)).compute_us
+
+    large, small = Config(BLOCK_M=128, BLOCK_N=128, num_warps=8), Config(BLOCK_M=64, BLOCK_N=64, num_warps=8)
+    assert compute_us(large, "tf32") == pytest.approx(compute_us(small, "tf32"), rel=0.05)
+    assert compute_us(large, precision) < 0.95 * compute_us(small, precision)
+
+
+def test_a_stack_is_guessed_where_three_parts_cannot_be_held_in_registers() -> None:
+    wide = Config(BLOCK_M=128, BLOCK_N=256, num_warps=8)
+    once, parts = (make_problem(1024, 8192, 8192, "float32", precision) for precision in ("tf32", "tf32x3"))
+    assert guessed_resources(wide, once, RTX_4090).stack_bytes == 0
+    assert guessed_resources(wide, parts, RTX_4090).stack_bytes > 0
+    half = msgspec.structs.replace(wide, BLOCK_N=128)
+    assert guessed_resources(half, parts, RTX_4090).stack_bytes == 0
+    assert estimate(half, parts, RTX_4090).time_us < estimate(wide, parts, RTX_4090).time_us
+
+
+def test_whoever_joins_summands_waits_for_them_and_longer_for_more() -> None:
+    problem = make_problem(128, 512, 1024, "float32")
+    h200 = find_target("h200")
+    whole, two, four = (Config("persistent", BLOCK_M=32, BLOCK_N=32, SPLIT_K=parts) for parts in (1, 2, 4))
+    second = [estimate(config, problem, h200).second_us for config in (whole, two, four)]
+    assert second[0] == 0
+    assert 0 < second[1] < second[2]
 
 
 def test_emulated_float32_takes_longer_than_tf32_and_less_than_the_fp32_pipe_where_that_is_slow() -> None:

@@ -1,9 +1,9 @@
 """One sweep for every cell of the family that `benchmarks/peers.py` compares: `python benchmarks/family_sweeps.py`.
 
 A cell is a problem (M x K x N), a type and an op. Each goes through `fusetune sweep` on the GPU here, into configs/;
-its journal is kept under benchmarks/results/sweeps/ (gzipped), as `benchmarks/sweeps.py` does. Cells that the YAML
-holds already, measured with the kernels as they are, are left out unless --again. The next sweep loads its libraries
-while the last one still measures; it waits for the GPU itself.
+its journal is kept under benchmarks/results/family/ (gzipped). Cells that the YAML holds already, measured with the
+kernels as they are, are left out unless --again. The next sweep loads its libraries while the last one still measures;
+it waits for the GPU itself.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from fusetune.store.schema import Entry
 from fusetune.store.yaml_files import read_config_file
 
 ROOT = Path(__file__).resolve().parent.parent
-JOURNALS = ROOT / "benchmarks" / "results" / "sweeps"
+JOURNALS = ROOT / "benchmarks" / "results" / "family"
 
 PROBLEMS = (
     (128, 1024, 512),
@@ -139,6 +139,7 @@ def main() -> int:
     parser.add_argument("--journals", type=Path, default=JOURNALS, help="where finished journals go, gzipped")
     parser.add_argument("--scratch", type=Path, default=ROOT / ".fusetune" / "family", help="journals of live sweeps")
     parser.add_argument("--space", help="passed on to `fusetune sweep`")
+    parser.add_argument("--prior", choices=["on", "off"], help="the same; off tells what the prior costs")
     parser.add_argument("--one-at-a-time", action="store_true", help="do not load the next sweep beside the last")
     parser.add_argument("--gpu", help="the GPU's name, where the driver does not tell it")
     parser.add_argument("--list", action="store_true", help="print what would be swept, and end")
@@ -201,7 +202,9 @@ class Sweep:
         with self.log.open("w") as log:
             # A group of its own, so that its workers end with it.
             self.process = subprocess.Popen(
-                sweep_command(cell, arguments.configs, self.folder, arguments.space, fresh=arguments.again),
+                sweep_command(
+                    cell, arguments.configs, self.folder, arguments.space, fresh=arguments.again, prior=arguments.prior
+                ),
                 cwd=ROOT,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -233,13 +236,16 @@ class Sweep:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def sweep_command(cell: Cell, configs: Path, runs: Path, space: str | None, *, fresh: bool) -> list[str]:
+def sweep_command(
+    cell: Cell, configs: Path, runs: Path, space: str | None, *, fresh: bool, prior: str | None = None
+) -> list[str]:
     problem = cell.problem
     command = [sys.executable, "-m", "fusetune", "sweep", "--op", cell.spec_name]
     command += ["--M", str(cell.M), "--K", str(cell.K), "--N", str(cell.N), "--dtype", problem.dtype]
     command += ["--precision", problem.precision] if cell.near_ieee and problem.precision else []
     command += ["--mode", problem.mode] if problem.mode else []
     command += ["--space", space] if space else []
+    command += ["--prior", prior] if prior else []
     command += ["--fresh"] if fresh else []
     return [*command, "--output", str(configs), "--runs", str(runs)]
 

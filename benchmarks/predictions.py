@@ -18,7 +18,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from family_sweeps import JOURNALS, ROOT, Cell, add_filters, chosen_cells, kernel_hash
+from family_sweeps import ROOT, Cell, add_filters, chosen_cells, kernel_hash
 
 from fusetune.core.target import Target, find_target
 from fusetune.store.journal import RunEnd, RunStart, read_journal
@@ -32,7 +32,7 @@ def main() -> int:
     parser.add_argument("--target", default="rtx4090", help="the GPU  [default: rtx4090]")
     parser.add_argument("--again", action="store_true", help="predict cells that the YAML holds already")
     parser.add_argument("--configs", type=Path, default=ROOT / "configs")
-    parser.add_argument("--journals", type=Path, default=JOURNALS)
+    parser.add_argument("--journals", type=Path, default=ROOT / "benchmarks" / "results" / "sweeps")
     parser.add_argument("--list", action="store_true", help="print what would be predicted, and end")
     arguments = parser.parse_args()
     target = find_target(arguments.target)

@@ -66,6 +66,12 @@ def test_a_sweep_is_told_the_mode_and_the_precision_only_where_there_is_one() ->
     assert train[train.index("--mode") + 1] == "train"
     assert train[train.index("--precision") + 1] == "tf32x3"
     assert "--fresh" in train
+    assert "--prior" not in train
+    full = family_sweeps.sweep_command(
+        Cell(16, 32, 64, "float16", "eval"), Path("c"), Path("r"), "full", fresh=False, prior="off"
+    )
+    assert full[full.index("--prior") + 1] == "off"
+    assert full[full.index("--space") + 1] == "full"
 
 
 def test_sweeps_follow_each_other_and_one_without_an_entry_is_told(
@@ -77,7 +83,7 @@ def test_sweeps_follow_each_other_and_one_without_an_entry_is_told(
     monkeypatch.setattr(family_sweeps, "sweep_command", command)
     arguments = argparse.Namespace(
         scratch=tmp_path / "s", configs=tmp_path / "c", journals=tmp_path / "j", space=None, again=False,
-        one_at_a_time=False, time_limit=None,
+        prior=None, one_at_a_time=False, time_limit=None,
     )  # fmt: skip
     assert family_sweeps._sweep_all(family(["16x32x64"], ["float16"]), "NVIDIA H200", arguments) == 1
     said = capsys.readouterr().out

@@ -247,7 +247,13 @@ def sweep_command(
     command += ["--space", space] if space else []
     command += ["--prior", prior] if prior else []
     command += ["--fresh"] if fresh else []
-    return [*command, "--output", str(configs), "--runs", str(runs)]
+    return [*command, "--output", str(from_root(configs)), "--runs", str(runs)]
+
+
+def from_root(path: Path) -> Path:
+    """A path as it is told from the repository's root, where sweeps run: a journal is to name no machine's folders."""
+    path = path.resolve()
+    return path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
 
 
 def _sweep_all(todo: Sequence[Cell], gpu: str, arguments: argparse.Namespace) -> int:

@@ -18,7 +18,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from family_sweeps import ROOT, Cell, add_filters, chosen_cells, kernel_hash
+from family_sweeps import ROOT, Cell, add_filters, chosen_cells, from_root, kernel_hash
 
 from fusetune.core.target import Target, find_target
 from fusetune.store.journal import RunEnd, RunStart, read_journal
@@ -47,7 +47,7 @@ def main() -> int:
         shapes, runs = Path(folder) / "shapes.csv", Path(folder) / "runs"
         write_shapes(shapes, todo)
         command = [sys.executable, "-m", "fusetune", "sweep", "--target", arguments.target, "--shapes", str(shapes)]
-        command += ["--output", str(arguments.configs.resolve()), "--runs", str(runs)]
+        command += ["--output", str(from_root(arguments.configs)), "--runs", str(runs)]
         code = subprocess.run(command, cwd=ROOT, check=False).returncode
         kept = keep_journals(runs, arguments.journals, target)
     print(f"{kept} predictions in {time.monotonic() - began:.0f} s")

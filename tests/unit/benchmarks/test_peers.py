@@ -74,6 +74,11 @@ def test_a_sweep_is_told_the_mode_and_the_precision_only_where_there_is_one() ->
     assert full[full.index("--space") + 1] == "full"
 
 
+def test_a_journal_names_no_folder_above_the_repository_s_own(tmp_path: Path) -> None:
+    assert family_sweeps.from_root(family_sweeps.ROOT / "configs") == Path("configs")
+    assert family_sweeps.from_root(tmp_path) == tmp_path.resolve()
+
+
 def test_sweeps_follow_each_other_and_one_without_an_entry_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -15,6 +15,10 @@ LIBRARY: Final = "library"
 """The variant, or how it begins, of configs that leave the products to a library: `library`, `library_folded`."""
 
 
+WALKING: Final = ("persistent", "reread")
+"""The variants whose CTAs walk through all tiles, with the copy engine (TMA) loading and storing them."""
+
+
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, order=True):
     """One way to launch a kernel.
 
@@ -42,6 +46,11 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, order=True
     def is_library(self) -> bool:
         """Whether a library multiplies, and BLOCK_N, BLOCK_K, num_warps and num_stages mean nothing."""
         return self.variant.startswith(LIBRARY)
+
+    @property
+    def is_walking(self) -> bool:
+        """Whether CTAs walk through all tiles by the copy engine."""
+        return self.variant in WALKING
 
     @property
     def is_conservative(self) -> bool:

@@ -12,6 +12,7 @@ It ranks candidates where nothing can be timed; it proves nothing. Its terms:
     tail        SMs with a CTA more than others; a second wave that begins all at once also crowds on few SMs
     spills      what a stack moves: all of it once a CTA, and what is beyond a kilobyte in every step
     overhead    launch, and a CTA's beginning and end
+    moments     in training, what adding up columns takes of the units that pass values between threads
     second      what a second kernel moves through L2, or through DRAM where L2 cannot hold it, and its start; or what
                 the last CTA at a tile waits for its summands, and takes to read them
 
@@ -63,8 +64,18 @@ _MOST_IN_PARTS: Final = 320
 _FINISHED_ELEMENTS: Final = 1024
 _NORMALIZED_COLUMNS: Final = 64
 """How much of y one CTA of a second kernel takes (kernels/launches.py)."""
+_MOMENTS_COLUMNS: Final = 64
+_NORMALIZED_BYTES: Final = 256
 _OF_FILL: Final = 0.5
 """Share of what an SM can take in that a second kernel's CTA gets, which waits for one load after another."""
+
+
+_MOMENTS_CLOCKS: Final = 20
+"""Clocks of an SM that the moments of a column take of a warp, which holds some rows of it a lane.
+
+Shuffles, and sums that go through shared memory. Nsight Compute on an H200 counts 5.0 thousand more clocks a tile for
+256 x 128 by 8 warps, 9.7 thousand for 128 x 256, whose lanes hold half as many rows.
+"""
 
 
 class Estimate(msgspec.Struct, frozen=True):
@@ -113,16 +124,17 @@ def estimate(
         kind=kind_of(problem),
         load_bytes=size,
         store_bytes=4 if config.SPLIT_K > 1 else size,
-        rounds=problem.precision == "tf32" and config.variant != "persistent",
+        rounds=problem.precision == "tf32" and not config.is_walking,
         copied_bytes=copied_bytes(problem.K, size),
     )
     used = resources or guessed_resources(config, problem, target)
-    persistent = config.variant == "persistent" and not joins_summands(config, problem)
+    persistent = config.is_walking and not joins_summands(config, problem)
     shape = _Shape(
         wgmma=uses_wgmma(config, problem, target),
         persistent=persistent,
         buffers=_buffers(config, problem, target),
         most_ctas=ctas_per_sm(config, problem) if persistent else 32,
+        takes_moments=_takes_moments(config, problem),
     )
     return _estimated(config, work, target, used, shape, machine, _second_ns(config, problem, target, machine))
 
@@ -162,6 +174,7 @@ class _Shape(msgspec.Struct, frozen=True):
     persistent: bool
     buffers: int
     most_ctas: int = 32
+    takes_moments: bool = False
 
 
 def _estimated(
@@ -195,7 +208,9 @@ def _estimated(
     ends_ns = stored / (machine.fill_bytes_per_clock * clock)
     # Whoever walks through many tiles loads the next one's first steps while it finishes one.
     ends_ns += machine.next_tile_ns if shape.persistent else machine.tile_ns
-    cta = _Cta(step, steps, stored / l2_rate, ends_ns, in_loop / l2_rate, shape.persistent)
+    moments_ns = _moments_clocks(config) / clock if shape.takes_moments else 0.0
+    ends_ns += moments_ns
+    cta = _Cta(step, steps, stored / l2_rate + moments_ns, ends_ns, in_loop / l2_rate, shape.persistent)
     sm_ns, tail_ns, held = _sm_ns(cta, ctas, resident, target.sms)
 
     moved = traffic(config, work, target, machine, min(resident * target.sms, ctas))
@@ -385,16 +400,28 @@ def warp_grid(config: Config) -> tuple[int, int]:
     return rows, columns
 
 
+def _takes_moments(config: Config, problem: Problem) -> bool:
+    if problem.mode != "train" or config.variant == "reread":
+        return False
+    return config.SPLIT_K == 1 or holds_columns(config, problem)
+
+
+def _moments_clocks(config: Config) -> float:
+    """What taking the moments of a tile costs an SM: the fewer rows a lane holds, the more columns are handed on."""
+    rows = max(1, config.BLOCK_M // 16 // config.num_warps) * 2
+    return config.BLOCK_M * config.BLOCK_N / (32 * rows) * _MOMENTS_CLOCKS
+
+
 def _second_ns(config: Config, problem: Problem, target: Target, machine: Machine) -> float:
-    """What comes after the products: the sum of the parts of K, or the pass that normalizes y in training.
+    """What comes after the products: the sum of the parts of K, or in training the passes that normalize y.
 
     A CTA that is last at its tile adds up the parts at once: two more ways through L2, one to count those that are done
     and one for their summands. All else is a second kernel. It moves its bytes as fast as L2 or device memory lets all
     SMs, and no faster than one of its CTAs gets its own.
     """
     M, N, size = problem.M, problem.N, problem.element_bytes
-    clock = clock_ghz(target, machine)
     if joins_summands(config, problem):
+        clock = clock_ghz(target, machine)
         own = config.BLOCK_M * config.BLOCK_N * (4 * config.SPLIT_K + size)
         return 2 * machine.latency_ns + own / (machine.fill_bytes_per_clock * _OF_FILL * clock)
     if config.SPLIT_K > 1:
@@ -402,13 +429,19 @@ def _second_ns(config: Config, problem: Problem, target: Target, machine: Machin
         rows = rows if problem.mode == "train" else min(32, rows)
         columns = max(16, _FINISHED_ELEMENTS // rows)
         moved = M * N * (8 * config.SPLIT_K + size)  # float32, written and read
-        own = rows * columns * (4 * config.SPLIT_K + size)
-    elif problem.mode == "train" and not holds_columns(config, problem):
-        rows = max(32, -(-M // (16 * 32)) * 32)
-        moved = 2 * M * N * size
-        own = 2 * rows * _NORMALIZED_COLUMNS * size
-    else:
+        return _pass_ns(moved, rows * columns * (4 * config.SPLIT_K + size), target, machine)
+    if problem.mode != "train" or holds_columns(config, problem):
         return 0.0
+    rows = max(32, -(-M // (16 * 32)) * 32)
+    if config.variant != "reread":
+        return _pass_ns(2 * M * N * size, 2 * rows * _NORMALIZED_COLUMNS * size, target, machine)
+    moments_ns = _pass_ns(M * N * size, rows * _MOMENTS_COLUMNS * size, target, machine)
+    return moments_ns + _pass_ns(2 * M * N * size, 2 * rows * _NORMALIZED_BYTES, target, machine)
+
+
+def _pass_ns(moved: float, own: float, target: Target, machine: Machine) -> float:
+    """A kernel that moves so many bytes, `own` of them by each CTA."""
+    clock = clock_ghz(target, machine)
     rate = machine.l2_bytes_per_clock * clock * target.sms
     if target.l2_bytes is not None and moved > L2_KEEPS_ALL * target.l2_bytes:
         rate = min(rate, dram_bytes_per_ns(target) * machine.dram_efficiency)

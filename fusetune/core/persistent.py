@@ -1,4 +1,4 @@
-"""The persistent variant's room: in how many parts it stores a tile, and how many CTAs share an SM."""
+"""The room of variants that walk through tiles: in how many parts it stores a tile, and how many CTAs share an SM."""
 
 from __future__ import annotations
 
@@ -30,8 +30,12 @@ def persistent_shared_bytes(config: Config, problem: Problem, parts: int | None 
     stored = 4 if config.SPLIT_K > 1 else problem.element_bytes
     # Training adds up columns across warps: those of half a tile at once, or of all of one that is stored whole.
     added = config.BLOCK_N if parts == 1 else config.BLOCK_N // 2
-    moments = 4 * config.num_warps * added if problem.mode == "train" and config.SPLIT_K == 1 else 0
+    moments = 4 * config.num_warps * added if _takes_moments(config, problem) and config.SPLIT_K == 1 else 0
     return stage * _buffers(config) + config.BLOCK_M * config.BLOCK_N * stored // parts + moments
+
+
+def _takes_moments(config: Config, problem: Problem) -> bool:
+    return problem.mode == "train" and config.variant != "reread"
 
 
 def _buffers(config: Config) -> int:
@@ -42,9 +46,9 @@ def _buffers(config: Config) -> int:
 def parts_of(config: Config, problem: Problem) -> int:
     """In how many parts, 1, 2 or 4, a tile of y is stored: as few as let two CTAs share an SM, else as few as fit.
 
-    A part is 128 columns wide at most, and 64 where BatchNorm's vectors take registers too.
+    A part is 128 columns wide at most, and 64 where BatchNorm's vectors or moments take registers too.
     """
-    widest = 128 if problem.mode is None else 64
+    widest = 128 if problem.mode is None or config.variant == "reread" else 64
     for ctas in (2, 1) if _registers_for_two(config) else (1,):
         for parts in (1, 2, 4):
             fits = ctas * _taken(config, problem, parts) <= _SHARED_BYTES_PER_SM

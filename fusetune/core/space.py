@@ -102,8 +102,15 @@ TILED_VALUES: Final = {
     "GROUP_M": (1, 8),
 }
 
-GEMM_SPACE: Final = Space(TILED_VALUES, others=(SPLIT_K_SPACE, PERSISTENT_SPACE, SMALL_PERSISTENT_SPACE))
+_GEMM_SPACES: Final = (SPLIT_K_SPACE, PERSISTENT_SPACE, SMALL_PERSISTENT_SPACE)
+GEMM_SPACE: Final = Space(TILED_VALUES, others=_GEMM_SPACES)
 """Tile sizes, warps, stages and tile order of a GEMM-like op, in each of its variants."""
+
+REREAD_SPACE: Final = Space(PERSISTENT_SPACE.values, variants=("reread",))
+"""For many tiles in training: another kernel takes the moments of what the first one stored."""
+
+BATCH_NORM_SPACE: Final = Space(TILED_VALUES, others=(*_GEMM_SPACES, REREAD_SPACE))
+"""GEMM_SPACE, and what only an op with statistics of its columns can do."""
 
 SEED_SPACE: Final = Space({"num_warps": (4, 8), "num_stages": (2, 3)})
 """The seed's own small space: the BASELINE tile with 4 or 8 warps and 2 or 3 stages."""
@@ -140,7 +147,7 @@ def pipelined_shared_bytes(config: Config, problem: Problem, target: Target) -> 
     start on 32 bytes cannot be copied asynchronously, and are not pipelined. Source: Triton's lowering, checked against
     `metadata.shared`.
     """
-    if config.variant == "persistent":
+    if config.is_walking:
         return persistent_shared_bytes(config, problem)
     tile_bytes = (config.BLOCK_M + config.BLOCK_N) * config.BLOCK_K * problem.element_bytes
     if not is_pipelined(problem):
@@ -156,7 +163,7 @@ def pipelined_shared_bytes(config: Config, problem: Problem, target: Target) -> 
 
 def holds_columns(config: Config, problem: Problem) -> bool:
     """Whether a CTA sees whole columns of y, so that training needs no second kernel to normalize them."""
-    if problem.mode != "train" or config.BLOCK_M < problem.M or config.is_library:
+    if problem.mode != "train" or config.BLOCK_M < problem.M or config.is_library or config.variant == "reread":
         return False
     return config.SPLIT_K == 1 or joins_summands(config, problem)
 
@@ -195,7 +202,9 @@ def reject_reason(config: Config, problem: Problem, target: Target) -> Rejection
 def _unfit_variant(config: Config, problem: Problem, target: Target) -> Rejection | None:
     """Why a variant cannot compute this problem, or is not made for it."""
     tiles = -(-problem.M // config.BLOCK_M) * -(-problem.N // config.BLOCK_N)
-    if config.variant == "persistent" and (unfit := _unfit_persistent(config, problem, target, tiles)):
+    if config.variant == "reread" and (problem.mode != "train" or config.BLOCK_M >= problem.M):
+        return Rejection("no_effect", "there are no moments to take, or a CTA holds whole columns")
+    if config.is_walking and (unfit := _unfit_persistent(config, problem, target, tiles)):
         return unfit
     if config.SPLIT_K > 1:
         return _unfit_split(config, problem, target, tiles)
@@ -254,11 +263,11 @@ def _is_lopsided(config: Config) -> bool:
     long, short = max(config.BLOCK_M, config.BLOCK_N), min(config.BLOCK_M, config.BLOCK_N)
     if long > 8 * short or config.BLOCK_K == 16:
         return True
-    if config.variant in {"split_k", "persistent"} and config.num_stages < 3:
+    if (config.variant == "split_k" or config.is_walking) and config.num_stages < 3:
         return True
     small = long * short <= 32 * 32
     if config.variant == "split_k" and config.num_warps != (2 if small else 4):
         return True
-    if config.variant == "persistent" and config.num_warps == 2 and not small:
+    if config.is_walking and config.num_warps == 2 and not small:
         return True
     return config.BLOCK_K == 256 and long * short > 64 * 64

@@ -6,9 +6,11 @@ A tile of products ends in one of these ways, `EPILOGUE`:
     eval        that, then BatchNorm with the running statistics; eval_folded with one factor a column
     columns     that, then BatchNorm with the statistics of the tile's own columns, which it holds whole
     statistics  acc itself, and each column's mean and sum of squared deviations over the tile's rows
+    products    acc itself, in y's type
     partial     acc itself, in float32, one of SPLIT_K summands
 
-The last two leave the rest to a second kernel: `normalize_columns`, `finish_split`. Where few summands make a tile, the
+The last three leave the rest to other kernels: `normalize_columns`, after `moments_of_rows` for products, and
+`finish_split`. Where few summands make a tile, the
 CTA that is last there adds them up (`arrives_last`, `sum_of_all`) and ends in one of the first three ways.
 """
 
@@ -49,7 +51,7 @@ def prefetch_vectors(  # type: ignore[no-untyped-def]
     Read at the end they would have to be waited for, and a small problem takes a few microseconds in all. L2 is the one
     place that all of the GPU writes to, so that this may be done before a kernel that writes them has ended.
     """
-    if EPILOGUE != "statistics" and EPILOGUE != "partial":  # noqa: PLR1714 - Triton compiles no `in`
+    if EPILOGUE != "statistics" and EPILOGUE != "products" and EPILOGUE != "partial":  # noqa: PLR1714 - no `in` there
         prefetch(bias_ptr, offs_n, N)
         prefetch(scale_ptr, offs_n, N)
         if EPILOGUE != "scale":
@@ -226,24 +228,45 @@ def moments_of_rows(  # type: ignore[no-untyped-def]
     M,
     N,
     TILE_M: tl.constexpr,
+    ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
-    EVEN_M: tl.constexpr,
+    STAGES: tl.constexpr,
     OVERLAPS: tl.constexpr,
 ):
-    """What `statistics` learns of a tile, from products that a library left in y: TILE_M rows of COLUMNS columns.
+    """What `statistics` learns of a tile, from products that lie in y: TILE_M rows of COLUMNS columns, ROWS at a time.
 
-    The last rows first: they were written last, and some of them are still in L2. `normalize_columns` then begins with
-    the first ones, which this kernel reads last.
+    Each thread keeps the mean and the sum of squared deviations of what it has seen in a place of the ROWS x COLUMNS
+    (Welford, 1962); places of a column are joined once, at the end. The last rows first: they were written last, and
+    some of them are still in L2. `normalize_columns` then begins with the first ones, which this kernel reads last.
     """
     if OVERLAPS:
         await_others()
     start_m = (tl.num_programs(1) - 1 - tl.program_id(1)) * TILE_M
-    local_m = tl.arange(0, TILE_M)
+    local_m = tl.arange(0, ROWS)
     offs_n = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
-    places = (start_m + local_m).to(tl.int64)[:, None] * N + offs_n[None, :]
-    held = (start_m + local_m < M)[:, None] & (offs_n < N)[None, :]
-    acc = tl.load(y_ptr + places, mask=held, other=0.0).to(tl.float32)
-    store_moments(acc, start_m, offs_n, local_m, moments_ptr, M, N, TILE_M, EVEN_M)
+    in_n = offs_n < N
+    rows = min(M - start_m, TILE_M)
+    y_tile = y_ptr + start_m.to(tl.int64) * N
+    mean = tl.zeros((ROWS, COLUMNS), dtype=tl.float32)
+    m2 = tl.zeros((ROWS, COLUMNS), dtype=tl.float32)
+    steps = tl.cdiv(rows, ROWS)
+    for step in tl.range(0, steps, num_stages=STAGES):
+        from_last = steps - 1 - step
+        offs_m = from_last * ROWS + local_m
+        held = (offs_m < rows)[:, None] & in_n[None, :]
+        acc = tl.load(y_tile + offs_m[:, None] * N + offs_n[None, :], mask=held, other=0.0).to(tl.float32)
+        # The last rows are read first, and not all places may have one of them.
+        seen = (step + tl.where(steps * ROWS - rows > ROWS - 1 - local_m, 0, 1)).to(tl.float32)
+        apart = tl.where(held, acc - mean, 0.0)
+        mean += apart * (1.0 / tl.maximum(seen, 1.0))[:, None]
+        m2 += apart * tl.where(held, acc - mean, 0.0)
+    seen = tl.cdiv(tl.maximum(rows - local_m, 0), ROWS).to(tl.float32)[:, None]
+    joined = tl.sum(mean * seen, axis=0) / rows
+    apart = mean - joined[None, :]
+    m2_joined = tl.sum(m2 + seen * apart * apart, axis=0)
+    moments = moments_ptr + tl.cast(start_m // TILE_M, tl.int64) * N + offs_n
+    tl.store(moments, joined, mask=in_n)
+    tl.store(moments + tl.cast(tl.cdiv(M, TILE_M), tl.int64) * N, m2_joined, mask=in_n)
 
 
 @triton.jit
@@ -271,7 +294,7 @@ def normalize_columns(  # type: ignore[no-untyped-def]
     OVERLAPS: tl.constexpr,
     PREFETCHES: tl.constexpr,
 ):
-    """Second kernel of `statistics`: join the tiles' moments, normalize rows_per_cta rows of COLUMNS columns in place.
+    """Last kernel of `statistics`: join the tiles' moments, normalize rows_per_cta rows of COLUMNS columns in place.
 
     Moments are joined as Chan, Golub and LeVeque do (1983): M2 = sum M2_t + sum rows_t (mean_t - mean)^2, always in the
     same order. The first CTAs also update the running statistics. UPWARDS begins with the last rows: begin where the

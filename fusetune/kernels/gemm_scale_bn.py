@@ -9,6 +9,7 @@ from msgspec import structs
 
 from fusetune.core.config import Config
 from fusetune.core.problem import DTYPES, Mode, Problem
+from fusetune.core.space import BATCH_NORM_SPACE
 from fusetune.errors import UnsupportedProblemError
 from fusetune.kernels.gemm_scale import GemmScale
 from fusetune.kernels.launches import constants, gemm_launches, references, workspace
@@ -27,6 +28,7 @@ class GemmScaleBatchNorm(GemmScale):
     """
 
     name = "gemm_scale_bn"
+    space = BATCH_NORM_SPACE
     dtypes = DTYPES
     modes: tuple[str | None, ...] = ("train", "eval")
 

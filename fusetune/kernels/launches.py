@@ -71,7 +71,9 @@ PDL_CAPABILITY: Final = 90
 """From sm_90 on a kernel can be launched while the one ahead of it still runs, and waits on the GPU.
 
 That hides some of the time that launching takes, wherever the kernel ahead is one of ours."""
-NORMALIZED_COLUMNS: Final = 64
+MOMENTS_ROWS, MOMENTS_COLUMNS, MOMENTS_STAGES = 32, 64, 3
+NORMALIZED_ROWS: Final = 32
+"""Rows and columns that a CTA of a kernel behind the products reads at a time: as seen to be fastest on an H200."""
 FINISHED_ELEMENTS: Final = 1024
 """Elements that a CTA of the second kernel of split_k adds up: few, so that there are CTAs for every SM."""
 _ELEMENT_TYPES: Final = {"float32": tl.float32, "float16": tl.float16, "bfloat16": tl.bfloat16}
@@ -89,20 +91,29 @@ def workspace(problem: Problem, config: Config, ending: Ending) -> tuple[Operand
     if config.SPLIT_K > 1:
         return (Operand("partial", (config.SPLIT_K, problem.M, problem.N), "float32", role="output"),)
     if ending == "train" and not holds_columns(config, problem):
-        tiles_m = triton.cdiv(problem.M, config.BLOCK_M)
+        tiles_m = triton.cdiv(problem.M, rows_of_moments(config, problem))
         return (Operand("moments", (2, tiles_m, problem.N), "float32", role="output"),)
     return ()
 
 
-LIBRARY_TILE_ROWS: Final = 128
-"""Rows of y in one tile of moments, where a library multiplies for training: a few tiles a column, as ours have."""
+def rows_of_moments(config: Config, problem: Problem) -> int:
+    """Rows of y in one tile of moments: of a tile of products, or of what one CTA reads that reads y again.
+
+    Those are 8 or 16 a column: each of them waits for memory once, and the last kernel for all of them.
+    """
+    if config.variant != "reread" and not config.is_library:
+        return config.BLOCK_M
+    eighth, sixteenth = (int(triton.next_power_of_2(triton.cdiv(problem.M, parts))) for parts in (8, 16))
+    return max(64, min(eighth, 256), sixteenth)
+
+
+def columns_to_normalize(problem: Problem, tiles_m: int) -> int:
+    """Columns of a CTA of the last kernel: 256 bytes of a row, or fewer where many tiles' moments take registers."""
+    return 64 if tiles_m > 16 else 256 // problem.element_bytes
 
 
 def references(problem: Problem, ending: Ending) -> tuple[Config, ...]:
     """Products by cuBLAS, and kernels that finish them; in evaluation also cuBLAS alone, with folded weights."""
-    if ending == "train":
-        rows = min(LIBRARY_TILE_ROWS, max(16, triton.next_power_of_2(problem.M)))
-        return (Config(variant="library", BLOCK_M=rows),)
     return (Config(variant="library"), *([Config(variant="library_folded")] if ending == "eval" else []))
 
 
@@ -129,7 +140,9 @@ def gemm_launches(
     ends = _Ends(problem, config, tensors, ending, eps, momentum, counter, gpu)
     if config.SPLIT_K > 1 and config.variant not in {"split_k", "persistent"}:
         raise UnsupportedProblemError(f"{config.label()}: the variants split_k and persistent can split K")
-    if config.variant == "persistent":
+    if config.variant == "reread" and ending != "train":
+        raise UnsupportedProblemError("reread is for training: nothing else takes moments")
+    if config.is_walking:
         return ends.after(_joined(ends) if ends.joins else _persistent(ends))
     if config.variant == "library":
         return ends.after_library()
@@ -139,7 +152,7 @@ def gemm_launches(
         return (ends.folded(),)
     if config.variant not in {"tiled", "split_k"}:
         raise UnsupportedProblemError(
-            f"there is no variant {config.variant!r}; use tiled, split_k, persistent, library or library_folded"
+            f"there is no variant {config.variant!r}; use tiled, split_k, persistent, reread, library or library_folded"
         )
     if config.variant == "split_k" and config.SPLIT_K == 1:
         raise UnsupportedProblemError(f"{config.label()}: split_k needs a SPLIT_K of 2 or more")
@@ -167,11 +180,12 @@ class _Ends:
         self.finish = {"train": "columns", "eval": "eval_folded" if folds else "eval"}.get(ending, ending)
         self.epilogue = "statistics" if ending == "train" else self.finish
         self.joins = joins_summands(config, problem)
-        if config.SPLIT_K > 1 and not self.joins:
+        if config.variant == "reread":
+            self.epilogue = "products"
+        elif config.SPLIT_K > 1 and not self.joins:
             self.epilogue = "partial"
         elif holds_columns(config, problem):
             self.epilogue = "columns"
-        self.two = self.epilogue in {"partial", "statistics"}
         # The interpreter multiplies in full precision, and knows no machine instruction.
         self.rounds = problem.precision == "tf32" and gpu.sm > 0
         self.prefetches = gpu.sm > 0
@@ -219,10 +233,14 @@ class _Ends:
         return {**options, "launch_pdl": True} if self.overlaps else options
 
     def after(self, first: Launch) -> Sequence[Launch | Call]:
-        """The first kernel, and the second where there is one."""
-        if not self.two:
-            return (first,)
-        return (first, self._finish_split() if self.epilogue == "partial" else self._normalize(upwards=True))
+        """The first kernel, and those that finish what it left."""
+        if self.epilogue == "partial":
+            return (first, self._finish_split())
+        if self.epilogue == "statistics":
+            return (first, self._normalize(upwards=True))
+        if self.epilogue == "products":
+            return (first, self._moments(), self._normalize(upwards=False))
+        return (first,)
 
     def after_library(self) -> Sequence[Launch | Call]:
         """The products by cuBLAS in y, and the kernels that make y of them in place."""
@@ -241,14 +259,16 @@ class _Ends:
 
     def _moments(self) -> Launch:
         M, N = self.problem.M, self.problem.N
+        rows = rows_of_moments(self.config, self.problem)
         return Launch(
             kernel=moments_of_rows,
-            grid=(triton.cdiv(N, NORMALIZED_COLUMNS), triton.cdiv(M, self.config.BLOCK_M)),
+            grid=(triton.cdiv(N, MOMENTS_COLUMNS), triton.cdiv(M, rows)),
             arguments={"y_ptr": self.tensors["y"], "moments_ptr": self.tensors["moments"], "M": M, "N": N},
             constants={
-                "TILE_M": self.config.BLOCK_M,
-                "COLUMNS": NORMALIZED_COLUMNS,
-                "EVEN_M": M % self.config.BLOCK_M == 0,
+                "TILE_M": rows,
+                "ROWS": MOMENTS_ROWS,
+                "COLUMNS": MOMENTS_COLUMNS,
+                "STAGES": MOMENTS_STAGES,
                 "OVERLAPS": self.overlaps,
             },
             options=self.options(4, 2),
@@ -256,12 +276,14 @@ class _Ends:
 
     def _normalize(self, *, upwards: bool) -> Launch:
         M, N = self.problem.M, self.problem.N
+        tile_m = rows_of_moments(self.config, self.problem)
+        columns = columns_to_normalize(self.problem, triton.cdiv(M, tile_m))
         # Few rows: a CTA for every 32, to have one for every SM. Many: at most 16 CTAs a column, since each joins all
         # moments of its columns anew.
-        rows = max(32, triton.cdiv(triton.cdiv(M, 16), 32) * 32)
+        rows = max(NORMALIZED_ROWS, triton.cdiv(triton.cdiv(M, 16), NORMALIZED_ROWS) * NORMALIZED_ROWS)
         return Launch(
             kernel=normalize_columns,
-            grid=(triton.cdiv(N, NORMALIZED_COLUMNS), triton.cdiv(M, rows)),
+            grid=(triton.cdiv(N, columns), triton.cdiv(M, rows)),
             arguments={
                 "y_ptr": self.tensors["y"],
                 "moments_ptr": self.tensors["moments"],
@@ -269,10 +291,10 @@ class _Ends:
                 "rows_per_cta": rows,
             },
             constants={
-                "TILE_M": self.config.BLOCK_M,
-                "TILES": min(64, triton.next_power_of_2(triton.cdiv(M, self.config.BLOCK_M))),
-                "ROWS": 32,
-                "COLUMNS": NORMALIZED_COLUMNS,
+                "TILE_M": tile_m,
+                "TILES": min(64, triton.next_power_of_2(triton.cdiv(M, tile_m))),
+                "ROWS": NORMALIZED_ROWS,
+                "COLUMNS": columns,
                 "UPWARDS": upwards,
                 "COUNTER": self.counter,
                 "OVERLAPS": self.overlaps,
@@ -391,7 +413,7 @@ def takes(config: Config, tensors: Mapping[str, Any]) -> bool:
 
     The copy engine wants x, weight and y to begin on 16 bytes, as well as each of their rows, and rows without gaps.
     """
-    return config.variant != "persistent" or all(_copyable(tensors[name]) for name in ("x", "weight", "y"))
+    return not config.is_walking or all(_copyable(tensors[name]) for name in ("x", "weight", "y"))
 
 
 def _copyable(matrix: Any) -> bool:

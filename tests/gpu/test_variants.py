@@ -22,6 +22,7 @@ SPLIT_K = Config("split_k", 64, 64, 32, SPLIT_K=8, num_stages=3)
 JOINED = Config("split_k", 32, 32, 64, SPLIT_K=4, num_stages=3)
 PERSISTENT = Config("persistent", 128, 128, 32, num_warps=8, num_stages=3, GROUP_M=8)
 PERSISTENT_SPLIT = Config("persistent", 64, 128, 32, SPLIT_K=4, num_stages=3)
+REREAD = Config("reread", 64, 128, 32, num_stages=3)
 WHOLE = [
     Config(BLOCK_M=256, BLOCK_N=16, BLOCK_K=32, num_warps=8),
     Config("persistent", 256, 64, 32, num_warps=8, num_stages=3),
@@ -40,7 +41,7 @@ CONFIGS = [
     Config("persistent", 32, 32, 64, SPLIT_K=4, num_stages=3),
 ]
 CASES = [(mode, config) for mode in (None, "eval", "train") for config in CONFIGS]
-CASES += [("train", config) for config in WHOLE]
+CASES += [("train", config) for config in (*WHOLE, REREAD, Config("reread", 128, 256, 32, num_warps=8, num_stages=3))]
 # Along K, ALIGNED has 9 steps of 64: the last of four CTAs that share a tile has none.
 ODD, ALIGNED, LARGER = (5, 123, 77), (200, 520, 264), (256, 1024, 512)
 FORMS = [("float32", "tf32"), ("float16", None)]
@@ -199,7 +200,7 @@ def test_many_tiles_of_whole_columns_update_each_statistic_once_and_count_one_ba
 
 
 @pytest.mark.parametrize("momentum", [0.1, None])
-@pytest.mark.parametrize("config", [BASELINE, SPLIT_K, JOINED, PERSISTENT, PERSISTENT_SPLIT, *WHOLE], ids=Config.label)
+@pytest.mark.parametrize("config", [BASELINE, SPLIT_K, JOINED, PERSISTENT, PERSISTENT_SPLIT, REREAD, *WHOLE], ids=Config.label)
 def test_after_ten_steps_the_running_statistics_are_those_of_pytorch_s_module(config, momentum):
     M, K, N = ALIGNED
     problem = make_problem(M, N, K, "float32", "tf32x3", "train")
@@ -242,9 +243,13 @@ def test_training_is_within_1e_4_of_float64_in_every_element(M, K, N, precision)
         torch.testing.assert_close(tensors[name].double(), expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("mode", ["eval", "train"])
+LARGE = [Config(BLOCK_M=128, BLOCK_N=128, num_warps=8, GROUP_M=8), PERSISTENT]
+
+
 @pytest.mark.parametrize(
-    "config", [Config(BLOCK_M=128, BLOCK_N=128, num_warps=8, GROUP_M=8), PERSISTENT], ids=Config.label
+    ("mode", "config"),
+    [*((mode, config) for mode in ("eval", "train") for config in LARGE), ("train", REREAD)],
+    ids=lambda value: value.label() if isinstance(value, Config) else value,
 )
 def test_y_beyond_two_to_the_31_elements_is_addressed_right(config, mode):
     problem = make_problem(70_000, 40_000, 32, "float16", mode=mode)  # y has 2.8e9 elements

@@ -27,13 +27,14 @@ CONFIGS = {
     "persistent": Config("persistent", 16, 64, 32, GROUP_M=2),
     "persistent split": Config("persistent", 16, 64, 32, GROUP_M=2, SPLIT_K=4),
     "persistent joined": Config("persistent", 16, 64, 32, GROUP_M=2, SPLIT_K=4),
-    "library": Config("library", 32, 32, 32),
+    "reread": Config("reread", 16, 64, 32, GROUP_M=2),
+    "library": Config("library"),
 }
 PERSISTENT = [
     f"{variant} in {parts}" for variant in ("persistent", "persistent whole", "persistent split") for parts in (1, 2, 4)
 ]
 JOINED = ["split_k joined", "split_k joined whole", "persistent joined", "persistent joined whole"]
-VARIANTS = ["tiled", "tiled whole", "split_k", *PERSISTENT, *JOINED, "library"]
+VARIANTS = ["tiled", "tiled whole", "split_k", *PERSISTENT, *JOINED, "reread", "library"]
 ANY_SHAPE = [(1, 1, 1), (2, 1, 1), (5, 123, 77), (37, 50, 70), (64, 64, 64)]
 # The copy engine needs rows that begin on 16 bytes; the last two have more tiles than run at once. Along K they have
 # 1, 5, 2, 9 and 7 steps, so that of four CTAs that share a tile some have fewer than others, or none.
@@ -92,11 +93,11 @@ def _draw(problem: Problem, config: Config) -> dict[str, torch.Tensor]:
 def _cases():
     for mode in MODES:
         for variant in VARIANTS:
-            if "whole" in variant and mode != "train":
+            if ("whole" in variant or variant == "reread") and mode != "train":
                 continue
             if variant.endswith("joined") and mode == "train":
                 continue  # where no tile has all rows, this is `split_k` or `persistent split`
-            for M, K, N in ALIGNED if variant.startswith("persistent") else ANY_SHAPE:
+            for M, K, N in ALIGNED if variant.startswith(("persistent", "reread")) else ANY_SHAPE:
                 if mode != "train" or M > 1:
                     yield pytest.param(mode, variant, M, K, N, id=f"{mode or 'plain'} {variant} {M}x{K}x{N}")
 

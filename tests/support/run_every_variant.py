@@ -29,6 +29,7 @@ CONFIGS = (
     Config("persistent", 32, 128, 32, SPLIT_K=4, num_stages=3),
     Config("persistent", 128, 128, 32, num_warps=8, num_stages=3, GROUP_M=8),
     Config("persistent", 128, 256, 32, num_warps=8, num_stages=3),
+    Config("reread", 64, 64, 32, num_stages=3),
 )
 NO_REASON_NOT_TO = {"few_tiles", "tile_too_large", "idle_splits", "idle_stages", "no_effect"}
 """Reasons of a rejection for which a config would be slow, not wrong."""
@@ -60,6 +61,8 @@ def main() -> None:
         problem = make_problem(M, N, K, dtype, None, mode)
         for config in CONFIGS:
             rejection = reject_reason(config, problem, target)
+            if config.variant == "reread" and mode != "train":
+                continue
             if rejection is None or rejection.reason in NO_REASON_NOT_TO:
                 run(op, problem, config)
 

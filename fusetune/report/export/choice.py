@@ -71,7 +71,7 @@ def header(spec: KernelSpec, choices: Sequence[Choice], target: Target, *, autot
         lines.append(f"{mode}{_evidence(choice.found)}")
     if autotune:
         lines.append("Where a kernel is autotuned, its first launch for new sizes tries the configs listed above it.")
-    if any(choice.config.variant == "persistent" for choice in choices) and first.precision == "tf32":
+    if any(choice.config.is_walking for choice in choices) and first.precision == "tf32":
         lines.append(
             "Needs triton 3.7 or later, whose descriptors round float32 to the nearest TF32 value."
             if rounds_in_descriptor()

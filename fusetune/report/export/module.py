@@ -27,6 +27,7 @@ _KERNEL_NAMES: Final[dict[str, str]] = {
     "eval": "fused_gemm_scale_bn_eval_kernel",
     "eval_folded": "fused_gemm_scale_bn_eval_kernel",
     "columns": "fused_gemm_scale_bn_train_kernel",
+    "products": "gemm_kernel",
     "statistics": "gemm_with_moments_kernel",
 }
 _DOCSTRINGS: Final[dict[str, str]] = {
@@ -35,6 +36,7 @@ _DOCSTRINGS: Final[dict[str, str]] = {
     "eval_folded": "A tile of products, then bias, scale and BatchNorm as one factor and one summand a column.",
     "columns": "Whole columns of products, then BatchNorm with their own statistics; updates the running ones.",
     "statistics": "A tile of products, with each column's mean and sum of squared deviations over the tile's rows.",
+    "products": "A tile of products.",
     "partial": "A tile of products over one share of K; a second kernel adds the shares.",
 }
 _PERSISTENT: Final = (
@@ -103,6 +105,7 @@ class _Mode:
         self.problem, self.config = choice.problem, choice.config
         launches = _launches(spec, self.problem, self.config, target)
         names: Mapping[str, str] = {
+            "moments_of_rows": "moments_of_rows_kernel",
             "normalize_columns": "normalize_columns_kernel",
             "finish_split": f"finish_split_{self.problem.mode or 'scale'}_kernel",
         }
@@ -127,7 +130,7 @@ class _Mode:
         docstring = part.kernel.source.docstring
         if not part.is_second:
             docstring = _DOCSTRINGS.get(str(part.launch.constants.get("EPILOGUE")), docstring)
-            copied = self.config.variant == "persistent"
+            copied = self.config.is_walking
             if part.joins:
                 docstring += _JOINS + (_COPIED if copied else "")
             elif copied:

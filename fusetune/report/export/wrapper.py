@@ -14,7 +14,7 @@ from fusetune.kernels.launches import FINISHED_ELEMENTS, PDL_CAPABILITY
 from fusetune.kernels.spec import Launch, rounds_in_descriptor
 from fusetune.report.export.specialize import Specialized, specialize
 
-DECIDED: Final = ("EPILOGUE", "COUNTER", "PRECISION", "JOINS", "PARTS", "UPWARDS")
+DECIDED: Final = ("EPILOGUE", "COUNTER", "PRECISION", "JOINS", "PARTS", "UPWARDS", "STAGES")
 """Constants that op, mode, precision and config decide, whatever the sizes of a call: they are resolved.
 
 All others stay parameters, and a wrapper computes them anew for each call; one that it does not know is an error.
@@ -45,12 +45,13 @@ _CONSTANTS: Final[dict[str, str]] = {
     "EVEN_K": "K % BLOCK_K == 0",
     "EVEN_MN": "M % BLOCK_M == 0 and N % BLOCK_N == 0",
     "EVEN_M": "M % BLOCK_M == 0",
-    "TILES": "min(64, triton.next_power_of_2(triton.cdiv(M, BLOCK_M)))",
-    "TILE_M": "BLOCK_M",
+    "TILES": "min(64, triton.next_power_of_2(triton.cdiv(M, TILE_M)))",
+    "TILE_M": "TILE_M",
     "ROUNDS": "x.is_cuda",
     "OVERLAPS": "overlaps",
     "PREFETCHES": "x.is_cuda",
 }
+_ROWS_OF_GRID: Final = {"moments_of_rows": "TILE_M", "normalize_columns": "rows_per_cta", "finish_split": "ROWS"}
 _TILES: Final = "triton.cdiv(M, BLOCK_M) * triton.cdiv(N, BLOCK_N)"
 
 
@@ -77,7 +78,7 @@ class Part:
     @property
     def is_second(self) -> bool:
         """Whether it finishes what another one has begun."""
-        return self.launch.kernel.fn.__name__ in {"normalize_columns", "finish_split"}
+        return self.launch.kernel.fn.__name__ in {"moments_of_rows", "normalize_columns", "finish_split"}
 
     def text(self, *, autotuned: bool) -> list[str]:
         """The lines that launch it."""
@@ -103,17 +104,19 @@ class Part:
                 "num_sms = properties.multi_processor_count if properties else 2",
                 f"grid = (min({_TILES}{split}, {times}num_sms),)",
             ]
-        if of in {"normalize_columns", "finish_split"}:
-            rows = "rows_per_cta" if of == "normalize_columns" else "ROWS"
+        if of in _ROWS_OF_GRID:
+            rows = _ROWS_OF_GRID[of]
             return [f"grid = (triton.cdiv(N, COLUMNS), triton.cdiv(M, {rows}))"]
         raise UsageError(f"export does not know the grid of {of}; it exports gemm_scale and gemm_scale_bn")
 
     def _sizes(self) -> list[str]:
         of = self.launch.kernel.fn.__name__
+        if of == "moments_of_rows":
+            return [f"ROWS, COLUMNS = {self.launch.constants['ROWS']}, {self.launch.constants['COLUMNS']}"]
         if of == "normalize_columns":
-            rows, columns = self.launch.constants["ROWS"], self.launch.constants["COLUMNS"]
+            rows = self.launch.constants["ROWS"]
             return [
-                f"ROWS, COLUMNS = {rows}, {columns}",
+                f"ROWS, COLUMNS = {rows}, 64 if triton.cdiv(M, TILE_M) > 16 else {256 // self.problem.element_bytes}",
                 "# At most 16 programs a column, since each of them joins all moments of its columns.",
                 f"rows_per_cta = max({rows}, triton.cdiv(triton.cdiv(M, 16), {rows}) * {rows})",
             ]
@@ -212,7 +215,12 @@ def wrapper_text(parts: Sequence[Part], problem: Problem, config: Config, *, aut
     elif "partial_ptr" in names:
         body.append("partial = torch.empty((SPLIT_K, M, N), device=x.device, dtype=torch.float32)")
     if "moments_ptr" in names:
-        body.append("moments = torch.empty((2, triton.cdiv(M, BLOCK_M), N), device=x.device, dtype=torch.float32)")
+        eighth, sixteenth = ("triton.next_power_of_2(triton.cdiv(M, 8))", "triton.next_power_of_2(triton.cdiv(M, 16))")
+        reread = f"max(64, min({eighth}, 256), {sixteenth})"
+        body += [
+            f"TILE_M = {reread if config.variant == 'reread' else 'BLOCK_M'}",
+            "moments = torch.empty((2, triton.cdiv(M, TILE_M), N), device=x.device, dtype=torch.float32)",
+        ]
     if parts[0].sm >= PDL_CAPABILITY:
         body += [
             "# From compute capability 9.0 on, a kernel may begin while the one ahead of it still runs.",
@@ -235,7 +243,7 @@ def _checks(problem: Problem, config: Config) -> list[str]:
         "if x.shape[1] != weight.shape[1]:",
         '    raise ValueError(f"x has {x.shape[1]} columns, weight has {weight.shape[1]}")',
     ]
-    if config.variant == "persistent":
+    if config.is_walking:
         checks += [
             "# The copy engine reads rows without gaps that begin on 16 bytes.",
             "x, weight = x.contiguous(), weight.contiguous()",

@@ -14,7 +14,7 @@ from fusetune.core.problem import DTYPES, Problem, make_problem
 from fusetune.core.target import Target, find_target
 from fusetune.errors import UnsupportedProblemError
 from fusetune.kernels.device import Gpu, gpu_of
-from fusetune.kernels.endings import finish_split, normalize_columns
+from fusetune.kernels.endings import finish_split, moments_of_rows, normalize_columns
 from fusetune.kernels.gemm_scale import SPEC as PLAIN
 from fusetune.kernels.gemm_scale_bn import SPEC as WITH_BN
 from fusetune.kernels.launches import gemm_launches
@@ -36,6 +36,7 @@ JOINED_WHOLE = Config("split_k", 128, 16, 64, SPLIT_K=2)
 WHOLE = Config(BLOCK_M=128, BLOCK_N=16, BLOCK_K=64)
 PERSISTENT = Config("persistent", 64, 128, 32, num_stages=3)
 PERSISTENT_WHOLE = Config("persistent", 128, 64, 32, num_stages=3)
+REREAD = Config("reread", 64, 128, 32, num_stages=3)
 PERSISTENT_SPLIT = Config("persistent", 64, 128, 64, SPLIT_K=4, num_stages=3)
 PERSISTENT_JOINED = Config("persistent", 32, 64, 64, SPLIT_K=2, num_stages=3)
 PERSISTENT_JOINED_WHOLE = Config("persistent", 128, 16, 64, SPLIT_K=2, num_stages=3)
@@ -45,6 +46,7 @@ CASES = [
     for mode in (None, "train", "eval")
     for config in (BASELINE, SPLIT_K, WHOLE, PERSISTENT, PERSISTENT_WHOLE, PERSISTENT_SPLIT, *JOINING)
 ]
+CASES.append(("train", REREAD))
 each_case = pytest.mark.parametrize(
     ("mode", "config"), CASES, ids=[f"{mode or 'plain'} {config.label()}" for mode, config in CASES]
 )
@@ -75,12 +77,14 @@ def test_every_launch_gives_its_kernel_every_argument_once(mode: Any, config: Co
 @each_case
 def test_there_is_a_second_kernel_only_where_a_cta_does_not_see_all_it_needs(mode: Any, config: Config) -> None:
     kernels = [launch.kernel for launch in _launches(_problem(mode), config)]
-    first = persistent_products if config.variant == "persistent" else tiled_products
+    first = persistent_products if config.is_walking else tiled_products
     joins = config in JOINING and (mode != "train" or config in (JOINED_WHOLE, PERSISTENT_JOINED_WHOLE))
     if joins:
         assert kernels == [joined_products if config.variant == "persistent" else tiled_products]
     elif config.SPLIT_K > 1:
         assert kernels == [first, finish_split]
+    elif config == REREAD:
+        assert kernels == [first, moments_of_rows, normalize_columns]
     elif mode == "train" and config in (BASELINE, PERSISTENT):
         assert kernels == [first, normalize_columns]
     else:
@@ -201,7 +205,7 @@ def test_the_workspace_is_float32_and_of_the_size_that_the_kernels_write(mode: A
         expected = {"partial": (tiles, config.SPLIT_K, config.BLOCK_M, config.BLOCK_N), "arrivals": (tiles,)}
     elif config.SPLIT_K > 1:
         expected = {"partial": (config.SPLIT_K, problem.M, 200)}
-    elif mode == "train" and config in (BASELINE, PERSISTENT):
+    elif mode == "train" and config in (BASELINE, PERSISTENT, REREAD):
         expected = {"moments": (2, 2, 200)}
     assert found == expected
     for operand in _spec(problem).workspace(problem, config):
@@ -221,7 +225,7 @@ def test_abstract_tensors_hold_the_workspace_and_know_their_gpu() -> None:
 @pytest.mark.parametrize(
     ("mode", "config", "message"),
     [
-        ("train", Config("columns", 128), "no variant 'columns'; use tiled, split_k, persistent, library"),
+        ("train", Config("columns", 128), "no variant 'columns'; use tiled, split_k, persistent, reread, library"),
         ("train", Config(SPLIT_K=2), "64x64x32 w4 s2 k2: the variants split_k and persistent can split K"),
         ("eval", Config("split_k"), "split_k 64x64x32 w4 s2: split_k needs a SPLIT_K of 2 or more"),
     ],

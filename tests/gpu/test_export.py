@@ -12,7 +12,7 @@ import torch
 from fusetune.core.config import Config
 from fusetune.core.target import Target
 from fusetune.kernels.device import local_target
-from tests.support.exporting import OPS, exported
+from tests.support.exporting import OPS, REREAD, exported
 
 M, N, K = 128, 512, 1024
 CONFIGS = {
@@ -21,6 +21,7 @@ CONFIGS = {
     "split_k": Config(variant="split_k", BLOCK_M=64, BLOCK_N=64, BLOCK_K=32, SPLIT_K=8, num_stages=3),
     "joined": Config(variant="split_k", BLOCK_M=128, BLOCK_N=16, BLOCK_K=64, SPLIT_K=2, num_stages=3),
     "persistent": Config(variant="persistent", BLOCK_M=128, BLOCK_N=128, BLOCK_K=32, num_warps=8, num_stages=3),
+    "reread": REREAD,
     "persistent_joined": Config(
         variant="persistent", BLOCK_M=128, BLOCK_N=16, BLOCK_K=64, SPLIT_K=2, num_warps=8, num_stages=3
     ),
@@ -53,7 +54,7 @@ def _module(path: Path, text: str) -> Any:
 
 def _target(label: str) -> Target:
     target = local_target(0)
-    if label.startswith("persistent") and target.sm < 90:
+    if CONFIGS[label].is_walking and target.sm < 90:
         pytest.skip("the copy engine needs compute capability 9.0")
     return target
 

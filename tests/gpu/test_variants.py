@@ -200,7 +200,9 @@ def test_many_tiles_of_whole_columns_update_each_statistic_once_and_count_one_ba
 
 
 @pytest.mark.parametrize("momentum", [0.1, None])
-@pytest.mark.parametrize("config", [BASELINE, SPLIT_K, JOINED, PERSISTENT, PERSISTENT_SPLIT, REREAD, *WHOLE], ids=Config.label)
+@pytest.mark.parametrize(
+    "config", [BASELINE, SPLIT_K, JOINED, PERSISTENT, PERSISTENT_SPLIT, REREAD, *WHOLE], ids=Config.label
+)
 def test_after_ten_steps_the_running_statistics_are_those_of_pytorch_s_module(config, momentum):
     M, K, N = ALIGNED
     problem = make_problem(M, N, K, "float32", "tf32x3", "train")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from msgspec import structs
+
 from fusetune.core.config import BASELINE, Config
 from fusetune.core.problem import Dtype, Problem, make_problem
 from fusetune.core.target import Target
@@ -18,6 +20,8 @@ JOINED_COLUMNS = Config(variant="split_k", BLOCK_M=64, BLOCK_N=16, BLOCK_K=32, S
 PERSISTENT = Config(variant="persistent", BLOCK_M=64, BLOCK_N=64, BLOCK_K=32, num_stages=3)
 PERSISTENT_SPLIT = Config(variant="persistent", BLOCK_M=128, BLOCK_N=64, BLOCK_K=32, SPLIT_K=4, num_stages=3)
 PERSISTENT_JOINED = Config(variant="persistent", BLOCK_M=64, BLOCK_N=32, BLOCK_K=32, SPLIT_K=2, num_stages=3)
+REREAD = Config(variant="reread", BLOCK_M=32, BLOCK_N=64, BLOCK_K=32, num_stages=3)
+"""In training; for everything else, the same tiles as `persistent`."""
 CONFIGS = {
     "baseline": BASELINE,
     "tiled": TILED,
@@ -28,6 +32,7 @@ CONFIGS = {
     "persistent": PERSISTENT,
     "persistent_split": PERSISTENT_SPLIT,
     "persistent_joined": PERSISTENT_JOINED,
+    "reread": REREAD,
 }
 OPS = ("gemm_scale", "gemm_scale_bn")
 
@@ -35,6 +40,11 @@ OPS = ("gemm_scale", "gemm_scale_bn")
 def modes_of(op: str) -> tuple[str | None, ...]:
     """The modes of an op, or None for one without."""
     return ("train", "eval") if op == "gemm_scale_bn" else (None,)
+
+
+def in_mode(config: Config, mode: str | None) -> Config:
+    """What stands for a config that is for training alone."""
+    return structs.replace(config, variant="persistent") if config == REREAD and mode != "train" else config
 
 
 def choice_of(problem: Problem, config: Config) -> Choice:
@@ -57,7 +67,7 @@ def exported(
     key = (op, config, target.name, target.capability, sizes, dtype, autotune)
     if key not in _texts:
         spec: KernelSpec = load_spec(op)
-        choices = [choice_of(make_problem(*sizes, dtype, mode=mode), config) for mode in modes_of(op)]
+        choices = [choice_of(make_problem(*sizes, dtype, mode=mode), in_mode(config, mode)) for mode in modes_of(op)]
         _texts[key] = module_text(spec, choices, target, autotune=autotune)
     return _texts[key]
 

@@ -35,6 +35,7 @@ from tests.support.exporting import (
     SPLIT,
     TILED,
     exported,
+    in_mode,
     modes_of,
 )
 from tests.unit.gate.test_gate import kept
@@ -152,10 +153,10 @@ class Recorder:
 def test_for_any_number_of_rows_the_wrappers_launch_as_the_library_does(
     op: str, label: str, rows: int, tmp_path: Path
 ) -> None:
-    config, K, N = CONFIGS[label], 96, 80
+    K, N = 96, 80
     spec = load_spec(op)
     path = tmp_path / "exported.py"
-    path.write_text(exported(op, config, H200))
+    path.write_text(exported(op, CONFIGS[label], H200))
     namespace = runpy.run_path(str(path))
     wrappers = {name: value for name, value in namespace.items() if name.startswith("fused_") and callable(value)}
     launched: list[Any] = []
@@ -166,6 +167,7 @@ def test_for_any_number_of_rows_the_wrappers_launch_as_the_library_does(
     vectors = {name: torch.ones(N) for name in ("bias", "scale", "gamma", "beta", "running_mean", "running_var")}
     tracked = torch.zeros((), dtype=torch.int64)
     for mode in modes_of(op):
+        config = in_mode(CONFIGS[label], mode)
         tuned = make_problem(48, N, K, "float32", mode=mode)
         if holds_columns(config, tuned) and rows > config.BLOCK_M:
             continue  # It says so and launches nothing.

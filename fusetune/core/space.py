@@ -202,10 +202,10 @@ def reject_reason(config: Config, problem: Problem, target: Target) -> Rejection
 def _unfit_variant(config: Config, problem: Problem, target: Target) -> Rejection | None:
     """Why a variant cannot compute this problem, or is not made for it."""
     tiles = -(-problem.M // config.BLOCK_M) * -(-problem.N // config.BLOCK_N)
-    if config.variant == "reread" and (problem.mode != "train" or config.BLOCK_M >= problem.M):
-        return Rejection("no_effect", "there are no moments to take, or a CTA holds whole columns")
     if config.is_walking and (unfit := _unfit_persistent(config, problem, target, tiles)):
         return unfit
+    if config.variant == "reread" and (problem.mode != "train" or config.BLOCK_M >= problem.M):
+        return Rejection("no_effect", "there are no moments to take, or a CTA holds whole columns")
     if config.SPLIT_K > 1:
         return _unfit_split(config, problem, target, tiles)
     return None

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from fusetune.core.config import BASELINE, Config
 from fusetune.core.persistent import ctas_per_sm, parts_of, persistent_shared_bytes
-from fusetune.core.problem import DTYPES, PRECISIONS, Problem, make_problem
+from fusetune.core.problem import DTYPES, PRECISIONS, Mode, Problem, make_problem
 from fusetune.core.space import (
     GEMM_SPACE,
     PERSISTENT_SPACE,
@@ -596,3 +596,25 @@ def test_few_tiles_leave_every_variant_candidates_on_hopper(mode: str | None) ->
 def test_a_large_problem_leaves_a_space_worth_sweeping(target: Target) -> None:
     tried = [config for config in candidates(GEMM_SPACE, "standard") if reject_reason(config, LARGE, target) is None]
     assert len(tried) >= 200
+
+
+@pytest.mark.parametrize(
+    ("mode", "M", "fits"), [("train", 1024, True), ("train", 128, False), ("eval", 1024, False), (None, 1024, False)]
+)
+def test_moments_are_reread_in_training_alone_and_where_no_tile_holds_whole_columns(
+    mode: Mode | None, M: int, fits: bool
+) -> None:
+    problem, config = make_problem(M, 8192, 512, "float16", mode=mode), Config("reread", 128, 128, 64, num_stages=3)
+    rejection = reject_reason(config, problem, H100)
+    assert (rejection.reason if rejection else None) == (None if fits else "no_effect")
+
+
+def test_a_kernel_that_takes_no_moments_needs_no_room_for_them_and_stores_wider_parts() -> None:
+    problem = make_problem(4096, 4096, 4096, "float16", mode="train")
+    given = {"BLOCK_M": 128, "BLOCK_N": 256, "BLOCK_K": 64, "num_warps": 8, "num_stages": 3}
+    reread, persistent = (Config(variant, **given) for variant in ("reread", "persistent"))
+    plain = pipelined_shared_bytes(persistent, make_problem(4096, 4096, 4096, "float16"), H100)
+    assert pipelined_shared_bytes(reread, problem, H100) == plain
+    assert (parts_of(reread, problem), parts_of(persistent, problem)) == (2, 4)
+    rows = make_problem(128, 4096, 4096, "float16", mode="train")
+    assert (holds_columns(persistent, rows), holds_columns(reread, rows)) == (True, False)

@@ -320,13 +320,7 @@ def test_the_built_in_ops_name_what_cublas_offers() -> None:
 
     assert references_of(SPEC, problem(128)) == (LIBRARY,)
     assert references_of(WITH_BN, problem(128, "eval")) == (LIBRARY, FOLDED)
-    rows = {M: references_of(WITH_BN, problem(M, "train")) for M in (2, 100, 128, 5000)}
-    assert {M: [(config.variant, config.BLOCK_M) for config in found] for M, found in rows.items()} == {
-        2: [("library", 16)],
-        100: [("library", 128)],
-        128: [("library", 128)],
-        5000: [("library", 128)],
-    }
+    assert references_of(WITH_BN, problem(128, "train")) == (LIBRARY,)
     assert not LIBRARY.is_conservative
     assert (LIBRARY.label(), FOLDED.label()) == ("library", "library_folded")
 

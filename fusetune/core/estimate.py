@@ -62,10 +62,13 @@ _MOST_IN_PARTS: Final = 320
 
 
 _FINISHED_ELEMENTS: Final = 1024
-_NORMALIZED_COLUMNS: Final = 64
 """How much of y one CTA of a second kernel takes (kernels/launches.py)."""
-_MOMENTS_COLUMNS: Final = 64
-_NORMALIZED_BYTES: Final = 256
+_PASS_LATENCIES: Final = 5
+"""Latencies from the start of a kernel that reads y again to its last store, beside what it moves.
+
+It takes about 3 us more than its bytes take to and from device memory, and no less where L2 holds some of them (seven
+sizes from 13 to 270 MB on an H200).
+"""
 _OF_FILL: Final = 0.5
 """Share of what an SM can take in that a second kernel's CTA gets, which waits for one load after another."""
 
@@ -425,28 +428,29 @@ def _second_ns(config: Config, problem: Problem, target: Target, machine: Machin
         own = config.BLOCK_M * config.BLOCK_N * (4 * config.SPLIT_K + size)
         return 2 * machine.latency_ns + own / (machine.fill_bytes_per_clock * _OF_FILL * clock)
     if config.SPLIT_K > 1:
+        clock = clock_ghz(target, machine)
         rows = 1 << (M - 1).bit_length()
         rows = rows if problem.mode == "train" else min(32, rows)
         columns = max(16, _FINISHED_ELEMENTS // rows)
         moved = M * N * (8 * config.SPLIT_K + size)  # float32, written and read
-        return _pass_ns(moved, rows * columns * (4 * config.SPLIT_K + size), target, machine)
+        own = rows * columns * (4 * config.SPLIT_K + size)
+        rate = machine.l2_bytes_per_clock * clock * target.sms
+        if target.l2_bytes is not None and moved > L2_KEEPS_ALL * target.l2_bytes:
+            rate = min(rate, dram_bytes_per_ns(target) * machine.dram_efficiency)
+        own_ns = machine.latency_ns + own / (machine.fill_bytes_per_clock * _OF_FILL * clock)
+        return machine.second_launch_us * 1e3 + max(moved / rate, own_ns)
     if problem.mode != "train" or holds_columns(config, problem):
         return 0.0
     rows = max(32, -(-M // (16 * 32)) * 32)
-    if config.variant != "reread":
-        return _pass_ns(2 * M * N * size, 2 * rows * _NORMALIZED_COLUMNS * size, target, machine)
-    moments_ns = _pass_ns(M * N * size, rows * _MOMENTS_COLUMNS * size, target, machine)
-    return moments_ns + _pass_ns(2 * M * N * size, 2 * rows * _NORMALIZED_BYTES, target, machine)
-
-
-def _pass_ns(moved: float, own: float, target: Target, machine: Machine) -> float:
-    """A kernel that moves so many bytes, `own` of them by each CTA."""
-    clock = clock_ghz(target, machine)
-    rate = machine.l2_bytes_per_clock * clock * target.sms
-    if target.l2_bytes is not None and moved > L2_KEEPS_ALL * target.l2_bytes:
-        rate = min(rate, dram_bytes_per_ns(target) * machine.dram_efficiency)
-    own_ns = machine.latency_ns + own / (machine.fill_bytes_per_clock * _OF_FILL * clock)
-    return machine.second_launch_us * 1e3 + max(moved / rate, own_ns)
+    if config.variant == "reread":
+        tiles, passes, moved = -(-M // rows), 2, 3 * M * N * size
+    else:
+        tiles, passes, moved = -(-M // config.BLOCK_M), 1, 2 * M * N * size
+    # Each CTA of the last kernel joins its columns' moments anew, the means of them twice.
+    joined = 3 * 4 * tiles * N * -(-M // rows)
+    start_ns = machine.second_launch_us * 1e3 + _PASS_LATENCIES * machine.latency_ns
+    joining_ns = joined / (machine.l2_bytes_per_clock * clock_ghz(target, machine) * target.sms)
+    return passes * start_ns + joining_ns + moved / (dram_bytes_per_ns(target) * machine.dram_efficiency)
 
 
 def guessed_resources(config: Config, problem: Problem, target: Target) -> Resources:

@@ -40,13 +40,17 @@ FITTED_90 = (
     *("sustained", "next_tile_ns", "convert_per_clock", "tf32x3_per_clock", "bf16x3_per_clock", "mma_latency_clocks"),
     *("mma_efficiency", "mma_share", "wgmma_efficiency", "threads_feed", "l2_bytes_per_clock", "fill_bytes_per_clock"),
     *("latency_ns", "barrier_ns", "tile_ns", "dram_efficiency", "concurrent_reuse", "launch_us", "second_launch_us"),
+    *("merged_reads", "short_boxes"),
 )
 FITTED_89 = (
     *("mma_efficiency", "l2_bytes_per_clock", "latency_ns", "barrier_ns", "tile_ns", "dram_efficiency", "short_rows"),
     "concurrent_reuse",
 )
 SHARES = frozenset(
-    {"sustained", "mma_efficiency", "mma_share", "wgmma_efficiency", "threads_feed", "dram_efficiency", "short_rows"}
+    {
+        *("sustained", "mma_efficiency", "mma_share", "wgmma_efficiency", "threads_feed", "dram_efficiency"),
+        *("short_rows", "merged_reads"),
+    }
 )
 
 

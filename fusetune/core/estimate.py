@@ -6,7 +6,7 @@ It ranks candidates where nothing can be timed; it proves nothing. Its terms:
     shared      operands written to shared memory and read from it by mma.sync, 128 bytes a clock
     convert     values that threads round to TF32, or take apart for products in three parts (tf32x3, bf16x3)
     copies      asynchronous copies of 4 or 8 bytes where rows do not begin on 16, by lanes of load units
-    l2          both operands' tiles through L2, at l2_bytes_per_clock a clock and SM
+    l2          both operands' tiles through L2, at l2_bytes_per_clock a clock and SM, less what neighbours read too
     chain       one CTA alone: load (latency), wait, read fragments, multiply; num_stages buffers overlap the loads
     dram        bytes that L2 cannot serve again, by the order of the tiles (core/traffic.py), over the bandwidth
     tail        SMs with a CTA more than others; a second wave that begins all at once also crowds on few SMs
@@ -17,7 +17,9 @@ It ranks candidates where nothing can be timed; it proves nothing. Its terms:
                 the last CTA at a tile waits for its summands, and takes to read them
 
 CTAs that share an SM share its rates and hide one another's chains: a round of them takes the longer of the two. Where
-K is split there are SPLIT_K times the CTAs, each with its share of the steps. Device memory works beside it all.
+one comes close to the other it takes more (HIDING), and so does a step of its own work and its loads. Nothing hides the
+beginning and the end of a CTA that is alone, unless it walks through many tiles. Where K is split there are SPLIT_K
+times the CTAs, each with its share of the steps. Device memory works beside it all.
 Constants and where they come from: core/machine.py.
 """
 
@@ -30,6 +32,8 @@ import msgspec
 from fusetune.core.config import Config
 from fusetune.core.machine import (
     COPIES_PER_CLOCK,
+    FIRST_PRODUCTS,
+    HIDING,
     MMA_DEPTH_BYTES,
     OVERLAP,
     SECTOR_BYTES,
@@ -47,7 +51,7 @@ from fusetune.core.resources import Resources, occupancy
 from fusetune.core.space import holds_columns, is_pipelined, pipelined_shared_bytes, uses_wgmma
 from fusetune.core.split import joins_summands
 from fusetune.core.target import Target
-from fusetune.core.traffic import L2_KEEPS_ALL, Work, traffic
+from fusetune.core.traffic import L2_KEEPS_ALL, LINE_BYTES, Work, distinct_share, traffic
 
 _FREE_STACK_BYTES: Final = 1024
 """A stack up to this size was seen not to slow the loop down: what is kept there is used before and after it."""
@@ -281,6 +285,9 @@ def _step_of(
     # Rows that begin anywhere touch a sector of L2 more each.
     sectors = 1.0 if work.copied_bytes == 16 else 1 + SECTOR_BYTES / (config.BLOCK_K * work.load_bytes)
     l2_ns = elements * work.load_bytes * sectors / l2_rate
+    l2_ns *= 1 - machine.merged_reads * (1 - distinct_share(config, work))
+    if shape.persistent and config.BLOCK_K * work.load_bytes * 2 <= LINE_BYTES:
+        l2_ns *= machine.short_boxes
     lanes = elements * work.load_bytes / work.copied_bytes
     copy_ns = 0.0 if shape.persistent or work.copied_bytes == 16 else lanes / (COPIES_PER_CLOCK * clock)
     loaded_ns = machine.latency_ns + elements * work.load_bytes / (machine.fill_bytes_per_clock * clock)
@@ -303,7 +310,7 @@ def _step_of(
         own_ns = compute_ns + machine.barrier_ns + copy_ns + rounding_ns
         # What is being multiplied still lies in its buffer: the others are under way.
         ahead = max(1, shape.buffers - 1)
-        return _Step(compute_ns, shared_ns, l2_ns, own_ns, max(own_ns, loaded_ns / ahead), ahead)
+        return _Step(compute_ns, shared_ns, l2_ns, own_ns, _joined(own_ns, loaded_ns / ahead, norm=HIDING), ahead)
     if work.kind == "ieee":  # No tensor cores: FMA on registers that were read from shared memory.
         efficiency = machine.fma_efficiency
     else:
@@ -316,13 +323,15 @@ def _step_of(
     shared_ns = fragments_ns + max(copy_ns, elements * work.load_bytes / (SHARED_BYTES_PER_CLOCK * clock))
     convert_ns = fragments / (machine.convert_per_clock * clock) if work.rounds else 0.0
     shared_ns = max(shared_ns, convert_ns)
-    # Of one CTA's own work, what its other warps do not hide: the barrier, and fragments on their way.
+    # Of one CTA's own work, what its other warps do not hide: the barrier, and fragments on their way. Values are
+    # rounded while more are read, and read while others are multiplied, but for the first products of a step.
     # Tensor cores of partitions that have no warp stand still; and each product waits for the one that it adds to.
     multiply_ns = at_best_ns * max(1.0, 4 / config.num_warps)
     products = config.BLOCK_K * work.load_bytes / MMA_DEPTH_BYTES
     multiply_ns = max(multiply_ns, products * machine.mma_latency_clocks / clock)
-    own_ns = multiply_ns + machine.barrier_ns + copy_ns
-    own_ns += (fragments_ns + convert_ns) / max(1.0, config.num_warps / 4)
+    read_ns = max(fragments_ns, convert_ns) / max(1.0, config.num_warps / 4)
+    first = min(1.0, FIRST_PRODUCTS / products)
+    own_ns = max(multiply_ns, read_ns) + first * min(multiply_ns, read_ns) + machine.barrier_ns + copy_ns
     if per_clock:  # Each warp takes its fragments apart, so a value as often as warps read it.
         parts_ns = fragments / (per_clock * clock)
         compute_ns += parts_ns
@@ -344,7 +353,11 @@ def _round_ns(cta: _Cta, together: int) -> float:
     # The first loads are all under way at the start, which the launch's overhead counts.
     begun = min(cta.steps, cta.step.ahead)
     chain = begun * cta.step.own_ns + (cta.steps - begun) * cta.step.alone_ns + cta.steps * cta.spill_ns
-    return max(together * _busy_ns(cta), chain + cta.ends_ns)
+    if together > 1 and cta.persistent:
+        return _joined(together * _busy_ns(cta), chain + cta.ends_ns, norm=HIDING)
+    if together > 1 or cta.persistent:  # Others run beside one's end, or the next tile's loads.
+        return max(together * _busy_ns(cta), chain + cta.ends_ns)
+    return max(_busy_ns(cta) - cta.store_ns, chain) + max(cta.store_ns, cta.ends_ns)
 
 
 def _sm_ns(cta: _Cta, ctas: int, resident: int, sms: int) -> tuple[float, float, float]:

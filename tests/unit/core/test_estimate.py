@@ -15,6 +15,7 @@ from fusetune.core.traffic import Work
 from fusetune.errors import UsageError
 
 RTX_4090 = find_target("rtx4090")
+H200 = find_target("h200")
 PUBLISHED = make_problem(1024, 8192, 8192, "float32")
 THEIRS = Work(M=1024, N=8192, K=8192, kind="tf32", load_bytes=4, store_bytes=4, row_by_row=False)
 """The same in other people's order: the grid's first axis lies along M."""
@@ -253,6 +254,31 @@ def test_walking_eight_rows_of_tiles_together_helps_where_device_memory_is_the_w
 def test_the_order_of_tiles_does_not_matter_while_l2_holds_the_operands() -> None:
     small = make_problem(1024, 1024, 1024, "float32")
     assert estimate(Config(GROUP_M=1), small, RTX_4090) == estimate(Config(GROUP_M=8), small, RTX_4090)
+
+
+def test_loads_that_run_further_ahead_help_even_where_they_hide_behind_products() -> None:
+    problem = make_problem(2048, 768, 3072, "float16")
+    config = Config(variant="persistent", BLOCK_M=128, BLOCK_N=128, BLOCK_K=64, num_stages=4)
+    four, five = (
+        estimate(msgspec.structs.replace(config, num_stages=stages), problem, H200).time_us for stages in (4, 5)
+    )
+    assert 0.9 * four < five < four
+
+
+def test_rows_of_64_bytes_through_the_copy_engine_take_l2_longer() -> None:
+    problem = make_problem(2048, 768, 3072, "float16")
+    config = Config(variant="persistent", BLOCK_M=128, BLOCK_N=128, BLOCK_K=32, num_stages=4)
+    short, long = (estimate(msgspec.structs.replace(config, BLOCK_K=depth), problem, H200).l2_us for depth in (32, 64))
+    assert short > 1.2 * long
+
+
+def test_reading_hides_behind_products_where_a_step_has_many() -> None:
+    problem = make_problem(16, 4096, 4096, "float32")
+    shallow, deep = (
+        estimate(Config(BLOCK_M=16, BLOCK_N=32, BLOCK_K=depth, num_stages=4), problem, H200).time_us
+        for depth in (32, 256)
+    )
+    assert deep < shallow / 2
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

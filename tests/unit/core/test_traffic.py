@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from fusetune.core.config import Config
 from fusetune.core.machine import machine_of
 from fusetune.core.target import find_target
-from fusetune.core.traffic import Work, traffic
+from fusetune.core.traffic import NEIGHBOURS, Work, distinct_share, traffic
 
 RTX_4090 = find_target("rtx4090")
 ADA = machine_of(RTX_4090)
@@ -72,3 +72,20 @@ def test_a_gpu_whose_l2_nobody_states_is_taken_to_keep_everything() -> None:
     large = msgspec.structs.replace(TF32, M=16384)
     moved = traffic(Config(), large, unstated, ADA, 384)
     assert moved.dram_bytes == 4 * (16384 * 8192 + 8192 * 8192 + 16384 * 8192)
+
+
+def test_neighbours_have_most_in_common_where_they_share_the_longer_side_of_their_tiles() -> None:
+    wide = [distinct_share(Config(BLOCK_M=64, BLOCK_N=128, GROUP_M=group), TF32) for group in (1, 8)]
+    high = [distinct_share(Config(BLOCK_M=128, BLOCK_N=64, GROUP_M=group), TF32) for group in (1, 8)]
+    assert wide[1] < wide[0]  # A group's column of W's tiles, or a row of x's.
+    assert high[0] == high[1] == pytest.approx((128 + 16 * 64) / (16 * 192))
+
+
+@given(M=sizes, N=sizes, group=st.sampled_from([1, 4, 8, 16]), split=st.sampled_from([1, 2, 4, 16, 32]))
+def test_neighbours_read_at_least_one_tile_of_each_and_at_most_their_own(
+    M: int, N: int, group: int, split: int
+) -> None:
+    share = distinct_share(Config(GROUP_M=group, SPLIT_K=split), msgspec.structs.replace(TF32, M=M, N=N))
+    assert 1 / NEIGHBOURS <= share <= 1
+    if split >= NEIGHBOURS:
+        assert share == 1

@@ -143,8 +143,9 @@ def chosen(cell: Cell, target: Target) -> list[Config]:
                 if reject_reason(config, problem, target) is None
             ]
             predicted = {config: estimate(config, problem, target).time_us for config in fitting}
+            joined = {config for config in fitting if split.joins_summands(config, problem)}
         ranking = sorted(fitting, key=lambda config: predicted[config])
-        split_up = [config for config in ranking if config.SPLIT_K > 1]
+        split_up = [config for config in ranking if config.SPLIT_K > 1 and (config in joined) is (limit == JOIN_ALL)]
         found += [config for config in split_up if config.variant == "persistent"][:FIRST_PERSISTENT]
         found += [config for config in split_up if config.variant == "split_k"][:FIRST_SPLIT_K]
         found += [config for config in ranking if config.SPLIT_K == 1][:FIRST_WHOLE]

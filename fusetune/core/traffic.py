@@ -16,8 +16,8 @@ L2_KEEPS_NONE: Final = 1.0
 """Of operands from this share on, read round and round, nothing is left when they are read again."""
 LINE_BYTES: Final = 128
 NEIGHBOURS: Final = 16
-"""CTAs whose reads of the same bytes L2 may merge: about as many as a GPC of sm_90 has SMs (16 or 18). It is no measured
-figure; with 8 or 32 the sweeps that sm_90 was fitted to come out a little worse."""
+"""CTAs whose reads of the same bytes L2 may merge: about as many as a GPC of sm_90 has SMs (16 or 18). Not measured:
+with 8 or 32 the sweeps that sm_90 was fitted to come out a little worse."""
 
 
 class Work(msgspec.Struct, frozen=True):

@@ -104,7 +104,7 @@ def rows_of_moments(config: Config, problem: Problem) -> int:
     if config.variant != "reread" and not config.is_library:
         return config.BLOCK_M
     eighth, sixteenth = (int(triton.next_power_of_2(triton.cdiv(problem.M, parts))) for parts in (8, 16))
-    return max(64, min(eighth, 256), sixteenth)
+    return max(128, min(eighth, 256), sixteenth)
 
 
 def columns_to_normalize(problem: Problem, tiles_m: int) -> int:

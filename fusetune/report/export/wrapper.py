@@ -216,7 +216,7 @@ def wrapper_text(parts: Sequence[Part], problem: Problem, config: Config, *, aut
         body.append("partial = torch.empty((SPLIT_K, M, N), device=x.device, dtype=torch.float32)")
     if "moments_ptr" in names:
         eighth, sixteenth = ("triton.next_power_of_2(triton.cdiv(M, 8))", "triton.next_power_of_2(triton.cdiv(M, 16))")
-        reread = f"max(64, min({eighth}, 256), {sixteenth})"
+        reread = f"max(128, min({eighth}, 256), {sixteenth})"
         body += [
             f"TILE_M = {reread if config.variant == 'reread' else 'BLOCK_M'}",
             "moments = torch.empty((2, triton.cdiv(M, TILE_M), N), device=x.device, dtype=torch.float32)",

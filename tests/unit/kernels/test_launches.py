@@ -206,7 +206,7 @@ def test_the_workspace_is_float32_and_of_the_size_that_the_kernels_write(mode: A
     elif config.SPLIT_K > 1:
         expected = {"partial": (config.SPLIT_K, problem.M, 200)}
     elif mode == "train" and config in (BASELINE, PERSISTENT, REREAD):
-        expected = {"moments": (2, 2, 200)}
+        expected = {"moments": (2, 1 if config == REREAD else 2, 200)}
     assert found == expected
     for operand in _spec(problem).workspace(problem, config):
         assert (operand.dtype, operand.role) == (
@@ -343,3 +343,27 @@ def test_triton_3_6_is_told_once_for_each_specialisation(monkeypatch: pytest.Mon
     assert kernel.warmed == [64, 32]
     Launch(kernel, (1,), {"x_desc": TileDescriptor(x, (64, 32)), "M": 8}, {"BLOCK": 64}).run()
     assert kernel.warmed == [64, 32]
+
+
+@pytest.mark.parametrize(("M", "rows"), [(2, 128), (1024, 128), (2048, 256), (4096, 256), (16384, 1024), (65536, 4096)])
+def test_whoever_reads_y_again_takes_moments_of_an_eighth_to_a_sixteenth_of_the_rows(M: int, rows: int) -> None:
+    problem = make_problem(M, 200, 512, "float16", mode="train")
+    for config in (REREAD, Config("library")):
+        launches = WITH_BN.launches(problem, config, abstract_tensors(WITH_BN, problem, config, H200))
+        moments, normalized = (launch for launch in launches[1:] if isinstance(launch, Launch))
+        assert moments.constants["TILE_M"] == normalized.constants["TILE_M"] == rows
+        assert moments.grid[1] == -(-M // rows) <= 16
+        assert {operand.name: operand.shape for operand in WITH_BN.workspace(problem, config)} == {
+            "moments": (2, -(-M // rows), 200)
+        }
+
+
+@pytest.mark.parametrize(("dtype", "columns"), [("float16", 128), ("float32", 64)])
+def test_the_last_kernel_reads_256_bytes_of_a_row_unless_many_moments_take_its_registers(
+    dtype: Any, columns: int
+) -> None:
+    problem = make_problem(4096, 4096, 512, dtype, mode="train")
+    *_, last = _launches(problem, REREAD, H200)
+    assert last.constants["COLUMNS"] == columns
+    *_, last = _launches(problem, PERSISTENT, H200)  # 64 tiles of 64 rows
+    assert last.constants["COLUMNS"] == 64

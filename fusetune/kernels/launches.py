@@ -72,6 +72,7 @@ PDL_CAPABILITY: Final = 90
 
 That hides some of the time that launching takes, wherever the kernel ahead is one of ours."""
 MOMENTS_ROWS, MOMENTS_COLUMNS, MOMENTS_STAGES = 32, 64, 3
+MOST_ROWS: Final = 8192
 NORMALIZED_ROWS: Final = 32
 """Rows and columns that a CTA of a kernel behind the products reads at a time: as seen to be fastest on an H200."""
 FINISHED_ELEMENTS: Final = 1024
@@ -99,12 +100,13 @@ def workspace(problem: Problem, config: Config, ending: Ending) -> tuple[Operand
 def rows_of_moments(config: Config, problem: Problem) -> int:
     """Rows of y in one tile of moments: of a tile of products, or of what one CTA reads that reads y again.
 
-    Those are 8 or 16 a column: each of them waits for memory once, and the last kernel for all of them.
+    Those are 8 or 16 a column: each of them waits for memory once, and the last kernel for all of them. MOST_ROWS of
+    N elements can be counted in 32 bits.
     """
     if config.variant != "reread" and not config.is_library:
         return config.BLOCK_M
     eighth, sixteenth = (int(triton.next_power_of_2(triton.cdiv(problem.M, parts))) for parts in (8, 16))
-    return max(128, min(eighth, 256), sixteenth)
+    return min(max(128, min(eighth, 256), sixteenth), MOST_ROWS)
 
 
 def columns_to_normalize(problem: Problem, tiles_m: int) -> int:

@@ -30,9 +30,9 @@ PRIOR_LIMIT = 2.5
 """What is predicted to take more than so many times the best predicted time is not compiled.
 
 In six sweeps that skipped nothing (an H200, the first kernels, variant tiled), what screening timed within 3 % of the
-fastest was predicted at 1.26 times the best predicted time or less, and at 1.21 among the 4-warp / 2-stage candidates.
-In 72 sweeps of today's kernels on an H200, which skipped what this says, it was 1.27 and 1.53, and in nine of them that
-skipped nothing 1.18 and 1.47 (`python benchmarks/prediction.py`)."""
+fastest was predicted at 1.25 times the best predicted time or less, and at 1.20 among the 4-warp / 2-stage candidates;
+in nine of all variants that skipped nothing, at 1.18 and 1.47. In 69 sweeps of today's kernels on an H200, which
+skipped what this says, it was 1.26 and 1.52 (`python benchmarks/prediction.py`)."""
 PRIOR_MOST = 480
 """Nor is what so many others are predicted to beat. In those sweeps the fastest was among the first 73 predicted."""
 PRIOR_MOST_CONSERVATIVE = 96

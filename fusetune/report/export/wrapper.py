@@ -10,7 +10,7 @@ from fusetune.core.persistent import ctas_per_sm, parts_of
 from fusetune.core.problem import Problem
 from fusetune.core.space import holds_columns
 from fusetune.errors import UsageError
-from fusetune.kernels.launches import FINISHED_ELEMENTS, PDL_CAPABILITY
+from fusetune.kernels.launches import FINISHED_ELEMENTS, MOST_ROWS, PDL_CAPABILITY
 from fusetune.kernels.spec import Launch, rounds_in_descriptor
 from fusetune.report.export.specialize import Specialized, specialize
 
@@ -216,7 +216,7 @@ def wrapper_text(parts: Sequence[Part], problem: Problem, config: Config, *, aut
         body.append("partial = torch.empty((SPLIT_K, M, N), device=x.device, dtype=torch.float32)")
     if "moments_ptr" in names:
         eighth, sixteenth = ("triton.next_power_of_2(triton.cdiv(M, 8))", "triton.next_power_of_2(triton.cdiv(M, 16))")
-        reread = f"max(128, min({eighth}, 256), {sixteenth})"
+        reread = f"min(max(128, min({eighth}, 256), {sixteenth}), {MOST_ROWS})"
         body += [
             f"TILE_M = {reread if config.variant == 'reread' else 'BLOCK_M'}",
             "moments = torch.empty((2, triton.cdiv(M, TILE_M), N), device=x.device, dtype=torch.float32)",

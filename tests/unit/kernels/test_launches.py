@@ -345,14 +345,16 @@ def test_triton_3_6_is_told_once_for_each_specialisation(monkeypatch: pytest.Mon
     assert kernel.warmed == [64, 32]
 
 
-@pytest.mark.parametrize(("M", "rows"), [(2, 128), (1024, 128), (2048, 256), (4096, 256), (16384, 1024), (65536, 4096)])
+@pytest.mark.parametrize(
+    ("M", "rows"), [(2, 128), (1024, 128), (2048, 256), (4096, 256), (16384, 1024), (1 << 20, 8192)]
+)
 def test_whoever_reads_y_again_takes_moments_of_an_eighth_to_a_sixteenth_of_the_rows(M: int, rows: int) -> None:
     problem = make_problem(M, 200, 512, "float16", mode="train")
     for config in (REREAD, Config("library")):
         launches = WITH_BN.launches(problem, config, abstract_tensors(WITH_BN, problem, config, H200))
         moments, normalized = (launch for launch in launches[1:] if isinstance(launch, Launch))
         assert moments.constants["TILE_M"] == normalized.constants["TILE_M"] == rows
-        assert moments.grid[1] == -(-M // rows) <= 16
+        assert moments.grid[1] == -(-M // rows)
         assert {operand.name: operand.shape for operand in WITH_BN.workspace(problem, config)} == {
             "moments": (2, -(-M // rows), 200)
         }

@@ -68,7 +68,8 @@ def judge_against(
     """Whether `config` is slower than `other`, the same config of the revision `name`, by the rule's minimum or more.
 
     The keep rule itself decides, with this revision in the place of BASELINE: were the other one a candidate, and would
-    it be kept, then this one is a regression.
+    it be kept, then this one is a regression. A config that the other revision cannot launch, such as one of a variant
+    that came later, is held against nothing.
     """
 
     def judge(result: PairResult) -> Judgement:
@@ -80,7 +81,12 @@ def judge_against(
             return Judgement("inconclusive", told, result)
         return Judgement("slower" if gain.low > 0 else "holds", told, result)
 
-    return _twice(measurer, config, other, rule, judge, limits, journal)
+    def failed(arm: Config, failure: Failure) -> Judgement:
+        if arm == other and failure.reason == "launch_error":
+            return Judgement("not_gated", f"{name} cannot launch it, so there is nothing to compare: {failure.detail}")
+        return _failed(arm, failure)
+
+    return _twice(measurer, config, other, rule, judge, limits, journal, failed)
 
 
 def _twice(
@@ -91,16 +97,18 @@ def _twice(
     judge: Callable[[PairResult], Judgement],
     limits: Limits,
     journal: GateJournal,
+    failed: Callable[[Config, Failure], Judgement] | None = None,
 ) -> Judgement:
     """The judgement of one measurement, or of two where the first would be a regression."""
-    first = _once(measurer, baseline, config, rule, judge, limits, journal, limits.seed)
+    failed = failed or _failed
+    first = _once(measurer, baseline, config, rule, judge, limits, journal, limits.seed, failed)
     if first.status != "regression":
         return first
     if limits.over:
         return msgspec.structs.replace(
             first, status="inconclusive", detail=f"{first.detail}; no time was left to confirm it"
         )
-    second = _once(measurer, baseline, config, rule, judge, limits, journal, limits.seed + 1)
+    second = _once(measurer, baseline, config, rule, judge, limits, journal, limits.seed + 1, failed)
     if second.status == "regression":
         return msgspec.structs.replace(second, detail=f"{second.detail}; a measurement before said so too")
     if second.status == "wrong_result":
@@ -121,6 +129,7 @@ def _once(
     limits: Limits,
     journal: GateJournal,
     seed: int,
+    failed: Callable[[Config, Failure], Judgement],
 ) -> Judgement:
     rng = random.Random(seed)
     journal.sampling(measurer.prepare(seed), seed)
@@ -130,7 +139,7 @@ def _once(
         checked = measurer.check(arm)
         journal.checked(arm, checked)
         if isinstance(checked, Failure):
-            return _failed(checked)
+            return failed(arm, checked)
     measurer.warm_up()
 
     def pair(phase: Phase, one: Config, two: Config, decided: Callable[[Gain], bool]) -> PairResult | Failure:
@@ -165,11 +174,11 @@ def _once(
         return Judgement("inconclusive", told)
     result = pair("gate", baseline, config, lambda gain: decide(gain) != "inconclusive")
     if isinstance(result, Failure):
-        return _failed(result)
+        return failed(config, result)
     return judge(result)
 
 
-def _failed(failure: Failure) -> Judgement:
+def _failed(_: Config, failure: Failure) -> Judgement:
     """A config that gave no time. Blocks that were all throttled say nothing about it."""
     status: Status = "regression"
     if failure.reason in _WRONG:

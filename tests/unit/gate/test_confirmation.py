@@ -177,6 +177,20 @@ def test_a_revision_whose_config_fails_is_no_pass() -> None:
     assert finding.status == "wrong_result"
 
 
+def test_what_the_revision_cannot_launch_is_held_against_nothing() -> None:
+    unknown = Failure("launch_error", "UnsupportedProblemError: there is no variant 'reread'")
+    (finding,) = against({}, failures={AT_REV: unknown})
+    assert finding.status == "not_gated"
+    assert finding.detail.startswith("v1.2 cannot launch it, so there is nothing to compare: UnsupportedProblemError")
+    assert exit_code([finding]) == 0
+
+
+@pytest.mark.parametrize("reason", ["crash", "hang", "out_of_resources", "launch_error"])
+def test_what_this_revision_cannot_launch_is_a_regression_whatever_the_other_does(reason: str) -> None:
+    (finding,) = against({}, failures={WINNER: Failure(reason, "planted")})
+    assert finding.status == "regression"
+
+
 def test_what_was_measured_and_not_kept_is_held_against_the_revision_too() -> None:
     times = {BASELINE: 20.0, msgspec.structs.replace(BASELINE, variant=f"{OTHER}tiled"): 20.0}
     (finding,) = against(times, REVERTED)

@@ -13,8 +13,8 @@ It ranks candidates where nothing can be timed; it proves nothing. Its terms:
     spills      what a stack moves: all of it once a CTA, and what is beyond a kilobyte in every step
     overhead    launch, and a CTA's beginning and end
     moments     in training, what adding up columns takes of the units that pass values between threads
-    second      what a second kernel moves through L2, or through DRAM where L2 cannot hold it, and its start; or what
-                the last CTA at a tile waits for its summands, and takes to read them
+    second      what later kernels move, through L2 or through DRAM, and their starts; or what the last CTA at a tile
+                waits for its summands, and takes to read them
 
 CTAs that share an SM share its rates and hide one another's chains: a round of them takes the longer of the two. Where
 one comes close to the other it takes more (HIDING), and so does a step of its own work and its loads. Nothing hides the
@@ -432,8 +432,9 @@ def _second_ns(config: Config, problem: Problem, target: Target, machine: Machin
     """What comes after the products: the sum of the parts of K, or in training the passes that normalize y.
 
     A CTA that is last at its tile adds up the parts at once: two more ways through L2, one to count those that are done
-    and one for their summands. All else is a second kernel. It moves its bytes as fast as L2 or device memory lets all
-    SMs, and no faster than one of its CTAs gets its own.
+    and one for their summands. All else takes another kernel. One that adds up moves its bytes as fast as L2 or device
+    memory lets all SMs, and no faster than one of its CTAs gets its own; those that read y again, as device memory lets
+    them.
     """
     M, N, size = problem.M, problem.N, problem.element_bytes
     if joins_summands(config, problem):

@@ -51,7 +51,7 @@ class GemmScale:
         return references(problem, "scale")
 
     def launches(self, problem: Problem, config: Config, tensors: Mapping[str, Any]) -> Sequence[Launch | Call]:
-        """One launch, or two where the variant needs a second kernel."""
+        """One launch, or more where the variant needs further kernels."""
         return gemm_launches(problem, config, tensors, "scale")
 
     def reference(self, problem: Problem, inputs: Mapping[str, Any]) -> Mapping[str, Any]:

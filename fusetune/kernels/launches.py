@@ -162,7 +162,7 @@ def gemm_launches(
 
 
 class _Ends:
-    """What the kernels of one launch have in common, and the second kernel where there is one."""
+    """What the kernels of one launch have in common, and the kernels that finish what it leaves."""
 
     def __init__(
         self,

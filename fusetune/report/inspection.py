@@ -119,7 +119,7 @@ def _prediction_lines(found: Inspection) -> Iterator[str]:
     yield _row("  side by side", f"{beside}; the longest is {guess.bound}")
     yield _row(
         "  one by one",
-        f"launch and first load {format_us(guess.overhead_us)}, second kernel {format_us(guess.second_us)}; "
+        f"launch and first load {format_us(guess.overhead_us)}, what follows {format_us(guess.second_us)}; "
         f"SMs idle {format_us(guess.tail_us)} at the end",
     )
 

@@ -24,6 +24,8 @@ VARIANTS = [
     Config(variant="persistent", BLOCK_M=16, BLOCK_N=16, BLOCK_K=16, SPLIT_K=4),
     Config(variant="library"),
 ]
+REREAD = Config(variant="reread", BLOCK_M=16, BLOCK_N=16, BLOCK_K=16)
+"""For training alone."""
 
 each_mode = pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 each_variant = pytest.mark.parametrize("variant", VARIANTS, ids=Config.label)
@@ -114,8 +116,11 @@ def test_evaluation_takes_the_running_statistics_and_leaves_them_alone():
     assert all(torch.equal(ours.state_dict()[name], value) for name, value in plain.state_dict().items())
 
 
-@each_variant
-@each_mode
+@pytest.mark.parametrize(
+    ("variant", "training"),
+    [*((variant, training) for variant in VARIANTS for training in (True, False)), (REREAD, True)],
+    ids=lambda value: value.label() if isinstance(value, Config) else "train" if value else "eval",
+)
 def test_every_variant_gets_what_it_needs(variant, training, use, launched):
     use(variant)
     ours, plain, counter = _draw(33, 40, 24), _draw(33, 40, 24), torch.tensor(4)
@@ -149,7 +154,7 @@ def test_what_the_copy_engine_cannot_take_is_computed_by_baseline(M, K, N, split
 
 
 @pytest.mark.parametrize("counting", [{}, {"momentum": None}, {"momentum": 0.25}])
-@each_variant
+@pytest.mark.parametrize("variant", [*VARIANTS, REREAD], ids=Config.label)
 def test_counters_and_momenta_agree_whatever_the_variant(variant, counting, use):
     use(variant)
     *parameters, mean, var = _draw()

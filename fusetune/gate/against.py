@@ -37,6 +37,10 @@ _BARE_IMPORT: Final = r"^(?P<lead>[ \t]*)import {package}[ \t]*$"
 _IMPORT: Final = r"^(?P<lead>[ \t]*(?:from|import)[ \t]+){package}(?=[\s.,])"
 
 
+class UnknownThereError(Exception):
+    """A config or a problem that the other revision has no words for: it cannot launch that, and the gate goes on."""
+
+
 class Against(Protocol):
     """A revision to be measured against."""
 
@@ -210,7 +214,7 @@ class BesideSpec:
                 for value, kind in zip((problem, config), types, strict=True)
             ]
         except msgspec.ValidationError as error:
-            raise UsageError(f"the other revision does not know {config.label()}: {error}") from error
+            raise UnknownThereError(f"the other revision does not know {config.label()}: {error}") from error
         return self._other, converted[0], converted[1]
 
 

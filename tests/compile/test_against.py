@@ -15,8 +15,9 @@ from fusetune.compiler.build import compile_launch
 from fusetune.core.config import BASELINE, Config
 from fusetune.core.problem import make_problem
 from fusetune.core.target import find_target
-from fusetune.errors import UsageError
-from fusetune.gate.against import Revision
+from fusetune.errors import FusetuneError, UsageError
+from fusetune.gate import against
+from fusetune.gate.against import Revision, UnknownThereError
 from fusetune.kernels.gemm_scale import SPEC
 from fusetune.kernels.gemm_scale_bn import SPEC as BATCH_NORM
 from fusetune.kernels.spec import KernelSpec, Launch, TileDescriptor, abstract_tensors
@@ -108,3 +109,18 @@ def test_a_folder_outside_of_git_is_told(tmp_path: Path) -> None:
 def test_an_op_of_another_package_is_told(head: Revision) -> None:
     with pytest.raises(UsageError, match="the op elsewhere:SPEC is not among them"):
         head.beside(SPEC, "elsewhere:SPEC")
+
+
+def test_what_the_other_revision_cannot_launch_is_an_error_of_that_launch_and_not_of_the_gate(
+    head: Revision, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = head.beside(SPEC, "gemm_scale")
+    later = head.config(Config("a_later_variant"))
+    with pytest.raises(Exception, match="there is no variant 'a_later_variant'") as raised:
+        _launches(spec, later)
+    assert not isinstance(raised.value, FusetuneError)
+    earlier = msgspec.defstruct("Config", [("variant", str)], forbid_unknown_fields=True)
+    monkeypatch.setattr(against, "_type_of", lambda *_: earlier)
+    with pytest.raises(UnknownThereError, match="the other revision does not know 64x64x32 w4 s2"):
+        _launches(spec, head.config(BASELINE))
+    assert not issubclass(UnknownThereError, FusetuneError)

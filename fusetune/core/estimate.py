@@ -71,7 +71,7 @@ _PASS_LATENCIES: Final = 5
 """Latencies from the start of a kernel that reads y again to its last store, beside what it moves.
 
 It takes about 3 us more than its bytes take to and from device memory, and no less where L2 holds some of them (seven
-sizes from 13 to 270 MB on an H200).
+sizes from 13 to 270 MB on an H200, benchmarks/passes.py).
 """
 _OF_FILL: Final = 0.5
 """Share of what an SM can take in that a second kernel's CTA gets, which waits for one load after another."""

@@ -74,7 +74,10 @@ That hides some of the time that launching takes, wherever the kernel ahead is o
 MOMENTS_ROWS, MOMENTS_COLUMNS, MOMENTS_STAGES = 32, 64, 3
 MOST_ROWS: Final = 8192
 NORMALIZED_ROWS: Final = 32
-"""Rows and columns that a CTA of a kernel behind the products reads at a time: as seen to be fastest on an H200."""
+"""How kernels behind the products go through y: rows and columns that a CTA reads at a time, and loads that run ahead.
+
+By benchmarks/passes.py on an H200 the fastest shape of each of seven sizes takes 0 to 11 % less time than the moments
+do so, and 0 to 6 % less than normalizing does, but for one size with 25 %."""
 FINISHED_ELEMENTS: Final = 1024
 """Elements that a CTA of the second kernel of split_k adds up: few, so that there are CTAs for every SM."""
 _ELEMENT_TYPES: Final = {"float32": tl.float32, "float16": tl.float16, "bfloat16": tl.bfloat16}

@@ -1,0 +1,271 @@
+"""How kernels that read y again should go through it: `python benchmarks/passes.py`. Needs a GPU.
+
+Training with `reread`, or with a library, reads y twice after the products: for the moments of its columns, and to
+normalize it. For several sizes both kernels are timed in many shapes (ROWS x COLUMNS elements at a time, warps, loads
+that run ahead, CTAs a column), each behind a copy that leaves y where the products leave it, its end in L2; what the
+copy takes alone is subtracted. Moments are held against float64. The shapes that fusetune/kernels/launches.py takes are
+chosen by this, and told with how much slower than the fastest they are. Writes passes-<gpu>.json into --output.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import statistics
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fusetune.compiler.pool import usable_cores
+from fusetune.core.config import Config
+from fusetune.core.problem import Dtype, Problem, make_problem
+from fusetune.core.target import slugify
+from fusetune.kernels import launches
+from fusetune.kernels.endings import moments_of_rows, normalize_columns
+from fusetune.measure.nvml import gpu_present
+
+HERE = Path(__file__).resolve().parent
+SIZES: tuple[tuple[int, int, Dtype], ...] = (
+    (16384, 4096, "float16"),
+    (16384, 4096, "float32"),
+    (4096, 11008, "float16"),
+    (4096, 11008, "float32"),
+    (1024, 8192, "float16"),
+    (2048, 3072, "float16"),
+    (2048, 3072, "float32"),
+)
+TILES = ((32, 64), (64, 64), (16, 128), (32, 128), (64, 128), (8, 256), (16, 256), (32, 256))
+MOST_ELEMENTS = 32
+"""Elements a thread beyond which registers run out."""
+COPIES, ROUNDS = 6, 7
+KINDS = ("moments", "normalize")
+JOINED_PARTS = 16
+"""Tiles of moments a column that the normalizing kernel joins here."""
+EPS, MOMENTUM = 1e-5, 0.1
+
+
+class Shape(NamedTuple):
+    """How a kernel goes through y; `parts` is how many CTAs share a column."""
+
+    rows: int
+    columns: int
+    num_warps: int
+    stages: int
+    parts: int
+
+
+def moments_shapes() -> list[Shape]:
+    return [
+        Shape(rows, columns, warps, stages, parts)
+        for rows, columns in TILES
+        for warps in (4, 8)
+        for stages in (1, 3)
+        for parts in (8, 16, 32)
+        if rows * columns <= MOST_ELEMENTS * 32 * warps
+    ]
+
+
+def normalizing_shapes() -> list[Shape]:
+    return [
+        Shape(rows, columns, warps, 1, parts)
+        for rows, columns in TILES
+        for warps in (4, 8)
+        for parts in (16, 32, 64)
+        if rows * columns <= MOST_ELEMENTS * 32 * warps
+    ]
+
+
+def chosen(problem: Problem) -> dict[str, Shape]:
+    """What fusetune/kernels/launches.py takes."""
+    tile_m = launches.rows_of_moments(Config("reread"), problem)
+    tiles_m = -(-problem.M // tile_m)
+    columns = launches.columns_to_normalize(problem, tiles_m)
+    rows = launches.MOMENTS_ROWS
+    return {
+        "moments": Shape(rows, launches.MOMENTS_COLUMNS, 4, launches.MOMENTS_STAGES, tiles_m),
+        "normalize": Shape(launches.NORMALIZED_ROWS, columns, 4, 1, 16),
+    }
+
+
+def tile_of(M: int, parts: int) -> int:
+    """Rows of one tile of moments."""
+    return max(64, M // parts)
+
+
+def moments_launch(M: int, N: int, shape: Shape) -> tuple[tuple[int, int], dict[str, Any], dict[str, Any]]:
+    """Grid, constants and options."""
+    tile_m = tile_of(M, shape.parts)
+    constants = {"TILE_M": tile_m, "ROWS": shape.rows, "COLUMNS": shape.columns, "STAGES": shape.stages}
+    return (-(-N // shape.columns), -(-M // tile_m)), {**constants, "OVERLAPS": _overlaps()}, _options(shape)
+
+
+def normalizing_launch(
+    M: int, N: int, shape: Shape, tile_m: int
+) -> tuple[tuple[int, int], int, dict[str, Any], dict[str, Any]]:
+    """Grid, rows a CTA, constants and options."""
+    rows = max(shape.rows, -(-M // (shape.parts * shape.rows)) * shape.rows)
+    tiles = 1 << (-(-M // tile_m) - 1).bit_length()
+    constants = {
+        "TILE_M": tile_m,
+        "TILES": max(2, min(64, tiles)),
+        "ROWS": shape.rows,
+        "COLUMNS": shape.columns,
+        "UPWARDS": False,
+        "COUNTER": "none",
+        "OVERLAPS": _overlaps(),
+        "PREFETCHES": True,
+    }
+    return (-(-N // shape.columns), -(-M // rows)), rows, constants, _options(shape)
+
+
+def _overlaps() -> bool:
+    import torch
+
+    major, minor = torch.cuda.get_device_capability()
+    return major * 10 + minor >= launches.PDL_CAPABILITY
+
+
+def _options(shape: Shape) -> dict[str, Any]:
+    return {"num_warps": shape.num_warps, **({"launch_pdl": True} if _overlaps() else {})}
+
+
+def compiled(job: tuple[str, tuple[int, int, Dtype], Shape]) -> str | None:
+    """Fill Triton's cache; why not, where it cannot be filled."""
+    import torch
+
+    kind, (M, N, dtype), shape = job
+    of = getattr(torch, dtype)
+    try:
+        if kind == "moments":
+            grid, constants, options = moments_launch(M, N, shape)
+            moments_of_rows.warmup(of, torch.float32, M, N, grid=grid, **constants, **options)
+        else:
+            grid, rows, constants, options = normalizing_launch(M, N, shape, tile_of(M, JOINED_PARTS))
+            vectors = (of,) * 7
+            normalize_columns.warmup(
+                of, torch.float32, *vectors, EPS, MOMENTUM, M, N, rows, grid=grid, **constants, **options
+            )
+    except Exception as error:  # noqa: BLE001 - one shape must not cost the others
+        return f"{job}: {error!r}"
+    return None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=HERE / "results", metavar="FOLDER")
+    arguments = parser.parse_args()
+    if not gpu_present():
+        parser.error("no NVIDIA GPU here")
+    jobs = [("moments", size, shape) for size in SIZES for shape in moments_shapes()]
+    jobs += [("normalize", size, shape) for size in SIZES for shape in normalizing_shapes()]
+    with multiprocessing.get_context("spawn").Pool(max(1, usable_cores() - 1)) as pool:
+        failed = [why for why in pool.imap_unordered(compiled, jobs, chunksize=16) if why]
+    for why in failed:
+        print(f"not compiled: {why}", file=sys.stderr)
+    import torch
+
+    sizes = [timed_size(*size) for size in SIZES]
+    gpu = torch.cuda.get_device_name(0)
+    write(arguments.output / f"passes-{slugify(gpu)}.json", gpu, sizes)
+
+
+def timed_size(M: int, N: int, dtype: Dtype) -> dict[str, Any]:
+    """Microseconds of each shape of both kernels at one size."""
+    import torch
+
+    of = getattr(torch, dtype)
+    torch.manual_seed(0)
+    source = torch.randn(M, N, device="cuda", dtype=of) + 3
+    y = torch.empty_like(source)
+    vectors = [torch.rand(N, device="cuda", dtype=of) + 0.5 for _ in range(7)]
+    copy_us = _timed(lambda: y.copy_(source))
+    times: dict[str, dict[Shape, float]] = {"moments": {}, "normalize": {}}
+    for shape in moments_shapes():
+        tile_m = tile_of(M, shape.parts)
+        moments = torch.full((2, -(-M // tile_m), N), float("nan"), device="cuda")
+        grid, constants, options = moments_launch(M, N, shape)
+
+        def take(grid: Any = grid, constants: Any = constants, options: Any = options, moments: Any = moments) -> None:
+            moments_of_rows[grid](y, moments, M, N, **constants, **options)
+
+        y.copy_(source)
+        take()
+        if (apart := _apart(moments, source, tile_m)) > 1e-4:
+            sys.exit(f"moments of {M} x {N} {dtype} by {shape} are {apart:.1e} apart from float64's")
+        times["moments"][shape] = _timed(lambda take=take: (y.copy_(source), take())) - copy_us
+    tile_m = tile_of(M, JOINED_PARTS)
+    moments = torch.ones(2, -(-M // tile_m), N, device="cuda")
+    for shape in normalizing_shapes():
+        grid, rows, constants, options = normalizing_launch(M, N, shape, tile_m)
+
+        def normalize(grid: Any = grid, rows: int = rows, constants: Any = constants, options: Any = options) -> None:
+            normalize_columns[grid](y, moments, *vectors, EPS, MOMENTUM, M, N, rows, **constants, **options)
+
+        times["normalize"][shape] = _timed(lambda normalize=normalize: (y.copy_(source), normalize())) - copy_us
+    return summed(M, N, dtype, copy_us, times)
+
+
+def _apart(moments: Any, source: Any, tile_m: int) -> float:
+    """How far mean and variance, joined of the tiles' moments, are from float64's; whole tiles only."""
+    wide = source.double()
+    mean = moments[0].double().mean(0)
+    m2 = moments[1].double().sum(0) + (tile_m * (moments[0].double() - mean) ** 2).sum(0)
+    variance = m2 / len(source)
+    return float(max((mean - wide.mean(0)).abs().max(), (variance - wide.var(0, unbiased=False)).abs().max()))
+
+
+def _timed(work: Callable[[], object]) -> float:
+    """Median microseconds of one call, several in a CUDA graph."""
+    import torch
+
+    work()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for _ in range(COPIES):
+            work()
+    graph.replay()
+    taken = []
+    for _ in range(ROUNDS):
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start.record()
+        graph.replay()
+        end.record()
+        torch.cuda.synchronize()
+        taken.append(start.elapsed_time(end) * 1e3 / COPIES)
+    return statistics.median(taken)
+
+
+def summed(M: int, N: int, dtype: Dtype, copy_us: float, times: Mapping[str, Mapping[Shape, float]]) -> dict[str, Any]:
+    """The fastest shapes of both kernels, and the chosen ones beside them."""
+    row: dict[str, Any] = {"M": M, "N": N, "dtype": dtype, "copy_us": round(copy_us, 2)}
+    taken = chosen(make_problem(M, N, 64, dtype, mode="train"))
+    for kind, found in times.items():
+        order = sorted(found, key=lambda shape: found[shape])
+        row[kind] = {
+            "chosen": taken[kind]._asdict(),
+            "chosen_us": round(found[taken[kind]], 2),
+            "slower": round(found[taken[kind]] / found[order[0]] - 1, 4),
+            "fastest": [{**shape._asdict(), "us": round(found[shape], 2)} for shape in order[:8]],
+            "shapes": len(found),
+            "slowest_us": round(found[order[-1]], 2),
+        }
+    return row
+
+
+def write(path: Path, gpu: str, sizes: Sequence[Mapping[str, Any]]) -> None:
+    for size in sizes:
+        told = [f"{kind} {size[kind]['chosen_us']:.1f} us ({size[kind]['slower']:+.1%})" for kind in KINDS]
+        print(f"{size['M']} x {size['N']} {size['dtype']}: {', '.join(told)}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    environment = {"torch": version("torch"), "triton": version("triton")}
+    result = {"gpu": gpu, "date": f"{date.today():%Y-%m-%d}", "environment": environment, "sizes": sizes}
+    path.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

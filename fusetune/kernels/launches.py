@@ -76,8 +76,8 @@ MOST_ROWS: Final = 8192
 NORMALIZED_ROWS: Final = 32
 """How kernels behind the products go through y: rows and columns that a CTA reads at a time, and loads that run ahead.
 
-By benchmarks/passes.py on an H200 the fastest shape of each of seven sizes takes 0 to 11 % less time than the moments
-do so, and 0 to 6 % less than normalizing does, but for one size with 25 %."""
+By benchmarks/passes.py on an H200, over the fastest shape of each of seven sizes, the moments take 0 to 11 % more so,
+and normalizing 0 to 6 %, but 25 % at one size."""
 FINISHED_ELEMENTS: Final = 1024
 """Elements that a CTA of the second kernel of split_k adds up: few, so that there are CTAs for every SM."""
 _ELEMENT_TYPES: Final = {"float32": tl.float32, "float16": tl.float16, "bfloat16": tl.bfloat16}

@@ -23,9 +23,10 @@ from typing import Any, NamedTuple
 from fusetune.compiler.pool import usable_cores
 from fusetune.core.config import Config
 from fusetune.core.problem import Dtype, Problem, make_problem
-from fusetune.core.target import slugify
-from fusetune.kernels import launches
+from fusetune.core.target import find_target, slugify
 from fusetune.kernels.endings import moments_of_rows, normalize_columns
+from fusetune.kernels.launches import PDL_CAPABILITY
+from fusetune.kernels.spec import Launch, abstract_tensors, load_spec
 from fusetune.measure.nvml import gpu_present
 
 HERE = Path(__file__).resolve().parent
@@ -81,14 +82,15 @@ def normalizing_shapes() -> list[Shape]:
 
 def chosen(problem: Problem) -> dict[str, Shape]:
     """What fusetune/kernels/launches.py takes."""
-    tile_m = launches.rows_of_moments(Config("reread"), problem)
-    tiles_m = -(-problem.M // tile_m)
-    columns = launches.columns_to_normalize(problem, tiles_m)
-    rows = launches.MOMENTS_ROWS
-    return {
-        "moments": Shape(rows, launches.MOMENTS_COLUMNS, 4, launches.MOMENTS_STAGES, tiles_m),
-        "normalize": Shape(launches.NORMALIZED_ROWS, columns, 4, 1, 16),
-    }
+    spec, config = load_spec("gemm_scale_bn"), Config("reread")
+    tensors = abstract_tensors(spec, problem, config, find_target("h200"))
+    found = {}
+    for kind, launch in zip(KINDS, spec.launches(problem, config, tensors)[1:], strict=True):
+        assert isinstance(launch, Launch)
+        rows, columns = launch.constants["ROWS"], launch.constants["COLUMNS"]
+        stages = launch.constants.get("STAGES", 1)
+        found[kind] = Shape(rows, columns, launch.options["num_warps"], stages, launch.grid[1])
+    return found
 
 
 def tile_of(M: int, parts: int) -> int:
@@ -126,7 +128,7 @@ def _overlaps() -> bool:
     import torch
 
     major, minor = torch.cuda.get_device_capability()
-    return major * 10 + minor >= launches.PDL_CAPABILITY
+    return major * 10 + minor >= PDL_CAPABILITY
 
 
 def _options(shape: Shape) -> dict[str, Any]:

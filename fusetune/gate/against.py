@@ -20,7 +20,7 @@ import msgspec
 
 from fusetune.core.config import Config
 from fusetune.core.problem import Problem
-from fusetune.errors import UsageError
+from fusetune.errors import UnsupportedProblemError, UsageError
 from fusetune.kernels.spec import (
     BUILT_IN_OPS,
     Call,
@@ -30,15 +30,12 @@ from fusetune.kernels.spec import (
     TileDescriptor,
     Tolerance,
 )
+from fusetune.measure.protocol import CannotLaunchError
 
 OTHER: Final = "other:"
 """How the variant of a config begins that the other revision launches."""
 _BARE_IMPORT: Final = r"^(?P<lead>[ \t]*)import {package}[ \t]*$"
 _IMPORT: Final = r"^(?P<lead>[ \t]*(?:from|import)[ \t]+){package}(?=[\s.,])"
-
-
-class UnknownThereError(Exception):
-    """A config or a problem that the other revision has no words for: it cannot launch that, and the gate goes on."""
 
 
 class Against(Protocol):
@@ -172,9 +169,20 @@ class BesideSpec:
         return self._spec.references(problem)
 
     def launches(self, problem: Problem, config: Config, tensors: Mapping[str, Any]) -> Sequence[Launch | Call]:
-        """Those of the revision that the config names, in this one's types."""
+        """Those of the revision that the config names, in this one's types.
+
+        Raises CannotLaunchError where the other revision says that it does not support the config.
+        """
         spec, problem, config = self._of(problem, config)
-        return [_as_ours(launch) for launch in spec.launches(problem, config, tensors)]
+        if spec is self._spec:
+            return self._spec.launches(problem, config, tensors)
+        try:
+            return [_as_ours(launch) for launch in spec.launches(problem, config, tensors)]
+        except Exception as error:
+            # The other revision's class of that name, which is none of this one's.
+            if type(error).__name__ != UnsupportedProblemError.__name__:
+                raise
+            raise CannotLaunchError(str(error)) from error
 
     def reference(self, problem: Problem, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
         """As at this revision."""
@@ -214,7 +222,7 @@ class BesideSpec:
                 for value, kind in zip((problem, config), types, strict=True)
             ]
         except msgspec.ValidationError as error:
-            raise UnknownThereError(f"the other revision does not know {config.label()}: {error}") from error
+            raise CannotLaunchError(f"the other revision does not know {config.label()}: {error}") from error
         return self._other, converted[0], converted[1]
 
 

@@ -68,8 +68,8 @@ def judge_against(
     """Whether `config` is slower than `other`, the same config of the revision `name`, by the rule's minimum or more.
 
     The keep rule itself decides, with this revision in the place of BASELINE: were the other one a candidate, and would
-    it be kept, then this one is a regression. A config that the other revision cannot launch, such as one of a variant
-    that came later, is held against nothing.
+    it be kept, then this one is a regression. A config that the other revision does not support, such as one of a
+    variant that came later, is held against nothing; one that fails there is no pass.
     """
 
     def judge(result: PairResult) -> Judgement:
@@ -82,7 +82,7 @@ def judge_against(
         return Judgement("slower" if gain.low > 0 else "holds", told, result)
 
     def failed(arm: Config, failure: Failure) -> Judgement:
-        if arm == other and failure.reason == "launch_error":
+        if arm == other and failure.reason == "unsupported":
             return Judgement("not_gated", f"{name} cannot launch it, so there is nothing to compare: {failure.detail}")
         return _failed(arm, failure)
 

@@ -19,7 +19,7 @@ from fusetune.kernels.spec import KernelSpec
 from fusetune.measure.fork_server import ForkServer
 from fusetune.measure.libraries import start_server
 from fusetune.measure.nvml import Monitor, visible_gpu
-from fusetune.measure.protocol import BlockTimes, Checked, Failure, GpuFacts, SamplingFacts
+from fusetune.measure.protocol import BlockTimes, CannotLaunchError, Checked, Failure, GpuFacts, SamplingFacts
 from fusetune.measure.worker import Worker, WorkerLostError
 
 if TYPE_CHECKING:
@@ -381,6 +381,8 @@ def _caught(work: Callable[[], T]) -> T | Failure:
         return work()
     except FusetuneError:
         raise  # The machine's fault, not the candidate's.
+    except CannotLaunchError as error:
+        return Failure("unsupported", str(error))
     except torch.cuda.OutOfMemoryError as error:
         torch.cuda.empty_cache()
         return Failure("out_of_memory", _first_line(error))

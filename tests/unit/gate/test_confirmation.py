@@ -177,17 +177,17 @@ def test_a_revision_whose_config_fails_is_no_pass() -> None:
     assert finding.status == "wrong_result"
 
 
-def test_what_the_revision_cannot_launch_is_held_against_nothing() -> None:
-    unknown = Failure("launch_error", "UnsupportedProblemError: there is no variant 'reread'")
-    (finding,) = against({}, failures={AT_REV: unknown})
+def test_what_the_revision_does_not_support_is_held_against_nothing() -> None:
+    (finding,) = against({}, failures={AT_REV: Failure("unsupported", "there is no variant 'reread'")})
     assert finding.status == "not_gated"
-    assert finding.detail.startswith("v1.2 cannot launch it, so there is nothing to compare: UnsupportedProblemError")
+    assert finding.detail == "v1.2 cannot launch it, so there is nothing to compare: there is no variant 'reread'"
     assert exit_code([finding]) == 0
 
 
+@pytest.mark.parametrize("arm", [WINNER, AT_REV])
 @pytest.mark.parametrize("reason", ["crash", "hang", "out_of_resources", "launch_error"])
-def test_what_this_revision_cannot_launch_is_a_regression_whatever_the_other_does(reason: str) -> None:
-    (finding,) = against({}, failures={WINNER: Failure(reason, "planted")})
+def test_what_fails_at_either_revision_is_no_pass(reason: str, arm: Config) -> None:
+    (finding,) = against({}, failures={arm: Failure(reason, "planted")})
     assert finding.status == "regression"
 
 

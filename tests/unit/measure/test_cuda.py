@@ -16,7 +16,7 @@ from fusetune.errors import MeasurementError, NoUsableGpuError, WrongResultError
 from fusetune.kernels.gemm_scale import SPEC
 from fusetune.measure import cuda
 from fusetune.measure.cuda import CudaMeasurer
-from fusetune.measure.protocol import Failure, GpuFacts, SamplingFacts
+from fusetune.measure.protocol import CannotLaunchError, Failure, GpuFacts, SamplingFacts
 from fusetune.measure.session import loaded_bytes
 from fusetune.measure.worker import WorkerLostError
 
@@ -383,7 +383,12 @@ def test_another_seed_gets_inputs_of_its_own(inside: list[FakeSession]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("planted", "reason"), [(Failure("out_of_memory", "planted"), "out_of_memory"), (RuntimeError("x"), "launch_error")]
+    ("planted", "reason"),
+    [
+        (Failure("out_of_memory", "planted"), "out_of_memory"),
+        (RuntimeError("x"), "launch_error"),
+        (CannotLaunchError("x"), "unsupported"),
+    ],
 )
 def test_what_goes_wrong_ahead_is_told_and_leaves_no_session(
     inside: list[FakeSession], monkeypatch: pytest.MonkeyPatch, planted: Failure | Exception, reason: str

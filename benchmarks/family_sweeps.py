@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fusetune.core.config import Config
 from fusetune.core.problem import Problem, make_problem
 from fusetune.errors import ConfigFileError
 from fusetune.kernels.spec import load_spec
@@ -176,7 +177,7 @@ def held_entry(configs: Path, gpu: str, cell: Cell) -> Entry | None:
         return None
     for entry in _entries(path, path.stat().st_mtime_ns):
         if entry.problem == cell.problem and entry.evidence == "measured":
-            return entry if entry.environment.kernel_hash == kernel_hash(cell.spec_name) else None
+            return entry if entry.environment.kernel_hash == kernel_hash(cell.spec_name, entry.config) else None
     return None
 
 
@@ -186,8 +187,9 @@ def _entries(path: Path, _written: int) -> tuple[Entry, ...]:
 
 
 @functools.cache
-def kernel_hash(spec_name: str) -> str:
-    return load_spec(spec_name).source_hash()
+def kernel_hash(spec_name: str, config: Config | None = None) -> str:
+    """Of the kernels of a config's variant, or of all."""
+    return load_spec(spec_name).source_hash(config and config.variant)
 
 
 class Sweep:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.metadata import version
 
-from fusetune.core.config import Config
+from fusetune.core.config import BASELINE, Config
 from fusetune.core.decision import Gain
 from fusetune.core.environment import Environment, TargetIdentity
 from fusetune.core.problem import Problem, make_problem
@@ -29,7 +29,7 @@ def large_file(entries: int) -> str:
     known = find_target("h200")
     environment = Environment(
         triton=version("triton"),
-        kernel_hash=load_spec("gemm_scale").source_hash(),
+        kernel_hash=load_spec("gemm_scale").source_hash(BASELINE.variant),
         torch=version("torch"),
         cuda="13.0",
         driver="580.159.04",

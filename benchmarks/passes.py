@@ -25,7 +25,7 @@ from fusetune.core.config import Config
 from fusetune.core.problem import Dtype, Problem, make_problem
 from fusetune.core.target import find_target, slugify
 from fusetune.kernels.endings import moments_of_rows, normalize_columns
-from fusetune.kernels.launches import PDL_CAPABILITY
+from fusetune.kernels.launches import PDL_CAPABILITY, launches_early
 from fusetune.kernels.spec import Launch, abstract_tensors, load_spec
 from fusetune.measure.nvml import gpu_present
 
@@ -98,15 +98,15 @@ def tile_of(M: int, parts: int) -> int:
     return max(64, M // parts)
 
 
-def moments_launch(M: int, N: int, shape: Shape) -> tuple[tuple[int, int], dict[str, Any], dict[str, Any]]:
+def moments_launch(M: int, N: int, shape: Shape, early: bool) -> tuple[tuple[int, int], dict[str, Any], dict[str, Any]]:
     """Grid, constants and options."""
     tile_m = tile_of(M, shape.parts)
     constants = {"TILE_M": tile_m, "ROWS": shape.rows, "COLUMNS": shape.columns, "STAGES": shape.stages}
-    return (-(-N // shape.columns), -(-M // tile_m)), {**constants, "OVERLAPS": _overlaps()}, _options(shape)
+    return (-(-N // shape.columns), -(-M // tile_m)), {**constants, "OVERLAPS": early}, _options(shape, early)
 
 
 def normalizing_launch(
-    M: int, N: int, shape: Shape, tile_m: int
+    M: int, N: int, shape: Shape, tile_m: int, early: bool
 ) -> tuple[tuple[int, int], int, dict[str, Any], dict[str, Any]]:
     """Grid, rows a CTA, constants and options."""
     rows = max(shape.rows, -(-M // (shape.parts * shape.rows)) * shape.rows)
@@ -118,21 +118,23 @@ def normalizing_launch(
         "COLUMNS": shape.columns,
         "UPWARDS": False,
         "COUNTER": "none",
-        "OVERLAPS": _overlaps(),
+        "OVERLAPS": early,
         "PREFETCHES": True,
     }
-    return (-(-N // shape.columns), -(-M // rows)), rows, constants, _options(shape)
+    return (-(-N // shape.columns), -(-M // rows)), rows, constants, _options(shape, early)
 
 
-def _overlaps() -> bool:
+def _early(M: int, N: int, dtype: Dtype) -> bool:
+    """Whether training launches its kernels early at this size here."""
     import torch
 
     major, minor = torch.cuda.get_device_capability()
-    return major * 10 + minor >= PDL_CAPABILITY
+    problem = make_problem(M, N, N, dtype, mode="train")
+    return major * 10 + minor >= PDL_CAPABILITY and launches_early(problem, "train")
 
 
-def _options(shape: Shape) -> dict[str, Any]:
-    return {"num_warps": shape.num_warps, **({"launch_pdl": True} if _overlaps() else {})}
+def _options(shape: Shape, early: bool) -> dict[str, Any]:
+    return {"num_warps": shape.num_warps, **({"launch_pdl": True} if early else {})}
 
 
 def compiled(job: tuple[str, tuple[int, int, Dtype], Shape]) -> str | None:
@@ -143,10 +145,12 @@ def compiled(job: tuple[str, tuple[int, int, Dtype], Shape]) -> str | None:
     of = getattr(torch, dtype)
     try:
         if kind == "moments":
-            grid, constants, options = moments_launch(M, N, shape)
+            grid, constants, options = moments_launch(M, N, shape, _early(M, N, dtype))
             moments_of_rows.warmup(of, torch.float32, M, N, grid=grid, **constants, **options)
         else:
-            grid, rows, constants, options = normalizing_launch(M, N, shape, tile_of(M, JOINED_PARTS))
+            grid, rows, constants, options = normalizing_launch(
+                M, N, shape, tile_of(M, JOINED_PARTS), _early(M, N, dtype)
+            )
             vectors = (of,) * 7
             normalize_columns.warmup(
                 of, torch.float32, *vectors, EPS, MOMENTUM, M, N, rows, grid=grid, **constants, **options
@@ -184,12 +188,13 @@ def timed_size(M: int, N: int, dtype: Dtype) -> dict[str, Any]:
     source = torch.randn(M, N, device="cuda", dtype=of) + 3
     y = torch.empty_like(source)
     vectors = [torch.rand(N, device="cuda", dtype=of) + 0.5 for _ in range(7)]
+    early = _early(M, N, dtype)
     copy_us = _timed(lambda: y.copy_(source))
     times: dict[str, dict[Shape, float]] = {"moments": {}, "normalize": {}}
     for shape in moments_shapes():
         tile_m = tile_of(M, shape.parts)
         moments = torch.full((2, -(-M // tile_m), N), float("nan"), device="cuda")
-        grid, constants, options = moments_launch(M, N, shape)
+        grid, constants, options = moments_launch(M, N, shape, early)
 
         def take(grid: Any = grid, constants: Any = constants, options: Any = options, moments: Any = moments) -> None:
             moments_of_rows[grid](y, moments, M, N, **constants, **options)
@@ -202,7 +207,7 @@ def timed_size(M: int, N: int, dtype: Dtype) -> dict[str, Any]:
     tile_m = tile_of(M, JOINED_PARTS)
     moments = torch.ones(2, -(-M // tile_m), N, device="cuda")
     for shape in normalizing_shapes():
-        grid, rows, constants, options = normalizing_launch(M, N, shape, tile_m)
+        grid, rows, constants, options = normalizing_launch(M, N, shape, tile_m, early)
 
         def normalize(grid: Any = grid, rows: int = rows, constants: Any = constants, options: Any = options) -> None:
             normalize_columns[grid](y, moments, *vectors, EPS, MOMENTUM, M, N, rows, **constants, **options)

@@ -170,7 +170,7 @@ class Run:
         if row is None:
             return False
         same = row["config"] == self.lookups[cell].config.label()
-        same = same and row["kernel_hash"] == kernel_hash(cell.spec_name)
+        same = same and row["kernel_hash"] == kernel_hash(cell.spec_name, self.lookups[cell].config)
         return same and set(self.arms(cell)) <= {*row["us"], *row["failed"]}
 
     def look_up(self, cell: Cell) -> Lookup:
@@ -408,7 +408,7 @@ def make_row(
         "precision": problem.precision,
         "op": cell.op,
         "peers_precision": "ieee" if cell.near_ieee else problem.precision,
-        "kernel_hash": kernel_hash(cell.spec_name),
+        "kernel_hash": kernel_hash(cell.spec_name, lookup.config),
         "config": lookup.config.label(),
         "config_from": lookup.rung,
         "config_run": lookup.entry.run if lookup.entry else None,

@@ -134,8 +134,14 @@ def read_sweeps(folders: Sequence[Path], *, current: bool = True) -> list[Measur
     """
     newest = _newest(folders, lambda sweep: True)
     latest = {sweep.op: sweep.kernel_hash for sweep in sorted(newest.values(), key=lambda sweep: sweep.run)}
-    chosen = [sweep for sweep in newest.values() if (sweep.kernel_hash == latest[sweep.op]) is current]
+    chosen = [sweep for sweep in newest.values() if (sweep.kernel_hash in _alike(sweep.op, latest)) is current]
     return sorted(chosen, key=lambda sweep: (sweep.op, sweep.problem.describe()))
+
+
+def _alike(op: str, latest: Mapping[str, str]) -> set[str]:
+    """The newest source's hash, and of the same source that of the variants that came first, alone."""
+    spec = load_spec(op)
+    return {latest[op]} | ({spec.source_hash(BASELINE.variant)} if latest[op] == spec.source_hash() else set())
 
 
 def full_sweeps(folders: Sequence[Path]) -> list[Measured]:

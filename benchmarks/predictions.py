@@ -59,9 +59,8 @@ def held(configs: Path, target: Target, cell: Cell) -> bool:
     path = config_path(configs, target.name, cell.spec_name)
     if not path.exists():
         return False
-    now = kernel_hash(cell.spec_name)
     return any(
-        entry.problem == cell.problem and entry.environment.kernel_hash == now
+        entry.problem == cell.problem and entry.environment.kernel_hash == kernel_hash(cell.spec_name, entry.config)
         for entry in read_config_file(path).entries
     )
 

@@ -6,6 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# A machine that does something else too is no fault of what is tested.
+settings.register_profile("fusetune", deadline=None)
+settings.load_profile("fusetune")
 
 _FOLDERS = ("compile", "interpret", "gpu", "e2e")
 _HERE = Path(__file__).parent

@@ -15,8 +15,10 @@ LIBRARY: Final = "library"
 """The variant, or how it begins, of configs that leave the products to a library: `library`, `library_folded`."""
 
 
-WALKING: Final = ("persistent", "reread")
+WALKING: Final = ("persistent", "reread", "deferred")
 """The variants whose CTAs walk through all tiles, with the copy engine (TMA) loading and storing them."""
+REREADING: Final = ("reread", "deferred")
+"""Those of them that in training store products as they are, and read them again for the moments of their columns."""
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, order=True):
@@ -51,6 +53,11 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, order=True
     def is_walking(self) -> bool:
         """Whether CTAs walk through all tiles by the copy engine."""
         return self.variant in WALKING
+
+    @property
+    def rereads(self) -> bool:
+        """Whether in training it stores products as they are, and later kernels read y again."""
+        return self.variant in REREADING
 
     @property
     def is_conservative(self) -> bool:

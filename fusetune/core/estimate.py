@@ -11,7 +11,7 @@ It ranks candidates where nothing can be timed; it proves nothing. Its terms:
     dram        bytes that L2 cannot serve again, by the order of the tiles (core/traffic.py), over the bandwidth
     tail        SMs with a CTA more than others; a second wave that begins all at once also crowds on few SMs
     spills      what a stack moves: all of it once a CTA, and what is beyond a kilobyte in every step
-    overhead    launch, and a CTA's beginning and end
+    overhead    launch, and a CTA's beginning and end; less of an end where a tile is stored beside the next one
     moments     in training, what adding up columns takes of the units that pass values between threads
     second      what later kernels move, through L2 or through DRAM, and their starts; or what the last CTA at a tile
                 waits for its summands, and takes to read them
@@ -55,12 +55,8 @@ from fusetune.core.traffic import L2_KEEPS_ALL, LINE_BYTES, Work, distinct_share
 
 _FREE_STACK_BYTES: Final = 1024
 """A stack up to this size was seen not to slow the loop down: what is kept there is used before and after it."""
-
-
 _SPILL_TRIPS: Final = 4
 """How often a byte of stack moves in a step: 64 x 64 x 128 w4 s3 with 4 KB of it took 53 ms on an RTX 4090."""
-
-
 _MOST_IN_PARTS: Final = 320
 """Registers that products in three parts seem to want, beyond which all of them spilled (H200 and RTX 4090)."""
 
@@ -82,6 +78,13 @@ _MOMENTS_CLOCKS: Final = 20
 
 Shuffles, and sums that go through shared memory. Nsight Compute on an H200 counts 5.0 thousand more clocks a tile for
 256 x 128 by 8 warps, 9.7 thousand for 128 x 256, whose lanes hold half as many rows.
+"""
+
+
+_DEFERRED_CLOCKS: Final = 2
+"""Clocks that an accumulator takes of its thread's scheduler, where a tile is rounded but not stored yet.
+
+An SM has 128 lanes; a value is multiplied, rounded with its neighbour, and its register cleared.
 """
 
 
@@ -142,6 +145,7 @@ def estimate(
         buffers=_buffers(config, problem, target),
         most_ctas=ctas_per_sm(config, problem) if persistent else 32,
         takes_moments=_takes_moments(config, problem),
+        defers=config.variant == "deferred",
     )
     return _estimated(config, work, target, used, shape, machine, _second_ns(config, problem, target, machine))
 
@@ -174,7 +178,8 @@ def estimate_work(
 class _Shape(msgspec.Struct, frozen=True):
     """What of a kernel the config alone does not say.
 
-    `buffers`: tiles that can be under way at once. `most_ctas`: so many are launched for each SM at most.
+    `buffers`: tiles that can be under way at once. `most_ctas`: so many are launched for each SM at most. `defers`:
+    whether a tile is stored while the next one is multiplied.
     """
 
     wgmma: bool
@@ -182,6 +187,7 @@ class _Shape(msgspec.Struct, frozen=True):
     buffers: int
     most_ctas: int = 32
     takes_moments: bool = False
+    defers: bool = False
 
 
 def _estimated(
@@ -215,9 +221,13 @@ def _estimated(
     ends_ns = stored / (machine.fill_bytes_per_clock * clock)
     # Whoever walks through many tiles loads the next one's first steps while it finishes one.
     ends_ns += machine.next_tile_ns if shape.persistent else machine.tile_ns
+    store_ns = stored / l2_rate
+    if shape.defers:
+        step = msgspec.structs.replace(step, l2_ns=step.l2_ns + store_ns / steps)
+        ends_ns, store_ns = config.BLOCK_M * config.BLOCK_N / 128 * _DEFERRED_CLOCKS / clock, 0.0
     moments_ns = _moments_clocks(config) / clock if shape.takes_moments else 0.0
     ends_ns += moments_ns
-    cta = _Cta(step, steps, stored / l2_rate + moments_ns, ends_ns, in_loop / l2_rate, shape.persistent)
+    cta = _Cta(step, steps, store_ns + moments_ns, ends_ns, in_loop / l2_rate, shape.persistent)
     sm_ns, tail_ns, held = _sm_ns(cta, ctas, resident, target.sms)
 
     moved = traffic(config, work, target, machine, min(resident * target.sms, ctas))
@@ -417,7 +427,7 @@ def warp_grid(config: Config) -> tuple[int, int]:
 
 
 def _takes_moments(config: Config, problem: Problem) -> bool:
-    if problem.mode != "train" or config.variant == "reread":
+    if problem.mode != "train" or config.rereads:
         return False
     return config.SPLIT_K == 1 or holds_columns(config, problem)
 
@@ -456,7 +466,7 @@ def _second_ns(config: Config, problem: Problem, target: Target, machine: Machin
     if problem.mode != "train" or holds_columns(config, problem):
         return 0.0
     rows = max(32, -(-M // (16 * 32)) * 32)
-    if config.variant == "reread":
+    if config.rereads:
         tiles, passes, moved = -(-M // rows), 2, 3 * M * N * size
     else:
         tiles, passes, moved = -(-M // config.BLOCK_M), 1, 2 * M * N * size
@@ -478,6 +488,8 @@ def guessed_resources(config: Config, problem: Problem, target: Target) -> Resou
     wanted = 2 * accumulators + 1.8 * values if problem.precision in {"tf32x3", "bf16x3"} else 0.0
     spilled = wanted > _MOST_IN_PARTS
     fragments = (config.BLOCK_M + config.BLOCK_N) * 16 // (32 * config.num_warps)
+    if config.variant == "deferred":  # wgmma reads no fragments; the tile before is held, two values a register
+        accumulators, fragments = accumulators + accumulators // 2, 0
     return Resources(
         registers=255 if spilled else min(255, 40 + accumulators + fragments),
         stack_bytes=_FREE_STACK_BYTES + 4 * round(wanted - 255) if spilled else 0,

@@ -27,6 +27,10 @@ def persistent_shared_bytes(config: Config, problem: Problem, parts: int | None 
     if joins_summands(config, problem):
         return stage * _buffers(config)
     parts = parts_of(config, problem) if parts is None else parts
+    if config.variant == "deferred":
+        # What half of a tile's columns are multiplied by, and what is added, goes through shared memory too.
+        affine = 4 * config.BLOCK_N if problem.mode != "train" else 0
+        return stage * _buffers(config) + config.BLOCK_M * config.BLOCK_N * problem.element_bytes // parts + affine
     stored = 4 if config.SPLIT_K > 1 else problem.element_bytes
     # Training adds up columns across warps: those of half a tile at once, or of all of one that is stored whole.
     added = config.BLOCK_N if parts == 1 else config.BLOCK_N // 2
@@ -35,7 +39,7 @@ def persistent_shared_bytes(config: Config, problem: Problem, parts: int | None 
 
 
 def _takes_moments(config: Config, problem: Problem) -> bool:
-    return problem.mode == "train" and config.variant != "reread"
+    return problem.mode == "train" and not config.rereads
 
 
 def _buffers(config: Config) -> int:
@@ -46,9 +50,12 @@ def _buffers(config: Config) -> int:
 def parts_of(config: Config, problem: Problem) -> int:
     """In how many parts, 1, 2 or 4, a tile of y is stored: as few as let two CTAs share an SM, else as few as fit.
 
-    A part is 128 columns wide at most, and 64 where BatchNorm's vectors or moments take registers too.
+    A part is 128 columns wide at most, and 64 where BatchNorm's vectors or moments take registers too. `deferred` has
+    four parts, one for each step that it stores beside.
     """
-    widest = 128 if problem.mode is None or config.variant == "reread" else 64
+    if config.variant == "deferred":
+        return 4
+    widest = 128 if problem.mode is None or config.rereads else 64
     for ctas in (2, 1) if _registers_for_two(config) else (1,):
         for parts in (1, 2, 4):
             fits = ctas * _taken(config, problem, parts) <= _SHARED_BYTES_PER_SM

@@ -204,9 +204,9 @@ class BesideSpec:
         """What the revision that the config names says."""
         return (self._other if config.variant.startswith(OTHER) else self._spec).deterministic(config)
 
-    def source_hash(self) -> str:
+    def source_hash(self, variant: str | None = None) -> str:
         """As at this revision."""
-        return self._spec.source_hash()
+        return self._spec.source_hash(variant)
 
     def _of(self, problem: Problem, config: Config) -> tuple[KernelSpec, Any, Any]:
         """The spec of the revision that a config names, and problem and config in that revision's own types."""

@@ -139,7 +139,7 @@ def _measure(
         if journal is not None:
             journal.close()
         measurer.close()
-    if check == "baseline" and spec.source_hash() != entry.environment.kernel_hash:
+    if check == "baseline" and spec.source_hash(entry.config.variant) != entry.environment.kernel_hash:
         told = "the kernel has changed since, so the runtime does not use this entry: sweep again"
         judgement = msgspec.structs.replace(judgement, detail=f"{judgement.detail}; {told}")
     return finding_of(path, file.op, entry, check, judgement, journal.path)

@@ -55,7 +55,7 @@ def static_gate(files: Sequence[LoadedFile], progress: Progress, *, workers: int
             if pins is not None and toolchain is not None and compiled.kernels is not None:
                 unpinned = status, detail
                 job = Job(entry.problem, entry.config)
-                status, detail = _held_to_pin(unpinned, job, compiled.kernels, pins, spec.source_hash(), toolchain)
+                status, detail = _held_to_pin(unpinned, job, compiled.kernels, pins, spec, toolchain)
             findings.append(Finding(file=path, op=file.op, entry=entry, status=status, detail=detail, check="static"))
     return sorted(findings, key=lambda finding: (finding.file, finding.entry.problem.describe()))
 
@@ -79,7 +79,7 @@ def pin(files: Sequence[LoadedFile], progress: Progress, *, workers: int | None 
         old = read_pins(place, METRICS)
         if old is not None:
             _refuse_other(old, file, place)
-        toolchain, hashed = toolchain_for(target), spec.source_hash()
+        toolchain = toolchain_for(target)
         made = _compile(path, file, spec, target, progress, workers, with_records=True)
         entries, refused = [], []
         for entry in file.entries:
@@ -89,6 +89,7 @@ def pin(files: Sequence[LoadedFile], progress: Progress, *, workers: int | None 
             if status == "regression" and not (override and _is_spill(compiled) and _accepts_spill(override.accepts)):
                 refused.append(f"{entry.problem.describe()}  {entry.config.label()}: {detail}")
             elif compiled.kernels is not None:
+                hashed = spec.source_hash(entry.config.variant)
                 entries.append(Pin(entry.problem, entry.config, hashed, toolchain, compiled.kernels))
         new = PinFile(pins=PINS_VERSION, op=file.op, target=file.target, entries=tuple(entries))
         write_pins(place, merged(old, new))
@@ -176,7 +177,7 @@ def _held_to_pin(
     job: Job,
     made: tuple[KernelRecord, ...],
     pins: PinFile,
-    kernel_hash: str,
+    spec: KernelSpec,
     toolchain: Toolchain,
 ) -> Outcome:
     status, detail = unpinned
@@ -198,7 +199,8 @@ def _held_to_pin(
             f"{detail}; pinned with {others}, compiled with {toolchain.describe()}: not compared, "
             "`fusetune gate --pin` adds this one"
         )
-    changed = "" if here.kernel_hash == kernel_hash else "; the kernels' source has changed since"
+    hashed = spec.source_hash(job.config.variant)
+    changed = "" if here.kernel_hash == hashed else "; the kernels' source has changed since"
     return _compared(drift(here.kernels, made), status, detail, accepts, reason, changed)
 
 

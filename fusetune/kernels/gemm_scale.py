@@ -10,7 +10,7 @@ from fusetune.core.config import Config
 from fusetune.core.problem import DTYPES, Problem
 from fusetune.core.space import GEMM_SPACE
 from fusetune.errors import UnsupportedProblemError
-from fusetune.kernels.launches import KERNELS, gemm_launches, references, workspace
+from fusetune.kernels.launches import DEFERRED_KERNELS, KERNELS, gemm_launches, references, workspace
 from fusetune.kernels.spec import Call, Launch, Operand, Tolerance, hash_kernels
 
 
@@ -86,9 +86,10 @@ class GemmScale:
         """Every tile is summed by one CTA in a fixed order."""
         return True
 
-    def source_hash(self) -> str:
-        """The hash of all variants' kernels."""
-        return hash_kernels(*KERNELS)
+    def source_hash(self, variant: str | None = None) -> str:
+        """The hash of a variant's kernels, or of all. Those that came first share one."""
+        own = DEFERRED_KERNELS if variant in {None, "deferred"} else ()
+        return hash_kernels(*KERNELS, *own)
 
 
 SPEC = GemmScale()

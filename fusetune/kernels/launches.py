@@ -11,9 +11,17 @@ import triton.language as tl
 from fusetune.core.config import Config
 from fusetune.core.persistent import ctas_per_sm, parts_of
 from fusetune.core.problem import Problem
-from fusetune.core.space import holds_columns
+from fusetune.core.space import DEFERRED_STEPS, holds_columns
 from fusetune.core.split import joins_summands, tiles_of
 from fusetune.errors import UnsupportedProblemError
+from fusetune.kernels.deferred import (
+    as_pairs,
+    column_affine,
+    deferred_products,
+    from_pairs,
+    store_pairs,
+    with_affine,
+)
 from fusetune.kernels.device import Gpu, gpu_of
 from fusetune.kernels.endings import (
     arrives_last,
@@ -62,7 +70,9 @@ KERNELS: Final = (
     *(persistent_products, halves, store_half, store_part),
     *(finish_split, moments_of_rows, normalize_columns),
 )
-"""All code that a launch may run: what an entry was tuned with."""
+"""All code that launches of most variants may run: what an entry was tuned with."""
+DEFERRED_KERNELS: Final = (column_affine, with_affine, as_pairs, from_pairs, store_pairs, deferred_products)
+"""What launches of `deferred` may run besides."""
 
 Ending = Literal["scale", "eval", "train"]
 """What becomes of the products: the scale alone, or BatchNorm after it in one of its modes."""
@@ -71,6 +81,11 @@ PDL_CAPABILITY: Final = 90
 """From sm_90 on a kernel can be launched while the one ahead of it still runs, and waits on the GPU.
 
 That hides some of the time that launching takes, wherever the kernel ahead is one of ours."""
+PDL_MOST_BYTES: Final = 48 << 20
+"""Bytes of y up to which kernels of training are launched so.
+
+Beyond, passes over y go through device memory, and who waits holds registers and shared memory that they want: by
+benchmarks/overlap.py, training is 1 to 12 % faster without it from 90 MB on, and up to 35 % slower below."""
 MOMENTS_ROWS, MOMENTS_COLUMNS, MOMENTS_STAGES = 32, 64, 3
 MOST_ROWS: Final = 8192
 NORMALIZED_ROWS: Final = 32
@@ -100,13 +115,18 @@ def workspace(problem: Problem, config: Config, ending: Ending) -> tuple[Operand
     return ()
 
 
+def launches_early(problem: Problem, ending: Ending) -> bool:
+    """Whether a kernel is launched while the one ahead of it runs, where a GPU can."""
+    return ending != "train" or problem.M * problem.N * problem.element_bytes <= PDL_MOST_BYTES
+
+
 def rows_of_moments(config: Config, problem: Problem) -> int:
     """Rows of y in one tile of moments: of a tile of products, or of what one CTA reads that reads y again.
 
     Those are 8 or 16 a column: each of them waits for memory once, and the last kernel for all of them. MOST_ROWS of
     N elements can be counted in 32 bits.
     """
-    if config.variant != "reread" and not config.is_library:
+    if not config.rereads and not config.is_library:
         return config.BLOCK_M
     eighth, sixteenth = (int(triton.next_power_of_2(triton.cdiv(problem.M, parts))) for parts in (8, 16))
     return min(max(128, min(eighth, 256), sixteenth), MOST_ROWS)
@@ -147,6 +167,8 @@ def gemm_launches(
         raise UnsupportedProblemError(f"{config.label()}: the variants split_k and persistent can split K")
     if config.variant == "reread" and ending != "train":
         raise UnsupportedProblemError("reread is for training: nothing else takes moments")
+    if config.variant == "deferred":
+        return ends.after(_deferred(ends))
     if config.is_walking:
         return ends.after(_joined(ends) if ends.joins else _persistent(ends))
     if config.variant == "library":
@@ -157,7 +179,8 @@ def gemm_launches(
         return (ends.folded(),)
     if config.variant not in {"tiled", "split_k"}:
         raise UnsupportedProblemError(
-            f"there is no variant {config.variant!r}; use tiled, split_k, persistent, reread, library or library_folded"
+            f"there is no variant {config.variant!r}; use tiled, split_k, persistent, reread, deferred, library or "
+            "library_folded"
         )
     if config.variant == "split_k" and config.SPLIT_K == 1:
         raise UnsupportedProblemError(f"{config.label()}: split_k needs a SPLIT_K of 2 or more")
@@ -185,7 +208,7 @@ class _Ends:
         self.finish = {"train": "columns", "eval": "eval_folded" if folds else "eval"}.get(ending, ending)
         self.epilogue = "statistics" if ending == "train" else self.finish
         self.joins = joins_summands(config, problem)
-        if config.variant == "reread":
+        if config.rereads and ending == "train":
             self.epilogue = "products"
         elif config.SPLIT_K > 1 and not self.joins:
             self.epilogue = "partial"
@@ -194,7 +217,7 @@ class _Ends:
         # The interpreter multiplies in full precision, and knows no machine instruction.
         self.rounds = problem.precision == "tf32" and gpu.sm > 0
         self.prefetches = gpu.sm > 0
-        self.overlaps = gpu.sm >= PDL_CAPABILITY
+        self.overlaps = gpu.sm >= PDL_CAPABILITY and launches_early(problem, ending)
 
     def shared(self) -> dict[str, Any]:
         """Arguments that an ending needs; a pointer that it does not follow is the bias, which is always there."""
@@ -408,6 +431,42 @@ def _persistent(ends: _Ends) -> Launch:
             "EVEN_M": ends.ending == "train" and problem.M % config.BLOCK_M == 0,
             "PARTS": parts,
             "DTYPE": _ELEMENT_TYPES[problem.dtype],
+        },
+        options=ends.options(config.num_warps, config.num_stages),
+    )
+
+
+def _deferred(ends: _Ends) -> Launch:
+    problem, config, tensors = ends.problem, ends.config, ends.tensors
+    steps = triton.cdiv(problem.K, config.BLOCK_K)
+    if problem.element_bytes != 2:
+        raise UnsupportedProblemError(
+            f"deferred keeps a tile of y in registers: float16 or bfloat16, not {problem.dtype}"
+        )
+    if steps < DEFERRED_STEPS:
+        raise UnsupportedProblemError(
+            f"{config.label()}: K={problem.K} takes {steps} steps, and deferred needs {DEFERRED_STEPS} or more"
+        )
+    shared = ends.shared()
+    constants = ends.tile_constants()
+    for name in ("SPLIT_K", "PRECISION", "COUNTER", "PREFETCHES"):
+        del constants[name]
+    return Launch(
+        kernel=deferred_products,
+        grid=(min(tiles_of(config, problem), ends.gpu.sms * ctas_per_sm(config, problem)),),
+        arguments={
+            "x_desc": TileDescriptor(tensors["x"], (config.BLOCK_M, config.BLOCK_K)),
+            "w_desc": TileDescriptor(tensors["weight"], (config.BLOCK_N, config.BLOCK_K)),
+            "y_desc": TileDescriptor(tensors["y"], (config.BLOCK_M, config.BLOCK_N // parts_of(config, problem))),
+            "y_ptr": tensors["y"],
+            **{name: shared[name] for name in shared if name not in {"tracked_ptr", "momentum"}},
+            "K": problem.K,
+        },
+        constants={
+            **constants,
+            "DTYPE": _ELEMENT_TYPES[problem.dtype],
+            # The interpreter knows no machine instruction.
+            "CONVERTS": ends.gpu.sm > 0,
         },
         options=ends.options(config.num_warps, config.num_stages),
     )

@@ -243,8 +243,8 @@ class KernelSpec(Protocol):
     def deterministic(self, config: Config) -> bool:
         """Whether two runs give bit-identical results."""
 
-    def source_hash(self) -> str:
-        """Changes when the kernels' code does; an entry tuned for another hash is not used."""
+    def source_hash(self, variant: str | None = None) -> str:
+        """Changes when the code of a variant's kernels does, or of any; an entry tuned for another hash is not used."""
 
 
 def load_spec(op: str) -> KernelSpec:

@@ -57,7 +57,13 @@ class ConfigSource:
                 files = self.files(op, identity)
                 environment = self.environment(op)
                 self._found[key] = lookup(
-                    files, op, problem, identity, environment, allow_predicted=self._allow_predicted
+                    files,
+                    op,
+                    problem,
+                    identity,
+                    environment,
+                    allow_predicted=self._allow_predicted,
+                    source_hash=functools.partial(_source_hash, op),
                 )
             found = self._found[key]
         if found.damaged and self.strict:
@@ -218,6 +224,11 @@ def _sweep(op: str, problem: Problem) -> str:
 def device_identity(index: int) -> TargetIdentity:
     """The GPU behind a CUDA device index, asked for once."""
     return gpu_identity(index)
+
+
+@functools.cache
+def _source_hash(op: str, variant: str) -> str:
+    return load_spec(op).source_hash(variant)
 
 
 @functools.cache

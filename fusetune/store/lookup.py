@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, Literal
 
@@ -71,12 +71,14 @@ def lookup(
     environment: Environment,
     *,
     allow_predicted: bool = False,
+    source_hash: Callable[[str], str] | None = None,
 ) -> Lookup:
     """The config for a problem on the GPU and in the environment at hand, from the first rung that answers.
 
     exact: an entry for this problem. nearest_m: one that differs in M only, from the same power-of-two bucket.
     baseline: BASELINE. On one rung earlier files win. Entries of another GPU or of another kernel source are never
-    used, predicted ones only with `allow_predicted`.
+    used, predicted ones only with `allow_predicted`. `source_hash` gives the hash of a variant's kernels, where they
+    do not all have that of `environment`.
     """
     found = []
     for position, (path, given) in enumerate(files):
@@ -92,7 +94,13 @@ def lookup(
         except ConfigFileError as error:
             damaged.append(str(error))
             continue
-        obstacle = _obstacle(file, entry, identity, environment, allow_predicted)
+        obstacle = _obstacle(
+            file,
+            entry,
+            identity,
+            source_hash(entry.config.variant) if source_hash else environment.kernel_hash,
+            allow_predicted,
+        )
         if obstacle is not None:
             skipped.append(f"{path}, entries[{number}] ({entry.problem.describe()}): {obstacle}")
             continue
@@ -125,16 +133,16 @@ def _rank(candidate_m: int, wanted_m: int, file_position: int) -> tuple[bool, in
 
 
 def _obstacle(
-    file: IndexedFile, entry: Entry, identity: TargetIdentity, environment: Environment, allow_predicted: bool
+    file: IndexedFile, entry: Entry, identity: TargetIdentity, kernel_hash: str, allow_predicted: bool
 ) -> str | None:
     """Why an entry may not be used here, or None."""
     differences = target_differences(file.target, identity)
     if differences:
         return "; ".join(differences)
-    if entry.environment.kernel_hash != environment.kernel_hash:
+    if entry.environment.kernel_hash != kernel_hash:
         return (
             f"the kernel source has changed since ({entry.environment.kernel_hash} then, "
-            f"{environment.kernel_hash} now); run `fusetune sweep` again"
+            f"{kernel_hash} now); run `fusetune sweep` again"
         )
     if entry.evidence == "predicted" and not allow_predicted:
         return "it is predicted, not measured, and predicted entries are used on request only"

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from importlib.metadata import version
 
+from msgspec import structs
+
 from fusetune.compiler.build import ptxas_version
 from fusetune.core.config import BASELINE, Config
 from fusetune.core.decision import ROUNDING, Outcome, choose, gain
@@ -64,7 +66,7 @@ def predict(request: SweepRequest, target: Target, progress: Progress) -> SweepR
             evidence="predicted",
             verdict="unverified",
             reason="predicted_not_timed",
-            environment=environment,
+            environment=structs.replace(environment, kernel_hash=request.spec.source_hash(chosen.variant)),
             run=log.run,
             date=today(),
             predicted_us=Times(

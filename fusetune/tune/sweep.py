@@ -243,7 +243,7 @@ def _entry(
         evidence="measured",
         verdict=final.decision.verdict,
         reason=final.decision.reason,
-        environment=environment,
+        environment=structs.replace(environment, kernel_hash=request.spec.source_hash(final.chosen.variant)),
         run=run,
         date=today(),
         gain=_rounded(result.gain),

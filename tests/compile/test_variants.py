@@ -37,9 +37,13 @@ CONFIGS = {
     "persistent joined": Config("persistent", 64, 32, 64, SPLIT_K=2, num_stages=3),
     "persistent small joined": Config("persistent", 32, 32, 64, SPLIT_K=4, num_stages=3),
     "reread": Config("reread", 128, 128, 32, num_warps=8),
+    "deferred": Config("deferred", 128, 256, 64, num_warps=8, num_stages=3),
+    "deferred small": Config("deferred", 64, 128, 64, num_stages=4),
 }
 FORMS = [("float32", "tf32"), ("float32", "tf32x3"), ("float32", "bf16x3"), ("float16", None)]
 CASES = [(mode, v) for mode in (None, "eval", "train") for v in CONFIGS if v != "reread" or mode == "train"]
+DEFERRED = [variant for variant, config in CONFIGS.items() if config.variant == "deferred"]
+"""For y of 16 bits, on sm_90, and six steps along K or more."""
 COPYING = [variant for variant, config in CONFIGS.items() if config.is_walking]
 FEW_ROWS = {"whole", "persistent whole", *(variant for variant, config in CONFIGS.items() if config.SPLIT_K > 1)}
 WHOLE = [variant for variant, config in CONFIGS.items() if variant in FEW_ROWS and config.BLOCK_M == 64]
@@ -63,7 +67,8 @@ def _spec(problem: Problem) -> KernelSpec:
     return WITH_BN if problem.mode else PLAIN
 
 
-def _problem(mode, variant, dtype="float32", precision=None) -> Problem:
+def _problem(mode, variant, dtype=None, precision=None) -> Problem:
+    dtype = dtype or ("float16" if variant in DEFERRED else "float32")
     return make_problem(64 if variant in FEW_ROWS else 1024, 4096, 4096, dtype, precision, mode)
 
 
@@ -86,9 +91,12 @@ def test_every_variant_compiles_without_a_spill_and_takes_the_shared_memory_that
     target = find_target(TARGETS[sm])
     if variant in COPYING and target.sm < 90:
         pytest.skip("needs a copy engine")
+    if variant in DEFERRED and (sm != "sm_90" or dtype != "float16"):
+        pytest.skip("is for wgmma and 16 bits")
     problem = _problem(mode, variant, dtype, precision)
     first, *second = (compile_launch(launch, target) for launch in _launches(problem, variant, target))
-    assert len(second) == (2 if variant == "reread" else (mode, variant) in TWO_KERNELS)
+    rereads = CONFIGS[variant].rereads and mode == "train"
+    assert len(second) == (2 if rereads else (mode, variant) in TWO_KERNELS)
     for resources in (first, *second):
         assert resources.stack_bytes <= (8 if (mode, variant, precision, sm) in SPILLS else 0)
         assert resources.shared_bytes <= target.shared_bytes_per_cta
@@ -97,7 +105,7 @@ def test_every_variant_compiles_without_a_spill_and_takes_the_shared_memory_that
     if variant not in COPYING:
         # tcgen05 adds its barriers.
         assert 0 <= beyond <= (16 if sm == "sm_100" else 0)
-    elif sm == "sm_90" and (mode != "train" or summands or variant == "reread") and precision in {"tf32", None}:
+    elif sm == "sm_90" and (mode != "train" or summands or rereads) and precision in {"tf32", None}:
         assert beyond == 0
     elif sm == "sm_90" and precision in {"tf32", None}:
         assert -2048 <= beyond <= 0
@@ -152,6 +160,8 @@ def test_persistent_loads_and_stores_with_the_copy_engine_and_multiplies_by_warp
     target, config = find_target(TARGETS[sm]), CONFIGS[variant]
     by_warpgroup = "wgmma.mma_async" if sm == "sm_90" else "tcgen05.mma"
     small = config.BLOCK_M < 64
+    if variant in DEFERRED and (sm != "sm_90" or dtype != "float16"):
+        pytest.skip("is for wgmma and 16 bits")
     for mode in [mode for mode, of in CASES if of == variant]:
         problem = _problem(mode, variant, dtype, precision)
         ptx = _ptx(_launches(problem, variant, target)[0], target)
@@ -217,12 +227,14 @@ def _real(tensor: AbstractTensor) -> torch.Tensor:
     return torch.empty(tensor.shape, dtype=getattr(torch, tensor.dtype))
 
 
-@pytest.mark.parametrize(("M", "N", "K"), [(64, 512, 256), (5, 72, 136), (3, 77, 123), (2, 1, 1)])
+@pytest.mark.parametrize(("M", "N", "K"), [(64, 512, 256), (5, 72, 136), (130, 264, 520), (3, 77, 123), (2, 1, 1)])
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 @_each(CASES)
 def test_the_specialisation_is_the_one_that_the_jit_derives_for_every_launch(mode, variant, dtype, M, N, K):
     if variant in COPYING and N % 8:
         pytest.skip("the copy engine needs rows that begin on 16 bytes")
+    if variant in DEFERRED and (dtype != "float16" or K < 6 * CONFIGS[variant].BLOCK_K):
+        pytest.skip("is for 16 bits, and six steps along K")
     problem, config = make_problem(M, N, K, dtype, mode=mode), CONFIGS[variant]
     spec = _spec(problem)
     abstract = abstract_tensors(spec, problem, config)
@@ -246,10 +258,27 @@ def test_tf32_is_rounded_to_the_nearest_on_its_way_to_the_tensor_cores_and_nothi
     assert ["cvt.rna.tf32.f32" in one for one in ptx] == [precision == "tf32", *[False] * (len(ptx) - 1)]
 
 
-@pytest.mark.parametrize("variant", COPYING)
+@pytest.mark.parametrize("variant", [variant for variant in COPYING if variant not in DEFERRED])
 def test_the_copy_engine_rounds_tf32_so_that_no_thread_does(variant):
     target = find_target(TARGETS["sm_90"])
     first, *_ = _launches(_problem("train", variant), variant, target)
     assert first.arguments["x_desc"].rounds
     assert first.arguments["w_desc"].rounds
     assert "cvt.rna.tf32.f32" not in _ptx(first, target)
+
+
+@pytest.mark.parametrize("variant", DEFERRED)
+@pytest.mark.parametrize(("mode", "vectors"), [(None, 2), ("eval", 6), ("train", 0)])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_the_end_of_a_deferred_tile_loads_each_column_once_and_waits_for_no_store(dtype, mode, vectors, variant):
+    """Its columns by one thread each, early; two values packed by the instruction that rounds; stores in four steps."""
+    target = find_target(TARGETS["sm_90"])
+    first, *_ = _launches(_problem(mode, variant, dtype), variant, target)
+    ptx = _ptx(first, target)
+    config = CONFIGS[variant]
+    threads = 32 * config.num_warps
+    # Two halves of a tile's columns; a thread has one of each, or as many as there are threads too few.
+    assert len(re.findall(r"ld\.global", ptx)) == vectors * 2 * max(1, config.BLOCK_N // 2 // threads)
+    rounding = {"float16": r"cvt\.rn\.f16x2\.f32", "bfloat16": r"cvt\.rn\.bf16x2\.f32"}[dtype]
+    assert len(re.findall(rounding, ptx)) == config.BLOCK_M * config.BLOCK_N // threads // 2
+    assert len(re.findall(r"cp\.async\.bulk\.tensor\.2d\.global\.shared::cta", ptx)) == 4

@@ -31,7 +31,7 @@ def test_unchanged_kernels_are_no_regression_against_head(tmp_path: Path) -> Non
         evidence="measured",
         verdict="keep",
         reason="gain_confirmed",
-        environment=Environment(triton="3.7.1", kernel_hash=SPEC.source_hash()),
+        environment=Environment(triton="3.7.1", kernel_hash=SPEC.source_hash("tiled")),
         run="20261123T101500-3f9a",
         date="2026-11-23",
         gain=Gain(median=0.5, low=0.49, high=0.51, confidence=0.95, min_gain=0.02, blocks=50),

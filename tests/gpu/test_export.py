@@ -22,6 +22,7 @@ CONFIGS = {
     "joined": Config(variant="split_k", BLOCK_M=128, BLOCK_N=16, BLOCK_K=64, SPLIT_K=2, num_stages=3),
     "persistent": Config(variant="persistent", BLOCK_M=128, BLOCK_N=128, BLOCK_K=32, num_warps=8, num_stages=3),
     "reread": REREAD,
+    "deferred": Config(variant="deferred", BLOCK_M=64, BLOCK_N=128, BLOCK_K=64, num_stages=3),
     "persistent_joined": Config(
         variant="persistent", BLOCK_M=128, BLOCK_N=16, BLOCK_K=64, SPLIT_K=2, num_warps=8, num_stages=3
     ),
@@ -68,13 +69,17 @@ def test_an_exported_model_computes_what_the_plain_one_does(
     target = _target(label)
     if autotune and label not in {"tiled", "columns"}:
         pytest.skip("BASELINE is another kernel: there is nothing to choose between")
-    text = exported(op, CONFIGS[label], target, sizes=(M, N, K), autotune=autotune)
+    half = label == "deferred"
+    text = exported(op, CONFIGS[label], target, sizes=(M, N, K), dtype="float16" if half else None, autotune=autotune)
     module = _module(tmp_path / f"exported_{op}_{label}.py", text)
     torch.manual_seed(0)
     plain = Plain().cuda()
     fused = module.ModelNew(K, N, (N,)).cuda()
     fused.load_state_dict(plain.state_dict(), strict=True)
     x = torch.randn(M, K, device="cuda")
+    if half:
+        fused, x = fused.half(), x.half()
+        plain = plain.half()
     with torch.no_grad():
         # TF32 keeps 11 bits of each factor; where descriptors cannot round (triton 3.6) it is cut off instead.
         torch.testing.assert_close(fused(x), plain(x), atol=2e-2, rtol=0)

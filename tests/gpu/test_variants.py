@@ -23,6 +23,12 @@ JOINED = Config("split_k", 32, 32, 64, SPLIT_K=4, num_stages=3)
 PERSISTENT = Config("persistent", 128, 128, 32, num_warps=8, num_stages=3, GROUP_M=8)
 PERSISTENT_SPLIT = Config("persistent", 64, 128, 32, SPLIT_K=4, num_stages=3)
 REREAD = Config("reread", 64, 128, 32, num_stages=3)
+DEFERRED = [
+    Config("deferred", 128, 256, 64, num_warps=8, num_stages=3, GROUP_M=8),
+    Config("deferred", 128, 128, 64, num_stages=4),
+    Config("deferred", 64, 128, 64, num_stages=3),
+]
+"""The problems of all variants have fewer tiles than run at once; those with more are below."""
 WHOLE = [
     Config(BLOCK_M=256, BLOCK_N=16, BLOCK_K=32, num_warps=8),
     Config("persistent", 256, 64, 32, num_warps=8, num_stages=3),
@@ -40,7 +46,7 @@ CONFIGS = [
     PERSISTENT_SPLIT,
     Config("persistent", 32, 32, 64, SPLIT_K=4, num_stages=3),
 ]
-CASES = [(mode, config) for mode in (None, "eval", "train") for config in CONFIGS]
+CASES = [(mode, config) for mode in (None, "eval", "train") for config in (*CONFIGS, *DEFERRED)]
 CASES += [("train", config) for config in (*WHOLE, REREAD, Config("reread", 128, 256, 32, num_warps=8, num_stages=3))]
 # Along K, ALIGNED has 9 steps of 64: the last of four CTAs that share a tile has none.
 ODD, ALIGNED, LARGER = (5, 123, 77), (200, 520, 264), (256, 1024, 512)
@@ -48,7 +54,7 @@ FORMS = [("float32", "tf32"), ("float16", None)]
 OTHER_FORMS = [("float32", "bf16x3"), ("float32", "ieee"), ("float32", "tf32x3"), ("bfloat16", None)]
 COMBINATIONS = [(*shape, *form) for shape in (ODD, ALIGNED, LARGER) for form in FORMS]
 COMBINATIONS += [(*ALIGNED, *form) for form in OTHER_FORMS]
-CANNOT_RUN = {"shared_memory", "capability", "alignment", "precision", "rows"}
+CANNOT_RUN = {"shared_memory", "capability", "alignment", "precision", "rows", "dtype", "few_steps"}
 """Reasons of a rejection that are no matter of speed."""
 
 each_case = pytest.mark.parametrize(
@@ -245,16 +251,47 @@ def test_training_is_within_1e_4_of_float64_in_every_element(M, K, N, precision)
         torch.testing.assert_close(tensors[name].double(), expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("mode", [None, "eval", "train"])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("config", DEFERRED, ids=Config.label)
+@pytest.mark.parametrize(("M", "K", "N"), [(2000, 520, 4104), (4096, 384, 2048), (20_000, 328, 264)])
+def test_tiles_that_are_stored_beside_the_next_one_are_all_there_and_the_same_in_every_run(
+    M, K, N, config, dtype, mode
+):
+    """Two to four tiles a CTA, with and without edges; K of six steps, the fewest, and of more."""
+    problem = make_problem(M, N, K, dtype, mode=mode)
+    _skip_what_cannot_run(problem, config)
+    spec = spec_of(problem)
+    tensors = drawn(spec, problem, config)
+    before = {name: tensor.clone() for name, tensor in tensors.items()}
+    reference = spec.reference(problem, before)
+    first, *_ = spec.launches(problem, config, tensors)
+    assert first.grid[0] < -(-M // config.BLOCK_M) * -(-N // config.BLOCK_N)
+    _run(problem, config, tensors)
+    once = tensors["y"].clone()
+    for name, expected in reference.items():
+        assert _error(tensors[name], expected) <= spec.tolerance(problem).frobenius, name
+    for _ in range(20):
+        for name, tensor in before.items():
+            tensors[name].copy_(tensor)
+        _run(problem, config, tensors)
+        assert torch.equal(tensors["y"], once)
+    for operand in spec.operands(problem):
+        if operand.name not in reference:
+            assert torch.equal(tensors[operand.name], before[operand.name]), operand.name
+
+
 LARGE = [Config(BLOCK_M=128, BLOCK_N=128, num_warps=8, GROUP_M=8), PERSISTENT]
 
 
 @pytest.mark.parametrize(
     ("mode", "config"),
-    [*((mode, config) for mode in ("eval", "train") for config in LARGE), ("train", REREAD)],
+    [*((mode, config) for mode in ("eval", "train") for config in (*LARGE, DEFERRED[0])), ("train", REREAD)],
     ids=lambda value: value.label() if isinstance(value, Config) else value,
 )
 def test_y_beyond_two_to_the_31_elements_is_addressed_right(config, mode):
-    problem = make_problem(70_000, 40_000, 32, "float16", mode=mode)  # y has 2.8e9 elements
+    K = 384 if config.variant == "deferred" else 32  # as few steps as it takes
+    problem = make_problem(70_000, 40_000, K, "float16", mode=mode)  # y has 2.8e9 elements
     _skip_what_cannot_run(problem, config)
     tensors = drawn(WITH_BN, problem, config)
     x, weight, bias, scale, gamma, beta = (

@@ -34,17 +34,19 @@ for name in sys.argv[1:]:
     for momentum in (0.1, None):
         plain, fused = Model(96, 80, (80,), momentum=momentum), module.ModelNew(96, 80, (80,), momentum=momentum)
         fused.load_state_dict(plain.state_dict(), strict=True)
+        dtype = torch.float16 if name.endswith("_deferred") else torch.float32
+        fused = fused.to(dtype)
         with torch.no_grad():
             for step in range(2):
                 x = torch.randn(48 - 7 * step, 96)
-                worst["train"] = max(worst.get("train", 0), float((fused(x) - plain(x)).abs().max()))
+                worst["train"] = max(worst.get("train", 0), float((fused(x.to(dtype)) - plain(x)).abs().max()))
             for key, value in plain.state_dict().items():
                 difference = float((fused.state_dict()[key].double() - value.double()).abs().max())
                 worst["state"] = max(worst.get("state", 0), difference)
             plain.eval(), fused.eval()
             for rows in (1, 48):
                 x = torch.randn(rows, 96)
-                worst["eval"] = max(worst.get("eval", 0), float((fused(x) - plain(x)).abs().max()))
+                worst["eval"] = max(worst.get("eval", 0), float((fused(x.to(dtype)) - plain(x)).abs().max()))
     told[name] = worst
     if hasattr(module, "arrivals_of"):
         worst["arrivals"] = int(module.arrivals_of(x, 1).abs().sum())
@@ -74,8 +76,9 @@ def errors(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, floa
 
 @pytest.mark.parametrize("what", ["train", "eval", "state"])
 def test_an_exported_model_computes_and_remembers_what_the_plain_one_does(errors, what: str) -> None:
-    assert len(errors) == 18
-    assert {name: worst[what] for name, worst in errors.items() if worst[what] > 2e-5} == {}
+    assert len(errors) == 20
+    limits = {name: 2e-2 if name.endswith("_deferred") else 2e-5 for name in errors}
+    assert {name: worst[what] for name, worst in errors.items() if worst[what] > limits[name]} == {}
 
 
 def test_joined_summands_leave_every_count_of_arrivals_at_zero(errors) -> None:

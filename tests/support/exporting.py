@@ -20,6 +20,7 @@ JOINED_COLUMNS = Config(variant="split_k", BLOCK_M=64, BLOCK_N=16, BLOCK_K=32, S
 PERSISTENT = Config(variant="persistent", BLOCK_M=64, BLOCK_N=64, BLOCK_K=32, num_stages=3)
 PERSISTENT_SPLIT = Config(variant="persistent", BLOCK_M=128, BLOCK_N=64, BLOCK_K=32, SPLIT_K=4, num_stages=3)
 PERSISTENT_JOINED = Config(variant="persistent", BLOCK_M=64, BLOCK_N=32, BLOCK_K=32, SPLIT_K=2, num_stages=3)
+DEFERRED = Config(variant="deferred", BLOCK_M=32, BLOCK_N=64, BLOCK_K=16, num_stages=3)
 REREAD = Config(variant="reread", BLOCK_M=32, BLOCK_N=64, BLOCK_K=32, num_stages=3)
 """In training; for everything else, the same tiles as `persistent`."""
 CONFIGS = {
@@ -33,6 +34,7 @@ CONFIGS = {
     "persistent_split": PERSISTENT_SPLIT,
     "persistent_joined": PERSISTENT_JOINED,
     "reread": REREAD,
+    "deferred": DEFERRED,
 }
 OPS = ("gemm_scale", "gemm_scale_bn")
 
@@ -40,6 +42,11 @@ OPS = ("gemm_scale", "gemm_scale_bn")
 def modes_of(op: str) -> tuple[str | None, ...]:
     """The modes of an op, or None for one without."""
     return ("train", "eval") if op == "gemm_scale_bn" else (None,)
+
+
+def dtype_of(config: Config) -> Dtype:
+    """What a config is exported for here, unless a test says otherwise."""
+    return "float16" if config == DEFERRED else "float32"
 
 
 def in_mode(config: Config, mode: str | None) -> Config:
@@ -59,10 +66,11 @@ def exported(
     target: Target,
     *,
     sizes: tuple[int, int, int] = (48, 80, 96),
-    dtype: Dtype = "float32",
+    dtype: Dtype | None = None,
     autotune: bool = False,
 ) -> str:
     """The text of a module for M, N, K of `sizes`."""
+    dtype = dtype or dtype_of(config)
     # Many tests look at one and the same module.
     key = (op, config, target.name, target.capability, sizes, dtype, autotune)
     if key not in _texts:

@@ -46,7 +46,7 @@ def choose_config(spec: KernelSpec, problem: Problem, target: Target, roots: Seq
     files: list[tuple[Path, ConfigFile]] = [(path, read_config_file(path)) for path in config_paths(roots)]
     identity = TargetIdentity(target.name, target.capability, target.sms)
     here = Environment(triton=version("triton"), kernel_hash=spec.source_hash())
-    found = lookup(files, spec.name, problem, identity, here, allow_predicted=True)
+    found = lookup(files, spec.name, problem, identity, here, allow_predicted=True, source_hash=spec.source_hash)
     if found.config.is_library:
         raise UsageError(
             f"{found.file}: a library won for {problem.describe()}, so there is no kernel to export; "

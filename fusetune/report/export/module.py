@@ -44,6 +44,11 @@ _PERSISTENT: Final = (
     "while the next tile's loads begin; past an edge it reads zeros and writes nothing."
 )
 
+_DEFERRED: Final = (
+    "\n\nAs many programs as run at once walk through all tiles. The copy engine (TMA) loads tiles, and stores a tile\n"
+    "of y beside the next one's first steps, until when it stays in registers; past an edge it reads zeros and\n"
+    "writes nothing."
+)
 _JOINS: Final = (
     "\n\nSPLIT_K programs share a tile, and each leaves a summand of it; the last one there adds them up, in order,\n"
     "and does the rest."
@@ -134,7 +139,7 @@ class _Mode:
             if part.joins:
                 docstring += _JOINS + (_COPIED if copied else "")
             elif copied:
-                docstring += _PERSISTENT
+                docstring += _DEFERRED if self.config.variant == "deferred" else _PERSISTENT
         kernel = part.kernel
         return written(
             part.name,

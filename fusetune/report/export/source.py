@@ -112,7 +112,10 @@ def _statement(statement: ast.stmt, indent: str) -> list[str]:
     inner = indent + "    "
     if isinstance(statement, ast.If):
         lines = [f"{indent}if {ast.unparse(statement.test)}:", *_block(statement.body, inner)]
-        if statement.orelse:
+        if len(statement.orelse) == 1 and isinstance(statement.orelse[0], ast.If):
+            first, *rest = _statement(statement.orelse[0], indent)
+            lines += [f"{indent}el{first.removeprefix(indent)}", *rest]
+        elif statement.orelse:
             lines += [f"{indent}else:", *_block(statement.orelse, inner)]
         return lines
     if isinstance(statement, ast.For):

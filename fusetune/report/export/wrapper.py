@@ -8,9 +8,9 @@ from typing import Final
 from fusetune.core.config import Config
 from fusetune.core.persistent import ctas_per_sm, parts_of
 from fusetune.core.problem import Problem
-from fusetune.core.space import holds_columns
+from fusetune.core.space import DEFERRED_STEPS, holds_columns
 from fusetune.errors import UsageError
-from fusetune.kernels.launches import FINISHED_ELEMENTS, MOST_ROWS, PDL_CAPABILITY
+from fusetune.kernels.launches import FINISHED_ELEMENTS, MOST_ROWS, PDL_CAPABILITY, PDL_MOST_BYTES
 from fusetune.kernels.spec import Launch, rounds_in_descriptor
 from fusetune.report.export.specialize import Specialized, specialize
 
@@ -50,6 +50,7 @@ _CONSTANTS: Final[dict[str, str]] = {
     "ROUNDS": "x.is_cuda",
     "OVERLAPS": "overlaps",
     "PREFETCHES": "x.is_cuda",
+    "CONVERTS": "x.is_cuda",
 }
 _ROWS_OF_GRID: Final = {"moments_of_rows": "TILE_M", "normalize_columns": "rows_per_cta", "finish_split": "ROWS"}
 _TILES: Final = "triton.cdiv(M, BLOCK_M) * triton.cdiv(N, BLOCK_N)"
@@ -94,7 +95,7 @@ class Part:
             return ["grid = (tiles, SPLIT_K)"]
         if of == "tiled_products":
             return [f"grid = ({_TILES}, SPLIT_K)" if self.config.SPLIT_K > 1 else f"grid = ({_TILES},)"]
-        if of == "persistent_products":
+        if of in {"persistent_products", "deferred_products"}:
             split = " * SPLIT_K" if self.config.SPLIT_K > 1 else ""
             programs = ctas_per_sm(self.config, self.problem)
             times = f"{programs} * " if programs > 1 else ""
@@ -218,13 +219,20 @@ def wrapper_text(parts: Sequence[Part], problem: Problem, config: Config, *, aut
         eighth, sixteenth = ("triton.next_power_of_2(triton.cdiv(M, 8))", "triton.next_power_of_2(triton.cdiv(M, 16))")
         reread = f"min(max(128, min({eighth}, 256), {sixteenth}), {MOST_ROWS})"
         body += [
-            f"TILE_M = {reread if config.variant == 'reread' else 'BLOCK_M'}",
+            f"TILE_M = {reread if config.rereads else 'BLOCK_M'}",
             "moments = torch.empty((2, triton.cdiv(M, TILE_M), N), device=x.device, dtype=torch.float32)",
         ]
     if parts[0].sm >= PDL_CAPABILITY:
+        early = []
+        if mode == "train":
+            early = [
+                "# Not where y is beyond L2: kernels that wait would hold what the passes over y want.",
+                f"overlaps = overlaps and y.numel() * y.element_size() <= {PDL_MOST_BYTES}",
+            ]
         body += [
             "# From compute capability 9.0 on, a kernel may begin while the one ahead of it still runs.",
             "overlaps = x.is_cuda and torch.cuda.get_device_capability(x.device)[0] >= 9",
+            *early,
             'launch_options = {"launch_pdl": True} if overlaps else {}',
         ]
     for part in parts:
@@ -252,9 +260,15 @@ def _checks(problem: Problem, config: Config) -> list[str]:
 
 
 def _limits(problem: Problem, config: Config) -> list[str]:
+    limits = []
+    if config.variant == "deferred":
+        limits += [
+            f"if triton.cdiv(K, BLOCK_K) < {DEFERRED_STEPS}:",
+            f'    raise ValueError(f"K={{K}} has fewer than the {DEFERRED_STEPS} steps that a tile is stored beside")',
+        ]
     if problem.mode != "train":
-        return []
-    limits = [
+        return limits
+    limits += [
         "if M < 2:",
         '    raise ValueError("training needs more than one row: one has no variance")',
     ]

@@ -98,15 +98,16 @@ def test_the_gemm_space_holds_the_values_that_were_asked_for() -> None:
         "split_k": 4 * 4 * 3 * 4 * 3 * 4,
         # For many tiles, for few, and less those that are of both.
         "persistent": 3 * 3 * 3 * 4 * 2 * 4 + 4 * 4 * 4 * 5 * 2 * 3 - 2 * 2 * 3 * 3,
+        "deferred": 2 * 2 * 1 * 4 * 2 * 2,
     }
 
 
 def test_k_is_split_by_the_variants_that_can_and_always_by_split_k() -> None:
     splits = {
         variant: {config.SPLIT_K for config in GEMM_SPACE.configs() if config.variant == variant}
-        for variant in ("tiled", "split_k", "persistent")
+        for variant in ("tiled", "split_k", "persistent", "deferred")
     }
-    assert splits == {"tiled": {1}, "split_k": {2, 4, 8, 16}, "persistent": {1, 2, 4, 8, 16}}
+    assert splits == {"tiled": {1}, "split_k": {2, 4, 8, 16}, "persistent": {1, 2, 4, 8, 16}, "deferred": {1}}
 
 
 def test_ctas_that_share_k_are_few_and_have_no_order_to_walk_in() -> None:
@@ -618,3 +619,42 @@ def test_a_kernel_that_takes_no_moments_needs_no_room_for_them_and_stores_wider_
     assert (parts_of(reread, problem), parts_of(persistent, problem)) == (2, 4)
     rows = make_problem(128, 4096, 4096, "float16", mode="train")
     assert (holds_columns(persistent, rows), holds_columns(reread, rows)) == (True, False)
+
+
+DEFERRED = Config("deferred", 128, 256, 64, num_warps=8, num_stages=3)
+B200, RTX_4090_ = find_target("b200"), find_target("rtx4090")
+
+
+@pytest.mark.parametrize(
+    ("config", "problem", "target", "reason"),
+    [
+        (DEFERRED, make_problem(16384, 4096, 4096, "float16"), H100, None),
+        (DEFERRED, make_problem(16384, 4096, 4096, "bfloat16", mode="train"), H100, None),
+        (Config("deferred", 128, 128, 64, num_stages=4), make_problem(16384, 4096, 4096, "float16"), H100, None),
+        (DEFERRED, make_problem(16384, 4096, 4096, "float16"), B200, "capability"),
+        (DEFERRED, make_problem(16384, 4096, 4096, "float16"), RTX_4090_, "shared_memory"),
+        (Config("deferred", 64, 64, 64), make_problem(4096, 4096, 512, "float16"), RTX_4090_, "capability"),
+        (Config("deferred", 128, 128, 32, num_stages=3), make_problem(16384, 4096, 4096, "float32"), H100, "dtype"),
+        (DEFERRED, make_problem(16384, 4096, 320, "float16"), H100, "few_steps"),
+        (DEFERRED, make_problem(16384, 4096, 328, "float16"), H100, None),
+        (DEFERRED, make_problem(1024, 4096, 4096, "float16"), H100, "few_tiles"),
+        (DEFERRED, make_problem(128, 65536, 512, "float16", mode="train"), H100, "no_effect"),
+        (DEFERRED, make_problem(128, 65536, 512, "float16", mode="eval"), H100, None),
+        (Config("deferred", 64, 64, num_warps=2), make_problem(4096, 4096, 512, "float16"), H100, "idle_warps"),
+    ],
+)  # fmt: skip
+def test_tiles_are_stored_late_by_wgmma_in_sixteen_bits_and_where_another_tile_follows(
+    config: Config, problem: Problem, target: Target, reason: str | None
+) -> None:
+    rejection = reject_reason(config, problem, target)
+    assert (rejection.reason if rejection else None) == reason
+
+
+def test_a_late_stored_tile_keeps_room_for_a_quarter_of_it_and_for_what_ends_half_its_columns() -> None:
+    plain, train = make_problem(4096, 4096, 4096, "float16"), make_problem(4096, 4096, 4096, "float16", mode="train")
+    stage = (128 + 256) * 64 * 2 + 8
+    part = 128 * 256 * 2 // 4
+    assert pipelined_shared_bytes(DEFERRED, plain, H100) == 3 * stage + part + 8 * 128
+    assert pipelined_shared_bytes(DEFERRED, train, H100) == 3 * stage + part
+    assert parts_of(DEFERRED, plain) == parts_of(DEFERRED, train) == 4
+    assert not holds_columns(DEFERRED, make_problem(128, 4096, 4096, "float16", mode="train"))

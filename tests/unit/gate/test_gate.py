@@ -43,7 +43,7 @@ def kept(problem: Problem = SMALL, config: Config = WINNER, *, min_gain: float =
         evidence="measured",
         verdict="keep",
         reason="gain_confirmed",
-        environment=Environment(triton="3.7.1", kernel_hash=SPEC.source_hash()),
+        environment=Environment(triton="3.7.1", kernel_hash=SPEC.source_hash("tiled")),
         run="20261123T101500-3f9a",
         date="2026-11-23",
         gain=Gain(median=0.5, low=0.49, high=0.51, confidence=0.95, min_gain=min_gain, blocks=50),

@@ -225,7 +225,11 @@ def test_abstract_tensors_hold_the_workspace_and_know_their_gpu() -> None:
 @pytest.mark.parametrize(
     ("mode", "config", "message"),
     [
-        ("train", Config("columns", 128), "no variant 'columns'; use tiled, split_k, persistent, reread, library"),
+        (
+            "train",
+            Config("columns", 128),
+            "no variant 'columns'; use tiled, split_k, persistent, reread, deferred, library",
+        ),
         ("train", Config(SPLIT_K=2), "64x64x32 w4 s2 k2: the variants split_k and persistent can split K"),
         ("eval", Config("split_k"), "split_k 64x64x32 w4 s2: split_k needs a SPLIT_K of 2 or more"),
     ],

@@ -17,6 +17,7 @@ from fusetune.core.space import GEMM_SPACE, SEED_SPACE, Space, candidates
 from fusetune.errors import UnsupportedProblemError, UsageError
 from fusetune.kernels import spec as spec_module
 from fusetune.kernels.gemm_scale import SPEC, GemmScale
+from fusetune.kernels.launches import DEFERRED_KERNELS, KERNELS
 from fusetune.kernels.spec import (
     AbstractTensor,
     KernelSpec,
@@ -103,6 +104,13 @@ def test_the_hash_is_sixteen_hex_digits_and_the_same_every_time() -> None:
     assert SPEC.source_hash() == digits
 
 
+def test_a_variant_that_came_later_has_a_hash_of_its_own_and_leaves_the_others_theirs() -> None:
+    shared = {SPEC.source_hash(variant) for variant in ("tiled", "split_k", "persistent", "reread", "library")}
+    assert shared == {hash_kernels(*KERNELS)}
+    assert SPEC.source_hash("deferred") == SPEC.source_hash() == hash_kernels(*KERNELS, *DEFERRED_KERNELS)
+    assert SPEC.source_hash() not in shared
+
+
 def test_the_hash_of_a_kernel_does_not_mind_where_it_is_defined(tmp_path: Path) -> None:
     inside = "class Holder:\n" + textwrap.indent(KERNEL, "    ")
     held = imported(tmp_path, "held", inside).Holder.kernel
@@ -171,7 +179,7 @@ class Double:
     def deterministic(self, config):
         return True
 
-    def source_hash(self):
+    def source_hash(self, variant=None):
         return "0" * 16
 
 

@@ -27,7 +27,10 @@ from fusetune.store.yaml_files import dump_config_file
 NARROW = Config(BLOCK_N=16, BLOCK_K=128, num_stages=3)
 WIDE = Config(BLOCK_M=128, BLOCK_N=128, num_warps=8, num_stages=3)
 HERE = Environment(
-    triton=version("triton"), kernel_hash=SPEC.source_hash(), torch=str(torch.__version__), cuda=torch.version.cuda
+    triton=version("triton"),
+    kernel_hash=SPEC.source_hash("tiled"),
+    torch=str(torch.__version__),
+    cuda=torch.version.cuda,
 )
 
 
@@ -114,7 +117,10 @@ def test_an_entry_for_another_kernel_source_is_not_used_and_the_answer_says_so()
     _put(Path("configs"), _entry(environment=msgspec.structs.replace(HERE, kernel_hash="0123456789abcdef")))
     found = _explain()
     assert found.config == BASELINE
-    assert f"the kernel source has changed since (0123456789abcdef then, {SPEC.source_hash()} now)" in found.explain()
+    assert (
+        f"the kernel source has changed since (0123456789abcdef then, {SPEC.source_hash('tiled')} now)"
+        in found.explain()
+    )
 
 
 def test_what_is_found_says_where_and_with_which_evidence():

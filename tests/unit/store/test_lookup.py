@@ -203,3 +203,17 @@ def test_an_explanation_of_a_revert_does_not_credit_the_baseline_with_the_gain()
 def test_an_explanation_tells_what_a_library_takes_and_how_to_let_it_win(library: Library, told: str) -> None:
     assert find(config_file(measured(library=library))).explain().splitlines()[-1] == f"  {told}"
     assert "cuBLAS" not in find(config_file(measured())).explain()
+
+
+@pytest.mark.parametrize(("now", "used"), [(ENVIRONMENT.kernel_hash, True), ("f" * 16, False)])
+def test_an_entry_is_held_to_the_source_of_its_own_variant_where_variants_have_one_each(now: str, used: bool) -> None:
+    """Another variant's kernels, or all of them, may have changed since."""
+    entry = measured()
+    elsewhere = msgspec.structs.replace(ENVIRONMENT, kernel_hash="e" * 16)
+    hashes = {entry.config.variant: now, "deferred": "d" * 16}
+    found = lookup(
+        [(FIRST, config_file(entry))], "gemm_scale", entry.problem, RTX4090, elsewhere, source_hash=hashes.__getitem__
+    )
+    assert found.rung == ("exact" if used else "baseline")
+    if not used:
+        assert f"{ENVIRONMENT.kernel_hash} then, {now} now" in found.skipped[0]

@@ -82,7 +82,7 @@ def test_a_prediction_says_that_it_is_one(tmp_path: Path) -> None:
     assert (entry.gain, entry.gain_over_conservative, entry.time_us) == (None, None, None)
     assert (entry.environment.driver, entry.environment.torch) == (None, None)
     assert entry.environment.ptxas == PTXAS
-    assert entry.environment.kernel_hash == SPEC.source_hash()
+    assert entry.environment.kernel_hash == SPEC.source_hash(entry.config.variant)
     assert result.file == config_path(tmp_path / "configs", "NVIDIA GeForce RTX 4090", "gemm_scale")
     file = read_config_file(result.file)
     assert file.entries == (entry,)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import runpy
 from pathlib import Path
 from types import SimpleNamespace
@@ -34,6 +35,7 @@ from tests.support.exporting import (
     PERSISTENT_SPLIT,
     SPLIT,
     TILED,
+    dtype_of,
     exported,
     in_mode,
     modes_of,
@@ -163,18 +165,20 @@ def test_for_any_number_of_rows_the_wrappers_launch_as_the_library_does(
     globals_of_module = namespace["ModelNew"].forward.__globals__
     for name in [name for name in namespace if name.endswith("_kernel")]:
         globals_of_module[name] = Recorder(name, launched)
-    x, weight = torch.ones(rows, K), torch.ones(N, K)
-    vectors = {name: torch.ones(N) for name in ("bias", "scale", "gamma", "beta", "running_mean", "running_var")}
+    dtype = dtype_of(CONFIGS[label])
+    ones = functools.partial(torch.ones, dtype=getattr(torch, dtype))
+    x, weight = ones(rows, K), ones(N, K)
+    vectors = {name: ones(N) for name in ("bias", "scale", "gamma", "beta", "running_mean", "running_var")}
     tracked = torch.zeros((), dtype=torch.int64)
     for mode in modes_of(op):
         config = in_mode(CONFIGS[label], mode)
-        tuned = make_problem(48, N, K, "float32", mode=mode)
+        tuned = make_problem(48, N, K, dtype, mode=mode)
         if holds_columns(config, tuned) and rows > config.BLOCK_M:
             continue  # It says so and launches nothing.
         if mode == "train" and config.SPLIT_K > 1 and rows > 128:
             continue  # One program normalizes whole columns there; a sweep has no such candidate.
-        problem = make_problem(rows, N, K, "float32", mode=mode)
-        tensors = {"x": x, "weight": weight, **vectors, "y": torch.ones(rows, N), "num_batches_tracked": tracked}
+        problem = make_problem(rows, N, K, dtype, mode=mode)
+        tensors = {"x": x, "weight": weight, **vectors, "y": ones(rows, N), "num_batches_tracked": tracked}
         for operand in spec.workspace(problem, config):
             tensors[operand.name] = torch.ones(operand.shape)
         counter = "count" if mode == "train" else "none"

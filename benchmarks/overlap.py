@@ -1,0 +1,126 @@
+"""Whether launching a kernel while the one ahead of it runs pays: `python benchmarks/overlap.py`. Needs sm_90.
+
+Every cell of the family with the config that a call would look up: one CUDA graph with all kernels launched early
+(programmatic dependent launch), one with none, replayed in turns as benchmarks/peers.py does. PDL_MOST_BYTES in
+fusetune/kernels/launches.py is chosen by this. Writes benchmarks/results/overlap-<gpu>.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import random
+import statistics
+import sys
+from collections.abc import Callable
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from family_sweeps import ROOT, Cell, add_filters, chosen_cells, kernel_hash
+
+from fusetune.core.config import Config
+from fusetune.core.target import slugify
+from fusetune.kernels.launches import PDL_CAPABILITY, launches_early
+from fusetune.kernels.spec import Launch
+from fusetune.measure.nvml import gpu_present
+
+ROUNDS = 15
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_filters(parser)
+    parser.add_argument("--configs", type=Path, default=ROOT / "configs")
+    parser.add_argument("--output", type=Path, help="[default: benchmarks/results/overlap-<gpu>.json]")
+    arguments = parser.parse_args()
+    cells = [cell for cell in chosen_cells(parser, arguments) if not cell.near_ieee]
+    if not gpu_present():
+        parser.error("no NVIDIA GPU here")
+    import torch
+
+    from fusetune.kernels.device import gpu_identity
+    from fusetune.runtime.configs import ConfigSource
+
+    torch.set_grad_enabled(False)
+    if 10 * torch.cuda.get_device_capability()[0] < PDL_CAPABILITY:
+        parser.error("kernels are launched early from compute capability 9.0 on")
+    source, rows = ConfigSource(arguments.configs), []
+    for cell in cells:
+        found = source.find(cell.spec_name, cell.problem, gpu_identity(0))
+        if found.entry is None:
+            print(f"{cell.key}: no entry for this GPU", file=sys.stderr)
+            continue
+        rows.append(timed(cell, found.config))
+        print(f"{cell.key:<34} {rows[-1]['config']:<34} {rows[-1]['early_us']:9.2f} us early, "
+              f"{rows[-1]['not_over_early']:.3f} of it without", flush=True)  # fmt: skip
+    gpu = torch.cuda.get_device_name(0)
+    result = {
+        "gpu": gpu,
+        "date": date.today().isoformat(),
+        "environment": {"torch": str(torch.__version__), "triton": version("triton")},
+        "cells": rows,
+    }
+    output = arguments.output or ROOT / "benchmarks" / "results" / f"overlap-{slugify(gpu)}.json"
+    output.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def timed(cell: Cell, config: Config) -> dict[str, Any]:
+    """One cell both ways: medians, and the median ratio within a round."""
+    import torch
+    from peer_arms import GraphBench, input_bytes, make_bed, sets_for
+
+    sets = sets_for(input_bytes(cell), torch.cuda.get_device_properties(0).L2_cache_size)
+    bed = make_bed(cell, "cuda", sets)
+    bench = GraphBench(sets)
+    failed = bench.begin({name: call_of(bed, config, early=name == "early") for name in ("early", "not")})
+    if failed:
+        sys.exit(f"{cell.key}: {failed}")
+    times = bench.times(ROUNDS, random.Random(cell.key), lambda: None)
+    bench.close()
+    del bed
+    torch.cuda.empty_cache()
+    problem = cell.problem
+    return {
+        "key": cell.key,
+        "config": config.label(),
+        "kernel_hash": kernel_hash(cell.spec_name, config),
+        "y_bytes": problem.M * problem.N * problem.element_bytes,
+        "early_us": round(statistics.median(times["early"]), 3),
+        "not_us": round(statistics.median(times["not"]), 3),
+        "not_over_early": round(statistics.median(b / a for a, b in zip(times["early"], times["not"], strict=True)), 4),
+        "chosen": "early" if launches_early(problem, "train" if cell.op == "train" else "eval") else "not",
+    }
+
+
+def call_of(bed: Any, config: Config, *, early: bool) -> Callable[[int], Any]:
+    """A call of the config's kernels, all of them launched early or none."""
+    from fusetune.measure.launcher import Launcher
+
+    problem, first = bed.cell.problem, bed.sets[0]
+    scratch = {operand.name: operand.allocate(first["x"].device) for operand in bed.spec.workspace(problem, config)}
+    launches = bed.spec.launches(problem, config, {**first, **scratch})
+    launchers = [Launcher(with_overlap(launch, early=early), bed.sets, scratch) for launch in launches]
+
+    def call(index: int) -> Any:
+        for launcher in launchers:
+            launcher.launch(index)
+        return first["y"]
+
+    return call
+
+
+def with_overlap(launch: Any, *, early: bool) -> Any:
+    """The launch with programmatic dependent launch, or without; a library's call as it is."""
+    if not isinstance(launch, Launch):
+        return launch
+    options = {name: value for name, value in launch.options.items() if name != "launch_pdl"}
+    if early:
+        options["launch_pdl"] = True
+    return dataclasses.replace(launch, constants={**launch.constants, "OVERLAPS": early}, options=options)
+
+
+if __name__ == "__main__":
+    main()

@@ -226,12 +226,10 @@ def _unfit_variant(config: Config, problem: Problem, target: Target) -> Rejectio
         return unfit
     if config.is_walking and (unfit := _unfit_persistent(config, problem, target, tiles)):
         return unfit
-    if config.variant == "reread" and problem.mode != "train":
-        return Rejection("no_effect", "there are no moments to take")
     if config.variant == "deferred" and tiles <= target.sms:
         return Rejection("few_tiles", f"{tiles} tiles for {target.sms} SMs: none has a next one")
-    if config.rereads and problem.mode == "train" and config.BLOCK_M >= problem.M:
-        return Rejection("no_effect", "a CTA holds whole columns, and need not read them again")
+    if config.rereads and (unfit := _unfit_reread(config, problem)):
+        return unfit
     if config.SPLIT_K > 1:
         return _unfit_split(config, problem, target, tiles)
     return None
@@ -248,6 +246,14 @@ def _unfit_persistent(config: Config, problem: Problem, target: Target, tiles: i
         return Rejection("idle_warps", f"{config.num_warps // 4} warpgroups of 64 rows for {config.BLOCK_M}")
     if tiles * config.SPLIT_K < target.sms // 5:
         return Rejection("few_tiles", f"{tiles * config.SPLIT_K} CTAs leave most of {target.sms} SMs without any")
+    return None
+
+
+def _unfit_reread(config: Config, problem: Problem) -> Rejection | None:
+    if config.variant == "reread" and problem.mode != "train":
+        return Rejection("no_effect", "there are no moments to take")
+    if problem.mode == "train" and config.BLOCK_M >= problem.M:
+        return Rejection("no_effect", "a CTA holds whole columns, and need not read them again")
     return None
 
 

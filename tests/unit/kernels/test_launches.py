@@ -373,3 +373,21 @@ def test_the_last_kernel_reads_256_bytes_of_a_row_unless_many_moments_take_its_r
     assert last.constants["COLUMNS"] == columns
     *_, last = _launches(problem, PERSISTENT, H200)  # 64 tiles of 64 rows
     assert last.constants["COLUMNS"] == 64
+
+
+@pytest.mark.parametrize(
+    ("M", "mode", "dtype", "early"),
+    [
+        (16384, "train", "float16", False),
+        (8192, "train", "float16", False),
+        (4096, "train", "float16", True),
+        (4096, "train", "float32", False),
+        (16384, "eval", "float16", True),
+    ],
+)
+def test_kernels_of_training_are_not_launched_early_where_y_is_beyond_l2(M, mode, dtype, early) -> None:
+    problem, target = make_problem(M, 4096, 4096, dtype, mode=mode), find_target("h200")
+    config = Config("persistent", 128, 128, 32, num_warps=8, num_stages=3)
+    made = WITH_BN.launches(problem, config, abstract_tensors(WITH_BN, problem, config, target))
+    assert {launch.constants["OVERLAPS"] for launch in made} == {early}
+    assert {"launch_pdl" in launch.options for launch in made} == {early}

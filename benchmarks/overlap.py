@@ -2,7 +2,7 @@
 
 Every cell of the family with the config that a call would look up: one CUDA graph with all kernels launched early
 (programmatic dependent launch), one with none, replayed in turns as benchmarks/peers.py does. PDL_MOST_BYTES in
-fusetune/kernels/launches.py is chosen by this. Writes benchmarks/results/overlap-<gpu>.json.
+fusetune/kernels/launches.py is held against this. Writes benchmarks/results/overlap-<gpu>.json.
 """
 
 from __future__ import annotations

@@ -85,7 +85,7 @@ PDL_MOST_BYTES: Final = 48 << 20
 """Bytes of y up to which kernels of training are launched so.
 
 Beyond, passes over y go through device memory, and who waits holds registers and shared memory that they want: by
-benchmarks/overlap.py on an H100, training takes up to 5 % less without it from 90 MB on, and up to 1 % more at 17 MB,
+benchmarks/overlap.py on an H100, training takes up to 6 % less without it from 90 MB on, and up to 1 % more at 17 MB,
 where a launch is a larger part of all."""
 MOMENTS_ROWS, MOMENTS_COLUMNS, MOMENTS_STAGES = 32, 64, 3
 MOST_ROWS: Final = 8192

@@ -15,9 +15,9 @@ LIBRARY: Final = "library"
 """The variant, or how it begins, of configs that leave the products to a library: `library`, `library_folded`."""
 
 
-WALKING: Final = ("persistent", "reread", "deferred")
+WALKING: Final = ("persistent", "reread", "owner", "deferred")
 """The variants whose CTAs walk through all tiles, with the copy engine (TMA) loading and storing them."""
-REREADING: Final = ("reread", "deferred")
+REREADING: Final = ("reread", "owner", "deferred")
 """Those of them that in training store products as they are, and read them again for the moments of their columns."""
 
 

@@ -13,8 +13,8 @@ It ranks candidates where nothing can be timed; it proves nothing. Its terms:
     spills      what a stack moves: all of it once a CTA, and what is beyond a kilobyte in every step
     overhead    launch, and a CTA's beginning and end; less of an end where a tile is stored beside the next one
     moments     in training, what adding up columns takes of the units that pass values between threads
-    second      what later kernels move, through L2 or through DRAM, and their starts; or what the last CTA at a tile
-                waits for its summands, and takes to read them
+    second      what later kernels move, through L2 or through DRAM, and their starts, or on the SM that has most of
+                their CTAs; or what the last CTA at a tile waits for its summands, and takes to read them
 
 CTAs that share an SM share its rates and hide one another's chains: a round of them takes the longer of the two. Where
 one comes close to the other it takes more (HIDING), and so does a step of its own work and its loads. Nothing hides the
@@ -48,7 +48,7 @@ from fusetune.core.machine import (
 from fusetune.core.persistent import ctas_per_sm
 from fusetune.core.problem import Problem
 from fusetune.core.resources import Resources, occupancy
-from fusetune.core.space import holds_columns, is_pipelined, pipelined_shared_bytes, uses_wgmma
+from fusetune.core.space import OWNED_TILE, holds_columns, is_pipelined, pipelined_shared_bytes, uses_wgmma
 from fusetune.core.split import joins_summands
 from fusetune.core.target import Target
 from fusetune.core.traffic import L2_KEEPS_ALL, LINE_BYTES, Work, distinct_share, traffic
@@ -71,6 +71,10 @@ sizes from 13 to 270 MB on an H200, benchmarks/passes.py).
 """
 _OF_FILL: Final = 0.5
 """Share of what an SM can take in that a second kernel's CTA gets, which waits for one load after another."""
+
+
+_OWNER_REGISTERS: Final = 128
+"""Registers a thread of `owner`'s second kernel, whose CTAs have four warps; its shared memory is two of its tiles."""
 
 
 _MOMENTS_CLOCKS: Final = 20
@@ -147,7 +151,8 @@ def estimate(
         takes_moments=_takes_moments(config, problem),
         defers=config.variant == "deferred",
     )
-    return _estimated(config, work, target, used, shape, machine, _second_ns(config, problem, target, machine))
+    second_ns = _second_ns(config, problem, target, machine, used)
+    return _estimated(config, work, target, used, shape, machine, second_ns)
 
 
 def estimate_work(
@@ -438,13 +443,13 @@ def _moments_clocks(config: Config) -> float:
     return config.BLOCK_M * config.BLOCK_N / (32 * rows) * _MOMENTS_CLOCKS
 
 
-def _second_ns(config: Config, problem: Problem, target: Target, machine: Machine) -> float:
+def _second_ns(config: Config, problem: Problem, target: Target, machine: Machine, used: Resources) -> float:
     """What comes after the products: the sum of the parts of K, or in training the passes that normalize y.
 
     A CTA that is last at its tile adds up the parts at once: two more ways through L2, one to count those that are done
     and one for their summands. All else takes another kernel. One that adds up moves its bytes as fast as L2 or device
     memory lets all SMs, and no faster than one of its CTAs gets its own; those that read y again, as device memory lets
-    them.
+    them, or as `_owned_ns` says.
     """
     M, N, size = problem.M, problem.N, problem.element_bytes
     if joins_summands(config, problem):
@@ -465,6 +470,9 @@ def _second_ns(config: Config, problem: Problem, target: Target, machine: Machin
         return machine.second_launch_us * 1e3 + max(moved / rate, own_ns)
     if problem.mode != "train" or holds_columns(config, problem):
         return 0.0
+    start_ns = machine.second_launch_us * 1e3 + _PASS_LATENCIES * machine.latency_ns
+    if config.variant == "owner":
+        return start_ns + _owned_ns(config, problem, target, machine, used)
     rows = max(32, -(-M // (16 * 32)) * 32)
     if config.rereads:
         tiles, passes, moved = -(-M // rows), 2, 3 * M * N * size
@@ -472,9 +480,34 @@ def _second_ns(config: Config, problem: Problem, target: Target, machine: Machin
         tiles, passes, moved = -(-M // config.BLOCK_M), 1, 2 * M * N * size
     # Each CTA of the last kernel joins its columns' moments anew, the means of them twice.
     joined = 3 * 4 * tiles * N * -(-M // rows)
-    start_ns = machine.second_launch_us * 1e3 + _PASS_LATENCIES * machine.latency_ns
     joining_ns = joined / (machine.l2_bytes_per_clock * clock_ghz(target, machine) * target.sms)
     return passes * start_ns + joining_ns + moved / (dram_bytes_per_ns(target) * machine.dram_efficiency)
+
+
+def _owned_ns(config: Config, problem: Problem, target: Target, machine: Machine, used: Resources) -> float:
+    """What CTAs that own columns take on the SM that has most of them: each reads its columns twice and writes them.
+
+    The kernel is launched while the products are made, and its CTAs wait where there is room. Where there is none
+    beside those that multiply, they all go to the few SMs that have no last tile, as many as their registers allow:
+    at 2048 x 3072 on an H100 that takes some 17 us more, in a sweep that timed 285 configs of this variant. So it is
+    where CTAs of the next call, launched just as early, take the room first.
+    """
+    columns = OWNED_TILE[1]
+    ctas = -(-problem.N // columns)
+    together = -(-ctas // target.sms)
+    registers, shared = 4 * 32 * _OWNER_REGISTERS, 2 * OWNED_TILE[0] * columns * problem.element_bytes + 1024
+    beside = msgspec.structs.replace(
+        target,
+        registers_per_sm=target.registers_per_sm - registers,
+        shared_bytes_per_sm=target.shared_bytes_per_sm - shared,
+    )
+    held, left = (
+        occupancy(used.registers, used.shared_bytes, config.num_warps, one).ctas_per_sm for one in (target, beside)
+    )
+    if left < held:
+        together = max(together, min(ctas, target.registers_per_sm // registers))
+    moved = 3 * problem.M * columns * problem.element_bytes * together
+    return moved / (machine.fill_bytes_per_clock * clock_ghz(target, machine))
 
 
 def guessed_resources(config: Config, problem: Problem, target: Target) -> Resources:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from fusetune.core.config import Config
 from fusetune.core.problem import DTYPES, Problem
@@ -21,6 +21,8 @@ class GemmScale:
     space = GEMM_SPACE
     dtypes = DTYPES
     modes: tuple[str | None, ...] = (None,)
+    later_kernels: ClassVar[Mapping[str, tuple[Any, ...]]] = {"deferred": DEFERRED_KERNELS}
+    """What variants that came later run besides, or instead of, the kernels that all others share."""
     staged_loads = 2  # x and W; bias and scale are loaded once, after the loop
 
     def operands(self, problem: Problem) -> tuple[Operand, ...]:
@@ -88,8 +90,9 @@ class GemmScale:
 
     def source_hash(self, variant: str | None = None) -> str:
         """The hash of a variant's kernels, or of all. Those that came first share one."""
-        own = DEFERRED_KERNELS if variant in {None, "deferred"} else ()
-        return hash_kernels(*KERNELS, *own)
+        chosen = self.later_kernels if variant is None else {variant} & self.later_kernels.keys()
+        later = dict.fromkeys(kernel for name in chosen for kernel in self.later_kernels[name])
+        return hash_kernels(*KERNELS, *later)
 
 
 SPEC = GemmScale()

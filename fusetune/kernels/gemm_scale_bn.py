@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, Literal
+from typing import Any, ClassVar, Final, Literal
 
 from msgspec import structs
 
@@ -12,7 +12,7 @@ from fusetune.core.problem import DTYPES, Mode, Problem
 from fusetune.core.space import BATCH_NORM_SPACE
 from fusetune.errors import UnsupportedProblemError
 from fusetune.kernels.gemm_scale import GemmScale
-from fusetune.kernels.launches import constants, gemm_launches, references, workspace
+from fusetune.kernels.launches import OWNER_KERNELS, constants, gemm_launches, references, workspace
 from fusetune.kernels.spec import Call, Launch, Operand, Tolerance
 
 EPS: Final = 1e-5
@@ -29,6 +29,11 @@ class GemmScaleBatchNorm(GemmScale):
 
     name = "gemm_scale_bn"
     space = BATCH_NORM_SPACE
+    later_kernels: ClassVar[Mapping[str, tuple[Any, ...]]] = {
+        **GemmScale.later_kernels,
+        "owner": OWNER_KERNELS,
+        "library": OWNER_KERNELS,
+    }
     dtypes = DTYPES
     modes: tuple[str | None, ...] = ("train", "eval")
 

@@ -11,7 +11,7 @@ import triton.language as tl
 from fusetune.core.config import Config
 from fusetune.core.persistent import ctas_per_sm, parts_of
 from fusetune.core.problem import Problem
-from fusetune.core.space import DEFERRED_STEPS, holds_columns
+from fusetune.core.space import DEFERRED_STEPS, OWNED_TILE, holds_columns, owns_columns
 from fusetune.core.split import joins_summands, tiles_of
 from fusetune.errors import UnsupportedProblemError
 from fusetune.kernels.deferred import (
@@ -41,6 +41,7 @@ from fusetune.kernels.endings import (
     update_running,
 )
 from fusetune.kernels.library import folded, multiply, multiply_and_add
+from fusetune.kernels.owner import normalize_owned_columns
 from fusetune.kernels.spec import Call, Launch, Operand, TileDescriptor
 from fusetune.kernels.tiles import (
     halves,
@@ -73,6 +74,8 @@ KERNELS: Final = (
 """All code that launches of most variants may run: what an entry was tuned with."""
 DEFERRED_KERNELS: Final = (column_affine, with_affine, as_pairs, from_pairs, store_pairs, deferred_products)
 """What launches of `deferred` may run besides."""
+OWNER_KERNELS: Final = (normalize_owned_columns,)
+"""What launches of `owner`, and of a library in training, may run besides."""
 
 Ending = Literal["scale", "eval", "train"]
 """What becomes of the products: the scale alone, or BatchNorm after it in one of its modes."""
@@ -110,10 +113,15 @@ def workspace(problem: Problem, config: Config, ending: Ending) -> tuple[Operand
         )
     if config.SPLIT_K > 1:
         return (Operand("partial", (config.SPLIT_K, problem.M, problem.N), "float32", role="output"),)
-    if ending == "train" and not holds_columns(config, problem):
+    if ending == "train" and not holds_columns(config, problem) and not _is_owned(config, problem):
         tiles_m = triton.cdiv(problem.M, rows_of_moments(config, problem))
         return (Operand("moments", (2, tiles_m, problem.N), "float32", role="output"),)
     return ()
+
+
+def _is_owned(config: Config, problem: Problem) -> bool:
+    """Whether one kernel does all that follows the products of training."""
+    return config.variant == "owner" or (config.is_library and owns_columns(problem))
 
 
 def launches_early(problem: Problem, ending: Ending) -> bool:
@@ -166,8 +174,8 @@ def gemm_launches(
     ends = _Ends(problem, config, tensors, ending, eps, momentum, counter, gpu)
     if config.SPLIT_K > 1 and config.variant not in {"split_k", "persistent"}:
         raise UnsupportedProblemError(f"{config.label()}: the variants split_k and persistent can split K")
-    if config.variant == "reread" and ending != "train":
-        raise UnsupportedProblemError("reread is for training: nothing else takes moments")
+    if config.variant in {"reread", "owner"} and ending != "train":
+        raise UnsupportedProblemError(f"{config.variant} is for training: nothing else takes moments")
     if config.variant == "deferred":
         return ends.after(_deferred(ends))
     if config.is_walking:
@@ -180,8 +188,8 @@ def gemm_launches(
         return (ends.folded(),)
     if config.variant not in {"tiled", "split_k"}:
         raise UnsupportedProblemError(
-            f"there is no variant {config.variant!r}; use tiled, split_k, persistent, reread, deferred, library or "
-            "library_folded"
+            f"there is no variant {config.variant!r}; use tiled, split_k, persistent, reread, owner, deferred, "
+            "library or library_folded"
         )
     if config.variant == "split_k" and config.SPLIT_K == 1:
         raise UnsupportedProblemError(f"{config.label()}: split_k needs a SPLIT_K of 2 or more")
@@ -268,7 +276,7 @@ class _Ends:
         if self.epilogue == "statistics":
             return (first, self._normalize(upwards=True))
         if self.epilogue == "products":
-            return (first, self._moments(), self._normalize(upwards=False))
+            return (first, *self._after_products())
         return (first,)
 
     def after_library(self) -> Sequence[Launch | Call]:
@@ -276,7 +284,7 @@ class _Ends:
         product = Call(multiply, {"weight": self.tensors["weight"], **self._by_library()})
         if self.ending != "train":
             return (product, self._finish_split())
-        return (product, self._moments(), self._normalize(upwards=False))
+        return (product, *self._after_products())
 
     def folded(self) -> Call:
         """All of it by cuBLAS, from weights that hold the rest. The compiler has none of them, and no need to."""
@@ -285,6 +293,29 @@ class _Ends:
 
     def _by_library(self) -> dict[str, Any]:
         return {"x": self.tensors["x"], "out": self.tensors["y"], "tf32": self.problem.precision == "tf32"}
+
+    def _after_products(self) -> tuple[Launch, ...]:
+        if _is_owned(self.config, self.problem):
+            return (self._normalize_owned(),)
+        return (self._moments(), self._normalize(upwards=False))
+
+    def _normalize_owned(self) -> Launch:
+        rows, columns = OWNED_TILE
+        return Launch(
+            kernel=normalize_owned_columns,
+            grid=(triton.cdiv(self.problem.N, columns),),
+            arguments={"y_ptr": self.tensors["y"], **self.shared()},
+            constants={
+                "ROWS": rows,
+                "COLUMNS": columns,
+                "STAGES": MOMENTS_STAGES,
+                "EVEN_ROWS": self.problem.M % rows == 0,
+                "COUNTER": self.counter,
+                "OVERLAPS": self.overlaps,
+                "PREFETCHES": self.prefetches,
+            },
+            options=self.options(4, 2),
+        )
 
     def _moments(self) -> Launch:
         M, N = self.problem.M, self.problem.N

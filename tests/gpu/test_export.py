@@ -12,7 +12,7 @@ import torch
 from fusetune.core.config import Config
 from fusetune.core.target import Target
 from fusetune.kernels.device import local_target
-from tests.support.exporting import OPS, REREAD, exported
+from tests.support.exporting import OPS, OWNER, REREAD, exported
 
 M, N, K = 128, 512, 1024
 CONFIGS = {
@@ -22,6 +22,7 @@ CONFIGS = {
     "joined": Config(variant="split_k", BLOCK_M=128, BLOCK_N=16, BLOCK_K=64, SPLIT_K=2, num_stages=3),
     "persistent": Config(variant="persistent", BLOCK_M=128, BLOCK_N=128, BLOCK_K=32, num_warps=8, num_stages=3),
     "reread": REREAD,
+    "owner": OWNER,
     "deferred": Config(variant="deferred", BLOCK_M=64, BLOCK_N=128, BLOCK_K=64, num_stages=3),
     "persistent_joined": Config(
         variant="persistent", BLOCK_M=128, BLOCK_N=16, BLOCK_K=64, SPLIT_K=2, num_warps=8, num_stages=3

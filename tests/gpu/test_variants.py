@@ -23,6 +23,8 @@ JOINED = Config("split_k", 32, 32, 64, SPLIT_K=4, num_stages=3)
 PERSISTENT = Config("persistent", 128, 128, 32, num_warps=8, num_stages=3, GROUP_M=8)
 PERSISTENT_SPLIT = Config("persistent", 64, 128, 32, SPLIT_K=4, num_stages=3)
 REREAD = Config("reread", 64, 128, 32, num_stages=3)
+OWNER = Config("owner", 64, 128, 32, num_stages=3)
+LARGE_TILES = [Config(variant, 128, 256, 32, num_warps=8, num_stages=3) for variant in ("reread", "owner")]
 DEFERRED = [
     Config("deferred", 128, 256, 64, num_warps=8, num_stages=3, GROUP_M=8),
     Config("deferred", 128, 128, 64, num_stages=4),
@@ -47,7 +49,7 @@ CONFIGS = [
     Config("persistent", 32, 32, 64, SPLIT_K=4, num_stages=3),
 ]
 CASES = [(mode, config) for mode in (None, "eval", "train") for config in (*CONFIGS, *DEFERRED)]
-CASES += [("train", config) for config in (*WHOLE, REREAD, Config("reread", 128, 256, 32, num_warps=8, num_stages=3))]
+CASES += [("train", config) for config in (*WHOLE, REREAD, OWNER, *LARGE_TILES)]
 # Along K, ALIGNED has 9 steps of 64: the last of four CTAs that share a tile has none.
 ODD, ALIGNED, LARGER = (5, 123, 77), (200, 520, 264), (256, 1024, 512)
 FORMS = [("float32", "tf32"), ("float16", None)]
@@ -207,7 +209,7 @@ def test_many_tiles_of_whole_columns_update_each_statistic_once_and_count_one_ba
 
 @pytest.mark.parametrize("momentum", [0.1, None])
 @pytest.mark.parametrize(
-    "config", [BASELINE, SPLIT_K, JOINED, PERSISTENT, PERSISTENT_SPLIT, REREAD, *WHOLE], ids=Config.label
+    "config", [BASELINE, SPLIT_K, JOINED, PERSISTENT, PERSISTENT_SPLIT, REREAD, OWNER, *WHOLE], ids=Config.label
 )
 def test_after_ten_steps_the_running_statistics_are_those_of_pytorch_s_module(config, momentum):
     M, K, N = ALIGNED
@@ -286,7 +288,10 @@ LARGE = [Config(BLOCK_M=128, BLOCK_N=128, num_warps=8, GROUP_M=8), PERSISTENT]
 
 @pytest.mark.parametrize(
     ("mode", "config"),
-    [*((mode, config) for mode in ("eval", "train") for config in (*LARGE, DEFERRED[0])), ("train", REREAD)],
+    [
+        *((mode, config) for mode in ("eval", "train") for config in (*LARGE, DEFERRED[0])),
+        *(("train", config) for config in (REREAD, OWNER)),
+    ],
     ids=lambda value: value.label() if isinstance(value, Config) else value,
 )
 def test_y_beyond_two_to_the_31_elements_is_addressed_right(config, mode):

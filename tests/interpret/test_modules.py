@@ -25,7 +25,8 @@ VARIANTS = [
     Config(variant="library"),
 ]
 REREAD = Config(variant="reread", BLOCK_M=16, BLOCK_N=16, BLOCK_K=16)
-"""For training alone."""
+OWNER = Config(variant="owner", BLOCK_M=16, BLOCK_N=16, BLOCK_K=16)
+"""For training alone, both."""
 
 each_mode = pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 each_variant = pytest.mark.parametrize("variant", VARIANTS, ids=Config.label)
@@ -118,7 +119,7 @@ def test_evaluation_takes_the_running_statistics_and_leaves_them_alone():
 
 @pytest.mark.parametrize(
     ("variant", "training"),
-    [*((variant, training) for variant in VARIANTS for training in (True, False)), (REREAD, True)],
+    [*((variant, training) for variant in VARIANTS for training in (True, False)), (REREAD, True), (OWNER, True)],
     ids=lambda value: value.label() if isinstance(value, Config) else "train" if value else "eval",
 )
 def test_every_variant_gets_what_it_needs(variant, training, use, launched):
@@ -154,7 +155,7 @@ def test_what_the_copy_engine_cannot_take_is_computed_by_baseline(M, K, N, split
 
 
 @pytest.mark.parametrize("counting", [{}, {"momentum": None}, {"momentum": 0.25}])
-@pytest.mark.parametrize("variant", [*VARIANTS, REREAD], ids=Config.label)
+@pytest.mark.parametrize("variant", [*VARIANTS, REREAD, OWNER], ids=Config.label)
 def test_counters_and_momenta_agree_whatever_the_variant(variant, counting, use):
     use(variant)
     *parameters, mean, var = _draw()

@@ -28,6 +28,7 @@ CONFIGS = {
     "persistent split": Config("persistent", 16, 64, 32, GROUP_M=2, SPLIT_K=4),
     "persistent joined": Config("persistent", 16, 64, 32, GROUP_M=2, SPLIT_K=4),
     "reread": Config("reread", 16, 64, 32, GROUP_M=2),
+    "owner": Config("owner", 16, 64, 32, GROUP_M=2),
     "deferred": Config("deferred", 16, 64, 16, GROUP_M=2),
     "library": Config("library"),
 }
@@ -35,7 +36,7 @@ PERSISTENT = [
     f"{variant} in {parts}" for variant in ("persistent", "persistent whole", "persistent split") for parts in (1, 2, 4)
 ]
 JOINED = ["split_k joined", "split_k joined whole", "persistent joined", "persistent joined whole"]
-VARIANTS = ["tiled", "tiled whole", "split_k", *PERSISTENT, *JOINED, "reread", "deferred", "library"]
+VARIANTS = ["tiled", "tiled whole", "split_k", *PERSISTENT, *JOINED, "reread", "owner", "deferred", "library"]
 ANY_SHAPE = [(1, 1, 1), (2, 1, 1), (5, 123, 77), (37, 50, 70), (64, 64, 64)]
 # The copy engine needs rows that begin on 16 bytes; the last two have more tiles than run at once. Along K they have
 # 1, 5, 2, 9 and 7 steps, so that of four CTAs that share a tile some have fewer than others, or none.
@@ -94,11 +95,11 @@ def _draw(problem: Problem, config: Config) -> dict[str, torch.Tensor]:
 def _cases():
     for mode in MODES:
         for variant in VARIANTS:
-            if ("whole" in variant or variant == "reread") and mode != "train":
+            if ("whole" in variant or variant in {"reread", "owner"}) and mode != "train":
                 continue
             if variant.endswith("joined") and mode == "train":
                 continue  # where no tile has all rows, this is `split_k` or `persistent split`
-            copies = variant.startswith(("persistent", "reread", "deferred"))
+            copies = variant.startswith(("persistent", "reread", "owner", "deferred"))
             for M, K, N in ALIGNED if copies else ANY_SHAPE:
                 if variant == "deferred" and K <= 16 * (DEFERRED_STEPS - 1):
                     continue
@@ -168,6 +169,8 @@ def _error(found: torch.Tensor, reference: torch.Tensor) -> float:
         ("persistent split in 2", 200),
         ("split_k joined whole", 200),
         ("persistent joined whole", 200),
+        ("owner", 200),
+        ("owner", 256),
         ("library", 200),
         ("library", 32 * 70 + 3),
     ],

@@ -22,7 +22,8 @@ PERSISTENT_SPLIT = Config(variant="persistent", BLOCK_M=128, BLOCK_N=64, BLOCK_K
 PERSISTENT_JOINED = Config(variant="persistent", BLOCK_M=64, BLOCK_N=32, BLOCK_K=32, SPLIT_K=2, num_stages=3)
 DEFERRED = Config(variant="deferred", BLOCK_M=32, BLOCK_N=64, BLOCK_K=16, num_stages=3)
 REREAD = Config(variant="reread", BLOCK_M=32, BLOCK_N=64, BLOCK_K=32, num_stages=3)
-"""In training; for everything else, the same tiles as `persistent`."""
+OWNER = Config(variant="owner", BLOCK_M=32, BLOCK_N=64, BLOCK_K=32, num_stages=3)
+"""Both in training; for everything else, the same tiles as `persistent`."""
 CONFIGS = {
     "baseline": BASELINE,
     "tiled": TILED,
@@ -34,6 +35,7 @@ CONFIGS = {
     "persistent_split": PERSISTENT_SPLIT,
     "persistent_joined": PERSISTENT_JOINED,
     "reread": REREAD,
+    "owner": OWNER,
     "deferred": DEFERRED,
 }
 OPS = ("gemm_scale", "gemm_scale_bn")
@@ -51,7 +53,7 @@ def dtype_of(config: Config) -> Dtype:
 
 def in_mode(config: Config, mode: str | None) -> Config:
     """What stands for a config that is for training alone."""
-    return structs.replace(config, variant="persistent") if config == REREAD and mode != "train" else config
+    return structs.replace(config, variant="persistent") if config in (REREAD, OWNER) and mode != "train" else config
 
 
 def choice_of(problem: Problem, config: Config) -> Choice:

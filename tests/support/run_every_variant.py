@@ -30,6 +30,7 @@ CONFIGS = (
     Config("persistent", 128, 128, 32, num_warps=8, num_stages=3, GROUP_M=8),
     Config("persistent", 128, 256, 32, num_warps=8, num_stages=3),
     Config("reread", 64, 64, 32, num_stages=3),
+    Config("owner", 64, 64, 32, num_stages=3),
     Config("deferred", 64, 128, 64, num_stages=3),
     Config("deferred", 128, 256, 64, num_warps=8, num_stages=3),
 )
@@ -63,7 +64,7 @@ def main() -> None:
         problem = make_problem(M, N, K, dtype, None, mode)
         for config in CONFIGS:
             rejection = reject_reason(config, problem, target)
-            if config.variant == "reread" and mode != "train":
+            if config.variant in {"reread", "owner"} and mode != "train":
                 continue
             if M == 1500 and config.variant != "deferred":
                 continue  # where CTAs have more than one tile: long under a sanitizer

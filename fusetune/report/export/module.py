@@ -112,6 +112,7 @@ class _Mode:
         names: Mapping[str, str] = {
             "moments_of_rows": "moments_of_rows_kernel",
             "normalize_columns": "normalize_columns_kernel",
+            "normalize_owned_columns": "normalize_owned_columns_kernel",
             "finish_split": f"finish_split_{self.problem.mode or 'scale'}_kernel",
         }
         self.parts = []

@@ -45,6 +45,7 @@ _CONSTANTS: Final[dict[str, str]] = {
     "EVEN_K": "K % BLOCK_K == 0",
     "EVEN_MN": "M % BLOCK_M == 0 and N % BLOCK_N == 0",
     "EVEN_M": "M % BLOCK_M == 0",
+    "EVEN_ROWS": "M % ROWS == 0",
     "TILES": "min(64, triton.next_power_of_2(triton.cdiv(M, TILE_M)))",
     "TILE_M": "TILE_M",
     "ROUNDS": "x.is_cuda",
@@ -79,7 +80,7 @@ class Part:
     @property
     def is_second(self) -> bool:
         """Whether it finishes what another one has begun."""
-        return self.launch.kernel.fn.__name__ in {"moments_of_rows", "normalize_columns", "finish_split"}
+        return self.launch.kernel.fn.__name__ in {*_ROWS_OF_GRID, "normalize_owned_columns"}
 
     def text(self, *, autotuned: bool) -> list[str]:
         """The lines that launch it."""
@@ -105,6 +106,8 @@ class Part:
                 "num_sms = properties.multi_processor_count if properties else 2",
                 f"grid = (min({_TILES}{split}, {times}num_sms),)",
             ]
+        if of == "normalize_owned_columns":
+            return ["grid = (triton.cdiv(N, COLUMNS),)"]
         if of in _ROWS_OF_GRID:
             rows = _ROWS_OF_GRID[of]
             return [f"grid = (triton.cdiv(N, COLUMNS), triton.cdiv(M, {rows}))"]
@@ -112,7 +115,7 @@ class Part:
 
     def _sizes(self) -> list[str]:
         of = self.launch.kernel.fn.__name__
-        if of == "moments_of_rows":
+        if of in {"moments_of_rows", "normalize_owned_columns"}:
             return [f"ROWS, COLUMNS = {self.launch.constants['ROWS']}, {self.launch.constants['COLUMNS']}"]
         if of == "normalize_columns":
             rows = self.launch.constants["ROWS"]

@@ -20,14 +20,15 @@ PROBLEM = make_problem(128, 512, 1024, "float16")
 
 def made_up(problem: Problem = PROBLEM, spoil: float = 1.0) -> prediction.Measured:
     """A sweep in which every config takes what the model says; the model's favourite takes `spoil` times that."""
-    configs = [c for c in candidates(SPEC.space, "standard") if reject_reason(c, problem, H200) is None][:400]
+    plausible = [c for c in candidates(SPEC.space, "standard") if reject_reason(c, problem, H200) is None]
+    configs = plausible[:400]
     resources = {
         config: Resources(64, 0, pipelined_shared_bytes(config, problem, H200)) for config in (BASELINE, *configs)
     }
     times = {c: estimate(c, problem, H200, used).time_us for c, used in resources.items()}
     favourite = min(times, key=lambda config: times[config])
     times[favourite] *= spoil
-    return prediction.Measured("run", "gemm_scale", problem, H200, "0" * 16, False, "standard", times, resources)
+    return prediction.Measured("run", "gemm_scale", problem, H200, "0" * 16, False, times, resources, tuple(plausible))
 
 
 def test_a_model_that_is_right_has_no_regret() -> None:
@@ -71,6 +72,29 @@ def test_library_configs_and_predictions_are_no_measurements(tmp_path) -> None: 
     assert committed
     assert all(not config.is_library for sweep in committed for config in sweep.times_us)
     assert len({(sweep.op, sweep.problem, sweep.target.name) for sweep in committed}) == len(committed)
+
+
+def test_a_sweep_is_ranked_within_the_space_that_it_had() -> None:
+    """Later variants, and rejections that came later, are not its own."""
+    committed = prediction.read_sweeps(prediction.FOLDERS)
+    assert all(set(sweep.times_us) <= set(sweep.plausible) for sweep in committed)
+    variants = {
+        sweep.target.name: {config.variant for config in sweep.plausible}
+        for sweep in committed
+        if sweep.problem == make_problem(1024, 8192, 8192, "float16", mode="train")
+    }
+    assert "owner" in variants["NVIDIA H100 80GB HBM3"]
+    assert "reread" not in variants["NVIDIA H100 80GB HBM3"]
+    assert "owner" not in variants["NVIDIA H200"]
+    assert "reread" in variants["NVIDIA H200"]
+
+
+def test_sweeps_of_fewer_variants_are_of_the_same_kernels() -> None:
+    """A variant that came later has a hash of its own, and an earlier sweep has that of all without it."""
+    of_now = prediction.read_sweeps(prediction.FOLDERS)
+    assert len({sweep.kernel_hash for sweep in of_now if sweep.op == "gemm_scale_bn"}) > 2
+    before = prediction.read_sweeps(prediction.FOLDERS, current=False)
+    assert not {sweep.kernel_hash for sweep in of_now} & {sweep.kernel_hash for sweep in before}
 
 
 def test_the_config_type_is_the_one_that_journals_hold() -> None:

@@ -43,6 +43,7 @@ REASONS = {
     "few_tiles",
     "idle_splits",
     "rows",
+    "beyond_l2",
     "many_tiles",
     "many_splits",
 }
@@ -600,7 +601,7 @@ def test_a_large_problem_leaves_a_space_worth_sweeping(target: Target) -> None:
 
 
 @pytest.mark.parametrize(
-    ("mode", "M", "fits"), [("train", 1024, True), ("train", 128, False), ("eval", 1024, False), (None, 1024, False)]
+    ("mode", "M", "fits"), [("train", 4096, True), ("train", 128, False), ("eval", 4096, False), (None, 4096, False)]
 )
 def test_moments_are_reread_in_training_alone_and_where_no_tile_holds_whole_columns(
     mode: Mode | None, M: int, fits: bool
@@ -608,6 +609,27 @@ def test_moments_are_reread_in_training_alone_and_where_no_tile_holds_whole_colu
     problem, config = make_problem(M, 8192, 512, "float16", mode=mode), Config("reread", 128, 128, 64, num_stages=3)
     rejection = reject_reason(config, problem, H100)
     assert (rejection.reason if rejection else None) == (None if fits else "no_effect")
+
+
+@pytest.mark.parametrize(
+    ("mode", "M", "N", "variant"),
+    [
+        ("train", 129, 8192, "owner"),
+        ("train", 2048, 12288, "owner"),
+        ("train", 2048, 12304, "reread"),  # more than L2 keeps
+        ("train", 2049, 8192, "reread"),
+        ("train", 128, 8192, None),
+        ("eval", 1024, 8192, None),
+        (None, 1024, 8192, None),
+    ],
+)
+def test_columns_are_owned_where_l2_keeps_y_and_moments_are_reread_elsewhere(
+    mode: Mode | None, M: int, N: int, variant: str | None
+) -> None:
+    problem = make_problem(M, N, 512, "float16", mode=mode)
+    configs = [Config(name, 128, 128, 64, num_stages=3) for name in ("reread", "owner")]
+    fit = [config.variant for config in configs if reject_reason(config, problem, H100) is None]
+    assert fit == ([variant] if variant else [])
 
 
 def test_a_kernel_that_takes_no_moments_needs_no_room_for_them_and_stores_wider_parts() -> None:

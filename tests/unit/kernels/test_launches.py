@@ -11,6 +11,7 @@ import torch
 
 from fusetune.core.config import BASELINE, Config
 from fusetune.core.problem import DTYPES, Problem, make_problem
+from fusetune.core.space import OWNED_ROWS
 from fusetune.core.target import Target, find_target
 from fusetune.errors import UnsupportedProblemError
 from fusetune.kernels.device import Gpu, gpu_of
@@ -18,6 +19,7 @@ from fusetune.kernels.endings import finish_split, moments_of_rows, normalize_co
 from fusetune.kernels.gemm_scale import SPEC as PLAIN
 from fusetune.kernels.gemm_scale_bn import SPEC as WITH_BN
 from fusetune.kernels.launches import gemm_launches
+from fusetune.kernels.owner import normalize_owned_columns
 from fusetune.kernels.spec import (
     AbstractTensor,
     Call,
@@ -37,6 +39,7 @@ WHOLE = Config(BLOCK_M=128, BLOCK_N=16, BLOCK_K=64)
 PERSISTENT = Config("persistent", 64, 128, 32, num_stages=3)
 PERSISTENT_WHOLE = Config("persistent", 128, 64, 32, num_stages=3)
 REREAD = Config("reread", 64, 128, 32, num_stages=3)
+OWNER = Config("owner", 64, 128, 32, num_stages=3)
 PERSISTENT_SPLIT = Config("persistent", 64, 128, 64, SPLIT_K=4, num_stages=3)
 PERSISTENT_JOINED = Config("persistent", 32, 64, 64, SPLIT_K=2, num_stages=3)
 PERSISTENT_JOINED_WHOLE = Config("persistent", 128, 16, 64, SPLIT_K=2, num_stages=3)
@@ -46,7 +49,7 @@ CASES = [
     for mode in (None, "train", "eval")
     for config in (BASELINE, SPLIT_K, WHOLE, PERSISTENT, PERSISTENT_WHOLE, PERSISTENT_SPLIT, *JOINING)
 ]
-CASES.append(("train", REREAD))
+CASES += [("train", REREAD), ("train", OWNER)]
 each_case = pytest.mark.parametrize(
     ("mode", "config"), CASES, ids=[f"{mode or 'plain'} {config.label()}" for mode, config in CASES]
 )
@@ -85,6 +88,8 @@ def test_there_is_a_second_kernel_only_where_a_cta_does_not_see_all_it_needs(mod
         assert kernels == [first, finish_split]
     elif config == REREAD:
         assert kernels == [first, moments_of_rows, normalize_columns]
+    elif config == OWNER:
+        assert kernels == [first, normalize_owned_columns]
     elif mode == "train" and config in (BASELINE, PERSISTENT):
         assert kernels == [first, normalize_columns]
     else:
@@ -228,9 +233,11 @@ def test_abstract_tensors_hold_the_workspace_and_know_their_gpu() -> None:
         (
             "train",
             Config("columns", 128),
-            "no variant 'columns'; use tiled, split_k, persistent, reread, deferred, library",
+            "no variant 'columns'; use tiled, split_k, persistent, reread, owner, deferred, library",
         ),
         ("train", Config(SPLIT_K=2), "64x64x32 w4 s2 k2: the variants split_k and persistent can split K"),
+        (None, REREAD, "reread is for training: nothing else takes moments"),
+        ("eval", OWNER, "owner is for training: nothing else takes moments"),
         ("eval", Config("split_k"), "split_k 64x64x32 w4 s2: split_k needs a SPLIT_K of 2 or more"),
     ],
 )
@@ -354,7 +361,7 @@ def test_triton_3_6_is_told_once_for_each_specialisation(monkeypatch: pytest.Mon
 )
 def test_whoever_reads_y_again_takes_moments_of_an_eighth_to_a_sixteenth_of_the_rows(M: int, rows: int) -> None:
     problem = make_problem(M, 200, 512, "float16", mode="train")
-    for config in (REREAD, Config("library")):
+    for config in (REREAD, *([Config("library")] if M > OWNED_ROWS else [])):
         launches = WITH_BN.launches(problem, config, abstract_tensors(WITH_BN, problem, config, H200))
         moments, normalized = (launch for launch in launches[1:] if isinstance(launch, Launch))
         assert moments.constants["TILE_M"] == normalized.constants["TILE_M"] == rows
@@ -362,6 +369,20 @@ def test_whoever_reads_y_again_takes_moments_of_an_eighth_to_a_sixteenth_of_the_
         assert {operand.name: operand.shape for operand in WITH_BN.workspace(problem, config)} == {
             "moments": (2, -(-M // rows), 200)
         }
+
+
+@pytest.mark.parametrize("config", [OWNER, Config("library")], ids=Config.label)
+@pytest.mark.parametrize(("M", "even"), [(2, False), (1000, False), (2048, True)])
+def test_one_kernel_follows_where_ctas_own_columns_and_nothing_passes_between_them(
+    config: Config, M: int, even: bool
+) -> None:
+    problem = make_problem(M, 200, 512, "float16", mode="train")
+    assert WITH_BN.workspace(problem, config) == ()
+    launches = WITH_BN.launches(problem, config, abstract_tensors(WITH_BN, problem, config, H200))
+    (owned,) = (launch for launch in launches[1:] if isinstance(launch, Launch))
+    assert owned.kernel is normalize_owned_columns
+    assert owned.grid == (-(-200 // 32),)
+    assert (owned.constants["COLUMNS"], owned.constants["EVEN_ROWS"]) == (32, even)
 
 
 @pytest.mark.parametrize(("dtype", "columns"), [("float16", 128), ("float32", 64)])

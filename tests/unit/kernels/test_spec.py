@@ -17,7 +17,7 @@ from fusetune.core.space import GEMM_SPACE, SEED_SPACE, Space, candidates
 from fusetune.errors import UnsupportedProblemError, UsageError
 from fusetune.kernels import spec as spec_module
 from fusetune.kernels.gemm_scale import SPEC, GemmScale
-from fusetune.kernels.launches import DEFERRED_KERNELS, KERNELS
+from fusetune.kernels.launches import DEFERRED_KERNELS, KERNELS, OWNER_KERNELS
 from fusetune.kernels.spec import (
     AbstractTensor,
     KernelSpec,
@@ -105,10 +105,16 @@ def test_the_hash_is_sixteen_hex_digits_and_the_same_every_time() -> None:
 
 
 def test_a_variant_that_came_later_has_a_hash_of_its_own_and_leaves_the_others_theirs() -> None:
-    shared = {SPEC.source_hash(variant) for variant in ("tiled", "split_k", "persistent", "reread", "library")}
-    assert shared == {hash_kernels(*KERNELS)}
-    assert SPEC.source_hash("deferred") == SPEC.source_hash() == hash_kernels(*KERNELS, *DEFERRED_KERNELS)
-    assert SPEC.source_hash() not in shared
+    plain, trained = load_spec("gemm_scale"), load_spec("gemm_scale_bn")
+    for spec, first in ((plain, {"library"}), (trained, {"reread"})):
+        shared = {spec.source_hash(variant) for variant in {"tiled", "split_k", "persistent", *first}}
+        assert shared == {hash_kernels(*KERNELS)}
+        assert spec.source_hash("deferred") == hash_kernels(*KERNELS, *DEFERRED_KERNELS)
+    assert plain.source_hash() == plain.source_hash("deferred")
+    # A library trains by the kernel of owners too; without BatchNorm there is none.
+    assert trained.source_hash("owner") == trained.source_hash("library") == hash_kernels(*KERNELS, *OWNER_KERNELS)
+    assert trained.source_hash() == hash_kernels(*KERNELS, *DEFERRED_KERNELS, *OWNER_KERNELS)
+    assert len({trained.source_hash(variant) for variant in ("tiled", "deferred", "owner", None)}) == 4
 
 
 def test_the_hash_of_a_kernel_does_not_mind_where_it_is_defined(tmp_path: Path) -> None:

@@ -36,7 +36,6 @@ from fusetune.core.estimate import estimate
 from fusetune.core.machine import Machine
 from fusetune.core.problem import Problem
 from fusetune.core.resources import Resources
-from fusetune.core.space import candidates, reject_reason
 from fusetune.core.target import Target, find_target
 from fusetune.errors import FusetuneError
 from fusetune.kernels.spec import load_spec
@@ -53,7 +52,10 @@ NEAR = 0.03
 
 
 class Measured(msgspec.Struct, frozen=True):
-    """One sweep: each candidate that was timed, with its Resources and the median of its screening samples."""
+    """One sweep: each candidate that was timed, with its Resources and the median of its screening samples.
+
+    `plausible`: those that it did not reject before compiling, whether it compiled them or skipped them.
+    """
 
     run: str
     op: str
@@ -61,9 +63,9 @@ class Measured(msgspec.Struct, frozen=True):
     target: Target
     kernel_hash: str
     full: bool
-    space: str
     times_us: dict[Config, float]
     resources: dict[Config, Resources]
+    plausible: tuple[Config, ...]
 
     @property
     def judged(self) -> bool:
@@ -95,10 +97,15 @@ def main() -> int:
             f"offline top 3 {row['regret_offline']:6.1%}  rho {row['rho']:.2f}  "
             f"prior {row['prior_share']:4.0%} {row['prior_loss']:5.1%}{' full' if row['full'] else ''}"
         )
-    summary = {half: summed([row for row in rows if row["judged"] is judged]) for half, judged in HALVES.items()}
-    summary["all of these kernels"] = summed(rows)
-    summary["earlier kernels"] = summed(earlier)
-    summary["skipped nothing"] = summed(full)
+    summary = {}
+    for gpu in sorted({row["gpu"] for row in (*rows, *earlier, *full)}):
+        of_gpu, before, whole = ([row for row in some if row["gpu"] == gpu] for some in (rows, earlier, full))
+        for half, judged in HALVES.items():
+            summary[f"{gpu}, {half}"] = summed([row for row in of_gpu if row["judged"] is judged])
+        summary[f"{gpu}, all of these kernels"] = summed(of_gpu)
+        summary[f"{gpu}, earlier kernels"] = summed(before)
+        summary[f"{gpu}, skipped nothing"] = summed(whole)
+    summary = {half: found for half, found in summary.items() if found["problems"]}
     for half, found in summary.items():
         print(f"{half}: " + ", ".join(f"{name} {value:.3g}" for name, value in found.items()))
     arguments.output.mkdir(parents=True, exist_ok=True)
@@ -139,9 +146,10 @@ def read_sweeps(folders: Sequence[Path], *, current: bool = True) -> list[Measur
 
 
 def _alike(op: str, latest: Mapping[str, str]) -> set[str]:
-    """The newest source's hash, and of the same source that of the variants that came first, alone."""
+    """The newest source's hash, and of the same source those without the variants that came later."""
     spec = load_spec(op)
-    return {latest[op]} | ({spec.source_hash(BASELINE.variant)} if latest[op] == spec.source_hash() else set())
+    of_now = {spec.source_hash(variant) for variant in (BASELINE.variant, *spec.later_kernels, None)}
+    return {latest[op]} | (of_now if latest[op] in of_now else set())
 
 
 def full_sweeps(folders: Sequence[Path]) -> list[Measured]:
@@ -183,9 +191,16 @@ def read_sweep(path: Path) -> Measured | None:
         target=target,
         kernel_hash=start.environment.kernel_hash,
         full=not start.prior,
-        space=start.space,
         times_us={known[id_].config: statistics.median(times) for id_, times in samples.items()},
         resources={known[id_].config: known[id_].resources for id_ in samples},
+        plausible=tuple(
+            dict.fromkeys(
+                record.config
+                for record in records
+                if isinstance(record, Candidate) and (record.status != "rejected" or record.resources)
+                if not record.config.is_library
+            )
+        ),
     )
 
 
@@ -235,16 +250,9 @@ def prior_ratio(guessed: Mapping[Config, float], among: Iterable[Config], times:
 
 
 def guesses(sweep: Measured, machine: Machine | None = None) -> dict[Config, float]:
-    """What a sweep of this problem would rank before it compiles anything: all that can run, and what was timed."""
-    space = sweep.space if sweep.space in {"standard", "full"} else "standard"
-    configs = dict.fromkeys((*candidates(load_spec(sweep.op).space, space), *sweep.times_us))  # type: ignore[arg-type]
-    if sweep.full:  # A sweep of an earlier, smaller space is judged by that.
-        variants = {config.variant for config in sweep.times_us}
-        configs = {config: None for config in configs if config.variant in variants}
+    """What this sweep had to rank before it compiled anything: the space may have changed since."""
     return {
-        config: estimate(config, sweep.problem, sweep.target, machine=machine).time_us
-        for config in configs
-        if config in sweep.times_us or reject_reason(config, sweep.problem, sweep.target) is None
+        config: estimate(config, sweep.problem, sweep.target, machine=machine).time_us for config in sweep.plausible
     }
 
 

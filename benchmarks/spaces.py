@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from datetime import date
 from pathlib import Path
@@ -64,16 +64,28 @@ def main() -> int:
             left.append(cell.key)
             continue
         path = arguments.output / f"spaces-{slugify(row.pop('gpu'))}.json"
-        rows = {held["cell"]: held for held in json.loads(path.read_text())} if path.exists() else {}
-        rows[cell.key] = row
         arguments.output.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(list(rows.values()), indent=1) + "\n")
+        held = json.loads(path.read_text()) if path.exists() else []
+        path.write_text(json.dumps(merged(held, [row]), indent=1) + "\n")
         seconds = f"{row['standard_s']:.0f} s and {row['full_s']:.0f} s"
         print(
             f"{cell.key}: {row['standard']} is {row['slower']:+.2%} slower than {row['full']} ({seconds})", flush=True
         )
 
     return 1 if left else 0
+
+
+def merged(held: Sequence[Mapping[str, Any]], newer: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rows by cell. A newer one takes the place of one that is there, and keeps it under `earlier`: none is lost."""
+    rows = {row["cell"]: dict(row) for row in held}
+    for row in newer:
+        before = rows.get(row["cell"])
+        found = dict(row)
+        if before:
+            earlier = [*before.pop("earlier", []), before]
+            found["earlier"] = [*earlier, *found.get("earlier", [])]
+        rows[row["cell"]] = found
+    return list(rows.values())
 
 
 def judge(cell: Cell, prior: str, journals: Path | None) -> dict[str, Any]:

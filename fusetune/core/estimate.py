@@ -48,10 +48,11 @@ from fusetune.core.machine import (
 from fusetune.core.persistent import ctas_per_sm
 from fusetune.core.problem import Problem
 from fusetune.core.resources import Resources, occupancy
-from fusetune.core.space import OWNED_TILE, holds_columns, is_pipelined, pipelined_shared_bytes, uses_wgmma
+from fusetune.core.second import after_products_ns
+from fusetune.core.space import holds_columns, is_pipelined, pipelined_shared_bytes, uses_wgmma
 from fusetune.core.split import joins_summands
 from fusetune.core.target import Target
-from fusetune.core.traffic import L2_KEEPS_ALL, LINE_BYTES, Work, distinct_share, traffic
+from fusetune.core.traffic import LINE_BYTES, Work, distinct_share, traffic
 
 _FREE_STACK_BYTES: Final = 1024
 """A stack up to this size was seen not to slow the loop down: what is kept there is used before and after it."""
@@ -59,22 +60,6 @@ _SPILL_TRIPS: Final = 4
 """How often a byte of stack moves in a step: 64 x 64 x 128 w4 s3 with 4 KB of it took 53 ms on an RTX 4090."""
 _MOST_IN_PARTS: Final = 320
 """Registers that products in three parts seem to want, beyond which all of them spilled (H200 and RTX 4090)."""
-
-
-_FINISHED_ELEMENTS: Final = 1024
-"""How much of y one CTA of a second kernel takes (kernels/launches.py)."""
-_PASS_LATENCIES: Final = 5
-"""Latencies from the start of a kernel that reads y again to its last store, beside what it moves.
-
-It takes about 3 us more than its bytes take to and from device memory, and no less where L2 holds some of them (seven
-sizes from 13 to 270 MB on an H200, benchmarks/passes.py).
-"""
-_OF_FILL: Final = 0.5
-"""Share of what an SM can take in that a second kernel's CTA gets, which waits for one load after another."""
-
-
-_OWNER_REGISTERS: Final = 128
-"""Registers a thread of `owner`'s second kernel, whose CTAs have four warps; its shared memory is two of its tiles."""
 
 
 _MOMENTS_CLOCKS: Final = 20
@@ -151,7 +136,7 @@ def estimate(
         takes_moments=_takes_moments(config, problem),
         defers=config.variant == "deferred",
     )
-    second_ns = _second_ns(config, problem, target, machine, used)
+    second_ns = after_products_ns(config, problem, target, machine, used)
     return _estimated(config, work, target, used, shape, machine, second_ns)
 
 
@@ -441,73 +426,6 @@ def _moments_clocks(config: Config) -> float:
     """What taking the moments of a tile costs an SM: the fewer rows a lane holds, the more columns are handed on."""
     rows = max(1, config.BLOCK_M // 16 // config.num_warps) * 2
     return config.BLOCK_M * config.BLOCK_N / (32 * rows) * _MOMENTS_CLOCKS
-
-
-def _second_ns(config: Config, problem: Problem, target: Target, machine: Machine, used: Resources) -> float:
-    """What comes after the products: the sum of the parts of K, or in training the passes that normalize y.
-
-    A CTA that is last at its tile adds up the parts at once: two more ways through L2, one to count those that are done
-    and one for their summands. All else takes another kernel. One that adds up moves its bytes as fast as L2 or device
-    memory lets all SMs, and no faster than one of its CTAs gets its own; those that read y again, as device memory lets
-    them, or as `_owned_ns` says.
-    """
-    M, N, size = problem.M, problem.N, problem.element_bytes
-    if joins_summands(config, problem):
-        clock = clock_ghz(target, machine)
-        own = config.BLOCK_M * config.BLOCK_N * (4 * config.SPLIT_K + size)
-        return 2 * machine.latency_ns + own / (machine.fill_bytes_per_clock * _OF_FILL * clock)
-    if config.SPLIT_K > 1:
-        clock = clock_ghz(target, machine)
-        rows = 1 << (M - 1).bit_length()
-        rows = rows if problem.mode == "train" else min(32, rows)
-        columns = max(16, _FINISHED_ELEMENTS // rows)
-        moved = M * N * (8 * config.SPLIT_K + size)  # float32, written and read
-        own = rows * columns * (4 * config.SPLIT_K + size)
-        rate = machine.l2_bytes_per_clock * clock * target.sms
-        if target.l2_bytes is not None and moved > L2_KEEPS_ALL * target.l2_bytes:
-            rate = min(rate, dram_bytes_per_ns(target) * machine.dram_efficiency)
-        own_ns = machine.latency_ns + own / (machine.fill_bytes_per_clock * _OF_FILL * clock)
-        return machine.second_launch_us * 1e3 + max(moved / rate, own_ns)
-    if problem.mode != "train" or holds_columns(config, problem):
-        return 0.0
-    start_ns = machine.second_launch_us * 1e3 + _PASS_LATENCIES * machine.latency_ns
-    if config.variant == "owner":
-        return start_ns + _owned_ns(config, problem, target, machine, used)
-    rows = max(32, -(-M // (16 * 32)) * 32)
-    if config.rereads:
-        tiles, passes, moved = -(-M // rows), 2, 3 * M * N * size
-    else:
-        tiles, passes, moved = -(-M // config.BLOCK_M), 1, 2 * M * N * size
-    # Each CTA of the last kernel joins its columns' moments anew, the means of them twice.
-    joined = 3 * 4 * tiles * N * -(-M // rows)
-    joining_ns = joined / (machine.l2_bytes_per_clock * clock_ghz(target, machine) * target.sms)
-    return passes * start_ns + joining_ns + moved / (dram_bytes_per_ns(target) * machine.dram_efficiency)
-
-
-def _owned_ns(config: Config, problem: Problem, target: Target, machine: Machine, used: Resources) -> float:
-    """What CTAs that own columns take on the SM that has most of them: each reads its columns twice and writes them.
-
-    The kernel is launched while the products are made, and its CTAs wait where there is room. Where there is none
-    beside those that multiply, they all go to the few SMs that have no last tile, as many as their registers allow:
-    at 2048 x 3072 on an H100 that takes some 17 us more, in a sweep that timed 285 configs of this variant. So it is
-    where CTAs of the next call, launched just as early, take the room first.
-    """
-    columns = OWNED_TILE[1]
-    ctas = -(-problem.N // columns)
-    together = -(-ctas // target.sms)
-    registers, shared = 4 * 32 * _OWNER_REGISTERS, 2 * OWNED_TILE[0] * columns * problem.element_bytes + 1024
-    beside = msgspec.structs.replace(
-        target,
-        registers_per_sm=target.registers_per_sm - registers,
-        shared_bytes_per_sm=target.shared_bytes_per_sm - shared,
-    )
-    held, left = (
-        occupancy(used.registers, used.shared_bytes, config.num_warps, one).ctas_per_sm for one in (target, beside)
-    )
-    if left < held:
-        together = max(together, min(ctas, target.registers_per_sm // registers))
-    moved = 3 * problem.M * columns * problem.element_bytes * together
-    return moved / (machine.fill_bytes_per_clock * clock_ghz(target, machine))
 
 
 def guessed_resources(config: Config, problem: Problem, target: Target) -> Resources:

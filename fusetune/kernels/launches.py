@@ -11,7 +11,7 @@ import triton.language as tl
 from fusetune.core.config import Config
 from fusetune.core.persistent import ctas_per_sm, parts_of
 from fusetune.core.problem import Problem
-from fusetune.core.space import DEFERRED_STEPS, OWNED_TILE, holds_columns, owns_columns
+from fusetune.core.space import DEFERRED_STEPS, OWNED_TILE, holds_columns
 from fusetune.core.split import joins_summands, tiles_of
 from fusetune.errors import UnsupportedProblemError
 from fusetune.kernels.deferred import (
@@ -42,6 +42,16 @@ from fusetune.kernels.endings import (
 )
 from fusetune.kernels.library import folded, multiply, multiply_and_add
 from fusetune.kernels.owner import normalize_owned_columns
+from fusetune.kernels.shapes import (
+    FINISHED_ELEMENTS,
+    MOMENTS_COLUMNS,
+    MOMENTS_ROWS,
+    MOMENTS_STAGES,
+    NORMALIZED_ROWS,
+    columns_to_normalize,
+    is_owned,
+    rows_of_moments,
+)
 from fusetune.kernels.spec import Call, Launch, Operand, TileDescriptor
 from fusetune.kernels.tiles import (
     halves,
@@ -90,15 +100,6 @@ PDL_MOST_BYTES: Final = 48 << 20
 Beyond, passes over y go through device memory, and who waits holds registers and shared memory that they want: by
 benchmarks/overlap.py on an H100, training takes up to 6 % less without it from 90 MB on, and up to 1 % more at 17 MB,
 where a launch is a larger part of all."""
-MOMENTS_ROWS, MOMENTS_COLUMNS, MOMENTS_STAGES = 32, 64, 3
-MOST_ROWS: Final = 8192
-NORMALIZED_ROWS: Final = 32
-"""How kernels behind the products go through y: rows and columns that a CTA reads at a time, and loads that run ahead.
-
-By benchmarks/passes.py on an H200, over the fastest shape of each of seven sizes, the moments take 0 to 11 % more so,
-and normalizing 0 to 6 %, but 25 % at one size."""
-FINISHED_ELEMENTS: Final = 1024
-"""Elements that a CTA of the second kernel of split_k adds up: few, so that there are CTAs for every SM."""
 _ELEMENT_TYPES: Final = {"float32": tl.float32, "float16": tl.float16, "bfloat16": tl.bfloat16}
 
 
@@ -113,37 +114,15 @@ def workspace(problem: Problem, config: Config, ending: Ending) -> tuple[Operand
         )
     if config.SPLIT_K > 1:
         return (Operand("partial", (config.SPLIT_K, problem.M, problem.N), "float32", role="output"),)
-    if ending == "train" and not holds_columns(config, problem) and not _is_owned(config, problem):
+    if ending == "train" and not holds_columns(config, problem) and not is_owned(config, problem):
         tiles_m = triton.cdiv(problem.M, rows_of_moments(config, problem))
         return (Operand("moments", (2, tiles_m, problem.N), "float32", role="output"),)
     return ()
 
 
-def _is_owned(config: Config, problem: Problem) -> bool:
-    """Whether one kernel does all that follows the products of training."""
-    return config.variant == "owner" or (config.is_library and owns_columns(problem))
-
-
 def launches_early(problem: Problem, ending: Ending) -> bool:
     """Whether a kernel is launched while the one ahead of it runs, where a GPU can."""
     return ending != "train" or problem.M * problem.N * problem.element_bytes <= PDL_MOST_BYTES
-
-
-def rows_of_moments(config: Config, problem: Problem) -> int:
-    """Rows of y in one tile of moments: of a tile of products, or of what one CTA reads that reads y again.
-
-    Those are 8 or 16 a column: each of them waits for memory once, and the last kernel for all of them. MOST_ROWS of
-    N elements can be counted in 32 bits.
-    """
-    if not config.rereads and not config.is_library:
-        return config.BLOCK_M
-    eighth, sixteenth = (int(triton.next_power_of_2(triton.cdiv(problem.M, parts))) for parts in (8, 16))
-    return min(max(128, min(eighth, 256), sixteenth), MOST_ROWS)
-
-
-def columns_to_normalize(problem: Problem, tiles_m: int) -> int:
-    """Columns of a CTA of the last kernel: 256 bytes of a row, or fewer where many tiles' moments take registers."""
-    return 64 if tiles_m > 16 else 256 // problem.element_bytes
 
 
 def references(problem: Problem, ending: Ending) -> tuple[Config, ...]:
@@ -295,7 +274,7 @@ class _Ends:
         return {"x": self.tensors["x"], "out": self.tensors["y"], "tf32": self.problem.precision == "tf32"}
 
     def _after_products(self) -> tuple[Launch, ...]:
-        if _is_owned(self.config, self.problem):
+        if is_owned(self.config, self.problem):
             return (self._normalize_owned(),)
         return (self._moments(), self._normalize(upwards=False))
 

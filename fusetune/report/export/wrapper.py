@@ -10,7 +10,8 @@ from fusetune.core.persistent import ctas_per_sm, parts_of
 from fusetune.core.problem import Problem
 from fusetune.core.space import DEFERRED_STEPS, holds_columns
 from fusetune.errors import UsageError
-from fusetune.kernels.launches import FINISHED_ELEMENTS, MOST_ROWS, PDL_CAPABILITY, PDL_MOST_BYTES
+from fusetune.kernels.launches import PDL_CAPABILITY, PDL_MOST_BYTES
+from fusetune.kernels.shapes import FINISHED_ELEMENTS, MOST_ROWS
 from fusetune.kernels.spec import Launch, rounds_in_descriptor
 from fusetune.report.export.specialize import Specialized, specialize
 

@@ -1,8 +1,8 @@
 """Whether launching a kernel while the one ahead of it runs pays: `python benchmarks/overlap.py`. Needs sm_90.
 
 Every cell of the family with the config that a call would look up: one CUDA graph with all kernels launched early
-(programmatic dependent launch), one with none, replayed in turns as benchmarks/peers.py does. PDL_MOST_BYTES in
-fusetune/kernels/launches.py is held against this. Writes benchmarks/results/overlap-<gpu>.json.
+(programmatic dependent launch), one with none, and one with the first alone, replayed in turns as benchmarks/peers.py
+does. PDL_MOST_BYTES in fusetune/kernels/launches.py is held against this. Writes benchmarks/results/overlap-<gpu>.json.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import json
 import random
 import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from family_sweeps import ROOT, Cell, add_filters, chosen_cells, kernel_hash
 
@@ -28,6 +28,8 @@ from fusetune.kernels.spec import Launch
 from fusetune.measure.nvml import gpu_present
 
 ROUNDS = 15
+WAYS: Final = {"early": (True, True), "not": (False, False), "first": (True, False)}
+"""Whether the first kernel of a call is launched early, and whether those behind it are."""
 
 
 def main() -> None:
@@ -54,8 +56,9 @@ def main() -> None:
             print(f"{cell.key}: no entry for this GPU", file=sys.stderr)
             continue
         rows.append(timed(cell, found.config))
-        print(f"{cell.key:<34} {rows[-1]['config']:<34} {rows[-1]['early_us']:9.2f} us early, "
-              f"{rows[-1]['not_over_early']:.3f} of it without", flush=True)  # fmt: skip
+        row = rows[-1]
+        ratios = f"{row['not_over_early']:.3f} of it without, {row['first_over_early']:.3f} with the first alone"
+        print(f"{cell.key:<34} {row['config']:<34} {row['early_us']:9.2f} us early, {ratios}", flush=True)
     gpu = torch.cuda.get_device_name(0)
     result = {
         "gpu": gpu,
@@ -68,14 +71,14 @@ def main() -> None:
 
 
 def timed(cell: Cell, config: Config) -> dict[str, Any]:
-    """One cell both ways: medians, and the median ratio within a round."""
+    """One cell in every way: medians, and the median ratios within a round."""
     import torch
     from peer_arms import GraphBench, input_bytes, make_bed, sets_for
 
     sets = sets_for(input_bytes(cell), torch.cuda.get_device_properties(0).L2_cache_size)
     bed = make_bed(cell, "cuda", sets)
     bench = GraphBench(sets)
-    failed = bench.begin({name: call_of(bed, config, early=name == "early") for name in ("early", "not")})
+    failed = bench.begin({name: call_of(bed, config, *early) for name, early in WAYS.items()})
     if failed:
         sys.exit(f"{cell.key}: {failed}")
     times = bench.times(ROUNDS, random.Random(cell.key), lambda: None)
@@ -90,24 +93,35 @@ def timed(cell: Cell, config: Config) -> dict[str, Any]:
         "y_bytes": problem.M * problem.N * problem.element_bytes,
         "early_us": round(statistics.median(times["early"]), 3),
         "not_us": round(statistics.median(times["not"]), 3),
-        "not_over_early": round(statistics.median(b / a for a, b in zip(times["early"], times["not"], strict=True)), 4),
+        "first_us": round(statistics.median(times["first"]), 3),
+        "not_over_early": over(times["not"], times["early"]),
+        "first_over_early": over(times["first"], times["early"]),
         "chosen": "early" if launches_early(problem, "train" if cell.op == "train" else "eval") else "not",
     }
 
 
-def call_of(bed: Any, config: Config, *, early: bool) -> Callable[[int], Any]:
-    """A call of the config's kernels, all of them launched early or none."""
+def over(times: Sequence[float], others: Sequence[float]) -> float:
+    """The median ratio of two ways within a round."""
+    return round(statistics.median(one / other for one, other in zip(times, others, strict=True)), 4)
+
+
+def call_of(bed: Any, config: Config, first_early: bool, later_early: bool) -> Callable[[int], Any]:
+    """A call of the config's kernels, the first and all later ones launched early or not."""
     from fusetune.measure.launcher import Launcher
 
-    problem, first = bed.cell.problem, bed.sets[0]
-    scratch = {operand.name: operand.allocate(first["x"].device) for operand in bed.spec.workspace(problem, config)}
-    launches = bed.spec.launches(problem, config, {**first, **scratch})
-    launchers = [Launcher(with_overlap(launch, early=early), bed.sets, scratch) for launch in launches]
+    problem, tensors = bed.cell.problem, bed.sets[0]
+    scratch = {operand.name: operand.allocate(tensors["x"].device) for operand in bed.spec.workspace(problem, config)}
+    launches = bed.spec.launches(problem, config, {**tensors, **scratch})
+    ways = [first_early, *[later_early] * (len(launches) - 1)]
+    launchers = [
+        Launcher(with_overlap(launch, early=early), bed.sets, scratch)
+        for launch, early in zip(launches, ways, strict=True)
+    ]
 
     def call(index: int) -> Any:
         for launcher in launchers:
             launcher.launch(index)
-        return first["y"]
+        return tensors["y"]
 
     return call
 

@@ -31,6 +31,13 @@ def test_every_kernel_is_launched_early_or_none_whatever_the_library_would_do(M:
         assert ("launch_pdl" in after.options) is early
 
 
+def test_ways_are_held_against_each_other_within_a_round() -> None:
+    """A card that slows down from round to round slows both."""
+    assert overlap.over([3.0, 4.4, 5.0], [3.0, 4.0, 5.0]) == 1.0
+    assert overlap.over([1.0, 2.2, 3.3], [1.0, 2.0, 3.0]) == 1.1
+    assert set(overlap.WAYS.values()) == {(True, True), (False, False), (True, False)}
+
+
 def test_a_library_s_call_stays_as_it_is() -> None:
     call = object()
     assert overlap.with_overlap(call, early=True) is call

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from fusetune.errors import EXIT_REGRESSION, NoUsableGpuError, UsageError
-from fusetune.store.paths import find_run, runs_dir, search_path
+from fusetune.store.paths import config_files, find_run, runs_dir, search_path
 from fusetune.store.schema import ConfigFile
 from fusetune.store.yaml_files import read_config_file
 
@@ -203,7 +203,7 @@ def _read(paths: Sequence[Path]) -> Files:
     found: list[Path] = []
     for path in paths or _default_folders():
         if path.is_dir():
-            found += sorted(path.glob("*/*.yaml")) + sorted(path.glob("*.yaml"))
+            found += config_files(path)
         elif path.exists():
             found.append(path)
         else:

@@ -18,6 +18,7 @@ from fusetune.core.config import Config
 from fusetune.core.environment import TargetIdentity
 from fusetune.core.problem import Problem
 from fusetune.errors import ConfigFileError
+from fusetune.store.paths import PINS_FOLDER
 from fusetune.store.yaml_files import replace_file
 from fusetune.store.yaml_reader import parse_yaml_as, read_text
 
@@ -79,7 +80,7 @@ class PinFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def pins_path(configs: Path) -> Path:
     """Where the pins of a file of configs lie: not beside it, where they would be taken for configs."""
-    return configs.parent / "pins" / configs.name
+    return configs.parent / PINS_FOLDER / configs.name
 
 
 def read_pins(path: Path, known_metrics: Iterable[str]) -> PinFile | None:

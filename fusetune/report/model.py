@@ -13,7 +13,7 @@ from fusetune.core.problem import Problem
 from fusetune.errors import FusetuneError, UsageError
 from fusetune.report.run_summary import CandidateRow, RunSummary, summarize_run
 from fusetune.store.journal import read_journal
-from fusetune.store.paths import find_run
+from fusetune.store.paths import config_files, find_run
 from fusetune.store.schema import SCHEMA_VERSION, ConfigFile, Environment, Library, Times
 from fusetune.store.yaml_files import read_config_file
 
@@ -134,9 +134,8 @@ def config_paths(roots: Iterable[Path]) -> list[Path]:
     """The YAML files in the roots and in their folders, one deep, each once, in the order of the roots."""
     found: dict[Path, Path] = {}
     for root in roots:
-        for path in sorted([*root.glob("*.yaml"), *root.glob("*/*.yaml")]):
-            if path.is_file():
-                found.setdefault(path.resolve(), path)
+        for path in config_files(root):
+            found.setdefault(path.resolve(), path)
     return list(found.values())
 
 

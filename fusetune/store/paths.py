@@ -13,6 +13,8 @@ from fusetune.core.target import slugify
 
 CONFIGS_VARIABLE: Final = "FUSETUNE_CONFIGS"
 RUNS_VARIABLE: Final = "FUSETUNE_RUNS"
+PINS_FOLDER: Final = "pins"
+"""Where the gate's pins lie, in the folder of the configs that they belong to."""
 
 _PACKAGE: Final = Path(__file__).resolve().parent.parent
 
@@ -20,6 +22,12 @@ _PACKAGE: Final = Path(__file__).resolve().parent.parent
 def config_path(root: Path, target_name: str, op: str) -> Path:
     """The file under `root` that holds the tuned configs of one op on one GPU: `<root>/<gpu>/<op>.yaml`."""
     return root / slugify(target_name) / f"{op}.yaml"
+
+
+def config_files(folder: Path) -> list[Path]:
+    """The YAML files of configs in a folder and in its folders, one deep: of all GPUs, or of one. Pins are none."""
+    deeper = (path for path in folder.glob("*/*.yaml") if path.parent.name != PINS_FOLDER)
+    return sorted(path for path in (*folder.glob("*.yaml"), *deeper) if path.is_file())
 
 
 def search_path() -> list[Path]:

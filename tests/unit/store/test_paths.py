@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fusetune.store import paths
-from fusetune.store.paths import config_path, find_run, runs_dir, search_path, shipped_configs
+from fusetune.store.paths import config_files, config_path, find_run, runs_dir, search_path, shipped_configs
 
 
 @pytest.fixture(autouse=True)
@@ -24,6 +24,17 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_gpu_has_a_folder_and_an_op_a_file() -> None:
     path = config_path(Path("configs"), "NVIDIA GeForce RTX 4090", "gemm_scale")
     assert path == Path("configs/nvidia-geforce-rtx-4090/gemm_scale.yaml")
+
+
+def test_configs_are_found_in_a_folder_of_all_gpus_and_in_that_of_one_and_pins_are_none() -> None:
+    names = ("gpu/gemm_scale.yaml", "gpu/pins/gemm_scale.yaml", "other/gemm_scale.yaml", "gpu/a.yaml/b.yaml", "n.txt")
+    for name in names:
+        (Path("configs") / name).parent.mkdir(parents=True, exist_ok=True)
+        (Path("configs") / name).touch()
+    found = {str(path.relative_to("configs")) for path in config_files(Path("configs"))}
+    assert found == {"gpu/gemm_scale.yaml", "other/gemm_scale.yaml"}
+    assert config_files(Path("configs/gpu")) == [Path("configs/gpu/a.yaml/b.yaml"), Path("configs/gpu/gemm_scale.yaml")]
+    assert config_files(Path("nowhere")) == []
 
 
 def test_folders_are_searched_from_the_most_personal_to_the_shipped(

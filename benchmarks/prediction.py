@@ -21,6 +21,7 @@ Writes prediction.json into --output.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import statistics
 import sys
@@ -141,7 +142,8 @@ def read_sweeps(folders: Sequence[Path], *, current: bool = True) -> list[Measur
     """
     newest = _newest(folders, lambda sweep: True)
     latest = {sweep.op: sweep.kernel_hash for sweep in sorted(newest.values(), key=lambda sweep: sweep.run)}
-    chosen = [sweep for sweep in newest.values() if (sweep.kernel_hash in _alike(sweep.op, latest)) is current]
+    alike = {op: _alike(op, latest) for op in latest}
+    chosen = [sweep for sweep in newest.values() if (sweep.kernel_hash in alike[sweep.op]) is current]
     return sorted(chosen, key=lambda sweep: (sweep.op, sweep.problem.describe()))
 
 
@@ -167,6 +169,7 @@ def _newest(folders: Sequence[Path], counts: Callable[[Measured], bool]) -> dict
     return newest
 
 
+@functools.cache
 def read_sweep(path: Path) -> Measured | None:
     """None for a prediction, and for a sweep that timed nothing or ran on a GPU that the table does not hold."""
     records = list(read_journal(path))

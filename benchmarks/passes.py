@@ -4,9 +4,9 @@ Training with `reread`, `owner` or a library reads y twice after the products: f
 normalize it, by two kernels, or by one whose CTAs own whole columns. For several sizes all three are timed in many
 shapes (ROWS x COLUMNS elements at a time, warps, loads that run ahead, CTAs a column), each behind a copy that leaves y
 where the products leave it, its end in L2; what the copy takes alone is subtracted. Moments, and what owners make of y,
-are held against float64. The shapes that fusetune/kernels/launches.py takes are chosen by this, and told with how much
-slower than the fastest they are; so is the one kernel in its shape over the two in theirs. Writes passes-<gpu>.json
-into --output.
+are held against float64. The shapes that the library takes (fusetune/kernels/passes.py, OWNED_TILE in
+fusetune/core/space.py) are chosen by this, and told with how much slower than the fastest they are; so is the one
+kernel in its shape over the two in theirs. Writes passes-<gpu>.json into --output.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def owned_shapes() -> list[Shape]:
 
 
 def chosen(problem: Problem) -> dict[str, Shape]:
-    """What fusetune/kernels/launches.py takes."""
+    """What the library takes."""
     spec, found = load_spec("gemm_scale_bn"), {}
     launches = [
         launch

@@ -3,7 +3,7 @@
 Reads the journals of measured sweeps under benchmarks/results/sweeps and benchmarks/results/family, the newest one of
 each problem; those of an earlier source of the kernels are told apart, and so are those that skipped nothing, whatever
 source they ran with. Problems of the sizes in JUDGED are never seen by `python benchmarks/fit.py`, which chooses the
-model's constants for sm_90; both halves are told apart. For each problem it tells
+model's constants for sm_90; both halves are told apart, and so are GPUs. For each problem it tells
 
     regret      how much slower the best of the model's first 1, 3 and 10 is than the best that screening found, all
                 ranked by real resources; and the same of the first 3 of a sweep without a GPU, which compiles only

@@ -16,7 +16,7 @@ from fusetune.core.target import Target
 from fusetune.core.traffic import L2_KEEPS_ALL
 
 _FINISHED_ELEMENTS: Final = 1024
-"""How much of y one CTA of a second kernel takes (kernels/shapes.py)."""
+"""How much of y one CTA of a second kernel takes (kernels/passes.py)."""
 _PASS_LATENCIES: Final = 5
 """Latencies from the start of a kernel that reads y again to its last store, beside what it moves.
 

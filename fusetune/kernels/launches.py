@@ -42,7 +42,7 @@ from fusetune.kernels.endings import (
 )
 from fusetune.kernels.library import folded, multiply, multiply_and_add
 from fusetune.kernels.owner import normalize_owned_columns
-from fusetune.kernels.shapes import (
+from fusetune.kernels.passes import (
     FINISHED_ELEMENTS,
     MOMENTS_COLUMNS,
     MOMENTS_ROWS,

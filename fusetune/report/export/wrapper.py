@@ -11,7 +11,7 @@ from fusetune.core.problem import Problem
 from fusetune.core.space import DEFERRED_STEPS, holds_columns
 from fusetune.errors import UsageError
 from fusetune.kernels.launches import PDL_CAPABILITY, PDL_MOST_BYTES
-from fusetune.kernels.shapes import FINISHED_ELEMENTS, MOST_ROWS
+from fusetune.kernels.passes import FINISHED_ELEMENTS, MOST_ROWS
 from fusetune.kernels.spec import Launch, rounds_in_descriptor
 from fusetune.report.export.specialize import Specialized, specialize
 

@@ -42,7 +42,7 @@ def test_what_a_sweep_made_of_a_config_is_its_furthest_state() -> None:
 
 
 def test_the_recorded_cells_are_the_family_s_and_their_full_winners_are_in_the_standard_space() -> None:
-    """What the issue of one cell was on one day: a config of the standard space that its sweep did not come to."""
+    """Where a winner is beyond the bound, the standard space holds the faster config: its sweep did not keep it."""
     known = {cell.key: cell for cell in family()}
     paths = sorted((Path(spaces.__file__).parent / "results").glob("spaces-*.json"))
     assert paths

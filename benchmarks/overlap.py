@@ -1,8 +1,9 @@
 """Whether launching a kernel while the one ahead of it runs pays: `python benchmarks/overlap.py`. Needs sm_90.
 
-Every cell of the family with the config that a call would look up: one CUDA graph with all kernels launched early
-(programmatic dependent launch), one with none, and one with the first alone, replayed in turns as benchmarks/peers.py
-does. PDL_MOST_BYTES in fusetune/kernels/launches.py is held against this. Writes benchmarks/results/overlap-<gpu>.json.
+Every cell of the family with the config that a call would look up: a CUDA graph with its kernels launched as the
+library does, one with all of them launched early (programmatic dependent launch), one with the first alone, and one
+with none, replayed in turns as benchmarks/peers.py does. The rules in fusetune/kernels/early.py are held against this.
+Writes benchmarks/results/overlap-<gpu>.json.
 """
 
 from __future__ import annotations
@@ -23,13 +24,15 @@ from family_sweeps import ROOT, Cell, add_filters, chosen_cells, kernel_hash
 
 from fusetune.core.config import Config
 from fusetune.core.target import slugify
-from fusetune.kernels.launches import PDL_CAPABILITY, launches_early
+from fusetune.kernels.early import PDL_CAPABILITY
 from fusetune.kernels.spec import Launch
 from fusetune.measure.nvml import gpu_present
 
 ROUNDS = 15
-WAYS: Final = {"early": (True, True), "not": (False, False), "first": (True, False)}
-"""Whether the first kernel of a call is launched early, and whether those behind it are."""
+WAYS: Final = {"ours": None, "early": (True, True), "first": (True, False), "not": (False, False)}
+"""Whether the first kernel of a call is launched early, and whether those behind it are; None is as the library does.
+
+Where any is, each lets the one behind it begin."""
 
 
 def main() -> None:
@@ -57,8 +60,8 @@ def main() -> None:
             continue
         rows.append(timed(cell, found.config))
         row = rows[-1]
-        ratios = f"{row['not_over_early']:.3f} of it without, {row['first_over_early']:.3f} with the first alone"
-        print(f"{cell.key:<34} {row['config']:<34} {row['early_us']:9.2f} us early, {ratios}", flush=True)
+        ratios = ", ".join(f"{way} {row['over_ours'][way]:.3f}" for way in WAYS if way != "ours")
+        print(f"{cell.key:<34} {row['config']:<34} {row['ours_us']:9.2f} us; {ratios}", flush=True)
     gpu = torch.cuda.get_device_name(0)
     result = {
         "gpu": gpu,
@@ -78,7 +81,8 @@ def timed(cell: Cell, config: Config) -> dict[str, Any]:
     sets = sets_for(input_bytes(cell), torch.cuda.get_device_properties(0).L2_cache_size)
     bed = make_bed(cell, "cuda", sets)
     bench = GraphBench(sets)
-    failed = bench.begin({name: call_of(bed, config, *early) for name, early in WAYS.items()})
+    launches, scratch = launches_of(bed, config)
+    failed = bench.begin({name: call_of(bed, launched(launches, way), scratch) for name, way in WAYS.items()})
     if failed:
         sys.exit(f"{cell.key}: {failed}")
     times = bench.times(ROUNDS, random.Random(cell.key), lambda: None)
@@ -91,12 +95,9 @@ def timed(cell: Cell, config: Config) -> dict[str, Any]:
         "config": config.label(),
         "kernel_hash": kernel_hash(cell.spec_name, config),
         "y_bytes": problem.M * problem.N * problem.element_bytes,
-        "early_us": round(statistics.median(times["early"]), 3),
-        "not_us": round(statistics.median(times["not"]), 3),
-        "first_us": round(statistics.median(times["first"]), 3),
-        "not_over_early": over(times["not"], times["early"]),
-        "first_over_early": over(times["first"], times["early"]),
-        "chosen": "early" if launches_early(problem, "train" if cell.op == "train" else "eval") else "not",
+        "launched_early": [is_early(launch) for launch in launches],
+        "ours_us": round(statistics.median(times["ours"]), 3),
+        "over_ours": {way: over(times[way], times["ours"]) for way in WAYS if way != "ours"},
     }
 
 
@@ -105,35 +106,50 @@ def over(times: Sequence[float], others: Sequence[float]) -> float:
     return round(statistics.median(one / other for one, other in zip(times, others, strict=True)), 4)
 
 
-def call_of(bed: Any, config: Config, first_early: bool, later_early: bool) -> Callable[[int], Any]:
-    """A call of the config's kernels, the first and all later ones launched early or not."""
-    from fusetune.measure.launcher import Launcher
-
+def launches_of(bed: Any, config: Config) -> tuple[Sequence[Any], dict[str, Any]]:
+    """The launches of the config as the library makes them, and their scratch."""
     problem, tensors = bed.cell.problem, bed.sets[0]
     scratch = {operand.name: operand.allocate(tensors["x"].device) for operand in bed.spec.workspace(problem, config)}
-    launches = bed.spec.launches(problem, config, {**tensors, **scratch})
-    ways = [first_early, *[later_early] * (len(launches) - 1)]
-    launchers = [
-        Launcher(with_overlap(launch, early=early), bed.sets, scratch)
-        for launch, early in zip(launches, ways, strict=True)
-    ]
+    return bed.spec.launches(problem, config, {**tensors, **scratch}), scratch
+
+
+def call_of(bed: Any, launches: Sequence[Any], scratch: dict[str, Any]) -> Callable[[int], Any]:
+    """A call of these kernels on a set of inputs."""
+    from fusetune.measure.launcher import Launcher
+
+    launchers = [Launcher(launch, bed.sets, scratch) for launch in launches]
 
     def call(index: int) -> Any:
         for launcher in launchers:
             launcher.launch(index)
-        return tensors["y"]
+        return bed.sets[0]["y"]
 
     return call
 
 
-def with_overlap(launch: Any, *, early: bool) -> Any:
-    """The launch with programmatic dependent launch, or without; a library's call as it is."""
+def launched(launches: Sequence[Any], way: tuple[bool, bool] | None) -> list[Any]:
+    """The launches in one of WAYS; a library's call as it is."""
+    if way is None:
+        return list(launches)
+    first, later = way
+    early = [first, *[later] * (len(launches) - 1)]
+    return [
+        with_overlap(launch, early=one, triggers=first or later) for launch, one in zip(launches, early, strict=True)
+    ]
+
+
+def with_overlap(launch: Any, *, early: bool, triggers: bool) -> Any:
+    """The launch made early or not, and letting the one behind it begin or not."""
     if not isinstance(launch, Launch):
         return launch
     options = {name: value for name, value in launch.options.items() if name != "launch_pdl"}
     if early:
         options["launch_pdl"] = True
-    return dataclasses.replace(launch, constants={**launch.constants, "OVERLAPS": early}, options=options)
+    return dataclasses.replace(launch, constants={**launch.constants, "OVERLAPS": triggers}, options=options)
+
+
+def is_early(launch: Any) -> bool:
+    return isinstance(launch, Launch) and "launch_pdl" in launch.options
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ Training with `reread`, `owner` or a library reads y twice after the products: f
 normalize it, by two kernels, or by one whose CTAs own whole columns. For several sizes all three are timed in many
 shapes (ROWS x COLUMNS elements at a time, warps, loads that run ahead, CTAs a column), each behind a copy that leaves y
 where the products leave it, its end in L2; what the copy takes alone is subtracted. Moments, and what owners make of y,
-are held against float64. The shapes that the library takes (fusetune/kernels/passes.py, OWNED_TILE in
+are held against float64. The shapes that the library takes (fusetune/kernels/passes.py, `owned_columns` in
 fusetune/core/space.py) are chosen by this, and told with how much slower than the fastest they are; so is the one
 kernel in its shape over the two in theirs. Writes passes-<gpu>.json into --output.
 """
@@ -26,8 +26,8 @@ from fusetune.compiler.pool import usable_cores
 from fusetune.core.config import Config
 from fusetune.core.problem import Dtype, Problem, make_problem
 from fusetune.core.target import find_target, slugify
+from fusetune.kernels.early import PDL_CAPABILITY, launches_early, waits_for_products
 from fusetune.kernels.endings import moments_of_rows, normalize_columns
-from fusetune.kernels.launches import PDL_CAPABILITY, launches_early
 from fusetune.kernels.owner import normalize_owned_columns
 from fusetune.kernels.spec import Launch, abstract_tensors, load_spec
 from fusetune.measure.nvml import gpu_present
@@ -44,9 +44,12 @@ SIZES: tuple[tuple[int, int, Dtype], ...] = (
     (2048, 3072, "float32"),
     (512, 4096, "float32"),
     (256, 4096, "float16"),
+    (512, 2048, "float32"),
+    (2048, 1024, "float16"),
 )
 TILES = ((32, 64), (64, 64), (16, 128), (32, 128), (64, 128), (8, 256), (16, 256), (32, 256))
 MOST_ELEMENTS = 32
+SHARED_BYTES = 227 << 10
 """Elements a thread beyond which registers run out."""
 COPIES, ROUNDS = 6, 7
 OWNED_TILES = tuple((rows, columns) for rows in (64, 128, 256, 512) for columns in (16, 32, 64))
@@ -94,8 +97,9 @@ def owned_shapes() -> list[Shape]:
         Shape(rows, columns, warps, stages, 1)
         for rows, columns in OWNED_TILES
         for warps in (4, 8, 16)
-        for stages in (1, 3)
+        for stages in (1, 3, 5)
         if 8 * 32 * warps <= rows * columns <= MOST_ELEMENTS * 32 * warps
+        and rows * columns * 4 * (stages - 1) <= SHARED_BYTES
     ]
 
 
@@ -124,7 +128,8 @@ def moments_launch(M: int, N: int, shape: Shape, early: bool) -> tuple[tuple[int
     """Grid, constants and options."""
     tile_m = tile_of(M, shape.parts)
     constants = {"TILE_M": tile_m, "ROWS": shape.rows, "COLUMNS": shape.columns, "STAGES": shape.stages}
-    return (-(-N // shape.columns), -(-M // tile_m)), {**constants, "OVERLAPS": early}, _options(shape, early)
+    options = _options(moments_of_rows, shape, early)
+    return (-(-N // shape.columns), -(-M // tile_m)), {**constants, "OVERLAPS": early}, options
 
 
 def normalizing_launch(
@@ -143,7 +148,7 @@ def normalizing_launch(
         "OVERLAPS": early,
         "PREFETCHES": True,
     }
-    return (-(-N // shape.columns), -(-M // rows)), rows, constants, _options(shape, early)
+    return (-(-N // shape.columns), -(-M // rows)), rows, constants, _options(normalize_columns, shape, early)
 
 
 def owned_launch(M: int, N: int, shape: Shape, early: bool) -> tuple[tuple[int], dict[str, Any], dict[str, Any]]:
@@ -157,7 +162,7 @@ def owned_launch(M: int, N: int, shape: Shape, early: bool) -> tuple[tuple[int],
         "OVERLAPS": early,
         "PREFETCHES": True,
     }
-    return (-(-N // shape.columns),), constants, _options(shape, early)
+    return (-(-N // shape.columns),), constants, _options(normalize_owned_columns, shape, early)
 
 
 def _early(M: int, N: int, dtype: Dtype) -> bool:
@@ -169,7 +174,8 @@ def _early(M: int, N: int, dtype: Dtype) -> bool:
     return major * 10 + minor >= PDL_CAPABILITY and launches_early(problem, "train")
 
 
-def _options(shape: Shape, early: bool) -> dict[str, Any]:
+def _options(kernel: Any, shape: Shape, early: bool) -> dict[str, Any]:
+    early = early and not waits_for_products(kernel)
     return {"num_warps": shape.num_warps, **({"launch_pdl": True} if early else {})}
 
 

@@ -136,7 +136,7 @@ def estimate(
         takes_moments=_takes_moments(config, problem),
         defers=config.variant == "deferred",
     )
-    second_ns = after_products_ns(config, problem, target, machine, used)
+    second_ns = after_products_ns(config, problem, target, machine)
     return _estimated(config, work, target, used, shape, machine, second_ns)
 
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Final
-
-import msgspec
 
 from fusetune.core.config import Config
 from fusetune.core.machine import Machine, clock_ghz, dram_bytes_per_ns
 from fusetune.core.problem import Problem
-from fusetune.core.resources import Resources, occupancy
-from fusetune.core.space import OWNED_TILE, holds_columns
+from fusetune.core.space import holds_columns, owned_columns
 from fusetune.core.split import joins_summands
 from fusetune.core.target import Target
 from fusetune.core.traffic import L2_KEEPS_ALL
@@ -25,11 +23,9 @@ sizes from 13 to 270 MB on an H200, benchmarks/passes.py).
 """
 _OF_FILL: Final = 0.5
 """Share of what an SM can take in that a second kernel's CTA gets, which waits for one load after another."""
-_OWNER_REGISTERS: Final = 128
-"""Registers a thread of `owner`'s second kernel, whose CTAs have four warps; its shared memory is two of its tiles."""
 
 
-def after_products_ns(config: Config, problem: Problem, target: Target, machine: Machine, used: Resources) -> float:
+def after_products_ns(config: Config, problem: Problem, target: Target, machine: Machine) -> float:
     """What comes after the products: the sum of the parts of K, or in training the passes that normalize y.
 
     A CTA that is last at its tile adds up the parts at once: two more ways through L2, one to count those that are done
@@ -58,7 +54,7 @@ def after_products_ns(config: Config, problem: Problem, target: Target, machine:
         return 0.0
     start_ns = machine.second_launch_us * 1e3 + _PASS_LATENCIES * machine.latency_ns
     if config.variant == "owner":
-        return start_ns + _owned_ns(config, problem, target, machine, used)
+        return start_ns + _owned_ns(problem, target, machine)
     rows = max(32, -(-M // (16 * 32)) * 32)
     if config.rereads:
         tiles, passes, moved = -(-M // rows), 2, 3 * M * N * size
@@ -70,27 +66,9 @@ def after_products_ns(config: Config, problem: Problem, target: Target, machine:
     return passes * start_ns + joining_ns + moved / (dram_bytes_per_ns(target) * machine.dram_efficiency)
 
 
-def _owned_ns(config: Config, problem: Problem, target: Target, machine: Machine, used: Resources) -> float:
-    """What CTAs that own columns take on the SM that has most of them: each reads its columns twice and writes them.
-
-    The kernel is launched while the products are made, and its CTAs wait where there is room. Where there is none
-    beside those that multiply, they all go to the few SMs that have no last tile, as many as their registers allow:
-    at 2048 x 3072 on an H100 that takes some 17 us more, in a sweep that timed 285 configs of this variant. So it is
-    where CTAs of the next call, launched just as early, take the room first.
-    """
-    columns = OWNED_TILE[1]
-    ctas = -(-problem.N // columns)
-    together = -(-ctas // target.sms)
-    registers, shared = 4 * 32 * _OWNER_REGISTERS, 2 * OWNED_TILE[0] * columns * problem.element_bytes + 1024
-    beside = msgspec.structs.replace(
-        target,
-        registers_per_sm=target.registers_per_sm - registers,
-        shared_bytes_per_sm=target.shared_bytes_per_sm - shared,
-    )
-    held, left = (
-        occupancy(used.registers, used.shared_bytes, config.num_warps, one).ctas_per_sm for one in (target, beside)
-    )
-    if left < held:
-        together = max(together, min(ctas, target.registers_per_sm // registers))
+def _owned_ns(problem: Problem, target: Target, machine: Machine) -> float:
+    """What CTAs that own columns take on the SM that has most of them: each reads its columns twice and writes them."""
+    columns = owned_columns(problem, target.sms)
+    together = math.ceil(math.ceil(problem.N / columns) / target.sms)
     moved = 3 * problem.M * columns * problem.element_bytes * together
     return moved / (machine.fill_bytes_per_clock * clock_ghz(target, machine))

@@ -34,12 +34,10 @@ WHOLE_COLUMNS: Final = 256
 OWNED_ROWS, OWNED_BYTES = 2048, 48 << 20
 """Rows, and bytes of y, up to which one kernel whose CTAs own whole columns is worth its while.
 
-It reads y twice, and the second time should find it in L2: by benchmarks/passes.py on an H100, one kernel takes 0.49
-to 0.93 of two at six sizes of up to 34 MB, and 0.98 to 1.53 at four from 90 MB on."""
-OWNED_TILE: Final = (128, 32)
-"""Rows and columns that a CTA of such a kernel reads at a time; it owns as many columns.
-
-By the same, 0 to 5 % slower than the fastest shape at five of those sizes, and 12 % at one."""
+It reads y twice, and the second time should find it in L2: by benchmarks/passes.py on an H200, one kernel takes 0.53
+to 0.88 of two at seven sizes of up to 34 MB and 1.01 at an eighth, and 1.00 to 1.74 at four from 90 MB on."""
+OWNED_AT_ONCE: Final = 128
+"""Rows that a CTA of such a kernel reads at a time, of 32 columns that it owns, or of 16 (`owned_columns`)."""
 CTAS_PER_SM_TO_SPLIT_FOR: Final = 4
 """More CTAs than so many an SM only make the sum of their parts longer."""
 
@@ -199,6 +197,15 @@ def holds_columns(config: Config, problem: Problem) -> bool:
 def owns_columns(problem: Problem) -> bool:
     """Whether y is so small that one kernel normalizes it, whose CTAs own whole columns."""
     return problem.M <= OWNED_ROWS and problem.M * problem.N * problem.element_bytes <= OWNED_BYTES
+
+
+def owned_columns(problem: Problem, sms: int) -> int:
+    """Columns that a CTA owns: 32, or 16 where these still leave an SM for each CTA.
+
+    By benchmarks/passes.py on an H200, the eight fastest shapes all have 16 columns at 512 x 2048 and 2048 x 1024
+    (M x N), and 32 or more at 1024 x 8192.
+    """
+    return 16 if sms >= -(-problem.N // 16) else 32
 
 
 def is_pipelined(problem: Problem) -> bool:

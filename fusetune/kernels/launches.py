@@ -11,7 +11,7 @@ import triton.language as tl
 from fusetune.core.config import Config
 from fusetune.core.persistent import ctas_per_sm, parts_of
 from fusetune.core.problem import Problem
-from fusetune.core.space import DEFERRED_STEPS, OWNED_TILE, holds_columns
+from fusetune.core.space import DEFERRED_STEPS, OWNED_AT_ONCE, holds_columns, owned_columns
 from fusetune.core.split import joins_summands, tiles_of
 from fusetune.errors import UnsupportedProblemError
 from fusetune.kernels.deferred import (
@@ -23,6 +23,7 @@ from fusetune.kernels.deferred import (
     with_affine,
 )
 from fusetune.kernels.device import Gpu, gpu_of
+from fusetune.kernels.early import PDL_CAPABILITY, Ending, launches_early, waits_for_products
 from fusetune.kernels.endings import (
     arrives_last,
     await_others,
@@ -50,6 +51,7 @@ from fusetune.kernels.passes import (
     NORMALIZED_ROWS,
     columns_to_normalize,
     is_owned,
+    owned_stages,
     rows_of_moments,
 )
 from fusetune.kernels.spec import Call, Launch, Operand, TileDescriptor
@@ -87,19 +89,6 @@ DEFERRED_KERNELS: Final = (column_affine, with_affine, as_pairs, from_pairs, sto
 OWNER_KERNELS: Final = (normalize_owned_columns,)
 """What launches of `owner`, and of a library in training, may run besides."""
 
-Ending = Literal["scale", "eval", "train"]
-"""What becomes of the products: the scale alone, or BatchNorm after it in one of its modes."""
-
-PDL_CAPABILITY: Final = 90
-"""From sm_90 on a kernel can be launched while the one ahead of it still runs, and waits on the GPU.
-
-That hides some of the time that launching takes, wherever the kernel ahead is one of ours."""
-PDL_MOST_BYTES: Final = 48 << 20
-"""Bytes of y up to which kernels of training are launched so.
-
-Beyond, passes over y go through device memory, and who waits holds registers and shared memory that they want: by
-benchmarks/overlap.py on an H100, training takes up to 6 % less without it from 90 MB on, and up to 1 % more at 17 MB,
-where a launch is a larger part of all."""
 _ELEMENT_TYPES: Final = {"float32": tl.float32, "float16": tl.float16, "bfloat16": tl.bfloat16}
 
 
@@ -118,11 +107,6 @@ def workspace(problem: Problem, config: Config, ending: Ending) -> tuple[Operand
         tiles_m = triton.cdiv(problem.M, rows_of_moments(config, problem))
         return (Operand("moments", (2, tiles_m, problem.N), "float32", role="output"),)
     return ()
-
-
-def launches_early(problem: Problem, ending: Ending) -> bool:
-    """Whether a kernel is launched while the one ahead of it runs, where a GPU can."""
-    return ending != "train" or problem.M * problem.N * problem.element_bytes <= PDL_MOST_BYTES
 
 
 def references(problem: Problem, ending: Ending) -> tuple[Config, ...]:
@@ -243,10 +227,10 @@ class _Ends:
             "PREFETCHES": self.prefetches,
         }
 
-    def options(self, num_warps: int, num_stages: int) -> dict[str, Any]:
+    def options(self, kernel: Any, num_warps: int, num_stages: int) -> dict[str, Any]:
         # Set although it is today's default: a later Triton turns contraction into FMA off.
         options = {"num_warps": num_warps, "num_stages": num_stages, "enable_fp_fusion": True}
-        return {**options, "launch_pdl": True} if self.overlaps else options
+        return {**options, "launch_pdl": True} if self.overlaps and not waits_for_products(kernel) else options
 
     def after(self, first: Launch) -> Sequence[Launch | Call]:
         """The first kernel, and those that finish what it left."""
@@ -279,21 +263,21 @@ class _Ends:
         return (self._moments(), self._normalize(upwards=False))
 
     def _normalize_owned(self) -> Launch:
-        rows, columns = OWNED_TILE
+        columns = owned_columns(self.problem, self.gpu.sms)
         return Launch(
             kernel=normalize_owned_columns,
             grid=(triton.cdiv(self.problem.N, columns),),
             arguments={"y_ptr": self.tensors["y"], **self.shared()},
             constants={
-                "ROWS": rows,
+                "ROWS": OWNED_AT_ONCE,
                 "COLUMNS": columns,
-                "STAGES": MOMENTS_STAGES,
-                "EVEN_ROWS": self.problem.M % rows == 0,
+                "STAGES": owned_stages(columns),
+                "EVEN_ROWS": self.problem.M % OWNED_AT_ONCE == 0,
                 "COUNTER": self.counter,
                 "OVERLAPS": self.overlaps,
                 "PREFETCHES": self.prefetches,
             },
-            options=self.options(4, 2),
+            options=self.options(normalize_owned_columns, 4, 2),
         )
 
     def _moments(self) -> Launch:
@@ -310,7 +294,7 @@ class _Ends:
                 "STAGES": MOMENTS_STAGES,
                 "OVERLAPS": self.overlaps,
             },
-            options=self.options(4, 2),
+            options=self.options(moments_of_rows, 4, 2),
         )
 
     def _normalize(self, *, upwards: bool) -> Launch:
@@ -339,7 +323,7 @@ class _Ends:
                 "OVERLAPS": self.overlaps,
                 "PREFETCHES": self.prefetches,
             },
-            options=self.options(4, 2),
+            options=self.options(normalize_columns, 4, 2),
         )
 
     def _finish_split(self) -> Launch:
@@ -363,7 +347,7 @@ class _Ends:
                 "OVERLAPS": self.overlaps,
                 "PREFETCHES": self.prefetches,
             },
-            options=self.options(4, 2),
+            options=self.options(finish_split, 4, 2),
         )
 
 
@@ -393,7 +377,7 @@ def _tiled(ends: _Ends) -> Launch:
             "ROUNDS": ends.rounds,
             "JOINS": ends.joins,
         },
-        options=ends.options(config.num_warps, config.num_stages),
+        options=ends.options(tiled_products, config.num_warps, config.num_stages),
     )
 
 
@@ -415,7 +399,7 @@ def _joined(ends: _Ends) -> Launch:
             "K": problem.K,
         },
         constants={**ends.tile_constants(), "EVEN_MN": _is_even(problem, config)},
-        options=ends.options(config.num_warps, config.num_stages),
+        options=ends.options(joined_products, config.num_warps, config.num_stages),
     )
 
 
@@ -443,7 +427,7 @@ def _persistent(ends: _Ends) -> Launch:
             "PARTS": parts,
             "DTYPE": _ELEMENT_TYPES[problem.dtype],
         },
-        options=ends.options(config.num_warps, config.num_stages),
+        options=ends.options(persistent_products, config.num_warps, config.num_stages),
     )
 
 
@@ -479,7 +463,7 @@ def _deferred(ends: _Ends) -> Launch:
             # The interpreter knows no machine instruction.
             "CONVERTS": ends.gpu.sm > 0,
         },
-        options=ends.options(config.num_warps, config.num_stages),
+        options=ends.options(deferred_products, config.num_warps, config.num_stages),
     )
 
 

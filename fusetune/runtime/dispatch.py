@@ -11,7 +11,8 @@ import torch
 from fusetune.core.config import BASELINE, Config
 from fusetune.core.problem import PRECISIONS, Dtype, Precision, Problem
 from fusetune.errors import UsageError
-from fusetune.kernels.launches import Ending, gemm_launches, takes, workspace
+from fusetune.kernels.early import Ending
+from fusetune.kernels.launches import gemm_launches, takes, workspace
 from fusetune.kernels.spec import Launch
 from fusetune.runtime.configs import config_for
 from fusetune.runtime.folded import KEPT

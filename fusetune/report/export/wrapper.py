@@ -8,9 +8,9 @@ from typing import Final
 from fusetune.core.config import Config
 from fusetune.core.persistent import ctas_per_sm, parts_of
 from fusetune.core.problem import Problem
-from fusetune.core.space import DEFERRED_STEPS, holds_columns
+from fusetune.core.space import DEFERRED_STEPS, OWNED_AT_ONCE, holds_columns
 from fusetune.errors import UsageError
-from fusetune.kernels.launches import PDL_CAPABILITY, PDL_MOST_BYTES
+from fusetune.kernels.early import PDL_CAPABILITY, PDL_MOST_BYTES, waits_for_products
 from fusetune.kernels.passes import FINISHED_ELEMENTS, MOST_ROWS
 from fusetune.kernels.spec import Launch, rounds_in_descriptor
 from fusetune.report.export.specialize import Specialized, specialize
@@ -53,6 +53,7 @@ _CONSTANTS: Final[dict[str, str]] = {
     "OVERLAPS": "overlaps",
     "PREFETCHES": "x.is_cuda",
     "CONVERTS": "x.is_cuda",
+    "STAGES": "1 + 64 // COLUMNS",
 }
 _ROWS_OF_GRID: Final = {"moments_of_rows": "TILE_M", "normalize_columns": "rows_per_cta", "finish_split": "ROWS"}
 _TILES: Final = "triton.cdiv(M, BLOCK_M) * triton.cdiv(N, BLOCK_N)"
@@ -70,6 +71,8 @@ class Part:
             decided.add("ROUNDS")
         if sm < PDL_CAPABILITY:
             decided.add("OVERLAPS")
+        if self.owns:
+            decided.remove("STAGES")
         resolved = {name: value for name, value in launch.constants.items() if name in decided}
         self.kernel: Specialized = specialize(launch.kernel, resolved)
 
@@ -81,7 +84,22 @@ class Part:
     @property
     def is_second(self) -> bool:
         """Whether it finishes what another one has begun."""
-        return self.launch.kernel.fn.__name__ in {*_ROWS_OF_GRID, "normalize_owned_columns"}
+        return self.owns or self._of in _ROWS_OF_GRID
+
+    @property
+    def owns(self) -> bool:
+        """Whether its programs own whole columns of y."""
+        return self._of == "normalize_owned_columns"
+
+    @property
+    def counts_sms(self) -> bool:
+        """Whether its launch depends on how many SMs the GPU has."""
+        return self.owns or self._of in {"persistent_products", "deferred_products"}
+
+    @property
+    def _of(self) -> str:
+        name: str = self.launch.kernel.fn.__name__
+        return name
 
     def text(self, *, autotuned: bool) -> list[str]:
         """The lines that launch it."""
@@ -89,7 +107,7 @@ class Part:
 
     def grid(self, *, autotuned: bool) -> list[str]:
         """The lines that define `grid`."""
-        of = self.launch.kernel.fn.__name__
+        of = self._of
         if autotuned:
             tiles = _TILES.replace("BLOCK_M", 'meta["BLOCK_M"]').replace("BLOCK_N", 'meta["BLOCK_N"]')
             return ["def grid(meta):", f"    return ({tiles},)", ""]
@@ -101,13 +119,8 @@ class Part:
             split = " * SPLIT_K" if self.config.SPLIT_K > 1 else ""
             programs = ctas_per_sm(self.config, self.problem)
             times = f"{programs} * " if programs > 1 else ""
-            return [
-                "# As many programs as the GPU runs at once; Triton's interpreter gets two.",
-                "properties = torch.cuda.get_device_properties(x.device) if x.is_cuda else None",
-                "num_sms = properties.multi_processor_count if properties else 2",
-                f"grid = (min({_TILES}{split}, {times}num_sms),)",
-            ]
-        if of == "normalize_owned_columns":
+            return ["# As many programs as the GPU runs at once.", f"grid = (min({_TILES}{split}, {times}num_sms),)"]
+        if self.owns:
             return ["grid = (triton.cdiv(N, COLUMNS),)"]
         if of in _ROWS_OF_GRID:
             rows = _ROWS_OF_GRID[of]
@@ -115,8 +128,10 @@ class Part:
         raise UsageError(f"export does not know the grid of {of}; it exports gemm_scale and gemm_scale_bn")
 
     def _sizes(self) -> list[str]:
-        of = self.launch.kernel.fn.__name__
-        if of in {"moments_of_rows", "normalize_owned_columns"}:
+        of = self._of
+        if self.owns:
+            return [f"ROWS, COLUMNS = {OWNED_AT_ONCE}, 16 if triton.cdiv(N, 16) <= num_sms else 32"]
+        if of == "moments_of_rows":
             return [f"ROWS, COLUMNS = {self.launch.constants['ROWS']}, {self.launch.constants['COLUMNS']}"]
         if of == "normalize_columns":
             rows = self.launch.constants["ROWS"]
@@ -146,7 +161,9 @@ class Part:
         if not autotuned:
             options = self.launch.options
             lines += [f"    num_warps={options['num_warps']},", f"    num_stages={options['num_stages']},"]
-        return [*lines, "    **launch_options,"] if self.sm >= PDL_CAPABILITY else lines
+        if self.sm < PDL_CAPABILITY or waits_for_products(self.launch.kernel):
+            return lines
+        return [*lines, "    **launch_options,"]
 
     def _value(self, name: str) -> str:
         if name.endswith("_desc"):
@@ -238,6 +255,12 @@ def wrapper_text(parts: Sequence[Part], problem: Problem, config: Config, *, aut
             "overlaps = x.is_cuda and torch.cuda.get_device_capability(x.device)[0] >= 9",
             *early,
             'launch_options = {"launch_pdl": True} if overlaps else {}',
+        ]
+    if any(part.counts_sms for part in parts):
+        body += [
+            "# Triton's interpreter has two.",
+            "properties = torch.cuda.get_device_properties(x.device) if x.is_cuda else None",
+            "num_sms = properties.multi_processor_count if properties else 2",
         ]
     for part in parts:
         launch, grid = part.text(autotuned=autotuned), part.grid(autotuned=autotuned)

@@ -115,7 +115,8 @@ def test_each_kernel_is_launched_early_and_waits_just_where_the_gpu_can(
 ) -> None:
     for launch in _launches(_problem(mode), config, target):
         assert launch.constants["OVERLAPS"] is overlap
-        assert launch.options.get("launch_pdl", False) is overlap
+        late = launch.kernel in (moments_of_rows, normalize_owned_columns)
+        assert launch.options.get("launch_pdl", False) is (overlap and not late)
 
 
 def test_the_first_kernel_has_the_config_s_warps_and_stages() -> None:
@@ -373,16 +374,19 @@ def test_whoever_reads_y_again_takes_moments_of_an_eighth_to_a_sixteenth_of_the_
 
 @pytest.mark.parametrize("config", [OWNER, Config("library")], ids=Config.label)
 @pytest.mark.parametrize(("M", "even"), [(2, False), (1000, False), (2048, True)])
+@pytest.mark.parametrize(("N", "columns", "stages"), [(200, 16, 5), (2112, 16, 5), (2113, 32, 3)])
 def test_one_kernel_follows_where_ctas_own_columns_and_nothing_passes_between_them(
-    config: Config, M: int, even: bool
+    config: Config, M: int, even: bool, N: int, columns: int, stages: int
 ) -> None:
-    problem = make_problem(M, 200, 512, "float16", mode="train")
+    """Few columns a CTA while an SM is left for each."""
+    problem = make_problem(M, N, 512, "float16", mode="train")
     assert WITH_BN.workspace(problem, config) == ()
     launches = WITH_BN.launches(problem, config, abstract_tensors(WITH_BN, problem, config, H200))
     (owned,) = (launch for launch in launches[1:] if isinstance(launch, Launch))
     assert owned.kernel is normalize_owned_columns
-    assert owned.grid == (-(-200 // 32),)
-    assert (owned.constants["COLUMNS"], owned.constants["EVEN_ROWS"]) == (32, even)
+    assert owned.grid == (-(-N // columns),)
+    taken = [owned.constants[name] for name in ("COLUMNS", "STAGES", "EVEN_ROWS")]
+    assert taken == [columns, stages, even]
 
 
 @pytest.mark.parametrize(("dtype", "columns"), [("float16", 128), ("float32", 64)])
@@ -412,3 +416,23 @@ def test_kernels_of_training_are_not_launched_early_where_y_is_beyond_l2(M, mode
     made = WITH_BN.launches(problem, config, abstract_tensors(WITH_BN, problem, config, target))
     assert {launch.constants["OVERLAPS"] for launch in made} == {early}
     assert {"launch_pdl" in launch.options for launch in made} == {early}
+
+
+@pytest.mark.parametrize(
+    ("config", "early"),
+    [
+        (OWNER, [True, False]),
+        (REREAD, [True, False, True]),
+        (PERSISTENT, [True, True]),
+        (Config("library"), [False]),
+    ],
+    ids=lambda value: value.label() if isinstance(value, Config) else None,
+)
+def test_what_reads_y_behind_the_products_waits_for_all_of_them_and_lets_the_next_begin(
+    config: Config, early: list[bool]
+) -> None:
+    problem = make_problem(2048, 3072, 768, "float16", mode="train")
+    made = WITH_BN.launches(problem, config, abstract_tensors(WITH_BN, problem, config, find_target("h200")))
+    launches = [launch for launch in made if isinstance(launch, Launch)]
+    assert ["launch_pdl" in launch.options for launch in launches] == early
+    assert all(launch.constants["OVERLAPS"] for launch in launches)

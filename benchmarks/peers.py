@@ -4,7 +4,9 @@ Every cell (problem, type, op) is one comparison within one process: a CUDA grap
 so that they have left L2, replayed once a round in random order. Every arm's result is held against float64. Ours is
 the config that a call would look up in configs/. First everything is compiled, several processes at once; then cells
 are timed with nothing beside them. Writes benchmarks/results/peers-<gpu>.json after every cell; with --merge, cells
-are put into what is there, so that it can be run in pieces.
+are put into what is there, so that it can be run in pieces. What torch.compile's max-autotune mode and @triton.autotune
+find differs from run to run, by up to twice the time for kernels of a few microseconds; with --strongest, a cell of the
+same config and kernels keeps that run in which the fastest peer did best against ours.
 """
 
 from __future__ import annotations
@@ -55,11 +57,14 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, help=f"of every cell  [default: {ROUNDS}, {LONG_ROUNDS} for long ones]")
     parser.add_argument("--output", type=Path, help="[default: benchmarks/results/peers-<gpu>.json]")
     parser.add_argument("--merge", action="store_true", help="put cells into the output that is there")
+    parser.add_argument(
+        "--strongest", action="store_true", help="keep the run with the strongest peer; implies --merge"
+    )
     parser.add_argument("--missing", action="store_true", help="only cells that the output lacks; implies --merge")
     parser.add_argument("--configs", type=Path, default=ROOT / "configs")
     parser.add_argument("--time-limit", type=float, metavar="SECONDS", help="stop cleanly between cells by then")
     parser.add_argument("--pass", dest="passes", choices=["both", "compile", "time"], default="both")
-    parser.add_argument("--workers", type=int, help="processes that compile  [default: one for two cores]")
+    parser.add_argument("--workers", type=int, help="processes that compile  [default: one for four cores]")
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "fusetune-peers")
     parser.add_argument("--list", action="store_true", help="print the cells and the arms of each, and end")
     parser.add_argument("--dry", action="store_true", help=argparse.SUPPRESS)  # on the CPU: every path but the graphs
@@ -72,8 +77,9 @@ def main() -> int:
         for cell in cells:
             print(f"{cell.key:<36} {' '.join(arms_of(cell, arguments.extra, arguments.skip))}")
         return 0
-    workers = arguments.workers or max(1, _cores() // 2)
-    set_caches(arguments.cache, max(2, _cores() // workers))
+    # Cores are left free: who tunes launches kernels of microseconds, and times gaps where it waits for a core.
+    workers = arguments.workers or max(1, _cores() // 4)
+    set_caches(arguments.cache, max(2, _cores() // (2 * workers)))
     deadline = began + (arguments.time_limit or math.inf)
     return Run(arguments, cells, workers, deadline).run()
 
@@ -116,7 +122,8 @@ class Run:
         self.gpu = "dry" if arguments.dry else torch.cuda.get_device_name(0)
         results = ROOT / "benchmarks" / "results"
         self.output: Path = arguments.output or results / f"peers-{slugify(self.gpu)}.json"
-        self.old = read_result(self.output) if arguments.merge or arguments.missing else {}
+        merges = arguments.merge or arguments.missing or arguments.strongest
+        self.old = read_result(self.output) if merges else {}
         self.marks = arguments.cache / f"compiled-torch-{version('torch')}-triton-{version('triton')}"
         self.source = ConfigSource(arguments.configs)
         self.lookups = {cell: self.look_up(cell) for cell in cells}
@@ -153,8 +160,8 @@ class Run:
             longest = max(longest, time.monotonic() - began)
             rows.append({**row, "date": piece["date"], "seconds": round(time.monotonic() - began, 2)})
             print(table_line(row), flush=True)
-            write_result(self.output, merged(self.old, self.gpu, piece, rows))
-        result = merged(self.old, self.gpu, piece, rows)
+            write_result(self.output, merged(self.old, self.gpu, piece, rows, strongest=arguments.strongest))
+        result = merged(self.old, self.gpu, piece, rows, strongest=arguments.strongest)
         print(summary_text(result["summary"]))
         for line in left:
             print(f"left: {line}")
@@ -498,19 +505,37 @@ def _mean(ratios: Iterable[float | None]) -> float | None:
 
 
 def merged(
-    old: Mapping[str, Any], gpu: str, piece: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
+    old: Mapping[str, Any],
+    gpu: str,
+    piece: Mapping[str, Any],
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    strongest: bool = False,
 ) -> dict[str, Any]:
     """New rows in place of old ones of the same cell, in the family's order; a piece without a row left is dropped.
 
-    Raises ValueError where the old result is of another GPU.
+    `strongest`: an old row stays where it is of the same config and kernels, and its fastest peer did better against
+    ours. Raises ValueError where the old result is of another GPU.
     """
     if old and old["gpu"] != gpu:
         raise ValueError(f"the result there is of {old['gpu']}, not of {gpu}; name another --output")
-    cells = {row["key"]: dict(row) for row in [*old.get("cells", []), *rows]}
+    cells = {row["key"]: dict(row) for row in old.get("cells", [])}
+    for row in rows:
+        held = cells.get(row["key"])
+        if not (strongest and held and _peer_did_better(held, row)):
+            cells[row["key"]] = dict(row)
     in_order = sorted(cells.values(), key=lambda row: (row["M"] * row["K"] * row["N"], row["key"]))
     dates = {row["date"] for row in in_order}
     pieces = {one["date"]: one for one in [*old.get("pieces", []), piece] if one["date"] in dates}
     return {"gpu": gpu, "pieces": list(pieces.values()), "summary": summarize(in_order), "cells": in_order}
+
+
+def _peer_did_better(held: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
+    """Whether the held row is of the same config and kernels as the other one, and ours did worse there."""
+    if (held["config"], held["kernel_hash"]) != (row["config"], row["kernel_hash"]):
+        return False
+    theirs, ours = _over(held, PEERS), _over(row, PEERS)
+    return theirs is not None and (ours is None or theirs > ours)
 
 
 def read_result(path: Path) -> dict[str, Any]:

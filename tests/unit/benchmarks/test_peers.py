@@ -165,6 +165,27 @@ def test_merging_replaces_the_same_cell_and_drops_a_piece_without_cells() -> Non
         peers.merged(both, "H", {"date": "4"}, [])
 
 
+@pytest.mark.parametrize(
+    ("config", "hash_", "theirs", "kept"),
+    [("a", "1", 3.0, "old"), ("a", "1", 1.5, "new"), ("b", "1", 3.0, "new"), ("a", "2", 3.0, "new")],
+)
+def test_the_run_with_the_strongest_peer_stays_where_ours_is_the_same(config, hash_, theirs, kept) -> None:
+    held = {**row("a", "train", 1.0, {"eager": 4.0, "compile": 2.0}), "date": "1", "config": "a", "kernel_hash": "1"}
+    newer = {**row("a", "train", 1.0, {"eager": theirs}), "date": "2", "config": config, "kernel_hash": hash_}
+    old = peers.merged({}, "G", {"date": "1"}, [held])
+    (found,) = peers.merged(old, "G", {"date": "2"}, [newer], strongest=True)["cells"]
+    assert found["date"] == {"old": "1", "new": "2"}[kept]
+    (found,) = peers.merged(old, "G", {"date": "2"}, [newer])["cells"]
+    assert found["date"] == "2"
+
+
+def test_a_floor_is_no_peer_that_does_better() -> None:
+    held = {**row("a", "train", 1.0, {"cublas": 0.5}), "date": "1", "config": "a", "kernel_hash": "1"}
+    newer = {**held, "date": "2"}
+    (found,) = peers.merged({"gpu": "G", "cells": [held]}, "G", {"date": "2"}, [newer], strongest=True)["cells"]
+    assert found["date"] == "2"
+
+
 class FakeCuda:
     """A GPU whose clock is moved by the launches that a graph holds."""
 

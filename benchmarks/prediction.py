@@ -48,6 +48,8 @@ HERE = Path(__file__).resolve().parent
 FOLDERS = (HERE / "results" / "sweeps", HERE / "results" / "family")
 JUDGED = frozenset({(16384, 4096, 4096), (64, 8192, 1024), (4096, 4096, 11008), (16, 4096, 4096), (512, 2048, 2048)})
 """Sizes M, K, N that fitting never sees; the others of the family are for it."""
+OWNER_LATE_SINCE = "20261127"
+"""Runs before this day launched the last kernel of `owner` while the products were made, which is not done any more."""
 FIRST = (1, 3, 10)
 NEAR = 0.03
 
@@ -176,10 +178,17 @@ def read_sweep(path: Path) -> Measured | None:
     start = records[0]
     if not isinstance(start, RunStart) or start.evidence != "measured":
         return None
-    known = {record.id: record for record in records if isinstance(record, Candidate) and record.resources}
+    of_now = [
+        record
+        for record in records
+        if isinstance(record, Candidate)
+        if not record.config.is_library
+        if record.config.variant != "owner" or start.run >= OWNER_LATE_SINCE
+    ]
+    known = {record.id: record for record in of_now if record.resources}
     samples: dict[int, list[float]] = {}
     for record in records:
-        if isinstance(record, Sample) and record.id in known and not known[record.id].config.is_library:
+        if isinstance(record, Sample) and record.id in known:
             samples.setdefault(record.id, []).append(record.us)
     try:
         target = find_target(start.target.name)
@@ -197,12 +206,7 @@ def read_sweep(path: Path) -> Measured | None:
         times_us={known[id_].config: statistics.median(times) for id_, times in samples.items()},
         resources={known[id_].config: known[id_].resources for id_ in samples},
         plausible=tuple(
-            dict.fromkeys(
-                record.config
-                for record in records
-                if isinstance(record, Candidate) and (record.status != "rejected" or record.resources)
-                if not record.config.is_library
-            )
+            dict.fromkeys(record.config for record in of_now if record.status != "rejected" or record.resources)
         ),
     )
 

@@ -78,15 +78,23 @@ def test_a_sweep_is_ranked_within_the_space_that_it_had() -> None:
     """Later variants, and rejections that came later, are not its own."""
     committed = prediction.read_sweeps(prediction.FOLDERS)
     assert all(set(sweep.times_us) <= set(sweep.plausible) for sweep in committed)
-    variants = {
-        sweep.target.name: {config.variant for config in sweep.plausible}
-        for sweep in committed
-        if sweep.problem == make_problem(1024, 8192, 8192, "float16", mode="train")
-    }
-    assert "owner" in variants["NVIDIA H100 80GB HBM3"]
-    assert "reread" not in variants["NVIDIA H100 80GB HBM3"]
-    assert "owner" not in variants["NVIDIA H200"]
-    assert "reread" in variants["NVIDIA H200"]
+    assert "deferred" not in variants_of(committed, "NVIDIA H200", (128, 512, 1024))
+    assert "deferred" in variants_of(committed, "NVIDIA H200", (1024, 8192, 8192))
+
+
+def test_what_was_timed_with_other_launches_is_left_out() -> None:
+    committed = prediction.read_sweeps(prediction.FOLDERS)
+    assert "owner" in variants_of(committed, "NVIDIA H200", (1024, 8192, 8192))
+    assert "owner" not in variants_of(committed, "NVIDIA H100 80GB HBM3", (1024, 8192, 8192))
+
+
+def variants_of(sweeps: list[prediction.Measured], gpu: str, size: tuple[int, int, int]) -> set[str]:
+    (found,) = (
+        {config.variant for config in sweep.plausible}
+        for sweep in sweeps
+        if sweep.target.name == gpu and sweep.problem == make_problem(*size, "float16", mode="train")
+    )
+    return found
 
 
 def test_sweeps_of_fewer_variants_are_of_the_same_kernels() -> None:

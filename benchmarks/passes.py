@@ -50,6 +50,7 @@ SIZES: tuple[tuple[int, int, Dtype], ...] = (
 TILES = ((32, 64), (64, 64), (16, 128), (32, 128), (64, 128), (8, 256), (16, 256), (32, 256))
 MOST_ELEMENTS = 32
 SHARED_BYTES = 227 << 10
+"""What a CTA can have on sm_90; a tile of float32 for each load that runs ahead."""
 """Elements a thread beyond which registers run out."""
 COPIES, ROUNDS = 6, 7
 OWNED_TILES = tuple((rows, columns) for rows in (64, 128, 256, 512) for columns in (16, 32, 64))

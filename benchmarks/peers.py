@@ -5,7 +5,7 @@ so that they have left L2, replayed once a round in random order. Every arm's re
 the config that a call would look up in configs/. First everything is compiled, several processes at once; then cells
 are timed with nothing beside them. Writes benchmarks/results/peers-<gpu>.json after every cell; with --merge, cells
 are put into what is there, so that it can be run in pieces. What torch.compile's max-autotune mode and @triton.autotune
-find differs from run to run, by up to twice the time for kernels of a few microseconds; with --strongest, a cell of the
+find differs from run to run, by two to three times for kernels of a few microseconds; with --strongest, a cell of the
 same config and kernels keeps that run in which the fastest peer did best against ours.
 """
 

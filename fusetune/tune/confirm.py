@@ -8,13 +8,11 @@ import msgspec
 
 from fusetune.core.config import BASELINE, Config
 from fusetune.core.decision import TIE, Decision, Gain, Outcome, choose
-from fusetune.core.resources import Resources
 from fusetune.errors import MeasurementError, NoisyMachineError
 from fusetune.measure.paired import NOISE_LIMIT, PairResult, is_quiet
 from fusetune.measure.protocol import Failure
 from fusetune.store.journal import Phase
 from fusetune.tune.bench import Bench
-from fusetune.tune.plan import resource_use
 from fusetune.tune.race import RaceResult
 
 LIBRARY_PAIRS = 3
@@ -64,17 +62,18 @@ def control(bench: Bench) -> PairResult:
 
 
 def confirm(
-    bench: Bench, raced: RaceResult, resources: Mapping[Config, Resources], library: Config | None = None
+    bench: Bench, raced: RaceResult, used: Mapping[Config, tuple[float, ...]], library: Config | None = None
 ) -> Final:
     """The finalists against one another; then the best against BASELINE and against the conservative config.
 
-    `library` is a library's config that may win, the last to be compared.
+    `used` is what each takes of an SM (plan.resource_use), for choosing among equals. `library` is a library's config
+    that may win, the last to be compared.
     """
     contenders = [config for config in dict.fromkeys([*raced.finalists, raced.conservative]) if config != BASELINE]
     comparisons = len(contenders) + 1 + (LIBRARY_PAIRS if library else 0)
     finalists = [config for config in raced.finalists if config != BASELINE]
     conservative = [config for config in contenders if config.is_conservative]
-    ours = _best_of_ours(bench, finalists or conservative, conservative, resources, comparisons)
+    ours = _best_of_ours(bench, finalists or conservative, conservative, used, comparisons)
     if library is None:
         return ours
     with bench.log.phase("confirm_library", "Confirming the library in paired blocks"):
@@ -86,7 +85,7 @@ def _best_of_ours(
     bench: Bench,
     finalists: Sequence[Config],
     conservative: Sequence[Config],
-    resources: Mapping[Config, Resources],
+    used: Mapping[Config, tuple[float, ...]],
     comparisons: int,
 ) -> Final:
     """The best finalist with the pairs that judge it; where it fails after all, the next best takes its place.
@@ -96,7 +95,7 @@ def _best_of_ours(
     with bench.log.phase("confirm", "Confirming in paired blocks"):
         left = list(finalists)
         while left:
-            best = lightest_of_fastest(_times_over_first(bench, left, comparisons), resources)
+            best = lightest_of_fastest(_times_over_first(bench, left, comparisons), used)
             # Whoever failed beside the first is asked again where it is the first that goes.
             left.remove(best)
             over_baseline = bench.compare("confirm", BASELINE, best, comparisons=comparisons)
@@ -181,12 +180,12 @@ def _with_library(ours: Final, library: Config, results: Mapping[Config, PairRes
     )
 
 
-def lightest_of_fastest(times: Mapping[Config, float], resources: Mapping[Config, Resources]) -> Config:
+def lightest_of_fastest(times: Mapping[Config, float], used: Mapping[Config, tuple[float, ...]]) -> Config:
     """The config of the least time; among those within TIE of it, the one that takes least of an SM."""
     fastest = min(times.values())
     equals = [config for config, time in times.items() if time <= fastest * (1 + TIE)]
     # The config itself comes last, so that two that take the same fall the same way in every run.
-    return min(equals, key=lambda config: (resource_use(config, resources[config]), config))
+    return min(equals, key=lambda config: (used[config], config))
 
 
 def revalidate(bench: Bench, final: Final) -> Final:

@@ -283,6 +283,12 @@ def predict_us(config: Config, problem: Problem, target: Target, resources: Reso
         return None
 
 
-def resource_use(config: Config, resources: Resources) -> tuple[int, int]:
-    """What a config takes of an SM, for choosing the lighter of two equals: registers, then shared memory a CTA."""
-    return resources.registers * 32 * config.num_warps, resources.shared_bytes
+def resource_use(config: Config, resources: Resources, target: Target) -> tuple[float, int, int]:
+    """What a CTA takes of an SM, for choosing the lighter of two equals.
+
+    First comes the larger of its shares of the registers and of the shared memory, since that one says how much fits
+    beside it; then registers and bytes of shared memory themselves.
+    """
+    registers = resources.registers * 32 * config.num_warps
+    share = max(registers / target.registers_per_sm, resources.shared_bytes / target.shared_bytes_per_sm)
+    return share, registers, resources.shared_bytes

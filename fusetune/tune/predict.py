@@ -56,7 +56,7 @@ def predict(request: SweepRequest, target: Target, progress: Progress) -> SweepR
             for config, resources in compiled.items()
         }
         ranking = sorted(
-            times, key=lambda config: (round(times[config], 3), resource_use(config, compiled[config]), config)
+            times, key=lambda config: (round(times[config], 3), resource_use(config, compiled[config], target), config)
         )
         conservative = next(config for config in ranking if config.is_conservative)
         chosen = _choose(ranking[0], conservative, times, request.rule.min_gain)

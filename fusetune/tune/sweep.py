@@ -29,7 +29,16 @@ from fusetune.store.yaml_files import write_entry
 from fusetune.tune.bench import Bench
 from fusetune.tune.confirm import Final, confirm, control, revalidate
 from fusetune.tune.log import RunLog, journal_path, open_run
-from fusetune.tune.plan import Plan, check_output, check_problem, compile_all, make_plan, record_plan, start_compiling
+from fusetune.tune.plan import (
+    Plan,
+    check_output,
+    check_problem,
+    compile_all,
+    make_plan,
+    record_plan,
+    resource_use,
+    start_compiling,
+)
 from fusetune.tune.race import FirstRound, race
 from fusetune.tune.references import Reference, beside_chosen, library_row, time_references
 from fusetune.tune.request import Ranked, SweepRequest, SweepResult, today
@@ -99,7 +108,8 @@ def _sweep(
         several = len(right) > 1 or request.allow_library
         reference = time_references(bench, right) if several else None
         contender = reference.config if reference and request.allow_library else None
-        final = confirm(bench, raced, resources, contender)
+        used = {config: resource_use(config, compiled, facts.target) for config, compiled in resources.items()}
+        final = confirm(bench, raced, used, contender)
         if final.decision.verdict == "keep":
             _prepare(measurer, request.seed + 1, log)
             final = revalidate(bench, final)

@@ -10,7 +10,6 @@ import pytest
 from fusetune.core.config import BASELINE, Config
 from fusetune.core.decision import KeepRule
 from fusetune.core.progress import SilentProgress
-from fusetune.core.resources import Resources
 from fusetune.core.target import find_target
 from fusetune.measure.fake import FakeMeasurer
 from fusetune.measure.protocol import BlockTimes, Failure
@@ -51,11 +50,11 @@ def final_of(
     measurer = Breaking({BASELINE: 20.0, **times_us}.__getitem__, breaks)
     if pairs is not None:
         measurer.pairs = pairs
-    resources = {config: Resources(registers=64, stack_bytes=0, shared_bytes=16384) for config in times_us}
+    used = dict.fromkeys(times_us, (0.25,))
     raced = RaceResult(finalists=finalists, conservative=screened, standings=())
     with JournalWriter(tmp_path / "run.jsonl") as journal:
         log = RunLog(journal, "run", SilentProgress())
-        return confirm(Bench(measurer, KeepRule(), 0, log), raced, resources)
+        return confirm(Bench(measurer, KeepRule(), 0, log), raced, used)
 
 
 def test_the_conservative_reference_is_the_fastest_of_the_final_not_of_the_screening(tmp_path: Path) -> None:

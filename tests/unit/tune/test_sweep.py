@@ -229,6 +229,12 @@ def test_of_two_equals_the_lighter_one_wins_whatever_the_seed(
         assert tune(tmp_path, seed=seed, OTHER=10, FAST=10, WARPS8=14).config == light
 
 
+def test_of_two_equals_the_one_that_leaves_more_room_is_lighter(tmp_path: Path, compiler: FakeCompiler) -> None:
+    """FAST has fewer registers, but takes most of an SM's shared memory."""
+    compiler.planted = {OTHER: Resources(168, 0, 32768), FAST: Resources(48, 0, 98304)}
+    assert tune(tmp_path, OTHER=10, FAST=10).config == OTHER
+
+
 def test_two_equals_with_the_same_resources_fall_the_same_way_whatever_the_seed(
     tmp_path: Path, compiler: FakeCompiler
 ) -> None:

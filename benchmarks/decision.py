@@ -25,7 +25,7 @@ from msgspec import structs, to_builtins
 from fusetune.core.config import Config
 from fusetune.core.decision import KeepRule
 from fusetune.core.problem import make_problem
-from fusetune.core.target import slugify
+from fusetune.core.text import slugify
 from fusetune.kernels.gemm_scale import SPEC
 from fusetune.measure.cuda import CudaMeasurer
 from fusetune.measure.paired import PairResult, compare

@@ -29,7 +29,8 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from fusetune.core.target import find_target, slugify
+from fusetune.core.target import find_target
+from fusetune.core.text import slugify
 
 HERE = Path(__file__).resolve().parent
 PARTS = ("host", "events", "lookup", "shapes")

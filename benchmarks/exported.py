@@ -24,7 +24,8 @@ from msgspec import structs, to_builtins
 from fusetune.core.config import Config
 from fusetune.core.decision import KeepRule
 from fusetune.core.problem import Problem, make_problem
-from fusetune.core.target import Target, slugify
+from fusetune.core.target import Target
+from fusetune.core.text import slugify
 from fusetune.gate.against import OTHER
 from fusetune.kernels.gemm_scale_bn import EPS, MOMENTUM, GemmScaleBatchNorm
 from fusetune.kernels.launches import gemm_launches

@@ -22,7 +22,7 @@ from msgspec import to_builtins  # noqa: E402
 
 from fusetune.core.problem import make_problem  # noqa: E402
 from fusetune.core.progress import SilentProgress  # noqa: E402
-from fusetune.core.target import slugify  # noqa: E402
+from fusetune.core.text import slugify  # noqa: E402
 from fusetune.measure.cuda import CudaMeasurer  # noqa: E402
 from fusetune.store.journal import Candidate, read_journal  # noqa: E402
 from fusetune.tune.request import SweepRequest  # noqa: E402

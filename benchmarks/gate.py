@@ -25,7 +25,7 @@ from msgspec import to_builtins
 
 from fusetune.core.config import Config
 from fusetune.core.decision import KeepRule
-from fusetune.core.target import slugify
+from fusetune.core.text import slugify
 from fusetune.gate.judge import Judgement, Limits, judge_against
 from fusetune.gate.recording import GateJournal
 from fusetune.measure.cuda import CudaMeasurer

@@ -35,7 +35,8 @@ from fusetune.core.config import Config
 from fusetune.core.estimate import estimate
 from fusetune.core.problem import Problem
 from fusetune.core.space import candidates, reject_reason
-from fusetune.core.target import Target, slugify
+from fusetune.core.target import Target
+from fusetune.core.text import slugify
 from fusetune.errors import CompileError
 from fusetune.kernels.device import local_target
 from fusetune.kernels.spec import load_spec

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from fusetune.core.config import BASELINE
-from fusetune.core.target import slugify
+from fusetune.core.text import slugify
 from fusetune.store.journal import Block, Candidate, Sample, read_journal
 from fusetune.store.yaml_files import read_config_file
 from fusetune.tune.race import ROUNDS

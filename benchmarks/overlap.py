@@ -23,7 +23,7 @@ from typing import Any, Final
 from family_sweeps import ROOT, Cell, add_filters, chosen_cells, kernel_hash
 
 from fusetune.core.config import Config
-from fusetune.core.target import slugify
+from fusetune.core.text import slugify
 from fusetune.kernels.early import PDL_CAPABILITY
 from fusetune.kernels.spec import Launch
 from fusetune.measure.nvml import gpu_present

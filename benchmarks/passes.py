@@ -25,7 +25,8 @@ from typing import Any, NamedTuple
 from fusetune.compiler.pool import usable_cores
 from fusetune.core.config import Config
 from fusetune.core.problem import Dtype, Problem, make_problem
-from fusetune.core.target import find_target, slugify
+from fusetune.core.target import find_target
+from fusetune.core.text import slugify
 from fusetune.kernels.early import PDL_CAPABILITY, launches_early, waits_for_products
 from fusetune.kernels.endings import moments_of_rows, normalize_columns
 from fusetune.kernels.owner import normalize_owned_columns

@@ -32,7 +32,7 @@ from family_sweeps import ROOT, Cell, add_filters, chosen_cells, first_line, ker
 
 from fusetune.core.config import BASELINE
 from fusetune.core.stats import median_interval
-from fusetune.core.target import slugify
+from fusetune.core.text import slugify
 from fusetune.store.lookup import Lookup
 
 COMPILED = ("compile", "max-autotune")

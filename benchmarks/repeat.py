@@ -22,7 +22,7 @@ from msgspec import to_builtins
 
 from fusetune.core.config import BASELINE
 from fusetune.core.problem import make_problem
-from fusetune.core.target import slugify
+from fusetune.core.text import slugify
 from fusetune.kernels.gemm_scale import SPEC
 from fusetune.measure.cuda import CudaMeasurer
 from fusetune.measure.protocol import Failure

@@ -27,7 +27,8 @@ from fusetune.core.config import Config
 from fusetune.core.problem import Problem, make_problem
 from fusetune.core.resources import occupancy
 from fusetune.core.space import candidates, reject_reason
-from fusetune.core.target import Target, slugify
+from fusetune.core.target import Target
+from fusetune.core.text import slugify
 from fusetune.errors import FusetuneError
 from fusetune.kernels.device import local_target
 from fusetune.kernels.spec import KernelSpec, load_spec

@@ -28,7 +28,7 @@ from msgspec import to_builtins
 
 from fusetune.core.config import Config
 from fusetune.core.decision import KeepRule
-from fusetune.core.target import slugify
+from fusetune.core.text import slugify
 from fusetune.kernels.spec import load_spec
 from fusetune.measure.cuda import CudaMeasurer
 from fusetune.measure.paired import compare

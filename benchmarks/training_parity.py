@@ -25,7 +25,7 @@ from msgspec import to_builtins
 from torch import nn
 
 import fusetune
-from fusetune.core.target import slugify
+from fusetune.core.text import slugify
 from fusetune.runtime.configs import active_source
 
 HERE = Path(__file__).resolve().parent

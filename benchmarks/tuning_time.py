@@ -30,7 +30,7 @@ from tuning_space import PROBLEM, listed
 
 from fusetune.core.config import Config
 from fusetune.core.decision import Gain, KeepRule
-from fusetune.core.target import slugify
+from fusetune.core.text import slugify
 from fusetune.kernels.gemm_scale import SPEC
 from fusetune.measure.cuda import CudaMeasurer
 from fusetune.measure.paired import compare

@@ -10,6 +10,7 @@
     |   +-- MissingPackageError   2   torch or triton is not installed; an ImportError, too
     +-- MissingConfigError        2   strict look-up found no entry
     +-- NoisyMachineError         3   the machine is too noisy to decide anything
+    +-- MachineError              3   a full disk, a killed process, no memory: nothing follows for any kernel
     +-- NoUsableGpuError          4   no GPU, or another one than the file's
     +-- CompileError              5   a kernel that had to compile did not
     +-- WrongResultError          5   a kernel that had to be right is not
@@ -28,6 +29,9 @@ EXIT_USAGE = 2
 EXIT_INCONCLUSIVE = 3
 EXIT_NO_GPU = 4
 EXIT_WRONG_RESULT = 5
+EXIT_INTERNAL = 70
+"""A fault of fusetune itself, or of something that nobody foresaw: EX_SOFTWARE of sysexits.h."""
+EXIT_INTERRUPTED = 130
 
 
 class FusetuneError(Exception):
@@ -70,6 +74,15 @@ class MissingConfigError(FusetuneError):
 
 class NoisyMachineError(FusetuneError):
     """The baseline, timed against itself, did not come out equal: nothing can be decided here."""
+
+    exit_code = EXIT_INCONCLUSIVE
+
+
+class MachineError(FusetuneError):
+    """The machine did not let the work be done: disk, memory, time, a killed process.
+
+    It says nothing about a kernel, and is never recorded as if it did.
+    """
 
     exit_code = EXIT_INCONCLUSIVE
 

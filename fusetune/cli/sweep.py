@@ -12,7 +12,8 @@ import click
 from fusetune.core.decision import REASON_TEXT, KeepRule
 from fusetune.core.problem import DTYPES, MODES, PRECISIONS, Dtype, Mode, Precision, make_problem
 from fusetune.core.space import SPACE_NAMES
-from fusetune.core.target import DEFAULT_TARGET, Target, find_target, slugify
+from fusetune.core.target import DEFAULT_TARGET, Target, find_target
+from fusetune.core.text import slugify
 from fusetune.errors import EXIT_INCONCLUSIVE, EXIT_OK, FusetuneError, UsageError
 from fusetune.store.paths import runs_dir
 from fusetune.store.shapes import Shape, read_shapes

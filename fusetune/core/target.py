@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import functools
-import re
 from importlib.resources import files
 
 import msgspec
 import yaml
 
+from fusetune.core.text import slugify
 from fusetune.errors import UnknownTargetError
 
 
@@ -50,11 +50,6 @@ class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 DEFAULT_TARGET = "rtx4090"
-
-
-def slugify(gpu_name: str) -> str:
-    """A GPU's name as a folder name: lower case, everything but letters and digits turned into hyphens."""
-    return re.sub(r"[^a-z0-9]+", "-", gpu_name.lower()).strip("-")
 
 
 @functools.cache

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from fusetune.core.config import Config
 from fusetune.core.environment import Environment
 from fusetune.core.problem import Problem
-from fusetune.core.target import Target, known_targets, slugify
+from fusetune.core.target import Target, known_targets
+from fusetune.core.text import slugify
 from fusetune.errors import FusetuneError, MeasurementError, NoUsableGpuError, WrongResultError
 from fusetune.kernels.spec import KernelSpec
 from fusetune.measure.fork_server import ForkServer

@@ -11,7 +11,7 @@ import msgspec
 from fusetune.core.config import BASELINE, Config
 from fusetune.core.decision import REASON_TEXT
 from fusetune.core.problem import Problem
-from fusetune.core.target import slugify
+from fusetune.core.text import slugify
 from fusetune.errors import ConfigFileError
 from fusetune.store.indexed import IndexedFile, index_of
 from fusetune.store.schema import ConfigFile, Entry, Environment, TargetIdentity

@@ -9,7 +9,7 @@ from typing import Final
 
 import platformdirs
 
-from fusetune.core.target import slugify
+from fusetune.core.text import slugify
 
 CONFIGS_VARIABLE: Final = "FUSETUNE_CONFIGS"
 RUNS_VARIABLE: Final = "FUSETUNE_RUNS"

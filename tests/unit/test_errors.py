@@ -18,6 +18,8 @@ EXIT_CODES = {
     "EXIT_INCONCLUSIVE": 3,
     "EXIT_NO_GPU": 4,
     "EXIT_WRONG_RESULT": 5,
+    "EXIT_INTERNAL": 70,
+    "EXIT_INTERRUPTED": 130,
 }
 CLASSES = {name: found for name, found in vars(errors).items() if inspect.isclass(found)}
 PACKAGE = Path(fusetune.__file__).parent

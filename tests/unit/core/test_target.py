@@ -4,7 +4,8 @@ from collections import Counter
 
 import pytest
 
-from fusetune.core.target import DEFAULT_TARGET, Target, find_target, known_targets, match_target, slugify
+from fusetune.core.target import DEFAULT_TARGET, Target, find_target, known_targets, match_target
+from fusetune.core.text import slugify
 from fusetune.errors import EXIT_USAGE, UnknownTargetError
 
 NOT_FIGURES = {"name", "capability", "aliases", "sources"}

@@ -1,0 +1,45 @@
+"""Text that comes from data, on its way to a screen or to the name of a file."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fusetune.core.text import printable, printable_lines, slugify
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("64x64x32 w4 s2, \u00b5s, \u4e2d", "64x64x32 w4 s2, \u00b5s, \u4e2d"),
+        ("a\n::stop-commands::x", "a\\x0a::stop-commands::x"),
+        ("\x1b[2Jgone", "\\x1b[2Jgone"),
+        ("\u202egnp.exe", "\\u202egnp.exe"),
+        ("\u2028", "\\u2028"),
+        ("\ud800", "\\ud800"),
+        ("\U000e0001", "\\U000e0001"),
+    ],
+)
+def test_what_a_screen_or_a_workflow_would_act_upon_is_spelled_out(text: str, shown: str) -> None:
+    assert printable(text) == shown
+
+
+@given(st.text())
+def test_printable_text_is_one_line_that_can_be_encoded_and_stays_as_it_is_when_printed_again(text: str) -> None:
+    shown = printable(text)
+    assert len(shown.splitlines()) <= 1
+    assert shown.encode("utf-8").decode("utf-8") == shown
+    assert printable(shown) == shown
+
+
+def test_our_own_lines_stay_lines() -> None:
+    assert printable_lines("first\n  second\r") == "first\n  second\\x0d"
+
+
+@given(st.text())
+def test_a_slug_is_one_part_of_a_path_whatever_it_is_made_of(text: str) -> None:
+    slug = slugify(text)
+    assert slug in {"", Path(slug).name}
+    assert not slug.startswith(".")
+    assert len(slug.encode()) <= 100

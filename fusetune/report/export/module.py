@@ -17,8 +17,9 @@ from fusetune.kernels.gemm_scale_bn import EPS, MOMENTUM
 from fusetune.kernels.launches import gemm_launches
 from fusetune.kernels.spec import AbstractTensor, KernelSpec, Launch, abstract_tensors
 from fusetune.report.export.choice import Choice, choose_config, header
+from fusetune.report.export.shared import shared_functions
 from fusetune.report.export.source import LINE_LENGTH, KernelSource, written
-from fusetune.report.export.wrapper import ARRIVALS, Part, tuned_decorators, wrapper_text
+from fusetune.report.export.wrapper import Part, tuned_decorators, wrapper_text
 
 EXPORTED_OPS: Final = ("gemm_scale", "gemm_scale_bn")
 
@@ -91,7 +92,11 @@ def module_text(spec: KernelSpec, choices: Sequence[Choice], target: Target, *, 
         _imports(any(mode.uses_descriptors for mode in made)),
         *(written(h.name, h.parameters, h.body, h, docstring=_docstring(h.docstring)) for h in helpers.values()),
         *kernels.values(),
-        *([ARRIVALS] if any(part.joins for mode in made for part in mode.parts) else []),
+        *shared_functions(
+            choices[0].problem,
+            copies=any(mode.config.is_walking for mode in made),
+            joins=any(part.joins for mode in made for part in mode.parts),
+        ),
         *(wrapper_text(mode.parts, mode.problem, mode.config, autotuned=mode.autotuned) for mode in made),
         _MODELS[spec.name],
     ]
@@ -201,6 +206,8 @@ _INIT: Final = """
         super().__init__()
         self.gemm = nn.Linear(in_features, out_features)
         self.scale = nn.Parameter(torch.randn(scale_shape))
+        if self.scale.shape not in ((out_features,), (1, out_features)):
+            raise ValueError(f"scale_shape must be ({out_features},), got {tuple(self.scale.shape)}")
         self.bn = nn.BatchNorm1d(out_features, eps=eps, momentum=momentum)
 """
 _MODELS: Final[dict[str, str]] = {

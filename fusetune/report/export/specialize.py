@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from fusetune.report.export.source import KernelSource, source_of
+from fusetune.report.export.tidy import tidied
 
 Statements = list[ast.stmt]
 
@@ -43,7 +44,7 @@ def specialize(kernel: Any, constants: Mapping[str, Any]) -> Specialized:
     body = _Resolver(first).block(source.body)
     taken = set(_names(body)) | set(source.parameters)
     body = _Resolver(_Scope(source, body, dict(constants), taken, functions)).block(body)
-    body = [statement for statement in body if not _is_unread_zeros(statement, body)]
+    body = tidied(body, source.parameters, functions)
     used = set(_names(body))
     parameters = [name for name in source.parameters if name in used]
     return Specialized(source, body, parameters, _helpers(body, functions))
@@ -173,6 +174,9 @@ class _Resolver(ast.NodeTransformer):
             return chosen
         statement.test = test
         statement.body, statement.orelse = self.block(statement.body), self.block(statement.orelse)
+        if not statement.body and statement.orelse:
+            statement.test = ast.copy_location(ast.UnaryOp(ast.Not(), test), test)
+            statement.body, statement.orelse = statement.orelse, []
         return [statement] if statement.body else []
 
     def _assign(self, statement: ast.Assign) -> Statements:
@@ -407,15 +411,6 @@ def _names(body: Sequence[ast.AST]) -> Iterator[str]:
         for node in ast.walk(one):
             if isinstance(node, ast.Name):
                 yield node.id
-
-
-def _is_unread_zeros(statement: ast.stmt, body: Statements) -> bool:
-    """Whether a statement gives zeros to a variable that no branch that is left reads."""
-    if not isinstance(statement, ast.Assign) or not isinstance(statement.targets[0], ast.Name):
-        return False
-    value = statement.value
-    makes_zeros = isinstance(value, ast.Call) and ast.unparse(value.func) == "tl.zeros"
-    return makes_zeros and _count(body, statement.targets[0].id) == 1
 
 
 def _count(body: Sequence[ast.AST], name: str) -> int:

@@ -55,6 +55,8 @@ _CONSTANTS: Final[dict[str, str]] = {
     "CONVERTS": "x.is_cuda",
     "STAGES": "1 + 64 // COLUMNS",
 }
+MOST_FINISHED_ROWS: Final = 2**20 // 16
+"""Rows of whole columns that a program of split_k's second kernel can hold: Triton takes no larger tensors."""
 _ROWS_OF_GRID: Final = {"moments_of_rows": "TILE_M", "normalize_columns": "rows_per_cta", "finish_split": "ROWS"}
 _TILES: Final = "triton.cdiv(M, BLOCK_M) * triton.cdiv(N, BLOCK_N)"
 
@@ -134,9 +136,10 @@ class Part:
         if of == "moments_of_rows":
             return [f"ROWS, COLUMNS = {self.launch.constants['ROWS']}, {self.launch.constants['COLUMNS']}"]
         if of == "normalize_columns":
-            rows = self.launch.constants["ROWS"]
+            rows, columns = self.launch.constants["ROWS"], 256 // self.problem.element_bytes
+            fewer = "" if columns == 64 else "64 if triton.cdiv(M, TILE_M) > 16 else "
             return [
-                f"ROWS, COLUMNS = {rows}, 64 if triton.cdiv(M, TILE_M) > 16 else {256 // self.problem.element_bytes}",
+                f"ROWS, COLUMNS = {rows}, {fewer}{columns}",
                 "# At most 16 programs a column, since each of them joins all moments of its columns.",
                 f"rows_per_cta = max({rows}, triton.cdiv(triton.cdiv(M, 16), {rows}) * {rows})",
             ]
@@ -200,6 +203,7 @@ _SIGNATURES: Final[dict[str | None, tuple[str, ...]]] = {
         *("num_batches_tracked", "momentum", "eps"),
     ),
 }
+_NO_VECTORS: Final = ("num_batches_tracked", "momentum", "eps")
 _SUMMARIES: Final[dict[str | None, str]] = {
     None: "y = (x @ weight.T + bias) * scale.",
     "eval": "BatchNorm1d((x @ weight.T + bias) * scale) with the running statistics.",
@@ -226,7 +230,11 @@ def wrapper_text(parts: Sequence[Part], problem: Problem, config: Config, *, aut
     if not autotuned:
         body.append(f"{', '.join(tile)} = {', '.join(str(getattr(config, name)) for name in tile)}")
     body += _limits(problem, config)
-    body.append("y = torch.empty((M, N), device=x.device, dtype=x.dtype)")
+    differentiable = ", ".join(
+        name for name in ("x", "weight", "bias", "scale", "gamma", "beta") if name in _SIGNATURES[mode]
+    )
+    returned = f"return forward_only(y, {differentiable})"
+    body += ["y = torch.empty((M, N), device=x.device, dtype=x.dtype)", "if y.numel() == 0:", f"    {returned}"]
     names = {name for part in parts for name in part.kernel.parameters}
     if "arrivals_ptr" in names:
         body += [
@@ -266,28 +274,54 @@ def wrapper_text(parts: Sequence[Part], problem: Problem, config: Config, *, aut
         launch, grid = part.text(autotuned=autotuned), part.grid(autotuned=autotuned)
         start = next(index for index, line in enumerate(launch) if "[grid](" in line)
         body += ["", *launch[:start], *grid, *launch[start:]]
-    body.append("return y")
+    if mode == "train":
+        for one in ("mean", "var"):
+            body += [f"if running_{one} is not kept_{one}:", f"    kept_{one}.copy_(running_{one})"]
+    body.append(returned)
     lines = "\n".join(f"    {line}" if line else "" for line in body)
     return f"def {FUNCTIONS[mode]}({arguments}) -> torch.Tensor:\n{lines}"
 
 
 def _checks(problem: Problem, config: Config) -> list[str]:
-    checks = [
-        f"if x.dtype != torch.{problem.dtype} or weight.dtype != x.dtype:",
-        f'    raise TypeError(f"tuned for {problem.dtype}, got {{x.dtype}} and {{weight.dtype}}")',
-        "if x.shape[1] != weight.shape[1]:",
-        '    raise ValueError(f"x has {x.shape[1]} columns, weight has {weight.shape[1]}")',
+    """What makes of any tensors those that the kernels take, or says why not."""
+    mode = problem.mode
+    vectors = [name for name in _SIGNATURES[mode] if name not in {"x", "weight", *_NO_VECTORS}]
+    checks = []
+    if mode == "train":
+        checks.append("kept_mean, kept_var = running_mean, running_var")
+    given = ", ".join(f"{name}={name}" for name in vectors)
+    checks.append(f"{', '.join(vectors)} = fitting(x, weight, {given})")
+    if mode == "train":
+        checks += [
+            "counts = isinstance(num_batches_tracked, torch.Tensor) and num_batches_tracked.numel() == 1",
+            "if not counts or (num_batches_tracked.dtype, num_batches_tracked.device) != (torch.int64, x.device):",
+            '    raise TypeError("num_batches_tracked must be one int64 where x is")',
+        ]
+    checks += [
+        "if x.is_cuda and x.device.index != torch.cuda.current_device():",
+        "    # Triton launches on the current device.",
+        "    with torch.cuda.device(x.device):",
+        f"        return {FUNCTIONS[mode]}({', '.join(_again(name, mode) for name in _SIGNATURES[mode])})",
     ]
     if config.is_walking:
-        checks += [
-            "# The copy engine reads rows without gaps that begin on 16 bytes.",
-            "x, weight = x.contiguous(), weight.contiguous()",
-        ]
+        checks.append("x, weight = for_copy_engine(x), for_copy_engine(weight)")
     return checks
 
 
+def _again(name: str, mode: str | None) -> str:
+    """An argument as the caller gave it."""
+    return {"running_mean": "kept_mean", "running_var": "kept_var"}.get(name, name) if mode == "train" else name
+
+
 def _limits(problem: Problem, config: Config) -> list[str]:
+    """Sizes that the kernels of a config are not for."""
     limits = []
+    if config.is_walking:
+        some = 16 // problem.element_bytes
+        limits += [
+            f"if K == 0 or K % {some} or N % {some}:",
+            f'    raise ValueError(f"rows must be of whole 16 bytes: {some} must divide K={{K}} and N={{N}}")',
+        ]
     if config.variant == "deferred":
         limits += [
             f"if triton.cdiv(K, BLOCK_K) < {DEFERRED_STEPS}:",
@@ -297,32 +331,17 @@ def _limits(problem: Problem, config: Config) -> list[str]:
         return limits
     limits += [
         "if M < 2:",
+        "    num_batches_tracked += 1  # As nn.BatchNorm1d does before it refuses.",
         '    raise ValueError("training needs more than one row: one has no variance")',
     ]
-    if holds_columns(config, problem):
+    most = "BLOCK_M" if holds_columns(config, problem) else MOST_FINISHED_ROWS if config.SPLIT_K > 1 else None
+    if most is not None:
+        told = f"{{{most}}}" if isinstance(most, str) else most
         limits += [
-            "if M > BLOCK_M:",
-            '    raise ValueError(f"a program holds whole columns: at most {BLOCK_M} rows, got {M}")',
+            f"if M > {most}:",
+            f'    raise ValueError(f"a program holds whole columns: at most {told} rows, got {{M}}")',
         ]
     return limits
-
-
-ARRIVALS: Final = '''def arrivals_of(x: torch.Tensor, tiles: int, kept: dict = {}) -> torch.Tensor:
-    """At least `tiles` zeros to count with, which every launch leaves as zeros.
-
-    The dict is meant to last from call to call: clearing counts at each would cost more than the
-    second kernel that they save.
-    """
-    if x.is_cuda and torch.cuda.is_current_stream_capturing():
-        # A graph may be replayed beside calls on any stream, so it counts, and clears, for itself.
-        return torch.zeros(tiles, device=x.device, dtype=torch.int32)
-    # Launches on one stream follow one another, and can share counts; those on two streams cannot.
-    key = (x.device, torch.cuda.current_stream(x.device).cuda_stream if x.is_cuda else None)
-    if key not in kept or kept[key].numel() < tiles:
-        kept[key] = torch.zeros(tiles, device=x.device, dtype=torch.int32)
-    return kept[key]
-'''
-"""What wrappers of joined kernels get their counts from."""
 
 
 def tuned_decorators(configs: Sequence[Config]) -> list[str]:

@@ -18,7 +18,13 @@ from fusetune.core.target import Target
 from fusetune.errors import CompileError
 from fusetune.kernels.spec import AbstractTensor, KernelSpec, Launch, TileDescriptor, abstract_tensors
 
-_ELEMENT_TYPES: dict[str, str] = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "int32": "i32"}
+_ELEMENT_TYPES: dict[str, str] = {
+    "float32": "fp32",
+    "float16": "fp16",
+    "bfloat16": "bf16",
+    "int32": "i32",
+    "int64": "i64",
+}
 _ALIGNMENT = 16
 _DIVISIBLE = [["tt.divisibility", _ALIGNMENT]]
 _RESOURCE_LINE = re.compile(

@@ -70,7 +70,7 @@ class AbstractTensor:
     """A contiguous, 16-byte aligned tensor that is not there: enough of one to compile for."""
 
     shape: tuple[int, ...]
-    dtype: Dtype | Literal["int32"]
+    dtype: Dtype | Literal["int32", "int64"]
     gpu: Gpu = NO_GPU
 
     def stride(self) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -100,7 +101,7 @@ def module_text(spec: KernelSpec, choices: Sequence[Choice], target: Target, *, 
         *(wrapper_text(mode.parts, mode.problem, mode.config, autotuned=mode.autotuned) for mode in made),
         _MODELS[spec.name],
     ]
-    return _formatted("\n\n\n".join(sections) + "\n")
+    return "\n\n\n".join(map(_formatted, sections)) + "\n"
 
 
 def parts_of_module(spec: KernelSpec, choice: Choice, target: Target) -> list[Part]:
@@ -192,13 +193,15 @@ def _docstring(text: str) -> str:
     return "\n\n".join("\n".join(_wrapped(paragraph)) for paragraph in paragraphs)
 
 
-def _formatted(text: str) -> str:
+@functools.cache
+def _formatted(section: str) -> str:
+    """A section of a module as black would leave it there; most of them are in many modules."""
     try:
         import black
     except ImportError as error:
         raise UsageError("export formats with black, which is not installed; `pip install black`") from error
-    formatted: str = black.format_str(text, mode=black.Mode(line_length=LINE_LENGTH))
-    return formatted
+    formatted: str = black.format_str(section, mode=black.Mode(line_length=LINE_LENGTH))
+    return formatted.strip("\n")
 
 
 _INIT: Final = """

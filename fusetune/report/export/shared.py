@@ -56,7 +56,7 @@ _FORWARD_ONLY: Final = '''def forward_only(y: torch.Tensor, *operands: torch.Ten
             @staticmethod
             def backward(ctx, *gradients):
                 raise RuntimeError(
-                    "forward only: there is no gradient through the kernels; train the PyTorch model"
+                    "forward only: the kernels have no gradient; train the PyTorch model"
                 )
 
         made["function"] = ForwardOnly

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import copy
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -37,7 +38,13 @@ class Specialized:
 
 def specialize(kernel: Any, constants: Mapping[str, Any]) -> Specialized:
     """The kernel with these of its compile-time constants resolved; parameters that nothing needs any more are gone."""
-    source = source_of(kernel)
+    return _specialized(getattr(kernel, "fn", kernel), tuple(sorted(constants.items())))
+
+
+@functools.cache
+def _specialized(kernel: Any, items: tuple[tuple[str, Any], ...]) -> Specialized:
+    # Nobody changes what this gives, and many modules have a kernel in common.
+    source, constants = source_of(kernel), dict(items)
     functions: dict[str, KernelSource] = {}
     # First the branches, so that what is left tells which names are taken, and which variables never change.
     first = _Scope(source, source.body, dict(constants), set(), functions, inlines=False)

@@ -126,10 +126,19 @@ def _abstract(value: Any) -> Any:
     return value
 
 
+def kind(launch: Launch, target: Target) -> tuple[str, ...]:
+    """The same for launches of one kernel's text on inputs of one type, for one generation of GPUs."""
+    signature = specialize(launch)[0]
+    pointed = sorted({told.partition("[")[0] for told in signature.values() if told.startswith(("*", "tensordesc"))})
+    return (launch.kernel.src, str(launch.constants.get("DTYPE")), *pointed, str(target.sm))
+
+
 def identity(launch: Launch, target: Target) -> str:
-    """The same for launches that Triton compiles to the same code: text of the kernel and all it calls, and types."""
-    signature, constants, attributes = specialize(launch)
-    told = launch.kernel.cache_key, signature, constants, attributes, launch.options, target.sm
+    """The same for launches that Triton compiles to the same code, wherever in a file their kernel stands.
+
+    What kernels call is the library's own, the same under one name in every module.
+    """
+    told = launch.kernel.src, *specialize(launch), sorted(launch.options.items()), target.sm
     return hashlib.sha256(repr(told).encode()).hexdigest()
 
 

@@ -1,0 +1,198 @@
+"""Every module that can be handed out is taken by Triton: of shipped configs all, of the spaces one of each width.
+
+The front end sees all of them, which takes a twentieth of a second each: names, types and shapes are its business. One
+of each kind, a kernel's text for an input type and a generation of GPUs, goes on to machine code, the one of the
+smallest tile. `python benchmarks/handed_out.py` takes every one of the shipped ones that far.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from msgspec import structs
+
+from fusetune.compiler.build import compile_launch
+from fusetune.core.config import BASELINE, Config
+from fusetune.core.persistent import parts_of
+from fusetune.core.problem import DTYPES, PRECISIONS, Dtype, Problem, make_problem
+from fusetune.core.space import reject_reason
+from fusetune.core.split import joins_summands
+from fusetune.core.target import find_target
+from fusetune.errors import CompileError, UsageError
+from fusetune.kernels import gemm_scale
+from fusetune.kernels.spec import KernelSpec, Launch, load_spec
+from fusetune.report.export import choice, module
+from fusetune.report.export.module import export_module, module_text
+from fusetune.store.yaml_files import read_config_file
+from tests.support.exporting import OPS, choice_of, modes_of
+from tests.support.handed_out import identity, kind, launches_of, loaded, through_front_end
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGS = ROOT / "configs"
+GPUS = {"nvidia-geforce-rtx-4090": "rtx4090", "nvidia-h200": "h200", "nvidia-h100-80gb-hbm3": "h100"}
+GENERATIONS = {"sm_89": ("nvidia-geforce-rtx-4090",), "sm_90": ("nvidia-h200", "nvidia-h100-80gb-hbm3")}
+groups = pytest.mark.parametrize(
+    ("generation", "op", "dtype"), list(itertools.product(GENERATIONS, OPS, DTYPES))
+)
+
+
+@pytest.fixture(autouse=True)
+def _read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What does not change from export to export of one test run is read once."""
+    monkeypatch.setattr(choice, "read_config_file", _read)
+    monkeypatch.setattr(gemm_scale, "hash_kernels", _hash)
+
+
+_read = functools.cache(read_config_file)
+_hash = functools.cache(gemm_scale.hash_kernels)
+
+
+def shipped(folder: str, op: str) -> Iterator[Problem]:
+    """The problem of each entry, without its mode: a module has both."""
+    path = CONFIGS / folder / f"{op}.yaml"
+    entries = _read(path).entries if path.exists() else ()
+    yield from dict.fromkeys(structs.replace(entry.problem, mode=None) for entry in entries)
+
+
+def test_every_folder_of_shipped_configs_is_exported_here() -> None:
+    files = {(path.parent.name, path.stem) for path in CONFIGS.glob("*/*.yaml")}
+    assert {folder for folder, _ in files} == set(GPUS) == set(itertools.chain(*GENERATIONS.values()))
+    assert {op for _, op in files} == set(OPS)
+
+
+class Handed:
+    """Launches of modules, each seen once, and what Triton says against them."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._number = folder, itertools.count()
+        self._seen: set[str] = set()
+        self._kinds: dict[tuple[str, ...], tuple[int, Launch, str]] = {}
+        self.against: dict[str, str] = {}
+        self.launches = 0
+
+    def look_at(self, text: str, problems: list[Problem], gpu: str, name: str) -> None:
+        """Take what a module launches for these problems through Triton's front end."""
+        made = loaded(self._folder / f"handed_out_{next(self._number)}.py", text)
+        target = find_target(gpu)
+        for problem in problems:
+            for launch in launches_of(made, problem, target):
+                told = identity(launch, target)
+                if told in self._seen:
+                    continue
+                self._seen.add(told)
+                of = f"{gpu} {name} {problem.describe()}: {launch.kernel.fn.__name__} {dict(launch.constants)}"
+                try:
+                    through_front_end(launch, target)
+                except Exception as error:
+                    self.against[of] = str(error)
+                size = _tile(launch)
+                smallest = self._kinds.get(kind(launch, target))
+                if smallest is None or size < smallest[0]:
+                    self._kinds[kind(launch, target)] = size, launch, gpu
+
+    def compile_one_of_each_kind(self) -> int:
+        """Machine code of the smallest tile of each kind; how many there are."""
+        for _, launch, gpu in self._kinds.values():
+            try:
+                compile_launch(launch, find_target(gpu))
+            except CompileError as error:
+                self.against[f"{gpu}: {launch.kernel.fn.__name__} {dict(launch.constants)}"] = str(error)
+        return len(self._kinds)
+
+
+def _tile(launch: Launch) -> int:
+    sides = ("BLOCK_M", "BLOCK_N", "BLOCK_K", "ROWS", "COLUMNS")
+    size = 1
+    for side in sides:
+        size *= launch.constants.get(side, 1)
+    return size
+
+
+@groups
+def test_every_shipped_config_is_exported_to_a_module_that_compiles_for_its_gpu(
+    generation: str, op: str, dtype: Dtype, tmp_path: Path
+) -> None:
+    handed, spec = Handed(tmp_path), load_spec(op)
+    modules = 0
+    for folder in GENERATIONS[generation]:
+        target = find_target(GPUS[folder])
+        for problem in shipped(folder, op):
+            if problem.dtype != dtype:
+                continue
+            for autotune in (False, True):
+                try:
+                    text = export_module(spec, problem, target, [CONFIGS], autotune=autotune)
+                except UsageError as error:
+                    assert autotune, error
+                    assert "nothing to choose between" in str(error)
+                    continue
+                modules += 1
+                problems = [structs.replace(problem, mode=mode) for mode in modes_of(op)]
+                handed.look_at(text, problems, GPUS[folder], "autotuned" if autotune else "")
+    assert modules
+    assert handed.compile_one_of_each_kind()
+    assert handed.against == {}
+    assert _linted(tmp_path) == ""
+
+
+# Few tiles, many, and few enough rows for one kernel to own the columns.
+SIZES = ((64, 1024, 8192), (128, 512, 1024), (2048, 3072, 768), (16384, 4096, 4096))
+SIDES = ("BLOCK_M", "BLOCK_N", "BLOCK_K", "SPLIT_K")
+
+
+def one_of_each_width(spec: KernelSpec, problem: Problem, gpu: str) -> list[Config]:
+    """Configs that the space has and nothing rejects, among them every value of each side of a variant's tiles."""
+    target = find_target(gpu)
+    found: dict[tuple[object, ...], Config] = {}
+    for config in spec.space.configs():
+        if config.num_stages > 3 or config.GROUP_M > 4 or config.num_warps == 2:
+            continue  # Options and the order of tiles leave the text and its types as they are.
+        shape = config.variant, joins_summands(config, problem), config.SPLIT_K > 1
+        parts = parts_of(config, problem) if config.is_walking else 1
+        keys = [(*shape, side, getattr(config, side)) for side in SIDES]
+        keys += [(*shape, "parts", parts, config.BLOCK_N)]
+        if not set(keys) <= found.keys() and reject_reason(config, problem, target) is None:
+            found |= {key: config for key in keys if key not in found}
+    return list(dict.fromkeys(found.values()))
+
+
+@groups
+def test_one_config_of_every_admitted_width_is_exported_to_a_module_that_triton_takes(
+    generation: str, op: str, dtype: Dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_formatted", lambda section: section)  # Layout is no business of Triton's.
+    gpu = GPUS[GENERATIONS[generation][0]]
+    handed, spec = Handed(tmp_path), load_spec(op)
+    for mode in modes_of(op):
+        for precision in PRECISIONS if dtype == "float32" else (None,):
+            done: set[object] = set()
+            for M, N, K in SIZES:
+                problem = make_problem(M, N, K, dtype, precision, mode=mode)  # type: ignore[arg-type]
+                for config in one_of_each_width(spec, problem, gpu):
+                    # What else the text depends on, besides precision, dtype and mode.
+                    told = structs.astuple(structs.replace(config, GROUP_M=1, num_warps=4, num_stages=3))
+                    if told in done:
+                        continue
+                    done.add(told)
+                    chosen = [
+                        choice_of(structs.replace(problem, mode=one), config if one == mode else BASELINE)
+                        for one in modes_of(op)
+                    ]
+                    text = module_text(spec, chosen, find_target(gpu))
+                    handed.look_at(text, [problem], gpu, config.label())
+    assert handed.against == {}
+
+
+def _linted(folder: Path) -> str:
+    """What ruff's default rules say of all files there, but of an import that such modules are expected to have."""
+    command = [sys.executable, "-m", "ruff", "check", "--isolated", "--no-cache", "--output-format", "concise", folder]
+    done = subprocess.run(
+        [*map(str, command), "--ignore", "PLR0402"], capture_output=True, text=True, check=False, cwd=folder
+    )
+    return "" if done.returncode == 0 else done.stdout + done.stderr

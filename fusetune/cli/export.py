@@ -43,7 +43,7 @@ from fusetune.store.paths import search_path
     "--output",
     metavar="FILE",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Write to FILE, whole or not at all, instead of stdout.",
+    help="Write to FILE, whole or not at all, instead of stdout; into it, where it is a device or a pipe.",
 )
 def export(
     *,
@@ -75,8 +75,7 @@ def export(
     text = export_module(load_spec(op), problem, _target(target_name), config_roots or search_path(), autotune=autotune)
     if output is None:
         click.echo(text, nl=False)
-    else:
-        write_whole(output, text)
+    elif write_whole(output, text):
         click.echo(f"Wrote {output}")
 
 

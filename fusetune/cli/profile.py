@@ -49,6 +49,7 @@ def profile(
     from fusetune.kernels.spec import Launch, abstract_tensors
     from fusetune.measure.nvml import gpu_present
     from fusetune.measure.profile import find_ncu, ncu_command, profile_config
+    from fusetune.store.whole import write_whole
 
     config = parse_config(config_text or "baseline")
     op = given["op"]
@@ -71,8 +72,12 @@ def profile(
         )
     found = profile_config(command)
     try:
-        output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        in_file = write_whole(output, json.dumps(found, indent=1) + "\n")
+    except BrokenPipeError:
+        raise
     except OSError as error:
         raise UsageError(f"cannot write {output}: {error.strerror}; choose another --output") from error
+    if not in_file:
+        return
     click.echo(f"Wrote {output}: {', '.join(found)}")
     click.echo(f"`fusetune inspect ... --ncu {output}` says what limits it.")

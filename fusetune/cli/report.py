@@ -85,8 +85,8 @@ def report(
     if html is not None:
         from fusetune.report.html.render import render_html
 
-        write_whole(html, render_html(found, folders))
-        click.echo(f"Wrote {html}")
+        if write_whole(html, render_html(found, folders)):
+            click.echo(f"Wrote {html}")
     elif form in OF_ONE_RUN:
         _give(_of_one_run(found, form, folders), output)
     elif form == "vllm":

@@ -11,7 +11,7 @@ import msgspec
 
 from fusetune.errors import UsageError
 from fusetune.gate.findings import SIGNS, Finding, Status, exit_code, summary
-from fusetune.store.yaml_files import replace_file
+from fusetune.store.whole import write_whole
 from fusetune.units import format_gain, format_interval
 
 GATE_VERSION: Final = 1
@@ -119,7 +119,7 @@ def write_outputs(
     for name, make in makers.items():
         path = paths.get(name)
         if path is not None:
-            _writing(path, lambda path, text: replace_file(path.resolve(), text), make(findings))
+            _writing(path, write_whole, make(findings))
     step_summary = environment.get(SUMMARY_VARIABLE)
     if step_summary:
         _writing(Path(step_summary), _append, to_markdown(findings))
@@ -131,9 +131,11 @@ def _append(path: Path, text: str) -> None:
         handle.write(text)
 
 
-def _writing(path: Path, write: Callable[[Path, str], None], text: str) -> None:
+def _writing(path: Path, write: Callable[[Path, str], object], text: str) -> None:
     try:
         write(path, text)
+    except BrokenPipeError:
+        raise
     except OSError as error:
         raise UsageError(
             f"cannot write {path}: {error.strerror or error}; choose a folder that exists and that you may write to"

@@ -2,39 +2,22 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 
 from fusetune.errors import UsageError
+from fusetune.store import whole
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write beside the file, then rename: at no moment is half a report to be seen.
+def write_whole(path: Path, text: str) -> bool:
+    """Write a file whole, or into what is no file, as `store.whole` does. Whether the text is in a file now.
 
-    Raises UsageError, which names the file, where it cannot be written.
+    Raises UsageError, which names the file, where it cannot be written; a reader that has left is no such case.
     """
     try:
-        descriptor, name = tempfile.mkstemp(dir=path.resolve().parent, prefix=f".{path.name}.", suffix=".tmp")
-        temporary = Path(name)
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as handle:
-                handle.write(text)
-            temporary.chmod(_mode(path))
-            temporary.replace(path.resolve())
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        return whole.write_whole(path, text)
+    except BrokenPipeError:
+        raise
     except OSError as error:
         raise UsageError(
-            f"cannot write {path}: {error.strerror or error}; choose a folder that you may write to"
+            f"cannot write {path}: {error.strerror or error}; choose a file in a folder that you may write to"
         ) from error
-
-
-def _mode(path: Path) -> int:
-    """The mode of the file that is replaced, or what a new file would get; a temporary file is private instead."""
-    if path.exists():
-        return path.stat().st_mode & 0o777
-    umask = os.umask(0)
-    os.umask(umask)
-    return 0o666 & ~umask

@@ -58,6 +58,8 @@ def write_entry(path: Path, op: str, target: TargetIdentity, entry: Entry) -> Wr
     """
     real = path.resolve()  # through a symbolic link, so that the link stays one and both names share a lock
     try:
+        if real.exists() and not real.is_file() and not real.is_dir():
+            raise ConfigFileError(f"cannot write {path}: it is no regular file; name another, or remove it")
         real.parent.mkdir(parents=True, exist_ok=True)
         # The lock file stays behind: removing it would let a third process lock a name that a second still waits on.
         with filelock.FileLock(real.with_name(f".{real.name}.lock"), timeout=LOCK_TIMEOUT_S):

@@ -37,9 +37,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "configs"
 GPUS = {"nvidia-geforce-rtx-4090": "rtx4090", "nvidia-h200": "h200", "nvidia-h100-80gb-hbm3": "h100"}
 GENERATIONS = {"sm_89": ("nvidia-geforce-rtx-4090",), "sm_90": ("nvidia-h200", "nvidia-h100-80gb-hbm3")}
-groups = pytest.mark.parametrize(
-    ("generation", "op", "dtype"), list(itertools.product(GENERATIONS, OPS, DTYPES))
-)
+groups = pytest.mark.parametrize(("generation", "op", "dtype"), list(itertools.product(GENERATIONS, OPS, DTYPES)))
 
 
 @pytest.fixture(autouse=True)
@@ -89,7 +87,7 @@ class Handed:
                 of = f"{gpu} {name} {problem.describe()}: {launch.kernel.fn.__name__} {dict(launch.constants)}"
                 try:
                     through_front_end(launch, target)
-                except Exception as error:
+                except CompileError as error:
                     self.against[of] = str(error)
                 size = _tile(launch)
                 smallest = self._kinds.get(kind(launch, target))
@@ -129,9 +127,9 @@ def test_every_shipped_config_is_exported_to_a_module_that_compiles_for_its_gpu(
                 try:
                     text = export_module(spec, problem, target, [CONFIGS], autotune=autotune)
                 except UsageError as error:
-                    assert autotune, error
-                    assert "nothing to choose between" in str(error)
-                    continue
+                    if autotune and "nothing to choose between" in str(error):
+                        continue
+                    raise
                 modules += 1
                 problems = [structs.replace(problem, mode=mode) for mode in modes_of(op)]
                 handed.look_at(text, problems, GPUS[folder], "autotuned" if autotune else "")
@@ -142,12 +140,17 @@ def test_every_shipped_config_is_exported_to_a_module_that_compiles_for_its_gpu(
 
 
 # Few tiles, many, and few enough rows for one kernel to own the columns.
-SIZES = ((64, 1024, 8192), (128, 512, 1024), (2048, 3072, 768), (16384, 4096, 4096))
+SIZES = ((64, 1024, 8192), (2048, 3072, 768), (16384, 4096, 4096))
 SIDES = ("BLOCK_M", "BLOCK_N", "BLOCK_K", "SPLIT_K")
 
 
 def one_of_each_width(spec: KernelSpec, problem: Problem, gpu: str) -> list[Config]:
-    """Configs that the space has and nothing rejects, among them every value of each side of a variant's tiles."""
+    """Configs that the space has and nothing rejects, among them every value of each side of a variant's tiles.
+
+    Of their columns alone, and in how many parts these are stored, where only a type or how float32 is multiplied is
+    another than elsewhere.
+    """
+    sides = SIDES if problem.dtype == "float16" or problem.precision == "tf32" else ("BLOCK_N",)
     target = find_target(gpu)
     found: dict[tuple[object, ...], Config] = {}
     for config in spec.space.configs():
@@ -155,7 +158,7 @@ def one_of_each_width(spec: KernelSpec, problem: Problem, gpu: str) -> list[Conf
             continue  # Options and the order of tiles leave the text and its types as they are.
         shape = config.variant, joins_summands(config, problem), config.SPLIT_K > 1
         parts = parts_of(config, problem) if config.is_walking else 1
-        keys = [(*shape, side, getattr(config, side)) for side in SIDES]
+        keys = [(*shape, side, getattr(config, side)) for side in sides]
         keys += [(*shape, "parts", parts, config.BLOCK_N)]
         if not set(keys) <= found.keys() and reject_reason(config, problem, target) is None:
             found |= {key: config for key in keys if key not in found}

@@ -1,7 +1,7 @@
 """Exported modules as their users have them: files, imported, whose wrappers launch kernels on a GPU that is not there.
 
-A stand-in for each tensor says that it is on the GPU and has no memory; what a wrapper would launch is noted, with every
-config of an autotuned kernel, and can be compiled for the target.
+A stand-in for each tensor says that it is on the GPU and has no memory; what a wrapper would launch is noted, with
+every config of an autotuned kernel, and can be compiled for the target.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import torch
 from fusetune.compiler.build import specialize
 from fusetune.core.problem import Problem
 from fusetune.core.target import Target
+from fusetune.errors import CompileError
 from fusetune.kernels.spec import AbstractTensor, Launch, TileDescriptor
 
 FUNCTIONS = {None: "fused_gemm_scale", "eval": "fused_gemm_scale_bn_eval", "train": "fused_gemm_scale_bn_train"}
@@ -57,9 +58,7 @@ def gpu(target: Target) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.cuda, "current_device", lambda: None)
         patch.setattr(torch.cuda, "get_device_capability", lambda _: divmod(target.sm, 10))
-        patch.setattr(
-            torch.cuda, "get_device_properties", lambda _: SimpleNamespace(multi_processor_count=target.sms)
-        )
+        patch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(multi_processor_count=target.sms))
         patch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
         patch.setattr(torch.cuda, "current_stream", lambda _: SimpleNamespace(cuda_stream=0))
         yield
@@ -146,6 +145,7 @@ def through_front_end(launch: Launch, target: Target) -> str:
     """Triton's own intermediate code of a launch, as its front end makes it and a first pass cleans it.
 
     Takes a tenth of what compiling takes. What a kernel's text can have wrong shows here: names, types and shapes.
+    Raises CompileError with Triton's own message.
     """
     from triton._C.libtriton import ir
     from triton.backends.compiler import GPUTarget
@@ -160,7 +160,10 @@ def through_front_end(launch: Launch, target: Target) -> str:
     ir.load_dialects(context)
     backend.load_dialects(context)
     codegen = backend.get_codegen_implementation(options)
-    module = source.make_ir(gpu_target, options, codegen, backend.get_module_map(), context)
     stages: dict[str, Any] = {}
     backend.add_stages(stages, options, source.language)
-    return str(stages["ttir"](module, {}))
+    try:
+        module = source.make_ir(gpu_target, options, codegen, backend.get_module_map(), context)
+        return str(stages["ttir"](module, {}))
+    except Exception as error:
+        raise CompileError(str(error)) from error

@@ -186,9 +186,8 @@ def test_what_does_not_fit_is_refused_in_one_sentence_that_names_it(
 ) -> None:
     for names, changed in wrong(label, tensors(label, mode)):
         given = {**tensors(label, mode), **changed}
-        kept = {
-            name: given[name].clone() for name in ("running_mean", "running_var") if torch.is_tensor(given.get(name))
-        }
+        running = [given[name] for name in ("running_mean", "running_var") if torch.is_tensor(given.get(name))]
+        kept = [one.clone() for one in running]
         with pytest.raises((TypeError, ValueError)) as raised:
             call(module_of(label, mode), mode, given)
         assert names in str(raised.value), (changed.keys(), str(raised.value))

@@ -89,3 +89,51 @@ def test_what_the_caller_reads_no_more_is_changed_in_place() -> None:
         "    acc = 2 * acc",
         "    tl.store(y_ptr, acc + offset)",
     ]
+
+
+@triton.jit
+def stored_in_halves(x, y_ptr, WIDTH: tl.constexpr, DOUBLES: tl.constexpr):  # type: ignore[no-untyped-def]
+    HALF: tl.constexpr = WIDTH // 2
+    unread = x + HALF
+    unread_too = unread * 2
+    place = 2 * HALF
+    if DOUBLES:
+        tl.store(y_ptr, x)
+    else:
+        tl.store(y_ptr, unread_too + place)
+    tl.store(y_ptr, HALF)
+
+
+@triton.jit
+def in_halves_twice(x, y_ptr, WIDTH: tl.constexpr, DOUBLES: tl.constexpr):  # type: ignore[no-untyped-def]
+    stored_in_halves(x, y_ptr, WIDTH, DOUBLES)
+    stored_in_halves(x, y_ptr, WIDTH, DOUBLES)
+    stored_in_halves(x, y_ptr, WIDTH // 4, DOUBLES)
+
+
+def test_a_constant_of_a_call_is_declared_once_and_another_value_has_another_name() -> None:
+    text = resolved(in_halves_twice)
+    declared = [line.strip() for line in text.splitlines() if "tl.constexpr =" in line]
+    assert declared == ["HALF: tl.constexpr = WIDTH // 2", "HALF_2: tl.constexpr = WIDTH // 4 // 2"]
+    stored = [line.strip() for line in text.splitlines() if "HALF" in line and "store" in line]
+    assert stored == ["tl.store(y_ptr, HALF)", "tl.store(y_ptr, HALF)", "tl.store(y_ptr, HALF_2)"]
+
+
+def test_what_nothing_reads_is_not_computed_and_what_acts_stays() -> None:
+    text = resolved(in_halves_twice)
+    assert "unread" not in text
+    assert "place" not in text
+    assert text.count("tl.store") == 6
+
+
+@triton.jit
+def nothing_but_else(x, y_ptr, EVEN: tl.constexpr, DOUBLES: tl.constexpr):  # type: ignore[no-untyped-def]
+    if EVEN:
+        unread = x + 1  # noqa: F841
+    else:
+        tl.store(y_ptr, x)
+
+
+def test_a_branch_that_does_nothing_leaves_the_other_one_as_it_is() -> None:
+    lines = resolved(nothing_but_else).splitlines()
+    assert "    tl.store(y_ptr, x)" in [line[4:] for line in lines]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
 import runpy
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,6 +27,7 @@ from fusetune.kernels.spec import load_spec
 from fusetune.report.export.module import export_module
 from fusetune.store.schema import ConfigFile
 from fusetune.store.yaml_files import dump_config_file
+from tests.support import handed_out
 from tests.support.exporting import (
     CONFIGS,
     JOINED,
@@ -307,6 +310,27 @@ def test_autotuned_a_module_tries_at_most_three_configs_and_baseline_is_one_of_t
 def test_where_there_is_nothing_to_choose_between_autotune_is_refused(config: Config, told: str) -> None:
     with pytest.raises(UsageError, match=told):
         exported("gemm_scale", config, H200, autotune=True)
+
+
+def test_tensors_on_another_gpu_than_the_current_one_are_computed_there(tmp_path: Path, monkeypatch: Any) -> None:
+    module = handed_out.loaded(tmp_path / "on_another.py", exported("gemm_scale", TILED, H200))
+    entered: list[Any] = []
+
+    @contextlib.contextmanager
+    def device(wanted: Any) -> Iterator[None]:
+        entered.append(wanted)
+        monkeypatch.setattr(torch.cuda, "current_device", lambda: wanted.index)
+        yield
+
+    monkeypatch.setattr(torch.cuda, "device", device)
+    launched: list[Any] = []
+    monkeypatch.setattr(module, "fused_gemm_scale_kernel", Recorder("kernel", launched))
+    operands = [handed_out.OnGpu.of(*shape, dtype=torch.float32) for shape in ((48, 96), (80, 96), (80,), (80,))]
+    with handed_out.gpu(H200):
+        monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+        module.fused_gemm_scale(*operands)
+    assert entered == [operands[0].device]
+    assert len(launched) == 1
 
 
 # --- configs from files

@@ -4,6 +4,7 @@
     +-- UsageError                2   an option, an argument or a shape that cannot be used
     |   +-- UnknownTargetError    2   a GPU name that the target table does not hold
     |   +-- UnsupportedProblemError 2 a problem that the op does not compute
+    |   +-- ChannelsError         2   an x whose dim 1 is not the channels of BatchNorm1d; a RuntimeError, too
     |   +-- ConfigFileError       2   a YAML file that cannot be read, parsed or believed
     |       +-- NewerSchemaError  2   a file written by a newer fusetune
     |   +-- JournalError          2   a run's journal that cannot be read
@@ -50,6 +51,10 @@ class UnknownTargetError(UsageError):
 
 class UnsupportedProblemError(UsageError):
     """A problem (dtype, precision, mode, size) that the op does not compute."""
+
+
+class ChannelsError(UsageError, RuntimeError):
+    """An x of three dimensions whose dim 1 is not the channels of BatchNorm1d; PyTorch raises RuntimeError there."""
 
 
 class ConfigFileError(UsageError):

@@ -16,6 +16,7 @@ from fusetune.kernels.launches import gemm_launches, takes, workspace
 from fusetune.kernels.spec import Launch
 from fusetune.runtime.configs import config_for
 from fusetune.runtime.folded import KEPT
+from fusetune.runtime.guards import PLAIN, autocast_dtype, way
 from fusetune.runtime.plans import OPERANDS, PLANS, Plan, StandIn, alignment, direct_launches
 from fusetune.runtime.scratch import kept_for
 
@@ -42,7 +43,8 @@ def check_tensors(
 ) -> None:
     """Raise UsageError unless x [M, K], weight [N, K] and vectors [N] fit together in shape, dtype and device.
 
-    Vectors but the bias may be float32 beside 16-bit x, weight and bias, as autocast and mixed precision have them.
+    x, weight and bias have one dtype, of which the scale is independent, as PyTorch has it. What else follows may have
+    that of x or of the scaled product, or float32, as autocast and mixed precision have it.
     """
     tensors = {"x": x, "weight": weight, **vectors}
     strangers = [name for name, tensor in tensors.items() if not isinstance(tensor, torch.Tensor)]
@@ -54,11 +56,11 @@ def check_tensors(
     if any(vector.shape != weight.shape[:1] for vector in vectors.values()):
         *most, last = (f"{name} [N]" for name in vectors)
         raise UsageError(f"{function} needs {', '.join(most)} and {last} for weight [N, K]; got {_shapes(tensors)}")
-    alike = all(
-        tensor.dtype == x.dtype or (tensor.dtype == torch.float32 and name not in _OF_THE_PRODUCT)
-        for name, tensor in tensors.items()
+    allowed = {x.dtype, torch.float32, torch.promote_types(x.dtype, vectors["scale"].dtype)}
+    alike = all(tensors[name].dtype == x.dtype for name in _OF_THE_PRODUCT if name in tensors) and all(
+        tensor.dtype in allowed for name, tensor in vectors.items() if name != "scale"
     )
-    if not alike or (x.dtype not in DTYPES and not x.is_cpu):
+    if not alike:
         seen = ", ".join(f"{name} {tensor.dtype}" for name, tensor in tensors.items())
         raise UsageError(
             f"{function} needs one dtype, float32, float16 or bfloat16, for all, or float32 for vectors but the bias; "
@@ -72,11 +74,72 @@ def check_tensors(
 
 
 def check_devices(function: str, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Raise UsageError unless all tensors, x among them, lie on one CUDA or CPU device."""
+    """Raise UsageError unless all tensors, x among them, lie on one device."""
     device = tensors["x"].device
-    if any(tensor.device != device for tensor in tensors.values()) or device.type not in {"cuda", "cpu"}:
+    if any(tensor.device != device for tensor in tensors.values()):
         seen = ", ".join(f"{name} {tensor.device}" for name, tensor in tensors.items())
-        raise UsageError(f"{function} needs all tensors on one CUDA or CPU device; got {seen}")
+        raise UsageError(f"{function} needs all tensors on one device; got {seen}")
+
+
+def fits(
+    x: Any, weight: Any, bias: Any, scale: Any, rest: Sequence[Any] = (), counter: Any = None, *, compiling: bool
+) -> bool:
+    """Whether a kernel gives exactly what PyTorch's operators give for these tensors, now and in this thread.
+
+    What a module leaves to its parts otherwise, errors too. x is [..., K]; `rest` are gamma, beta and running
+    statistics where an op has them. `compiling` is for torch.compile, which has dealt with PyTorch's state by itself.
+    """
+    vectors = [vector for vector in (bias, scale, *rest) if vector is not None]
+    tensors = [x, weight, *vectors] if counter is None else [x, weight, *vectors, counter]
+    return (
+        scale is not None
+        and (compiling or way(tensors) == "kernel")
+        and all(type(tensor) in PLAIN and tensor.layout is torch.strided for tensor in tensors)
+        and _has_kernels_for(x, compiling)
+        and all(tensor.device == x.device for tensor in tensors)
+        and weight.ndim == 2
+        and x.ndim > 0
+        and x.shape[-1] == weight.shape[1]
+        and x.numel() > 0
+        and weight.shape[0] > 0
+        and all(vector.ndim == 1 and vector.shape[0] == weight.shape[0] for vector in vectors)
+        and _dtypes_fit(x, weight, bias, scale, rest, compiling)
+    )
+
+
+def _has_kernels_for(x: torch.Tensor, compiling: bool) -> bool:
+    """Whether kernels run where x lies: on a GPU of CUDA's, and on a CPU in Triton's interpreter."""
+    return x.is_cuda or (x.is_cpu and not compiling and _interpreting())
+
+
+def _dtypes_fit(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    scale: torch.Tensor,
+    rest: Sequence[torch.Tensor | None],
+    compiling: bool,
+) -> bool:
+    cast = autocast_dtype(x.device.type)
+    dtype = _dtype_under(x, cast)
+    if any(tensor is not None and _dtype_under(tensor, cast) != dtype for tensor in (weight, bias)):
+        return False
+    if not _multiplies(dtype, scale.dtype) or (dtype == torch.bfloat16 and not compiling and _interpreting()):
+        return False  # the latter as in computed_by_pytorch
+    # As batch_norm has it: all as its input, or all in float32 beside 16 bits.
+    of_input = dtype if dtype == scale.dtype else torch.float32
+    of_norm = [vector.dtype for vector in rest if vector is not None]
+    return all(one == of_input for one in of_norm) or all(one == torch.float32 for one in of_norm)
+
+
+def _dtype_under(tensor: torch.Tensor, cast: torch.dtype | None) -> torch.dtype:
+    """What autocast makes of it before it is multiplied."""
+    return tensor.dtype if cast is None or tensor.dtype == torch.float64 or not tensor.is_floating_point() else cast
+
+
+def _multiplies(dtype: torch.dtype, of_scale: torch.dtype) -> bool:
+    """Whether kernels multiply this dtype, with a scale of that one."""
+    return dtype in DTYPES and of_scale in {dtype, torch.float32}
 
 
 def _shapes(tensors: Mapping[str, torch.Tensor]) -> str:
@@ -88,12 +151,16 @@ def wants_gradient(*tensors: torch.Tensor | None) -> bool:
     return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
 
 
-def computed_by_pytorch(x: torch.Tensor) -> bool:
-    """Whether PyTorch computes instead of a kernel: on a CPU, unless Triton's interpreter runs kernels there."""
-    interpreted = _interpreting()
-    if x.is_cpu and (not interpreted or x.dtype not in DTYPES):
+def computed_by_pytorch(x: torch.Tensor, scale: torch.Tensor) -> bool:
+    """Whether PyTorch computes instead of a kernel: dtypes that no kernel has, and every device but CUDA's.
+
+    Triton's interpreter runs kernels on a CPU, too.
+    """
+    if not _multiplies(x.dtype, scale.dtype):
         return True
-    if interpreted and x.dtype == torch.bfloat16:
+    if not _has_kernels_for(x, compiling=False):
+        return True
+    if x.dtype == torch.bfloat16 and _interpreting():
         # github.com/triton-lang/triton/issues/11584: its tl.dot takes their bits for integers.
         raise UsageError("Triton's interpreter cannot multiply bfloat16; unset TRITON_INTERPRET, or use float32")
     return False

@@ -366,7 +366,7 @@ def _by_pytorch(inputs: Inputs, norm: Norm) -> torch.Tensor:
         momentum = 1.0 / (int(norm.counter) + 1)
     scaled = linear(x, weight, bias) * scale
     vectors = gamma, beta, mean, var
-    wide = common_dtype(scaled.dtype, vectors)
+    wide = common_dtype(scaled.dtype, vectors) if isinstance(scaled, torch.Tensor) else None
     if wide is not None:
         gamma, beta, mean, var = (None if vector is None else vector.to(wide) for vector in vectors)
     y = batch_norm(scaled, mean, var, gamma, beta, norm.of_batch, momentum or 0.0, norm.eps)

@@ -112,12 +112,15 @@ class FusedLinearScaleBatchNorm(nn.Module):
         buffers, training = bn._buffers, bn.training
         keeps = bn.track_running_stats or not training
         try:
-            mean, var = (buffers["running_mean"], buffers["running_var"]) if keeps else (None, None)
-            counter = buffers["num_batches_tracked"]
+            mean, var, counter = (
+                (buffers["running_mean"], buffers["running_var"], buffers["num_batches_tracked"])
+                if keeps
+                else (None, None, None)
+            )
         except KeyError:  # not a BatchNorm's own
             return _normalized(self, x)
         y = fused_call(x, weight, bias, scale, gamma, beta, mean, var, training, bn.momentum, bn.eps, counter, None)
-        return _normalized(self, x) if y is None else y
+        return _whole(self, x) if y is None else y
 
     def __prepare_scriptable__(self) -> nn.Module:
         return _scriptable(self)
@@ -150,17 +153,22 @@ def _product(module: Any, x: torch.Tensor) -> torch.Tensor:
 
 
 def _normalized(module: Any, x: torch.Tensor) -> torch.Tensor:
-    """Y where no kernel gives all of it: the product may still be one's, and the rest are the parts' own calls."""
-    if torch.compiler.is_compiling():
-        y = _averaged(module, x)
-        return module.bn(_product(module, x)) if y is None else y
+    """Y where BatchNorm is called as it is: the product before it may still be a kernel's."""
     product = _product(module, x)
+    if torch.compiler.is_compiling():
+        return module.bn(product)
     try:
         normalized: torch.Tensor = module.bn(product)
     except RuntimeError as error:
         _tell_channels(x, module.bn, error)
         raise
     return normalized
+
+
+def _whole(module: Any, x: torch.Tensor) -> torch.Tensor:
+    """Y where no kernel gives what the parts give for this x, errors too: all of them are called."""
+    y = _averaged(module, x) if torch.compiler.is_compiling() else None
+    return module.bn(module.gemm(x) * module.scale) if y is None else y
 
 
 def _averaged(module: Any, x: torch.Tensor) -> torch.Tensor | None:

@@ -80,6 +80,7 @@ def known_norm(
     counter = tracked if training and running is not None else None
     as_usual = (
         (mean is None) is (var is None)
+        and not (training and running is None and tracked is not None)  # a module counts it all the same
         and fits(x, weight, bias, scale, (*affine, mean, var), counter, compiling=compiling)
         and x.ndim == 2
         and not (of_batch and x.shape[0] == 1)

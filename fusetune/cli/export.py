@@ -6,8 +6,10 @@ from pathlib import Path
 
 import click
 
+from fusetune.cli.shown import echo
 from fusetune.core.problem import DTYPES, PRECISIONS, Dtype, Precision, make_problem
 from fusetune.core.target import DEFAULT_TARGET, Target, find_target
+from fusetune.core.text import printable
 from fusetune.errors import UsageError
 from fusetune.store.paths import search_path
 
@@ -77,7 +79,7 @@ def export(
         click.echo(text, nl=False)
     else:
         write_whole(output, text)
-        click.echo(f"Wrote {output}")
+        echo(printable(f"Wrote {output}"))
 
 
 def _target(name: str | None) -> Target:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,6 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from fusetune.cli.shown import echo
+from fusetune.core.text import printable
 from fusetune.errors import EXIT_REGRESSION, NoUsableGpuError, UsageError
 from fusetune.store.paths import config_files, find_run, runs_dir, search_path
 from fusetune.store.schema import ConfigFile
@@ -119,14 +120,17 @@ def _tell(findings: list[Finding], paths: dict[str, Path | None]) -> int:
     from fusetune.gate.outputs import write_outputs
 
     for finding in findings:
-        click.echo(
-            f"{SIGNS[finding.status]:<12} {finding.file}  {finding.entry.problem.describe()}  "
-            f"{finding.entry.config.label()}: {finding.detail}"
+        # One line, whatever stands in the file: a workflow looks for commands at the begin of each.
+        echo(
+            f"{SIGNS[finding.status]:<12} "
+            + printable(
+                f"{finding.file}  {finding.entry.problem.describe()}  {finding.entry.config.label()}: {finding.detail}"
+            )
         )
     compiled = findings and all(finding.check == "static" for finding in findings)
-    click.echo(f"gate: {summary(findings)}{' (compiled, nothing was timed)' if compiled else ''}")
+    echo(f"gate: {summary(findings)}{' (compiled, nothing was timed)' if compiled else ''}")
     for line in write_outputs(findings, paths):
-        click.echo(line)
+        click.echo(line)  # The commands that we mean; `to_annotations` minds what is in them.
     return exit_code(findings)
 
 
@@ -136,9 +140,9 @@ def _pin(files: Files, workers: int | None) -> int:
 
     code = 0
     for pinned in pin(files, make_progress(), workers=workers):
-        click.echo(f"Pinned {pinned.count} config{'' if pinned.count == 1 else 's'} in {pinned.path}")
+        echo(printable(f"Pinned {pinned.count} config{'' if pinned.count == 1 else 's'} in {pinned.path}"))
         for refused in pinned.refused:
-            click.echo(f"NOT PINNED   {refused}")
+            echo(printable(f"NOT PINNED   {refused}"))
             code = EXIT_REGRESSION
     return code
 
@@ -179,6 +183,7 @@ def _live(
             return [not_gated(path, file, entry, f"skipped: {none}") for path, file in files for entry in file.entries]
         raise NoUsableGpuError(f"{none}; `fusetune gate --static` checks without one")
 
+    from fusetune.cli.ending import scratch_folder, signals_raise
     from fusetune.gate.against import Revision
     from fusetune.gate.live import LiveOptions, live_gate
     from fusetune.measure.cuda import CudaMeasurer
@@ -186,8 +191,8 @@ def _live(
     with ExitStack() as stack:
         revision = None
         if against is not None:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fusetune-against-")))
-            revision = stack.enter_context(Revision(against, folder))
+            stack.enter_context(signals_raise())
+            revision = stack.enter_context(Revision(against, stack.enter_context(scratch_folder("against"))))
         options = LiveOptions(
             on_mismatch=on_mismatch,  # type: ignore[arg-type]  # click.Choice
             budget_s=budget,

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from fusetune.cli.options import problem_of, problem_options
+from fusetune.cli.shown import echo
 from fusetune.core.config_text import parse_config
 from fusetune.errors import NoUsableGpuError, UsageError
 
@@ -63,7 +64,7 @@ def profile(
         raise UsageError(f"{config.label()} is a library's: there is no kernel of ours to profile")
     command = ncu_command(command_path, op, problem, config, kernels, list(wanted))
     if print_command:
-        click.echo(shlex.join(command))
+        echo(shlex.join(command))
         return
     if not gpu_present():
         raise NoUsableGpuError(
@@ -74,5 +75,5 @@ def profile(
         output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
         raise UsageError(f"cannot write {output}: {error.strerror}; choose another --output") from error
-    click.echo(f"Wrote {output}: {', '.join(found)}")
-    click.echo(f"`fusetune inspect ... --ncu {output}` says what limits it.")
+    echo(f"Wrote {output}: {', '.join(found)}")
+    echo(f"`fusetune inspect ... --ncu {output}` says what limits it.")

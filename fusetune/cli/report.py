@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from fusetune.cli.shown import echo, echo_console, echo_laid_out
+from fusetune.core.text import no_command, printable
 from fusetune.errors import EXIT_USAGE, UsageError
 from fusetune.store.paths import runs_dir, search_path
 
@@ -86,7 +88,7 @@ def report(
         from fusetune.report.html.render import render_html
 
         write_whole(html, render_html(found, folders))
-        click.echo(f"Wrote {html}")
+        echo(printable(f"Wrote {html}"))
     elif form in OF_ONE_RUN:
         _give(_of_one_run(found, form, folders), output)
     elif form == "vllm":
@@ -96,7 +98,7 @@ def report(
     else:
         _give(_text(found, form), output)
     for problem in found.problems:
-        click.echo(f"error: {problem.message}", err=True)
+        echo(f"error: {printable(problem.message)}", err=True)
     if found.problems:
         sys.exit(EXIT_USAGE)
 
@@ -116,7 +118,7 @@ def _give(text: str, output: Path | None) -> None:
     from fusetune.report.files import write_whole
 
     if output is None:
-        click.echo(text, nl=False)
+        echo_laid_out(text)
     elif output.is_dir():
         raise UsageError(f"-o {output} is a folder; name a file")
     else:
@@ -147,7 +149,7 @@ def _write_vllm(found: Report, output: Path | None) -> None:
         except OSError as error:
             raise UsageError(f"cannot make {output}: {error.strerror or error}; name another folder") from error
         write_whole(output / name, text)
-        click.echo(f"Wrote {output / name}")
+        echo(printable(f"Wrote {output / name}"))
 
 
 def _refuse_missing(option: str, folders: Sequence[Path]) -> None:
@@ -161,7 +163,7 @@ def _show(found: Report) -> None:
 
     from fusetune.report.terminal import render
 
-    render(found, Console())
+    echo_console(Console(), lambda console: render(found, console))
 
 
 def _text(found: Report, form: str) -> str:
@@ -174,5 +176,5 @@ def _text(found: Report, form: str) -> str:
 
         text = io.StringIO()
         render(found, Console(file=text, width=_FILE_COLUMNS, color_system=None))
-        return text.getvalue()
+        return no_command(text.getvalue())
     return {"json": formats.to_json, "csv": formats.to_csv, "md": formats.to_markdown}[form](found)

@@ -18,7 +18,7 @@ from fusetune.gate.findings import Check, Finding, LoadedFile
 from fusetune.gate.judge import Judgement, Limits, judge_against, judge_gain
 from fusetune.gate.recording import GateJournal
 from fusetune.gate.static import static_gate
-from fusetune.kernels.spec import KernelSpec, load_spec
+from fusetune.kernels.spec import KernelSpec, spec_named
 from fusetune.measure.lock import hold_gpu_of
 from fusetune.measure.protocol import GpuFacts, Measurer
 from fusetune.store.lookup import target_differences
@@ -119,7 +119,7 @@ def _measure(
     limits: Limits,
 ) -> Finding | str:
     """The finding, or in what this machine differs from the file's."""
-    spec = load_spec(file.op)
+    spec = spec_named(file.op)
     against = options.against if check == "against" else None
     other = against.beside(spec, file.op) if against else None
     measurer = measurer_for(other or spec, entry.problem)

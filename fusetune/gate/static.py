@@ -21,7 +21,7 @@ from fusetune.errors import CompileError, UsageError
 from fusetune.gate.drift import METRICS, Drift, drift
 from fusetune.gate.findings import Finding, LoadedFile, Status
 from fusetune.gate.pins import PINS_VERSION, Pin, PinFile, Toolchain, merged, pins_path, read_pins, write_pins
-from fusetune.kernels.spec import KernelSpec, load_spec
+from fusetune.kernels.spec import KernelSpec, spec_named
 from fusetune.store.schema import ConfigFile
 from fusetune.units import format_bytes
 
@@ -43,7 +43,7 @@ def static_gate(files: Sequence[LoadedFile], progress: Progress, *, workers: int
     """
     findings = []
     for path, file in files:
-        target, spec = _target_of(file), load_spec(file.op)
+        target, spec = _target_of(file), spec_named(file.op)
         pins = read_pins(pins_path(path), METRICS)
         if pins is not None:
             _refuse_other(pins, file, pins_path(path))
@@ -75,7 +75,7 @@ def pin(files: Sequence[LoadedFile], progress: Progress, *, workers: int | None 
     """
     written = []
     for path, file in files:
-        target, spec, place = _target_of(file), load_spec(file.op), pins_path(path)
+        target, spec, place = _target_of(file), spec_named(file.op), pins_path(path)
         old = read_pins(place, METRICS)
         if old is not None:
             _refuse_other(old, file, place)

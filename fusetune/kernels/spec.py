@@ -7,6 +7,7 @@ import hashlib
 import inspect
 import io
 import math
+import re
 import textwrap
 import tokenize
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +20,7 @@ from fusetune.core.config import Config
 from fusetune.core.problem import Dtype, Problem
 from fusetune.core.space import Space
 from fusetune.core.target import Target
+from fusetune.core.text import OP_NAME
 from fusetune.errors import UsageError
 from fusetune.kernels.device import NO_GPU, Gpu
 
@@ -247,16 +249,49 @@ class KernelSpec(Protocol):
         """Changes when the code of a variant's kernels does, or of any; an entry tuned for another hash is not used."""
 
 
-def load_spec(op: str) -> KernelSpec:
-    """The KernelSpec of an op: a built-in name, one of the entry-point group `fusetune.ops`, or `module:attribute`.
+_given: dict[str, KernelSpec] = {}
+"""By their own names: what `load_spec` has loaded of what a user gave as `module:attribute` in this process."""
 
-    Raises UsageError where there is no such op, or what is there is no KernelSpec.
+
+def load_spec(op: str) -> KernelSpec:
+    """The KernelSpec of an op that a user asks for: one with a name, as `spec_named` finds it, or `module:attribute`.
+
+    It imports what it is told to, so that it is for a command line or a caller, never for what stands in a file: those
+    name ops, and `spec_named` knows them. Raises UsageError where there is no such op, or what is there is no
+    KernelSpec.
     """
+    if ":" not in op:
+        return spec_named(op)
+    spec = _imported(op, op)
+    if not re.match(OP_NAME, str(spec.name)):
+        raise UsageError(
+            f"op {op!r}: its name is {str(spec.name)[:100]!r}, and has to be lower-case letters, digits and "
+            "underscores, a letter first: files are called by it"
+        )
+    _given[spec.name] = spec
+    return spec
+
+
+def spec_named(op: str) -> KernelSpec:
+    """The KernelSpec of an op by its name alone: built in, loaded by `load_spec` before, or of an installed plug-in.
+
+    Whatever the name is, it chooses among these: data that names a module imports none. Raises UsageError where there
+    is no such op, or what the plug-in's entry point in the group `fusetune.ops` leads to is no KernelSpec.
+    """
+    if op in BUILT_IN_OPS:
+        return _imported(op, BUILT_IN_OPS[op])
+    if op in _given:
+        return _given[op]
     plugins = {point.name: point.value for point in entry_points(group=ENTRY_POINT_GROUP)}
-    reference = op if ":" in op else {**plugins, **BUILT_IN_OPS}.get(op)
-    if reference is None:
+    if op not in plugins:
         known = ", ".join(sorted({**plugins, **BUILT_IN_OPS}))
-        raise UsageError(f"op {op!r} is not known; use one of: {known}, or module:attribute of your own KernelSpec")
+        raise UsageError(
+            f"op {op[:100]!r} is not known; use one of: {known}, or module:attribute of your own KernelSpec as --op"
+        )
+    return _imported(op, plugins[op])
+
+
+def _imported(op: str, reference: str) -> KernelSpec:
     module_name, _, attribute = reference.partition(":")
     if not module_name or module_name.startswith("."):
         raise UsageError(f"op {op!r}: write it as module:attribute, with the module's full name")

@@ -11,6 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from fusetune.core.config import Config
+from fusetune.core.text import file_part
 from fusetune.errors import UsageError
 from fusetune.report.model import ProblemRow
 from fusetune.store.journal import Candidate, Record, RunStart, Sample
@@ -147,7 +148,7 @@ def to_vllm(rows: Sequence[ProblemRow]) -> dict[str, str]:
 
 def _vllm_device(gpu: str) -> str:
     """The GPU's name as vLLM puts it into a file name: all of the H200 family are one."""
-    name = gpu.replace(" ", "_")
+    name = file_part(gpu)
     return "NVIDIA_H200" if "H200" in name.split("_") else name
 
 

@@ -9,7 +9,7 @@ from typing import Final
 
 import platformdirs
 
-from fusetune.core.text import slugify
+from fusetune.core.text import file_part, slugify
 
 CONFIGS_VARIABLE: Final = "FUSETUNE_CONFIGS"
 RUNS_VARIABLE: Final = "FUSETUNE_RUNS"
@@ -20,8 +20,11 @@ _PACKAGE: Final = Path(__file__).resolve().parent.parent
 
 
 def config_path(root: Path, target_name: str, op: str) -> Path:
-    """The file under `root` that holds the tuned configs of one op on one GPU: `<root>/<gpu>/<op>.yaml`."""
-    return root / slugify(target_name) / f"{op}.yaml"
+    """The file under `root` that holds the tuned configs of one op on one GPU: `<root>/<gpu>/<op>.yaml`.
+
+    Whatever the names are, it lies in a folder of `root`.
+    """
+    return root / (slugify(target_name) or "unnamed") / f"{file_part(op)}.yaml"
 
 
 def config_files(folder: Path) -> list[Path]:

@@ -14,6 +14,7 @@ from fusetune.core.config import BASELINE, Config
 from fusetune.core.decision import TIE, Evidence, Gain, Reason, VerdictName
 from fusetune.core.environment import Environment, TargetIdentity
 from fusetune.core.problem import Problem
+from fusetune.core.text import OP_NAME
 from fusetune.units import format_slower, format_us
 
 SCHEMA_VERSION: Final = 1
@@ -139,6 +140,6 @@ class ConfigFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One file: the tuned configs of one op on one GPU."""
 
     schema: Annotated[int, msgspec.Meta(ge=1, le=SCHEMA_VERSION)]
-    op: Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9_]*$")]
+    op: Annotated[str, msgspec.Meta(pattern=OP_NAME)]
     target: TargetIdentity
     entries: tuple[Entry, ...] = ()

@@ -13,6 +13,7 @@ from fusetune.core.config import BASELINE, Config
 from fusetune.core.environment import Environment, TargetIdentity
 from fusetune.core.problem import Problem
 from fusetune.core.target import Target
+from fusetune.core.text import printable
 from fusetune.errors import UsageError
 from fusetune.kernels.spec import KernelSpec, rounds_in_descriptor
 from fusetune.report.model import config_paths
@@ -78,7 +79,7 @@ def header(spec: KernelSpec, choices: Sequence[Choice], target: Target, *, autot
             else "With triton 3.6 descriptors cannot round: TF32 inputs are cut off, which the library's are not."
         )
     lines.append("Forward pass only: there is no gradient through the kernels.")
-    return lines
+    return [printable(line) for line in lines]
 
 
 def _evidence(found: Lookup) -> str:

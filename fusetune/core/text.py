@@ -1,8 +1,8 @@
 """Text that comes from data, such as a GPU's name or a reason in a file, made fit to be shown or to name a file.
 
-Who writes such a text takes the function of the output: `printable` for a terminal or a build log, `markdown`, `visible_lines`,
-`csv_cell`, `json_text` for what is read by others, `slugify` and `file_part` for names. HTML is escaped by jinja2.
-`shown` is `printable` for a whole structure.
+Who writes such a text takes the function of the output: `printable` for a terminal or a build log and `shown` for a
+whole structure of them, `markdown`, `visible_lines`, `csv_cell` and `json_text` for what is read by others, `slugify`
+and `file_part` for names. HTML is escaped by jinja2.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def printable_lines(text: str) -> str:
 
 
 def shown(value: T, made: Callable[[str], str] = printable) -> T:
-    """A structure with every text in it made `printable`, or what `made` makes: structs, paths, lists, tuples, mappings.
+    """A structure with every text in it made `printable`, or what `made` makes of it, to any depth.
 
     A renderer that shows nothing but what this returned cannot forget a field.
     """

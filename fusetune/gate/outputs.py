@@ -9,7 +9,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from fusetune.core.text import encodable, json_text, markdown, printable, shortened, visible_lines
+from fusetune.core.text import encodable, json_text, markdown, printable, shortened, shown, visible_lines
 from fusetune.errors import UsageError
 from fusetune.gate.findings import SIGNS, Finding, Status, exit_code, summary
 from fusetune.store.yaml_files import replace_file
@@ -43,7 +43,7 @@ def to_json(findings: Sequence[Finding]) -> str:
         "gate": GATE_VERSION,
         "exit_code": exit_code(findings),
         "summary": summary(findings),
-        "findings": [_plain(finding) for finding in findings],
+        "findings": [_plain(finding) for finding in shown(list(findings), encodable)],
     }
     return json_text(msgspec.json.format(msgspec.json.encode(body), indent=2).decode()) + "\n"
 
@@ -78,9 +78,7 @@ def to_markdown(findings: Sequence[Finding], limit: int | None = None) -> str:
 
 
 def _left_out(count: int) -> str:
-    return (
-        f"\n{count} more findings do not fit into this summary; the log has them all, and so has `--markdown FILE`.\n"
-    )
+    return f"\n{count} more findings do not fit here; the log has them all, and so has the file of `--markdown`.\n"
 
 
 def _row(finding: Finding, most: int | None = None) -> str:
@@ -187,18 +185,18 @@ def _writing(path: Path, write: Callable[[Path, W], None], what: W) -> None:
 def _plain(finding: Finding) -> dict[str, Any]:
     entry = finding.entry
     return {
-        "file": encodable(str(finding.file)),
+        "file": str(finding.file),
         "op": finding.op,
         "problem": entry.problem,
         "config": entry.config,
         "check": finding.check,
         "status": finding.status,
-        "detail": encodable(finding.detail),
+        "detail": finding.detail,
         "gain": finding.gain,
         "baseline_us": finding.baseline_us,
         "config_us": finding.config_us,
         "run": entry.run,
-        "journal": finding.journal and encodable(finding.journal),
+        "journal": finding.journal,
     }
 
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from fusetune.core.config import Config
-from fusetune.core.text import file_part
+from fusetune.core.text import file_part, json_text
 from fusetune.errors import UsageError
 from fusetune.report.model import ProblemRow
 from fusetune.store.journal import Candidate, Record, RunStart, Sample
@@ -74,7 +74,7 @@ def to_t4(records: Iterable[Record]) -> str:
                 "measurements": measurements,
             }
         )
-    return json.dumps({"schema_version": T4_VERSION, "results": results}, indent=1) + "\n"
+    return json_text(json.dumps({"schema_version": T4_VERSION, "results": results}, indent=1)) + "\n"
 
 
 def to_cachefile(records: Iterable[Record]) -> str:
@@ -116,7 +116,7 @@ def to_cachefile(records: Iterable[Record]) -> str:
         "objective": "time",
         "cache": cache,
     }
-    return json.dumps(body, indent="") + "\n"
+    return json_text(json.dumps(body, indent="")) + "\n"
 
 
 def to_vllm(rows: Sequence[ProblemRow]) -> dict[str, str]:

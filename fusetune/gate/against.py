@@ -35,6 +35,7 @@ from fusetune.measure.protocol import CannotLaunchError
 
 OTHER: Final = "other:"
 """How the variant of a config begins that the other revision launches."""
+_WORKTREES: Final = "fusetune-against-"
 _BARE_IMPORT: Final = r"^(?P<lead>[ \t]*)import {package}[ \t]*$"
 _IMPORT: Final = r"^(?P<lead>[ \t]*(?:from|import)[ \t]+){package}(?=[\s.,])"
 
@@ -66,6 +67,7 @@ class Revision:
         self.name = revision if revision == commit else f"{revision} ({commit[:12]})"
         self._alias = f"{self._package.name}_at_{commit[:12]}"
         self._folder, self._tree, self._index = folder, folder / "tree", folder / "index"
+        _forget_worktrees(self._repository)
         try:
             self._check_out(commit)
             self._import_under_alias(revision)
@@ -92,7 +94,7 @@ class Revision:
         return msgspec.structs.replace(config, variant=OTHER + config.variant)
 
     def close(self) -> None:
-        """Remove the worktree and the modules that were imported from it."""
+        """Remove the files of the revision and the modules that were imported from them."""
         for name in [name for name in sys.modules if name == self._alias or name.startswith(f"{self._alias}.")]:
             del sys.modules[name]
         if str(self._folder) in sys.path:
@@ -255,6 +257,16 @@ def _as_ours(launch: Any) -> Launch | Call:
         for name, value in launch.arguments.items()
     }
     return Launch(launch.kernel, tuple(launch.grid), arguments, launch.constants, launch.options)
+
+
+def _forget_worktrees(repository: Path) -> None:
+    """Take out of the repository worktrees that a killed fusetune of old left there, and that are gone."""
+    listed = _git(repository, "worktree", "list", "--porcelain", failing="does not list its worktrees")
+    for line in listed.splitlines():
+        tree = Path(line.removeprefix("worktree "))
+        ours = line.startswith("worktree ") and tree.name == "tree" and tree.parent.name.startswith(_WORKTREES)
+        if ours and not tree.exists():
+            _git(repository, "worktree", "remove", "--force", str(tree), failing=f"keeps the worktree {tree}")
 
 
 def _git(folder: Path, *arguments: str, failing: str, index: Path | None = None, given: str = "") -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
@@ -125,3 +126,29 @@ def test_a_mistake_is_told_in_one_sentence(arguments: tuple[str, ...], told: str
 
 def test_a_revision_that_there_is_not_is_told(gpu: dict[object, float]) -> None:
     assert "no revision 'no-such-branch'" in str(failing("--against", "no-such-branch"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_while_another_revision_is_measured_closes_it_first(
+    number: int, gpu: dict[object, float], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    seen: list[str] = []
+
+    class Revision:
+        def __init__(self, revision: str, folder: Path) -> None:
+            (folder / "tree").mkdir()
+
+        def __enter__(self) -> None:
+            seen.append("opened")
+
+        def __exit__(self, *_: object) -> None:
+            seen.append("closed")
+
+    monkeypatch.setattr("fusetune.gate.against.Revision", Revision)
+    monkeypatch.setattr("fusetune.gate.live.live_gate", lambda *_: signal.raise_signal(number))
+    done = run("--against", "HEAD")
+    assert done.exit_code == 128 + number
+    assert seen == ["opened", "closed"]
+    assert list((tmp_path / "temporary").iterdir()) == []

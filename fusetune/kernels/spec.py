@@ -120,6 +120,8 @@ def round_in_copies(compiled: Any, descriptors: Sequence[TileDescriptor]) -> Non
 
 _rounding: set[tuple[Any, ...]] = set()
 """What `round_in_copies` has been done for in this process."""
+_MOST_ROUNDING = 4096
+"""So many, sizes being among them; it does no harm to do it twice."""
 
 
 @dataclass(frozen=True)
@@ -162,6 +164,8 @@ class Launch:
         if any(descriptor.rounds for descriptor in descriptors) and not rounds_in_descriptor():
             told = self._told()
             if told not in _rounding:
+                if len(_rounding) >= _MOST_ROUNDING:
+                    _rounding.clear()
                 round_in_copies(self.kernel.warmup(grid=self.grid, **everything), descriptors)
                 _rounding.add(told)
         return everything
@@ -245,6 +249,19 @@ class KernelSpec(Protocol):
 
     def source_hash(self, variant: str | None = None) -> str:
         """Changes when the code of a variant's kernels does, or of any; an entry tuned for another hash is not used."""
+
+
+@runtime_checkable
+class TellsUnlaunchable(Protocol):
+    """What a KernelSpec may have besides: it is then asked before a config from a file is used."""
+
+    def unlaunchable(self, problem: Problem, config: Config) -> str | None:
+        """Why the op cannot launch a config for a problem on any GPU, in half a sentence; None where it can."""
+
+
+def why_unlaunchable(spec: KernelSpec, problem: Problem, config: Config) -> str | None:
+    """What the op has against a config from a file; None where it has nothing, or does not tell."""
+    return spec.unlaunchable(problem, config) if isinstance(spec, TellsUnlaunchable) else None
 
 
 def load_spec(op: str) -> KernelSpec:

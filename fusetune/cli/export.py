@@ -6,10 +6,12 @@ from pathlib import Path
 
 import click
 
+from fusetune.core.brief import brief
 from fusetune.core.problem import DTYPES, PRECISIONS, Dtype, Precision, make_problem
 from fusetune.core.target import DEFAULT_TARGET, Target, find_target
 from fusetune.errors import UsageError
 from fusetune.store.paths import search_path
+from fusetune.store.regular import is_folder
 
 
 @click.command("export")
@@ -65,8 +67,8 @@ def export(
     """
     problem = make_problem(rows, columns, depth, dtype, precision)
     for folder in config_roots:
-        if not folder.is_dir():
-            raise UsageError(f"--configs {folder}: there is no such folder")
+        if not is_folder(folder):
+            raise UsageError(f"--configs {brief(folder)}: there is no such folder")
 
     from fusetune.kernels.spec import load_spec
     from fusetune.report.export.module import export_module

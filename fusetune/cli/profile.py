@@ -55,8 +55,8 @@ def profile(
     spec, problem = problem_of(given)
     command_path = Path("ncu") if print_command and ncu is None else find_ncu(ncu)
     wanted = dict.fromkeys([*METRICS, *(part.strip() for part in (metrics or "").split(",") if part.strip())])
-    if not output.absolute().parent.is_dir():
-        raise UsageError(f"cannot write {output}: there is no folder {output.absolute().parent}; make it first")
+    if not is_folder(output.parent):
+        raise UsageError(f"cannot write {output}: there is no folder {output.parent}; make it first")
     launches = spec.launches(problem, config, abstract_tensors(spec, problem, config))
     kernels = [launch.kernel.__name__ for launch in launches if isinstance(launch, Launch)]
     if not kernels:

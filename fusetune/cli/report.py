@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from fusetune.core.brief import brief
 from fusetune.errors import EXIT_USAGE, UsageError
 from fusetune.store.paths import runs_dir, search_path
+from fusetune.store.regular import is_folder, is_regular
 
 if TYPE_CHECKING:
     from fusetune.report.model import Report
@@ -107,7 +109,7 @@ def _tuned(roots: Sequence[Path], folders: Sequence[Path]) -> Report:
 
     found = load_report(roots, folders)
     if not found.rows and not found.problems:
-        looked = ", ".join(str(root) if root.is_dir() else f"{root} (no such folder)" for root in roots)
+        looked = ", ".join(str(root) if is_folder(root) else f"{root} (no such folder)" for root in roots)
         raise UsageError(f"no tuned configs found in {looked}; `{_HOW_TO_MAKE_ONE}` makes one")
     return found
 
@@ -117,7 +119,7 @@ def _give(text: str, output: Path | None) -> None:
 
     if output is None:
         click.echo(text, nl=False)
-    elif output.is_dir():
+    elif is_folder(output):
         raise UsageError(f"-o {output} is a folder; name a file")
     else:
         write_whole(output, text)
@@ -139,7 +141,7 @@ def _write_vllm(found: Report, output: Path | None) -> None:
     from fusetune.report.files import write_whole
     from fusetune.report.other_tuners import to_vllm
 
-    if output is None or output.is_file():
+    if output is None or is_regular(output):
         raise UsageError("--format vllm writes a file for each N, K and dtype; name a folder for them with -o")
     for name, text in to_vllm(found.rows).items():
         try:
@@ -152,8 +154,8 @@ def _write_vllm(found: Report, output: Path | None) -> None:
 
 def _refuse_missing(option: str, folders: Sequence[Path]) -> None:
     for folder in folders:
-        if not folder.is_dir():
-            raise UsageError(f"{option} {folder}: there is no such folder; `{_HOW_TO_MAKE_ONE}` makes a config")
+        if not is_folder(folder):
+            raise UsageError(f"{option} {brief(folder)}: there is no such folder; `{_HOW_TO_MAKE_ONE}` makes a config")
 
 
 def _show(found: Report) -> None:

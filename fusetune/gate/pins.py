@@ -14,11 +14,13 @@ import msgspec
 import yaml
 
 from fusetune.compiler.record import KernelRecord
+from fusetune.core.brief import brief
 from fusetune.core.config import Config
 from fusetune.core.environment import TargetIdentity
 from fusetune.core.problem import Problem
 from fusetune.errors import ConfigFileError
 from fusetune.store.paths import PINS_FOLDER
+from fusetune.store.regular import is_there, reason
 from fusetune.store.yaml_files import replace_file
 from fusetune.store.yaml_reader import parse_yaml_as, read_text
 
@@ -88,8 +90,11 @@ def read_pins(path: Path, known_metrics: Iterable[str]) -> PinFile | None:
 
     Raises ConfigFileError for a file that cannot be believed, or an override of a metric that there is not.
     """
-    if not path.exists():
-        return None
+    try:
+        if not is_there(path):
+            return None
+    except OSError as error:
+        raise ConfigFileError(f"cannot read {brief(path)}: {reason(error)}; see that its folder can be read") from error
     file = parse_yaml_as(read_text(path), path, PinFile)
     known = tuple(known_metrics)
     for override in file.overrides:

@@ -97,7 +97,7 @@ IMPLICIT_RESOLVERS: Final[Mapping[str, list[tuple[str, re.Pattern[str]]]]] = _Lo
 
 
 def read_text(path: Path) -> str:
-    """The text of a file; ConfigFileError says why there is none, as for a pipe, a folder or a file that is too large."""
+    """The text of a file; ConfigFileError says why there is none, as for a pipe, a folder, too large a file."""
     try:
         data = read_regular(path, MOST_BYTES)
     except OSError as error:
@@ -183,7 +183,8 @@ def _refuse_endless(text: str) -> None:
     for count, event in enumerate(yaml.parse(text, Loader=_Loader)):
         if count > MOST_EVENTS:
             raise yaml.MarkedYAMLError(
-                problem=f"more than {MOST_EVENTS} values and marks; keep fewer entries", problem_mark=event.start_mark
+                problem=f"more than {MOST_EVENTS} values and marks; keep fewer entries",
+                problem_mark=event.start_mark,  # type: ignore[arg-type]  # libyaml's, which is as good
             )
 
 

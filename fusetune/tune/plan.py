@@ -21,7 +21,8 @@ from fusetune.core.target import Target
 from fusetune.errors import CompileError, ConfigFileError, UnsupportedProblemError, UsageError
 from fusetune.kernels.spec import KernelSpec
 from fusetune.store.journal import Status
-from fusetune.store.paths import config_path, search_path
+from fusetune.store.paths import config_path, reachable_search_path
+from fusetune.store.regular import is_folder, is_regular
 from fusetune.store.yaml_files import read_config_file
 from fusetune.tune.log import RunLog
 from fusetune.tune.request import SweepRequest
@@ -82,7 +83,7 @@ def check_output(path: Path) -> None:
     if os.access(path, os.F_OK):
         read_config_file(path)
     folder = next(parent for parent in path.absolute().parents if os.access(parent, os.F_OK))
-    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+    if not is_folder(folder) or not os.access(folder, os.W_OK | os.X_OK):
         raise ConfigFileError(f"cannot write {path}: {folder} is not a folder that you may write to; choose another")
 
 
@@ -159,10 +160,11 @@ def predicted_before(request: SweepRequest, target: Target) -> Config | None:
     """
     if request.space in {"rules", "seed"} or not request.prior:
         return None
-    for root in dict.fromkeys((request.output, *search_path())):
+    folders, _ = reachable_search_path()
+    for root in dict.fromkeys((request.output, *folders)):
         path = config_path(root, target.name, request.spec.name)
         try:
-            entries = read_config_file(path).entries if path.is_file() else ()
+            entries = read_config_file(path).entries if is_regular(path) else ()
         except ConfigFileError:
             continue
         for entry in entries:

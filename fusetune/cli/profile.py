@@ -11,6 +11,7 @@ import click
 from fusetune.cli.options import problem_of, problem_options
 from fusetune.core.config_text import parse_config
 from fusetune.errors import NoUsableGpuError, UsageError
+from fusetune.store.regular import is_folder
 
 
 @click.command("profile")

@@ -34,7 +34,7 @@ DEFAULT_OP = "gemm_scale"
 
 MOST_FOUND: Final = 4096
 """So many look-ups are kept, 2 MB; then all are made anew, since a process with more has no hot ones."""
-MOST_WARNINGS: Final = 100
+MOST_WARNINGS: Final = 20
 """So much is said of the files of one source; after that, that there is more."""
 
 _Key = tuple[str, Problem, TargetIdentity]

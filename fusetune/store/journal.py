@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import io
 import math
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Final, Literal
 
 import msgspec
 
+from fusetune.core.brief import brief
 from fusetune.core.config import Config
 from fusetune.core.decision import Evidence, Gain, KeepRule, Outcome
 from fusetune.core.problem import Problem
 from fusetune.core.resources import Resources
 from fusetune.errors import JournalError
+from fusetune.store.regular import read_regular, reason
 from fusetune.store.schema import Entry, Environment, TargetIdentity
 
 JOURNAL_VERSION = 1
+MOST_JOURNAL_BYTES: Final = 64 << 20
+"""Of a journal, unpacked; that of a sweep has one or two million at most."""
 
 Status = Literal["rejected", "skipped", "compiled", "failed", "checked"]
 Phase = Literal["control", "reference", "confirm", "revalidate", "gate"]
@@ -210,30 +215,67 @@ def _reopened(path: Path) -> BinaryIO:
 def read_journal(path: Path) -> Iterator[Record]:
     """The records of a journal, plain or gzipped (`.jsonl`, `.jsonl.gz`), in order.
 
-    A last line that a kill cut off is left out. Raises JournalError for any other line that cannot be read and for
-    the journal of a newer fusetune.
+    A last line that a kill cut off is left out. Raises JournalError for any other line that cannot be read, for the
+    journal of a newer fusetune, and for what is no regular file or holds more than MOST_JOURNAL_BYTES.
     """
-    try:
-        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError, zlib.error) as error:
-        raise JournalError(f"cannot read the journal {path}: {error}") from error
-    *complete, cut_off = data.split(b"\n")
-    for number, line in enumerate(complete, start=1):
+    told = brief(path)
+    data = _contents(path)
+    end = data.rfind(b"\n") + 1
+    for number, line in enumerate(io.BytesIO(data[:end]), start=1):
         if not line.strip():
             continue
         if number == 1:
-            _refuse_newer(line, path)
+            _refuse_newer(line, told)
         try:
             yield _decode(line)
         except _UNREADABLE as error:
-            raise JournalError(f"{path}, line {number}: not a journal record: {error}") from error
-    if cut_off.strip():
+            raise JournalError(f"{told}, line {number}: not a journal record: {brief(error)}") from error
+    if data[end:].strip():
         with contextlib.suppress(*_UNREADABLE):
-            yield _decode(cut_off)
+            yield _decode(data[end:])
 
 
-# msgspec reports text that is not UTF-8 with Python's own error.
-_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError)
+def read_run(path: Path) -> list[Record]:
+    """The records of a run that can be gone on with or decided again: none but those that it could have written.
+
+    An empty list where a run was killed before its first line. Raises JournalError as `read_journal` does, and where
+    the first line is not `run`, another one is, or a line is about a candidate that no line before it names.
+    """
+    records = list(read_journal(path))
+    named: set[int] = set()
+    for place, record in enumerate(records):
+        if isinstance(record, RunStart) != (place == 0):
+            what = "does not begin with a `run` line" if place == 0 else "has a second `run` line"
+            raise JournalError(f"{brief(path)} {what}; it is no run's journal")
+        if isinstance(record, Candidate):
+            named.add(record.id)
+        elif isinstance(record, Sample | Block | Comparison):
+            about = {record.id} if isinstance(record, Sample) else {record.id, record.baseline_id}
+            if not about <= named:
+                raise JournalError(
+                    f"{brief(path)} has a `{record.__struct_config__.tag}` line about the candidate "
+                    f"{min(about - named)}, which no line before it names"
+                )
+    return records
+
+
+def _contents(path: Path) -> bytes:
+    try:
+        data = read_regular(path, MOST_JOURNAL_BYTES)
+        if path.suffix == ".gz":
+            with gzip.open(io.BytesIO(data)) as unpacked:
+                data = unpacked.read(MOST_JOURNAL_BYTES + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        why = reason(error) if isinstance(error, OSError) else brief(error)
+        raise JournalError(f"cannot read the journal {brief(path)}: {why}") from error
+    if len(data) > MOST_JOURNAL_BYTES:
+        most = f"{MOST_JOURNAL_BYTES >> 20} MiB"
+        raise JournalError(f"cannot read the journal {brief(path)}: it unpacks to more than the {most} that are read")
+    return data
+
+
+# msgspec reports text that is not UTF-8 with Python's own error, and deep nesting, too.
+_UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)
 
 
 class _Header(msgspec.Struct):
@@ -242,14 +284,14 @@ class _Header(msgspec.Struct):
     journal: int = 0
 
 
-def _refuse_newer(first_line: bytes, path: Path) -> None:
+def _refuse_newer(first_line: bytes, told: str) -> None:
     """Look at the version before anything else: a newer first line need not decode as today's RunStart."""
     try:
         version = msgspec.json.decode(first_line, type=_Header).journal
     except _UNREADABLE:
         return
     if version > JOURNAL_VERSION:
-        raise JournalError(f"{path} was written by a newer fusetune (journal {version}); upgrade fusetune")
+        raise JournalError(f"{told} was written by a newer fusetune (journal {version}); upgrade fusetune")
 
 
 def _decode(line: bytes) -> Record:

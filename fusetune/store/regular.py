@@ -55,6 +55,14 @@ def is_regular(path: Path) -> bool:
     return _has(path, stat.S_ISREG)
 
 
+def is_plain(path: Path) -> bool:
+    """Whether this very name is that of a regular file, and not of a link to one."""
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except (OSError, ValueError):
+        return False
+
+
 def is_folder(path: Path) -> bool:
     """Whether a folder has this name; no where that cannot be found out, unlike Path.is_dir, which may raise."""
     return _has(path, stat.S_ISDIR)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from filelock import BaseFileLock, FileLock, Timeout
 
+from fusetune.core.brief import brief
 from fusetune.core.config import BASELINE, Config
 from fusetune.core.environment import Environment, TargetIdentity
 from fusetune.errors import JournalError
@@ -24,8 +26,9 @@ from fusetune.store.journal import (
     RunStart,
     Sample,
     Status,
-    read_journal,
+    read_run,
 )
+from fusetune.store.regular import is_plain, is_there, reason
 from fusetune.tune.request import SweepRequest
 
 Taken = tuple[Config, float]
@@ -115,37 +118,54 @@ class Unfinished:
 
 
 def lock_journal(path: Path) -> BaseFileLock | None:
-    """The journal's lock, held; None where another process works on that run. A killed process holds nothing."""
-    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    """The journal's lock, held; None where another process works on that run. A killed process holds nothing.
+
+    Raises JournalError where the file system has no lock for it, as with a folder in its place.
+    """
+    place = path.with_name(f".{path.name}.lock")
+    lock = FileLock(place)
     try:
+        if is_there(place) and not is_plain(place):
+            raise JournalError(f"cannot lock the journal {brief(path)}: {brief(place)} is no file; remove it")
         lock.acquire(timeout=0)
     except Timeout:
         return None
+    except (OSError, NotImplementedError) as error:
+        why = reason(error) if isinstance(error, OSError) else str(error)
+        raise JournalError(
+            f"cannot lock the journal {brief(path)}: {why}; remove {brief(place)}, or set FUSETUNE_RUNS to a local disk"
+        ) from error
     return lock
 
 
 def unlock_journal(lock: BaseFileLock) -> None:
     """Let go of a journal's lock and leave no file of it."""
     # In this order: who finds the file gone after waiting for it makes a new one.
-    Path(lock.lock_file).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # it may stay: whoever comes next takes it over
+        Path(lock.lock_file).unlink(missing_ok=True)
     lock.release()
 
 
 def earlier_runs(
-    request: SweepRequest, identity: TargetIdentity, environment: Environment
+    request: SweepRequest,
+    identity: TargetIdentity,
+    environment: Environment,
+    warn: Callable[[str], None] = lambda text: None,
 ) -> tuple[Unfinished | None, list[Sequence[Record]]]:
     """The newest unfinished run of this very command, and the finished ones of the same question, the newest first.
 
     The question is op, problem, GPU, environment (so kernel source too), cache mode and seed; the command is that with
-    the same space, rule, prior and leave for a library. Journals that cannot be read are passed over: they are
-    somebody's files, not ours to judge.
+    the same space, rule, prior and leave for a library. Journals that cannot be read are passed over, and `warn` is
+    told once of them all: they are somebody's files, not ours to judge.
     """
     finished: list[Sequence[Record]] = []
     unfinished: Unfinished | None = None
-    for path in sorted(request.runs.glob("*.jsonl"), reverse=True):
+    damaged: list[str] = []
+    for path in _journals(request.runs):
         try:
-            records = list(read_journal(path))
-        except JournalError:
+            records = read_run(path)
+        except JournalError as error:
+            damaged.append(str(error))
             continue
         if not records or not isinstance(start := records[0], RunStart) or start.evidence != "measured":
             continue
@@ -159,22 +179,39 @@ def earlier_runs(
             # A run without an entry met a noisy machine: its screening is no guide.
             finished += [records] if end.entry is not None else []
         elif unfinished is None and command == (path.stem, asked_for):
-            unfinished = _take(path, start)
+            try:
+                unfinished = _take(path, start)
+            except JournalError as error:
+                damaged.append(str(error))
+    if damaged:
+        others = f" (and {len(damaged) - 1} more)" if len(damaged) > 1 else ""
+        warn(f"An earlier journal is passed over: {damaged[0]}{others}")
     return unfinished, finished
 
 
+def _journals(folder: Path) -> list[Path]:
+    """The journals in a folder, the newest first; where it cannot be looked into, who writes there says why."""
+    try:
+        return sorted((path for path in folder.iterdir() if path.name.endswith(".jsonl")), reverse=True)
+    except (OSError, ValueError):
+        return []
+
+
 def _take(path: Path, start: RunStart) -> Unfinished | None:
-    """The cut-off run of this journal; None where another process works on it, or has just ended it."""
+    """The cut-off run of this journal; None where another process works on it, or has just ended it.
+
+    Raises JournalError where it cannot be locked, gone on with or read.
+    """
     lock = lock_journal(path)
     if lock is None:
         return None
     try:
         # Only now nobody else writes. The line that a kill cut off is dropped first: what is read is what stays.
         JournalWriter(path, resume=True).close()
-        records = list(read_journal(path))
+        records = read_run(path)
     except JournalError:
         unlock_journal(lock)
-        return None
+        raise
     if any(isinstance(record, RunEnd) for record in records):
         unlock_journal(lock)
         return None

@@ -82,7 +82,12 @@ def check_output(path: Path) -> None:
     """Raise ConfigFileError at once, not after minutes of work, where an entry could not be put into this file."""
     if os.access(path, os.F_OK):
         read_config_file(path)
-    folder = next(parent for parent in path.absolute().parents if os.access(parent, os.F_OK))
+    try:
+        folder = next(parent for parent in path.absolute().parents if os.access(parent, os.F_OK))
+    except OSError as error:
+        raise ConfigFileError(
+            f"cannot write {path}: the working directory has been removed; change to another"
+        ) from error
     if not is_folder(folder) or not os.access(folder, os.W_OK | os.X_OK):
         raise ConfigFileError(f"cannot write {path}: {folder} is not a folder that you may write to; choose another")
 

@@ -158,7 +158,7 @@ def _replayed(run: str) -> Finding:
     named = Path(run)
     journal = named if is_regular(named) else find_run(run, [runs_dir(), runs_dir() / GATES_FOLDER])
     if journal is None:
-        raise UsageError(f"--from {brief(run)}: there is no such journal, and no such run in {runs_dir()}")
+        raise UsageError(f"--from {brief(run)}: there is no such journal, and no such run in {brief(runs_dir())}")
     return gate_from(journal)
 
 

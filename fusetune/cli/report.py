@@ -109,7 +109,7 @@ def _tuned(roots: Sequence[Path], folders: Sequence[Path]) -> Report:
 
     found = load_report(roots, folders)
     if not found.rows and not found.problems:
-        looked = ", ".join(str(root) if is_folder(root) else f"{root} (no such folder)" for root in roots)
+        looked = ", ".join(brief(root) if is_folder(root) else f"{brief(root)} (no such folder)" for root in roots)
         raise UsageError(f"no tuned configs found in {looked}; `{_HOW_TO_MAKE_ONE}` makes one")
     return found
 

@@ -77,7 +77,7 @@ def load_side(named: str, run_dirs: Sequence[Path]) -> Side:
     elif find_run(named, run_dirs) is not None:
         report = load_run(named, run_dirs)
     else:
-        raise UsageError(f"{brief(named)} is no .yaml file of configs, and no run in {', '.join(map(str, run_dirs))}")
+        raise UsageError(f"{brief(named)} is no .yaml file of configs, and no run in {', '.join(map(brief, run_dirs))}")
     (run,) = report.runs
     if run.entry is None:
         raise UsageError(f"the run {run.run} decided on no entry to compare: {wording.result_text(run)}")

@@ -177,7 +177,7 @@ def load_run(run: str, run_dirs: Sequence[Path]) -> Report:
     """
     journal = find_run(run, run_dirs)
     if journal is None:
-        looked = ", ".join(map(str, run_dirs))
+        looked = ", ".join(map(brief, run_dirs))
         raise UsageError(f"there is no journal of the run {brief(run)} in {looked}; `--runs DIR` names another folder")
     summary = summarize_run(read_journal(journal))
     rows: list[ProblemRow] = []

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from fusetune.core.config import Config
 from fusetune.core.problem import Problem, make_problem
 from fusetune.errors import NoUsableGpuError, UsageError
+from fusetune.runtime.believed import unfit_for_op
 from fusetune.runtime.configs import DEFAULT_OP, active_source, device_identity, why_no_gpu
 
 OPS = ("gemm_scale", "gemm_scale_bn")
@@ -64,14 +65,15 @@ def _named(given: Problem | Mapping[str, Any], op: str) -> tuple[str, Problem]:
 
 
 def _loaded(index: int) -> list[tuple[str, Problem]]:
-    """What the files hold for this GPU."""
+    """What the files hold for this GPU, but damaged entries, which a look-up does not use either."""
     identity = device_identity(index)
     return [
         (op, entry.problem)
         for op in OPS
         for _, file in active_source().files(op, identity)
         if file.target == identity
-        for entry in file.entries()
+        for entry in file.readable_entries()
+        if unfit_for_op(op, entry) is None
     ]
 
 

@@ -7,6 +7,7 @@ looked up. Everything else is read at once.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -79,6 +80,12 @@ class IndexedFile:
     def entries(self) -> Iterator[Entry]:
         """All entries, in the file's order. Raises ConfigFileError where one cannot be believed."""
         return (self.entry(number) for number in range(len(self)))
+
+    def readable_entries(self) -> Iterator[Entry]:
+        """Those of the entries that can be believed, in the file's order."""
+        for number in range(len(self)):
+            with contextlib.suppress(ConfigFileError):
+                yield self.entry(number)
 
     def __len__(self) -> int:
         return sum(map(len, self._index.values()))

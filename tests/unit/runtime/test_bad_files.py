@@ -19,7 +19,7 @@ from fusetune.core.problem import make_problem
 from fusetune.core.target import find_target
 from fusetune.errors import ConfigFileError
 from fusetune.kernels.gemm_scale import SPEC
-from fusetune.runtime import configs
+from fusetune.runtime import configs, warmup
 from fusetune.store.paths import config_path
 from fusetune.store.schema import Environment, TargetIdentity
 from fusetune.store.yaml_files import dump_config_file
@@ -130,6 +130,23 @@ def test_a_thousand_damaged_entries_are_told_in_a_few_warnings_and_looked_at_onc
     assert len(caught) <= configs.MOST_WARNINGS + 1
     assert sum(len(str(one.message)) for one in caught) < 200 * MOST_WARNED
     assert all(len(one.damaged) <= 8 for one in found)
+
+
+def test_warming_up_leaves_damaged_entries_out(monkeypatch):
+    text = _good(3).replace("variant: tiled", "variant: nosuch", 1)
+    _place().write_text(text)
+    known = TargetIdentity(RTX4090.name, RTX4090.capability, RTX4090.sms)
+    monkeypatch.setattr(warmup, "device_identity", lambda index: known)
+    assert [problem.N for _, problem in warmup._loaded(0)] == [528, 544]
+
+
+@pytest.mark.parametrize("number", [".nan", ".inf", "-.inf", "1.0e+308"])
+@pytest.mark.parametrize("figure", ["median: 0.598", "low: 0.596", "baseline: 13.2", "confidence: 0.95"])
+def test_figures_that_are_no_numbers_are_no_end_of_an_explanation(figure, number):
+    _place().write_text(_good().replace(figure, f"{figure.partition(':')[0]}: {number}"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert _explain().explain()
 
 
 # --- folders and the environment

@@ -144,6 +144,7 @@ def test_a_bad_journal_is_no_end_of_a_report(capsys, name, form):
 
 @pytest.mark.parametrize("form", ["table", "json", "md", "csv", "html"])
 def test_a_run_with_a_name_of_300_characters_in_a_file_is_not_found(capsys, form):
+    Path(".fusetune/runs").mkdir(parents=True)
     _place(lambda path, good: path.write_text(good.replace("20261123T101500-3f9a", LONG)))
     shown = ["--html", "page.html"] if form == "html" else ["--format", form]
     assert _run(capsys, "report", *shown)[0] == 0
@@ -152,6 +153,7 @@ def test_a_run_with_a_name_of_300_characters_in_a_file_is_not_found(capsys, form
 @pytest.mark.parametrize("name", [LONG, "n/" * 3000, "~nosuchuser/x", "\udcff" * 300, "a\x1b[2J\nb"])
 def test_a_name_that_nothing_can_have_is_one_line_wherever_it_is_given(capsys, name):
     _place()
+    Path(".fusetune/runs").mkdir(parents=True)
     for arguments in (
         ["report", "--run", name],
         ["report", "--runs", name],

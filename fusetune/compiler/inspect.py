@@ -19,6 +19,7 @@ from fusetune.core.roofline import Roofline, roofline
 from fusetune.core.rules import Rule, contradictions, propose
 from fusetune.core.space import Rejection, SpaceName, candidates, reject_reason
 from fusetune.core.target import Target
+from fusetune.core.trouble import Trouble
 from fusetune.errors import CompileError, UsageError
 from fusetune.kernels.spec import KernelSpec
 
@@ -68,7 +69,8 @@ class Inspection(msgspec.Struct, frozen=True):
 def inspect_config(spec: KernelSpec, problem: Problem, config: Config, target: Target) -> Inspection:
     """Compile a config for `target` and put together all that follows from it.
 
-    Raises CompileError where it does not compile, UsageError where there is nothing of ours to compile.
+    Raises CompileError where it does not compile, MachineError where the machine does not let it, UsageError where
+    there is nothing of ours to compile.
     """
     kernels = kernel_facts(spec, problem, config, target)
     if not kernels:
@@ -182,7 +184,9 @@ def inspect_space(
 ) -> tuple[Row, ...]:
     """Every config of a space, the best predicted first, rejected ones last.
 
-    The `compiled` best by the model are compiled and ranked by their real resources; None compiles all.
+    The `compiled` best by the model are compiled and ranked by their real resources; None compiles all. What the
+    machine keeps from being compiled is ranked by the model alone, with a warning; raises MachineError, or UsageError
+    for what the user has set, where that is all of them.
     """
     rejected: list[Row] = []
     guessed: dict[Config, float | None] = {}
@@ -195,10 +199,14 @@ def inspect_space(
     order = sorted(guessed, key=lambda config: (config != BASELINE, guessed[config] or 0.0))
     chosen = order if compiled is None else order[: compiled + 1 if compiled else 0]
     done: list[Row] = []
+    troubled: dict[Config, Trouble] = {}
     jobs = [Job(problem, config) for config in chosen]
     with progress.phase(f"Compiling for {target.name}", len(jobs)) as phase:
         for (_, config), result in compile_jobs(spec, jobs, target, workers=workers) if jobs else ():
             phase.advance()
+            if isinstance(result, Trouble):
+                troubled[config] = result
+                continue
             why = result if isinstance(result, Rejection) else reject_resources(result, target)
             resources = result if isinstance(result, Resources) else None
             held = _held(resources, config, target) if resources is not None else None
@@ -206,7 +214,12 @@ def inspect_space(
                 rejected.append(Row(config, "rejected", None, resources, held, why.reason, why.detail))
             else:
                 done.append(Row(config, "compiled", _guess(config, problem, target, resources), resources, held))
-    seen = set(chosen)
+    if troubled:
+        first = next(iter(troubled.values()))
+        if len(troubled) == len(jobs):
+            raise first.error()
+        progress.warn(f"{len(troubled)} of {len(jobs)} could not be compiled because of the machine: {first.detail}")
+    seen = set(chosen) - set(troubled)
     rest = [Row(config, "estimated", guessed[config]) for config in order if config not in seen]
     by_time = sorted(done, key=lambda row: row.predicted_us or 0.0)
     return (*by_time, *sorted(rest, key=lambda row: row.predicted_us or 0.0), *rejected)

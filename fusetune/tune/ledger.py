@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Final
 
 from filelock import BaseFileLock, FileLock, Timeout
 
 from fusetune.core.config import BASELINE, Config
 from fusetune.core.environment import Environment, TargetIdentity
+from fusetune.core.trouble import is_recorded_trouble
 from fusetune.errors import JournalError
 from fusetune.measure.protocol import BlockTimes
 from fusetune.measure.replay import block_times
@@ -68,7 +70,7 @@ class Ledger:
                 if record.status in {"checked", "failed"}:
                     if not _passes(record, own):
                         checked[record.config] = record
-                elif record.resources is not None or record.status == "rejected":
+                elif record.resources is not None or (record.status == "rejected" and not _by_machine(record)):
                     compiled[record.config] = record
             elif isinstance(record, Sample):
                 sample = record.round, (configs[record.id], record.us)
@@ -104,7 +106,22 @@ class Ledger:
 
 def _passes(failed: Candidate, own: bool) -> bool:
     """Whether a failure says nothing of the config: BASELINE was right as the run began, and a GPU cools down."""
-    return failed.status == "failed" and (failed.config == BASELINE or (failed.reason == "throttled" and not own))
+    if failed.status != "failed":
+        return False
+    return failed.config == BASELINE or _by_machine(failed) or (failed.reason == "throttled" and not own)
+
+
+_BY_MACHINE: Final = frozenset({"compile_timeout", "compiler_crash", "hang", "killed", "out_of_memory"})
+"""Reasons that may be the machine's: what took too long, died, or found no memory may have had company. It is asked
+again in each run. `compile_timeout` is what journals of fusetune 0.1 hold."""
+
+
+def _by_machine(record: Candidate) -> bool:
+    """Whether a rejection or a failure is, or may be, the machine's and not the config's."""
+    return record.reason in _BY_MACHINE or (record.reason in _TOLD_IN_DETAIL and is_recorded_trouble(record.detail))
+
+
+_TOLD_IN_DETAIL: Final = frozenset({"compile_error", "launch_error", "crash"})
 
 
 class Unfinished:

@@ -18,6 +18,7 @@ from fusetune.core.roofline import roofline
 from fusetune.core.rules import propose
 from fusetune.core.space import Rejection, candidates, reject_reason
 from fusetune.core.target import Target
+from fusetune.core.trouble import Trouble
 from fusetune.errors import CompileError, ConfigFileError, UnsupportedProblemError, UsageError
 from fusetune.kernels.spec import KernelSpec
 from fusetune.store.journal import Status
@@ -25,6 +26,7 @@ from fusetune.store.paths import config_path, search_path
 from fusetune.store.yaml_files import read_config_file
 from fusetune.tune.log import RunLog
 from fusetune.tune.request import SweepRequest
+from fusetune.tune.troubled import NOT_TRIED, allow_for
 
 PRIOR_LIMIT = 2.5
 """What is predicted to take more than so many times the best predicted time is not compiled.
@@ -183,8 +185,13 @@ def references_of(spec: KernelSpec, problem: Problem) -> tuple[Config, ...]:
 
 
 def proposed_by_rules(request: SweepRequest, target: Target) -> tuple[Config, ...]:
-    """What the conditional rules leave to try, from BASELINE compiled for `target`. Raises CompileError."""
+    """What the conditional rules leave to try, from BASELINE compiled for `target`.
+
+    Raises CompileError where it does not compile, MachineError or UsageError where the machine does not let it.
+    """
     ((_, result),) = start_compiling(request, [BASELINE], target)
+    if isinstance(result, Trouble):
+        raise result.error()
     if isinstance(result, Rejection):
         raise CompileError(f"BASELINE does not compile for {target.name}: {result.detail}")
     try:
@@ -233,9 +240,11 @@ def compile_all(
     """Compile for `target`; what compiles without a spill and fits is returned, the rest recorded with its reason.
 
     `running` are compilations that began earlier. `on_compiled` is called for each config as soon as it is there, while
-    others still compile. Raises CompileError where BASELINE itself does not compile.
+    others still compile. What the machine kept from being compiled is recorded as not tried. Raises CompileError where
+    BASELINE itself does not compile, and as `troubled.allow_for` does.
     """
     made: dict[Config, Resources] = {}
+    troubled: dict[Config, Trouble] = {}
 
     def accept(config: Config, result: Resources) -> None:
         made[config] = result
@@ -259,6 +268,12 @@ def compile_all(
             if config in log.ledger.compiled:
                 continue
             phase.advance()
+            if isinstance(result, Trouble):
+                troubled[config] = result
+                log.candidate(config, "skipped", reason=NOT_TRIED, detail=result.detail)
+                if config == BASELINE:
+                    break
+                continue
             rejection = result if isinstance(result, Rejection) else reject_resources(result, target)
             resources = result if isinstance(result, Resources) else None
             if rejection is not None:
@@ -269,6 +284,7 @@ def compile_all(
                 predicted_us = predict_us(config, request.problem, target, resources)
                 log.candidate(config, "compiled", resources=resources, predicted_us=predicted_us)
                 accept(config, resources)
+    allow_for(troubled, len(configs) - len(troubled), request, target, log)
     # Compilations end in any order; everything after goes by the plan's own.
     return {config: made[config] for config in configs if config in made}
 

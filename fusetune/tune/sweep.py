@@ -42,6 +42,7 @@ from fusetune.tune.plan import (
 from fusetune.tune.race import FirstRound, race
 from fusetune.tune.references import Reference, beside_chosen, library_row, time_references
 from fusetune.tune.request import Ranked, SweepRequest, SweepResult, today
+from fusetune.tune.troubled import ends_with_nothing
 
 SHOWN = 10
 
@@ -51,8 +52,14 @@ def sweep(request: SweepRequest, measurer: Measurer, progress: Progress) -> Swee
 
     A killed sweep goes on where it stopped when it is called again; another one on the same GPU is waited for. Raises
     NoisyMachineError (nothing is written) where BASELINE timed against itself does not come out equal,
-    NoUsableGpuError, WrongResultError or CompileError where BASELINE cannot be run, UnsupportedProblemError.
+    NoUsableGpuError, WrongResultError or CompileError where BASELINE cannot be run, UnsupportedProblemError, and
+    NothingTunedError where the machine does not let it come to an end.
     """
+    with ends_with_nothing():
+        return _held_sweep(request, measurer, progress)
+
+
+def _held_sweep(request: SweepRequest, measurer: Measurer, progress: Progress) -> SweepResult:
     check_problem(request.spec, request.problem)
     early = _EarlyStart(request, measurer.likely_target())
     threading.Thread(target=preload, daemon=True).start()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+
 import msgspec
 
 from fusetune.compiler.build import abstract_launches, read_kernel
@@ -38,7 +41,9 @@ def kernel_facts(spec: KernelSpec, problem: Problem, config: Config, target: Tar
 
     Raises as `compiler.build.compile_config` does.
     """
-    return tuple(_facts(launch, target) for launch in abstract_launches(spec, problem, config, target))
+    # Where ptxas fails, Triton prints the whole kernel; what of it is of use comes with the error.
+    with contextlib.redirect_stdout(io.StringIO()):
+        return tuple(_facts(launch, target) for launch in abstract_launches(spec, problem, config, target))
 
 
 def reject_resources(resources: Resources, target: Target) -> Rejection | None:

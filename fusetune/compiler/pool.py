@@ -92,7 +92,8 @@ class CompileRun:
                 future = self._pool.schedule(_compile, args=arguments, timeout=time_limit_s)
             except (OSError, RuntimeError) as error:  # The pool starts here, and says so where it has broken since.
                 self._begin_to_end()
-                trouble = trouble_of(error) or Trouble(f"the processes that compile were lost ({error})")
+                told = f"processes that compile could not be had ({str(error) or type(error).__name__})"
+                trouble = trouble_of(error) or Trouble(f"{told}; see `ulimit -n` and `ulimit -u`")
                 raise trouble.error() from error
             kinds.add(kind)
             self._futures[future] = job

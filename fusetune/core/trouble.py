@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import re
 import signal
@@ -34,7 +35,9 @@ memory. SIGSEGV, SIGABRT, SIGILL, SIGFPE and SIGTRAP are how a program ends by i
 
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _ADVICE: Final[dict[int, str]] = {
-    **dict.fromkeys(_FULL, "make room there"),
+    errno.ENOSPC: "make room there",
+    errno.EDQUOT: "make room in your quota",
+    errno.EFBIG: "raise `ulimit -f`",
     errno.EMFILE: "raise `ulimit -n`",
     errno.ENFILE: "close other programs' files",
     errno.ENOMEM: "free memory, or use fewer --workers",
@@ -53,10 +56,14 @@ _SAID: Final = re.compile(
 """What the C library, the loader, LLVM, ptxas and Triton say of a machine, and of no kernel."""
 
 _RECORDED: Final = re.compile(
-    r"\[Errno \d+\]|\bMemoryError\b|\bJSONDecodeError\b|\bUnicodeDecodeError\b|\bEOFError\b"
+    r"\[Errno \d+\]|KeyError: 'cubin'|kernel image is invalid"
+    r"|\bMemoryError\b|\bJSONDecodeError\b|\bUnicodeDecodeError\b|\bEOFError\b"
     r"|cuobjdump could not|the worker died with exit code (?:-9|-15|137|143)\b"
 )
 """How an error of the operating system, or of a damaged file of the cache, reads in a journal of fusetune 0.1."""
+
+_IMAGE: Final = re.compile(r"(?:device kernel image is invalid|invalid (?:device|kernel) image)")
+"""What the driver says of machine code that it cannot read."""
 
 _TOOL_EXIT: Final = re.compile(r"`?ptxas`? failed with error code (-?\d+)")
 
@@ -93,15 +100,29 @@ def trouble_of(error: BaseException) -> Trouble | None:
     return None
 
 
+def damage_of(error: BaseException) -> Trouble | None:
+    """Whether an error in a launch comes of a damaged file in Triton's cache: no kernel raises such ones."""
+    for one in _causes(error):
+        is_unread = isinstance(one, json.JSONDecodeError | UnicodeDecodeError | EOFError)
+        if is_unread or (isinstance(one, KeyError) and one.args == ("cubin",)) or _IMAGE.search(str(one)):
+            cache, _ = triton_cache_dir()
+            told = f"Triton's cache {cache} holds a damaged file ({type(one).__name__}: {one})"
+            return Trouble(f"{told[:400]}; remove that folder and run the command again")
+    return None
+
+
 @contextlib.contextmanager
-def machine_told() -> Iterator[None]:
-    """What the machine raises inside becomes MachineError, or UsageError for a setting; all else passes."""
+def machine_told(*, launching: bool = False) -> Iterator[None]:
+    """What the machine raises inside becomes MachineError, or UsageError for a setting; all else passes.
+
+    `launching`: it is Triton that reads its cache inside, with nobody to compile anew what is damaged there.
+    """
     try:
         yield
     except FusetuneError:
         raise
     except Exception as error:
-        trouble = trouble_of(error)
+        trouble = trouble_of(error) or (damage_of(error) if launching else None)
         if trouble is None:
             raise
         raise trouble.error() from error
@@ -176,7 +197,7 @@ def _of_system(error: OSError) -> Trouble:
         advice = _ADVICE.get(error.errno or 0, "set TRITON_CACHE_DIR to a folder that you may write to")
         return Trouble(f"Triton's cache {cache} cannot be used ({what}); {advice}")
     if names:
-        return Trouble(f"{names[0]}: {what}; {_ADVICE.get(error.errno or 0, 'nothing could be compiled so')}")
+        return Trouble(f"{names[0]}: {what}{f'; {_ADVICE[error.errno]}' if error.errno in _ADVICE else ''}")
     if error.errno in _FULL:
         return Trouble(f"{what}: {_full_place(cache)}; {_ADVICE[error.errno]}")
     return Trouble(f"{what}; {_ADVICE[error.errno]}" if error.errno in _ADVICE else what)

@@ -10,6 +10,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from fusetune.core.progress import Progress
+from fusetune.core.trouble import machine_told
 from fusetune.measure.protocol import GpuFacts
 
 
@@ -24,16 +25,18 @@ def hold_gpu_of(facts: GpuFacts, progress: Progress) -> AbstractContextManager[N
 def hold_gpu(uuid: str, on_wait: Callable[[], None], folder: Path | None = None) -> Iterator[None]:
     """Hold the GPU with this UUID against other fusetune processes of this machine.
 
-    `on_wait` is called once where another one holds it. The lock is the kernel's: a killed holder lets go of it.
+    `on_wait` is called once where another one holds it. The lock is the kernel's: a killed holder lets go of it. Raises
+    MachineError where the file system lets there be no lock.
     """
-    path = (folder or Path(tempfile.gettempdir())) / f"fusetune-{uuid}.lock"
-    # Anybody may wait for anybody: the file is shared by all users of the machine.
-    lock = FileLock(path, mode=0o666)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        on_wait()
-        lock.acquire()
+    with machine_told():
+        path = (folder or Path(tempfile.gettempdir())) / f"fusetune-{uuid}.lock"
+        # Anybody may wait for anybody: the file is shared by all users of the machine.
+        lock = FileLock(path, mode=0o666)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            on_wait()
+            lock.acquire()
     try:
         yield
     finally:

@@ -17,6 +17,7 @@ from fusetune.core.config import Config
 from fusetune.core.decision import Evidence, Gain, KeepRule, Outcome
 from fusetune.core.problem import Problem
 from fusetune.core.resources import Resources
+from fusetune.core.trouble import why_not_written
 from fusetune.errors import JournalError
 from fusetune.store.schema import Entry, Environment, TargetIdentity
 
@@ -160,11 +161,12 @@ _LAX_DECODER: msgspec.json.Decoder[Record] = msgspec.json.Decoder(Record, strict
 class JournalWriter:
     """Appends records to a new journal and flushes each, so that a killed run keeps all that it finished.
 
-    Raises JournalError when the file exists or cannot be made.
+    Raises JournalError when the file exists or cannot be made, or, with `resume`, opened again.
     """
 
     def __init__(self, path: Path, *, resume: bool = False) -> None:
         self.path = path
+        self._failed = False
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = _reopened(path) if resume else path.open("xb")
@@ -173,9 +175,8 @@ class JournalWriter:
                 raise JournalError(
                     f"the journal {path} exists, and a run is never overwritten; name another"
                 ) from error
-            raise JournalError(
-                f"cannot make the journal {path}: {error.strerror}; set FUSETUNE_RUNS to a folder you may write to"
-            ) from error
+            told = why_not_written(error, "set FUSETUNE_RUNS to a folder you may write to")
+            raise JournalError(f"cannot {'go on with' if resume else 'make'} the journal {path}: {told}") from error
 
     def write(self, record: Record) -> None:
         """Append one record; raises JournalError when the file system refuses, as when the disk is full."""
@@ -183,11 +184,25 @@ class JournalWriter:
             self._file.write(_encode(record) + b"\n")
             self._file.flush()
         except OSError as error:
-            raise JournalError(f"cannot write the journal {self.path}: {error.strerror}") from error
+            raise self._refused(error) from error
 
     def close(self) -> None:
-        """Close the file; writing afterwards raises ValueError."""
-        self._file.close()
+        """Close the file; writing afterwards raises ValueError.
+
+        Raises JournalError when the file system refuses what is left to be written, unless `write` has said so.
+        """
+        told = self._failed
+        try:
+            self._file.close()
+        except OSError as error:
+            # What `write` could not write is still buffered, and fails again as the file is closed.
+            if not told:
+                raise self._refused(error) from error
+
+    def _refused(self, error: OSError) -> JournalError:
+        self._failed = True
+        told = why_not_written(error, "set FUSETUNE_RUNS to a folder that you may write to")
+        return JournalError(f"cannot write the journal {self.path}: {told}")
 
     def __enter__(self) -> JournalWriter:
         return self
@@ -195,15 +210,23 @@ class JournalWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.close()
+        try:
+            self.close()
+        except JournalError:
+            if error is None:
+                raise  # What went wrong inside is what is told otherwise.
 
 
 def _reopened(path: Path) -> BinaryIO:
     """The journal of a killed run, open at the end of its last whole line; what a kill cut off is dropped."""
     file = path.open("r+b")
-    data = file.read()
-    file.seek(data.rfind(b"\n") + 1)
-    file.truncate()
+    try:
+        data = file.read()
+        file.seek(data.rfind(b"\n") + 1)
+        file.truncate()
+    except OSError:
+        file.close()
+        raise
     return file
 
 

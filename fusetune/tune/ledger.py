@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -11,9 +12,9 @@ from filelock import BaseFileLock, FileLock, Timeout
 
 from fusetune.core.config import BASELINE, Config
 from fusetune.core.environment import Environment, TargetIdentity
-from fusetune.core.trouble import is_recorded_trouble
+from fusetune.core.trouble import is_recorded_trouble, why_not_written
 from fusetune.errors import JournalError
-from fusetune.measure.protocol import BlockTimes
+from fusetune.measure.protocol import BY_MACHINE, BlockTimes
 from fusetune.measure.replay import block_times
 from fusetune.store.journal import (
     Block,
@@ -111,14 +112,16 @@ def _passes(failed: Candidate, own: bool) -> bool:
     return failed.config == BASELINE or _by_machine(failed) or (failed.reason == "throttled" and not own)
 
 
-_BY_MACHINE: Final = frozenset({"compile_timeout", "compiler_crash", "hang", "killed", "out_of_memory"})
+_MAYBE_BY_MACHINE: Final = BY_MACHINE | {"compile_timeout", "compiler_crash", "hang"}
 """Reasons that may be the machine's: what took too long, died, or found no memory may have had company. It is asked
 again in each run. `compile_timeout` is what journals of fusetune 0.1 hold."""
 
 
 def _by_machine(record: Candidate) -> bool:
     """Whether a rejection or a failure is, or may be, the machine's and not the config's."""
-    return record.reason in _BY_MACHINE or (record.reason in _TOLD_IN_DETAIL and is_recorded_trouble(record.detail))
+    return record.reason in _MAYBE_BY_MACHINE or (
+        record.reason in _TOLD_IN_DETAIL and is_recorded_trouble(record.detail)
+    )
 
 
 _TOLD_IN_DETAIL: Final = frozenset({"compile_error", "launch_error", "crash"})
@@ -132,19 +135,27 @@ class Unfinished:
 
 
 def lock_journal(path: Path) -> BaseFileLock | None:
-    """The journal's lock, held; None where another process works on that run. A killed process holds nothing."""
+    """The journal's lock, held; None where another process works on that run. A killed process holds nothing.
+
+    Raises JournalError where the file system lets there be no lock.
+    """
     lock = FileLock(path.with_name(f".{path.name}.lock"))
     try:
         lock.acquire(timeout=0)
     except Timeout:
         return None
+    except (OSError, NotImplementedError) as error:
+        otherwise = "set FUSETUNE_RUNS to a folder on a local disk that you may write to"
+        told = why_not_written(error, otherwise) if isinstance(error, OSError) else f"{error}; {otherwise}"
+        raise JournalError(f"cannot lock the journal {path}: {told}") from error
     return lock
 
 
 def unlock_journal(lock: BaseFileLock) -> None:
     """Let go of a journal's lock and leave no file of it."""
     # In this order: who finds the file gone after waiting for it makes a new one.
-    Path(lock.lock_file).unlink(missing_ok=True)
+    with suppress(OSError):  # What stays of it is an empty file.
+        Path(lock.lock_file).unlink(missing_ok=True)
     lock.release()
 
 

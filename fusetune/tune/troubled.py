@@ -33,7 +33,7 @@ def ends_with_nothing() -> Iterator[None]:
 def allow_for(
     troubled: Mapping[Config, Trouble], tried: int, request: SweepRequest, target: Target, log: RunLog
 ) -> None:
-    """Tell of the candidates that the machine kept from being compiled, beside `tried` others with BASELINE.
+    """Tell of the candidates that the machine kept from being compiled or checked, beside `tried` others with BASELINE.
 
     Raises the trouble where what is left is no sweep: BASELINE was hit, or more than half of the others, or the config
     that the file holds for this problem, which must not lose without having been tried.
@@ -42,12 +42,12 @@ def allow_for(
         return
     first = next(iter(troubled.values()))
     if BASELINE in troubled:
-        raise _as(troubled[BASELINE], f"BASELINE could not be compiled for {target.name}")
+        raise _as(troubled[BASELINE], f"BASELINE could not be tried for {target.name}")
     if len(troubled) >= tried:
-        raise _as(first, f"{len(troubled)} of {len(troubled) + tried} candidates could not be compiled")
+        raise _as(first, f"{len(troubled)} of {len(troubled) + tried} candidates could not be tried")
     held = _held(request, target)
     if held is not None and held in troubled:
-        raise _as(troubled[held], f"{held.label()}, which the file keeps for this problem, could not be compiled")
+        raise _as(troubled[held], f"{held.label()}, which the file keeps for this problem, could not be tried")
     log.note(
         f"{len(troubled)} of {len(troubled) + tried} candidates were not tried because of the machine "
         f"({first.detail}); run the command again to try them"

@@ -15,7 +15,8 @@ from fusetune.core.progress import SilentProgress
 from fusetune.core.resources import Resources
 from fusetune.core.space import Rejection
 from fusetune.core.target import find_target
-from fusetune.errors import NoUsableGpuError, UsageError, WrongResultError
+from fusetune.core.trouble import Trouble
+from fusetune.errors import FusetuneError, NoUsableGpuError, UsageError, WrongResultError
 from fusetune.gate.findings import Finding, Status, exit_code
 from fusetune.gate.live import live_gate
 from fusetune.gate.static import static_gate
@@ -279,6 +280,31 @@ def test_a_config_that_the_compiler_no_longer_makes_well_is_a_regression(
     (finding,) = compiled(kept())
     assert (finding.status, finding.detail) == ("regression", told)
     assert exit_code([finding]) == 1
+
+
+@pytest.mark.parametrize(("is_setting", "code"), [(False, 3), (True, 2)])
+def test_where_the_machine_lets_nothing_be_compiled_the_gate_ends_in_one_line(
+    compiler: FakeCompiler, is_setting: bool, code: int
+) -> None:
+    compiler.planted = {WINNER: Trouble("the cache is full", is_setting)}
+    with pytest.raises(FusetuneError, match="^the cache is full$") as caught:
+        compiled(kept(), kept(LARGE))
+    assert caught.value.exit_code == code
+
+
+def test_a_regression_is_still_one_beside_what_the_machine_kept_from_being_compiled(compiler: FakeCompiler) -> None:
+    compiler.planted = {WINNER: Trouble("took more than 60 s"), SLOWER: Resources(255, 120, 4096)}
+    findings = compiled(kept(), kept(LARGE, SLOWER))
+    assert [finding.status for finding in findings] == ["inconclusive", "regression"]
+    assert exit_code(findings) == 1
+
+
+@pytest.mark.parametrize("reason", ["killed", "out_of_memory"])
+def test_a_live_check_that_somebody_else_ended_is_inconclusive(reason: str) -> None:
+    failure = Failure(reason, "planted")
+    (finding,) = gated(kept(), bench=Bench(failures={WINNER: failure}))
+    assert (finding.status, finding.detail) == ("inconclusive", f"{reason}: planted")
+    assert exit_code([finding]) == 3
 
 
 def test_a_library_with_no_kernel_of_ours_holds_with_a_note(compiler: FakeCompiler) -> None:

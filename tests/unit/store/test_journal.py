@@ -2,6 +2,10 @@ from __future__ import annotations
 
 import gzip
 import math
+import resource
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -256,6 +260,55 @@ def test_a_full_disk_is_an_error_that_names_the_journal(tmp_path: Path, monkeypa
     monkeypatch.setattr(writer, "_file", full.open("wb", buffering=0))
     with pytest.raises(JournalError, match=r"cannot write the journal .*run\.jsonl: No space left"):
         writer.write(START)
+
+
+@contextmanager
+def small_files(limit_bytes: int) -> Iterator[None]:
+    """No file of this process grows beyond the limit, as on a disk that is full by then."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+
+
+@pytest.mark.parametrize("limit_bytes", [0, 100, 3000])
+def test_a_disk_that_fills_under_the_journal_ends_in_the_journal_s_error_not_in_that_of_closing_it(
+    tmp_path: Path, limit_bytes: int
+) -> None:
+    path = tmp_path / "run.jsonl"
+    with (
+        small_files(limit_bytes),
+        pytest.raises(JournalError, match=r"cannot write the journal .*run\.jsonl: File too large; raise `ulimit -f`"),
+        JournalWriter(path) as writer,
+    ):
+        for _ in range(100):
+            writer.write(START)
+    # What was written before is kept, and the run can go on.
+    kept = list(read_journal(path))
+    with JournalWriter(path, resume=True) as writer:
+        writer.write(START)
+    assert list(read_journal(path)) == [*kept, START]
+
+
+def test_closing_says_what_the_file_system_refuses_once_and_hides_no_other_error(tmp_path: Path) -> None:
+    writer = JournalWriter(tmp_path / "1.jsonl")
+    with small_files(0):
+        writer._file.write(b"still buffered")
+        with pytest.raises(JournalError, match="cannot write the journal"):
+            writer.close()
+        writer.close()
+        with pytest.raises(ZeroDivisionError), JournalWriter(tmp_path / "2.jsonl") as writer:
+            writer._file.write(b"still buffered")
+            _ = 1 / 0
+
+
+def test_a_journal_that_cannot_be_gone_on_with_is_told_as_that(tmp_path: Path) -> None:
+    with pytest.raises(JournalError, match=r"cannot go on with the journal .*: No such file"):
+        JournalWriter(tmp_path / "run.jsonl", resume=True)
 
 
 def test_the_version_of_the_journal_is_the_one_that_is_written() -> None:

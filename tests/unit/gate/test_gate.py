@@ -287,7 +287,7 @@ def test_where_the_machine_lets_nothing_be_compiled_the_gate_ends_in_one_line(
     compiler: FakeCompiler, is_setting: bool, code: int
 ) -> None:
     compiler.planted = {WINNER: Trouble("the cache is full", is_setting)}
-    with pytest.raises(FusetuneError, match="^the cache is full$") as caught:
+    with pytest.raises(FusetuneError, match=r"^the cache is full$") as caught:
         compiled(kept(), kept(LARGE))
     assert caught.value.exit_code == code
 

@@ -330,7 +330,7 @@ def test_what_the_machine_kept_from_being_compiled_is_neither_a_regression_nor_p
     assert (hit.status, other.status) == ("inconclusive", "holds")
     assert hit.detail == "not compiled, because of the machine: was ended by SIGKILL"
     assert exit_code([hit, other]) == 3
-    with pytest.raises(UsageError if is_setting else MachineError, match="was not pinned, .* was ended by SIGKILL"):
+    with pytest.raises(UsageError if is_setting else MachineError, match=r"was not pinned, .* was ended by SIGKILL"):
         place.pin()
     assert pins_path(place.path).read_text() == before
 
@@ -344,5 +344,5 @@ def test_a_record_that_the_machine_keeps_from_being_made_is_no_regression(
         raise MachineError("No space left on device")
 
     monkeypatch.setattr(static, "kernel_records", full)
-    with pytest.raises(MachineError, match="^No space left on device$"):
+    with pytest.raises(MachineError, match=r"^No space left on device$"):
         place.gate()

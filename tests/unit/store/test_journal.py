@@ -280,18 +280,25 @@ def test_a_disk_that_fills_under_the_journal_ends_in_the_journal_s_error_not_in_
     tmp_path: Path, limit_bytes: int
 ) -> None:
     path = tmp_path / "run.jsonl"
-    with (
-        small_files(limit_bytes),
-        pytest.raises(JournalError, match=r"cannot write the journal .*run\.jsonl: File too large; raise `ulimit -f`"),
-        JournalWriter(path) as writer,
-    ):
-        for _ in range(100):
-            writer.write(START)
+
+    def fill() -> None:
+        with JournalWriter(path) as writer:
+            for _ in range(100):
+                writer.write(START)
+
+    told = r"cannot write the journal .*run\.jsonl: File too large; raise `ulimit -f`"
+    with small_files(limit_bytes), pytest.raises(JournalError, match=told):
+        fill()
     # What was written before is kept, and the run can go on.
     kept = list(read_journal(path))
     with JournalWriter(path, resume=True) as writer:
         writer.write(START)
     assert list(read_journal(path)) == [*kept, START]
+
+
+def _fail_with_something_buffered(writer: JournalWriter) -> None:
+    writer._file.write(b"still buffered")
+    raise ZeroDivisionError("inside")
 
 
 def test_closing_says_what_the_file_system_refuses_once_and_hides_no_other_error(tmp_path: Path) -> None:
@@ -301,9 +308,8 @@ def test_closing_says_what_the_file_system_refuses_once_and_hides_no_other_error
         with pytest.raises(JournalError, match="cannot write the journal"):
             writer.close()
         writer.close()
-        with pytest.raises(ZeroDivisionError), JournalWriter(tmp_path / "2.jsonl") as writer:
-            writer._file.write(b"still buffered")
-            _ = 1 / 0
+        with pytest.raises(ZeroDivisionError, match="inside"), JournalWriter(tmp_path / "2.jsonl") as other:
+            _fail_with_something_buffered(other)
 
 
 def test_a_journal_that_cannot_be_gone_on_with_is_told_as_that(tmp_path: Path) -> None:

@@ -171,4 +171,6 @@ def _result_of(result: Callable[[], Outcome], limit_s: float) -> Outcome:
             return Trouble(f"the compiler process died with exit code {error.exitcode}, and there is no room in {full}")
         return Rejection("compiler_crash", f"the compiler process died with exit code {error.exitcode}")
     except (OSError, MemoryError, RuntimeError, CancelledError, EOFError) as error:
-        return trouble_of(error) or Trouble(f"the process that compiled was lost ({type(error).__name__}: {error})")
+        return trouble_of(error) or Trouble(
+            f"the process that compiled was lost, or killed ({str(error) or type(error).__name__})"
+        )

@@ -40,10 +40,23 @@ class Compiled(msgspec.Struct, frozen=True):
 def static_gate(files: Sequence[LoadedFile], progress: Progress, *, workers: int | None = None) -> list[Finding]:
     """Compile every entry's config for the GPU of its file and hold it against its pin, where the file has pins.
 
-    What the machine kept from being compiled is inconclusive. What is pinned by other toolchains alone is reported,
-    whatever comes of it, and not compared. Raises UsageError for a GPU that the table of targets does not hold or an op
-    that is not there, ConfigFileError for pins that cannot be read; MachineError, or UsageError for what the user has
-    set, where the machine let nothing be compiled at all.
+    Raises as `static_findings` does, and MachineError, or UsageError for what the user has set, where the machine let
+    nothing be compiled at all: one line instead of as many as there are entries.
+    """
+    findings, troubles = static_findings(files, progress, workers=workers)
+    if troubles and len(troubles) == len(findings):
+        raise troubles[0].error()
+    return findings
+
+
+def static_findings(
+    files: Sequence[LoadedFile], progress: Progress, *, workers: int | None = None
+) -> tuple[list[Finding], list[Trouble]]:
+    """What is found of every entry, and what of the machine kept some from being compiled: those are inconclusive.
+
+    What is pinned by other toolchains alone is reported, whatever comes of it, and not compared. Raises UsageError for
+    a GPU that the table of targets does not hold or an op that is not there, ConfigFileError for pins that cannot be
+    read.
     """
     findings: list[Finding] = []
     troubles: list[Trouble] = []
@@ -65,9 +78,7 @@ def static_gate(files: Sequence[LoadedFile], progress: Progress, *, workers: int
                     job = Job(entry.problem, entry.config)
                     status, detail = _held_to_pin((status, detail), job, compiled.kernels, pins, spec, toolchain)
             findings.append(Finding(file=path, op=file.op, entry=entry, status=status, detail=detail, check="static"))
-    if troubles and len(troubles) == len(findings):
-        raise troubles[0].error()  # One line instead of as many as there are entries, since it is one trouble.
-    return sorted(findings, key=lambda finding: (finding.file, finding.entry.problem.describe()))
+    return sorted(findings, key=lambda finding: (finding.file, finding.entry.problem.describe())), troubles
 
 
 class Pinned(msgspec.Struct, frozen=True):

@@ -18,7 +18,7 @@ from fusetune.core.target import find_target
 from fusetune.core.trouble import Trouble
 from fusetune.errors import FusetuneError, NoUsableGpuError, UsageError, WrongResultError
 from fusetune.gate.findings import Finding, Status, exit_code
-from fusetune.gate.live import live_gate
+from fusetune.gate.live import LiveOptions, live_gate
 from fusetune.gate.static import static_gate
 from fusetune.kernels.gemm_scale import SPEC
 from fusetune.kernels.spec import KernelSpec
@@ -297,6 +297,18 @@ def test_a_regression_is_still_one_beside_what_the_machine_kept_from_being_compi
     findings = compiled(kept(), kept(LARGE, SLOWER))
     assert [finding.status for finding in findings] == ["inconclusive", "regression"]
     assert exit_code(findings) == 1
+
+
+def test_a_file_that_is_only_compiled_beside_a_live_gate_ends_nothing_where_it_cannot_be(
+    compiler: FakeCompiler,
+) -> None:
+    compiler.planted = {WINNER: Trouble("the cache is full")}
+    here, elsewhere = (PATH, file_of(kept())), (Path("h200.yaml"), file_of(kept(), target=ELSEWHERE))
+    findings = live_gate([here, elsewhere], Bench(), SilentProgress(), LiveOptions(on_mismatch="static"))
+    assert {finding.file.name: finding.status for finding in findings} == {
+        PATH.name: "holds",
+        "h200.yaml": "inconclusive",
+    }
 
 
 @pytest.mark.parametrize("reason", ["killed", "out_of_memory"])

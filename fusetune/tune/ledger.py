@@ -116,15 +116,15 @@ _MAYBE_BY_MACHINE: Final = BY_MACHINE | {"compile_timeout", "compiler_crash", "h
 """Reasons that may be the machine's: what took too long, died, or found no memory may have had company. It is asked
 again in each run. `compile_timeout` is what journals of fusetune 0.1 hold."""
 
+_TOLD_IN_DETAIL: Final = frozenset({"compile_error", "launch_error", "crash"})
+"""Reasons that are the machine's where the detail says so."""
+
 
 def _by_machine(record: Candidate) -> bool:
     """Whether a rejection or a failure is, or may be, the machine's and not the config's."""
     return record.reason in _MAYBE_BY_MACHINE or (
         record.reason in _TOLD_IN_DETAIL and is_recorded_trouble(record.detail)
     )
-
-
-_TOLD_IN_DETAIL: Final = frozenset({"compile_error", "launch_error", "crash"})
 
 
 class Unfinished:

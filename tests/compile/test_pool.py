@@ -92,7 +92,6 @@ _TWICE = textwrap.dedent(
     from fusetune.core.problem import make_problem
     from fusetune.core.space import SEED_SPACE
     from fusetune.core.target import find_target
-from fusetune.core.trouble import Trouble
     from fusetune.kernels.gemm_scale import SPEC
 
     def listen(*, src, metadata, metadata_group, times, cache_hit):

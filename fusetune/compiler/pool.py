@@ -117,9 +117,11 @@ class CompileRun:
 
     def close(self) -> None:
         """Drop what has not begun, and end the processes."""
-        self._begin_to_end().join()
+        self._begin_to_end()
+        if self._ending is not None and self._ending.ident is not None:
+            self._ending.join()
 
-    def _begin_to_end(self) -> threading.Thread:
+    def _begin_to_end(self) -> None:
         if self._ending is None:
             if all(future.done() for future in self._futures):
                 self._pool.close()  # Processes that are only now being started would complain about a stop.
@@ -128,8 +130,10 @@ class CompileRun:
                     future.cancel()
                 self._pool.stop()
             self._ending = threading.Thread(target=self._pool.join)
-            self._ending.start()
-        return self._ending
+            try:
+                self._ending.start()
+            except RuntimeError:  # No memory for another thread: then it is waited for after all.
+                self._pool.join()
 
 
 def _pool_of(count: int) -> Any:

@@ -50,7 +50,7 @@ _SAID: Final = re.compile(
     r"|too many open files|cannot allocate memory|memory allocation fail|out of memory|bad_alloc"
     r"|failed to map segment|input/output error|permission denied|resource temporarily unavailable"
     r"|stale file handle|no usable temporary directory|could not be opened|could not open|file \S+ is not readable"
-    r"|file too short|invalid elf header|could not create or locate cache dir|cannot find ptxas",
+    r"|can't start new thread|file too short|invalid elf header|could not create or locate cache dir|cannot find ptxas",
     re.IGNORECASE,
 )
 """What the C library, the loader, LLVM, ptxas and Triton say of a machine, and of no kernel."""

@@ -18,7 +18,7 @@ from fusetune.core.progress import Progress
 from fusetune.core.resources import Resources
 from fusetune.core.space import Rejection
 from fusetune.core.target import Target, match_target
-from fusetune.core.trouble import Trouble, trouble_of
+from fusetune.core.trouble import Trouble, machine_told, trouble_of
 from fusetune.errors import CompileError, FusetuneError, UsageError
 from fusetune.gate.drift import METRICS, Drift, drift
 from fusetune.gate.findings import Finding, LoadedFile, Status
@@ -147,7 +147,7 @@ def _compile(
             return {job: Compiled(result, None) for job, result in results.items()}
         # What compiled in a process of its own compiles here: Triton's cache has it, and threads wait for cuobjdump.
         able = [job for job, result in results.items() if isinstance(result, Resources)]
-        with ThreadPoolExecutor(workers or usable_cores()) as pool:
+        with machine_told(), ThreadPoolExecutor(workers or usable_cores()) as pool:
             recorded = dict(zip(able, pool.map(lambda job: _record(spec, job, target), able), strict=True))
     made = {}
     for job, result in results.items():

@@ -270,6 +270,20 @@ def test_a_pool_that_answers_nothing_any_more_is_not_waited_for_for_ever(monkeyp
     run.close()
 
 
+def test_a_machine_that_has_no_thread_to_spare_ends_a_pool_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = compile_jobs(SPEC, [Job(PROBLEM, BASELINE)], TARGET, workers=1)
+
+    def none(_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    ended = []
+    monkeypatch.setattr(run._pool, "join", lambda: ended.append(True))
+    monkeypatch.setattr("fusetune.compiler.pool.threading.Thread.start", none)
+    run.close()
+    run.close()
+    assert ended == [True]
+
+
 def test_a_missing_tool_is_told_with_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from triton.backends import nvidia
 

@@ -80,6 +80,7 @@ def test_whatever_the_operating_system_refuses_is_the_machine_s(name: str, where
         ImportError("libtriton.so: failed to map segment from shared object"),
         RuntimeError("Cannot find ptxas"),
         RuntimeError("std::bad_alloc"),
+        RuntimeError("can't start new thread"),
         MachineError("told already"),
     ],
     ids=lambda error: str(error).split("\n")[0][:40] or type(error).__name__,

@@ -79,22 +79,41 @@ def _usage(error: click.ClickException) -> tuple[str, ...]:
 
 
 def _unforeseen(error: BaseException) -> Told:
-    message = _message(error)
     frames = list(_frames(error))
-    machine = MachineError.exit_code
-    if isinstance(error, MemoryError) or (
-        isinstance(error, ImportError | OSError) and any(words in message.lower() for words in _NO_MEMORY)
-    ):
-        line = f"the memory of this machine, or what `ulimit -v` leaves of it, is used up ({message or 'MemoryError'})"
-        return Told((f"Error: {line}",), machine, error)
-    if isinstance(error, RuntimeError) and any(words in message for words in _THREADS):
-        return Told((f"Error: {message}: this machine, or `ulimit -u`, lets no more run",), machine, error)
+    line = _of_memory_or_processes(error)
+    if line is not None:
+        return Told((f"Error: {line}",), MachineError.exit_code, error)
     package = _broken_package(error, frames)
     if package is not None:
-        return Told((f"Error: {_of_package(package, error, message)}",), EXIT_USAGE, error)
+        return Told((f"Error: {_of_package(package, error)}",), EXIT_USAGE, error)
     if isinstance(error, OSError) and error.errno is not None:
-        return Told((f"Error: {_of_machine(error)}",), EXIT_USAGE if _is_users(error) else machine, error)
-    theirs = _files_asked_for()
+        is_users = error.errno in _USERS and error.filename is not None
+        return Told((f"Error: {_of_machine(error)}",), EXIT_USAGE if is_users else MachineError.exit_code, error)
+    return _of_a_fault(error, frames)
+
+
+def _of_memory_or_processes(error: BaseException) -> str | None:
+    """A sentence where the machine, or a limit of the shell, had no more memory, threads or processes to give."""
+    from concurrent.futures import BrokenExecutor
+
+    message = _message(error)
+    if isinstance(error, BrokenExecutor):
+        why = error.__cause__
+        if isinstance(why, OSError) and why.errno is not None:
+            return f"no processes to work in: {_of_machine(why)}"
+        return f"no processes to work in: {message or 'they ended'}; the system may have ended them"
+    runs_out = isinstance(error, ImportError | OSError) and any(words in message.lower() for words in _NO_MEMORY)
+    if isinstance(error, MemoryError) or runs_out:
+        told = f" ({message})" if message else ""
+        return f"there is not enough memory{told}; free some, or raise `ulimit -v`"
+    if isinstance(error, RuntimeError) and any(words in message for words in _THREADS):
+        return f"{message}; more may run with a higher `ulimit -u`"
+    return None
+
+
+def _of_a_fault(error: BaseException, frames: Sequence[traceback.FrameSummary]) -> Told:
+    """Ours, or that of the op that the user wrote: whose code is the innermost."""
+    message, theirs = _message(error), _files_asked_for()
     place = next((frame for frame in reversed(frames) if _is_ours(frame.filename) or frame.filename in theirs), None)
     if place is not None and place.filename in theirs:
         line = f"{printable(place.filename)}:{place.lineno} failed with {type(error).__name__}: {message}"
@@ -124,15 +143,11 @@ def _of_machine(error: OSError) -> str:
     return f"{where}{printable(error.strerror or str(error))}; {hint}"
 
 
-def _is_users(error: OSError) -> bool:
-    return error.errno in _USERS and error.filename is not None
-
-
-def _of_package(package: str, error: BaseException, message: str) -> str:
+def _of_package(package: str, error: BaseException) -> str:
     if isinstance(error, ModuleNotFoundError):
         missing = (error.name or package).partition(".")[0]
         return f"{missing} is needed here and not installed; `pip install {missing}`"
-    return f"{package} is installed and cannot be loaded: {type(error).__name__}: {message}; install it anew"
+    return f"{package} is installed and cannot be loaded: {type(error).__name__}: {_message(error)}; install it anew"
 
 
 def _broken_package(error: BaseException, frames: Sequence[traceback.FrameSummary]) -> str | None:

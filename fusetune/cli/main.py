@@ -5,6 +5,7 @@ Nothing but the interpreter's own modules is loaded here, so that a signal or a 
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import warnings
@@ -12,6 +13,7 @@ from typing import Any, NoReturn
 
 from fusetune.cli import streams
 from fusetune.cli.signals import Signals, Terminated
+from fusetune.core.processes import DEBUG_VARIABLE
 from fusetune.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE
 
 _BROKEN_PIPE = 141
@@ -24,9 +26,11 @@ def main() -> NoReturn:
     Ends in SystemExit, never in a traceback, unless --debug asks for it.
     """
     debug = "--debug" in sys.argv[1:]
+    if debug:
+        os.environ[DEBUG_VARIABLE] = "1"
     signals = Signals()
     signals.install()
-    streams.open_closed_ones()
+    streams.take_over()
     warnings.showwarning = _show_warning
     _be_quiet_elsewhere(signals, debug=debug)
     code = EXIT_INTERRUPTED
@@ -50,6 +54,8 @@ def _ended(*, debug: bool) -> int:
     except SystemExit as stop:
         if isinstance(stop, Terminated):
             streams.say("Terminated; nothing was half-written.")
+        if isinstance(stop.__context__, BrokenPipeError):  # So rich ends a program that it cannot print for.
+            return _BROKEN_PIPE
         if stop.code is None or isinstance(stop.code, int):
             return stop.code or EXIT_OK
         streams.say(f"Error: {stop.code}")
@@ -63,8 +69,6 @@ def _ended(*, debug: bool) -> int:
 
 def _run(arguments: list[str]) -> int:
     """As click would in its standalone mode, which has an opinion of its own on broken pipes and ends of files."""
-    import os
-
     import click
 
     from fusetune.cli.commands import cli
@@ -104,15 +108,15 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
 
 
 def _be_quiet_elsewhere(signals: Signals, *, debug: bool) -> None:
-    """No tracebacks from threads and finalizers either: what they lose is met, and told, by whoever waits for it."""
+    """No tracebacks from threads and finalizers either: the main thread ends with what ended another one."""
 
     def in_a_finalizer(lost: Any) -> None:
         if not signals.was_lost(lost.exc_value) and debug:
             sys.__unraisablehook__(lost)
 
     def in_a_thread(lost: Any) -> None:
-        if debug:
-            threading.__excepthook__(lost)
+        if lost.exc_value is not None and not isinstance(lost.exc_value, SystemExit):
+            signals.hand_over(lost.exc_value)
 
     sys.unraisablehook = in_a_finalizer
     threading.excepthook = in_a_thread

@@ -31,6 +31,7 @@ class Signals:
 
     def __init__(self) -> None:
         self.code: int | None = None
+        self._of_a_thread: BaseException | None = None
 
     def install(self) -> None:
         """From here on until the process ends. Does nothing outside the main thread, where no handler can be set."""
@@ -58,7 +59,17 @@ class Signals:
             again.start()
         return True
 
+    def hand_over(self, error: BaseException) -> None:
+        """Raise in the main thread what ended another one, since nobody may be left for whom it waits."""
+        main, number = threading.main_thread(), signal.SIGTERM
+        if self._of_a_thread is None and main.ident is not None and signal.getsignal(number) == self._raise:
+            self._of_a_thread = error
+            signal.pthread_kill(main.ident, number)
+
     def _raise(self, number: int, frame: FrameType | None) -> None:
+        error, self._of_a_thread = self._of_a_thread, None
+        if error is not None:
+            raise error
         if self.code is None:
             self.code = 128 + number
         if number == signal.SIGINT:

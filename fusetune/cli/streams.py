@@ -6,18 +6,46 @@ import contextlib
 import errno
 import io
 import os
-import select
 import sys
 from typing import Final, TextIO
 
 _NAMES: Final = {1: "stdout", 2: "stderr"}
 
 
-def open_closed_ones() -> None:
-    """Give a process that was started without standard streams ones that lead nowhere.
+class _Named(io.TextIOWrapper):
+    """A standard stream whose errors say which it was; letters that its encoding lacks are spelled out."""
 
-    Else the next file that is opened would be number 1 or 2, and whatever a child prints would be written into it.
-    Letters that the streams' encoding lacks are spelled out from here on.
+    def __init__(self, stream: io.TextIOWrapper, name: str) -> None:
+        super().__init__(
+            stream.buffer,
+            encoding=stream.encoding,
+            errors="backslashreplace",
+            line_buffering=stream.line_buffering,
+            write_through=stream.write_through,
+        )
+        self._name = name
+
+    def write(self, text: str, /) -> int:
+        try:
+            return super().write(text)
+        except OSError as error:
+            raise self._with_name(error) from error
+
+    def flush(self) -> None:
+        try:
+            super().flush()
+        except OSError as error:
+            raise self._with_name(error) from error
+
+    def _with_name(self, error: OSError) -> OSError:
+        return type(error)(error.errno, error.strerror, self._name)
+
+
+def take_over() -> None:
+    """Make the standard streams fit for a command, however the process was started.
+
+    Where it was started without one, it gets one that leads nowhere: else the next file that is opened would be number
+    1 or 2, and whatever a child prints would be written into it.
     """
     for number in (0, 1, 2):
         try:
@@ -25,14 +53,9 @@ def open_closed_ones() -> None:
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # The lowest number that is free: this one.
     if sys.stdin is None:
-        sys.stdin = io.TextIOWrapper(io.FileIO(0, "r", closefd=False))
-    if sys.stdout is None:
-        sys.stdout = _writer(1)
-    if sys.stderr is None:
-        sys.stderr = _writer(2)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+        sys.stdin = io.TextIOWrapper(io.BufferedReader(io.FileIO(0, "r", closefd=False)))
+    sys.stdout = _fit(sys.stdout, 1)
+    sys.stderr = _fit(sys.stderr, 2)
 
 
 def flush() -> OSError | None:
@@ -42,7 +65,7 @@ def flush() -> OSError | None:
         try:
             stream.flush()
         except OSError as error:
-            failed = failed or type(error)(error.errno, error.strerror, _NAMES[number])
+            failed = failed or error
             _lead_nowhere(number, stream)
         except ValueError:  # Somebody closed it.
             continue
@@ -51,7 +74,7 @@ def flush() -> OSError | None:
 
 def nobody_reads(error: OSError) -> bool:
     """Whether the error is that the reader of stdout or stderr is gone: `fusetune report | head -1`."""
-    return error.errno == errno.EPIPE and (error.filename in _NAMES.values() or any(map(_is_broken, _NAMES)))
+    return error.errno == errno.EPIPE and error.filename in _NAMES.values()
 
 
 def say(line: str) -> None:
@@ -61,14 +84,11 @@ def say(line: str) -> None:
         sys.stderr.flush()
 
 
-def _writer(number: int) -> TextIO:
-    return io.TextIOWrapper(io.FileIO(number, "w", closefd=False), encoding="utf-8", write_through=True)
-
-
-def _is_broken(number: int) -> bool:
-    watched = select.poll()
-    watched.register(number, 0)
-    return any(event & (select.POLLERR | select.POLLHUP) for _, event in watched.poll(0))
+def _fit(stream: TextIO | None, number: int) -> TextIO:
+    if stream is None:
+        raw = io.BufferedWriter(io.FileIO(number, "w", closefd=False))
+        return io.TextIOWrapper(raw, encoding="utf-8", errors="backslashreplace", line_buffering=True)
+    return _Named(stream, _NAMES[number]) if type(stream) is io.TextIOWrapper else stream
 
 
 def _lead_nowhere(number: int, stream: TextIO) -> None:

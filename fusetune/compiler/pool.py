@@ -8,10 +8,12 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from concurrent.futures import as_completed
+from multiprocessing import forkserver
 from typing import NamedTuple
 
 from fusetune.core.config import Config
 from fusetune.core.problem import Problem
+from fusetune.core.processes import deaf_to_interrupts
 from fusetune.core.resources import Resources
 from fusetune.core.space import Rejection
 from fusetune.core.split import joins_summands
@@ -74,7 +76,9 @@ class CompileRun:
         self._ending: threading.Thread | None = None
         context = multiprocessing.get_context("forkserver")
         # Loaded once in the server from which the workers are forked, instead of once a worker.
-        context.set_forkserver_preload(["fusetune.compiler.build", "triton"])
+        context.set_forkserver_preload(["fusetune.compiler.quiet", "fusetune.compiler.build", "triton"])
+        with deaf_to_interrupts():
+            forkserver.ensure_running()
         count = max(1, min(workers or usable_cores(), len(jobs)))
         # Whoever asks for compilations has something to do beside them, such as timing, that must not wait for a core.
         self._pool = ProcessPool(max_workers=count, context=context, initializer=os.nice, initargs=(NICENESS,))

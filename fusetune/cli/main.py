@@ -5,6 +5,7 @@ Nothing but the interpreter's own modules is loaded here, so that a signal or a 
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 import threading
@@ -30,6 +31,8 @@ def main() -> NoReturn:
         os.environ[DEBUG_VARIABLE] = "1"
     signals = Signals()
     signals.install()
+    if sys._getframe(1).f_globals.get("__name__") == "__main__":
+        atexit.register(_leave, signals)  # First of all, and so the last to be called.
     streams.take_over()
     warnings.showwarning = _show_warning
     _be_quiet_elsewhere(signals, debug=debug)
@@ -43,8 +46,19 @@ def main() -> NoReturn:
         pass  # It came while the end was told; `signals` knows which it was.
     if signals.code is not None:  # Even where something on the way swallowed its exception.
         code = signals.code
-    signals.finish()
+    signals.finish(code)
     sys.exit(code)
+
+
+def _leave(signals: Signals) -> None:
+    """End a process that has nothing left to do.
+
+    Python would take a tenth of a second to take torch and triton apart, and meanwhile a signal would end it with
+    another exit code than the one that was decided.
+    """
+    if signals.decided is not None:
+        streams.flush()
+        os._exit(signals.decided)
 
 
 def _ended(*, debug: bool) -> int:

@@ -26,11 +26,13 @@ class Terminated(SystemExit):
 class Signals:
     """Turns SIGINT, SIGTERM and SIGHUP into exceptions of the main thread, so that everything is cleaned up.
 
-    One that is ignored, as SIGHUP is under nohup, stays ignored. `code` is what the first of them asks for, or None.
+    One that is ignored, as SIGHUP is under nohup, stays ignored. `code` is what the first of them asks for, or None;
+    `decided` the exit code of a command that has ended.
     """
 
     def __init__(self) -> None:
         self.code: int | None = None
+        self.decided: int | None = None
         self._of_a_thread: BaseException | None = None
 
     def install(self) -> None:
@@ -41,8 +43,9 @@ class Signals:
             if signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, self._raise)
 
-    def finish(self) -> None:
+    def finish(self, code: int) -> None:
         """The exit code is decided, and nothing is left to be cleaned up: from here on a signal ends at once."""
+        self.decided = code
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, *_ENDING):
                 if signal.getsignal(number) == self._raise:

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from concurrent.futures import as_completed
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from typing import NamedTuple
 
 from fusetune.core.config import Config
@@ -77,6 +77,7 @@ class CompileRun:
         context = multiprocessing.get_context("forkserver")
         # Loaded once in the server from which the workers are forked, instead of once a worker.
         context.set_forkserver_preload(["fusetune.compiler.quiet", "fusetune.compiler.build", "triton"])
+        resource_tracker.ensure_running()  # It sees to itself, and would end the deafness of what is started after it.
         with deaf_to_interrupts():
             forkserver.ensure_running()
         count = max(1, min(workers or usable_cores(), len(jobs)))

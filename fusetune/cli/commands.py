@@ -8,6 +8,7 @@ from typing import Final
 import click
 
 import fusetune
+from fusetune.core.near import did_you_mean
 
 COMMANDS: Final = {
     "sweep": "Find the best launch configuration on the GPU here, or predict one for another.",
@@ -45,11 +46,8 @@ class _Commands(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and not args[0].startswith("-") and args[0] not in COMMANDS:
-            import difflib
-
-            near = difflib.get_close_matches(args[0], COMMANDS, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"the commands are {', '.join(COMMANDS)}"
-            ctx.fail(f"No such command {args[0]!r}; {hint}")
+            near = did_you_mean(args[0], COMMANDS) or ";"
+            ctx.fail(f"No such command {args[0]!r}{near} the commands are {', '.join(COMMANDS)}")
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

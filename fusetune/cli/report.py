@@ -91,9 +91,8 @@ def report(
         click.echo(f"Wrote {html}")
     elif form in OF_ONE_RUN:
         _give(_of_one_run(found, form, folders), output)
-        if form == "cachefile":
-            told = output or "PATH"
-            click.echo(f"kernel_tuner.tune_cache({str(told)!r}) simulates searches on it; {_RESTRICTION}", err=True)
+        if form == "cachefile" and output is not None:
+            click.echo(f"kernel_tuner.tune_cache({str(output)!r}) simulates searches on it; {_RESTRICTION}")
     elif form == "vllm":
         _write_vllm(found, output)
     elif output is None and form == "table":

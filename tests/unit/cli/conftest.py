@@ -10,12 +10,17 @@ from collections.abc import Iterator
 
 import pytest
 
+from fusetune.core.processes import DEBUG_VARIABLE
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @pytest.fixture(autouse=True)
-def process_of_the_tests() -> Iterator[None]:
-    """Signals, hooks and the way warnings are shown are as they were after each test."""
+def process_of_the_tests(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Signals, hooks, streams and the way warnings are shown are as they were after each test."""
+    monkeypatch.setenv(DEBUG_VARIABLE, "")
+    for name in ("stdin", "stdout", "stderr"):
+        monkeypatch.setattr(sys, name, getattr(sys, name))
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
     hooks = sys.unraisablehook, threading.excepthook, warnings.showwarning
     yield

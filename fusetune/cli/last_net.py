@@ -101,7 +101,7 @@ def _of_memory_or_processes(error: BaseException) -> str | None:
         why = error.__cause__
         if isinstance(why, OSError) and why.errno is not None:
             return f"no processes to work in: {_of_machine(why)}"
-        return f"no processes to work in: {message or 'they ended'}; the system may have ended them"
+        return f"no processes to work in: {message or 'they ended'}; memory, `ulimit -n` or `-u` may be short"
     runs_out = isinstance(error, ImportError | OSError) and any(words in message.lower() for words in _NO_MEMORY)
     if isinstance(error, MemoryError) or runs_out:
         told = f" ({message})" if message else ""

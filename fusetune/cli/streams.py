@@ -16,8 +16,10 @@ class _Named(io.TextIOWrapper):
     """A standard stream whose errors say which it was; letters that its encoding lacks are spelled out."""
 
     def __init__(self, stream: io.TextIOWrapper, name: str) -> None:
+        # An unbuffered one loses what a single system call did not take, without a word.
+        buffer = io.BufferedWriter(stream.buffer) if isinstance(stream.buffer, io.RawIOBase) else stream.buffer
         super().__init__(
-            stream.buffer,
+            buffer,
             encoding=stream.encoding,
             errors="backslashreplace",
             line_buffering=stream.line_buffering,
@@ -27,9 +29,12 @@ class _Named(io.TextIOWrapper):
 
     def write(self, text: str, /) -> int:
         try:
-            return super().write(text)
+            count = super().write(text)
         except OSError as error:
             raise self._with_name(error) from error
+        if self.write_through:
+            self.flush()
+        return count
 
     def flush(self) -> None:
         try:

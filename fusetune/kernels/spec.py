@@ -33,6 +33,8 @@ BUILT_IN_OPS: dict[str, str] = {
     "gemm_scale_bn": "fusetune.kernels.gemm_scale_bn:SPEC",
 }
 ENTRY_POINT_GROUP = "fusetune.ops"
+_NO_ROOM = "failed to map segment"
+"""The dynamic linker's words where there is too little memory for a library."""
 _TFLOAT32 = 11
 """CU_TENSOR_MAP_DATA_TYPE_TFLOAT32 of the CUDA driver."""
 
@@ -269,8 +271,8 @@ def load_spec(op: str) -> KernelSpec:
     except (FusetuneError, MemoryError):
         raise
     except Exception as error:  # Whatever a module of the user's does when it is loaded.
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
+        if (isinstance(error, OSError) and error.errno is not None) or _NO_ROOM in str(error):
+            raise  # The machine's trouble, and nothing of the op's.
         named = "" if isinstance(error, ImportError | AttributeError) else f"{type(error).__name__}: "
         raise UsageError(f"op {op!r}: cannot load {reference}: {named}{error}") from error
     if isinstance(spec, type):

@@ -40,7 +40,7 @@ def main() -> NoReturn:
     try:
         code = _ended(debug=debug)
         failed = streams.flush()
-        if failed is not None:
+        if failed is not None and code == EXIT_OK:  # Else another reason to end was told already, or this one.
             code = _code_of(failed, debug=debug)
     except (KeyboardInterrupt, Terminated):
         pass  # It came while the end was told; `signals` knows which it was.

@@ -82,14 +82,14 @@ def test_a_report_cut_by_head_is_the_exit_code_of_a_broken_pipe(shell: Callable[
     assert (ended.code, ended.out, ended.err) == (141, "{\n", "")
 
 
-@pytest.mark.parametrize("name", PRINTING)
-def test_a_full_output_is_one_line_that_names_it(shell: Callable[..., Ended], name: str) -> None:
-    ended = shell('"$@" > /dev/full', *PRINTING[name])
+@pytest.mark.parametrize(("name", "buffered"), [*((name, "") for name in PRINTING), ("targets", "1"), ("report", "1")])
+def test_a_full_output_is_one_line_that_names_it(shell: Callable[..., Ended], name: str, buffered: str) -> None:
+    ended = shell('"$@" > /dev/full', *PRINTING[name], PYTHONUNBUFFERED=buffered)
     assert ended.code == 3, ended
     assert ended.err == "Error: stdout: No space left on device; make room there, or name another folder\n"
 
 
-@pytest.mark.parametrize("closed", [">&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("closed", ["<&- >&- 2>&-"])
 @pytest.mark.parametrize("name", PRINTING)
 def test_a_command_without_streams_ends_as_ever(shell: Callable[..., Ended], name: str, closed: str) -> None:
     ended = shell(f'"$@" {closed}', *PRINTING[name])
@@ -166,10 +166,10 @@ def signalled(process: subprocess.Popen[str], number: int, *, group: bool) -> st
             os.killpg(process.pid, signal.SIGKILL)
 
 
-MOMENTS = [random.Random(38).uniform(0.15, 1.6) for _ in range(3)]
+MOMENTS = [random.Random(38).uniform(0.15, 1.6) for _ in range(2)]
 
 
-@pytest.mark.parametrize("moment", [0.15, 0.4, *MOMENTS])
+@pytest.mark.parametrize("moment", [0.15, *MOMENTS])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_at_any_moment_is_quiet_has_its_exit_code_and_leaves_nothing_half_written(
     tmp_path: Path, environment: dict[str, str], number: int, moment: float

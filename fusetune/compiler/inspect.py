@@ -95,7 +95,7 @@ def inspect_config(spec: KernelSpec, problem: Problem, config: Config, target: T
         ctas=ctas,
         waves=waves,
         tail_efficiency=waves / -(-waves // 1) if held.ctas_per_sm else 0.0,
-        rejection=reject_reason(config, problem, target) or reject_resources(main.resources, target),
+        rejection=reject_reason(config, problem, target) or reject_resources(config, main.resources, target),
         estimate=found,
         roofline=walls,
         why_no_estimate=lacking,
@@ -125,8 +125,8 @@ def _suggestion(spec: KernelSpec, problem: Problem, config: Config, target: Targ
     except CompileError as error:
         return Suggestion(config, None, str(error), None)
     found, _, _ = _predicted(spec, problem, config, target, resources)
-    spills = reject_resources(resources, target)
-    return Suggestion(config, resources, spills.detail if spills else None, found.time_us if found else None)
+    unfit = reject_resources(config, resources, target)
+    return Suggestion(config, resources, unfit.detail if unfit else None, found.time_us if found else None)
 
 
 def _same_tile(one: Config, other: Config) -> bool:
@@ -199,7 +199,7 @@ def inspect_space(
     with progress.phase(f"Compiling for {target.name}", len(jobs)) as phase:
         for (_, config), result in compile_jobs(spec, jobs, target, workers=workers) if jobs else ():
             phase.advance()
-            why = result if isinstance(result, Rejection) else reject_resources(result, target)
+            why = result if isinstance(result, Rejection) else reject_resources(config, result, target)
             resources = result if isinstance(result, Resources) else None
             held = _held(resources, config, target) if resources is not None else None
             if why is not None:

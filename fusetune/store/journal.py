@@ -251,8 +251,8 @@ def candidates_of(record: Record) -> Set[int]:
     return {record.id, record.baseline_id} if isinstance(record, Block | Comparison) else frozenset()
 
 
-# msgspec reports text that is not UTF-8 with Python's own error.
-_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError)
+# msgspec reports text that is not UTF-8, and nests that are too deep, with Python's own errors.
+_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
 class _Header(msgspec.Struct):

@@ -10,7 +10,7 @@ import msgspec
 from fusetune.compiler.facts import KernelFacts, kernel_facts, reject_resources
 from fusetune.compiler.pool import Job, compile_jobs
 from fusetune.core.config import BASELINE, Config
-from fusetune.core.diagnosis import Diagnosis, diagnose
+from fusetune.core.diagnosis import Diagnosis, believed, diagnose
 from fusetune.core.estimate import Estimate, estimate
 from fusetune.core.problem import Problem
 from fusetune.core.progress import Progress
@@ -97,7 +97,7 @@ def inspect_config(spec: KernelSpec, problem: Problem, config: Config, target: T
         ctas=ctas,
         waves=waves,
         tail_efficiency=waves / -(-waves // 1) if held.ctas_per_sm else 0.0,
-        rejection=reject_reason(config, problem, target) or reject_resources(main.resources, target),
+        rejection=reject_reason(config, problem, target) or reject_resources(config, main.resources, target),
         estimate=found,
         roofline=walls,
         why_no_estimate=lacking,
@@ -127,8 +127,8 @@ def _suggestion(spec: KernelSpec, problem: Problem, config: Config, target: Targ
     except CompileError as error:
         return Suggestion(config, None, str(error), None)
     found, _, _ = _predicted(spec, problem, config, target, resources)
-    spills = reject_resources(resources, target)
-    return Suggestion(config, resources, spills.detail if spills else None, found.time_us if found else None)
+    unfit = reject_resources(config, resources, target)
+    return Suggestion(config, resources, unfit.detail if unfit else None, found.time_us if found else None)
 
 
 def _same_tile(one: Config, other: Config) -> bool:
@@ -144,7 +144,9 @@ def diagnoses(inspection: Inspection, metrics: Mapping[str, Sequence[Mapping[str
         known, given = ", ".join(sorted(names)), ", ".join(sorted(metrics))
         raise UsageError(f"the metrics are of {given}; this config runs {known}: profile it with `fusetune profile`")
     for name in sorted(ours):
-        launches = [launch for launch in metrics[name] if launch]
+        believable = [believed(launch) for launch in metrics[name] if launch]
+        launches = [launch for launch, _ in believable]
+        doubts = tuple(dict.fromkeys(doubt for _, told in believable for doubt in told))
         every = {key for launch in launches for key in launch}
         mean = {key: _mean([launch[key] for launch in launches if key in launch]) for key in every}
         kernel = next((kernel for kernel in inspection.kernels if kernel.name == name), inspection.kernels[0])
@@ -152,7 +154,8 @@ def diagnoses(inspection: Inspection, metrics: Mapping[str, Sequence[Mapping[str
         grid = 1
         for extent in kernel.grid:
             grid *= extent
-        answers.append(diagnose(name, mean, held, inspection.problem, inspection.target, grid=grid))
+        answer = diagnose(name, mean, held, inspection.problem, inspection.target, grid=grid)
+        answers.append(msgspec.structs.replace(answer, notes=(*doubts, *answer.notes)))
     return tuple(answers)
 
 
@@ -207,7 +210,7 @@ def inspect_space(
             if isinstance(result, Trouble):
                 troubled[config] = result
                 continue
-            why = result if isinstance(result, Rejection) else reject_resources(result, target)
+            why = result if isinstance(result, Rejection) else reject_resources(config, result, target)
             resources = result if isinstance(result, Resources) else None
             held = _held(resources, config, target) if resources is not None else None
             if why is not None:

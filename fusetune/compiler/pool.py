@@ -10,10 +10,12 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from multiprocessing import forkserver, resource_tracker
 from typing import Any, NamedTuple
 
 from fusetune.core.config import Config
 from fusetune.core.problem import Problem
+from fusetune.core.processes import deaf_to_interrupts
 from fusetune.core.resources import Resources
 from fusetune.core.space import Rejection
 from fusetune.core.split import joins_summands
@@ -141,7 +143,10 @@ def _pool_of(count: int) -> Any:
 
     context = multiprocessing.get_context("forkserver")
     # Loaded once in the server from which the workers are forked, instead of once a worker.
-    context.set_forkserver_preload(["fusetune.compiler.build", "triton"])
+    context.set_forkserver_preload(["fusetune.compiler.quiet", "fusetune.compiler.build", "triton"])
+    resource_tracker.ensure_running()  # It sees to itself, and would end the deafness of what is started after it.
+    with deaf_to_interrupts():
+        forkserver.ensure_running()
     # Whoever asks for compilations has something to do beside them, such as timing, that must not wait for a core.
     return ProcessPool(max_workers=count, context=context, initializer=os.nice, initargs=(NICENESS,))
 

@@ -125,7 +125,12 @@ def _measure(
     measurer = measurer_for(other or spec, entry.problem)
     journal: GateJournal | None = None
     try:
-        facts = measurer.facts()
+        try:
+            facts = measurer.facts()
+        except NoUsableGpuError as error:  # The driver shows a GPU, and PyTorch cannot use it.
+            if options.on_mismatch == "fail":
+                raise
+            return str(error)
         differences = target_differences(file.target, facts.identity)
         if differences and options.on_mismatch == "fail":
             raise NoUsableGpuError(f"{path} cannot be gated on this machine: {'; '.join(differences)}")

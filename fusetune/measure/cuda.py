@@ -270,12 +270,11 @@ def _facts(spec: KernelSpec) -> GpuFacts | str:
     import torch
     import triton
 
-    from fusetune.kernels.device import gpu_identity, local_target
+    from fusetune.kernels.device import gpu_identity, local_target, why_no_cuda
 
-    if torch.version.cuda is None:
-        return f"torch {torch.__version__} is built without CUDA; install the CUDA build of torch"
-    if not torch.cuda.is_available():
-        return "torch sees no CUDA GPU; check the driver with nvidia-smi, and CUDA_VISIBLE_DEVICES"
+    why = why_no_cuda()
+    if why is not None:
+        return why
     environment = Environment(
         triton=triton.__version__,
         kernel_hash=spec.source_hash(),

@@ -6,10 +6,10 @@ import contextlib
 import gzip
 import math
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Literal
+from typing import Annotated, Any, BinaryIO, Literal
 
 import msgspec
 
@@ -19,13 +19,16 @@ from fusetune.core.problem import Problem
 from fusetune.core.resources import Resources
 from fusetune.core.trouble import why_not_written
 from fusetune.errors import JournalError
-from fusetune.store.schema import Entry, Environment, TargetIdentity
+from fusetune.store.schema import Entry, Environment, PositiveTime, TargetIdentity
 
 JOURNAL_VERSION = 1
 
 Status = Literal["rejected", "skipped", "compiled", "failed", "checked"]
 Phase = Literal["control", "reference", "confirm", "revalidate", "gate"]
 """control: BASELINE against itself. reference: a library beside BASELINE or what stays, which decides nothing."""
+
+_Count = Annotated[int, msgspec.Meta(ge=0)]
+_NonNegative = Annotated[float, msgspec.Meta(ge=0.0, lt=1e12)]
 
 
 class _Record(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="kind", tag=str.lower):
@@ -65,24 +68,24 @@ class Candidate(_Record, frozen=True, tag="candidate"):
     of the same question found it out.
     """
 
-    id: int
+    id: _Count
     config: Config
     status: Status
     reason: str | None = None
     detail: str | None = None
     resources: Resources | None = None
-    predicted_us: float | None = None
+    predicted_us: PositiveTime | None = None
     error: float | None = None
-    rough_us: float | None = None
+    rough_us: _NonNegative | None = None
     reused: bool = False
 
 
 class Sample(_Record, frozen=True, tag="sample"):
     """One screening time of one candidate, microseconds a launch; never used to decide."""
 
-    id: int
-    round: int
-    us: float
+    id: _Count
+    round: _Count
+    us: PositiveTime
     reused: bool = False
 
 
@@ -90,14 +93,14 @@ class Block(_Record, frozen=True, tag="block"):
     """One paired sample, order ABBA: mean microseconds a launch of `baseline_id` and `id`, timed back to back."""
 
     phase: Phase
-    baseline_id: int
-    id: int
-    baseline_us: float
-    us: float
+    baseline_id: _Count
+    id: _Count
+    baseline_us: PositiveTime
+    us: PositiveTime
     discarded: str | None = None
     flags: tuple[str, ...] = ()
-    sm_mhz: int | None = None
-    power_w: float | None = None
+    sm_mhz: _Count | None = None
+    power_w: _NonNegative | None = None
     temperature_c: int | None = None
 
 
@@ -105,11 +108,11 @@ class Comparison(_Record, frozen=True, tag="comparison"):
     """What the blocks of one pair in one phase added up to."""
 
     phase: Phase
-    baseline_id: int
-    id: int
+    baseline_id: _Count
+    id: _Count
     gain: Gain
     outcome: Outcome
-    discarded_blocks: int = 0
+    discarded_blocks: _Count = 0
 
 
 class Sampling(_Record, frozen=True, tag="sampling"):
@@ -119,20 +122,20 @@ class Sampling(_Record, frozen=True, tag="sampling"):
     one sample reads and writes, to be held against the GPU's L2 (`l2_bytes`); `tick_us` the step of the event clock.
     """
 
-    input_sets: int
-    launches: int
-    touched_bytes: int
-    l2_bytes: int
+    input_sets: _Count
+    launches: _Count
+    touched_bytes: _Count
+    l2_bytes: _Count
     seed: int
     timer: str = "graph"
-    tick_us: float = 0.0
+    tick_us: _NonNegative = 0.0
 
 
 class PhaseTime(_Record, frozen=True, tag="phase"):
     """How long one phase of the run took, in seconds of wall time; `within` names the phase that it is a part of."""
 
     name: str
-    seconds: float
+    seconds: _NonNegative
     within: str | None = None
 
 
@@ -234,30 +237,46 @@ def _reopened(path: Path) -> BinaryIO:
 def read_journal(path: Path) -> Iterator[Record]:
     """The records of a journal, plain or gzipped (`.jsonl`, `.jsonl.gz`), in order.
 
-    A last line that a kill cut off is left out. Raises JournalError for any other line that cannot be read and for
-    the journal of a newer fusetune.
+    A last line that a kill cut off is left out. Raises JournalError, with the line's number, for any other line that
+    cannot be read, holds what cannot be, or is of a candidate that no line before it holds; and for the journal of a
+    newer fusetune.
     """
     try:
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (OSError, EOFError, zlib.error) as error:
         raise JournalError(f"cannot read the journal {path}: {error}") from error
     *complete, cut_off = data.split(b"\n")
+    candidates: set[int] = set()
     for number, line in enumerate(complete, start=1):
         if not line.strip():
             continue
         if number == 1:
             _refuse_newer(line, path)
         try:
-            yield _decode(line)
+            record = _decode(line)
         except _UNREADABLE as error:
             raise JournalError(f"{path}, line {number}: not a journal record: {error}") from error
+        if isinstance(record, Candidate):
+            candidates.add(record.id)
+        for unknown in candidates_of(record) - candidates:
+            raise JournalError(f"{path}, line {number}: no line before it holds the candidate {unknown} that it names")
+        yield record
     if cut_off.strip():
         with contextlib.suppress(*_UNREADABLE):
-            yield _decode(cut_off)
+            record = _decode(cut_off)
+            if candidates_of(record) <= candidates:
+                yield record
 
 
-# msgspec reports text that is not UTF-8 with Python's own error.
-_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError)
+def candidates_of(record: Record) -> Set[int]:
+    """The candidates that a record is about, and that have to be known by then."""
+    if isinstance(record, Sample):
+        return {record.id}
+    return {record.id, record.baseline_id} if isinstance(record, Block | Comparison) else frozenset()
+
+
+# msgspec reports text that is not UTF-8, and nests that are too deep, with Python's own errors.
+_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
 class _Header(msgspec.Struct):

@@ -19,7 +19,7 @@ from fusetune.core.rules import propose
 from fusetune.core.space import Rejection, candidates, reject_reason
 from fusetune.core.target import Target
 from fusetune.core.trouble import Trouble
-from fusetune.errors import CompileError, ConfigFileError, UnsupportedProblemError, UsageError
+from fusetune.errors import CompileError, ConfigFileError, FusetuneError, UnsupportedProblemError, UsageError
 from fusetune.kernels.spec import KernelSpec
 from fusetune.store.journal import Status
 from fusetune.store.paths import config_path, search_path
@@ -101,7 +101,7 @@ def plausible(request: SweepRequest, target: Target) -> tuple[list[Config], dict
         if rejection is None:
             passed.append(config)
         elif config == BASELINE:
-            raise UsageError(f"BASELINE cannot run on {target.name}: {rejection.detail}")
+            raise _without_baseline(rejection, target)
         else:
             rejected[config] = rejection
     return passed, rejected
@@ -193,7 +193,7 @@ def proposed_by_rules(request: SweepRequest, target: Target) -> tuple[Config, ..
     if isinstance(result, Trouble):
         raise result.error()
     if isinstance(result, Rejection):
-        raise CompileError(f"BASELINE does not compile for {target.name}: {result.detail}")
+        raise _without_baseline(result, target)
     try:
         spec, problem = request.spec, request.problem
         compute_bound = roofline(spec.flops(problem), spec.bytes(problem), problem, target).bound == "compute"
@@ -201,6 +201,15 @@ def proposed_by_rules(request: SweepRequest, target: Target) -> tuple[Config, ..
         compute_bound = True  # Peaks unknown; a GEMM's tile is made to be.
     held = occupancy(result.registers, result.shared_bytes, BASELINE.num_warps, target)
     return propose(result, held, request.spec.staged_loads, compute_bound=compute_bound).configs
+
+
+def _without_baseline(why: Rejection, target: Target) -> FusetuneError:
+    """What ends a sweep that has no reference: BASELINE does not compile, or the target has no room for it."""
+    if why.reason == "shared_memory":
+        return UsageError(
+            f"BASELINE cannot run on {target.name}, so that there is nothing to compare with: {why.detail}"
+        )
+    return CompileError(f"BASELINE does not compile for {target.name}: {why.detail}")
 
 
 def record_plan(
@@ -239,9 +248,10 @@ def compile_all(
 ) -> dict[Config, Resources]:
     """Compile for `target`; what compiles without a spill and fits is returned, the rest recorded with its reason.
 
-    `running` are compilations that began earlier. `on_compiled` is called for each config as soon as it is there, while
-    others still compile. What the machine kept from being compiled is recorded as not tried. Raises CompileError where
-    BASELINE itself does not compile, and as `troubled.allow_for` does.
+    BASELINE is returned whatever it spills. `running` are compilations that began earlier. `on_compiled` is called for
+    each config as soon as it is there, while others still compile. What the machine kept from being compiled is
+    recorded as not tried. Raises CompileError where BASELINE itself does not compile, UsageError where it takes more
+    shared memory than the target has, and as `troubled.allow_for` does.
     """
     made: dict[Config, Resources] = {}
     troubled: dict[Config, Trouble] = {}
@@ -252,20 +262,24 @@ def compile_all(
             on_compiled(config, result)
 
     with log.phase("compile", f"Compiling for {target.name}", len(configs)) as phase:
-        known = [config for config in configs if config in log.ledger.compiled]
-        for config in known:
-            record = log.ledger.compiled[config]
+        # A run ends where BASELINE is rejected: one that goes on has to see for itself.
+        known = {
+            config: record
+            for config in configs
+            if (record := log.ledger.compiled.get(config)) and (config != BASELINE or record.status == "compiled")
+        }
+        for config, record in known.items():
             log.take_over(record)
             phase.advance()
             if record.status == "compiled" and record.resources is not None:
                 accept(config, record.resources)
-        todo = [config for config in configs if config not in log.ledger.compiled]
+        todo = [config for config in configs if config not in known]
         if not todo:
             running = ()
         elif running is None:
             running = start_compiling(request, todo, target)
         for (_, config), result in running:
-            if config in log.ledger.compiled:
+            if config in known:
                 continue
             phase.advance()
             if isinstance(result, Trouble):
@@ -274,13 +288,15 @@ def compile_all(
                 if config == BASELINE:
                     break
                 continue
-            rejection = result if isinstance(result, Rejection) else reject_resources(result, target)
+            rejection = result if isinstance(result, Rejection) else reject_resources(config, result, target)
             resources = result if isinstance(result, Resources) else None
             if rejection is not None:
                 log.candidate(config, "rejected", reason=rejection.reason, detail=rejection.detail, resources=resources)
                 if config == BASELINE:
-                    raise CompileError(f"BASELINE does not compile for {target.name}: {rejection.detail}")
+                    raise _without_baseline(rejection, target)
             elif resources is not None:
+                if config == BASELINE and resources.spills:
+                    log.note(f"BASELINE spills {resources.stack_bytes} bytes of stack a thread; it is the reference")
                 predicted_us = predict_us(config, request.problem, target, resources)
                 log.candidate(config, "compiled", resources=resources, predicted_us=predicted_us)
                 accept(config, resources)

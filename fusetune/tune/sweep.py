@@ -290,7 +290,7 @@ def _conservative_gain(final: Final) -> ConservativeGain | None:
 
 def _rounded(gain: Gain) -> Gain:
     return Gain(
-        median=round(gain.median, 4),
+        median=min(round(gain.median, 4), 0.9999),  # below 1, where rounding would make it just that
         low=round(gain.low, 4),
         high=round(gain.high, 4),
         confidence=gain.confidence,

@@ -319,6 +319,20 @@ def test_a_live_check_that_somebody_else_ended_is_inconclusive(reason: str) -> N
     assert exit_code([finding]) == 3
 
 
+def test_baseline_holds_whatever_it_spills(compiler: FakeCompiler) -> None:
+    compiler.planted = {BASELINE: Resources(255, 80, 16384)}
+    (finding,) = compiled(kept(config=BASELINE))
+    told = "255 registers, spills 80 bytes a thread, as BASELINE may, 16.0 KiB of shared memory"
+    assert (finding.status, finding.detail) == ("holds", told)
+    assert exit_code([finding]) == 0
+
+
+def test_baseline_that_cannot_run_is_a_regression_like_any_other(compiler: FakeCompiler) -> None:
+    for made in (Resources(64, 0, 128 * 1024), Rejection("compile_error", "ptxas said no")):
+        compiler.planted = {BASELINE: made}
+        assert compiled(kept(config=BASELINE))[0].status == "regression"
+
+
 def test_a_library_with_no_kernel_of_ours_holds_with_a_note(compiler: FakeCompiler) -> None:
     folded = Config(variant="library_folded")
     compiler.planted = {folded: Resources(0, 0, 0)}

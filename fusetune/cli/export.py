@@ -9,7 +9,7 @@ import click
 from fusetune.core.brief import brief
 from fusetune.core.problem import DTYPES, PRECISIONS, Dtype, Precision, make_problem
 from fusetune.core.target import DEFAULT_TARGET, Target, find_target
-from fusetune.errors import UsageError
+from fusetune.errors import NoUsableGpuError, UsageError
 from fusetune.store.paths import search_path
 from fusetune.store.regular import is_folder
 
@@ -91,4 +91,9 @@ def _target(name: str | None) -> Target:
         return find_target(DEFAULT_TARGET)
     from fusetune.kernels.device import local_target
 
-    return local_target(0)
+    try:
+        return local_target(0)
+    except NoUsableGpuError as error:
+        raise NoUsableGpuError(
+            f"there is a GPU here, and {error}, or name the GPU to export for with --target"
+        ) from error

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fusetune.cli.options import problem_of, problem_options
-from fusetune.core.config_text import parse_config
+from fusetune.cli.options import config_of, problem_of, problem_options
 from fusetune.core.space import SPACE_NAMES, SpaceName
 from fusetune.core.target import DEFAULT_TARGET, Target, find_target
 from fusetune.errors import UsageError
@@ -76,8 +75,8 @@ def inspect(
     """
     target = find_target(target_name)
     _refuse_mixtures(whole_space, config_text, metrics_file, as_json=as_json, code=ptx or sass)
-    config = parse_config(config_text or "baseline")
     spec, problem = problem_of(given)
+    config = config_of(config_text, spec, problem, target)
     if whole_space:
         _show_space(spec, problem, target, space, _count(compiled), top, workers, as_json=as_json)
         return

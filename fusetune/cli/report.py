@@ -22,6 +22,7 @@ FORMATS: Final = ("table", "json", "csv", "md", "t4", "cachefile", "vllm")
 OF_ONE_RUN: Final = ("t4", "cachefile")
 
 _HOW_TO_MAKE_ONE: Final = "fusetune sweep --M 128 --K 1024 --N 512"
+_RESTRICTION: Final = "tune_kernel(..., simulation_mode=True) needs a restriction to the configs that it holds"
 _FILE_COLUMNS: Final = 140
 """Width of a table that goes to a file, where no terminal tells one."""
 
@@ -71,7 +72,8 @@ def report(
 ) -> None:
     """Show the tuned problems with their evidence, and what each run tried.
 
-    t4 and cachefile are Kernel Tuner's forms of one run, vllm the tuned configs that vLLM's kernels look for.
+    t4 and cachefile are Kernel Tuner's forms of one run; kernel_tuner.tune_cache(PATH) simulates searches on a
+    cachefile. vllm writes tables in the form of vLLM's (M -> config) for kernels of your own: vLLM itself opens none.
 
     Every figure comes from the config files and the runs' journals; nothing is measured. Exit code 2 when there is
     nothing to show or a file is damaged; what could be read is shown all the same.
@@ -91,6 +93,8 @@ def report(
         click.echo(f"Wrote {html}")
     elif form in OF_ONE_RUN:
         _give(_of_one_run(found, form, folders), output)
+        if form == "cachefile" and output is not None:
+            click.echo(f"kernel_tuner.tune_cache({str(output)!r}) simulates searches on it; {_RESTRICTION}")
     elif form == "vllm":
         _write_vllm(found, output)
     elif output is None and form == "table":
@@ -142,7 +146,9 @@ def _write_vllm(found: Report, output: Path | None) -> None:
     from fusetune.report.other_tuners import to_vllm
 
     if output is None or is_regular(output):
-        raise UsageError("--format vllm writes a file for each N, K and dtype; name a folder for them with -o")
+        raise UsageError(
+            "--format vllm writes a table for each op, N, K, GPU and number format; name a folder for them with -o"
+        )
     for name, text in to_vllm(found.rows).items():
         try:
             output.mkdir(parents=True, exist_ok=True)
@@ -150,6 +156,7 @@ def _write_vllm(found: Report, output: Path | None) -> None:
             raise UsageError(f"cannot make {output}: {error.strerror or error}; name another folder") from error
         write_whole(output / name, text)
         click.echo(f"Wrote {output / name}")
+    click.echo("Tables in vLLM's form, for kernels of your own: vLLM itself opens none of them.")
 
 
 def _refuse_missing(option: str, folders: Sequence[Path]) -> None:

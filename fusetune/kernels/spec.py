@@ -16,10 +16,11 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from fusetune.core.config import Config
+from fusetune.core.near import did_you_mean
 from fusetune.core.problem import Dtype, Problem
 from fusetune.core.space import Space
 from fusetune.core.target import Target
-from fusetune.errors import UsageError
+from fusetune.errors import FusetuneError, UsageError
 from fusetune.kernels.device import NO_GPU, Gpu
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ BUILT_IN_OPS: dict[str, str] = {
     "gemm_scale_bn": "fusetune.kernels.gemm_scale_bn:SPEC",
 }
 ENTRY_POINT_GROUP = "fusetune.ops"
+_NO_ROOM = "failed to map segment"
+"""The dynamic linker's words where there is too little memory for a library."""
 _TFLOAT32 = 11
 """CU_TENSOR_MAP_DATA_TYPE_TFLOAT32 of the CUDA driver."""
 
@@ -273,14 +276,22 @@ def load_spec(op: str) -> KernelSpec:
     reference = op if ":" in op else {**plugins, **BUILT_IN_OPS}.get(op)
     if reference is None:
         known = ", ".join(sorted({**plugins, **BUILT_IN_OPS}))
-        raise UsageError(f"op {op!r} is not known; use one of: {known}, or module:attribute of your own KernelSpec")
+        near = did_you_mean(op, {**plugins, **BUILT_IN_OPS})
+        raise UsageError(
+            f"op {op!r} is not known; use one of: {known}, or module:attribute of your own KernelSpec{near}"
+        )
     module_name, _, attribute = reference.partition(":")
     if not module_name or module_name.startswith("."):
         raise UsageError(f"op {op!r}: write it as module:attribute, with the module's full name")
     try:
         spec = getattr(import_module(module_name), attribute)
-    except (ImportError, AttributeError) as error:
-        raise UsageError(f"op {op!r}: cannot load {reference}: {error}") from error
+    except (FusetuneError, MemoryError):
+        raise
+    except Exception as error:  # Whatever a module of the user's does when it is loaded.
+        if (isinstance(error, OSError) and error.errno is not None) or _NO_ROOM in str(error):
+            raise  # The machine's trouble, and nothing of the op's.
+        named = "" if isinstance(error, ImportError | AttributeError) else f"{type(error).__name__}: "
+        raise UsageError(f"op {op!r}: cannot load {reference}: {named}{error}") from error
     if isinstance(spec, type):
         raise UsageError(f"op {op!r}: {reference} is a class; name an instance of it, as in SPEC = {attribute}()")
     if not isinstance(spec, KernelSpec):

@@ -12,6 +12,7 @@ import msgspec
 import yaml
 
 from fusetune.core.problem import Problem
+from fusetune.core.trouble import why_not_written
 from fusetune.errors import ConfigFileError
 from fusetune.store.lookup import target_differences
 from fusetune.store.migrations import STEPS, Step
@@ -69,10 +70,9 @@ def write_entry(path: Path, op: str, target: TargetIdentity, entry: Entry) -> Wr
             "wait for it or end it, then try again"
         ) from error
     except (OSError, NotImplementedError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise ConfigFileError(
-            f"cannot write {path}: {reason}; choose a folder on a local disk that you may write to"
-        ) from error
+        otherwise = "choose a folder on a local disk that you may write to"
+        told = why_not_written(error, otherwise) if isinstance(error, OSError) else f"{error}; {otherwise}"
+        raise ConfigFileError(f"cannot write {path}: {told}") from error
 
 
 def _update(path: Path, real: Path, op: str, target: TargetIdentity, entry: Entry) -> WriteResult:

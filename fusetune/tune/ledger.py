@@ -6,14 +6,16 @@ import contextlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Final
 
 from filelock import BaseFileLock, FileLock, Timeout
 
 from fusetune.core.brief import brief
 from fusetune.core.config import BASELINE, Config
 from fusetune.core.environment import Environment, TargetIdentity
+from fusetune.core.trouble import is_recorded_trouble, why_not_written
 from fusetune.errors import JournalError
-from fusetune.measure.protocol import BlockTimes
+from fusetune.measure.protocol import BY_MACHINE, BlockTimes
 from fusetune.measure.replay import block_times
 from fusetune.store.journal import (
     Block,
@@ -28,7 +30,7 @@ from fusetune.store.journal import (
     Status,
     read_run,
 )
-from fusetune.store.regular import is_plain, is_there, reason
+from fusetune.store.regular import is_plain, is_there
 from fusetune.tune.request import SweepRequest
 
 Taken = tuple[Config, float]
@@ -71,7 +73,7 @@ class Ledger:
                 if record.status in {"checked", "failed"}:
                     if not _passes(record, own):
                         checked[record.config] = record
-                elif record.resources is not None or record.status == "rejected":
+                elif record.resources is not None or (record.status == "rejected" and not _by_machine(record)):
                     compiled[record.config] = record
             elif isinstance(record, Sample):
                 sample = record.round, (configs[record.id], record.us)
@@ -107,7 +109,24 @@ class Ledger:
 
 def _passes(failed: Candidate, own: bool) -> bool:
     """Whether a failure says nothing of the config: BASELINE was right as the run began, and a GPU cools down."""
-    return failed.status == "failed" and (failed.config == BASELINE or (failed.reason == "throttled" and not own))
+    if failed.status != "failed":
+        return False
+    return failed.config == BASELINE or _by_machine(failed) or (failed.reason == "throttled" and not own)
+
+
+_MAYBE_BY_MACHINE: Final = BY_MACHINE | {"compile_timeout", "compiler_crash", "hang"}
+"""Reasons that may be the machine's: what took too long, died, or found no memory may have had company. It is asked
+again in each run. `compile_timeout` is what journals of fusetune 0.1 hold."""
+
+_TOLD_IN_DETAIL: Final = frozenset({"compile_error", "launch_error", "crash"})
+"""Reasons that are the machine's where the detail says so."""
+
+
+def _by_machine(record: Candidate) -> bool:
+    """Whether a rejection or a failure is, or may be, the machine's and not the config's."""
+    return record.reason in _MAYBE_BY_MACHINE or (
+        record.reason in _TOLD_IN_DETAIL and is_recorded_trouble(record.detail)
+    )
 
 
 class Unfinished:
@@ -120,7 +139,7 @@ class Unfinished:
 def lock_journal(path: Path) -> BaseFileLock | None:
     """The journal's lock, held; None where another process works on that run. A killed process holds nothing.
 
-    Raises JournalError where the file system has no lock for it, as with a folder in its place.
+    Raises JournalError where the file system lets there be no lock, as with a folder in its place.
     """
     place = path.with_name(f".{path.name}.lock")
     lock = FileLock(place)
@@ -131,10 +150,9 @@ def lock_journal(path: Path) -> BaseFileLock | None:
     except Timeout:
         return None
     except (OSError, NotImplementedError) as error:
-        why = reason(error) if isinstance(error, OSError) else str(error)
-        raise JournalError(
-            f"cannot lock the journal {brief(path)}: {why}; remove {brief(place)}, or set FUSETUNE_RUNS to a local disk"
-        ) from error
+        otherwise = f"remove {brief(place)}, or set FUSETUNE_RUNS to a folder on a local disk that you may write to"
+        told = why_not_written(error, otherwise) if isinstance(error, OSError) else f"{error}; {otherwise}"
+        raise JournalError(f"cannot lock the journal {brief(path)}: {told}") from error
     return lock
 
 

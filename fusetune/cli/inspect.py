@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fusetune.cli.options import problem_of, problem_options
+from fusetune.cli.options import config_of, problem_of, problem_options
 from fusetune.cli.shown import echo, echo_json, echo_laid_out
-from fusetune.core.config_text import parse_config
 from fusetune.core.space import SPACE_NAMES, SpaceName
 from fusetune.core.target import DEFAULT_TARGET, Target, find_target
 from fusetune.core.text import printable
@@ -78,8 +77,8 @@ def inspect(
     """
     target = find_target(target_name)
     _refuse_mixtures(whole_space, config_text, metrics_file, as_json=as_json, code=ptx or sass)
-    config = parse_config(config_text or "baseline")
     spec, problem = problem_of(given)
+    config = config_of(config_text, spec, problem, target)
     if whole_space:
         _show_space(spec, problem, target, space, _count(compiled), top, workers, as_json=as_json)
         return

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from fusetune.cli.shown import echo, echo_console, echo_laid_out
+from fusetune.core.brief import brief
 from fusetune.core.text import no_command, printable
 from fusetune.errors import EXIT_USAGE, UsageError
 from fusetune.store.paths import runs_dir, search_path
+from fusetune.store.regular import is_folder, is_regular
 
 if TYPE_CHECKING:
     from fusetune.report.model import Report
@@ -22,6 +24,7 @@ FORMATS: Final = ("table", "json", "csv", "md", "t4", "cachefile", "vllm")
 OF_ONE_RUN: Final = ("t4", "cachefile")
 
 _HOW_TO_MAKE_ONE: Final = "fusetune sweep --M 128 --K 1024 --N 512"
+_RESTRICTION: Final = "tune_kernel(..., simulation_mode=True) needs a restriction to the configs that it holds"
 _FILE_COLUMNS: Final = 140
 """Width of a table that goes to a file, where no terminal tells one."""
 
@@ -71,7 +74,8 @@ def report(
 ) -> None:
     """Show the tuned problems with their evidence, and what each run tried.
 
-    t4 and cachefile are Kernel Tuner's forms of one run, vllm the tuned configs that vLLM's kernels look for.
+    t4 and cachefile are Kernel Tuner's forms of one run; kernel_tuner.tune_cache(PATH) simulates searches on a
+    cachefile. vllm writes tables in the form of vLLM's (M -> config) for kernels of your own: vLLM itself opens none.
 
     Every figure comes from the config files and the runs' journals; nothing is measured. Exit code 2 when there is
     nothing to show or a file is damaged; what could be read is shown all the same.
@@ -91,6 +95,8 @@ def report(
         echo(printable(f"Wrote {html}"))
     elif form in OF_ONE_RUN:
         _give(_of_one_run(found, form, folders), output)
+        if form == "cachefile" and output is not None:
+            echo(printable(f"kernel_tuner.tune_cache({str(output)!r}) simulates searches on it; {_RESTRICTION}"))
     elif form == "vllm":
         _write_vllm(found, output)
     elif output is None and form == "table":
@@ -109,7 +115,7 @@ def _tuned(roots: Sequence[Path], folders: Sequence[Path]) -> Report:
 
     found = load_report(roots, folders)
     if not found.rows and not found.problems:
-        looked = ", ".join(str(root) if root.is_dir() else f"{root} (no such folder)" for root in roots)
+        looked = ", ".join(brief(root) if is_folder(root) else f"{brief(root)} (no such folder)" for root in roots)
         raise UsageError(f"no tuned configs found in {looked}; `{_HOW_TO_MAKE_ONE}` makes one")
     return found
 
@@ -119,7 +125,7 @@ def _give(text: str, output: Path | None) -> None:
 
     if output is None:
         echo_laid_out(text)
-    elif output.is_dir():
+    elif is_folder(output):
         raise UsageError(f"-o {output} is a folder; name a file")
     else:
         write_whole(output, text)
@@ -141,8 +147,10 @@ def _write_vllm(found: Report, output: Path | None) -> None:
     from fusetune.report.files import write_whole
     from fusetune.report.other_tuners import to_vllm
 
-    if output is None or output.is_file():
-        raise UsageError("--format vllm writes a file for each N, K and dtype; name a folder for them with -o")
+    if output is None or is_regular(output):
+        raise UsageError(
+            "--format vllm writes a table for each op, N, K, GPU and number format; name a folder for them with -o"
+        )
     for name, text in to_vllm(found.rows).items():
         try:
             output.mkdir(parents=True, exist_ok=True)
@@ -150,12 +158,13 @@ def _write_vllm(found: Report, output: Path | None) -> None:
             raise UsageError(f"cannot make {output}: {error.strerror or error}; name another folder") from error
         write_whole(output / name, text)
         echo(printable(f"Wrote {output / name}"))
+    echo("Tables in vLLM's form, for kernels of your own: vLLM itself opens none of them.")
 
 
 def _refuse_missing(option: str, folders: Sequence[Path]) -> None:
     for folder in folders:
-        if not folder.is_dir():
-            raise UsageError(f"{option} {folder}: there is no such folder; `{_HOW_TO_MAKE_ONE}` makes a config")
+        if not is_folder(folder):
+            raise UsageError(f"{option} {brief(folder)}: there is no such folder; `{_HOW_TO_MAKE_ONE}` makes a config")
 
 
 def _show(found: Report) -> None:

@@ -17,11 +17,12 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from fusetune.core.config import Config
+from fusetune.core.near import did_you_mean
 from fusetune.core.problem import Dtype, Problem
 from fusetune.core.space import Space
 from fusetune.core.target import Target
 from fusetune.core.text import OP_NAME
-from fusetune.errors import UsageError
+from fusetune.errors import FusetuneError, UsageError
 from fusetune.kernels.device import NO_GPU, Gpu
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ BUILT_IN_OPS: dict[str, str] = {
     "gemm_scale_bn": "fusetune.kernels.gemm_scale_bn:SPEC",
 }
 ENTRY_POINT_GROUP = "fusetune.ops"
+_NO_ROOM = "failed to map segment"
+"""The dynamic linker's words where there is too little memory for a library."""
 _TFLOAT32 = 11
 """CU_TENSOR_MAP_DATA_TYPE_TFLOAT32 of the CUDA driver."""
 
@@ -122,6 +125,8 @@ def round_in_copies(compiled: Any, descriptors: Sequence[TileDescriptor]) -> Non
 
 _rounding: set[tuple[Any, ...]] = set()
 """What `round_in_copies` has been done for in this process."""
+_MOST_ROUNDING = 4096
+"""So many, sizes being among them; it does no harm to do it twice."""
 
 
 @dataclass(frozen=True)
@@ -164,6 +169,8 @@ class Launch:
         if any(descriptor.rounds for descriptor in descriptors) and not rounds_in_descriptor():
             told = self._told()
             if told not in _rounding:
+                if len(_rounding) >= _MOST_ROUNDING:
+                    _rounding.clear()
                 round_in_copies(self.kernel.warmup(grid=self.grid, **everything), descriptors)
                 _rounding.add(told)
         return everything
@@ -253,6 +260,19 @@ _given: dict[str, KernelSpec] = {}
 """By their own names: what `load_spec` has loaded of what a user gave as `module:attribute` in this process."""
 
 
+@runtime_checkable
+class TellsUnlaunchable(Protocol):
+    """What a KernelSpec may have besides: it is then asked before a config from a file is used."""
+
+    def unlaunchable(self, problem: Problem, config: Config) -> str | None:
+        """Why the op cannot launch a config for a problem on any GPU, in half a sentence; None where it can."""
+
+
+def why_unlaunchable(spec: KernelSpec, problem: Problem, config: Config) -> str | None:
+    """What the op has against a config from a file; None where it has nothing, or does not tell."""
+    return spec.unlaunchable(problem, config) if isinstance(spec, TellsUnlaunchable) else None
+
+
 def load_spec(op: str) -> KernelSpec:
     """The KernelSpec of an op that a user asks for: one with a name, as `spec_named` finds it, or `module:attribute`.
 
@@ -285,8 +305,9 @@ def spec_named(op: str) -> KernelSpec:
     plugins = {point.name: point.value for point in entry_points(group=ENTRY_POINT_GROUP)}
     if op not in plugins:
         known = ", ".join(sorted({**plugins, **BUILT_IN_OPS}))
+        near = did_you_mean(op, {**plugins, **BUILT_IN_OPS})
         raise UsageError(
-            f"op {op[:100]!r} is not known; use one of: {known}, or module:attribute of your own KernelSpec as --op"
+            f"op {op[:100]!r} is not known; use one of: {known}, or module:attribute of your own KernelSpec{near}"
         )
     return _imported(op, plugins[op])
 
@@ -297,8 +318,13 @@ def _imported(op: str, reference: str) -> KernelSpec:
         raise UsageError(f"op {op!r}: write it as module:attribute, with the module's full name")
     try:
         spec = getattr(import_module(module_name), attribute)
-    except (ImportError, AttributeError) as error:
-        raise UsageError(f"op {op!r}: cannot load {reference}: {error}") from error
+    except (FusetuneError, MemoryError):
+        raise
+    except Exception as error:  # Whatever a module of the user's does when it is loaded.
+        if (isinstance(error, OSError) and error.errno is not None) or _NO_ROOM in str(error):
+            raise  # The machine's trouble, and nothing of the op's.
+        named = "" if isinstance(error, ImportError | AttributeError) else f"{type(error).__name__}: "
+        raise UsageError(f"op {op!r}: cannot load {reference}: {named}{error}") from error
     if isinstance(spec, type):
         raise UsageError(f"op {op!r}: {reference} is a class; name an instance of it, as in SPEC = {attribute}()")
     if not isinstance(spec, KernelSpec):

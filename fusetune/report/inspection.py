@@ -146,8 +146,10 @@ def _suggested(one: Suggestion) -> str:
         return f"{one.config.label()}: cannot run, {one.why_not}"
     facts = f"{one.resources.registers} registers, {format_bytes(one.resources.shared_bytes)} shared"
     told = f"{one.config.label()}: {facts}"
-    if one.why_not:
-        told += f", spills {one.why_not}" if one.resources.spills else f", {one.why_not}"
+    if one.resources.spills:
+        told += f", spills {one.resources.stack_bytes} bytes of stack a thread"
+    elif one.why_not:
+        told += f", {one.why_not}"
     return told + (f", predicted {format_us(one.predicted_us)}" if one.predicted_us else "")
 
 

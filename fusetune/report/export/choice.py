@@ -17,9 +17,9 @@ from fusetune.core.text import printable
 from fusetune.errors import UsageError
 from fusetune.kernels.spec import KernelSpec, rounds_in_descriptor
 from fusetune.report.model import config_paths
+from fusetune.runtime.believed import read_believed_file
 from fusetune.store.lookup import Lookup, lookup
 from fusetune.store.schema import ConfigFile
-from fusetune.store.yaml_files import read_config_file
 from fusetune.units import format_gain, format_interval, format_us
 
 MAX_CONFIGS = 3
@@ -44,7 +44,7 @@ def choose_config(spec: KernelSpec, problem: Problem, target: Target, roots: Seq
 
     Raises ConfigFileError for a damaged file, UsageError where a library won: then there is no kernel to export.
     """
-    files: list[tuple[Path, ConfigFile]] = [(path, read_config_file(path)) for path in config_paths(roots)]
+    files: list[tuple[Path, ConfigFile]] = [(path, read_believed_file(path)) for path in config_paths(roots)]
     identity = TargetIdentity(target.name, target.capability, target.sms)
     here = Environment(triton=version("triton"), kernel_hash=spec.source_hash())
     found = lookup(files, spec.name, problem, identity, here, allow_predicted=True, source_hash=spec.source_hash)

@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from fusetune.cli.gate import gate
+from fusetune.cli.signals import Signals
 from fusetune.core.config import BASELINE
 from fusetune.errors import FusetuneError, NoUsableGpuError, UsageError
 from fusetune.gate import static
@@ -148,7 +149,13 @@ def test_a_signal_while_another_revision_is_measured_closes_it_first(
 
     monkeypatch.setattr("fusetune.gate.against.Revision", Revision)
     monkeypatch.setattr("fusetune.gate.live.live_gate", lambda *_: signal.raise_signal(number))
-    done = run("--against", "HEAD")
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    Signals().install()  # as `main` does
+    try:
+        done = run("--against", "HEAD")
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
     assert done.exit_code == 128 + number
     assert seen == ["opened", "closed"]
     assert list((tmp_path / "temporary").iterdir()) == []

@@ -428,7 +428,7 @@ def test_a_list_of_shapes_names_ops_and_imports_no_module(
     shapes.write_text("- {M: 128, N: 512, K: 1024, op: 'planted:SPEC'}\n", encoding="utf-8")
     ran = run("sweep", "--shapes", str(shapes))
     assert ran.code == 2
-    assert "line 1: op 'planted:SPEC' is not known" in ran.err
+    assert "line 1: op is 'planted:SPEC', and a file names no module to import" in ran.err
     assert "planted" not in sys.modules
 
 

@@ -1,49 +1,21 @@
-"""A command that is told to end takes away what it has made first; what a killed one left, the next one takes away."""
+"""A temporary folder of a command: what a killed one left, the next one takes away."""
 
 from __future__ import annotations
 
 import contextlib
 import shutil
-import signal
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
-from typing import Final, NoReturn
+from typing import Final
 
 from filelock import FileLock, Timeout
 
 _LOCK: Final = ".lock"
 _YOUNG_S: Final = 60.0
 """A folder younger than this may be about to be locked."""
-
-
-@contextmanager
-def signals_raise() -> Iterator[None]:
-    """Within, SIGTERM and SIGHUP raise SystemExit(128 + number), so that everything is closed as after an error.
-
-    A second one is not heeded meanwhile. What is ignored stays so, as under nohup; outside of the main thread, where
-    Python lets nobody set handlers, nothing changes.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    numbers = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is not signal.SIG_IGN]
-
-    def end(number: int, _: FrameType | None) -> NoReturn:
-        for each in numbers:
-            signal.signal(each, signal.SIG_IGN)
-        raise SystemExit(128 + number)
-
-    before = {number: signal.signal(number, end) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
 
 
 @contextmanager

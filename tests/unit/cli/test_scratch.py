@@ -11,14 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from fusetune.cli.ending import scratch_folder, signals_raise
+from fusetune.cli.scratch import scratch_folder
 
 ROOT = Path(__file__).parents[3]
 _HOLDS = """
 import sys, time
 from pathlib import Path
-from fusetune.cli.ending import scratch_folder, signals_raise
-with signals_raise(), scratch_folder("against", Path(sys.argv[1])) as folder:
+from fusetune.cli.scratch import scratch_folder
+from fusetune.cli.signals import Signals
+Signals().install()
+with scratch_folder("against", Path(sys.argv[1])) as folder:
     (folder / "tree").mkdir()
     print("ready", flush=True)
     time.sleep(60)
@@ -58,16 +60,3 @@ def test_what_a_killed_command_left_the_next_one_removes_and_a_living_one_s_it_d
             assert held.is_dir()
             assert other.is_dir()
     assert list(tmp_path.iterdir()) == []
-
-
-def test_handlers_are_put_back_and_what_is_ignored_stays_ignored() -> None:
-    before = signal.getsignal(signal.SIGTERM)
-    hung_up = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        with signals_raise():
-            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-            with pytest.raises(SystemExit, match="143"):
-                signal.raise_signal(signal.SIGTERM)
-    finally:
-        signal.signal(signal.SIGHUP, hung_up)
-    assert signal.getsignal(signal.SIGTERM) is before

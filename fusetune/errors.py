@@ -12,6 +12,7 @@
     +-- MissingConfigError        2   strict look-up found no entry
     +-- NoisyMachineError         3   the machine is too noisy to decide anything
     +-- MachineError              3   a full disk, a killed process, no memory: nothing follows for any kernel
+    |   +-- NothingTunedError     4   the same in a sweep or a prediction, which then writes nothing
     +-- NoUsableGpuError          4   no GPU, or another one than the file's
     +-- CompileError              5   a kernel that had to compile did not
     +-- WrongResultError          5   a kernel that had to be right is not
@@ -90,6 +91,12 @@ class MachineError(FusetuneError):
     """
 
     exit_code = EXIT_INCONCLUSIVE
+
+
+class NothingTunedError(MachineError):
+    """A sweep or a prediction that the machine did not let come to an end: nothing was written."""
+
+    exit_code = EXIT_NO_GPU
 
 
 class NoUsableGpuError(FusetuneError):

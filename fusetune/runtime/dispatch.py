@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, Final, Literal
 
@@ -11,10 +11,12 @@ import torch
 from fusetune.core.config import BASELINE, Config
 from fusetune.core.problem import PRECISIONS, Dtype, Precision, Problem
 from fusetune.errors import UsageError
+from fusetune.kernels.direct import load
 from fusetune.kernels.early import Ending
 from fusetune.kernels.launches import gemm_launches, takes, workspace
+from fusetune.kernels.refusals import is_refusal, told
 from fusetune.kernels.spec import Launch
-from fusetune.runtime.configs import config_for
+from fusetune.runtime.configs import config_for, refuse_config
 from fusetune.runtime.folded import KEPT
 from fusetune.runtime.guards import PLAIN, autocast_dtype, way
 from fusetune.runtime.plans import OPERANDS, PLANS, Plan, StandIn, alignment, direct_launches
@@ -185,55 +187,114 @@ def launch(
     x = tensors["x"]
     with torch.cuda.device(x.device) if x.is_cuda else nullcontext():
         plan = plan_for(op, problem, tensors, ending, counter)
-        if tensors["y"].dtype != x.dtype and plan.config.variant not in _WIDENING:
-            return None
-        if plan.launches is not None:
-            values: list[Any] = [tensors[name].data_ptr() if name in tensors else 0 for name in OPERANDS]
-            plan.run([*values, eps, momentum])
-            return plan
-        config = plan.config
-        constants: Mapping[str, torch.Tensor] = {}
-        if config.variant == "library_folded":
-            found = KEPT.find(tensors, sources, eps)
-            config, constants = (Config(variant="library"), {}) if found is None else (config, found)
-        scratch = {operand.name: operand.allocate(x.device) for operand in workspace(problem, config, ending)}
-        operands = {**tensors, **scratch, **constants}
-        for one in gemm_launches(problem, config, operands, ending, eps=eps, momentum=momentum, counter=counter):
-            one.run()
-    return plan
+        while True:
+            if tensors["y"].dtype != x.dtype and plan.config.variant not in _WIDENING:
+                return None
+            try:
+                _run(plan, problem, tensors, ending, eps, momentum, counter, sources)
+            except Exception as error:
+                # A kernel that was compiled and loaded may still ask for more than the GPU launches.
+                if plan.config == BASELINE or not x.is_cuda or not is_refusal(error, compiling=False):
+                    raise
+                refuse_config(op, problem, x.device.index, plan.config, told(error))
+                PLANS.drop(_key(op, problem, tensors, ending, counter))
+                plan = plan_for(op, problem, tensors, ending, counter, never=plan.config)
+            else:
+                return plan
 
 
-def plan_for(op: str, problem: Problem, tensors: Mapping[str, Any], ending: Ending, counter: Counter) -> Plan:
+def _run(
+    plan: Plan,
+    problem: Problem,
+    tensors: Mapping[str, torch.Tensor],
+    ending: Ending,
+    eps: float,
+    momentum: float,
+    counter: Counter,
+    sources: Sequence[torch.Tensor | None],
+) -> None:
+    """The launches of a plan, on the current device."""
+    if plan.launches is not None:
+        values: list[Any] = [tensors[name].data_ptr() if name in tensors else 0 for name in OPERANDS]
+        plan.run([*values, eps, momentum])
+        return
+    config = plan.config
+    constants: Mapping[str, torch.Tensor] = {}
+    if config.variant == "library_folded":
+        found = KEPT.find(tensors, sources, eps)
+        config, constants = (Config(variant="library"), {}) if found is None else (config, found)
+    scratch = {operand.name: operand.allocate(tensors["x"].device) for operand in workspace(problem, config, ending)}
+    operands = {**tensors, **scratch, **constants}
+    for one in gemm_launches(problem, config, operands, ending, eps=eps, momentum=momentum, counter=counter):
+        one.run()
+
+
+def plan_for(
+    op: str,
+    problem: Problem,
+    tensors: Mapping[str, Any],
+    ending: Ending,
+    counter: Counter,
+    *,
+    never: Config | None = None,
+) -> Plan:
     """The plan for tensors like these, made where there is none yet; compiled for the current device.
 
-    Raises UsageError where it would have to be made while a CUDA graph is captured, which cannot load a kernel.
+    A config that cannot be launched on this GPU gives way to the next one, and at last to BASELINE, with a warning;
+    so does `never`. Raises UsageError where a plan would have to be made while a CUDA graph is captured, which cannot
+    load a kernel.
     """
-    x, weight = tensors["x"], tensors["weight"]
+    x = tensors["x"]
     if not x.is_cuda:  # nothing in it is worth keeping
-        return _plan_anew(op, problem, tensors, ending, counter)
-    shapes = (x.shape, x.stride(), weight.shape, weight.stride(), x.device.index)
-    dtypes = tuple(tensor.dtype for tensor in tensors.values())
-    key = (op, problem, ending, counter, tuple(tensors), shapes, dtypes, alignment(tensors))
+        return _plan_anew(op, problem, tensors, ending, counter, never)
+    key = _key(op, problem, tensors, ending, counter)
     plan = PLANS.get(key)
     if plan is None:
         with PLANS.making:
             plan = PLANS.get(key)
             if plan is None:
-                plan = _plan_anew(op, problem, tensors, ending, counter)
+                plan = _plan_anew(op, problem, tensors, ending, counter, never)
                 PLANS.put(key, plan)
     return plan
 
 
-def _plan_anew(op: str, problem: Problem, tensors: Mapping[str, Any], ending: Ending, counter: Counter) -> Plan:
+def _key(op: str, problem: Problem, tensors: Mapping[str, Any], ending: Ending, counter: Counter) -> Hashable:
+    """All that a plan depends on."""
+    x, weight = tensors["x"], tensors["weight"]
+    shapes = (x.shape, x.stride(), weight.shape, weight.stride(), x.device.index)
+    dtypes = tuple(tensor.dtype for tensor in tensors.values())
+    return (op, problem, ending, counter, tuple(tensors), shapes, dtypes, alignment(tensors))
+
+
+def _plan_anew(
+    op: str, problem: Problem, tensors: Mapping[str, Any], ending: Ending, counter: Counter, never: Config | None
+) -> Plan:
     x = tensors["x"]
-    config = _config(op, problem, x)
-    if not takes(config, tensors):
-        config = BASELINE
+    generation = PLANS.generation  # ahead of the look-up: what is loaded from here on makes the plan an old one
+    refused = set() if never is None else {never}
+    while True:
+        config = _config(op, problem, x)
+        if config in refused or not takes(config, tensors):
+            config = BASELINE
+        try:
+            return _plan_with(config, problem, tensors, ending, counter, generation)
+        except Exception as error:
+            if config == BASELINE or not x.is_cuda or not is_refusal(error, compiling=True):
+                raise
+            refused.add(config)
+            refuse_config(op, problem, x.device.index, config, told(error))
+
+
+def _plan_with(
+    config: Config, problem: Problem, tensors: Mapping[str, Any], ending: Ending, counter: Counter, generation: int
+) -> Plan:
+    """The plan with this config, its kernels compiled and loaded."""
+    x = tensors["x"]
     scratch = workspace(problem, config, ending)
     device = x.device.index if x.is_cuda else -1
     widens = tensors["y"].dtype != x.dtype
     if config.is_library or not x.is_cuda or (widens and config.variant not in _WIDENING):
-        return Plan(config, problem, None, scratch, device)
+        return Plan(config, problem, None, scratch, device, generation=generation)
     stand_ins = {operand.name: StandIn(operand.shape, getattr(torch, operand.dtype), x.device) for operand in scratch}
     launches = gemm_launches(problem, config, {**tensors, **stand_ins}, ending, counter=counter)
     try:
@@ -241,7 +302,7 @@ def _plan_anew(op: str, problem: Problem, tensors: Mapping[str, Any], ending: En
         if direct is None:
             for one in launches:
                 assert isinstance(one, Launch), "a library has been dealt with"
-                one.compiled()
+                load(one.compiled())
     except RuntimeError as error:
         if not torch.cuda.is_current_stream_capturing():
             raise
@@ -249,7 +310,8 @@ def _plan_anew(op: str, problem: Problem, tensors: Mapping[str, Any], ending: En
             f"the first call for {problem.describe()} came while a CUDA graph was captured, which cannot load a "
             "kernel; call it once before, or `fusetune.warmup` it"
         ) from error
-    return Plan(config, problem, direct, scratch, device, None if direct is None else kept_for(device, scratch))
+    kept = None if direct is None else kept_for(device, scratch)
+    return Plan(config, problem, direct, scratch, device, kept, generation)
 
 
 def config_told(op: str, weight: torch.Tensor, *, training: bool) -> str:

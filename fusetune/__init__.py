@@ -6,11 +6,13 @@ Importing this package loads neither torch nor triton; the public names load the
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
+TYPE_CHECKING = False  # typing's own takes longer to load than all of this, and `fusetune` has to be there at once.
 if TYPE_CHECKING:
+    from typing import Any
+
     from fusetune.runtime.configs import explain, load, reload
     from fusetune.runtime.linear_scale import fused_gemm_scale
     from fusetune.runtime.linear_scale_bn import fused_gemm_scale_batch_norm

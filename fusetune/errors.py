@@ -4,6 +4,7 @@
     +-- UsageError                2   an option, an argument or a shape that cannot be used
     |   +-- UnknownTargetError    2   a GPU name that the target table does not hold
     |   +-- UnsupportedProblemError 2 a problem that the op does not compute
+    |   +-- ChannelsError         2   an x whose dim 1 is not the channels of BatchNorm1d; a RuntimeError, too
     |   +-- ConfigFileError       2   a YAML file that cannot be read, parsed or believed
     |       +-- NewerSchemaError  2   a file written by a newer fusetune
     |   +-- JournalError          2   a run's journal that cannot be read
@@ -11,6 +12,7 @@
     +-- MissingConfigError        2   strict look-up found no entry
     +-- NoisyMachineError         3   the machine is too noisy to decide anything
     +-- MachineError              3   a full disk, a killed process, no memory: nothing follows for any kernel
+    |   +-- NothingTunedError     4   the same in a sweep or a prediction, which then writes nothing
     +-- NoUsableGpuError          4   no GPU, or another one than the file's
     +-- CompileError              5   a kernel that had to compile did not
     +-- WrongResultError          5   a kernel that had to be right is not
@@ -52,6 +54,10 @@ class UnsupportedProblemError(UsageError):
     """A problem (dtype, precision, mode, size) that the op does not compute."""
 
 
+class ChannelsError(UsageError, RuntimeError):
+    """An x of three dimensions whose dim 1 is not the channels of BatchNorm1d; PyTorch raises RuntimeError there."""
+
+
 class ConfigFileError(UsageError):
     """A YAML file that cannot be read, parsed or believed."""
 
@@ -85,6 +91,12 @@ class MachineError(FusetuneError):
     """
 
     exit_code = EXIT_INCONCLUSIVE
+
+
+class NothingTunedError(MachineError):
+    """A sweep or a prediction that the machine did not let come to an end: nothing was written."""
+
+    exit_code = EXIT_NO_GPU
 
 
 class NoUsableGpuError(FusetuneError):

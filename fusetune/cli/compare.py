@@ -7,6 +7,8 @@ from typing import Final
 
 import click
 
+from fusetune.cli.shown import echo, echo_json
+from fusetune.core.text import encodable, printable
 from fusetune.store.paths import runs_dir
 
 FORMATS: Final = ("table", "json")
@@ -40,12 +42,12 @@ def compare(first: str, second: str, run_dirs: tuple[Path, ...], form: str) -> N
     folders = run_dirs or (runs_dir(),)
     found = differences_of(load_side(first, folders), load_side(second, folders))
     if form == "json":
-        body = {"compare": 1, "first": first, "second": second, "differences": found}
-        click.echo(msgspec.json.format(msgspec.json.encode(body), indent=2).decode())
+        body = {"compare": 1, "first": encodable(first), "second": encodable(second), "differences": found}
+        echo_json(msgspec.json.format(msgspec.json.encode(body), indent=2).decode())
         return
     for difference in found:
-        click.echo(describe(difference))
+        echo(printable(describe(difference)))
         for told in difference.environment:
-            click.echo(f"  {told}")
+            echo(f"  {printable(told)}")
     counts = {change: sum(one.change == change for one in found) for change in dict.fromkeys(d.change for d in found)}
-    click.echo("compare: " + ", ".join(f"{count} {change.replace('_', ' ')}" for change, count in counts.items()))
+    echo("compare: " + ", ".join(f"{count} {change.replace('_', ' ')}" for change, count in counts.items()))

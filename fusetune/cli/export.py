@@ -6,10 +6,14 @@ from pathlib import Path
 
 import click
 
+from fusetune.cli.shown import echo
+from fusetune.core.brief import brief
 from fusetune.core.problem import DTYPES, PRECISIONS, Dtype, Precision, make_problem
 from fusetune.core.target import DEFAULT_TARGET, Target, find_target
-from fusetune.errors import UsageError
+from fusetune.core.text import printable
+from fusetune.errors import NoUsableGpuError, UsageError
 from fusetune.store.paths import search_path
+from fusetune.store.regular import is_folder
 
 
 @click.command("export")
@@ -65,8 +69,8 @@ def export(
     """
     problem = make_problem(rows, columns, depth, dtype, precision)
     for folder in config_roots:
-        if not folder.is_dir():
-            raise UsageError(f"--configs {folder}: there is no such folder")
+        if not is_folder(folder):
+            raise UsageError(f"--configs {brief(folder)}: there is no such folder")
 
     from fusetune.kernels.spec import load_spec
     from fusetune.report.export.module import export_module
@@ -76,7 +80,7 @@ def export(
     if output is None:
         click.echo(text, nl=False)
     elif write_whole(output, text):
-        click.echo(f"Wrote {output}")
+        echo(printable(f"Wrote {output}"))
 
 
 def _target(name: str | None) -> Target:
@@ -88,4 +92,9 @@ def _target(name: str | None) -> Target:
         return find_target(DEFAULT_TARGET)
     from fusetune.kernels.device import local_target
 
-    return local_target(0)
+    try:
+        return local_target(0)
+    except NoUsableGpuError as error:
+        raise NoUsableGpuError(
+            f"there is a GPU here, and {error}, or name the GPU to export for with --target"
+        ) from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,10 +9,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from fusetune.cli.shown import echo
+from fusetune.core.brief import brief
+from fusetune.core.text import printable
 from fusetune.errors import EXIT_REGRESSION, NoUsableGpuError, UsageError
 from fusetune.store.paths import config_files, find_run, runs_dir, search_path
+from fusetune.store.regular import is_folder, is_regular, is_there, reason
 from fusetune.store.schema import ConfigFile
-from fusetune.store.yaml_files import read_config_file
 
 if TYPE_CHECKING:
     from fusetune.gate.findings import Finding
@@ -119,14 +121,17 @@ def _tell(findings: list[Finding], paths: dict[str, Path | None]) -> int:
     from fusetune.gate.outputs import write_outputs
 
     for finding in findings:
-        click.echo(
-            f"{SIGNS[finding.status]:<12} {finding.file}  {finding.entry.problem.describe()}  "
-            f"{finding.entry.config.label()}: {finding.detail}"
+        # One line, whatever stands in the file: a workflow looks for commands at the begin of each.
+        echo(
+            f"{SIGNS[finding.status]:<12} "
+            + printable(
+                f"{finding.file}  {finding.entry.problem.describe()}  {finding.entry.config.label()}: {finding.detail}"
+            )
         )
     compiled = findings and all(finding.check == "static" for finding in findings)
-    click.echo(f"gate: {summary(findings)}{' (compiled, nothing was timed)' if compiled else ''}")
+    echo(f"gate: {summary(findings)}{' (compiled, nothing was timed)' if compiled else ''}")
     for line in write_outputs(findings, paths):
-        click.echo(line)
+        click.echo(line)  # The commands that we mean; `to_annotations` minds what is in them.
     return exit_code(findings)
 
 
@@ -136,9 +141,9 @@ def _pin(files: Files, workers: int | None) -> int:
 
     code = 0
     for pinned in pin(files, make_progress(), workers=workers):
-        click.echo(f"Pinned {pinned.count} config{'' if pinned.count == 1 else 's'} in {pinned.path}")
+        echo(printable(f"Pinned {pinned.count} config{'' if pinned.count == 1 else 's'} in {pinned.path}"))
         for refused in pinned.refused:
-            click.echo(f"NOT PINNED   {refused}")
+            echo(printable(f"NOT PINNED   {refused}"))
             code = EXIT_REGRESSION
     return code
 
@@ -155,9 +160,9 @@ def _replayed(run: str) -> Finding:
     from fusetune.gate.replayed import gate_from
 
     named = Path(run)
-    journal = named if named.is_file() else find_run(run, [runs_dir(), runs_dir() / GATES_FOLDER])
+    journal = named if is_regular(named) else find_run(run, [runs_dir(), runs_dir() / GATES_FOLDER])
     if journal is None:
-        raise UsageError(f"--from {run}: there is no such journal, and no such run in {runs_dir()}")
+        raise UsageError(f"--from {brief(run)}: there is no such journal, and no such run in {brief(runs_dir())}")
     return gate_from(journal)
 
 
@@ -179,6 +184,7 @@ def _live(
             return [not_gated(path, file, entry, f"skipped: {none}") for path, file in files for entry in file.entries]
         raise NoUsableGpuError(f"{none}; `fusetune gate --static` checks without one")
 
+    from fusetune.cli.scratch import scratch_folder
     from fusetune.gate.against import Revision
     from fusetune.gate.live import LiveOptions, live_gate
     from fusetune.measure.cuda import CudaMeasurer
@@ -186,8 +192,7 @@ def _live(
     with ExitStack() as stack:
         revision = None
         if against is not None:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fusetune-against-")))
-            revision = stack.enter_context(Revision(against, folder))
+            revision = stack.enter_context(Revision(against, stack.enter_context(scratch_folder("against"))))
         options = LiveOptions(
             on_mismatch=on_mismatch,  # type: ignore[arg-type]  # click.Choice
             budget_s=budget,
@@ -200,20 +205,29 @@ def _live(
 
 def _read(paths: Sequence[Path]) -> Files:
     """The files named, and those in the folders named. Raises ConfigFileError, and UsageError where there is none."""
+    from fusetune.runtime.believed import read_believed_file
+
     found: list[Path] = []
     for path in paths or _default_folders():
-        if path.is_dir():
+        if is_folder(path):
             found += config_files(path)
-        elif path.exists():
+        elif _is_named(path):
             found.append(path)
         else:
-            raise UsageError(f"{path}: no such file or folder")
+            raise UsageError(f"{brief(path)}: no such file or folder")
     if not found:
-        where = ", ".join(map(str, paths)) or "./configs"
+        where = ", ".join(map(brief, paths)) or "./configs"
         raise UsageError(f"no tuned configs in {where}; `fusetune sweep --M 128 --K 1024 --N 512` writes one")
-    return [(path, read_config_file(path)) for path in found]
+    return [(path, read_believed_file(path)) for path in found]
+
+
+def _is_named(path: Path) -> bool:
+    try:
+        return is_there(path)
+    except OSError as error:
+        raise UsageError(f"cannot read {brief(path)}: {reason(error)}; name a file or folder") from error
 
 
 def _default_folders() -> list[Path]:
     folder = search_path()[0]
-    return [folder] if folder.is_dir() else []
+    return [folder] if is_folder(folder) else []

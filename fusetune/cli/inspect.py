@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fusetune.cli.options import problem_of, problem_options
-from fusetune.core.config_text import parse_config
+from fusetune.cli.options import config_of, problem_of, problem_options
+from fusetune.cli.shown import echo, echo_json, echo_laid_out
 from fusetune.core.space import SPACE_NAMES, SpaceName
 from fusetune.core.target import DEFAULT_TARGET, Target, find_target
+from fusetune.core.text import printable
 from fusetune.errors import UsageError
 
 if TYPE_CHECKING:
@@ -76,8 +77,8 @@ def inspect(
     """
     target = find_target(target_name)
     _refuse_mixtures(whole_space, config_text, metrics_file, as_json=as_json, code=ptx or sass)
-    config = parse_config(config_text or "baseline")
     spec, problem = problem_of(given)
+    config = config_of(config_text, spec, problem, target)
     if whole_space:
         _show_space(spec, problem, target, space, _count(compiled), top, workers, as_json=as_json)
         return
@@ -93,11 +94,11 @@ def inspect(
     found = inspect_config(spec, problem, config, target)
     answers = diagnoses(found, metrics) if metrics else ()
     if as_json:
-        click.echo(json.dumps(to_builtins(found, answers), indent=1))
+        echo_json(json.dumps(to_builtins(found, answers), indent=1))
         return
-    click.echo(to_text(found), nl=False)
+    echo(to_text(found), nl=False)
     if answers:
-        click.echo(f"\nby the profile {metrics_file}\n{diagnosis_text(answers)}", nl=False)
+        echo(f"\nby the profile {printable(str(metrics_file))}\n{diagnosis_text(answers)}", nl=False)
 
 
 def _refuse_mixtures(
@@ -123,7 +124,7 @@ def _show_code(spec: KernelSpec, problem: Problem, config: Config, target: Targe
     for kernel in kernel_facts(spec, problem, config, target):
         for wanted, code in ((ptx, kernel.ptx), (sass, kernel.sass)):
             if wanted:
-                click.echo(code.rstrip("\n"))
+                echo_laid_out(code.rstrip("\n"), nl=True)
 
 
 def _show_space(
@@ -145,6 +146,6 @@ def _show_space(
     progress = SilentProgress() if as_json else make_progress()
     rows = inspect_space(spec, problem, target, progress, space=space, compiled=compiled, workers=workers)
     if as_json:
-        click.echo(json.dumps(space_builtins(rows), indent=1))
+        echo_json(json.dumps(space_builtins(rows), indent=1))
     else:
-        click.echo(space_text(rows, target, top), nl=False)
+        echo(space_text(rows, target, top), nl=False)

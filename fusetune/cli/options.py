@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from fusetune.core.config import BASELINE
 from fusetune.core.problem import DTYPES, MODES, PRECISIONS
 
 if TYPE_CHECKING:
+    from fusetune.core.config import Config
     from fusetune.core.problem import Problem
+    from fusetune.core.target import Target
     from fusetune.kernels.spec import KernelSpec
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -48,3 +51,18 @@ def problem_of(given: dict[str, Any]) -> tuple[KernelSpec, Problem]:
     spec = load_spec(op)
     check_problem(spec, problem)
     return spec, problem
+
+
+def config_of(text: str | None, spec: KernelSpec, problem: Problem, target: Target | None = None) -> Config:
+    """The config that --config asks for, BASELINE where it is left out.
+
+    Raises UsageError where it cannot be read, UnsupportedProblemError where the op does not launch it.
+    """
+    from fusetune.core.config_text import parse_config
+    from fusetune.kernels.typed import check_config
+
+    if text is None:
+        return BASELINE
+    config = parse_config(text)
+    check_config(spec, problem, config, target)
+    return config

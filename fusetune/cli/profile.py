@@ -8,9 +8,10 @@ from typing import Any
 
 import click
 
-from fusetune.cli.options import problem_of, problem_options
-from fusetune.core.config_text import parse_config
+from fusetune.cli.options import config_of, problem_of, problem_options
+from fusetune.cli.shown import echo
 from fusetune.errors import NoUsableGpuError, UsageError
+from fusetune.store.regular import is_folder
 
 
 @click.command("profile")
@@ -51,20 +52,20 @@ def profile(
     from fusetune.measure.profile import find_ncu, ncu_command, profile_config
     from fusetune.store.whole import write_whole
 
-    config = parse_config(config_text or "baseline")
     op = given["op"]
     spec, problem = problem_of(given)
+    config = config_of(config_text, spec, problem)
     command_path = Path("ncu") if print_command and ncu is None else find_ncu(ncu)
     wanted = dict.fromkeys([*METRICS, *(part.strip() for part in (metrics or "").split(",") if part.strip())])
-    if not output.absolute().parent.is_dir():
-        raise UsageError(f"cannot write {output}: there is no folder {output.absolute().parent}; make it first")
+    if not is_folder(output.parent):
+        raise UsageError(f"cannot write {output}: there is no folder {output.parent}; make it first")
     launches = spec.launches(problem, config, abstract_tensors(spec, problem, config))
     kernels = [launch.kernel.__name__ for launch in launches if isinstance(launch, Launch)]
     if not kernels:
         raise UsageError(f"{config.label()} is a library's: there is no kernel of ours to profile")
     command = ncu_command(command_path, op, problem, config, kernels, list(wanted))
     if print_command:
-        click.echo(shlex.join(command))
+        echo(shlex.join(command))
         return
     if not gpu_present():
         raise NoUsableGpuError(
@@ -79,5 +80,5 @@ def profile(
         raise UsageError(f"cannot write {output}: {error.strerror}; choose another --output") from error
     if not in_file:
         return
-    click.echo(f"Wrote {output}: {', '.join(found)}")
-    click.echo(f"`fusetune inspect ... --ncu {output}` says what limits it.")
+    echo(f"Wrote {output}: {', '.join(found)}")
+    echo(f"`fusetune inspect ... --ncu {output}` says what limits it.")

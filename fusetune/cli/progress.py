@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, TextIO
 
 from fusetune.core.progress import Phase, Progress
+from fusetune.core.text import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -55,7 +56,7 @@ class PlainProgress:
 
     def say(self, text: str) -> None:
         """One line."""
-        self._stream.write(f"{text}\n")
+        self._stream.write(f"{printable(text)}\n")
         self._stream.flush()
 
     def warn(self, text: str) -> None:
@@ -125,17 +126,17 @@ class RichProgress:
 
     def say(self, text: str) -> None:
         """One line above the bars."""
-        self._console.print(text, markup=False, highlight=False)
+        self._console.print(printable(text), markup=False, highlight=False)
 
     def warn(self, text: str) -> None:
         """One line above the bars, in yellow."""
-        self._console.print(f"warning: {text}", style="yellow", markup=False, highlight=False)
+        self._console.print(printable(f"warning: {text}"), style="yellow", markup=False, highlight=False)
 
 
 class _RichPhase:
     def __init__(self, bars: Bars, title: str, total: int | None) -> None:
         self._bars = bars
-        self._task: TaskID = bars.add_task(title, total=total, detail="")
+        self._task: TaskID = bars.add_task(printable(title), total=total, detail="")
 
     def advance(self, steps: int = 1) -> None:
         self._bars.advance(self._task, steps)
@@ -144,7 +145,7 @@ class _RichPhase:
         if total is not None:
             self._bars.update(self._task, total=total)
         if detail is not None:
-            self._bars.update(self._task, detail=detail)
+            self._bars.update(self._task, detail=printable(detail))
 
     def end(self) -> None:
         # Else the clock of a phase that ended early would run on until the bars are taken away.

@@ -10,8 +10,12 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from fusetune.cli.shown import echo, echo_console, echo_laid_out
+from fusetune.core.brief import brief
+from fusetune.core.text import no_command, printable
 from fusetune.errors import EXIT_USAGE, UsageError
 from fusetune.store.paths import runs_dir, search_path
+from fusetune.store.regular import is_folder, is_regular
 
 if TYPE_CHECKING:
     from fusetune.report.model import Report
@@ -20,6 +24,7 @@ FORMATS: Final = ("table", "json", "csv", "md", "t4", "cachefile", "vllm")
 OF_ONE_RUN: Final = ("t4", "cachefile")
 
 _HOW_TO_MAKE_ONE: Final = "fusetune sweep --M 128 --K 1024 --N 512"
+_RESTRICTION: Final = "tune_kernel(..., simulation_mode=True) needs a restriction to the configs that it holds"
 _FILE_COLUMNS: Final = 140
 """Width of a table that goes to a file, where no terminal tells one."""
 
@@ -69,7 +74,8 @@ def report(
 ) -> None:
     """Show the tuned problems with their evidence, and what each run tried.
 
-    t4 and cachefile are Kernel Tuner's forms of one run, vllm the tuned configs that vLLM's kernels look for.
+    t4 and cachefile are Kernel Tuner's forms of one run; kernel_tuner.tune_cache(PATH) simulates searches on a
+    cachefile. vllm writes tables in the form of vLLM's (M -> config) for kernels of your own: vLLM itself opens none.
 
     Every figure comes from the config files and the runs' journals; nothing is measured. Exit code 2 when there is
     nothing to show or a file is damaged; what could be read is shown all the same.
@@ -86,9 +92,11 @@ def report(
         from fusetune.report.html.render import render_html
 
         if write_whole(html, render_html(found, folders)):
-            click.echo(f"Wrote {html}")
+            echo(printable(f"Wrote {html}"))
     elif form in OF_ONE_RUN:
         _give(_of_one_run(found, form, folders), output)
+        if form == "cachefile" and output is not None:
+            echo(printable(f"kernel_tuner.tune_cache({str(output)!r}) simulates searches on it; {_RESTRICTION}"))
     elif form == "vllm":
         _write_vllm(found, output)
     elif output is None and form == "table":
@@ -96,7 +104,7 @@ def report(
     else:
         _give(_text(found, form), output)
     for problem in found.problems:
-        click.echo(f"error: {problem.message}", err=True)
+        echo(f"error: {printable(problem.message)}", err=True)
     if found.problems:
         sys.exit(EXIT_USAGE)
 
@@ -107,7 +115,7 @@ def _tuned(roots: Sequence[Path], folders: Sequence[Path]) -> Report:
 
     found = load_report(roots, folders)
     if not found.rows and not found.problems:
-        looked = ", ".join(str(root) if root.is_dir() else f"{root} (no such folder)" for root in roots)
+        looked = ", ".join(brief(root) if is_folder(root) else f"{brief(root)} (no such folder)" for root in roots)
         raise UsageError(f"no tuned configs found in {looked}; `{_HOW_TO_MAKE_ONE}` makes one")
     return found
 
@@ -116,8 +124,8 @@ def _give(text: str, output: Path | None) -> None:
     from fusetune.report.files import write_whole
 
     if output is None:
-        click.echo(text, nl=False)
-    elif output.is_dir():
+        echo_laid_out(text)
+    elif is_folder(output):
         raise UsageError(f"-o {output} is a folder; name a file")
     else:
         write_whole(output, text)
@@ -139,21 +147,24 @@ def _write_vllm(found: Report, output: Path | None) -> None:
     from fusetune.report.files import write_whole
     from fusetune.report.other_tuners import to_vllm
 
-    if output is None or output.is_file():
-        raise UsageError("--format vllm writes a file for each N, K and dtype; name a folder for them with -o")
+    if output is None or is_regular(output):
+        raise UsageError(
+            "--format vllm writes a table for each op, N, K, GPU and number format; name a folder for them with -o"
+        )
     for name, text in to_vllm(found.rows).items():
         try:
             output.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UsageError(f"cannot make {output}: {error.strerror or error}; name another folder") from error
         write_whole(output / name, text)
-        click.echo(f"Wrote {output / name}")
+        echo(printable(f"Wrote {output / name}"))
+    echo("Tables in vLLM's form, for kernels of your own: vLLM itself opens none of them.")
 
 
 def _refuse_missing(option: str, folders: Sequence[Path]) -> None:
     for folder in folders:
-        if not folder.is_dir():
-            raise UsageError(f"{option} {folder}: there is no such folder; `{_HOW_TO_MAKE_ONE}` makes a config")
+        if not is_folder(folder):
+            raise UsageError(f"{option} {brief(folder)}: there is no such folder; `{_HOW_TO_MAKE_ONE}` makes a config")
 
 
 def _show(found: Report) -> None:
@@ -161,7 +172,7 @@ def _show(found: Report) -> None:
 
     from fusetune.report.terminal import render
 
-    render(found, Console())
+    echo_console(Console(), lambda console: render(found, console))
 
 
 def _text(found: Report, form: str) -> str:
@@ -174,5 +185,5 @@ def _text(found: Report, form: str) -> str:
 
         text = io.StringIO()
         render(found, Console(file=text, width=_FILE_COLUMNS, color_system=None))
-        return text.getvalue()
+        return no_command(text.getvalue())
     return {"json": formats.to_json, "csv": formats.to_csv, "md": formats.to_markdown}[form](found)

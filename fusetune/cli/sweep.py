@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
+from fusetune.cli.shown import echo
 from fusetune.core.decision import REASON_TEXT, KeepRule
 from fusetune.core.problem import DTYPES, MODES, PRECISIONS, Dtype, Mode, Precision, make_problem
 from fusetune.core.space import SPACE_NAMES
@@ -158,12 +159,18 @@ def sweep(
     # First of all, before triton is loaded: it is this process that everything waits for.
     server = libraries.start_server() if target is None and nvml.gpu_present() else None
     with closing(server) if server else nullcontext():
-        from fusetune.kernels.spec import load_spec
+        from fusetune.kernels.spec import KernelSpec, load_spec, spec_named
         from fusetune.tune.plan import check_problem
         from fusetune.tune.request import SweepRequest
 
-        specs = [load_spec(shape.op) for shape in asked]
-        _check_all(asked, lambda place: check_problem(specs[place], asked[place].problem), shapes)
+        specs: list[KernelSpec] = []
+
+        def check(shape: Shape) -> None:
+            # A list of problems names ops; a module to import comes from --op alone.
+            specs.append(load_spec(op) if shape.op == op else spec_named(shape.op))
+            check_problem(specs[-1], shape.problem)
+
+        _check_all(asked, check, shapes)
         requests = [
             SweepRequest(
                 spec=spec,
@@ -206,12 +213,12 @@ def _asked_for(
     return Shape(op, make_problem(rows, columns, depth, dtype, precision, mode), "")
 
 
-def _check_all(asked: Sequence[Shape], check: Callable[[int], None], shapes: Path | None) -> None:
+def _check_all(asked: Sequence[Shape], check: Callable[[Shape], None], shapes: Path | None) -> None:
     """Let every problem be checked before any is swept, so that a list's mistakes are told at once."""
     mistakes = []
-    for place, shape in enumerate(asked):
+    for shape in asked:
         try:
-            check(place)
+            check(shape)
         except FusetuneError as error:
             if shapes is None:
                 raise
@@ -226,17 +233,17 @@ def _sweep_list(
     """Sweep one after another; one that fails is told and does not end the others. The first failure's exit code."""
     failed: list[tuple[str, int]] = []
     for number, (request, shape) in enumerate(zip(requests, asked, strict=True), start=1):
-        click.echo(f"\n[{number}/{len(requests)}] {request.spec.name}  {request.problem.describe()}")
+        echo(f"\n[{number}/{len(requests)}] {request.spec.name}  {request.problem.describe()}")
         try:
             code = one(request)
         except FusetuneError as error:
-            click.echo(f"Error: {shapes}, {shape.place}: {error}", err=True)
+            echo(f"Error: {shapes}, {shape.place}: {error}", err=True)
             code = error.exit_code
         if code != EXIT_OK:
             failed.append((shape.place, code))
-    click.echo(f"\n{len(requests) - len(failed)} of {len(requests)} problems of {shapes} done.")
+    echo(f"\n{len(requests) - len(failed)} of {len(requests)} problems of {shapes} done.")
     for place, code in failed:
-        click.echo(f"  {place}: exit code {code}")
+        echo(f"  {place}: exit code {code}")
     return failed[0][1] if failed else EXIT_OK
 
 
@@ -265,7 +272,7 @@ def _measure(request: SweepRequest, server: ForkServer) -> int:
     from fusetune.measure.cuda import CudaMeasurer
     from fusetune.tune.sweep import sweep as run_sweep
 
-    click.echo(f"{request.spec.name}  {request.problem.describe()}")
+    echo(f"{request.spec.name}  {request.problem.describe()}")
     measurer = CudaMeasurer(request.spec, request.problem, cold=request.cache == "cold", server=server)
     with closing(measurer):
         result = run_sweep(request, measurer, make_progress())
@@ -279,50 +286,50 @@ def _print_verdict(result: SweepResult) -> None:
     assert entry.gain is not None, "a measured entry has a gain"
     gain = entry.gain
     interval = format_interval(gain.low, gain.high)
-    click.echo(f"\n{entry.verdict.upper()}: {entry.config.label()}  ({REASON_TEXT[entry.reason]})")
-    click.echo(f"  BASELINE        {format_us(entry.time_us.baseline)}")
+    echo(f"\n{entry.verdict.upper()}: {entry.config.label()}  ({REASON_TEXT[entry.reason]})")
+    echo(f"  BASELINE        {format_us(entry.time_us.baseline)}")
     if entry.verdict == "keep":
-        click.echo(f"  {entry.config.label():<15} {format_us(entry.time_us.config)}")
-        click.echo(
+        echo(f"  {entry.config.label():<15} {format_us(entry.time_us.config)}")
+        echo(
             f"  gain            {format_gain(gain.median)} in {interval} at {gain.confidence * 100:g} %, "
             f"{format_speedup(gain.median)}, {gain.blocks} blocks"
         )
     else:
         needed = f"{gain.min_gain * 100:g} %"
-        click.echo(f"  best candidate  {format_gain(gain.median)} in {interval}, where {needed} is needed")
+        echo(f"  best candidate  {format_gain(gain.median)} in {interval}, where {needed} is needed")
     over = entry.gain_over_conservative
     if over is not None:
-        click.echo(
+        echo(
             f"  over {over.config.label()}, the fastest with 4 warps / 2 stages: {format_gain(over.median)} in "
             f"{format_interval(over.low, over.high)}"
         )
     library = entry.library_text()
     if library is not None:
-        click.echo(f"  {library}")
-    click.echo(f"Wrote {result.file} (run {result.run}, journal {result.journal})")
+        echo(f"  {library}")
+    echo(f"Wrote {result.file} (run {result.run}, journal {result.journal})")
 
 
 def _predict(request: SweepRequest, target: Target, why: str) -> int:
     from fusetune.cli.progress import make_progress
     from fusetune.tune.predict import predict
 
-    click.echo(f"Predicting for {target.name}, because {why}: nothing will be timed.")
-    click.echo(f"{request.spec.name}  {request.problem.describe()}")
+    echo(f"Predicting for {target.name}, because {why}: nothing will be timed.")
+    echo(f"{request.spec.name}  {request.problem.describe()}")
     result = predict(request, target, make_progress())
     predicted = result.entry.predicted_us
     assert predicted is not None, "a predicted entry has predicted times"
-    click.echo("\nBest three by the cost model, from the resources of the compiled kernels:")
+    echo("\nBest three by the cost model, from the resources of the compiled kernels:")
     for place, ranked in enumerate(result.best, start=1):
-        click.echo(f"  {place}. {ranked.config.label():<22} predicted {format_us(ranked.time_us)}")
-    click.echo(f"     BASELINE {'':<13} predicted {format_us(predicted.baseline)}")
-    click.echo(f"By the keep rule on these predictions: {result.entry.config.label()}")
+        echo(f"  {place}. {ranked.config.label():<22} predicted {format_us(ranked.time_us)}")
+    echo(f"     BASELINE {'':<13} predicted {format_us(predicted.baseline)}")
+    echo(f"By the keep rule on these predictions: {result.entry.config.label()}")
     if result.file is not None:
-        click.echo(f"Wrote {result.file} (evidence: predicted, verdict: unverified; journal {result.journal})")
+        echo(f"Wrote {result.file} (evidence: predicted, verdict: unverified; journal {result.journal})")
     elif result.kept_instead is not None:
         where = request.output / slugify(target.name)
-        click.echo(
+        echo(
             f"{where} already holds a measured entry for this problem, {result.kept_instead.config.label()}; "
             "it stays, and the prediction was not written."
         )
-    click.echo(f"Nothing was timed: run the same command on an {target.name} to measure and verify.")
+    echo(f"Nothing was timed: run the same command on an {target.name} to measure and verify.")
     return EXIT_OK

@@ -7,6 +7,7 @@ import json
 import click
 import msgspec
 
+from fusetune.cli.shown import echo, echo_json
 from fusetune.core.target import Target, find_target, known_targets
 from fusetune.units import format_bytes
 
@@ -38,11 +39,11 @@ def targets(name: str | None, as_json: bool) -> None:
     """
     chosen = [find_target(name)] if name else list(known_targets())
     if as_json:
-        click.echo(json.dumps([_builtins(target) for target in chosen], indent=1))
+        echo_json(json.dumps([_builtins(target) for target in chosen], indent=1))
     elif name:
-        click.echo(_details(chosen[0]))
+        echo(_details(chosen[0]))
     else:
-        click.echo(_table(chosen))
+        echo(_table(chosen))
 
 
 def _builtins(target: Target) -> dict[str, object]:

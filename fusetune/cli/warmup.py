@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from fusetune.cli.shown import echo
 from fusetune.core.problem import DTYPES, MODES, PRECISIONS, Dtype, Mode, Precision, make_problem
 from fusetune.errors import NoUsableGpuError, UsageError
 
@@ -53,6 +54,6 @@ def warmup(
     load(path, allow_predicted=allow_predicted)
     done = warm_up(problems or None, op=op)
     for warmed in done:
-        click.echo(f"{warmed.op}  {warmed.problem.describe()}  {warmed.config.label():<22} {warmed.ms:8.1f} ms")
+        echo(f"{warmed.op}  {warmed.problem.describe()}  {warmed.config.label():<22} {warmed.ms:8.1f} ms")
     if not done:
-        click.echo("no problems: the files hold none for this GPU; name one with --M, --K and --N")
+        echo("no problems: the files hold none for this GPU; name one with --M, --K and --N")

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import re
 import subprocess
 import tempfile
+import threading
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from fusetune.core.config import Config
 from fusetune.core.problem import Problem
 from fusetune.core.resources import Resources
 from fusetune.core.target import Target
-from fusetune.errors import CompileError
+from fusetune.core.trouble import is_recorded_trouble, machine_told, trouble_of, trouble_of_exit
+from fusetune.errors import CompileError, FusetuneError, MachineError, MissingPackageError
 from fusetune.kernels.spec import AbstractTensor, KernelSpec, Launch, TileDescriptor, abstract_tensors
 
 _ELEMENT_TYPES: dict[str, str] = {
@@ -38,16 +42,11 @@ def compile_config(
     """The Resources of a config's most demanding launch, compiled for `target`; Triton's cache keeps the machine code.
 
     `with_launchers` also prepares what a first launch on this machine would have to wait for. Raises CompileError with
-    the compiler's own message, or the op's where it makes no launches of this config.
+    the compiler's own message, or the op's where it makes no launches of this config; MachineError as `read_kernel`.
     """
-    try:
-        launches = spec.launches(problem, config, abstract_tensors(spec, problem, config, target))
-    except Exception as error:
-        raise CompileError(f"{spec.name} does not launch {config.label()}: {_message(error)}") from error
     made = [
         compile_launch(launch, target, with_launcher=with_launchers)
-        for launch in launches
-        if isinstance(launch, Launch)
+        for launch in abstract_launches(spec, problem, config, target)
     ]
     if not made:
         return Resources(registers=0, stack_bytes=0, shared_bytes=0)  # A library's own kernels, compiled by others.
@@ -58,31 +57,119 @@ def compile_config(
     )
 
 
+def abstract_launches(spec: KernelSpec, problem: Problem, config: Config, target: Target) -> list[Launch]:
+    """What a config launches of our own kernels, in order, on tensors that are not there.
+
+    Raises CompileError with the op's own message where it makes no launches of this config, MachineError where it was
+    the machine that did not let it.
+    """
+    try:
+        launches = spec.launches(problem, config, abstract_tensors(spec, problem, config, target))
+    except Exception as error:
+        trouble = trouble_of(error)
+        if trouble is not None:
+            raise trouble.error() from error
+        raise CompileError(f"{spec.name} does not launch {config.label()}: {_message(error)}") from error
+    return [launch for launch in launches if isinstance(launch, Launch)]
+
+
 def compile_launch(launch: Launch, target: Target, *, with_launcher: bool = False) -> Resources:
     """Compile one launch for `target` and read its Resources from the machine code.
 
-    Raises CompileError with the compiler's own message.
+    Raises as `read_kernel` does.
     """
-    compiled = compiled_kernel(launch, target)
+    kernel = read_kernel(launch, target)
     if with_launcher:
-        _build_launcher(compiled.src, compiled.metadata)
-    return resources_of_cubin(compiled.asm["cubin"], compiled.metadata.shared)
+        _build_launcher(kernel.compiled.src, kernel.compiled.metadata)
+    return kernel.resources
 
 
-def compiled_kernel(launch: Launch, target: Target) -> Any:
-    """Triton's CompiledKernel of one launch for `target`: its `asm` holds ptx and cubin.
+class ReadKernel(NamedTuple):
+    """One launch compiled: Triton's CompiledKernel, whose `asm` holds ptx and cubin, and what the cubin tells of it.
 
-    Raises CompileError with the compiler's own message.
+    `static_shared_bytes` is what the toolchain reports beside Triton's own figure, which is in `resources`.
     """
+
+    compiled: Any
+    resources: Resources
+    static_shared_bytes: int
+
+
+def read_kernel(launch: Launch, target: Target) -> ReadKernel:
+    """Compile one launch for `target`, or take it from Triton's cache, and read the machine code.
+
+    An entry of the cache that cannot be read, since somebody damaged it, is compiled anew and replaced. Raises
+    CompileError with the compiler's own message; MachineError, and UsageError for what the user has set, where it was
+    the machine that let nothing be compiled.
+    """
+    try:
+        return _read_once(launch, target)
+    except Exception as error:
+        if not _may_be_damage(error):
+            raise _told(error) from error
+    try:
+        with _past_cache():
+            return _read_once(launch, target)
+    except _UnreadableCubinError as error:
+        # So ptxas ends, with exit code 0, where the disk of the temporary files is full.
+        told = f"{error}, though ptxas said that all went well; check the disk of the temporary files"
+        raise MachineError(told) from error
+    except Exception as error:
+        raise _told(error) from error
+
+
+def _read_once(launch: Launch, target: Target) -> ReadKernel:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource, compile
 
     signature, constants, attributes = specialize(launch)
     source = ASTSource(launch.kernel, signature, constants, attributes)
+    compiled = compile(source, target=GPUTarget("cuda", target.sm, 32), options=dict(launch.options))
     try:
-        return compile(source, target=GPUTarget("cuda", target.sm, 32), options=dict(launch.options))
-    except Exception as error:
-        raise CompileError(_message(error)) from error
+        usage = usage_of_cubin(compiled.asm["cubin"])
+    except _UnreadableCubinError:
+        _drop_from_cache(compiled)  # Whoever launches it would meet the same.
+        raise
+    resources = Resources(int(usage["registers"]), int(usage["stack"]), compiled.metadata.shared)
+    return ReadKernel(compiled, resources, int(usage["shared"] or 0))
+
+
+def _may_be_damage(error: Exception) -> bool:
+    """Whether an error may come of a file in Triton's cache: what Triton and ptxas object to in a kernel does not."""
+    if isinstance(error, OSError):
+        return error.errno in {errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.EIO}
+    return isinstance(error, _UnreadableCubinError | ValueError | LookupError | TypeError | AttributeError | EOFError)
+
+
+_PAST_CACHE = threading.Lock()
+
+
+@contextlib.contextmanager
+def _past_cache() -> Iterator[None]:
+    """Compile whatever Triton's cache holds; what comes out replaces it there."""
+    from triton import knobs
+
+    with _PAST_CACHE, knobs.compilation.scope():
+        knobs.compilation.always_compile = True
+        yield
+
+
+def _drop_from_cache(compiled: Any) -> None:
+    """Let Triton's cache forget a kernel, where it lets us: the file that names an entry's others is what counts."""
+    for name, path in compiled.metadata_group.items():
+        if name.endswith(".json"):
+            with contextlib.suppress(OSError):
+                Path(path).with_name(f"__grp__{name}").unlink(missing_ok=True)
+
+
+def _told(error: Exception) -> FusetuneError:
+    """What a failed compilation is reported as: the machine's fault, or the kernel's with the compiler's message."""
+    if isinstance(error, FusetuneError) and not isinstance(error, CompileError):
+        return error
+    trouble = trouble_of(error)
+    if trouble is not None:
+        return trouble.error()
+    return CompileError(str(error) if isinstance(error, CompileError) else _message(error))
 
 
 def _build_launcher(source: Any, metadata: Any) -> None:
@@ -134,10 +221,14 @@ def _lists_constants() -> bool:
     return (int(major), int(minor)) >= (3, 7)
 
 
+class _UnreadableCubinError(CompileError):
+    """cuobjdump was run and found no kernel in what it was given."""
+
+
 def resources_of_cubin(cubin: bytes, shared_bytes: int) -> Resources:
     """Registers and stack of the one kernel in a cubin, by cuobjdump; `shared_bytes` is Triton's own figure.
 
-    Raises CompileError where cuobjdump cannot be run or finds no kernel.
+    Raises as `usage_of_cubin` does.
     """
     found = usage_of_cubin(cubin)
     return Resources(registers=int(found["registers"]), stack_bytes=int(found["stack"]), shared_bytes=shared_bytes)
@@ -146,39 +237,61 @@ def resources_of_cubin(cubin: bytes, shared_bytes: int) -> Resources:
 def usage_of_cubin(cubin: bytes) -> re.Match[str]:
     """What cuobjdump tells of the one kernel in a cubin: groups registers, stack and shared (static, in bytes).
 
-    Raises CompileError as `resources_of_cubin` does.
+    Raises CompileError where it finds no kernel, and as `run_on_cubin` does.
     """
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
-        file.flush()
-        command = [str(nvidia_tool("cuobjdump")), "--dump-resource-usage", file.name]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = run_on_cubin("--dump-resource-usage", cubin)
     found = _RESOURCE_LINE.search(done.stdout)
     if done.returncode != 0 or found is None:
-        raise CompileError(
+        raise _UnreadableCubinError(
             f"cuobjdump could not read the compiled kernel: {done.stderr.strip() or done.stdout.strip()}"
         )
     return found
+
+
+def run_on_cubin(option: str, cubin: bytes) -> subprocess.CompletedProcess[str]:
+    """What cuobjdump makes of a cubin.
+
+    Raises MissingPackageError where there is none, MachineError where it could not be run, was killed, or could not
+    write its own files.
+    """
+    tool = nvidia_tool("cuobjdump")
+    with machine_told(), tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        done = subprocess.run([str(tool), option, file.name], capture_output=True, text=True, check=False)
+    ended = trouble_of_exit(done.returncode)
+    if ended is not None:
+        raise MachineError(f"cuobjdump {ended.detail}")
+    # It ends with 0 where nvdisasm, which it calls, could not read what it had left for it on a full disk.
+    said = done.stderr.strip()
+    if said and (done.returncode != 0 or "nvdisasm" in said) and is_recorded_trouble(said):
+        told = said.splitlines()[0][:200]
+        raise MachineError(f"cuobjdump could not do its work ({told}); check the disks and memory")
+    return done
 
 
 @functools.cache
 def nvidia_tool(name: str) -> Path:
     """The path of a CUDA tool (ptxas, cuobjdump, nvdisasm) that Triton's wheel brings.
 
-    Raises CompileError where it is missing.
+    Raises MissingPackageError where it is missing.
     """
     from triton.backends import nvidia
 
     path = Path(nvidia.__file__).parent / "bin" / name
     if not path.exists():
-        raise CompileError(f"triton's wheel brings no {name} at {path}; install triton>=3.6 from its wheel")
+        raise MissingPackageError(f"triton's wheel brings no {name} at {path}; install triton>=3.6 from its wheel")
     return path
 
 
 def ptxas_version(target: Target) -> str:
-    """The release of the ptxas that compiles for `target`, such as `12.9.86`; Blackwell has its own."""
+    """The release of the ptxas that compiles for `target`, such as `12.9.86`; Blackwell has its own.
+
+    Raises MissingPackageError where there is none, MachineError where it cannot be run.
+    """
     tool = nvidia_tool("ptxas-blackwell" if target.sm >= 100 else "ptxas")
-    text = subprocess.run([str(tool), "--version"], capture_output=True, text=True, check=True).stdout
+    with machine_told():
+        text = subprocess.run([str(tool), "--version"], capture_output=True, text=True, check=True).stdout
     found = re.search(r"V(\d+\.\d+\.\d+)", text)
     return found[1] if found else text.strip()
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+
 import msgspec
 
-from fusetune.compiler.build import compiled_kernel, usage_of_cubin
+from fusetune.compiler.build import abstract_launches, read_kernel
 from fusetune.compiler.sass import InstructionCounts, count_instructions, sass_of_cubin
-from fusetune.core.config import Config
+from fusetune.core.config import BASELINE, Config
 from fusetune.core.problem import Problem
 from fusetune.core.resources import Resources
 from fusetune.core.space import Rejection
 from fusetune.core.target import Target
-from fusetune.errors import CompileError
-from fusetune.kernels.spec import KernelSpec, Launch, abstract_tensors
+from fusetune.kernels.spec import KernelSpec, Launch
 
 _RESERVED_BYTES = 1024
 """Static shared memory that the toolchain reports on sm_90 and later, whatever a kernel declares."""
@@ -37,18 +39,19 @@ class KernelFacts(msgspec.Struct, frozen=True):
 def kernel_facts(spec: KernelSpec, problem: Problem, config: Config, target: Target) -> tuple[KernelFacts, ...]:
     """The kernels that a config launches, in order, compiled for `target`; none where a library does it all.
 
-    Raises CompileError with the compiler's own message.
+    Raises as `compiler.build.compile_config` does.
     """
-    try:
-        launches = spec.launches(problem, config, abstract_tensors(spec, problem, config, target))
-    except Exception as error:
-        raise CompileError(f"{spec.name} does not launch {config.label()}: {error}") from error
-    return tuple(_facts(launch, target) for launch in launches if isinstance(launch, Launch))
+    # Where ptxas fails, Triton prints the whole kernel; what of it is of use comes with the error.
+    with contextlib.redirect_stdout(io.StringIO()):
+        return tuple(_facts(launch, target) for launch in abstract_launches(spec, problem, config, target))
 
 
-def reject_resources(resources: Resources, target: Target) -> Rejection | None:
-    """Why a compiled config is not tried: it spills, or asks for more shared memory than a CTA can have."""
-    if resources.spills:
+def reject_resources(config: Config, resources: Resources, target: Target) -> Rejection | None:
+    """Why a compiled config is not tried: it spills, or asks for more shared memory than a CTA can have.
+
+    BASELINE may spill: it is what everything is compared with, and what calls fall back to, whatever it is like.
+    """
+    if resources.spills and config != BASELINE:
         return Rejection("spills", f"{resources.stack_bytes} bytes of stack a thread")
     if resources.shared_bytes > target.shared_bytes_per_cta:
         return Rejection(
@@ -58,21 +61,16 @@ def reject_resources(resources: Resources, target: Target) -> Rejection | None:
 
 
 def _facts(launch: Launch, target: Target) -> KernelFacts:
-    compiled = compiled_kernel(launch, target)
-    cubin = compiled.asm["cubin"]
-    usage, sass = usage_of_cubin(cubin), sass_of_cubin(cubin)
-    static = int(usage["shared"] or 0) - (_RESERVED_BYTES if target.sm >= 90 else 0)
+    kernel = read_kernel(launch, target)
+    sass = sass_of_cubin(kernel.compiled.asm["cubin"])
+    static = kernel.static_shared_bytes - (_RESERVED_BYTES if target.sm >= 90 else 0)
     return KernelFacts(
-        name=compiled.metadata.name,
+        name=kernel.compiled.metadata.name,
         grid=launch.grid,
-        num_warps=compiled.metadata.num_warps,
-        resources=Resources(
-            registers=int(usage["registers"]),
-            stack_bytes=int(usage["stack"]),
-            shared_bytes=compiled.metadata.shared,
-        ),
+        num_warps=kernel.compiled.metadata.num_warps,
+        resources=kernel.resources,
         static_shared_bytes=max(0, static),
         instructions=count_instructions(sass),
-        ptx=str(compiled.asm["ptx"]),
+        ptx=str(kernel.compiled.asm["ptx"]),
         sass=sass,
     )

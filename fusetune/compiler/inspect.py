@@ -10,7 +10,7 @@ import msgspec
 from fusetune.compiler.facts import KernelFacts, kernel_facts, reject_resources
 from fusetune.compiler.pool import Job, compile_jobs
 from fusetune.core.config import BASELINE, Config
-from fusetune.core.diagnosis import Diagnosis, diagnose
+from fusetune.core.diagnosis import Diagnosis, believed, diagnose
 from fusetune.core.estimate import Estimate, estimate
 from fusetune.core.problem import Problem
 from fusetune.core.progress import Progress
@@ -19,6 +19,7 @@ from fusetune.core.roofline import Roofline, roofline
 from fusetune.core.rules import Rule, contradictions, propose
 from fusetune.core.space import Rejection, SpaceName, candidates, reject_reason
 from fusetune.core.target import Target
+from fusetune.core.trouble import Trouble
 from fusetune.errors import CompileError, UsageError
 from fusetune.kernels.spec import KernelSpec
 
@@ -68,7 +69,8 @@ class Inspection(msgspec.Struct, frozen=True):
 def inspect_config(spec: KernelSpec, problem: Problem, config: Config, target: Target) -> Inspection:
     """Compile a config for `target` and put together all that follows from it.
 
-    Raises CompileError where it does not compile, UsageError where there is nothing of ours to compile.
+    Raises CompileError where it does not compile, MachineError where the machine does not let it, UsageError where
+    there is nothing of ours to compile.
     """
     kernels = kernel_facts(spec, problem, config, target)
     if not kernels:
@@ -95,7 +97,7 @@ def inspect_config(spec: KernelSpec, problem: Problem, config: Config, target: T
         ctas=ctas,
         waves=waves,
         tail_efficiency=waves / -(-waves // 1) if held.ctas_per_sm else 0.0,
-        rejection=reject_reason(config, problem, target) or reject_resources(main.resources, target),
+        rejection=reject_reason(config, problem, target) or reject_resources(config, main.resources, target),
         estimate=found,
         roofline=walls,
         why_no_estimate=lacking,
@@ -125,8 +127,8 @@ def _suggestion(spec: KernelSpec, problem: Problem, config: Config, target: Targ
     except CompileError as error:
         return Suggestion(config, None, str(error), None)
     found, _, _ = _predicted(spec, problem, config, target, resources)
-    spills = reject_resources(resources, target)
-    return Suggestion(config, resources, spills.detail if spills else None, found.time_us if found else None)
+    unfit = reject_resources(config, resources, target)
+    return Suggestion(config, resources, unfit.detail if unfit else None, found.time_us if found else None)
 
 
 def _same_tile(one: Config, other: Config) -> bool:
@@ -142,7 +144,9 @@ def diagnoses(inspection: Inspection, metrics: Mapping[str, Sequence[Mapping[str
         known, given = ", ".join(sorted(names)), ", ".join(sorted(metrics))
         raise UsageError(f"the metrics are of {given}; this config runs {known}: profile it with `fusetune profile`")
     for name in sorted(ours):
-        launches = [launch for launch in metrics[name] if launch]
+        believable = [believed(launch) for launch in metrics[name] if launch]
+        launches = [launch for launch, _ in believable]
+        doubts = tuple(dict.fromkeys(doubt for _, told in believable for doubt in told))
         every = {key for launch in launches for key in launch}
         mean = {key: _mean([launch[key] for launch in launches if key in launch]) for key in every}
         kernel = next((kernel for kernel in inspection.kernels if kernel.name == name), inspection.kernels[0])
@@ -150,7 +154,8 @@ def diagnoses(inspection: Inspection, metrics: Mapping[str, Sequence[Mapping[str
         grid = 1
         for extent in kernel.grid:
             grid *= extent
-        answers.append(diagnose(name, mean, held, inspection.problem, inspection.target, grid=grid))
+        answer = diagnose(name, mean, held, inspection.problem, inspection.target, grid=grid)
+        answers.append(msgspec.structs.replace(answer, notes=(*doubts, *answer.notes)))
     return tuple(answers)
 
 
@@ -182,7 +187,9 @@ def inspect_space(
 ) -> tuple[Row, ...]:
     """Every config of a space, the best predicted first, rejected ones last.
 
-    The `compiled` best by the model are compiled and ranked by their real resources; None compiles all.
+    The `compiled` best by the model are compiled and ranked by their real resources; None compiles all. What the
+    machine keeps from being compiled is ranked by the model alone, with a warning; raises MachineError, or UsageError
+    for what the user has set, where that is all of them.
     """
     rejected: list[Row] = []
     guessed: dict[Config, float | None] = {}
@@ -195,18 +202,27 @@ def inspect_space(
     order = sorted(guessed, key=lambda config: (config != BASELINE, guessed[config] or 0.0))
     chosen = order if compiled is None else order[: compiled + 1 if compiled else 0]
     done: list[Row] = []
+    troubled: dict[Config, Trouble] = {}
     jobs = [Job(problem, config) for config in chosen]
     with progress.phase(f"Compiling for {target.name}", len(jobs)) as phase:
         for (_, config), result in compile_jobs(spec, jobs, target, workers=workers) if jobs else ():
             phase.advance()
-            why = result if isinstance(result, Rejection) else reject_resources(result, target)
+            if isinstance(result, Trouble):
+                troubled[config] = result
+                continue
+            why = result if isinstance(result, Rejection) else reject_resources(config, result, target)
             resources = result if isinstance(result, Resources) else None
             held = _held(resources, config, target) if resources is not None else None
             if why is not None:
                 rejected.append(Row(config, "rejected", None, resources, held, why.reason, why.detail))
             else:
                 done.append(Row(config, "compiled", _guess(config, problem, target, resources), resources, held))
-    seen = set(chosen)
+    if troubled:
+        first = next(iter(troubled.values()))
+        if len(troubled) == len(jobs):
+            raise first.error()
+        progress.warn(f"{len(troubled)} of {len(jobs)} could not be compiled because of the machine: {first.detail}")
+    seen = set(chosen) - set(troubled)
     rest = [Row(config, "estimated", guessed[config]) for config in order if config not in seen]
     by_time = sorted(done, key=lambda row: row.predicted_us or 0.0)
     return (*by_time, *sorted(rest, key=lambda row: row.predicted_us or 0.0), *rejected)

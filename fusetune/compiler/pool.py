@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import multiprocessing
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from concurrent.futures import as_completed
-from typing import NamedTuple
+from multiprocessing import forkserver, resource_tracker
+from typing import Any, NamedTuple
 
 from fusetune.core.config import Config
 from fusetune.core.problem import Problem
+from fusetune.core.processes import deaf_to_interrupts
 from fusetune.core.resources import Resources
 from fusetune.core.space import Rejection
 from fusetune.core.split import joins_summands
 from fusetune.core.target import Target
-from fusetune.errors import CompileError
+from fusetune.core.trouble import Trouble, full_place, machine_told, trouble_of, trouble_of_exit
+from fusetune.errors import CompileError, FusetuneError, UsageError
 from fusetune.kernels.spec import KernelSpec
 
 NICENESS = 10
 TIME_LIMIT_S = 60.0
-"""A config that takes longer to compile is rejected; typical ones take half a second."""
+"""A config that takes longer to compile is left out; typical ones take half a second."""
+_LOOK_EVERY_S = 1.0
+"""Whether the pool itself is still alive is looked up so often while nothing comes out of it."""
+
+
+Outcome = Resources | Rejection | Trouble
+"""What the compiler made of a config, why the config cannot run, or what of the machine let nothing be found out."""
 
 
 class Job(NamedTuple):
@@ -32,10 +43,10 @@ class Job(NamedTuple):
 
 
 class Compiled(NamedTuple):
-    """A job with what the compiler made of it, or with the reason why it made nothing."""
+    """A job with what the compiler made of it, or with why it made nothing: the config's reason, or the machine's."""
 
     job: Job
-    result: Resources | Rejection
+    result: Outcome
 
 
 def usable_cores() -> int:
@@ -56,8 +67,9 @@ def compile_jobs(
     """Begin to compile `jobs` for `target` in `workers` processes (default: one a core).
 
     The work goes on in the background from here; iterating yields each job as it is done. A job that does not compile,
-    crashes the compiler or takes more than `time_limit_s` seconds is yielded with a Rejection (`compile_error`,
-    `compiler_crash`, `compile_timeout`). Triton's cache on disk is shared by all.
+    or crashes the compiler, is yielded with a Rejection (`compile_error`, `compiler_crash`); one of which nothing is
+    known, because of a full disk, a killed process or more than `time_limit_s` seconds, with a Trouble. Triton's cache
+    on disk is shared by all. Raises MachineError where no processes can be had at all.
     """
     return CompileRun(spec, jobs, target, workers, time_limit_s)
 
@@ -68,38 +80,50 @@ class CompileRun:
     def __init__(
         self, spec: KernelSpec, jobs: Sequence[Job], target: Target, workers: int | None, time_limit_s: float
     ) -> None:
-        from pebble import ProcessPool
-
         self._time_limit_s = time_limit_s
         self._ending: threading.Thread | None = None
-        context = multiprocessing.get_context("forkserver")
-        # Loaded once in the server from which the workers are forked, instead of once a worker.
-        context.set_forkserver_preload(["fusetune.compiler.build", "triton"])
-        count = max(1, min(workers or usable_cores(), len(jobs)))
-        # Whoever asks for compilations has something to do beside them, such as timing, that must not wait for a core.
-        self._pool = ProcessPool(max_workers=count, context=context, initializer=os.nice, initargs=(NICENESS,))
-        self._futures = {}
+        self._futures: dict[Future[Any], Job] = {}
+        with machine_told():
+            self._pool = _pool_of(max(1, min(workers or usable_cores(), len(jobs))))
         kinds: set[tuple[str, bool, bool]] = set()
         for job in jobs:
             # The launches of a variant have one signature each, and so one launcher.
             kind = job.config.variant, job.config.SPLIT_K > 1, joins_summands(job.config, job.problem)
-            future = self._pool.schedule(_compile, args=(spec, job, target, kind not in kinds), timeout=time_limit_s)
+            arguments = spec, job, target, kind not in kinds
+            try:
+                future = self._pool.schedule(_compile, args=arguments, timeout=time_limit_s)
+            except (OSError, RuntimeError) as error:  # The pool starts here, and says so where it has broken since.
+                self._begin_to_end()
+                told = f"processes that compile could not be had ({str(error) or type(error).__name__})"
+                trouble = trouble_of(error) or Trouble(f"{told}; see `ulimit -n` and `ulimit -u`")
+                raise trouble.error() from error
             kinds.add(kind)
             self._futures[future] = job
 
     def __iter__(self) -> Iterator[Compiled]:
         try:
-            for future in as_completed(self._futures):
-                yield Compiled(self._futures[future], _result_of(future.result, self._time_limit_s))
+            left = set(self._futures)
+            while left:
+                done, left = wait(left, _LOOK_EVERY_S, FIRST_COMPLETED)
+                for future in done:
+                    yield Compiled(self._futures[future], _result_of(future.result, self._time_limit_s))
+                if not done and not self._pool.active:
+                    # It could not make another process, such as for want of memory, and answers nothing any more.
+                    lost = Trouble("the processes that compile were lost; see what uses this machine's memory")
+                    for future in left:
+                        yield Compiled(self._futures[future], lost)
+                    return
         finally:
             # Also reached when the caller stops early: what has not begun is dropped. Nobody has to wait for the ends.
             self._begin_to_end()
 
     def close(self) -> None:
         """Drop what has not begun, and end the processes."""
-        self._begin_to_end().join()
+        self._begin_to_end()
+        if self._ending is not None and self._ending.ident is not None:
+            self._ending.join()
 
-    def _begin_to_end(self) -> threading.Thread:
+    def _begin_to_end(self) -> None:
         if self._ending is None:
             if all(future.done() for future in self._futures):
                 self._pool.close()  # Processes that are only now being started would complain about a stop.
@@ -108,25 +132,54 @@ class CompileRun:
                     future.cancel()
                 self._pool.stop()
             self._ending = threading.Thread(target=self._pool.join)
-            self._ending.start()
-        return self._ending
+            try:
+                self._ending.start()
+            except RuntimeError:  # No memory for another thread: then it is waited for after all.
+                self._pool.join()
 
 
-def _compile(spec: KernelSpec, job: Job, target: Target, with_launchers: bool) -> Resources | Rejection:
-    from fusetune.compiler.build import compile_config
+def _pool_of(count: int) -> Any:
+    from pebble import ProcessPool
 
+    context = multiprocessing.get_context("forkserver")
+    # Loaded once in the server from which the workers are forked, instead of once a worker.
+    context.set_forkserver_preload(["fusetune.compiler.quiet", "fusetune.compiler.build", "triton"])
+    resource_tracker.ensure_running()  # It sees to itself, and would end the deafness of what is started after it.
+    with deaf_to_interrupts():
+        forkserver.ensure_running()
+    # Whoever asks for compilations has something to do beside them, such as timing, that must not wait for a core.
+    return ProcessPool(max_workers=count, context=context, initializer=os.nice, initargs=(NICENESS,))
+
+
+def _compile(spec: KernelSpec, job: Job, target: Target, with_launchers: bool) -> Outcome:
     try:
-        return compile_config(spec, job.problem, job.config, target, with_launchers=with_launchers)
+        from fusetune.compiler.build import compile_config
+
+        # Where ptxas fails, Triton prints the whole kernel; what of it is of use comes with the error.
+        with contextlib.redirect_stdout(io.StringIO()):
+            return compile_config(spec, job.problem, job.config, target, with_launchers=with_launchers)
     except CompileError as error:
         return Rejection("compile_error", str(error))
+    except (FusetuneError, OSError, MemoryError, ImportError) as error:
+        return trouble_of(error) or Trouble(str(error), is_setting=isinstance(error, UsageError))
 
 
-def _result_of(result: Callable[[], Resources | Rejection], time_limit_s: float) -> Resources | Rejection:
+def _result_of(result: Callable[[], Outcome], limit_s: float) -> Outcome:
     from pebble import ProcessExpired
 
     try:
         return result()
     except FutureTimeoutError:
-        return Rejection("compile_timeout", f"took more than {time_limit_s:.0f} s to compile")
+        return Trouble(f"took more than {limit_s:.0f} s to compile; is this machine busy?")
     except ProcessExpired as error:
+        ended = trouble_of_exit(error.exitcode)
+        if ended is not None:
+            return Trouble(f"the compiler process {ended.detail}")
+        full = full_place()
+        if full is not None:
+            return Trouble(f"the compiler process died with exit code {error.exitcode}, and there is no room in {full}")
         return Rejection("compiler_crash", f"the compiler process died with exit code {error.exitcode}")
+    except (OSError, MemoryError, RuntimeError, CancelledError, EOFError) as error:
+        return trouble_of(error) or Trouble(
+            f"the process that compiled was lost, or killed ({str(error) or type(error).__name__})"
+        )

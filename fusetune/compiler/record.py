@@ -6,13 +6,13 @@ import hashlib
 
 import msgspec
 
-from fusetune.compiler.build import resources_of_cubin, specialize
+from fusetune.compiler.build import abstract_launches, read_kernel
 from fusetune.compiler.sass import InstructionCounts, count_instructions, sass_of_cubin
 from fusetune.core.config import Config
 from fusetune.core.problem import Problem
 from fusetune.core.target import Target
 from fusetune.errors import CompileError
-from fusetune.kernels.spec import KernelSpec, Launch, abstract_tensors
+from fusetune.kernels.spec import KernelSpec, Launch
 
 
 class KernelRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -38,32 +38,23 @@ class KernelRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def kernel_records(spec: KernelSpec, problem: Problem, config: Config, target: Target) -> tuple[KernelRecord, ...]:
     """A record for each kernel that a config launches, in order; none for a library's.
 
-    Compiles in this process, or takes what Triton's cache holds. Raises CompileError with the compiler's own message.
+    Compiles in this process, or takes what Triton's cache holds. Raises as `compiler.build.compile_config` does.
     """
-    launches = spec.launches(problem, config, abstract_tensors(spec, problem, config, target))
-    return tuple(_record(launch, target) for launch in launches if isinstance(launch, Launch))
+    return tuple(_record(launch, target) for launch in abstract_launches(spec, problem, config, target))
 
 
 def _record(launch: Launch, target: Target) -> KernelRecord:
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource, compile
-
+    name = launch.kernel.__name__
     try:
-        compiled = compile(
-            ASTSource(launch.kernel, *specialize(launch)),
-            target=GPUTarget("cuda", target.sm, 32),
-            options=dict(launch.options),
-        )
-    except Exception as error:
-        raise CompileError(f"{launch.kernel.__name__}: {error}") from error
-    cubin = compiled.asm["cubin"]
-    sass = sass_of_cubin(cubin)
-    resources = resources_of_cubin(cubin, compiled.metadata.shared)
+        kernel = read_kernel(launch, target)
+        sass = sass_of_cubin(kernel.compiled.asm["cubin"])
+    except CompileError as error:
+        raise CompileError(f"{name}: {error}") from error
     return KernelRecord(
-        kernel=launch.kernel.__name__,
-        registers=resources.registers,
-        stack_bytes=resources.stack_bytes,
-        shared_bytes=resources.shared_bytes,
+        kernel=name,
+        registers=kernel.resources.registers,
+        stack_bytes=kernel.resources.stack_bytes,
+        shared_bytes=kernel.resources.shared_bytes,
         cubin=hashlib.sha256(sass.encode()).hexdigest()[:16],
         instructions=count_instructions(sass),
     )

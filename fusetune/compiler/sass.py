@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import tempfile
 from collections import Counter
 from collections.abc import Iterable
 from typing import Final
 
 import msgspec
 
-from fusetune.compiler.build import nvidia_tool
+from fusetune.compiler.build import run_on_cubin
 from fusetune.errors import CompileError
 
 _INSTRUCTION: Final = re.compile(
@@ -88,7 +86,7 @@ class InstructionCounts(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
 def instructions_of_cubin(cubin: bytes) -> InstructionCounts:
     """The instructions of the one kernel in a cubin.
 
-    Raises CompileError where cuobjdump cannot be run or finds no code.
+    Raises CompileError where cuobjdump finds no code, MachineError where it cannot do its work.
     """
     return count_instructions(sass_of_cubin(cubin))
 
@@ -96,13 +94,9 @@ def instructions_of_cubin(cubin: bytes) -> InstructionCounts:
 def sass_of_cubin(cubin: bytes) -> str:
     """The machine code of a cubin as cuobjdump prints it.
 
-    Raises CompileError where cuobjdump cannot be run or cannot read it.
+    Raises CompileError where cuobjdump cannot read it, MachineError where it cannot do its work.
     """
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
-        file.flush()
-        command = [str(nvidia_tool("cuobjdump")), "-sass", file.name]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = run_on_cubin("-sass", cubin)
     if done.returncode != 0 or "Function :" not in done.stdout:
         raise CompileError(f"cuobjdump could not disassemble the kernel: {done.stderr.strip() or done.stdout.strip()}")
     return done.stdout

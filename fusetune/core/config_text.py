@@ -7,28 +7,35 @@ import re
 import msgspec
 
 from fusetune.core.config import Config
+from fusetune.core.near import did_you_mean
 from fusetune.errors import UsageError
 
+_FIGURE = r"[0-9]{1,9}"
 _LABEL = re.compile(
-    r"(?:(?P<variant>[a-z_]+) )?(?P<BLOCK_M>\d+)x(?P<BLOCK_N>\d+)x(?P<BLOCK_K>\d+)"
-    r"(?: w(?P<num_warps>\d+))?(?: s(?P<num_stages>\d+))?(?: g(?P<GROUP_M>\d+))?(?: k(?P<SPLIT_K>\d+))?"
+    rf"(?:(?P<variant>[a-z][a-z0-9_]*) )?(?P<BLOCK_M>{_FIGURE})x(?P<BLOCK_N>{_FIGURE})x(?P<BLOCK_K>{_FIGURE})"
+    rf"(?: w(?P<num_warps>{_FIGURE}))?(?: s(?P<num_stages>{_FIGURE}))?"
+    rf"(?: g(?P<GROUP_M>{_FIGURE}))?(?: k(?P<SPLIT_K>{_FIGURE}))?"
 )
 _ORDER = ("BLOCK_M", "BLOCK_N", "BLOCK_K", "num_warps", "num_stages", "GROUP_M", "SPLIT_K")
+_SHOWN = 80
+"""Letters of a text that cannot be read."""
 _FORMS = "write 64,64,32,4,3 (BLOCK_M,BLOCK_N,BLOCK_K,num_warps,num_stages[,GROUP_M[,SPLIT_K]]) or '64x64x32 w4 s3 g8'"
 
 
 def parse_config(text: str) -> Config:
     """A config from its figures or from its label, the variant before either: `persistent 128x256x32 w8 s3 g8`.
 
-    `baseline` is BASELINE. SPLIT_K above 1 without a variant means split_k. Raises UsageError for anything else, and
-    for a figure that no config can have.
+    `baseline` is BASELINE. SPLIT_K above 1 without a variant means split_k. Capitals do not matter. Raises UsageError
+    for anything else, and for a figure that no config can have; whether an op has the variant is for `kernels.typed` to
+    say.
     """
-    words = " ".join(text.split())
-    if words.lower() == "baseline":
+    words = " ".join(text.lower().split())
+    if words == "baseline":
         return Config()
     fields = _from_label(words) or _from_figures(words)
     if fields is None:
-        raise UsageError(f"config {text!r} cannot be read: {_FORMS}")
+        shown = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+        raise UsageError(f"config {shown!r} cannot be read{did_you_mean(words, ('baseline',)) or ':'} {_FORMS}")
     if int(fields.get("SPLIT_K", 1)) > 1 and "variant" not in fields:
         fields["variant"] = "split_k"
     try:
@@ -46,9 +53,9 @@ def _from_label(words: str) -> dict[str, int | str] | None:
 
 
 def _from_figures(words: str) -> dict[str, int | str] | None:
-    variant, _, figures = words.rpartition(" ") if re.match(r"[a-z_]+ ", words) else ("", "", words)
+    variant, _, figures = words.partition(" ") if re.match(r"[a-z][a-z0-9_]* ", words) else ("", "", words)
     parts = re.split(r"\s*,\s*", figures)
-    if not 3 <= len(parts) <= len(_ORDER) or not all(part.isdecimal() for part in parts):
+    if not 3 <= len(parts) <= len(_ORDER) or not all(re.fullmatch(_FIGURE, part) for part in parts):
         return None
     fields: dict[str, int | str] = {name: int(part) for name, part in zip(_ORDER, parts, strict=False)}
     if variant:

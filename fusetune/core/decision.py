@@ -39,30 +39,41 @@ LOOKS: Final[tuple[int, ...]] = (25, 50, 100, 200, 400)
 """After how many blocks an interval is looked at; every look spends a share of the error budget."""
 
 
+# What a file says has to be possible. No NaN is within any bounds.
+MinGain = Annotated[float, msgspec.Meta(ge=0.0, lt=1.0)]
+MedianGain = Annotated[float, msgspec.Meta(gt=-1e300, lt=1.0)]
+"""Below 1, since all that runs takes time."""
+LowGain = Annotated[float, msgspec.Meta(le=1.0)]
+"""The lower end of an interval, which too few blocks leave at minus infinity."""
+HighGain = Annotated[float, msgspec.Meta(gt=-1e300)]
+BlockCount = Annotated[int, msgspec.Meta(ge=1)]
+
+
 class KeepRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a gain must prove: at least `min_gain`, at a total `confidence` over all looks and comparisons."""
 
-    min_gain: Annotated[float, msgspec.Meta(ge=0.0, lt=1.0)] = 0.02
+    min_gain: MinGain = 0.02
     confidence: Annotated[float, msgspec.Meta(gt=0.5, lt=1.0)] = 0.95
-    looks: tuple[int, ...] = LOOKS
+    looks: Annotated[tuple[BlockCount, ...], msgspec.Meta(min_length=1)] = LOOKS
 
     def look_confidence(self, comparisons: int) -> float:
         """The confidence of one look at one of `comparisons` pairs, so that all together err at most 1 - confidence.
 
         Bonferroni's inequality: the error budget is split evenly over looks and comparisons.
         """
-        return 1.0 - (1.0 - self.confidence) / (len(self.looks) * comparisons)
+        shared = 1.0 - (1.0 - self.confidence) / (len(self.looks) * comparisons)
+        return min(shared, math.nextafter(1.0, 0.0))  # Not even rounding makes it certain.
 
 
 class Gain(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The median gain of a candidate with its interval, and what the interval rests on."""
 
-    median: float
-    low: float
-    high: float
-    confidence: float
-    min_gain: float
-    blocks: int
+    median: MedianGain
+    low: LowGain
+    high: HighGain
+    confidence: Annotated[float, msgspec.Meta(gt=0.0, lt=1.0)]
+    min_gain: MinGain
+    blocks: BlockCount
 
 
 def gain(time_us: float, baseline_us: float) -> float:

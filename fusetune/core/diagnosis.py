@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Final
 
@@ -25,6 +26,9 @@ DURATION: Final = "gpu__time_duration.sum"
 METRICS: Final = (SM, WARPS, DRAM, L2_HITS, L2, TENSOR, GRID, REGISTERS, SHARED, DURATION)
 """What `fusetune profile` asks Nsight Compute for: the brief's five, and what they are checked against."""
 
+ROUNDING_PERCENT: Final = 1.0
+"""A busy unit may show as so much more than 100 %: Nsight Compute counts the parts of a ratio in several passes."""
+MOST_CTAS: Final = 2**63
 WALL_PERCENT: Final = 80.0
 """A unit this busy is a wall. Nsight Compute's own speed-of-light rule draws the same line (CUDA, Kernel Profiling
 Guide)."""
@@ -45,6 +49,24 @@ class Diagnosis(msgspec.Struct, frozen=True):
     notes: tuple[str, ...] = ()
 
 
+def believed(metrics: Mapping[str, float]) -> tuple[dict[str, float], tuple[str, ...]]:
+    """The metrics that can be, and a sentence for each that cannot and is left out.
+
+    A share of a peak is 0 to 100 %, and up to ROUNDING_PERCENT more is taken for 100 %; a grid is a number of CTAs;
+    nothing is negative or without end.
+    """
+    kept: dict[str, float] = {}
+    doubts = []
+    for name, value in metrics.items():
+        percent = ".pct" in name
+        most = 100.0 + ROUNDING_PERCENT if percent else MOST_CTAS if name == GRID else math.inf
+        if not 0 <= value <= most or math.isinf(value) or (name == GRID and (value < 1 or value != int(value))):
+            doubts.append(f"{name} is {value:.6g}{' %' if percent else ''}, which cannot be: it is left out.")
+        else:
+            kept[name] = min(value, 100.0) if percent else value
+    return kept, tuple(doubts)
+
+
 def products_at_half(problem: Problem, target: Target) -> bool:
     """Whether a full tensor pipe shows as half of the SM's peak throughput.
 
@@ -60,11 +82,12 @@ def products_at_half(problem: Problem, target: Target) -> bool:
 def diagnose(
     kernel: str, metrics: Mapping[str, float], held: Occupancy, problem: Problem, target: Target, *, grid: int
 ) -> Diagnosis:
-    """Join one kernel's metrics with its theoretical occupancy and say what limits it."""
+    """Join one kernel's metrics with its theoretical occupancy and say what limits it; see `believed`."""
+    metrics, doubts = believed(metrics)
     sm, dram, warps = metrics.get(SM), metrics.get(DRAM), metrics.get(WARPS)
     theory = held.fraction * 100
     told = _figures(metrics, theory)
-    notes = list(_notes(metrics, held, target, grid))
+    notes = [*doubts, *_notes(metrics, held, target, grid)]
     if sm is None or dram is None:
         missing = ", ".join(name for name in (SM, DRAM) if metrics.get(name) is None)
         return Diagnosis(

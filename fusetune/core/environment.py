@@ -11,7 +11,7 @@ class TargetIdentity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Which GPU a file is for; all three must agree with the GPU at hand before an entry is used."""
 
     name: str
-    capability: Annotated[str, msgspec.Meta(pattern=r"^\d+\.\d+$")]
+    capability: Annotated[str, msgspec.Meta(pattern=r"^[0-9]+\.[0-9]+\Z")]
     sms: Annotated[int, msgspec.Meta(ge=1)]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
 
 from fusetune.core.target import Target
@@ -12,6 +14,9 @@ _SHARED_UNIT_BYTES = 128
 _RESERVED_SHARED_BYTES = 1024
 
 
+_Count = Annotated[int, msgspec.Meta(ge=0)]
+
+
 class Resources(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What one compiled kernel uses.
 
@@ -19,9 +24,9 @@ class Resources(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cuobjdump's LOCAL says. shared_bytes: dynamic shared memory a CTA.
     """
 
-    registers: int
-    stack_bytes: int
-    shared_bytes: int
+    registers: _Count
+    stack_bytes: _Count
+    shared_bytes: _Count
 
     @property
     def spills(self) -> bool:

@@ -8,6 +8,7 @@ from importlib.resources import files
 import msgspec
 import yaml
 
+from fusetune.core.near import did_you_mean
 from fusetune.core.text import slugify
 from fusetune.errors import UnknownTargetError
 
@@ -50,6 +51,8 @@ class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 DEFAULT_TARGET = "rtx4090"
+_SHOWN = 80
+"""Letters of a name that is not known."""
 
 
 @functools.cache
@@ -70,7 +73,9 @@ def find_target(name: str) -> Target:
         if wanted in {target.slug, *map(slugify, target.aliases)}:
             return target
     known = ", ".join(target.aliases[0] for target in known_targets() if target.aliases)
-    raise UnknownTargetError(f"target {name!r} is not known; use one of: {known}")
+    names = [alias for target in known_targets() for alias in (*target.aliases, target.slug)]
+    near = did_you_mean(wanted, names)
+    raise UnknownTargetError(f"target {name[:_SHOWN]!r} is not known; use one of: {known}{near}")
 
 
 def match_target(gpu_name: str, capability: str, sms: int) -> Target | None:

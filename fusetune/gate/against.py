@@ -1,11 +1,12 @@
 """Another revision's kernels beside this tree's, in one process, so that both are timed in turns.
 
-The other revision is checked out into a temporary git worktree and its package imported under another name: Python
+The other revision is checked out into a temporary folder and its package imported under another name: Python
 holds one module a name, and blocks of two processes could not be interleaved.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -34,6 +35,7 @@ from fusetune.measure.protocol import CannotLaunchError
 
 OTHER: Final = "other:"
 """How the variant of a config begins that the other revision launches."""
+_WORKTREES: Final = "fusetune-against-"
 _BARE_IMPORT: Final = r"^(?P<lead>[ \t]*)import {package}[ \t]*$"
 _IMPORT: Final = r"^(?P<lead>[ \t]*(?:from|import)[ \t]+){package}(?=[\s.,])"
 
@@ -64,18 +66,10 @@ class Revision:
         )
         self.name = revision if revision == commit else f"{revision} ({commit[:12]})"
         self._alias = f"{self._package.name}_at_{commit[:12]}"
-        self._folder, self._tree = folder, folder / "tree"
-        _git(
-            self._repository,
-            "worktree",
-            "add",
-            "--detach",
-            "--force",
-            str(self._tree),
-            commit,
-            failing="could not be checked out",
-        )
+        self._folder, self._tree, self._index = folder, folder / "tree", folder / "index"
+        _forget_worktrees(self._repository)
         try:
+            self._check_out(commit)
             self._import_under_alias(revision)
         except BaseException:
             self.close()
@@ -83,7 +77,8 @@ class Revision:
 
     def beside(self, spec: KernelSpec, op: str) -> KernelSpec:
         """See Against."""
-        module, _, attribute = BUILT_IN_OPS.get(op, op).partition(":")
+        # The spec's own module may be a user's; a name that stands in a file leads to the built-in ops alone.
+        module, _, attribute = BUILT_IN_OPS.get(op, "").partition(":")
         top = self._package.name
         if module != top and not module.startswith(f"{top}."):
             raise UsageError(f"--against compares the kernels of {top}; the op {op} is not among them")
@@ -99,23 +94,43 @@ class Revision:
         return msgspec.structs.replace(config, variant=OTHER + config.variant)
 
     def close(self) -> None:
-        """Remove the worktree and the modules that were imported from it."""
+        """Remove the files of the revision and the modules that were imported from them."""
         for name in [name for name in sys.modules if name == self._alias or name.startswith(f"{self._alias}.")]:
             del sys.modules[name]
         if str(self._folder) in sys.path:
             sys.path.remove(str(self._folder))
-        subprocess.run(
-            ["git", "-C", str(self._repository), "worktree", "remove", "--force", str(self._tree)],
-            capture_output=True,
-            check=False,
-        )
+        shutil.rmtree(self._tree, ignore_errors=True)
         shutil.rmtree(self._folder / self._alias, ignore_errors=True)
+        self._index.unlink(missing_ok=True)
 
     def __enter__(self) -> Revision:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _check_out(self, commit: str) -> None:
+        """The commit's package as files. The repository learns nothing of it: an index of our own says what is there.
+
+        A worktree would stand in the user's repository until somebody takes it out, and a killed process does not.
+        """
+        failing = "could not be checked out"
+        _git(self._repository, "read-tree", commit, failing=failing, index=self._index)
+        package = str(self._package.relative_to(self._repository))
+        listed = _git(
+            self._repository, "ls-files", "-z", "--", f":(literal){package}", failing=failing, index=self._index
+        )
+        _git(
+            self._repository,
+            "checkout-index",
+            "--force",
+            f"--prefix={self._tree}/",
+            "-z",
+            "--stdin",
+            failing=failing,
+            index=self._index,
+            given=listed,
+        )
 
     def _import_under_alias(self, revision: str) -> None:
         source = self._tree / self._package.relative_to(self._repository)
@@ -244,9 +259,28 @@ def _as_ours(launch: Any) -> Launch | Call:
     return Launch(launch.kernel, tuple(launch.grid), arguments, launch.constants, launch.options)
 
 
-def _git(folder: Path, *arguments: str, failing: str) -> str:
+def _forget_worktrees(repository: Path) -> None:
+    """Take out of the repository worktrees that a killed fusetune of old left there, and that are gone."""
+    listed = _git(repository, "worktree", "list", "--porcelain", failing="does not list its worktrees")
+    for line in listed.splitlines():
+        tree = Path(line.removeprefix("worktree "))
+        ours = line.startswith("worktree ") and tree.name == "tree" and tree.parent.name.startswith(_WORKTREES)
+        if ours and not tree.exists():
+            _git(repository, "worktree", "remove", "--force", str(tree), failing=f"keeps the worktree {tree}")
+
+
+def _git(folder: Path, *arguments: str, failing: str, index: Path | None = None, given: str = "") -> str:
+    environment = os.environ if index is None else {**os.environ, "GIT_INDEX_FILE": str(index)}
     try:
-        done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments],
+            input=given,
+            capture_output=True,
+            text=True,
+            errors="surrogateescape",
+            env=environment,
+            check=False,
+        )
     except OSError as error:
         raise UsageError(f"--against needs git: {error.strerror or error}") from error
     if done.returncode:

@@ -17,7 +17,7 @@ from fusetune.core.decision import Gain, KeepRule, decide
 from fusetune.gate.findings import Status
 from fusetune.gate.recording import GateJournal
 from fusetune.measure.paired import PairResult, compare, is_quiet
-from fusetune.measure.protocol import BlockTimes, Failure, Measurer
+from fusetune.measure.protocol import BY_MACHINE, BlockTimes, Failure, Measurer
 from fusetune.store.journal import Phase
 from fusetune.store.schema import Entry
 from fusetune.units import format_gain, format_interval, format_us
@@ -179,11 +179,11 @@ def _once(
 
 
 def _failed(_: Config, failure: Failure) -> Judgement:
-    """A config that gave no time. Blocks that were all throttled say nothing about it."""
+    """A config that gave no time. Blocks that were all throttled say nothing about it, nor does what others did."""
     status: Status = "regression"
     if failure.reason in _WRONG:
         status = "wrong_result"
-    elif failure.reason == "throttled":
+    elif failure.reason == "throttled" or failure.reason in BY_MACHINE:
         status = "inconclusive"
     return Judgement(status, f"{failure.reason}: {failure.detail}")
 

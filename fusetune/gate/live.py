@@ -17,8 +17,8 @@ from fusetune.gate.against import Against
 from fusetune.gate.findings import Check, Finding, LoadedFile
 from fusetune.gate.judge import Judgement, Limits, judge_against, judge_gain
 from fusetune.gate.recording import GateJournal
-from fusetune.gate.static import static_gate
-from fusetune.kernels.spec import KernelSpec, load_spec
+from fusetune.gate.static import static_findings
+from fusetune.kernels.spec import KernelSpec, spec_named
 from fusetune.measure.lock import hold_gpu_of
 from fusetune.measure.protocol import GpuFacts, Measurer
 from fusetune.store.lookup import target_differences
@@ -119,13 +119,18 @@ def _measure(
     limits: Limits,
 ) -> Finding | str:
     """The finding, or in what this machine differs from the file's."""
-    spec = load_spec(file.op)
+    spec = spec_named(file.op)
     against = options.against if check == "against" else None
     other = against.beside(spec, file.op) if against else None
     measurer = measurer_for(other or spec, entry.problem)
     journal: GateJournal | None = None
     try:
-        facts = measurer.facts()
+        try:
+            facts = measurer.facts()
+        except NoUsableGpuError as error:  # The driver shows a GPU, and PyTorch cannot use it.
+            if options.on_mismatch == "fail":
+                raise
+            return str(error)
         differences = target_differences(file.target, facts.identity)
         if differences and options.on_mismatch == "fail":
             raise NoUsableGpuError(f"{path} cannot be gated on this machine: {'; '.join(differences)}")
@@ -190,5 +195,5 @@ def not_gated(path: Path, file: ConfigFile, entry: Entry, why: str) -> Finding:
 def _other_machine(path: Path, file: ConfigFile, why: str, progress: Progress, options: LiveOptions) -> list[Finding]:
     if options.on_mismatch == "static":
         progress.warn(f"{path} is only compiled: {why}")
-        return static_gate([(path, file)], progress, workers=options.workers)
+        return static_findings([(path, file)], progress, workers=options.workers)[0]  # Beside what was measured.
     return [not_gated(path, file, entry, f"skipped: {why}") for entry in file.entries]

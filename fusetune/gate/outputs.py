@@ -5,19 +5,28 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 
+from fusetune.core.text import encodable, json_text, markdown, printable, shortened, shown, visible_lines
 from fusetune.errors import UsageError
 from fusetune.gate.findings import SIGNS, Finding, Status, exit_code, summary
 from fusetune.store.whole import write_whole
 from fusetune.units import format_gain, format_interval
 
+W = TypeVar("W")
+
 GATE_VERSION: Final = 1
 """History of the JSON form: 1, the first version."""
 MAX_ANNOTATIONS: Final = 10
 """What GitHub shows of one step's errors, and of its warnings."""
+MAX_MESSAGE: Final = 4000
+"""Characters of an annotation's message: GitHub's runner cuts it at 4,096."""
+MAX_SUMMARY: Final = 1000 * 1024
+"""Bytes of a step's summary, what stood there before among them: GitHub drops all of one above 1,024 KiB."""
+MAX_CELL: Final = 1000
+"""Characters of a cell in it."""
 SUMMARY_VARIABLE: Final = "GITHUB_STEP_SUMMARY"
 ACTIONS_VARIABLE: Final = "GITHUB_ACTIONS"
 
@@ -34,29 +43,55 @@ def to_json(findings: Sequence[Finding]) -> str:
         "gate": GATE_VERSION,
         "exit_code": exit_code(findings),
         "summary": summary(findings),
-        "findings": [_plain(finding) for finding in findings],
+        "findings": [_plain(finding) for finding in shown(list(findings), encodable)],
     }
-    return msgspec.json.format(msgspec.json.encode(body), indent=2).decode() + "\n"
+    return json_text(msgspec.json.format(msgspec.json.encode(body), indent=2).decode()) + "\n"
 
 
-def to_markdown(findings: Sequence[Finding]) -> str:
-    """The findings as GitHub-flavoured Markdown, the worst first."""
-    lines = [f"## fusetune gate: {summary(findings)}", ""]
-    if findings:
-        lines += ["| | problem | config | check | gain | what |", "|---|---|---|---|---|---|"]
+def to_markdown(findings: Sequence[Finding], limit: int | None = None) -> str:
+    """The findings as GitHub-flavoured Markdown, the worst first.
+
+    With a limit, in bytes of UTF-8, as many as fit: long texts are cut, the findings left out are counted on the last
+    line, and where not even the first line fits there is nothing.
+    """
+    headline = f"## fusetune gate: {summary(findings)}\n"
+    table = ["", "| | problem | config | check | gain | what |", "|---|---|---|---|---|---|"] if findings else [""]
     order = list(SIGNS)[::-1]
-    for finding in sorted(findings, key=lambda finding: order.index(finding.status)):
-        gain = finding.gain
-        cells = (
-            SIGNS[finding.status],
-            f"{finding.op} {finding.entry.problem.describe()}",
-            finding.entry.config.label(),
-            finding.check,
-            f"{format_gain(gain.median)} {format_interval(gain.low, gain.high)}" if gain else "-",
-            finding.detail,
-        )
-        lines.append(f"| {' | '.join(map(_cell, cells))} |")
-    return "\n".join(lines) + "\n"
+    worst_first = sorted(findings, key=lambda finding: order.index(finding.status))
+    if limit is None:
+        return headline + "".join(f"{line}\n" for line in (*table, *map(_row, worst_first)))
+    if len(headline.encode()) > limit:
+        return ""
+    head = headline + "".join(f"{line}\n" for line in table)
+    left = limit - len(head.encode()) - len(_left_out(len(findings)).encode())
+    if left < 0:
+        return headline
+    rows: list[str] = []
+    for finding in worst_first:
+        row = _row(finding, MAX_CELL) + "\n"
+        left -= len(row.encode())
+        if left < 0:
+            break
+        rows.append(row)
+    more = len(findings) - len(rows)
+    return head + "".join(rows) + (_left_out(more) if more else "")
+
+
+def _left_out(count: int) -> str:
+    return f"\n{count} more findings do not fit here; the log has them all, and so has the file of `--markdown`.\n"
+
+
+def _row(finding: Finding, most: int | None = None) -> str:
+    gain = finding.gain
+    cells = (
+        SIGNS[finding.status],
+        f"{finding.op} {finding.entry.problem.describe()}",
+        finding.entry.config.label(),
+        finding.check,
+        f"{format_gain(gain.median)} {format_interval(gain.low, gain.high)}" if gain else "-",
+        finding.detail,
+    )
+    return f"| {' | '.join(markdown(cell if most is None else shortened(cell, most)) for cell in cells)} |"
 
 
 def to_annotations(findings: Sequence[Finding]) -> list[str]:
@@ -78,15 +113,15 @@ def to_junit(findings: Sequence[Finding]) -> str:
 
     root = JUnitXml("fusetune gate")
     for path in dict.fromkeys(finding.file for finding in findings):
-        suite = TestSuite(str(path))
+        suite = TestSuite(printable(str(path)))
         for finding in findings:
             if finding.file != path:
                 continue
             case = TestCase(
-                f"{finding.entry.problem.describe()} {finding.entry.config.label()}",
-                classname=f"fusetune.gate.{finding.check}.{finding.op}",
+                printable(f"{finding.entry.problem.describe()} {finding.entry.config.label()}"),
+                classname=printable(f"fusetune.gate.{finding.check}.{finding.op}"),
             )
-            detail = _xml_text(finding.detail)
+            detail = visible_lines(finding.detail)
             if finding.status in _FAILS:
                 case.result = [Failure(detail, finding.status)]
             elif finding.status in _ERRORS:
@@ -107,7 +142,8 @@ def write_outputs(
 ) -> list[str]:
     """Write what was asked for, and append to a GitHub step's summary; returns the annotations to print.
 
-    `paths` has a file for `json`, `junit` and `markdown`, or None. Raises UsageError, which names the file, where one
+    `paths` has a file for `json`, `junit` and `markdown`, or None; such a file has every finding, whole, while the
+    summary keeps below GitHub's limit, the worst first. Raises UsageError, which names the file, where one
     cannot be written.
     """
     environment = os.environ if environment is None else environment
@@ -122,18 +158,20 @@ def write_outputs(
             _writing(path, write_whole, make(findings))
     step_summary = environment.get(SUMMARY_VARIABLE)
     if step_summary:
-        _writing(Path(step_summary), _append, to_markdown(findings))
+        _writing(Path(step_summary), _append, findings)
     return to_annotations(findings) if environment.get(ACTIONS_VARIABLE) == "true" else []
 
 
-def _append(path: Path, text: str) -> None:
+def _append(path: Path, findings: Sequence[Finding]) -> None:
+    """What still fits beside what the step has said before."""
+    held = path.stat().st_size if path.exists() else 0
     with path.open("a", encoding="utf-8") as handle:
-        handle.write(text)
+        handle.write(to_markdown(findings, MAX_SUMMARY - held))
 
 
-def _writing(path: Path, write: Callable[[Path, str], object], text: str) -> None:
+def _writing(path: Path, write: Callable[[Path, W], object], what: W) -> None:
     try:
-        write(path, text)
+        write(path, what)
     except BrokenPipeError:
         raise
     except OSError as error:
@@ -164,8 +202,9 @@ def _annotation(finding: Finding) -> str:
     level = "error" if finding.status in _FAILS or finding.status in _ERRORS else "warning"
     title = _property(f"fusetune gate: {SIGNS[finding.status]}")
     entry = finding.entry
-    message = f"{finding.op} {entry.problem.describe()}, {entry.config.label()}: {finding.detail}"
-    return f"::{level} file={_property(str(finding.file))},title={title}::{_data(message)}"
+    message = visible_lines(f"{finding.op} {entry.problem.describe()}, {entry.config.label()}: {finding.detail}")
+    place = _property(shortened(str(finding.file), MAX_CELL))
+    return f"::{level} file={place},title={title}::{_data(shortened(message, MAX_MESSAGE))}"
 
 
 def _data(text: str) -> str:
@@ -175,14 +214,4 @@ def _data(text: str) -> str:
 
 def _property(text: str) -> str:
     """Escaped as GitHub's toolkit escapes a property of a workflow command."""
-    return _data(text).replace(":", "%3A").replace(",", "%2C")
-
-
-def _cell(text: str) -> str:
-    """Text that stays in its cell and on its line, and is not taken for HTML."""
-    return " ".join(text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").split())
-
-
-def _xml_text(text: str) -> str:
-    """Without the control characters that XML 1.0 cannot hold, as a compiler's message may have."""
-    return "".join(letter for letter in text if letter in "\t\n\r" or ord(letter) >= 32)
+    return _data(printable(text)).replace(":", "%3A").replace(",", "%2C")

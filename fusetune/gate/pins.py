@@ -14,11 +14,14 @@ import msgspec
 import yaml
 
 from fusetune.compiler.record import KernelRecord
+from fusetune.core.brief import brief
 from fusetune.core.config import Config
 from fusetune.core.environment import TargetIdentity
 from fusetune.core.problem import Problem
+from fusetune.core.trouble import why_not_written
 from fusetune.errors import ConfigFileError
 from fusetune.store.paths import PINS_FOLDER
+from fusetune.store.regular import is_there, reason
 from fusetune.store.yaml_files import replace_file
 from fusetune.store.yaml_reader import parse_yaml_as, read_text
 
@@ -88,8 +91,11 @@ def read_pins(path: Path, known_metrics: Iterable[str]) -> PinFile | None:
 
     Raises ConfigFileError for a file that cannot be believed, or an override of a metric that there is not.
     """
-    if not path.exists():
-        return None
+    try:
+        if not is_there(path):
+            return None
+    except OSError as error:
+        raise ConfigFileError(f"cannot read {brief(path)}: {reason(error)}; see that its folder can be read") from error
     file = parse_yaml_as(read_text(path), path, PinFile)
     known = tuple(known_metrics)
     for override in file.overrides:
@@ -110,19 +116,19 @@ def write_pins(path: Path, file: PinFile) -> None:
         replace_file(path.resolve(), _HEADER + body)
     except OSError as error:
         raise ConfigFileError(
-            f"cannot write {path}: {error.strerror or error}; choose a folder that you may write to"
+            f"cannot write {path}: {why_not_written(error, 'choose a folder that you may write to')}"
         ) from error
 
 
-def merged(old: PinFile | None, new: PinFile) -> PinFile:
-    """`new` with what it does not replace of `old`: overrides, and other toolchains' pins of the same entries."""
+def merged(old: PinFile | None, new: PinFile, entries: Iterable[tuple[Problem, Config]]) -> PinFile:
+    """`new` with what it does not replace of `old`: overrides, and the pins that there are of the file's `entries`."""
     if old is None:
         return new
-    kept = {(pin.problem, pin.config) for pin in new.entries}
+    held = set(entries)
     replaced = {(pin.problem, pin.config, pin.toolchain) for pin in new.entries}
     others = [
         pin
         for pin in old.entries
-        if (pin.problem, pin.config) in kept and (pin.problem, pin.config, pin.toolchain) not in replaced
+        if (pin.problem, pin.config) in held and (pin.problem, pin.config, pin.toolchain) not in replaced
     ]
     return msgspec.structs.replace(new, entries=(*new.entries, *others), overrides=old.overrides)

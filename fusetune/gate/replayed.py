@@ -14,7 +14,7 @@ from fusetune.gate.judge import Judgement, Limits, judge_against, judge_gain
 from fusetune.gate.live import finding_of
 from fusetune.gate.recording import GATE_SPACE, GateJournal
 from fusetune.measure.replay import ReplayMeasurer
-from fusetune.store.journal import Block, Candidate, Record, RunEnd, RunStart, Sampling, read_journal
+from fusetune.store.journal import Block, Candidate, Record, RunEnd, RunStart, Sampling, read_run
 from fusetune.store.schema import Entry
 
 
@@ -24,7 +24,7 @@ def gate_from(journal: Path) -> Finding:
     Of a sweep those count that its published figure rests on: the revalidation's, or the final's where there was none.
     Raises JournalError for a journal that cannot be read, UsageError for one that ends with no entry.
     """
-    records = list(read_journal(journal))
+    records = read_run(journal)
     start = next((record for record in records if isinstance(record, RunStart)), None)
     end = next((record for record in records if isinstance(record, RunEnd)), None)
     if start is None or end is None or end.entry is None:

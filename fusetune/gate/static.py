@@ -9,19 +9,21 @@ from pathlib import Path
 
 import msgspec
 
+from fusetune.compiler import pool as compiler
 from fusetune.compiler.build import ptxas_version
 from fusetune.compiler.pool import Job, compile_jobs, usable_cores
 from fusetune.compiler.record import KernelRecord, kernel_records
-from fusetune.core.config import Config
+from fusetune.core.config import BASELINE, Config
 from fusetune.core.progress import Progress
 from fusetune.core.resources import Resources
 from fusetune.core.space import Rejection
 from fusetune.core.target import Target, match_target
-from fusetune.errors import CompileError, UsageError
+from fusetune.core.trouble import Trouble, machine_told, trouble_of
+from fusetune.errors import CompileError, FusetuneError, UsageError
 from fusetune.gate.drift import METRICS, Drift, drift
 from fusetune.gate.findings import Finding, LoadedFile, Status
 from fusetune.gate.pins import PINS_VERSION, Pin, PinFile, Toolchain, merged, pins_path, read_pins, write_pins
-from fusetune.kernels.spec import KernelSpec, load_spec
+from fusetune.kernels.spec import KernelSpec, spec_named
 from fusetune.store.schema import ConfigFile
 from fusetune.units import format_bytes
 
@@ -31,19 +33,35 @@ Outcome = tuple[Status, str]
 class Compiled(msgspec.Struct, frozen=True):
     """An entry's config as compiled, with a record of each kernel where that was asked for."""
 
-    result: Resources | Rejection
+    result: compiler.Outcome
     kernels: tuple[KernelRecord, ...] | None
 
 
 def static_gate(files: Sequence[LoadedFile], progress: Progress, *, workers: int | None = None) -> list[Finding]:
     """Compile every entry's config for the GPU of its file and hold it against its pin, where the file has pins.
 
-    Raises UsageError for a GPU that the table of targets does not hold or an op that is not there, ConfigFileError for
-    pins that cannot be read.
+    Raises as `static_findings` does, and MachineError, or UsageError for what the user has set, where the machine let
+    nothing be compiled at all: one line instead of as many as there are entries.
     """
-    findings = []
+    findings, troubles = static_findings(files, progress, workers=workers)
+    if troubles and len(troubles) == len(findings):
+        raise troubles[0].error()
+    return findings
+
+
+def static_findings(
+    files: Sequence[LoadedFile], progress: Progress, *, workers: int | None = None
+) -> tuple[list[Finding], list[Trouble]]:
+    """What is found of every entry, and what of the machine kept some from being compiled: those are inconclusive.
+
+    What is pinned by other toolchains alone is reported, whatever comes of it, and not compared. Raises UsageError for
+    a GPU that the table of targets does not hold or an op that is not there, ConfigFileError for pins that cannot be
+    read.
+    """
+    findings: list[Finding] = []
+    troubles: list[Trouble] = []
     for path, file in files:
-        target, spec = _target_of(file), load_spec(file.op)
+        target, spec = _target_of(file), spec_named(file.op)
         pins = read_pins(pins_path(path), METRICS)
         if pins is not None:
             _refuse_other(pins, file, pins_path(path))
@@ -51,13 +69,16 @@ def static_gate(files: Sequence[LoadedFile], progress: Progress, *, workers: int
         made = _compile(path, file, spec, target, progress, workers, with_records=pins is not None)
         for entry in file.entries:
             compiled = made[Job(entry.problem, entry.config)]
-            status, detail = _checked(entry.config, compiled.result, target)
-            if pins is not None and toolchain is not None and compiled.kernels is not None:
-                unpinned = status, detail
-                job = Job(entry.problem, entry.config)
-                status, detail = _held_to_pin(unpinned, job, compiled.kernels, pins, spec, toolchain)
+            if isinstance(compiled.result, Trouble):
+                troubles.append(compiled.result)
+                status, detail = _not_compiled(compiled.result)
+            else:
+                status, detail = _checked(entry.config, compiled.result, target)
+                if pins is not None and toolchain is not None:
+                    job = Job(entry.problem, entry.config)
+                    status, detail = _held_to_pin((status, detail), job, compiled.kernels, pins, spec, toolchain)
             findings.append(Finding(file=path, op=file.op, entry=entry, status=status, detail=detail, check="static"))
-    return sorted(findings, key=lambda finding: (finding.file, finding.entry.problem.describe()))
+    return sorted(findings, key=lambda finding: (finding.file, finding.entry.problem.describe())), troubles
 
 
 class Pinned(msgspec.Struct, frozen=True):
@@ -71,11 +92,12 @@ class Pinned(msgspec.Struct, frozen=True):
 def pin(files: Sequence[LoadedFile], progress: Progress, *, workers: int | None = None) -> list[Pinned]:
     """Put on record what the compiler makes of every entry's config; what spills or does not compile is refused.
 
-    Pins by other toolchains and overrides stay. Raises as `static_gate` does.
+    Pins by other toolchains stay, as do overrides and the pins of what is refused. Raises as `static_gate` does, and
+    where the machine kept any entry from being compiled: that file's pins are then left as they are.
     """
     written = []
     for path, file in files:
-        target, spec, place = _target_of(file), load_spec(file.op), pins_path(path)
+        target, spec, place = _target_of(file), spec_named(file.op), pins_path(path)
         old = read_pins(place, METRICS)
         if old is not None:
             _refuse_other(old, file, place)
@@ -84,6 +106,9 @@ def pin(files: Sequence[LoadedFile], progress: Progress, *, workers: int | None 
         entries, refused = [], []
         for entry in file.entries:
             compiled = made[Job(entry.problem, entry.config)]
+            if isinstance(compiled.result, Trouble):
+                told = f"{path} was not pinned, {entry.config.label()} could not be compiled: {compiled.result.detail}"
+                raise Trouble(told, compiled.result.is_setting).error()
             status, detail = _checked(entry.config, compiled.result, target)
             override = old.override(entry.problem) if old else None
             if status == "regression" and not (override and _is_spill(compiled) and _accepts_spill(override.accepts)):
@@ -92,7 +117,7 @@ def pin(files: Sequence[LoadedFile], progress: Progress, *, workers: int | None 
                 hashed = spec.source_hash(entry.config.variant)
                 entries.append(Pin(entry.problem, entry.config, hashed, toolchain, compiled.kernels))
         new = PinFile(pins=PINS_VERSION, op=file.op, target=file.target, entries=tuple(entries))
-        write_pins(place, merged(old, new))
+        write_pins(place, merged(old, new, [(entry.problem, entry.config) for entry in file.entries]))
         written.append(Pinned(place, len(entries), tuple(refused)))
     return written
 
@@ -113,7 +138,7 @@ def _compile(
     with_records: bool,
 ) -> dict[Job, Compiled]:
     jobs = list(dict.fromkeys(Job(entry.problem, entry.config) for entry in file.entries))
-    results: dict[Job, Resources | Rejection] = {}
+    results: dict[Job, compiler.Outcome] = {}
     with progress.phase(f"Compiling {path} for {target.name}", len(jobs)) as phase:
         for job, result in compile_jobs(spec, jobs, target, workers=workers):
             results[job] = result
@@ -122,20 +147,25 @@ def _compile(
             return {job: Compiled(result, None) for job, result in results.items()}
         # What compiled in a process of its own compiles here: Triton's cache has it, and threads wait for cuobjdump.
         able = [job for job, result in results.items() if isinstance(result, Resources)]
-        with ThreadPoolExecutor(workers or usable_cores()) as pool:
+        with machine_told(), ThreadPoolExecutor(workers or usable_cores()) as pool:
             recorded = dict(zip(able, pool.map(lambda job: _record(spec, job, target), able), strict=True))
     made = {}
     for job, result in results.items():
         kernels = recorded.get(job)
-        made[job] = Compiled(kernels, None) if isinstance(kernels, Rejection) else Compiled(result, kernels)
+        if isinstance(kernels, Rejection | Trouble):
+            made[job] = Compiled(kernels, None)
+        else:
+            made[job] = Compiled(result, kernels)
     return made
 
 
-def _record(spec: KernelSpec, job: Job, target: Target) -> tuple[KernelRecord, ...] | Rejection:
+def _record(spec: KernelSpec, job: Job, target: Target) -> tuple[KernelRecord, ...] | Rejection | Trouble:
     try:
         return kernel_records(spec, job.problem, job.config, target)
     except CompileError as error:
         return Rejection("compile_error", str(error))
+    except (FusetuneError, OSError, MemoryError) as error:
+        return trouble_of(error) or Trouble(str(error), is_setting=isinstance(error, UsageError))
 
 
 def _target_of(file: ConfigFile) -> Target:
@@ -160,7 +190,7 @@ def _checked(config: Config, result: Resources | Rejection, target: Target) -> O
     """What can be said without a pin."""
     if isinstance(result, Rejection):
         return "regression", f"does not compile: {result.detail}"
-    if result.spills:
+    if result.spills and config != BASELINE:
         return "regression", f"spills: {result.stack_bytes} bytes of stack a thread"
     if result.shared_bytes > target.shared_bytes_per_cta:
         return "regression", (
@@ -169,36 +199,43 @@ def _checked(config: Config, result: Resources | Rejection, target: Target) -> O
         )
     if config.is_library and not result.registers:
         return "holds", "a library's call: there is no kernel of ours to compile"
-    return "holds", f"{result.registers} registers, no spill, {format_bytes(result.shared_bytes)} of shared memory"
+    # BASELINE is the reference, and what calls fall back to, whatever it spills.
+    stack = f"spills {result.stack_bytes} bytes a thread, as BASELINE may" if result.spills else "no spill"
+    return "holds", f"{result.registers} registers, {stack}, {format_bytes(result.shared_bytes)} of shared memory"
+
+
+def _not_compiled(trouble: Trouble) -> Outcome:
+    return "inconclusive", f"not compiled, because of the machine: {trouble.detail}"
 
 
 def _held_to_pin(
     unpinned: Outcome,
     job: Job,
-    made: tuple[KernelRecord, ...],
+    made: tuple[KernelRecord, ...] | None,
     pins: PinFile,
     spec: KernelSpec,
     toolchain: Toolchain,
 ) -> Outcome:
+    """What the pins say of what was found without them; `made` is None where nothing was compiled."""
     status, detail = unpinned
+    own = pins.of(job.problem, job.config)
+    here = next((pin for pin in own if pin.toolchain == toolchain), None)
+    if own and here is None:
+        # Whatever another toolchain makes of it, be it nothing at all: what is shipped was promised for those pinned.
+        others = " and ".join(dict.fromkeys(pin.toolchain.describe() for pin in own))
+        return "other_toolchain", (
+            f"{detail}; pinned with {others}, compiled with {toolchain.describe()}: not compared"
+            f"{'' if status == 'regression' else ', `fusetune gate --pin` adds this one'}"
+        )
     override = pins.override(job.problem)
     accepts = override.accepts if override else ()
     reason = f"accepted, because: {override.reason}" if override else ""
-    spills = any(record.stack_bytes for record in made)
-    if status == "regression" and not (spills and _accepts_spill(accepts)):
+    if status == "regression" and not (_spills(made) and _accepts_spill(accepts)):
         return unpinned
     if status == "regression":
         status, detail = "holds", f"{detail}; {reason}"
-    own = pins.of(job.problem, job.config)
-    if not own:
+    if here is None or made is None:
         return "no_reference", f"{detail}; not pinned, while others are: `fusetune gate --pin` puts it on record"
-    here = next((pin for pin in own if pin.toolchain == toolchain), None)
-    if here is None:
-        others = " and ".join(dict.fromkeys(pin.toolchain.describe() for pin in own))
-        return "other_toolchain", (
-            f"{detail}; pinned with {others}, compiled with {toolchain.describe()}: not compared, "
-            "`fusetune gate --pin` adds this one"
-        )
     hashed = spec.source_hash(job.config.variant)
     changed = "" if here.kernel_hash == hashed else "; the kernels' source has changed since"
     return _compared(drift(here.kernels, made), status, detail, accepts, reason, changed)
@@ -220,6 +257,10 @@ def _compared(
         return "holds", f"{found.told}; {reason}"
     how = "better than pinned" if found.better else "other than pinned, and no worse"
     return "better", f"{how}: {found.told}{changed}; `fusetune gate --pin` records it"
+
+
+def _spills(made: Iterable[KernelRecord] | None) -> bool:
+    return any(record.stack_bytes for record in made or ())
 
 
 def _is_spill(compiled: Compiled) -> bool:

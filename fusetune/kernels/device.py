@@ -7,6 +7,7 @@ from typing import Any, Final, NamedTuple
 
 from fusetune.core.environment import TargetIdentity
 from fusetune.core.target import Target, known_targets, match_target
+from fusetune.errors import NoUsableGpuError
 
 
 class Gpu(NamedTuple):
@@ -38,13 +39,34 @@ def _gpu(index: int) -> Gpu:
     return Gpu(10 * properties.major + properties.minor, properties.multi_processor_count)
 
 
+UNKNOWN_NAME: Final = "unknown NVIDIA GPU"
+"""Of a GPU whose driver tells a name that is no text."""
+
+
+def why_no_cuda() -> str | None:
+    """Why PyTorch can use no GPU here and what to do, or None where it can."""
+    try:
+        import torch
+    except ImportError:
+        return "torch is not installed; install the CUDA build of torch"
+    if torch.version.cuda is None:
+        return f"torch {torch.__version__} is built without CUDA; install the CUDA build of torch"
+    if not torch.cuda.is_available():
+        return "torch sees no CUDA GPU; check the driver with nvidia-smi, and CUDA_VISIBLE_DEVICES"
+    return None
+
+
 def gpu_identity(index: int) -> TargetIdentity:
     """Name, compute capability and SM count of CUDA device `index`; initialises CUDA in this process."""
     import torch
 
     properties = torch.cuda.get_device_properties(index)
+    try:
+        name = properties.name
+    except UnicodeDecodeError:  # pybind11 decodes it, and drivers have been seen that put no text there.
+        name = ""
     return TargetIdentity(
-        name=properties.name,
+        name=name or UNKNOWN_NAME,
         capability=f"{properties.major}.{properties.minor}",
         sms=properties.multi_processor_count,
     )
@@ -53,8 +75,13 @@ def gpu_identity(index: int) -> TargetIdentity:
 def local_target(index: int) -> Target:
     """The Target of CUDA device `index`: its row of the table, or for an unknown model what the driver tells.
 
-    Limits come from the driver in both cases; peaks and bandwidth only from the table.
+    Limits come from the driver in both cases; peaks and bandwidth only from the table. Raises NoUsableGpuError where
+    PyTorch can use no GPU, whatever the driver shows.
     """
+    why = why_no_cuda()
+    if why is not None:
+        raise NoUsableGpuError(why)
+
     import torch
 
     properties = torch.cuda.get_device_properties(index)

@@ -125,6 +125,16 @@ _LAYOUTS: Final[dict[tuple[int, int], type[DirectLaunch]]] = {
 """By Triton's version, as read in its backends/nvidia/driver.py and driver.c."""
 
 
+def load(compiled: Any) -> None:
+    """Load a CompiledKernel on the current device, where Triton would at its first launch.
+
+    Raises Triton's OutOfResources where it takes more of the GPU than there is, at every time that it is asked.
+    """
+    initialize = getattr(compiled, "_init_handles", None)  # private, and of any version so far
+    if initialize is not None:
+        initialize()
+
+
 def direct_launch(launch: Launch, sources: Mapping[str, int]) -> DirectLaunch | None:
     """A DirectLaunch of what `launch` describes, compiled and loaded on the current device.
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from fusetune.core.config import Config
+from fusetune.core.launchable import unlaunchable
 from fusetune.core.problem import DTYPES, Problem
 from fusetune.core.space import GEMM_SPACE
 from fusetune.errors import UnsupportedProblemError
@@ -43,6 +44,10 @@ class GemmScale:
     def workspace(self, problem: Problem, config: Config) -> tuple[Operand, ...]:
         """split_k's summands."""
         return workspace(problem, config, "scale")
+
+    def unlaunchable(self, problem: Problem, config: Config) -> str | None:
+        """What our variants cannot do, which depends on the mode."""
+        return unlaunchable(config, problem, problem.mode)
 
     def constants(self, problem: Problem, config: Config, tensors: Mapping[str, Any]) -> Mapping[str, Any]:
         """None: every variant reads the weights as they are."""

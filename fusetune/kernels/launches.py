@@ -8,10 +8,12 @@ from typing import Any, Final, Literal
 import triton
 import triton.language as tl
 
+from fusetune.core.brief import brief
 from fusetune.core.config import Config
+from fusetune.core.launchable import incapable
 from fusetune.core.persistent import ctas_per_sm, parts_of
 from fusetune.core.problem import Problem
-from fusetune.core.space import DEFERRED_STEPS, OWNED_AT_ONCE, holds_columns, owned_columns
+from fusetune.core.space import OWNED_AT_ONCE, holds_columns, owned_columns
 from fusetune.core.split import joins_summands, tiles_of
 from fusetune.errors import UnsupportedProblemError
 from fusetune.kernels.deferred import (
@@ -133,12 +135,11 @@ def gemm_launches(
 
     Raises UnsupportedProblemError for a variant that is not known or does not do this.
     """
+    why = incapable(config, problem, None if ending == "scale" else ending)
+    if why is not None:
+        raise UnsupportedProblemError(f"{brief(config.label())}: {why}")
     gpu = gpu_of(tensors["x"])
     ends = _Ends(problem, config, tensors, ending, eps, momentum, counter, gpu)
-    if config.SPLIT_K > 1 and config.variant not in {"split_k", "persistent"}:
-        raise UnsupportedProblemError(f"{config.label()}: the variants split_k and persistent can split K")
-    if config.variant in {"reread", "owner"} and ending != "train":
-        raise UnsupportedProblemError(f"{config.variant} is for training: nothing else takes moments")
     if config.variant == "deferred":
         return ends.after(_deferred(ends))
     if config.is_walking:
@@ -146,16 +147,7 @@ def gemm_launches(
     if config.variant == "library":
         return ends.after_library()
     if config.variant == "library_folded":
-        if ending != "eval":
-            raise UnsupportedProblemError("library_folded is for evaluation: training changes what would be folded")
         return (ends.folded(),)
-    if config.variant not in {"tiled", "split_k"}:
-        raise UnsupportedProblemError(
-            f"there is no variant {config.variant!r}; use tiled, split_k, persistent, reread, owner, deferred, "
-            "library or library_folded"
-        )
-    if config.variant == "split_k" and config.SPLIT_K == 1:
-        raise UnsupportedProblemError(f"{config.label()}: split_k needs a SPLIT_K of 2 or more")
     return ends.after(_tiled(ends))
 
 
@@ -433,15 +425,6 @@ def _persistent(ends: _Ends) -> Launch:
 
 def _deferred(ends: _Ends) -> Launch:
     problem, config, tensors = ends.problem, ends.config, ends.tensors
-    steps = triton.cdiv(problem.K, config.BLOCK_K)
-    if problem.element_bytes != 2:
-        raise UnsupportedProblemError(
-            f"deferred keeps a tile of y in registers: float16 or bfloat16, not {problem.dtype}"
-        )
-    if steps < DEFERRED_STEPS:
-        raise UnsupportedProblemError(
-            f"{config.label()}: K={problem.K} takes {steps} steps, and deferred needs {DEFERRED_STEPS} or more"
-        )
     shared = ends.shared()
     constants = ends.tile_constants()
     for name in ("SPLIT_K", "PRECISION", "COUNTER", "PREFETCHES"):

@@ -7,6 +7,7 @@ import hashlib
 import inspect
 import io
 import math
+import re
 import textwrap
 import tokenize
 from collections.abc import Callable, Mapping, Sequence
@@ -16,10 +17,12 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from fusetune.core.config import Config
+from fusetune.core.near import did_you_mean
 from fusetune.core.problem import Dtype, Problem
 from fusetune.core.space import Space
 from fusetune.core.target import Target
-from fusetune.errors import UsageError
+from fusetune.core.text import OP_NAME
+from fusetune.errors import FusetuneError, UsageError
 from fusetune.kernels.device import NO_GPU, Gpu
 
 if TYPE_CHECKING:
@@ -32,6 +35,8 @@ BUILT_IN_OPS: dict[str, str] = {
     "gemm_scale_bn": "fusetune.kernels.gemm_scale_bn:SPEC",
 }
 ENTRY_POINT_GROUP = "fusetune.ops"
+_NO_ROOM = "failed to map segment"
+"""The dynamic linker's words where there is too little memory for a library."""
 _TFLOAT32 = 11
 """CU_TENSOR_MAP_DATA_TYPE_TFLOAT32 of the CUDA driver."""
 
@@ -120,6 +125,8 @@ def round_in_copies(compiled: Any, descriptors: Sequence[TileDescriptor]) -> Non
 
 _rounding: set[tuple[Any, ...]] = set()
 """What `round_in_copies` has been done for in this process."""
+_MOST_ROUNDING = 4096
+"""So many, sizes being among them; it does no harm to do it twice."""
 
 
 @dataclass(frozen=True)
@@ -162,6 +169,8 @@ class Launch:
         if any(descriptor.rounds for descriptor in descriptors) and not rounds_in_descriptor():
             told = self._told()
             if told not in _rounding:
+                if len(_rounding) >= _MOST_ROUNDING:
+                    _rounding.clear()
                 round_in_copies(self.kernel.warmup(grid=self.grid, **everything), descriptors)
                 _rounding.add(told)
         return everything
@@ -247,23 +256,75 @@ class KernelSpec(Protocol):
         """Changes when the code of a variant's kernels does, or of any; an entry tuned for another hash is not used."""
 
 
-def load_spec(op: str) -> KernelSpec:
-    """The KernelSpec of an op: a built-in name, one of the entry-point group `fusetune.ops`, or `module:attribute`.
+_given: dict[str, KernelSpec] = {}
+"""By their own names: what `load_spec` has loaded of what a user gave as `module:attribute` in this process."""
 
-    Raises UsageError where there is no such op, or what is there is no KernelSpec.
+
+@runtime_checkable
+class TellsUnlaunchable(Protocol):
+    """What a KernelSpec may have besides: it is then asked before a config from a file is used."""
+
+    def unlaunchable(self, problem: Problem, config: Config) -> str | None:
+        """Why the op cannot launch a config for a problem on any GPU, in half a sentence; None where it can."""
+
+
+def why_unlaunchable(spec: KernelSpec, problem: Problem, config: Config) -> str | None:
+    """What the op has against a config from a file; None where it has nothing, or does not tell."""
+    return spec.unlaunchable(problem, config) if isinstance(spec, TellsUnlaunchable) else None
+
+
+def load_spec(op: str) -> KernelSpec:
+    """The KernelSpec of an op that a user asks for: one with a name, as `spec_named` finds it, or `module:attribute`.
+
+    It imports what it is told to, so that it is for a command line or a caller, never for what stands in a file: those
+    name ops, and `spec_named` knows them. Raises UsageError where there is no such op, or what is there is no
+    KernelSpec.
     """
+    if ":" not in op:
+        return spec_named(op)
+    spec = _imported(op, op)
+    if not re.match(OP_NAME, str(spec.name)):
+        raise UsageError(
+            f"op {op!r}: its name is {str(spec.name)[:100]!r}, and has to be lower-case letters, digits and "
+            "underscores, a letter first: files are called by it"
+        )
+    _given[spec.name] = spec
+    return spec
+
+
+def spec_named(op: str) -> KernelSpec:
+    """The KernelSpec of an op by its name alone: built in, loaded by `load_spec` before, or of an installed plug-in.
+
+    Whatever the name is, it chooses among these: data that names a module imports none. Raises UsageError where there
+    is no such op, or what the plug-in's entry point in the group `fusetune.ops` leads to is no KernelSpec.
+    """
+    if op in BUILT_IN_OPS:
+        return _imported(op, BUILT_IN_OPS[op])
+    if op in _given:
+        return _given[op]
     plugins = {point.name: point.value for point in entry_points(group=ENTRY_POINT_GROUP)}
-    reference = op if ":" in op else {**plugins, **BUILT_IN_OPS}.get(op)
-    if reference is None:
+    if op not in plugins:
         known = ", ".join(sorted({**plugins, **BUILT_IN_OPS}))
-        raise UsageError(f"op {op!r} is not known; use one of: {known}, or module:attribute of your own KernelSpec")
+        near = did_you_mean(op, {**plugins, **BUILT_IN_OPS})
+        raise UsageError(
+            f"op {op[:100]!r} is not known; use one of: {known}, or module:attribute of your own KernelSpec{near}"
+        )
+    return _imported(op, plugins[op])
+
+
+def _imported(op: str, reference: str) -> KernelSpec:
     module_name, _, attribute = reference.partition(":")
     if not module_name or module_name.startswith("."):
         raise UsageError(f"op {op!r}: write it as module:attribute, with the module's full name")
     try:
         spec = getattr(import_module(module_name), attribute)
-    except (ImportError, AttributeError) as error:
-        raise UsageError(f"op {op!r}: cannot load {reference}: {error}") from error
+    except (FusetuneError, MemoryError):
+        raise
+    except Exception as error:  # Whatever a module of the user's does when it is loaded.
+        if (isinstance(error, OSError) and error.errno is not None) or _NO_ROOM in str(error):
+            raise  # The machine's trouble, and nothing of the op's.
+        named = "" if isinstance(error, ImportError | AttributeError) else f"{type(error).__name__}: "
+        raise UsageError(f"op {op!r}: cannot load {reference}: {named}{error}") from error
     if isinstance(spec, type):
         raise UsageError(f"op {op!r}: {reference} is a class; name an instance of it, as in SPEC = {attribute}()")
     if not isinstance(spec, KernelSpec):

@@ -10,7 +10,7 @@ from importlib import import_module
 from types import FrameType
 from typing import Any, NoReturn
 
-from fusetune.errors import UsageError
+from fusetune.errors import MachineError, UsageError
 from fusetune.measure.nvml import full_uuid
 from fusetune.measure.protocol import GpuFacts
 
@@ -31,10 +31,23 @@ def locked_clocks(mhz: int, uuid: str, driver: Any = None) -> Iterator[None]:
     permit it or knows no such clock. `driver` stands in for NVML in tests.
     """
     nvml = driver or import_module("pynvml")
-    nvml.nvmlInit()
-    # By UUID: NVML's first GPU need not be the first that CUDA shows to this process.
-    handle = nvml.nvmlDeviceGetHandleByUUID(full_uuid(uuid))
-    reset = _once(lambda: nvml.nvmlDeviceResetGpuLockedClocks(handle))
+    try:
+        nvml.nvmlInit()
+        # By UUID: NVML's first GPU need not be the first that CUDA shows to this process.
+        handle = nvml.nvmlDeviceGetHandleByUUID(full_uuid(uuid))
+    except nvml.NVMLError as error:
+        raise UsageError(f"the driver lets nobody ask for its clocks ({error}); leave --lock-clocks out") from error
+
+    def unlock() -> None:
+        try:
+            nvml.nvmlDeviceResetGpuLockedClocks(handle)
+        except nvml.NVMLError as error:
+            raise MachineError(
+                f"the SM clock stays locked at {mhz} MHz, since the driver does not reset it ({error}); "
+                "`nvidia-smi -rgc` does"
+            ) from error
+
+    reset = _once(unlock)
     # A signal's default action ends Python without a word; as an exception it passes through the context.
     previous = {number: signal.signal(number, _exit) for number in (signal.SIGTERM, signal.SIGHUP)}
     atexit.register(reset)

@@ -8,13 +8,14 @@ import gc
 import math
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from fusetune.core.config import Config
 from fusetune.core.environment import Environment
 from fusetune.core.problem import Problem
 from fusetune.core.target import Target, known_targets
 from fusetune.core.text import slugify
+from fusetune.core.trouble import damage_of, trouble_of
 from fusetune.errors import FusetuneError, MeasurementError, NoUsableGpuError, WrongResultError
 from fusetune.kernels.spec import KernelSpec
 from fusetune.measure.fork_server import ForkServer
@@ -269,12 +270,11 @@ def _facts(spec: KernelSpec) -> GpuFacts | str:
     import torch
     import triton
 
-    from fusetune.kernels.device import gpu_identity, local_target
+    from fusetune.kernels.device import gpu_identity, local_target, why_no_cuda
 
-    if torch.version.cuda is None:
-        return f"torch {torch.__version__} is built without CUDA; install the CUDA build of torch"
-    if not torch.cuda.is_available():
-        return "torch sees no CUDA GPU; check the driver with nvidia-smi, and CUDA_VISIBLE_DEVICES"
+    why = why_no_cuda()
+    if why is not None:
+        return why
     environment = Environment(
         triton=triton.__version__,
         kernel_hash=spec.source_hash(),
@@ -374,7 +374,10 @@ def _live() -> GpuSession:
 
 
 def _caught(work: Callable[[], T]) -> T | Failure:
-    """What a candidate does wrong, as a Failure; fatal when the CUDA context did not survive it."""
+    """What a candidate does wrong, as a Failure; fatal when the CUDA context did not survive it.
+
+    Raises MachineError, or UsageError for what the user has set, where it is the machine that does not let it run.
+    """
     import torch
     from triton.runtime.errors import OutOfResources
 
@@ -389,8 +392,18 @@ def _caught(work: Callable[[], T]) -> T | Failure:
         return Failure("out_of_memory", _first_line(error))
     except OutOfResources as error:
         return Failure("out_of_resources", _first_line(error))
-    except Exception as error:  # noqa: BLE001 - whatever a candidate raises is its outcome, not the sweep's end
+    except Exception as error:
+        # Whatever a candidate raises is its outcome and not the sweep's end, unless it is the machine's.
+        if any(told in str(error) for told in _NO_GPU_MEMORY):
+            return Failure("out_of_memory", _first_line(error), fatal=not _context_survives())
+        trouble = trouble_of(error) or damage_of(error)
+        if trouble is not None:
+            raise trouble.error() from error
         return Failure("launch_error", _first_line(error), fatal=not _context_survives())
+
+
+_NO_GPU_MEMORY: Final = ("[CUDA]: out of memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+"""What Triton, PyTorch and cuBLAS say where memory lacks that PyTorch's allocator does not manage."""
 
 
 def _context_survives() -> bool:

@@ -22,11 +22,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final
 
+from fusetune.core.processes import deaf_to_interrupts
+
 _PROGRAM: Final = """
 import sys
 sys.path[:] = sys.argv[2:]  # First of all: the caller's modules, and none that happen to lie in this folder.
-import signal
-signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; it is the caller that decides what ends.
 from fusetune.measure.fork_server import serve_forks
 serve_forks(int(sys.argv[1]))
 """
@@ -89,7 +89,8 @@ class ForkServer:
         with theirs:
             # A new interpreter: a forked process cannot initialise CUDA if its parent ever did.
             command = [sys.executable, "-c", _PROGRAM, str(theirs.fileno()), *map(str, sys.path)]
-            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()])
+            with deaf_to_interrupts():
+                self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()])
         # The end of the control socket tells a resting server that the caller is gone; this ends one that loads.
         weakref.finalize(self, self._process.kill)
         self._control.send(pickle.dumps(load))

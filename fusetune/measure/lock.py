@@ -10,6 +10,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from fusetune.core.progress import Progress
+from fusetune.core.trouble import why_not_written
+from fusetune.errors import MachineError
 from fusetune.measure.protocol import GpuFacts
 
 
@@ -24,16 +26,22 @@ def hold_gpu_of(facts: GpuFacts, progress: Progress) -> AbstractContextManager[N
 def hold_gpu(uuid: str, on_wait: Callable[[], None], folder: Path | None = None) -> Iterator[None]:
     """Hold the GPU with this UUID against other fusetune processes of this machine.
 
-    `on_wait` is called once where another one holds it. The lock is the kernel's: a killed holder lets go of it.
+    `on_wait` is called once where another one holds it. The lock is the kernel's: a killed holder lets go of it. Raises
+    MachineError where it cannot be locked, as on a full disk or with a folder in its place.
     """
     path = (folder or Path(tempfile.gettempdir())) / f"fusetune-{uuid}.lock"
     # Anybody may wait for anybody: the file is shared by all users of the machine.
     lock = FileLock(path, mode=0o666)
     try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        on_wait()
-        lock.acquire()
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            on_wait()
+            lock.acquire()
+    except (OSError, NotImplementedError) as error:
+        otherwise = "remove it, or set TMPDIR to another folder"
+        told = why_not_written(error, otherwise) if isinstance(error, OSError) else f"{error}; {otherwise}"
+        raise MachineError(f"cannot lock {path}, by which sweeps wait for each other: {told}") from error
     try:
         yield
     finally:

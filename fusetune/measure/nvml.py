@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
-from typing import Any
+import subprocess
+import sys
+from typing import Any, Final
 
 import msgspec
+
+from fusetune.core.text import printable
 
 # nvmlClocksEventReason bits, from NVML's header.
 _SOFTWARE_POWER_CAP = 0x4
@@ -21,6 +26,17 @@ _DISCARDING = {
 }
 
 
+_NO_ANSWER: Final = (AttributeError, UnicodeDecodeError)
+"""What comes of a question that this NVML does not know, and of a name that is no UTF-8 (driver 555 under WSL)."""
+COUNT_LIMIT_S: Final = 30.0
+_CUDA_DRIVER: Final = "libcuda.so.1"
+_COUNT_BY_CUDA: Final = f"""
+import ctypes
+cuda, count = ctypes.CDLL("{_CUDA_DRIVER}"), ctypes.c_int()
+print(count.value if cuda.cuInit(0) == 0 and cuda.cuDeviceGetCount(ctypes.byref(count)) == 0 else 0)
+"""
+
+
 class GpuState(msgspec.Struct, frozen=True):
     """The GPU at one moment: SM clock in MHz, power in W, temperature in C, and why its clocks are held down, if so."""
 
@@ -32,40 +48,71 @@ class GpuState(msgspec.Struct, frozen=True):
 
 
 def gpu_present() -> bool:
-    """Whether the driver shows a GPU to this process; loads no CUDA."""
+    """Whether the driver shows a GPU to this process, by NVML, or by CUDA where NVML cannot be asked.
+
+    Containers may have one without the other. Loads no CUDA into this process.
+    """
     if os.environ.get("CUDA_VISIBLE_DEVICES", "unset") in {"", "-1"}:
         return False
-    import pynvml
-
+    nvml = _library()
+    if nvml is None:
+        return _counted_by_cuda() > 0
     try:
-        pynvml.nvmlInit()
+        nvml.nvmlInit()
         try:
-            return bool(pynvml.nvmlDeviceGetCount() > 0)
+            return bool(nvml.nvmlDeviceGetCount() > 0)
         finally:
-            pynvml.nvmlShutdown()
-    except pynvml.NVMLError:
-        return False
+            nvml.nvmlShutdown()
+    except nvml.NVMLError:
+        return _counted_by_cuda() > 0
 
 
 def visible_gpu() -> tuple[str, str] | None:
     """Name and compute capability of the first GPU, when this process sees all of them; None where that is not sure."""
-    if "CUDA_VISIBLE_DEVICES" in os.environ:
+    nvml = _library()
+    if "CUDA_VISIBLE_DEVICES" in os.environ or nvml is None:
         return None
-    import pynvml
-
     try:
-        pynvml.nvmlInit()
+        nvml.nvmlInit()
         try:
-            if pynvml.nvmlDeviceGetCount() != 1:
+            if nvml.nvmlDeviceGetCount() != 1:
                 return None
-            handle = pynvml.nvmlDeviceGetHandleByIndex(0)
-            name = pynvml.nvmlDeviceGetName(handle)
-            major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(handle)
+            handle = nvml.nvmlDeviceGetHandleByIndex(0)
+            name = _text(nvml.nvmlDeviceGetName(handle))
+            major, minor = nvml.nvmlDeviceGetCudaComputeCapability(handle)
         finally:
-            pynvml.nvmlShutdown()
-    except pynvml.NVMLError:
+            nvml.nvmlShutdown()
+    except (nvml.NVMLError, *_NO_ANSWER):
         return None
-    return (name.decode() if isinstance(name, bytes) else str(name)), f"{major}.{minor}"
+    return name, f"{major}.{minor}"
+
+
+def _library() -> Any:
+    """NVML's module, or None where it is not installed."""
+    try:
+        import pynvml
+    except ImportError:
+        return None
+    return pynvml
+
+
+def _counted_by_cuda() -> int:
+    """How many GPUs CUDA's driver counts, asked in a process of its own; 0 where there is no such driver."""
+    try:
+        ctypes.CDLL(_CUDA_DRIVER)
+    except OSError:
+        return 0
+    command = [sys.executable, "-I", "-S", "-c", _COUNT_BY_CUDA]
+    try:
+        told = subprocess.run(command, capture_output=True, check=False, timeout=COUNT_LIMIT_S).stdout.strip()
+    except (OSError, subprocess.TimeoutExpired):
+        return 0
+    return int(told) if told.isdigit() else 0
+
+
+def _text(answer: str | bytes) -> str:
+    """What NVML says in words, on one line."""
+    return printable(answer.decode(errors="replace") if isinstance(answer, bytes) else str(answer))
 
 
 def full_uuid(uuid: str) -> str:
@@ -77,21 +124,23 @@ class Monitor:
     """Watches one GPU, named by its UUID; where NVML does not answer, everything is None and nothing is discarded."""
 
     def __init__(self, uuid: str) -> None:
-        import pynvml
-
-        self._nvml = pynvml
+        self._nvml = _library()
         self._handle: Any = None
+        if self._nvml is None:
+            return
         try:
-            pynvml.nvmlInit()
-            self._handle = pynvml.nvmlDeviceGetHandleByUUID(full_uuid(uuid))
-        except pynvml.NVMLError:
+            self._nvml.nvmlInit()
+            self._handle = self._nvml.nvmlDeviceGetHandleByUUID(full_uuid(uuid))
+        except self._nvml.NVMLError:
             self._handle = None
 
     def state(self) -> GpuState:
         """Clock, power and throttling now."""
         if self._handle is None:
             return GpuState()
-        reasons = self._ask("nvmlDeviceGetCurrentClocksEventReasons") or 0
+        reasons = self._ask("nvmlDeviceGetCurrentClocksEventReasons")
+        if reasons is None:  # An older NVML has the same answer by another name.
+            reasons = self._ask("nvmlDeviceGetCurrentClocksThrottleReasons") or 0
         discard = next((name for bit, name in _DISCARDING.items() if reasons & bit), None)
         milliwatts = self._ask("nvmlDeviceGetPowerUsage")
         return GpuState(
@@ -113,20 +162,22 @@ class Monitor:
         if self._handle is None:
             return None
         try:
-            version = self._nvml.nvmlSystemGetDriverVersion()
-        except self._nvml.NVMLError:
+            return _text(self._nvml.nvmlSystemGetDriverVersion())
+        except (self._nvml.NVMLError, *_NO_ANSWER):
             return None
-        return version.decode() if isinstance(version, bytes) else str(version)
 
     def _name_of(self, pid: int) -> str:
         try:
-            name = self._nvml.nvmlSystemGetProcessName(pid)
+            return _text(self._nvml.nvmlSystemGetProcessName(pid))
         except self._nvml.NVMLError:
             return "of another container or user"
-        return str(name.decode() if isinstance(name, bytes) else name)
+        except _NO_ANSWER:
+            return "whose name cannot be read"
 
     def _ask(self, function: str, *arguments: Any) -> Any:
+        if self._handle is None:
+            return None
         try:
             return getattr(self._nvml, function)(self._handle, *arguments)
-        except (self._nvml.NVMLError, AttributeError):
+        except (self._nvml.NVMLError, *_NO_ANSWER):
             return None  # Some GPUs and drivers do not answer some questions; the figure is then absent.

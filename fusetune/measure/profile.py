@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import msgspec
 
 from fusetune.core.config import Config
 from fusetune.core.problem import Problem
-from fusetune.errors import MeasurementError, NoUsableGpuError
+from fusetune.errors import MeasurementError, NoUsableGpuError, UsageError
 
 WARM_UPS = 3
 """Launches before the one that is profiled: what is loaded once must not be in it."""
@@ -68,7 +68,16 @@ def run_ncu(command: Sequence[str]) -> str:
     otherwise; both say what to do.
     """
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=TIME_LIMIT_S)
+        # In every language ncu's numbers have a point, and what a program prints need not be UTF-8.
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            check=False,
+            timeout=TIME_LIMIT_S,
+            env={**os.environ, "LC_ALL": "C.UTF-8"},
+        )
     except subprocess.TimeoutExpired as error:
         raise MeasurementError(
             f"ncu did not end within {TIME_LIMIT_S:.0f} s; is another process holding the GPU?"
@@ -87,13 +96,16 @@ def run_ncu(command: Sequence[str]) -> str:
 
 
 def profile_config(command: Sequence[str]) -> dict[str, dict[str, float]]:
-    """The metrics of each kernel, as `inspect --ncu` reads them. Raises what `run_ncu` raises."""
-    from fusetune.store.ncu_files import read_metrics
+    """The metrics of each kernel, as `inspect --ncu` reads them.
 
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "metrics.csv"
-        path.write_text(run_ncu(command), encoding="utf-8")
-        found = read_metrics(path)
+    Raises what `run_ncu` raises, and MeasurementError where what ncu wrote holds no metrics.
+    """
+    from fusetune.store.ncu_files import parse_metrics
+
+    try:
+        found = parse_metrics(run_ncu(command).replace("\0", ""), Path("ncu's output"))
+    except UsageError as error:
+        raise MeasurementError(str(error)) from error
     return {kernel: dict(launches[-1]) for kernel, launches in found.items()}
 
 

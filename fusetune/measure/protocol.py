@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 
@@ -44,12 +44,16 @@ class CannotLaunchError(Exception):
 class Failure(msgspec.Struct, frozen=True, tag=True):
     """A candidate that did not come through: a code to count by, and what was seen.
 
-    Codes: wrong_result, nan, out_of_memory, out_of_resources, launch_error, crash, hang, unsupported.
+    Codes: wrong_result, nan, out_of_memory, out_of_resources, launch_error, crash, hang, unsupported, killed.
     """
 
     reason: str
     detail: str
     fatal: bool = False
+
+
+BY_MACHINE: Final = frozenset({"killed", "out_of_memory"})
+"""Codes of what somebody else did: another process ended the worker, or has the GPU's memory."""
 
 
 class Checked(msgspec.Struct, frozen=True, tag=True):

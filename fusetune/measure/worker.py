@@ -12,6 +12,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection, Pipe
 from typing import Any, TypeVar
 
+from fusetune.core.trouble import trouble_of_exit
 from fusetune.errors import MeasurementError
 from fusetune.measure.fork_server import ForkServer
 from fusetune.measure.protocol import Failure
@@ -117,7 +118,11 @@ class Worker:
         raise WorkerLostError(Failure("hang", f"not done after {limit_s:.0f} s"))
 
     def _died(self) -> WorkerLostError:
-        return WorkerLostError(Failure("crash", f"the worker died with exit code {self._exit_code()}"))
+        code = self._exit_code()
+        ended = None if code is None else trouble_of_exit(code)
+        if ended is not None:
+            return WorkerLostError(Failure("killed", f"the worker {ended.detail}"))
+        return WorkerLostError(Failure("crash", f"the worker died with exit code {code}"))
 
 
 class _InWorkerError(Exception):

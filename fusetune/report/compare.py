@@ -9,15 +9,17 @@ from typing import Final, Literal
 
 import msgspec
 
+from fusetune.core.brief import brief
 from fusetune.core.config import Config
 from fusetune.core.decision import Gain, Outcome, decide, inverted
 from fusetune.core.problem import Problem
 from fusetune.errors import UsageError
 from fusetune.report import wording
 from fusetune.report.model import load_run
+from fusetune.runtime.believed import read_believed_file
 from fusetune.store.paths import find_run
+from fusetune.store.regular import is_regular
 from fusetune.store.schema import ConfigFile, Entry, TargetIdentity
-from fusetune.store.yaml_files import read_config_file
 from fusetune.units import format_gain, format_interval
 
 Change = Literal["added", "removed", "faster", "slower", "equal", "undecided", "not_comparable"]
@@ -68,14 +70,14 @@ def load_side(named: str, run_dirs: Sequence[Path]) -> Side:
     """
     path = Path(named)
     if path.suffix in {".yaml", ".yml"}:
-        file = read_config_file(path)
+        file = read_believed_file(path)
         return _side(named, [file])
-    if path.is_file() and path.name.endswith((".jsonl", ".jsonl.gz")):
+    if is_regular(path) and path.name.endswith((".jsonl", ".jsonl.gz")):
         report = load_run(path.name.partition(".jsonl")[0], [path.parent])
     elif find_run(named, run_dirs) is not None:
         report = load_run(named, run_dirs)
     else:
-        raise UsageError(f"{named} is no .yaml file of configs, and no run in {', '.join(map(str, run_dirs))}")
+        raise UsageError(f"{brief(named)} is no .yaml file of configs, and no run in {', '.join(map(brief, run_dirs))}")
     (run,) = report.runs
     if run.entry is None:
         raise UsageError(f"the run {run.run} decided on no entry to compare: {wording.result_text(run)}")

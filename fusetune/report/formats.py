@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
+from fusetune.core.text import csv_cell, encodable, json_text, markdown, shown
 from fusetune.report import wording
 from fusetune.report.model import ProblemRow, Report
 from fusetune.report.run_summary import CandidateRow, ComparisonRow, RunSummary
@@ -30,6 +31,7 @@ def to_json(report: Report) -> str:
     A figure that there is not is null, and so is the end of an interval that nothing bounds: JSON has no infinity.
     What does not apply to a problem or an environment, as the precision of float16, is left out.
     """
+    report = shown(report, encodable)
     body = {
         "report": REPORT_VERSION,
         "rows": report.rows,
@@ -37,16 +39,19 @@ def to_json(report: Report) -> str:
         "missing_runs": report.missing_runs,
         "damaged_files": report.problems,
     }
-    return msgspec.json.format(msgspec.json.encode(body), indent=2).decode() + "\n"
+    return json_text(msgspec.json.format(msgspec.json.encode(body), indent=2).decode()) + "\n"
 
 
 def to_csv(report: Report) -> str:
-    """One row a problem; measured times and predicted ones have columns of their own, empty where there is none."""
+    """One row a problem; measured times and predicted ones have columns of their own, empty where there is none.
+
+    A text that a spreadsheet would take for a formula begins with an apostrophe.
+    """
     text = io.StringIO()
     records = [_csv_record(row) for row in report.rows]
     writer = csv.DictWriter(text, fieldnames=_CSV_COLUMNS, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(records)
+    writer.writerows({name: csv_cell(value) for name, value in record.items()} for record in records)
     return text.getvalue()
 
 
@@ -60,17 +65,17 @@ def to_markdown(report: Report) -> str:
         cells = [_markdown_cells(row) for row in report.rows]
         lines += [*_table((*header, "verdict", "evidence", "GPU", "versions", "date"), cells), ""]
         lines += [f"{wording.legend(report)}.", ""]
-        hints = [f"- {_escape(hint)}" for hint in wording.library_hints(report)]
+        hints = [f"- {markdown(hint)}" for hint in wording.library_hints(report)]
         lines += [*hints, ""] if hints else []
     if wording.has_predictions(report):
         lines += [wording.PREDICTED_WARNING, ""]
     for run in report.runs:
         lines += _markdown_run(run)
     if report.missing_runs:
-        lines += [_escape(wording.missing_runs_text(report)), ""]
+        lines += [markdown(wording.missing_runs_text(report)), ""]
     if report.problems:
         lines += ["## Files that could not be read", ""]
-        lines += [f"- {_escape(problem.message)}" for problem in report.problems]
+        lines += [f"- {markdown(problem.message)}" for problem in report.problems]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -150,9 +155,9 @@ def _markdown_cells(row: ProblemRow) -> tuple[str, ...]:
 
 
 def _markdown_run(run: RunSummary) -> list[str]:
-    lines = [f"## Run {_escape(run.run)}", ""]
-    lines += [f"- {label}: {_escape(text)}" for label, text in wording.run_facts(run)]
-    lines += [f"- note: {_escape(note)}" for note in run.notes]
+    lines = [f"## Run {markdown(run.run)}", ""]
+    lines += [f"- {label}: {markdown(text)}" for label, text in wording.run_facts(run)]
+    lines += [f"- note: {markdown(note)}" for note in run.notes]
     lines.append("")
     if run.best:
         lines += [f"{wording.ranking_text(run)}:", "", *_best_table(run), ""]
@@ -196,10 +201,5 @@ def _comparison_cells(row: ComparisonRow) -> tuple[str, ...]:
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     lines = [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
-    lines += [f"| {' | '.join(_escape(cell) for cell in row)} |" for row in rows]
+    lines += [f"| {' | '.join(markdown(cell) for cell in row)} |" for row in rows]
     return lines
-
-
-def _escape(text: str) -> str:
-    """Text that stays in its cell and on its line, and is not taken for HTML."""
-    return " ".join(text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").split())

@@ -11,6 +11,7 @@ from fusetune.compiler.facts import KernelFacts
 from fusetune.compiler.inspect import Inspection, Row, Suggestion, reason_counts
 from fusetune.core.diagnosis import Diagnosis
 from fusetune.core.target import Target
+from fusetune.core.text import printable, shown
 from fusetune.report.wording import plural
 from fusetune.units import format_bytes, format_us
 
@@ -47,7 +48,7 @@ def to_text(found: Inspection) -> str:
     lines += ["", *_occupancy_lines(found)]
     lines += _prediction_lines(found)
     if found.rejection is not None:
-        lines += ["", _row("a sweep rejects it", f"{found.rejection.reason}: {found.rejection.detail}")]
+        lines += ["", _row("a sweep rejects it", f"{found.rejection.reason}: {printable(found.rejection.detail)}")]
     lines += ["", *_rule_lines(found)]
     return "\n".join(lines) + "\n"
 
@@ -145,15 +146,17 @@ def _suggested(one: Suggestion) -> str:
         return f"{one.config.label()}: cannot run, {one.why_not}"
     facts = f"{one.resources.registers} registers, {format_bytes(one.resources.shared_bytes)} shared"
     told = f"{one.config.label()}: {facts}"
-    if one.why_not:
-        told += f", spills {one.why_not}" if one.resources.spills else f", {one.why_not}"
+    if one.resources.spills:
+        told += f", spills {one.resources.stack_bytes} bytes of stack a thread"
+    elif one.why_not:
+        told += f", {one.why_not}"
     return told + (f", predicted {format_us(one.predicted_us)}" if one.predicted_us else "")
 
 
 def diagnosis_text(answers: Sequence[Diagnosis]) -> str:
     """What a profile says, a sentence a kernel."""
     lines = []
-    for answer in answers:
+    for answer in shown(tuple(answers)):
         lines += [answer.sentence, *(f"  note: {note}" for note in answer.notes)]
     return "\n".join(lines) + "\n"
 
@@ -198,7 +201,9 @@ def space_text(rows: Sequence[Row], target: Target, shown: int) -> str:
         lines += ["", f"{sum(counts.values())} rejected:"]
         for reason, count in counts.items():
             example = next(row for row in rows if row.reason == reason)
-            lines.append(f"  {count:>5}  {reason:<24} such as {example.config.label()}: {example.detail}")
+            lines.append(
+                f"  {count:>5}  {reason:<24} such as {example.config.label()}: {printable(example.detail or '')}"
+            )
     return "\n".join(lines) + "\n"
 
 

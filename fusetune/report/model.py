@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import msgspec
 
+from fusetune.core.brief import brief
 from fusetune.core.config import Config
 from fusetune.core.decision import Evidence, Reason, VerdictName
 from fusetune.core.problem import Problem
 from fusetune.errors import FusetuneError, UsageError
 from fusetune.report.run_summary import CandidateRow, RunSummary, summarize_run
+from fusetune.runtime.believed import read_believed_file
 from fusetune.store.journal import read_journal
 from fusetune.store.paths import config_files, find_run
 from fusetune.store.schema import SCHEMA_VERSION, ConfigFile, Environment, Library, Times
-from fusetune.store.yaml_files import read_config_file
 
 __all__ = [
     "CandidateRow",
@@ -132,10 +134,10 @@ def rows_from_files(files: Sequence[tuple[Path, ConfigFile]]) -> list[ProblemRow
 
 def config_paths(roots: Iterable[Path]) -> list[Path]:
     """The YAML files in the roots and in their folders, one deep, each once, in the order of the roots."""
-    found: dict[Path, Path] = {}
+    found: dict[str, Path] = {}
     for root in roots:
         for path in config_files(root):
-            found.setdefault(path.resolve(), path)
+            found.setdefault(os.path.realpath(path), path)
     return list(found.values())
 
 
@@ -175,8 +177,8 @@ def load_run(run: str, run_dirs: Sequence[Path]) -> Report:
     """
     journal = find_run(run, run_dirs)
     if journal is None:
-        looked = ", ".join(map(str, run_dirs))
-        raise UsageError(f"there is no journal of the run {run} in {looked}; `--runs DIR` names another folder")
+        looked = ", ".join(map(brief, run_dirs))
+        raise UsageError(f"there is no journal of the run {brief(run)} in {looked}; `--runs DIR` names another folder")
     summary = summarize_run(read_journal(journal))
     rows: list[ProblemRow] = []
     if summary.entry is not None:
@@ -187,7 +189,7 @@ def load_run(run: str, run_dirs: Sequence[Path]) -> Report:
 
 def _read_config(path: Path) -> ConfigFile | DamagedFile:
     try:
-        return read_config_file(path)
+        return read_believed_file(path)
     except FusetuneError as error:
         return _damaged(path, error)
 

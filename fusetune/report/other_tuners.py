@@ -1,4 +1,4 @@
-"""A run or tuned configs in the forms that other tools read: Kernel Tuner's T4 and cache file, vLLM's tuned configs."""
+"""A run in the forms that Kernel Tuner reads, T4 and cache file; tuned configs in the form of vLLM's tables."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from fusetune.core.config import Config
+from fusetune.core.text import file_part, json_text
 from fusetune.errors import UsageError
 from fusetune.report.model import ProblemRow
 from fusetune.store.journal import Candidate, Record, RunStart, Sample
@@ -73,11 +74,15 @@ def to_t4(records: Iterable[Record]) -> str:
                 "measurements": measurements,
             }
         )
-    return json.dumps({"schema_version": T4_VERSION, "results": results}, indent=1) + "\n"
+    return json_text(json.dumps({"schema_version": T4_VERSION, "results": results}, indent=1)) + "\n"
 
 
 def to_cachefile(records: Iterable[Record]) -> str:
-    """A run as a cache file of Kernel Tuner, which its simulation mode tunes on; times in ms.
+    """A run as a cache file of Kernel Tuner, on which `kernel_tuner.tune_cache(PATH)` simulates a search; times in ms.
+
+    A run's candidates are not all products of the values of their parameters, and a simulation fails at the first that
+    the file does not hold. `tune_cache` restricts the search to what the file times; `tune_kernel(...,
+    simulation_mode=True)` needs a restriction to its keys.
 
     The schema wants times of the tuner's own phases for every config; a journal has them for the run alone, so that
     they are 0 here, as Kernel Tuner writes where it took none. Raises UsageError for a run that timed nothing.
@@ -115,22 +120,23 @@ def to_cachefile(records: Iterable[Record]) -> str:
         "objective": "time",
         "cache": cache,
     }
-    return json.dumps(body, indent="") + "\n"
+    return json_text(json.dumps(body, indent="")) + "\n"
 
 
 def to_vllm(rows: Sequence[ProblemRow]) -> dict[str, str]:
-    """Tuned configs as vLLM's dense kernels look for them: a file name for each N, K, dtype and GPU, and its JSON.
+    """Tuned configs as tables in vLLM's form: a file name for each op, N, K, GPU and number format, and its JSON.
 
-    Inside, M -> config; vLLM takes the nearest M. Only `tiled` configs can be told: those keys have no others.
-    Predicted ones are left out, since a file has no place to say so. Raises UsageError where none is left.
+    Inside, M -> config by vLLM's keys; a reader takes the nearest M, as vLLM's do. vLLM itself opens none of these
+    files: its dense kernels multiply FP8 or INT8 by blocks and look for names that say so, for which nothing was tuned
+    here. They are for kernels of one's own that read such tables. Only `tiled` configs can be told: those keys have no
+    others. Predicted ones are left out, since a file has no place to say so. Raises UsageError where none is left.
     """
     files: defaultdict[str, dict[str, dict[str, int]]] = defaultdict(dict)
     for row in sorted(rows, key=lambda row: (row.problem.N, row.problem.K, row.problem.M)):
         if row.config.variant != "tiled" or row.evidence != "measured":
             continue
-        problem, config = row.problem, row.config
-        name = f"N={problem.N},K={problem.K},device_name={_vllm_device(row.gpu)},dtype={problem.dtype}"
-        files[f"{name}{f',mode={problem.mode}' if problem.mode else ''}.json"][str(problem.M)] = {
+        config = row.config
+        files[_table_name(row)][str(row.problem.M)] = {
             "BLOCK_SIZE_M": config.BLOCK_M,
             "BLOCK_SIZE_N": config.BLOCK_N,
             "BLOCK_SIZE_K": config.BLOCK_K,
@@ -145,10 +151,21 @@ def to_vllm(rows: Sequence[ProblemRow]) -> dict[str, str]:
     return {name: json.dumps(configs, indent=4) + "\n" for name, configs in files.items()}
 
 
-def _vllm_device(gpu: str) -> str:
-    """The GPU's name as vLLM puts it into a file name: all of the H200 family are one."""
-    name = gpu.replace(" ", "_")
-    return "NVIDIA_H200" if "H200" in name.split("_") else name
+def _table_name(row: ProblemRow) -> str:
+    """All that tells one table from another: what is not in the name must not be in the table either."""
+    problem = row.problem
+    told = {
+        "op": row.op,
+        "N": problem.N,
+        "K": problem.K,
+        "device_name": row.gpu,
+        "dtype": problem.dtype,
+        "precision": problem.precision,
+        "mode": problem.mode,
+    }
+    return (
+        ",".join(f"{name}={file_part(str(value))[:60]}" for name, value in told.items() if value is not None) + ".json"
+    )
 
 
 def _parameters(config: Config) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from fusetune.core.config import Config
 from fusetune.core.decision import VerdictName
+from fusetune.core.text import shown
 from fusetune.report import wording
 from fusetune.report.model import ProblemRow, Report
 from fusetune.report.terminal_runs import print_run
@@ -28,6 +29,7 @@ _CONFIG_COLUMNS: Final = 20
 
 def render(report: Report, console: Console) -> None:
     """Print the report: how many problems ended how and why, the table of problems, then each run."""
+    report = shown(report)
     _print_verdicts(report, console)
     if report.rows:
         console.print()

@@ -27,7 +27,7 @@ def print_run(run: RunSummary, console: Console) -> None:
         )
         _print_intervals(run, console)
     if run.dropped:
-        console.print(f"\n{wording.dropped_text(run)}", highlight=False)
+        console.print(f"\n{wording.dropped_text(run)}", highlight=False, markup=False)
         console.print(_dropped_table(run))
 
 
@@ -37,7 +37,9 @@ def _print_intervals(run: RunSummary, console: Console) -> None:
     lines = draw_intervals([row.gain for row in drawn], run.rule.min_gain, width=min(64, console.width - 24))
     if not lines:
         return
-    console.print(f"\nGains against the {run.rule.min_gain * 100:g} % that are needed (|)", highlight=False)
+    console.print(
+        f"\nGains against the {run.rule.min_gain * 100:g} % that are needed (|)", highlight=False, markup=False
+    )
     for row, line in zip(drawn, lines, strict=True):
         console.print(Text(f"  {row.phase:<10} {line} {format_gain(row.gain.median)}"))
 
@@ -55,15 +57,15 @@ def _print_facts(run: RunSummary, console: Console) -> None:
 
 def _print_best(run: RunSummary, console: Console) -> None:
     if not run.best:
-        console.print(f"\n{wording.no_best_text(run)}")
+        console.print(f"\n{wording.no_best_text(run)}", markup=False)
         return
-    console.print(f"\n{wording.ranking_text(run)}", highlight=False)
+    console.print(f"\n{wording.ranking_text(run)}", highlight=False, markup=False)
     rows = [(str(place), row) for place, row in enumerate(run.best, start=1)]
     if run.baseline is not None:
         rows.append(("", run.baseline))
     console.print(first_that_fits(console, _best_table(run, rows, stacked=False), _best_table(run, rows, stacked=True)))
     if any(row.chosen for _, row in rows):
-        console.print("  * the config of the entry", style="dim", highlight=False)
+        console.print("  * the config of the entry", style="dim", highlight=False, markup=False)
 
 
 def _best_table(run: RunSummary, rows: Sequence[tuple[str, CandidateRow]], *, stacked: bool) -> Table:

@@ -94,6 +94,8 @@ class BoundPlans:
         if len(self._known) >= MOST_BOUND:
             self.forget()
         self._known[key] = BoundPlan(plan, tensors, y, differentiates)
+        if plan.generation != PLANS.generation:  # other configs were loaded since it was made, or a moment ago
+            self._known.pop(key, None)
 
     def forget(self) -> None:
         """Other configs have been loaded."""

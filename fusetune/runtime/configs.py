@@ -7,40 +7,56 @@ import os
 import sys
 import threading
 import warnings
-from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Final
 
+from fusetune.core.brief import brief
 from fusetune.core.config import Config
 from fusetune.core.environment import Environment, TargetIdentity
 from fusetune.core.problem import Dtype, Mode, Precision, Problem, make_problem
 from fusetune.core.target import find_target
+from fusetune.core.text import printable
 from fusetune.errors import ConfigFileError, MissingConfigError, NoUsableGpuError
 from fusetune.kernels.device import gpu_identity
-from fusetune.kernels.spec import load_spec
+from fusetune.kernels.spec import KernelSpec, load_spec, why_unlaunchable
+from fusetune.runtime.believed import unfit_for_op
 from fusetune.runtime.folded import KEPT
 from fusetune.store.indexed import IndexedFile, open_config_file
 from fusetune.store.lookup import Lookup, lookup
-from fusetune.store.paths import config_path, search_path
+from fusetune.store.paths import config_path, reachable_search_path
+from fusetune.store.regular import is_folder, is_there, reason
+from fusetune.store.schema import Entry
 from fusetune.store.yaml_files import read_config_file
 
 DEFAULT_OP = "gemm_scale"
 
 
+MOST_FOUND: Final = 4096
+"""So many look-ups are kept, 2 MB; then all are made anew, since a process with more has no hot ones."""
+MOST_WARNINGS: Final = 20
+"""So much is said of the files of one source; after that, that there is more."""
+
+_Key = tuple[str, Problem, TargetIdentity]
+_Read = tuple[tuple[tuple[Path, IndexedFile], ...], tuple[str, ...]]
+"""Files, and what is said of others that cannot be used."""
+
+
 class ConfigSource:
     """Tuned configs from a search path or from one file, and the look-ups made in them so far.
 
-    Threads may share it. A file that cannot be believed is left out with one warning, unless `strict`.
+    Threads may share it. What cannot be reached, read or believed is left out with one warning, unless `strict`.
     """
 
     def __init__(self, path: Path | None = None, *, strict: bool = False, allow_predicted: bool = False) -> None:
         self._path, self.strict, self._allow_predicted = path, strict, allow_predicted
         self._lock = threading.Lock()
         self._warning = threading.Lock()
-        self._files: dict[tuple[str, TargetIdentity], tuple[tuple[Path, IndexedFile], ...]] = {}
-        self._found: dict[tuple[str, Problem, TargetIdentity], Lookup] = {}
-        self._used: dict[tuple[str, Problem, TargetIdentity], Lookup] = {}
-        self._warned: set[str] = set()
+        self._files: dict[tuple[str, TargetIdentity], _Read] = {}
+        self._found: dict[_Key, Lookup] = {}
+        self._used: dict[_Key, Lookup] = {}
+        self._refused: dict[_Key, dict[Config, str]] = {}
+        self._warned: frozenset[str] = frozenset()
 
     def find(self, op: str, problem: Problem, identity: TargetIdentity) -> Lookup:
         """The look-up for a problem on a GPU, made once.
@@ -53,19 +69,11 @@ class ConfigSource:
         if found is not None:  # without a lock: it is there, or not yet
             return found
         with self._lock:
-            if key not in self._found:
-                files = self.files(op, identity)
-                environment = self.environment(op)
-                self._found[key] = lookup(
-                    files,
-                    op,
-                    problem,
-                    identity,
-                    environment,
-                    allow_predicted=self._allow_predicted,
-                    source_hash=functools.partial(_source_hash, op),
-                )
-            found = self._found[key]
+            files, troubles = self._read_once(op, identity)
+            found = self._found.get(key)
+            if found is None:
+                found = self._look_up(files, key)
+                _keep(self._found, key, found)
         if found.damaged and self.strict:
             raise ConfigFileError(found.damaged[0])
         if self.strict and found.rung == "baseline":
@@ -73,15 +81,39 @@ class ConfigSource:
                 f"no tuned config of {op} for {problem.describe()} on {identity.name}; run `{_sweep(op, problem)}` "
                 f"there.\n{found.explain()}"
             )
-        for damage in found.damaged:
-            self._warn(f"fusetune does not use a damaged entry and looks further: {damage}")
+        # Outside the lock: what hears warnings may look up something itself, or raise.
+        for trouble in troubles:
+            self._warn(trouble)
+        if found.damaged:
+            others = f" ({len(found.damaged) - 1} more like it)" if len(found.damaged) > 1 else ""
+            self._warn(f"fusetune does not use a damaged entry and looks further: {found.damaged[0]}{others}")
         if found.differences:
             self._warn(
-                f"fusetune uses {found.file} although its environment differs ({'; '.join(found.differences)}); "
-                "sweep again to be sure of its gain"
+                f"fusetune uses {brief(found.file)} although its environment differs "
+                f"({'; '.join(found.differences)}); sweep again to be sure of its gain"
             )
-        self._used[key] = found
+        _keep(self._used, key, found)
         return found
+
+    def refuse(self, op: str, problem: Problem, identity: TargetIdentity, config: Config, why: str) -> None:
+        """Take the config for one that cannot be launched here for this problem, and say so once for each entry.
+
+        The next look-up goes on to the next entry.
+        """
+        key = (op, problem, identity)
+        with self._lock:
+            found = self._found.get(key)
+            if len(self._refused) >= MOST_FOUND:
+                self._refused.clear()
+            self._refused.setdefault(key, {})[config] = why
+            self._found.pop(key, None)
+            self._used.pop(key, None)
+        entry = found.entry if found is not None and found.config == config else None
+        whose = f"{brief(found.file)}, {entry.problem.describe()}: " if found is not None and entry is not None else ""
+        self._warn(
+            f"fusetune does not use {whose}{brief(config.label())}, which cannot be launched here ({why}), and looks "
+            "further; sweep again with this software"
+        )
 
     @staticmethod
     def environment(op: str) -> Environment:
@@ -90,34 +122,85 @@ class ConfigSource:
 
     def files(self, op: str, identity: TargetIdentity) -> tuple[tuple[Path, IndexedFile], ...]:
         """The files that a look-up reads, first one first, read once."""
+        with self._lock:
+            files, troubles = self._read_once(op, identity)
+        for trouble in troubles:
+            self._warn(trouble)
+        return files
+
+    def _look_up(self, files: tuple[tuple[Path, IndexedFile], ...], key: _Key) -> Lookup:
+        op, problem, identity = key
+        refused = self._refused.get(key, {})
+
+        def obstacle(entry: Entry) -> str | None:
+            why = refused.get(entry.config)
+            return None if why is None else f"it cannot be launched here ({why})"
+
+        return lookup(
+            files,
+            op,
+            problem,
+            identity,
+            self.environment(op),
+            allow_predicted=self._allow_predicted,
+            source_hash=functools.partial(_source_hash, op),
+            unfit=lambda entry: why_unlaunchable(_spec(op), problem, entry.config),
+            refused=obstacle,
+        )
+
+    def _read_once(self, op: str, identity: TargetIdentity) -> _Read:
+        """The caller holds the lock."""
         key = (op, identity)
-        if key not in self._files:
-            self._files[key] = tuple(self._read(self._paths(op, identity)))
-        return self._files[key]
+        read = self._files.get(key)
+        if read is None:
+            _spec(op)  # before its name is part of a path, or is kept
+            read = self._files[key] = self._read(op, identity)
+        return read
 
-    def _paths(self, op: str, identity: TargetIdentity) -> list[Path]:
-        if self._path is not None and not self._path.is_dir():
-            return [self._path]
-        roots = search_path() if self._path is None else [self._path]
-        paths = [config_path(root, identity.name, op) for root in roots]
-        return [path for path in paths if path.exists()]
-
-    def _read(self, paths: Sequence[Path]) -> list[tuple[Path, IndexedFile]]:
-        files = []
+    def _read(self, op: str, identity: TargetIdentity) -> _Read:
+        files: list[tuple[Path, IndexedFile]] = []
+        paths, troubles = self._paths(op, identity)
+        told = [f"fusetune looks for tuned configs elsewhere: {trouble}" for trouble in troubles]
+        if troubles and self.strict:
+            raise ConfigFileError(troubles[0])
         for path in paths:
             try:
                 files.append((path, open_config_file(path)))
             except ConfigFileError as error:
                 if self.strict:
                     raise
-                self._warn(f"fusetune does not use a damaged file and falls back to BASELINE: {error}")
-        return files
+                told.append(f"fusetune does not use a damaged file and falls back to BASELINE: {error}")
+        return tuple(files), tuple(told)
+
+    def _paths(self, op: str, identity: TargetIdentity) -> tuple[list[Path], list[str]]:
+        """The files to read, and what is wrong with places where there may be one."""
+        if self._path is not None and not is_folder(self._path):
+            return [self._path], []
+        roots, troubles = reachable_search_path() if self._path is None else ([self._path], [])
+        paths = []
+        for root in roots:
+            path = config_path(root, identity.name, op)
+            try:
+                paths += [path] if is_there(path) else []
+            except OSError as error:
+                troubles.append(f"cannot look for {brief(path)}: {reason(error)}; see that its folder can be read")
+        return paths, troubles
 
     def _warn(self, text: str) -> None:
         with self._warning:
-            told, self._warned = text in self._warned, self._warned | {text}
+            told = text in self._warned or len(self._warned) > MOST_WARNINGS
+            if len(self._warned) == MOST_WARNINGS and not told:
+                text = "fusetune finds more that is damaged, and says no more of it; `fusetune.explain` tells"
+            if not told:
+                self._warned |= {text}
         if not told:
-            warnings.warn(text, RuntimeWarning, stacklevel=4)
+            warnings.warn(printable(text), RuntimeWarning, stacklevel=4)
+
+
+def _keep(kept: dict[_Key, Lookup], key: _Key, found: Lookup) -> None:
+    if len(kept) >= MOST_FOUND:
+        kept.clear()
+    kept[key] = found
 
 
 _source = ConfigSource()
@@ -145,12 +228,24 @@ def load(path: str | Path | None = None, *, strict: bool = False, allow_predicte
     """
     global _source  # noqa: PLW0603 - one process has one source of configs, as it has one search path
     where = None if path is None else Path(path)
-    if where is not None and not where.exists():
-        raise ConfigFileError(f"{where}: no such file or folder; `fusetune sweep` writes configs/<gpu>/<op>.yaml")
-    if where is not None and where.is_file() and strict:
-        read_config_file(where)
+    if where is not None:
+        _refuse_absent(where)
+    if where is not None and not is_folder(where) and strict:
+        read_config_file(where, unfit=unfit_for_op)
     _source = ConfigSource(where, strict=strict, allow_predicted=allow_predicted)
     _forget_plans()
+
+
+def _refuse_absent(path: Path) -> None:
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ConfigFileError(
+            f"{brief(path)}: no such file or folder; `fusetune sweep` writes configs/<gpu>/<op>.yaml"
+        ) from error
+    except (OSError, ValueError) as error:
+        why = reason(error) if isinstance(error, OSError) else str(error)
+        raise ConfigFileError(f"cannot load {brief(path)}: {why}; name a file or folder that can be read") from error
 
 
 def reload() -> None:
@@ -226,18 +321,23 @@ def device_identity(index: int) -> TargetIdentity:
     return gpu_identity(index)
 
 
-@functools.cache
+@functools.lru_cache(maxsize=64)
+def _spec(op: str) -> KernelSpec:
+    return load_spec(op)
+
+
+@functools.lru_cache(maxsize=256)  # of a user's own op, a file may hold any variant
 def _source_hash(op: str, variant: str) -> str:
-    return load_spec(op).source_hash(variant)
+    return _spec(op).source_hash(variant)
 
 
-@functools.cache
+@functools.lru_cache(maxsize=64)
 def _environment(op: str) -> Environment:
     import torch
 
     return Environment(
         triton=version("triton"),
-        kernel_hash=load_spec(op).source_hash(),
+        kernel_hash=_spec(op).source_hash(),
         torch=str(torch.__version__),
         cuda=torch.version.cuda,
     )
@@ -246,3 +346,8 @@ def _environment(op: str) -> Environment:
 def config_for(op: str, problem: Problem, device_index: int) -> Config:
     """The config that a call uses on a CUDA device."""
     return active_source().find(op, problem, device_identity(device_index)).config
+
+
+def refuse_config(op: str, problem: Problem, device_index: int, config: Config, why: str) -> None:
+    """Remember, until configs are loaded again, that this one cannot be launched for a problem on a CUDA device."""
+    active_source().refuse(op, problem, device_identity(device_index), config, why)

@@ -24,6 +24,7 @@ class FoldedWeights:
 
     def __init__(self) -> None:
         self._kept: dict[int, _Fold] = {}
+        self._forgotten = 0
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -50,12 +51,16 @@ class FoldedWeights:
             # Not by the config without folded weights: its kernel may not be loaded yet, and cannot be in a capture.
             return None if known and fold is not None and fold.is_unsound else folded(tensors, eps)
         if fold is None or not known:
+            before = self._forgotten
             fold = _Fold(tensors, sources, eps, lambda _: self._kept.pop(key, None))
             self._kept[key] = fold
+            if before != self._forgotten:  # while it was made, perhaps of what has been written over since
+                self._kept.pop(key, None)
         return fold.constants_here()
 
     def forget(self) -> None:
         """Fold anew at the next call."""
+        self._forgotten += 1
         self._kept.clear()
 
 

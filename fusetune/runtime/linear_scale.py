@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import functools
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final
 
 import torch
+from torch.compiler import is_exporting
 from torch.nn.functional import linear
 
 import fusetune.runtime.ops  # noqa: F401 - registers torch.ops.fusetune
@@ -13,9 +14,9 @@ from fusetune.core.problem import Precision, make_problem
 from fusetune.errors import UsageError
 from fusetune.kernels.gemm_scale import SPEC
 from fusetune.runtime.bound import BoundPlan, BoundPlans
-from fusetune.runtime.dispatch import DTYPES, check_tensors, computed_by_pytorch, launch, wants_gradient
+from fusetune.runtime.dispatch import DTYPES, check_tensors, computed_by_pytorch, fits, launch, wants_gradient
 from fusetune.runtime.gradients import Gradients, linear_scale_backward
-from fusetune.runtime.guards import autocast_dtype, castable, way
+from fusetune.runtime.guards import autocast_dtype, castable, stands_for_tensors, way
 from fusetune.runtime.plans import Plan
 
 _NAME: Final = "fused_gemm_scale"
@@ -33,19 +34,38 @@ def fused_gemm_scale(
 ) -> torch.Tensor:
     """`(x @ weight.T + bias) * scale`, launched with the loaded config, otherwise with BASELINE.
 
-    x [..., K], of any strides, as nn.Linear takes it; weight [N, K]; bias [N] or None; scale [N]; all of one dtype
-    (float32, float16 or bfloat16) and on one device; scale may be float32 beside 16 bits, and y is then float32, as
-    PyTorch has it. Returns y [..., N], contiguous; accumulated in float32. Under autocast x, weight and bias are cast
-    as nn.Linear's are. `precision` says how float32 is multiplied: tf32 (default), ieee, tf32x3 or bf16x3.
+    x [..., K], of any strides, as nn.Linear takes it; weight [N, K]; bias [N] or None; scale [N]. Returns y [..., N],
+    contiguous; accumulated in float32. Under autocast x, weight and bias are cast as nn.Linear's are. `precision` says
+    how float32 is multiplied: tf32 (default), ieee, tf32x3 or bf16x3.
 
-    CPU tensors are computed by PyTorch, in full precision; so are calls under torch.func's transforms and forward-mode
-    differentiation. Raises UsageError for shapes, dtypes or devices that do not fit.
+    Kernels compute CUDA tensors of float32, float16 or bfloat16, with a scale of that dtype or of float32, and y is of
+    the dtype that PyTorch gives. All else is computed by PyTorch: other dtypes and devices, the CPU's in full
+    precision; torch.func's transforms, forward-mode differentiation, export, modes, tracers and tensor subclasses.
+    Raises UsageError for shapes, dtypes or devices that do not fit.
     """
+    y = fused_call(x, weight, bias, scale, precision)
+    if y is not None:
+        return y
     if torch.compiler.is_compiling():
-        return _compiled(x, weight, bias, scale, precision)
+        return _compiled(x, weight, bias, scale)
+    return _checked(x, weight, bias, scale, precision)
+
+
+def fused_call(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    scale: torch.Tensor | None,
+    precision: Precision | None = None,
+) -> torch.Tensor | None:
+    """The same where a kernel computes it and PyTorch would give the same; None where it is PyTorch's to compute."""
+    if torch.compiler.is_compiling():
+        if is_exporting() or scale is None or not fits(x, weight, bias, scale, compiling=True):
+            return None
+        return _operator(x, weight, bias, scale, precision)
     try:
         bound: BoundPlan | None = _bound((x.shape, id(weight), torch.is_grad_enabled(), precision))
-    except AttributeError:  # no tensor at all
+    except (AttributeError, TypeError):  # no tensor at all
         bound = None
     if bound is not None and bound.check(x, weight, bias, scale):
         if bound.differentiates:
@@ -54,7 +74,9 @@ def fused_gemm_scale(
         found = bound.compute((x, weight, bias, scale))
         if found is not None:
             return found
-    return _checked(x, weight, bias, scale, precision)
+    if precision is not None or scale is None or not fits(x, weight, bias, scale, compiling=False):
+        return None
+    return _launched(x, weight, bias, scale, None)
 
 
 def compute(
@@ -80,26 +102,40 @@ def _checked(
     scale: torch.Tensor,
     precision: Precision | None,
 ) -> torch.Tensor:
-    """Any call: find out whether it fits and which way it goes, and remember the way if it can be short."""
-    vectors = {"scale": scale} if bias is None else {"bias": bias, "scale": scale}
-    if isinstance(x, torch.Tensor) and x.dim() != 2 and x.dim() > 0:
-        return as_rows(
-            x, weight, functools.partial(_checked, weight=weight, bias=bias, scale=scale, precision=precision)
-        )
-    cast = autocast_dtype(x.device.type) if isinstance(x, torch.Tensor) else None
+    """Any other call of the function: tell what does not fit, and find out which way it goes."""
+    if stands_for_tensors((x, weight, bias, scale)):
+        return by_pytorch(x, weight, bias, scale)
+    if isinstance(x, torch.Tensor) and isinstance(weight, torch.Tensor) and x.dim() not in {0, 2}:
+        if weight.dim() != 2 or x.shape[-1] != weight.shape[1]:
+            seen = f"x {list(x.shape)}, weight {list(weight.shape)}"
+            raise UsageError(f"{_NAME} needs x [..., K] and weight [N, K]; got {seen}")
+        return _in_shape(x, _checked(_rows(x), weight, bias, scale, precision), weight)
     given = x, weight, bias
+    cast = autocast_dtype(x.device.type) if isinstance(x, torch.Tensor) else None
     if cast is not None:
-        x, weight, bias = (castable(tensor, cast) for tensor in given)
-        vectors = {"scale": scale} if bias is None else {"bias": bias, "scale": scale}
+        x, weight, bias = castable(x, cast), castable(weight, cast), castable(bias, cast)
+    vectors = {"scale": scale} if bias is None else {"bias": bias, "scale": scale}
     check_tensors(_NAME, x, weight, vectors, precision)
-    tensors = [x, weight, *vectors.values()]
-    direction = way(tensors)
-    if direction == "pytorch" or computed_by_pytorch(x):
-        with torch.autocast(x.device.type, enabled=False):
+    if way([x, weight, *vectors.values()]) == "pytorch" or computed_by_pytorch(x, scale):
+        with without_autocast(x):
             return by_pytorch(x, weight, bias, scale)
-    if direction == "operator":
-        return _operator(x, weight, bias, scale, precision)
-    if wants_gradient(*tensors):
+    return _launched(*given, scale, precision)
+
+
+def _launched(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    scale: torch.Tensor,
+    precision: Precision | None,
+) -> torch.Tensor:
+    """By a kernel, which can; the way is remembered if it can be short."""
+    if x.dim() != 2:
+        return _in_shape(x, _launched(_rows(x), weight, bias, scale, precision), weight)
+    cast = autocast_dtype(x.device.type)
+    if cast is not None:
+        x, weight, bias = castable(x, cast), castable(weight, cast), castable(bias, cast)
+    if wants_gradient(x, weight, bias, scale):
         y: torch.Tensor = _FusedGemmScale.apply(None, precision, x, weight, bias, scale)
         plan, differentiates = y.grad_fn.plan, True
     else:
@@ -110,31 +146,28 @@ def _checked(
     return y
 
 
-def as_rows(x: torch.Tensor, weight: torch.Tensor, function: Any) -> torch.Tensor:
-    """`function` of x's rows [M, K], in the shape of x again: [..., N]. Raises UsageError where K is not weight's."""
-    if weight.dim() != 2 or x.shape[-1] != weight.shape[1]:
-        seen = f"x {list(x.shape)}, weight {list(weight.shape)}"
-        raise UsageError(f"{_NAME} needs x [..., K] and weight [N, K]; got {seen}")
-    y: torch.Tensor = function(x.reshape(-1, x.shape[-1]))
+def _rows(x: torch.Tensor) -> torch.Tensor:
+    """X [..., K] as [M, K], of any size: reshape(-1, K) does not know how many rows there are where K is zero."""
+    return x.unsqueeze(0) if x.dim() == 1 else x.flatten(0, -2)
+
+
+def _in_shape(x: torch.Tensor, y: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Y [M, N] as [..., N]."""
     return y.reshape(*x.shape[:-1], weight.shape[0])
 
 
-def _compiled(
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None,
-    scale: torch.Tensor,
-    precision: Precision | None,
-) -> torch.Tensor:
-    """What torch.compile and torch.export see: one operator; on a CPU PyTorch's own, which they know how to fuse."""
+def without_autocast(x: torch.Tensor) -> AbstractContextManager[Any]:
+    """Autocast off on x's kind of device, where it exists."""
+    kind = x.device.type
+    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
+
+
+def _compiled(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, scale: torch.Tensor) -> torch.Tensor:
+    """What torch.compile and torch.export see where no kernel computes: PyTorch's own, which they know how to fuse."""
     cast = autocast_dtype(x.device.type)
     if cast is not None:
         x, weight, bias = castable(x, cast), castable(weight, cast), castable(bias, cast)
-    if x.device.type == "cpu":
-        return by_pytorch(x, weight, bias, scale)
-    if x.dim() == 2:
-        return _operator(x, weight, bias, scale, precision)
-    return _operator(x.reshape(-1, x.shape[-1]), weight, bias, scale, precision).reshape(*x.shape[:-1], weight.shape[0])
+    return by_pytorch(x, weight, bias, scale)
 
 
 def _operator(
@@ -144,8 +177,14 @@ def _operator(
     scale: torch.Tensor,
     precision: Precision | None,
 ) -> torch.Tensor:
-    y: torch.Tensor = torch.ops.fusetune.gemm_scale(x, weight, bias, scale, precision)
-    return y
+    """What torch.compile sees where a kernel computes: one operator; x is [..., K]."""
+    cast = autocast_dtype(x.device.type)
+    if cast is not None:
+        x, weight, bias = castable(x, cast), castable(weight, cast), castable(bias, cast)
+    if x.dim() == 2:
+        y: torch.Tensor = torch.ops.fusetune.gemm_scale(x, weight, bias, scale, precision)
+        return y
+    return _in_shape(x, torch.ops.fusetune.gemm_scale(_rows(x), weight, bias, scale, precision), weight)
 
 
 class _FusedGemmScale(torch.autograd.Function):
@@ -188,7 +227,7 @@ def _with_plan(
 ) -> tuple[torch.Tensor, Plan | None]:
     (M, K), N = x.shape, weight.shape[0]
     dtype = torch.promote_types(x.dtype, scale.dtype)
-    if computed_by_pytorch(x):
+    if computed_by_pytorch(x, scale):
         return by_pytorch(x, weight, bias, scale), None
     if K == 0:
         return (scale.new_zeros(N) if bias is None else bias * scale).to(dtype).expand(M, N).contiguous(), None

@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import torch
+from torch.compiler import is_exporting
 from torch.nn.functional import batch_norm, linear
 
 import fusetune.runtime.ops  # noqa: F401 - registers torch.ops.fusetune
 from fusetune.core.problem import Mode, Precision, make_problem
-from fusetune.errors import UsageError
 from fusetune.kernels.gemm_scale_bn import SPEC
 from fusetune.runtime.bound import BoundPlan, BoundPlans
 from fusetune.runtime.dispatch import (
     DTYPES,
     Counter,
-    check_devices,
     check_tensors,
     computed_by_pytorch,
     launch,
     wants_gradient,
 )
 from fusetune.runtime.gradients import Gradients, batch_norm_backward
-from fusetune.runtime.guards import autocast_dtype, castable, way
+from fusetune.runtime.guards import autocast_dtype, castable, stands_for_tensors, way
+from fusetune.runtime.linear_scale import without_autocast
+from fusetune.runtime.norms import Inputs, Norm, checked_norm, common_dtype, known_norm
 from fusetune.runtime.plans import Plan
 
 _NAME: Final = "fused_gemm_scale_batch_norm"
@@ -49,28 +49,35 @@ def fused_gemm_scale_batch_norm(
 ) -> torch.Tensor:
     """`F.batch_norm((x @ weight.T + bias) * scale, ...)`, launched with the loaded config, otherwise with BASELINE.
 
-    x [M, K], of any strides; weight [N, K]; all others [N]; all of one dtype (float32, float16 or bfloat16) and on one
-    device; vectors but the bias may be float32 beside 16 bits. Returns y [M, N], contiguous, of the dtype that PyTorch
-    gives (x @ weight.T) * scale. bias may be None, and gamma and beta, for one and zero.
+    x [M, K], of any strides; weight [N, K]; all others [N]. x, weight and bias have one dtype; what follows has that of
+    x or of the scaled product, or float32. Returns y [M, N], contiguous, of the dtype that PyTorch gives
+    (x @ weight.T) * scale. bias may be None, and gamma and beta, for one and zero.
 
     In training y has the batch's mean and variance, and running_mean, running_var and num_batches_tracked (int64, one
     element; may be None) are updated in place; momentum None makes them averages over all batches so far. Without
-    running statistics y always has the batch's. `precision`, CPU tensors and gradients (of x, weight, bias, scale,
-    gamma and beta) are as in `fused_gemm_scale`.
+    running statistics y always has the batch's. `precision`, what kernels compute and what PyTorch, and gradients (of
+    x, weight, bias, scale, gamma and beta) are as in `fused_gemm_scale`.
 
-    Raises UsageError for tensors that do not fit, and PyTorch's ValueError for one row to take statistics of.
+    Raises UsageError for tensors that do not fit, and PyTorch's ValueError for one row to take statistics of, which
+    changes nothing.
     """
-    return fused_call(
+    y = fused_call(
         x, weight, bias, scale, gamma, beta, running_mean, running_var, training, momentum, eps, num_batches_tracked,
         precision,
     )  # fmt: skip
+    if y is not None:
+        return y
+    inputs = Inputs(x, weight, bias, scale, gamma, beta)
+    if torch.compiler.is_compiling():
+        return _compiled(inputs, running_mean, running_var, training, momentum, eps, num_batches_tracked)
+    return _checked(inputs, running_mean, running_var, training, momentum, eps, num_batches_tracked, precision)
 
 
 def fused_call(
     x: torch.Tensor,
     weight: torch.Tensor,
     bias: torch.Tensor | None,
-    scale: torch.Tensor,
+    scale: torch.Tensor | None,
     gamma: torch.Tensor | None,
     beta: torch.Tensor | None,
     running_mean: torch.Tensor | None,
@@ -80,25 +87,51 @@ def fused_call(
     eps: float,
     num_batches_tracked: torch.Tensor | None,
     precision: Precision | None,
-) -> torch.Tensor:
-    """`fused_gemm_scale_batch_norm` without keywords, whose binding a module's every call would pay for."""
+) -> torch.Tensor | None:
+    """The same where a kernel computes it and PyTorch would give the same; None where it is PyTorch's to compute.
+
+    Without keywords, whose binding a module's every call would pay for.
+    """
     if torch.compiler.is_compiling():
-        return _compiled(_Inputs(x, weight, bias, scale, gamma, beta), running_mean, running_var, training, momentum,
-                         eps, num_batches_tracked, precision)  # fmt: skip
+        if is_exporting() or scale is None:
+            return None
+        inputs = Inputs(x, weight, bias, scale, gamma, beta)
+        norm = known_norm(inputs, running_mean, running_var, training, momentum, eps, num_batches_tracked, True)
+        return None if norm is None else _operator(inputs, norm, precision)
     if not training or momentum is not None:
         tensors: tuple[Any, ...] = (x, weight, bias, scale, gamma, beta, running_mean, running_var)
         if training and num_batches_tracked is not None:
             tensors += (num_batches_tracked,)
         try:
             bound: BoundPlan | None = _bound((x.shape, id(weight), torch.is_grad_enabled(), training, eps, precision))
-        except AttributeError:  # no tensor at all
+        except (AttributeError, TypeError):  # no tensor at all
             bound = None
         if bound is not None and bound.check(*tensors):
             found = _shortly(bound, tensors, training, momentum, eps, precision)
             if found is not None:
                 return found
-    inputs = _Inputs(x, weight, bias, scale, gamma, beta)
-    return _checked(inputs, running_mean, running_var, training, momentum, eps, num_batches_tracked, precision)
+    if precision is not None or scale is None:
+        return None
+    inputs = Inputs(x, weight, bias, scale, gamma, beta)
+    known = known_norm(inputs, running_mean, running_var, training, momentum, eps, num_batches_tracked, False)
+    return None if known is None else _launched(inputs, known, training, None)
+
+
+def averaged_call(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, scale: torch.Tensor, bn: torch.nn.BatchNorm1d
+) -> torch.Tensor | None:
+    """What torch.compile sees of a BatchNorm1d that averages over all batches, in training, where no kernel computes.
+
+    nn.BatchNorm1d reads their number on the host, which ends a graph; here it stays a tensor. None where PyTorch would
+    not take it: its own module says why.
+    """
+    mean, var, counter = bn.running_mean, bn.running_var, bn.num_batches_tracked
+    if counter is None or mean is None or var is None or counter.dtype != torch.int64 or x.shape[0] == 1:
+        return None
+    dtype = torch.promote_types(x.dtype, scale.dtype)
+    if common_dtype(dtype, (bn.weight, bn.bias, mean, var)) is not None:
+        return None
+    return _compiled(Inputs(x, weight, bias, scale, bn.weight, bn.bias), mean, var, True, None, bn.eps, counter)
 
 
 def compute_eval(
@@ -114,8 +147,8 @@ def compute_eval(
     precision: Precision | None = None,
 ) -> torch.Tensor:
     """The same in evaluation, for x [M, K], without a gradient, by a kernel or by PyTorch."""
-    norm = _Norm(of_batch=False, running=(running_mean, running_var), counter=None, momentum=0.0, eps=eps)
-    return _forward(_Inputs(x, weight, bias, scale, gamma, beta), norm, precision)[0]
+    norm = Norm(of_batch=False, running=(running_mean, running_var), counter=None, momentum=0.0, eps=eps)
+    return _forward(Inputs(x, weight, bias, scale, gamma, beta), norm, precision)[0]
 
 
 def compute_train(
@@ -129,62 +162,12 @@ def compute_train(
     precision: Precision | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The output in training, the batch's mean and unbiased variance [N] in float32 or wider; without a gradient."""
-    inputs = _Inputs(x, weight, bias, scale, gamma, beta)
+    inputs = Inputs(x, weight, bias, scale, gamma, beta)
     dtype = torch.promote_types(torch.promote_types(x.dtype, scale.dtype), torch.float32)
     # With a momentum of one the running statistics become the batch's.
     mean, var = (torch.zeros(weight.shape[0], dtype=dtype, device=x.device) for _ in range(2))
-    y, _ = _forward(inputs, _Norm(of_batch=True, running=(mean, var), counter=None, momentum=1.0, eps=eps), precision)
+    y, _ = _forward(inputs, Norm(of_batch=True, running=(mean, var), counter=None, momentum=1.0, eps=eps), precision)
     return y, mean, var
-
-
-class _Inputs(NamedTuple):
-    """The tensors that have a gradient, in the order of the function's arguments."""
-
-    x: torch.Tensor
-    weight: torch.Tensor
-    bias: torch.Tensor | None
-    scale: torch.Tensor
-    gamma: torch.Tensor | None
-    beta: torch.Tensor | None
-
-
-class _Norm(NamedTuple):
-    """Which statistics one call normalizes with, and what it makes of the running ones."""
-
-    of_batch: bool
-    running: tuple[torch.Tensor, torch.Tensor] | None
-    """Mean and variance [N]; updated where `of_batch`."""
-    counter: torch.Tensor | None
-    """num_batches_tracked, where it is to be counted."""
-    momentum: float | None
-    eps: float
-
-
-def _norm(
-    x: torch.Tensor,
-    vectors: Mapping[str, torch.Tensor],
-    training: bool,
-    momentum: float | None,
-    eps: float,
-    tracked: torch.Tensor | None,
-) -> _Norm:
-    mean, var = vectors.get("running_mean"), vectors.get("running_var")
-    if mean is None or var is None:
-        if mean is not var:
-            raise UsageError(f"{_NAME} needs running_mean and running_var both, or neither")
-        return _Norm(of_batch=True, running=None, counter=None, momentum=0.0, eps=eps)
-    if mean.requires_grad or var.requires_grad:
-        raise UsageError(f"{_NAME} has no gradient for running statistics; detach them")
-    if not training:
-        return _Norm(of_batch=False, running=(mean, var), counter=None, momentum=0.0, eps=eps)
-    if tracked is None and momentum is None:
-        raise UsageError("momentum None averages over all batches so far; give their number as num_batches_tracked")
-    if tracked is not None:
-        if tracked.dtype != torch.int64 or tracked.numel() != 1:
-            seen = f"{list(tracked.shape)} {tracked.dtype}"
-            raise UsageError(f"{_NAME} needs one torch.int64 element as num_batches_tracked; got {seen}")
-        check_devices(_NAME, {"x": x, "num_batches_tracked": tracked})
-    return _Norm(of_batch=True, running=(mean, var), counter=tracked, momentum=momentum, eps=eps)
 
 
 def _shortly(
@@ -198,7 +181,7 @@ def _shortly(
     """A call that was made before; None where it cannot be short after all."""
     if bound.differentiates:
         counter = tensors[8] if len(tensors) > 8 else None
-        norm = _Norm(training, (tensors[6], tensors[7]), counter, momentum, eps)
+        norm = Norm(training, (tensors[6], tensors[7]), counter, momentum, eps)
         y: torch.Tensor = _apply(bound, norm, precision, *tensors[:6])
         return y
     found = bound.compute(tensors, eps, momentum or 0.0)
@@ -208,7 +191,7 @@ def _shortly(
 
 
 def _checked(
-    inputs: _Inputs,
+    inputs: Inputs,
     running_mean: torch.Tensor | None,
     running_var: torch.Tensor | None,
     training: bool,
@@ -217,91 +200,121 @@ def _checked(
     num_batches_tracked: torch.Tensor | None,
     precision: Precision | None,
 ) -> torch.Tensor:
-    """Any call: find out whether it fits and which way it goes, and remember the way if it can be short."""
-    cast = autocast_dtype(inputs.x.device.type) if isinstance(inputs.x, torch.Tensor) else None
-    if cast is not None:
-        product = {name: castable(getattr(inputs, name), cast) for name in ("x", "weight", "bias")}
-        inputs = inputs._replace(**product)
-    x, weight, *_ = inputs
-    vectors = {**inputs._asdict(), "running_mean": running_mean, "running_var": running_var}
-    given = {name: vector for name, vector in vectors.items() if vector is not None and name not in {"x", "weight"}}
-    check_tensors(_NAME, x, weight, given, precision)
-    norm = _norm(x, given, training, momentum, eps, num_batches_tracked)
+    """Any other call of the function: tell what does not fit, and find out which way it goes."""
+    given = {**inputs._asdict(), "running_mean": running_mean, "running_var": running_var}
+    if stands_for_tensors((*given.values(), num_batches_tracked)):
+        has_running = running_mean is not None and running_var is not None
+        running: Any = (running_mean, running_var) if has_running else None
+        counter = num_batches_tracked if training and has_running else None
+        return _by_pytorch(inputs, Norm(training or not has_running, running, counter, momentum, eps))
+    product = _cast(inputs)
+    vectors = {
+        name: vector
+        for name, vector in {**given, "bias": product.bias}.items()
+        if vector is not None and name not in {"x", "weight"}
+    }
+    check_tensors(_NAME, product.x, product.weight, vectors, precision)
+    x, weight, *_ = product
+    norm = checked_norm(_NAME, x, vectors, training, momentum, eps, num_batches_tracked)
     (M, K), N = x.shape, weight.shape[0]
-    direction = way([x, weight, *given.values()])
+    direction = way([x, weight, *vectors.values()])
     if direction == "pytorch" or M * K * N == 0 or eps <= 0 or (norm.of_batch and M == 1):
         # What PyTorch alone has an answer or an error for.
-        with torch.autocast(x.device.type, enabled=False):
-            return _by_pytorch(inputs, norm)
-    if direction == "operator":
-        return _operator(inputs, norm, precision)
+        with without_autocast(x):
+            return _by_pytorch(product, norm)
+    return _launched(inputs, norm, training, precision)
+
+
+def _cast(inputs: Inputs) -> Inputs:
+    """As autocast has them, where it is on."""
+    cast = autocast_dtype(inputs.x.device.type) if isinstance(inputs.x, torch.Tensor) else None
+    if cast is None:
+        return inputs
+    x, weight, bias, *rest = inputs
+    return Inputs(*(castable(tensor, cast) for tensor in (x, weight, bias)), *rest)
+
+
+def _launched(inputs: Inputs, norm: Norm, training: bool, precision: Precision | None) -> torch.Tensor:
+    """By a kernel, which can; the way is remembered if it can be short."""
+    given, inputs = inputs, _cast(inputs)
     if wants_gradient(*inputs):
         y: torch.Tensor = _FusedGemmScaleBatchNorm.apply(None, norm, precision, *inputs)
         plan, differentiates = y.grad_fn.plan, True
     else:
         (y, plan), differentiates = _forward(inputs, norm, precision), False
-    if plan is not None and cast is None and (not training or momentum is not None) and norm.running is not None:
+    if (
+        plan is not None
+        and inputs is given
+        and (not training or norm.momentum is not None)
+        and norm.running is not None
+    ):
         tensors = [*inputs, *norm.running, *([] if norm.counter is None else [norm.counter])]
         if all(tensor is not None and tensor.is_contiguous() for tensor in tensors[2:]):
-            key = (x.shape, id(weight), torch.is_grad_enabled(), training, eps, precision)
+            key = (inputs.x.shape, id(inputs.weight), torch.is_grad_enabled(), training, norm.eps, precision)
             BOUND.remember(key, plan, tensors, y, differentiates)
     return y
 
 
 def _compiled(
-    inputs: _Inputs,
+    inputs: Inputs,
     running_mean: torch.Tensor | None,
     running_var: torch.Tensor | None,
     training: bool,
     momentum: float | None,
     eps: float,
     num_batches_tracked: torch.Tensor | None,
-    precision: Precision | None,
 ) -> torch.Tensor:
-    """What torch.compile and torch.export see: an operator, and the running statistics updated beside it."""
-    x, weight, bias, scale, gamma, beta = inputs
-    cast = autocast_dtype(x.device.type)
-    if cast is not None:
-        x, weight, bias = castable(x, cast), castable(weight, cast), castable(bias, cast)
+    """What torch.compile and torch.export see where no kernel computes: PyTorch's own, which they know how to fuse."""
+    inputs = _cast(inputs)
     has_running = running_mean is not None and running_var is not None
     of_batch = training or not has_running
-    if of_batch and x.shape[0] == 1:
-        shape = [1, weight.shape[0]]
+    if of_batch and inputs.x.shape[0] == 1:
+        shape = [1, inputs.weight.shape[0]]
         raise ValueError(f"Expected more than 1 value per channel when training, got input size {shape}")
-    norm = _Norm(
-        of_batch,
-        (running_mean, running_var) if has_running else None,
-        num_batches_tracked if training and has_running else None,
-        momentum,
-        eps,
-    )
-    return _operator(_Inputs(x, weight, bias, scale, gamma, beta), norm, precision)
+    counter = num_batches_tracked if training and has_running else None
+    running: Any = (running_mean, running_var) if has_running else None
+    norm = Norm(of_batch, running, counter, momentum, eps)
+    if momentum is not None or counter is None:
+        return _by_pytorch(inputs, norm)
+    # The batch's statistics first: how many batches there were is not read on the host.
+    dtype = torch.promote_types(torch.promote_types(inputs.x.dtype, inputs.scale.dtype), torch.float32)
+    mean, var = (torch.zeros_like(statistic, dtype=dtype) for statistic in running)
+    y = _by_pytorch(inputs, norm._replace(running=(mean, var), counter=None, momentum=1.0))
+    _update(norm, mean, var)
+    return y
 
 
-def _operator(inputs: _Inputs, norm: _Norm, precision: Precision | None) -> torch.Tensor:
-    ops = torch.ops.fusetune
+def _operator(inputs: Inputs, norm: Norm, precision: Precision | None) -> torch.Tensor:
+    """What torch.compile sees where a kernel computes: an operator, and the running statistics updated beside it."""
+    ops, inputs = torch.ops.fusetune, _cast(inputs)
     if not norm.of_batch:
         assert norm.running is not None, "an evaluation without running statistics takes the batch's"
         y: torch.Tensor = ops.gemm_scale_bn_eval(*inputs, *norm.running, norm.eps, precision)
         return y
     y, mean, var = ops.gemm_scale_bn_train(*inputs, norm.eps, precision)
-    if norm.running is not None:
-        with torch.no_grad():
-            share: float | torch.Tensor = norm.momentum or 0.0
-            if norm.counter is not None:
-                norm.counter.add_(1)
-                if norm.momentum is None:
-                    share = norm.counter.to(mean.dtype).reciprocal()
-            for running, batch in zip(norm.running, (mean, var), strict=True):
-                kept = running.to(batch.dtype)
-                running.copy_(kept + (batch - kept) * share)
+    _update(norm, mean, var)
     return y
+
+
+def _update(norm: Norm, mean: torch.Tensor, var: torch.Tensor) -> None:
+    """Take the batch's statistics into the running ones, and count it."""
+    if norm.running is None:
+        return
+    with torch.no_grad():
+        share: float | torch.Tensor = norm.momentum or 0.0
+        if norm.counter is not None:
+            norm.counter.add_(1)
+            if norm.momentum is None:
+                share = norm.counter.to(mean.dtype).reciprocal()
+        for running, batch in zip(norm.running, (mean, var), strict=True):
+            kept = running.to(batch.dtype)
+            running.copy_(kept + (batch - kept) * share)
 
 
 class _FusedGemmScaleBatchNorm(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, bound: BoundPlan | None, norm: _Norm, precision: Precision | None, *tensors: Any
+        ctx: Any, bound: BoundPlan | None, norm: Norm, precision: Precision | None, *tensors: Any
     ) -> torch.Tensor:
         # The batch's own statistics are computed again: saving the running ones would refuse two steps before a
         # backward pass, as they change.
@@ -315,7 +328,7 @@ class _FusedGemmScaleBatchNorm(torch.autograd.Function):
                 if norm.of_batch:
                     torch._C._increment_version(all_of_them[6:])
                 return found
-        y, ctx.plan = _forward(_Inputs(*tensors), norm, precision)
+        y, ctx.plan = _forward(Inputs(*tensors), norm, precision)
         return y
 
     @staticmethod
@@ -331,11 +344,11 @@ _apply = super(torch.autograd.Function, _FusedGemmScaleBatchNorm).apply
 """Past the checks for torch.func's transforms, which a BoundPlan has made."""
 
 
-def _forward(inputs: _Inputs, norm: _Norm, precision: Precision | None) -> tuple[torch.Tensor, Plan | None]:
+def _forward(inputs: Inputs, norm: Norm, precision: Precision | None) -> tuple[torch.Tensor, Plan | None]:
     """The output, with the plan that gave it where there is one, and the running statistics' versions moved on."""
     x, weight = inputs.x, inputs.weight
     plan = None
-    if computed_by_pytorch(x) or x.numel() == 0 or weight.shape[0] == 0:
+    if computed_by_pytorch(x, inputs.scale) or x.numel() == 0 or weight.shape[0] == 0:
         y = _by_pytorch(inputs, norm)
     else:
         y, plan = _by_kernel(inputs, norm, precision)
@@ -345,19 +358,28 @@ def _forward(inputs: _Inputs, norm: _Norm, precision: Precision | None) -> tuple
     return y, plan
 
 
-def _by_pytorch(inputs: _Inputs, norm: _Norm) -> torch.Tensor:
+def _by_pytorch(inputs: Inputs, norm: Norm) -> torch.Tensor:
     x, weight, bias, scale, gamma, beta = inputs
     mean, var = norm.running or (None, None)
     momentum = norm.momentum
     if momentum is None and norm.counter is not None:
         momentum = 1.0 / (int(norm.counter) + 1)
-    y = batch_norm(linear(x, weight, bias) * scale, mean, var, gamma, beta, norm.of_batch, momentum or 0.0, norm.eps)
+    scaled = linear(x, weight, bias) * scale
+    vectors = gamma, beta, mean, var
+    wide = common_dtype(scaled.dtype, vectors) if isinstance(scaled, torch.Tensor) else None
+    if wide is not None:
+        gamma, beta, mean, var = (None if vector is None else vector.to(wide) for vector in vectors)
+    y = batch_norm(scaled, mean, var, gamma, beta, norm.of_batch, momentum or 0.0, norm.eps)
+    if norm.of_batch and norm.running is not None and mean is not None and var is not None:
+        for own, used in zip(norm.running, (mean, var), strict=True):
+            if used is not own:
+                own.copy_(used)
     if norm.counter is not None:
         norm.counter.add_(1)
     return y
 
 
-def _by_kernel(inputs: _Inputs, norm: _Norm, precision: Precision | None) -> tuple[torch.Tensor, Plan | None]:
+def _by_kernel(inputs: Inputs, norm: Norm, precision: Precision | None) -> tuple[torch.Tensor, Plan | None]:
     x, weight, bias, scale, gamma, beta = inputs
     (M, K), N = x.shape, weight.shape[0]
     y = x.new_empty((M, N), dtype=torch.promote_types(x.dtype, scale.dtype))

@@ -1,4 +1,4 @@
-"""The ops as PyTorch's dispatcher knows them, `torch.ops.fusetune.*`: for compilers, tracers, modes and subclasses.
+"""The ops as PyTorch's dispatcher knows them, `torch.ops.fusetune.*`: what torch.compile sees where a kernel computes.
 
     gemm_scale(x, weight, bias, scale, precision) -> y
     gemm_scale_bn_eval(x, weight, bias, scale, gamma, beta, running_mean, running_var, eps, precision) -> y

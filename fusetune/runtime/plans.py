@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
@@ -45,6 +46,8 @@ class Plan:
     scratch: tuple[Operand, ...]
     device: int
     kept: Callable[[int], Kept] | None = None
+    generation: int = 0
+    """`Plans.generation` before its config was looked up."""
 
     def run(self, values: list[Any]) -> None:
         """Launch on the current stream of the current device; `values` holds OPERANDS' pointers, eps and momentum."""
@@ -138,6 +141,9 @@ class Plans:
         self.making = threading.RLock()
         self.count = 0
         """Plans made since the process began, those forgotten too."""
+        self._generations = itertools.count(1)
+        self.generation = 0
+        """Another one whenever other configs are loaded: what began to be made before is used once, and not kept."""
 
     def __len__(self) -> int:
         return len(self._made)
@@ -147,11 +153,17 @@ class Plans:
         return self._made.get(key)
 
     def put(self, key: Hashable, plan: Plan) -> None:
-        """Keep a plan; the caller holds `making`."""
-        if len(self._made) >= MOST_PLANS:
-            self._made = {}
-        self._made[key] = plan
+        """Keep a plan, unless other configs have been loaded meanwhile; the caller holds `making`."""
         self.count += 1
+        made = self._made  # a name for it: what is forgotten is another one, whatever is put into this one
+        if len(made) >= MOST_PLANS:
+            made = self._made = {}
+        if plan.generation == self.generation:
+            made[key] = plan
+
+    def drop(self, key: Hashable) -> None:
+        """Forget one plan."""
+        self._made.pop(key, None)
 
     def made_for(self, op: str) -> list[Plan]:
         """The plans of an op that are kept, oldest first."""
@@ -159,6 +171,7 @@ class Plans:
 
     def forget(self) -> None:
         """Make all plans anew: other configs have been loaded."""
+        self.generation = next(self._generations)  # before they are forgotten, so that none of before is kept after
         self._made = {}
 
 

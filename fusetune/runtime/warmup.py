@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 
 from fusetune.core.config import Config
 from fusetune.core.problem import Problem, make_problem
+from fusetune.core.trouble import machine_told
 from fusetune.errors import NoUsableGpuError, UsageError
+from fusetune.runtime.believed import unfit_for_op
 from fusetune.runtime.configs import DEFAULT_OP, active_source, device_identity, why_no_gpu
 
 OPS = ("gemm_scale", "gemm_scale_bn")
@@ -30,8 +32,9 @@ def warmup(problems: Iterable[Problem | Mapping[str, Any]] | None = None, *, op:
     mode and op. None takes all that the loaded files hold for this GPU. The calls that profit have contiguous, aligned
     tensors of one dtype; in training they count their batches, as a module does.
 
-    Raises NoUsableGpuError without a GPU, UsageError for an op that this runtime does not call, and
-    UnsupportedProblemError as `make_problem` does.
+    Raises NoUsableGpuError without a GPU, UsageError for an op that this runtime does not call,
+    UnsupportedProblemError as `make_problem` does, and MachineError, or UsageError for what the user has set, where the
+    machine lets nothing be compiled, as a full disk under Triton's cache.
     """
     import torch
 
@@ -64,14 +67,15 @@ def _named(given: Problem | Mapping[str, Any], op: str) -> tuple[str, Problem]:
 
 
 def _loaded(index: int) -> list[tuple[str, Problem]]:
-    """What the files hold for this GPU."""
+    """What the files hold for this GPU, but damaged entries, which a look-up does not use either."""
     identity = device_identity(index)
     return [
         (op, entry.problem)
         for op in OPS
         for _, file in active_source().files(op, identity)
         if file.target == identity
-        for entry in file.entries()
+        for entry in file.readable_entries()
+        if unfit_for_op(op, entry) is None
     ]
 
 
@@ -93,6 +97,6 @@ def _warm(op: str, problem: Problem, index: int) -> Warmed:
         tensors["num_batches_tracked"] = StandIn((), torch.int64, device)
         counter = "count"
     tensors["y"] = StandIn((M, N), dtype, device)
-    with torch.cuda.device(index):
+    with torch.cuda.device(index), machine_told(launching=True):
         plan = plan_for(op, problem, tensors, problem.mode or "scale", counter)
     return Warmed(op, problem, plan.config, (time.perf_counter() - began) * 1e3)

@@ -7,6 +7,7 @@ looked up. Everything else is read at once.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -27,8 +28,9 @@ LARGE_BYTES: Final = 64_000
 _HEAD: Final = re.compile(
     rf"(?:#[^\n]*\n)*schema: {SCHEMA_VERSION}\nop: [a-z][a-z0-9_]*\ntarget: \{{[^\n{{}}]*\}}\nentries:\n(?=- problem: )"
 )
-_ENTRY: Final = re.compile(r"\n- problem: \{M: ([1-9]\d*), ([^\n{}]*)\}(?=\n)")
-_REST: Final = re.compile(r"N: [1-9]\d*, K: [1-9]\d*, dtype: \w+(?:, precision: \w+)?(?:, mode: \w+)?")
+_SIZE: Final = "[1-9][0-9]{0,9}"
+_ENTRY: Final = re.compile(rf"\n- problem: \{{M: ({_SIZE}), ([^\n{{}}]*)\}}(?=\n)")
+_REST: Final = re.compile(rf"N: {_SIZE}, K: {_SIZE}, dtype: \w+(?:, precision: \w+)?(?:, mode: \w+)?")
 _FOREIGN: Final = re.compile(r"\n(?![ -] )")
 """A line that neither begins an entry nor belongs to one, in a file that fusetune wrote."""
 
@@ -44,7 +46,7 @@ class IndexedFile:
     ) -> None:
         self.op, self.target = op, target
         self._read = read
-        self._entries: dict[int, Entry] = {}
+        self._entries: dict[int, Entry | ConfigFileError] = {}
         self._index: dict[str, list[tuple[int, int]]] = {}
         for number, (M, rest) in enumerate(problems):
             self._index.setdefault(rest, []).append((M, number))
@@ -66,12 +68,24 @@ class IndexedFile:
         """An entry by its number in the file. Raises ConfigFileError where it cannot be believed."""
         found = self._entries.get(number)
         if found is None:
-            found = self._entries[number] = self._read(number)
+            try:
+                found = self._read(number)
+            except ConfigFileError as error:
+                found = type(error)(str(error))
+            self._entries[number] = found
+        if isinstance(found, ConfigFileError):
+            raise type(found)(str(found))  # a new one: each raise would add to the traceback of the old one
         return found
 
     def entries(self) -> Iterator[Entry]:
         """All entries, in the file's order. Raises ConfigFileError where one cannot be believed."""
         return (self.entry(number) for number in range(len(self)))
+
+    def readable_entries(self) -> Iterator[Entry]:
+        """Those of the entries that can be believed, in the file's order."""
+        for number in range(len(self)):
+            with contextlib.suppress(ConfigFileError):
+                yield self.entry(number)
 
     def __len__(self) -> int:
         return sum(map(len, self._index.values()))

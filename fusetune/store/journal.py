@@ -4,27 +4,36 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import io
 import math
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Literal
+from typing import Annotated, Any, BinaryIO, Final, Literal
 
 import msgspec
 
+from fusetune.core.brief import brief
 from fusetune.core.config import Config
 from fusetune.core.decision import Evidence, Gain, KeepRule, Outcome
 from fusetune.core.problem import Problem
 from fusetune.core.resources import Resources
+from fusetune.core.trouble import why_not_written
 from fusetune.errors import JournalError
-from fusetune.store.schema import Entry, Environment, TargetIdentity
+from fusetune.store.regular import read_regular, reason
+from fusetune.store.schema import Entry, Environment, PositiveTime, TargetIdentity
 
 JOURNAL_VERSION = 1
+MOST_JOURNAL_BYTES: Final = 64 << 20
+"""Of a journal, unpacked; that of a sweep has one or two million at most."""
 
 Status = Literal["rejected", "skipped", "compiled", "failed", "checked"]
 Phase = Literal["control", "reference", "confirm", "revalidate", "gate"]
 """control: BASELINE against itself. reference: a library beside BASELINE or what stays, which decides nothing."""
+
+_Count = Annotated[int, msgspec.Meta(ge=0)]
+_NonNegative = Annotated[float, msgspec.Meta(ge=0.0, lt=1e12)]
 
 
 class _Record(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="kind", tag=str.lower):
@@ -58,29 +67,30 @@ class Candidate(_Record, frozen=True, tag="candidate"):
     """What became of one candidate. `id` numbers it within the run; later lines about the same id replace earlier ones.
 
     rejected: it cannot run here, `reason` says why (before or after compiling). failed: it ran and was wrong,
-    crashed or hung. skipped: it could run, and was not tried because it was predicted to be slow. compiled: it may
-    run. checked: it ran and was right. `predicted_us` is the cost model's time, `rough_us` that of one launch with its
-    overhead. `reused`: an earlier run of the same question found it out.
+    crashed or hung. skipped: it could run, and was not tried because it was predicted to be slow, or because of the
+    machine, as `reason` says (predicted_slow, not_tried). compiled: it may run. checked: it ran and was right.
+    `predicted_us` is the cost model's time, `rough_us` that of one launch with its overhead. `reused`: an earlier run
+    of the same question found it out.
     """
 
-    id: int
+    id: _Count
     config: Config
     status: Status
     reason: str | None = None
     detail: str | None = None
     resources: Resources | None = None
-    predicted_us: float | None = None
+    predicted_us: PositiveTime | None = None
     error: float | None = None
-    rough_us: float | None = None
+    rough_us: _NonNegative | None = None
     reused: bool = False
 
 
 class Sample(_Record, frozen=True, tag="sample"):
     """One screening time of one candidate, microseconds a launch; never used to decide."""
 
-    id: int
-    round: int
-    us: float
+    id: _Count
+    round: _Count
+    us: PositiveTime
     reused: bool = False
 
 
@@ -88,14 +98,14 @@ class Block(_Record, frozen=True, tag="block"):
     """One paired sample, order ABBA: mean microseconds a launch of `baseline_id` and `id`, timed back to back."""
 
     phase: Phase
-    baseline_id: int
-    id: int
-    baseline_us: float
-    us: float
+    baseline_id: _Count
+    id: _Count
+    baseline_us: PositiveTime
+    us: PositiveTime
     discarded: str | None = None
     flags: tuple[str, ...] = ()
-    sm_mhz: int | None = None
-    power_w: float | None = None
+    sm_mhz: _Count | None = None
+    power_w: _NonNegative | None = None
     temperature_c: int | None = None
 
 
@@ -103,11 +113,11 @@ class Comparison(_Record, frozen=True, tag="comparison"):
     """What the blocks of one pair in one phase added up to."""
 
     phase: Phase
-    baseline_id: int
-    id: int
+    baseline_id: _Count
+    id: _Count
     gain: Gain
     outcome: Outcome
-    discarded_blocks: int = 0
+    discarded_blocks: _Count = 0
 
 
 class Sampling(_Record, frozen=True, tag="sampling"):
@@ -117,20 +127,20 @@ class Sampling(_Record, frozen=True, tag="sampling"):
     one sample reads and writes, to be held against the GPU's L2 (`l2_bytes`); `tick_us` the step of the event clock.
     """
 
-    input_sets: int
-    launches: int
-    touched_bytes: int
-    l2_bytes: int
+    input_sets: _Count
+    launches: _Count
+    touched_bytes: _Count
+    l2_bytes: _Count
     seed: int
     timer: str = "graph"
-    tick_us: float = 0.0
+    tick_us: _NonNegative = 0.0
 
 
 class PhaseTime(_Record, frozen=True, tag="phase"):
     """How long one phase of the run took, in seconds of wall time; `within` names the phase that it is a part of."""
 
     name: str
-    seconds: float
+    seconds: _NonNegative
     within: str | None = None
 
 
@@ -160,11 +170,12 @@ _LAX_DECODER: msgspec.json.Decoder[Record] = msgspec.json.Decoder(Record, strict
 class JournalWriter:
     """Appends records to a new journal and flushes each, so that a killed run keeps all that it finished.
 
-    Raises JournalError when the file exists or cannot be made.
+    Raises JournalError when the file exists or cannot be made, or, with `resume`, opened again.
     """
 
     def __init__(self, path: Path, *, resume: bool = False) -> None:
         self.path = path
+        self._failed = False
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = _reopened(path) if resume else path.open("xb")
@@ -173,9 +184,8 @@ class JournalWriter:
                 raise JournalError(
                     f"the journal {path} exists, and a run is never overwritten; name another"
                 ) from error
-            raise JournalError(
-                f"cannot make the journal {path}: {error.strerror}; set FUSETUNE_RUNS to a folder you may write to"
-            ) from error
+            told = why_not_written(error, "set FUSETUNE_RUNS to a folder you may write to")
+            raise JournalError(f"cannot {'go on with' if resume else 'make'} the journal {path}: {told}") from error
 
     def write(self, record: Record) -> None:
         """Append one record; raises JournalError when the file system refuses, as when the disk is full."""
@@ -183,11 +193,25 @@ class JournalWriter:
             self._file.write(_encode(record) + b"\n")
             self._file.flush()
         except OSError as error:
-            raise JournalError(f"cannot write the journal {self.path}: {error.strerror}") from error
+            raise self._refused(error) from error
 
     def close(self) -> None:
-        """Close the file; writing afterwards raises ValueError."""
-        self._file.close()
+        """Close the file; writing afterwards raises ValueError.
+
+        Raises JournalError when the file system refuses what is left to be written, unless `write` has said so.
+        """
+        told = self._failed
+        try:
+            self._file.close()
+        except OSError as error:
+            # What `write` could not write is still buffered, and fails again as the file is closed.
+            if not told:
+                raise self._refused(error) from error
+
+    def _refused(self, error: OSError) -> JournalError:
+        self._failed = True
+        told = why_not_written(error, "set FUSETUNE_RUNS to a folder that you may write to")
+        return JournalError(f"cannot write the journal {self.path}: {told}")
 
     def __enter__(self) -> JournalWriter:
         return self
@@ -195,45 +219,96 @@ class JournalWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.close()
+        try:
+            self.close()
+        except JournalError:
+            if error is None:
+                raise  # What went wrong inside is what is told otherwise.
 
 
 def _reopened(path: Path) -> BinaryIO:
     """The journal of a killed run, open at the end of its last whole line; what a kill cut off is dropped."""
     file = path.open("r+b")
-    data = file.read()
-    file.seek(data.rfind(b"\n") + 1)
-    file.truncate()
+    try:
+        data = file.read()
+        file.seek(data.rfind(b"\n") + 1)
+        file.truncate()
+    except OSError:
+        file.close()
+        raise
     return file
 
 
 def read_journal(path: Path) -> Iterator[Record]:
     """The records of a journal, plain or gzipped (`.jsonl`, `.jsonl.gz`), in order.
 
-    A last line that a kill cut off is left out. Raises JournalError for any other line that cannot be read and for
-    the journal of a newer fusetune.
+    A last line that a kill cut off is left out. Raises JournalError, with the line's number, for any other line that
+    cannot be read, holds what cannot be, or is of a candidate that no line before it holds; and for the journal of a
+    newer fusetune, for what is no regular file, and for what holds more than MOST_JOURNAL_BYTES.
     """
-    try:
-        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError, zlib.error) as error:
-        raise JournalError(f"cannot read the journal {path}: {error}") from error
-    *complete, cut_off = data.split(b"\n")
-    for number, line in enumerate(complete, start=1):
+    told = brief(path)
+    data = _contents(path)
+    end = data.rfind(b"\n") + 1
+    candidates: set[int] = set()
+    for number, line in enumerate(io.BytesIO(data[:end]), start=1):
         if not line.strip():
             continue
         if number == 1:
-            _refuse_newer(line, path)
+            _refuse_newer(line, told)
         try:
-            yield _decode(line)
+            record = _decode(line)
         except _UNREADABLE as error:
-            raise JournalError(f"{path}, line {number}: not a journal record: {error}") from error
-    if cut_off.strip():
+            raise JournalError(f"{told}, line {number}: not a journal record: {brief(error)}") from error
+        if isinstance(record, Candidate):
+            candidates.add(record.id)
+        for unknown in candidates_of(record) - candidates:
+            raise JournalError(f"{told}, line {number}: no line before it holds the candidate {unknown} that it names")
+        yield record
+    if data[end:].strip():
         with contextlib.suppress(*_UNREADABLE):
-            yield _decode(cut_off)
+            record = _decode(data[end:])
+            if candidates_of(record) <= candidates:
+                yield record
 
 
-# msgspec reports text that is not UTF-8 with Python's own error.
-_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError)
+def candidates_of(record: Record) -> Set[int]:
+    """The candidates that a record is about, and that have to be known by then."""
+    if isinstance(record, Sample):
+        return {record.id}
+    return {record.id, record.baseline_id} if isinstance(record, Block | Comparison) else frozenset()
+
+
+def read_run(path: Path) -> list[Record]:
+    """The records of a run that can be gone on with or decided again.
+
+    An empty list where a run was killed before its first line. Raises JournalError as `read_journal` does, and where
+    the first line is not `run`, or another one is.
+    """
+    records = list(read_journal(path))
+    for place, record in enumerate(records):
+        if isinstance(record, RunStart) != (place == 0):
+            what = "does not begin with a `run` line" if place == 0 else "has a second `run` line"
+            raise JournalError(f"{brief(path)} {what}; it is no run's journal")
+    return records
+
+
+def _contents(path: Path) -> bytes:
+    try:
+        data = read_regular(path, MOST_JOURNAL_BYTES)
+        if path.suffix == ".gz":
+            with gzip.open(io.BytesIO(data)) as unpacked:
+                data = unpacked.read(MOST_JOURNAL_BYTES + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        why = reason(error) if isinstance(error, OSError) else brief(error)
+        raise JournalError(f"cannot read the journal {brief(path)}: {why}") from error
+    if len(data) > MOST_JOURNAL_BYTES:
+        most = f"{MOST_JOURNAL_BYTES >> 20} MiB"
+        raise JournalError(f"cannot read the journal {brief(path)}: it unpacks to more than the {most} that are read")
+    return data
+
+
+# msgspec reports text that is not UTF-8 with Python's own error, and deep nesting, too.
+_UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)
 
 
 class _Header(msgspec.Struct):
@@ -242,14 +317,14 @@ class _Header(msgspec.Struct):
     journal: int = 0
 
 
-def _refuse_newer(first_line: bytes, path: Path) -> None:
+def _refuse_newer(first_line: bytes, told: str) -> None:
     """Look at the version before anything else: a newer first line need not decode as today's RunStart."""
     try:
         version = msgspec.json.decode(first_line, type=_Header).journal
     except _UNREADABLE:
         return
     if version > JOURNAL_VERSION:
-        raise JournalError(f"{path} was written by a newer fusetune (journal {version}); upgrade fusetune")
+        raise JournalError(f"{told} was written by a newer fusetune (journal {version}); upgrade fusetune")
 
 
 def _decode(line: bytes) -> Record:

@@ -8,6 +8,7 @@ from typing import Final, Literal
 
 import msgspec
 
+from fusetune.core.brief import brief
 from fusetune.core.config import BASELINE, Config
 from fusetune.core.decision import REASON_TEXT
 from fusetune.core.problem import Problem
@@ -19,6 +20,12 @@ from fusetune.units import format_gain, format_interval
 
 Rung = Literal["exact", "nearest_m", "baseline"]
 
+MOST_TOLD: Final = 8
+"""Entries that were passed over of which a look-up says so; of more it says how many."""
+
+Unfit = Callable[[Entry], str | None]
+"""Why an entry cannot be used for what is asked; None where it can."""
+
 _TOLD_DIFFERENCES: Final = ("driver", "cuda", "torch", "triton", "ptxas")
 
 
@@ -26,8 +33,8 @@ class Lookup(msgspec.Struct, frozen=True):
     """The config to use and how it was found.
 
     `skipped` says why entries that would have come first were not used, `differences` how the environment of the
-    entry in use differs from the one at hand, `damaged` what is wrong with entries that cannot be read; all are
-    sentences for people. `file` and `entry` are None for BASELINE.
+    entry in use differs from the one at hand, `damaged` what is wrong with entries that cannot be read or believed; all
+    are sentences for people, MOST_TOLD of each at most. `file` and `entry` are None for BASELINE.
     """
 
     config: Config
@@ -72,13 +79,16 @@ def lookup(
     *,
     allow_predicted: bool = False,
     source_hash: Callable[[str], str] | None = None,
+    unfit: Unfit | None = None,
+    refused: Unfit | None = None,
 ) -> Lookup:
     """The config for a problem on the GPU and in the environment at hand, from the first rung that answers.
 
     exact: an entry for this problem. nearest_m: one that differs in M only, from the same power-of-two bucket.
     baseline: BASELINE. On one rung earlier files win. Entries of another GPU or of another kernel source are never
     used, predicted ones only with `allow_predicted`. `source_hash` gives the hash of a variant's kernels, where they
-    do not all have that of `environment`.
+    do not all have that of `environment`. An entry that is `unfit` is damaged, whoever may use it; one that is
+    `refused` cannot be used here.
     """
     found = []
     for position, (path, given) in enumerate(files):
@@ -94,20 +104,30 @@ def lookup(
         except ConfigFileError as error:
             damaged.append(str(error))
             continue
-        obstacle = _obstacle(
-            file,
-            entry,
-            identity,
-            source_hash(entry.config.variant) if source_hash else environment.kernel_hash,
-            allow_predicted,
-        )
+        place = f"{brief(path)}, entries[{number}] ({entry.problem.describe()})"
+        obstacle = _of_another_gpu(file, identity)
+        if obstacle is None:
+            # Before its variant's kernels are asked for their hash: there may be none.
+            why = unfit(entry) if unfit else None
+            if why is not None:
+                damaged.append(f"{place}: nothing can launch {brief(entry.config.label())}: {brief(why)}")
+                continue
+            kernel_hash = source_hash(entry.config.variant) if source_hash else environment.kernel_hash
+            obstacle = _obstacle(entry, kernel_hash, allow_predicted) or (refused(entry) if refused else None)
         if obstacle is not None:
-            skipped.append(f"{path}, entries[{number}] ({entry.problem.describe()}): {obstacle}")
+            skipped.append(f"{place}: {obstacle}")
             continue
         rung: Rung = "nearest_m" if rank[0] else "exact"
         differences = _environment_differences(entry.environment, environment)
-        return Lookup(entry.config, rung, path, entry, tuple(skipped), differences, tuple(damaged))
-    return Lookup(BASELINE, "baseline", skipped=tuple(skipped), damaged=tuple(damaged))
+        return Lookup(entry.config, rung, path, entry, _some(skipped), differences, _some(damaged))
+    return Lookup(BASELINE, "baseline", skipped=_some(skipped), damaged=_some(damaged))
+
+
+def _some(told: Sequence[str]) -> tuple[str, ...]:
+    """As many as anybody reads, and as are kept for each problem that is asked for."""
+    if len(told) <= MOST_TOLD:
+        return tuple(told)
+    return (*told[: MOST_TOLD - 1], f"and {len(told) - MOST_TOLD + 1} more entries, for such reasons")
 
 
 def target_differences(in_file: TargetIdentity, here: TargetIdentity) -> tuple[str, ...]:
@@ -117,9 +137,9 @@ def target_differences(in_file: TargetIdentity, here: TargetIdentity) -> tuple[s
     """
     differences = []
     if slugify(in_file.name) != slugify(here.name):
-        differences.append(f"it is for {in_file.name}, this GPU is {here.name}")
+        differences.append(f"it is for {brief(in_file.name)}, this GPU is {here.name}")
     if in_file.capability != here.capability:
-        differences.append(f"it is for compute capability {in_file.capability}, this GPU has {here.capability}")
+        differences.append(f"it is for compute capability {brief(in_file.capability)}, this GPU has {here.capability}")
     if in_file.sms != here.sms:
         differences.append(f"it is for {in_file.sms} SMs, this GPU has {here.sms}")
     return tuple(differences)
@@ -132,16 +152,15 @@ def _rank(candidate_m: int, wanted_m: int, file_position: int) -> tuple[bool, in
     return (candidate_m != wanted_m, file_position, ratio, -candidate_m)
 
 
-def _obstacle(
-    file: IndexedFile, entry: Entry, identity: TargetIdentity, kernel_hash: str, allow_predicted: bool
-) -> str | None:
+def _of_another_gpu(file: IndexedFile, identity: TargetIdentity) -> str | None:
+    return "; ".join(target_differences(file.target, identity)) or None
+
+
+def _obstacle(entry: Entry, kernel_hash: str, allow_predicted: bool) -> str | None:
     """Why an entry may not be used here, or None."""
-    differences = target_differences(file.target, identity)
-    if differences:
-        return "; ".join(differences)
     if entry.environment.kernel_hash != kernel_hash:
         return (
-            f"the kernel source has changed since ({entry.environment.kernel_hash} then, "
+            f"the kernel source has changed since ({brief(entry.environment.kernel_hash)} then, "
             f"{kernel_hash} now); run `fusetune sweep` again"
         )
     if entry.evidence == "predicted" and not allow_predicted:
@@ -155,5 +174,5 @@ def _environment_differences(in_file: Environment, here: Environment) -> tuple[s
     for name in _TOLD_DIFFERENCES:
         then, now = getattr(in_file, name), getattr(here, name)
         if then is not None and now is not None and then != now:
-            differences.append(f"{name} {now}, file has {then}")
+            differences.append(f"{name} {now}, file has {brief(then)}")
     return tuple(differences)

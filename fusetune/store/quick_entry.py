@@ -10,9 +10,14 @@ from fusetune.store.yaml_reader import IMPLICIT_RESOLVERS
 
 _QUOTED: Final = re.compile(r"'(?:[^'\n]|'')*'")
 _PLAIN: Final = re.compile(r"(?:[A-Za-z0-9.]|-[0-9])[^,'\"{}\[\]#:\n]*(?<! )")
-_INT: Final = re.compile(r"-?(?:0|[1-9][0-9]*)")
-_FLOAT: Final = re.compile(r"-?[0-9]+\.[0-9]+(?:e[-+][0-9]+)?")
+_INT: Final = re.compile(r"-?(?:0|[1-9][0-9]{0,18})")
+_FLOAT: Final = re.compile(r"-?[0-9]{1,20}\.[0-9]{1,20}(?:e[-+][0-9]{1,3})?")
+"""Longer numbers are left to the parser, which has an error with a line for them."""
+_MOST_KEPT: Final = 64
+"""Characters of a scalar that is worth keeping."""
 _INDENT: Final = 2
+_DEEPEST: Final = 40
+"""Columns that an entry is indented by at most; what is deeper could use up the stack."""
 
 
 class NotPlainError(Exception):
@@ -33,6 +38,8 @@ def quick_entry(text: str) -> dict[str, Any]:
 
 
 def _mapping(lines: list[str], indent: int) -> dict[str, Any]:
+    if indent > _DEEPEST:
+        raise NotPlainError
     found: dict[str, Any] = {}
     margin = " " * indent
     while lines and lines[-1].startswith(margin):
@@ -67,8 +74,11 @@ def _flow(inner: str) -> dict[str, Any]:
     return found
 
 
-@functools.lru_cache(maxsize=8192)  # entries of one file have most of their words and many of their numbers in common
 def _scalar(text: str) -> Any:
+    return _kept_scalar(text) if len(text) <= _MOST_KEPT else _any_scalar(text)
+
+
+def _any_scalar(text: str) -> Any:
     if _INT.fullmatch(text):
         return int(text)
     if _FLOAT.fullmatch(text):
@@ -78,3 +88,7 @@ def _scalar(text: str) -> Any:
     if not _PLAIN.fullmatch(text) or any(pattern.match(text) for _, pattern in IMPLICIT_RESOLVERS.get(text[0], ())):
         raise NotPlainError
     return text
+
+
+# Entries of one file have most of their words and many of their numbers in common.
+_kept_scalar = functools.lru_cache(maxsize=8192)(_any_scalar)

@@ -11,9 +11,20 @@ from typing import Annotated, Final
 import msgspec
 
 from fusetune.core.config import BASELINE, Config
-from fusetune.core.decision import TIE, Evidence, Gain, Reason, VerdictName
+from fusetune.core.decision import (
+    TIE,
+    BlockCount,
+    Evidence,
+    Gain,
+    HighGain,
+    LowGain,
+    MedianGain,
+    Reason,
+    VerdictName,
+)
 from fusetune.core.environment import Environment, TargetIdentity
 from fusetune.core.problem import Problem
+from fusetune.core.text import OP_NAME
 from fusetune.units import format_slower, format_us
 
 SCHEMA_VERSION: Final = 1
@@ -30,7 +41,8 @@ __all__ = [
     "Times",
 ]
 
-PositiveTime = Annotated[float, msgspec.Meta(gt=0.0)]
+PositiveTime = Annotated[float, msgspec.Meta(gt=0.0, lt=1e12)]
+"""Microseconds: something, and less than twelve days."""
 
 
 class Times(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -44,20 +56,20 @@ class Times(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class ConservativeGain(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The gain of the entry's config over the fastest 4-warp / 2-stage config, and which config that was."""
 
-    median: float
-    low: float
-    high: float
-    blocks: int
+    median: MedianGain
+    low: LowGain
+    high: HighGain
+    blocks: BlockCount
     config: Config
 
 
 class LibraryGain(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The gain of the entry's config over the library: below 0 the library is faster."""
 
-    median: Annotated[float, msgspec.Meta(lt=1.0)]
-    low: float
-    high: float
-    blocks: int
+    median: MedianGain
+    low: LowGain
+    high: HighGain
+    blocks: BlockCount
 
 
 LIBRARY_NAMES: Final[dict[str, str]] = {
@@ -139,6 +151,6 @@ class ConfigFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One file: the tuned configs of one op on one GPU."""
 
     schema: Annotated[int, msgspec.Meta(ge=1, le=SCHEMA_VERSION)]
-    op: Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9_]*$")]
+    op: Annotated[str, msgspec.Meta(pattern=OP_NAME)]
     target: TargetIdentity
     entries: tuple[Entry, ...] = ()

@@ -12,11 +12,12 @@ import msgspec
 import yaml
 
 from fusetune.core.problem import Problem
+from fusetune.core.trouble import why_not_written
 from fusetune.errors import ConfigFileError
 from fusetune.store.lookup import target_differences
 from fusetune.store.migrations import STEPS, Step
 from fusetune.store.schema import SCHEMA_VERSION, ConfigFile, Entry, TargetIdentity
-from fusetune.store.yaml_reader import parse_config_file, read_text
+from fusetune.store.yaml_reader import Unfit, parse_config_file, read_text
 
 LOCK_TIMEOUT_S: Final = 60.0
 
@@ -32,13 +33,14 @@ class WriteResult(msgspec.Struct, frozen=True):
     kept: Entry | None = None
 
 
-def read_config_file(path: Path, steps: Mapping[int, Step] = STEPS) -> ConfigFile:
+def read_config_file(path: Path, steps: Mapping[int, Step] = STEPS, *, unfit: Unfit | None = None) -> ConfigFile:
     """The file as types, brought to the current schema by `steps` where it is older.
 
     Raises ConfigFileError, which names the file, the place in it and the fix, for a file that cannot be read, is not
-    YAML or does not follow the schema; NewerSchemaError for one that a newer fusetune wrote.
+    YAML or does not follow the schema, or with an entry that `unfit` objects to; NewerSchemaError for one that a newer
+    fusetune wrote.
     """
-    return parse_config_file(read_text(path), path, steps)
+    return parse_config_file(read_text(path), path, steps, unfit=unfit)
 
 
 def dump_config_file(file: ConfigFile) -> str:
@@ -70,10 +72,9 @@ def write_entry(path: Path, op: str, target: TargetIdentity, entry: Entry) -> Wr
             "wait for it or end it, then try again"
         ) from error
     except (OSError, NotImplementedError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise ConfigFileError(
-            f"cannot write {path}: {reason}; choose a folder on a local disk that you may write to"
-        ) from error
+        otherwise = "choose a folder on a local disk that you may write to"
+        told = why_not_written(error, otherwise) if isinstance(error, OSError) else f"{error}; {otherwise}"
+        raise ConfigFileError(f"cannot write {path}: {told}") from error
 
 
 def _update(path: Path, real: Path, op: str, target: TargetIdentity, entry: Entry) -> WriteResult:

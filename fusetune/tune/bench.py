@@ -7,8 +7,9 @@ from collections.abc import Callable
 
 from fusetune.core.config import Config
 from fusetune.core.decision import Gain, KeepRule
+from fusetune.errors import MachineError
 from fusetune.measure.paired import PairResult, compare
-from fusetune.measure.protocol import BlockTimes, Failure, Measurer
+from fusetune.measure.protocol import BY_MACHINE, BlockTimes, Failure, Measurer
 from fusetune.store.journal import Phase
 from fusetune.tune.log import RunLog
 
@@ -29,7 +30,11 @@ class Bench:
         decided: Callable[[Gain], bool] | None = None,
         rule: KeepRule | None = None,
     ) -> PairResult | Failure:
-        """Blocks of one pair and what they came to, by the run's rule unless another is given."""
+        """Blocks of one pair and what they came to, by the run's rule unless another is given.
+
+        Raises MachineError where it is the machine's doing that a config which has come so far gives no time: what is
+        decided would rest on that. The same command goes on with what was measured.
+        """
 
         def record(times: BlockTimes) -> None:
             self.log.block(phase, baseline, config, times)
@@ -49,6 +54,8 @@ class Bench:
             decided=decided,
         )
         if isinstance(result, Failure):
+            if result.reason in BY_MACHINE and phase != "reference":
+                raise MachineError(f"{config.label()} could not be timed ({result.reason}: {result.detail})")
             self.log.candidate(config, "failed", reason=result.reason, detail=result.detail)
         else:
             self.log.comparison(phase, baseline, config, result)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Final
 
 from filelock import BaseFileLock, FileLock, Timeout
 
+from fusetune.core.brief import brief
 from fusetune.core.config import BASELINE, Config
 from fusetune.core.environment import Environment, TargetIdentity
+from fusetune.core.trouble import is_recorded_trouble, why_not_written
 from fusetune.errors import JournalError
-from fusetune.measure.protocol import BlockTimes
+from fusetune.measure.protocol import BY_MACHINE, BlockTimes
 from fusetune.measure.replay import block_times
 from fusetune.store.journal import (
     Block,
@@ -24,8 +28,9 @@ from fusetune.store.journal import (
     RunStart,
     Sample,
     Status,
-    read_journal,
+    read_run,
 )
+from fusetune.store.regular import is_plain, is_there
 from fusetune.tune.request import SweepRequest
 
 Taken = tuple[Config, float]
@@ -68,7 +73,7 @@ class Ledger:
                 if record.status in {"checked", "failed"}:
                     if not _passes(record, own):
                         checked[record.config] = record
-                elif record.resources is not None or record.status == "rejected":
+                elif record.resources is not None or (record.status == "rejected" and not _by_machine(record)):
                     compiled[record.config] = record
             elif isinstance(record, Sample):
                 sample = record.round, (configs[record.id], record.us)
@@ -104,7 +109,24 @@ class Ledger:
 
 def _passes(failed: Candidate, own: bool) -> bool:
     """Whether a failure says nothing of the config: BASELINE was right as the run began, and a GPU cools down."""
-    return failed.status == "failed" and (failed.config == BASELINE or (failed.reason == "throttled" and not own))
+    if failed.status != "failed":
+        return False
+    return failed.config == BASELINE or _by_machine(failed) or (failed.reason == "throttled" and not own)
+
+
+_MAYBE_BY_MACHINE: Final = BY_MACHINE | {"compile_timeout", "compiler_crash", "hang"}
+"""Reasons that may be the machine's: what took too long, died, or found no memory may have had company. It is asked
+again in each run. `compile_timeout` is what journals of fusetune 0.1 hold."""
+
+_TOLD_IN_DETAIL: Final = frozenset({"compile_error", "launch_error", "crash"})
+"""Reasons that are the machine's where the detail says so."""
+
+
+def _by_machine(record: Candidate) -> bool:
+    """Whether a rejection or a failure is, or may be, the machine's and not the config's."""
+    return record.reason in _MAYBE_BY_MACHINE or (
+        record.reason in _TOLD_IN_DETAIL and is_recorded_trouble(record.detail)
+    )
 
 
 class Unfinished:
@@ -115,37 +137,53 @@ class Unfinished:
 
 
 def lock_journal(path: Path) -> BaseFileLock | None:
-    """The journal's lock, held; None where another process works on that run. A killed process holds nothing."""
-    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    """The journal's lock, held; None where another process works on that run. A killed process holds nothing.
+
+    Raises JournalError where the file system lets there be no lock, as with a folder in its place.
+    """
+    place = path.with_name(f".{path.name}.lock")
+    lock = FileLock(place)
     try:
+        if is_there(place) and not is_plain(place):
+            raise JournalError(f"cannot lock the journal {brief(path)}: {brief(place)} is no file; remove it")
         lock.acquire(timeout=0)
     except Timeout:
         return None
+    except (OSError, NotImplementedError) as error:
+        otherwise = f"remove {brief(place)}, or set FUSETUNE_RUNS to a folder on a local disk that you may write to"
+        told = why_not_written(error, otherwise) if isinstance(error, OSError) else f"{error}; {otherwise}"
+        raise JournalError(f"cannot lock the journal {brief(path)}: {told}") from error
     return lock
 
 
 def unlock_journal(lock: BaseFileLock) -> None:
     """Let go of a journal's lock and leave no file of it."""
     # In this order: who finds the file gone after waiting for it makes a new one.
-    Path(lock.lock_file).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # it may stay: whoever comes next takes it over
+        Path(lock.lock_file).unlink(missing_ok=True)
     lock.release()
 
 
 def earlier_runs(
-    request: SweepRequest, identity: TargetIdentity, environment: Environment
+    request: SweepRequest,
+    identity: TargetIdentity,
+    environment: Environment,
+    warn: Callable[[str], None] = lambda text: None,
 ) -> tuple[Unfinished | None, list[Sequence[Record]]]:
     """The newest unfinished run of this very command, and the finished ones of the same question, the newest first.
 
     The question is op, problem, GPU, environment (so kernel source too), cache mode and seed; the command is that with
-    the same space, rule, prior and leave for a library. Journals that cannot be read are passed over: they are
-    somebody's files, not ours to judge.
+    the same space, rule, prior and leave for a library. Journals that cannot be read are passed over, and `warn` is
+    told once of them all: they are somebody's files, not ours to judge.
     """
     finished: list[Sequence[Record]] = []
     unfinished: Unfinished | None = None
-    for path in sorted(request.runs.glob("*.jsonl"), reverse=True):
+    damaged: list[str] = []
+    for path in _journals(request.runs):
         try:
-            records = list(read_journal(path))
-        except JournalError:
+            records = read_run(path)
+        except JournalError as error:
+            damaged.append(str(error))
             continue
         if not records or not isinstance(start := records[0], RunStart) or start.evidence != "measured":
             continue
@@ -159,22 +197,39 @@ def earlier_runs(
             # A run without an entry met a noisy machine: its screening is no guide.
             finished += [records] if end.entry is not None else []
         elif unfinished is None and command == (path.stem, asked_for):
-            unfinished = _take(path, start)
+            try:
+                unfinished = _take(path, start)
+            except JournalError as error:
+                damaged.append(str(error))
+    if damaged:
+        others = f" (and {len(damaged) - 1} more)" if len(damaged) > 1 else ""
+        warn(f"An earlier journal is passed over: {damaged[0]}{others}")
     return unfinished, finished
 
 
+def _journals(folder: Path) -> list[Path]:
+    """The journals in a folder, the newest first; where it cannot be looked into, who writes there says why."""
+    try:
+        return sorted((path for path in folder.iterdir() if path.name.endswith(".jsonl")), reverse=True)
+    except (OSError, ValueError):
+        return []
+
+
 def _take(path: Path, start: RunStart) -> Unfinished | None:
-    """The cut-off run of this journal; None where another process works on it, or has just ended it."""
+    """The cut-off run of this journal; None where another process works on it, or has just ended it.
+
+    Raises JournalError where it cannot be locked, gone on with or read.
+    """
     lock = lock_journal(path)
     if lock is None:
         return None
     try:
         # Only now nobody else writes. The line that a kill cut off is dropped first: what is read is what stays.
         JournalWriter(path, resume=True).close()
-        records = list(read_journal(path))
+        records = read_run(path)
     except JournalError:
         unlock_journal(lock)
-        return None
+        raise
     if any(isinstance(record, RunEnd) for record in records):
         unlock_journal(lock)
         return None

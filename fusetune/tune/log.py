@@ -134,7 +134,7 @@ def open_run(
     ledger = Ledger()
     unfinished: Unfinished | None = None
     if evidence == "measured" and not request.fresh:
-        unfinished, finished = earlier_runs(request, identity, environment)
+        unfinished, finished = earlier_runs(request, identity, environment, progress.warn)
         if unfinished is not None:
             ledger.add_run(unfinished.records, own=True)
             progress.say(f"Going on with the run {unfinished.start.run}, which was cut off")

@@ -18,13 +18,16 @@ from fusetune.core.roofline import roofline
 from fusetune.core.rules import propose
 from fusetune.core.space import Rejection, candidates, reject_reason
 from fusetune.core.target import Target
-from fusetune.errors import CompileError, ConfigFileError, UnsupportedProblemError, UsageError
+from fusetune.core.trouble import Trouble
+from fusetune.errors import CompileError, ConfigFileError, FusetuneError, UnsupportedProblemError, UsageError
 from fusetune.kernels.spec import KernelSpec
 from fusetune.store.journal import Status
-from fusetune.store.paths import config_path, search_path
+from fusetune.store.paths import config_path, reachable_search_path
+from fusetune.store.regular import is_folder, is_regular
 from fusetune.store.yaml_files import read_config_file
 from fusetune.tune.log import RunLog
 from fusetune.tune.request import SweepRequest
+from fusetune.tune.troubled import NOT_TRIED, allow_for
 
 PRIOR_LIMIT = 2.5
 """What is predicted to take more than so many times the best predicted time is not compiled.
@@ -81,8 +84,13 @@ def check_output(path: Path) -> None:
     """Raise ConfigFileError at once, not after minutes of work, where an entry could not be put into this file."""
     if os.access(path, os.F_OK):
         read_config_file(path)
-    folder = next(parent for parent in path.absolute().parents if os.access(parent, os.F_OK))
-    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+    try:
+        folder = next(parent for parent in path.absolute().parents if os.access(parent, os.F_OK))
+    except OSError as error:
+        raise ConfigFileError(
+            f"cannot write {path}: the working directory has been removed; change to another"
+        ) from error
+    if not is_folder(folder) or not os.access(folder, os.W_OK | os.X_OK):
         raise ConfigFileError(f"cannot write {path}: {folder} is not a folder that you may write to; choose another")
 
 
@@ -99,7 +107,7 @@ def plausible(request: SweepRequest, target: Target) -> tuple[list[Config], dict
         if rejection is None:
             passed.append(config)
         elif config == BASELINE:
-            raise UsageError(f"BASELINE cannot run on {target.name}: {rejection.detail}")
+            raise _without_baseline(rejection, target)
         else:
             rejected[config] = rejection
     return passed, rejected
@@ -159,10 +167,11 @@ def predicted_before(request: SweepRequest, target: Target) -> Config | None:
     """
     if request.space in {"rules", "seed"} or not request.prior:
         return None
-    for root in dict.fromkeys((request.output, *search_path())):
+    folders, _ = reachable_search_path()
+    for root in dict.fromkeys((request.output, *folders)):
         path = config_path(root, target.name, request.spec.name)
         try:
-            entries = read_config_file(path).entries if path.is_file() else ()
+            entries = read_config_file(path).entries if is_regular(path) else ()
         except ConfigFileError:
             continue
         for entry in entries:
@@ -183,10 +192,15 @@ def references_of(spec: KernelSpec, problem: Problem) -> tuple[Config, ...]:
 
 
 def proposed_by_rules(request: SweepRequest, target: Target) -> tuple[Config, ...]:
-    """What the conditional rules leave to try, from BASELINE compiled for `target`. Raises CompileError."""
+    """What the conditional rules leave to try, from BASELINE compiled for `target`.
+
+    Raises CompileError where it does not compile, MachineError or UsageError where the machine does not let it.
+    """
     ((_, result),) = start_compiling(request, [BASELINE], target)
+    if isinstance(result, Trouble):
+        raise result.error()
     if isinstance(result, Rejection):
-        raise CompileError(f"BASELINE does not compile for {target.name}: {result.detail}")
+        raise _without_baseline(result, target)
     try:
         spec, problem = request.spec, request.problem
         compute_bound = roofline(spec.flops(problem), spec.bytes(problem), problem, target).bound == "compute"
@@ -194,6 +208,15 @@ def proposed_by_rules(request: SweepRequest, target: Target) -> tuple[Config, ..
         compute_bound = True  # Peaks unknown; a GEMM's tile is made to be.
     held = occupancy(result.registers, result.shared_bytes, BASELINE.num_warps, target)
     return propose(result, held, request.spec.staged_loads, compute_bound=compute_bound).configs
+
+
+def _without_baseline(why: Rejection, target: Target) -> FusetuneError:
+    """What ends a sweep that has no reference: BASELINE does not compile, or the target has no room for it."""
+    if why.reason == "shared_memory":
+        return UsageError(
+            f"BASELINE cannot run on {target.name}, so that there is nothing to compare with: {why.detail}"
+        )
+    return CompileError(f"BASELINE does not compile for {target.name}: {why.detail}")
 
 
 def record_plan(
@@ -232,10 +255,13 @@ def compile_all(
 ) -> dict[Config, Resources]:
     """Compile for `target`; what compiles without a spill and fits is returned, the rest recorded with its reason.
 
-    `running` are compilations that began earlier. `on_compiled` is called for each config as soon as it is there, while
-    others still compile. Raises CompileError where BASELINE itself does not compile.
+    BASELINE is returned whatever it spills. `running` are compilations that began earlier. `on_compiled` is called for
+    each config as soon as it is there, while others still compile. What the machine kept from being compiled is
+    recorded as not tried. Raises CompileError where BASELINE itself does not compile, UsageError where it takes more
+    shared memory than the target has, and as `troubled.allow_for` does.
     """
     made: dict[Config, Resources] = {}
+    troubled: dict[Config, Trouble] = {}
 
     def accept(config: Config, result: Resources) -> None:
         made[config] = result
@@ -243,32 +269,45 @@ def compile_all(
             on_compiled(config, result)
 
     with log.phase("compile", f"Compiling for {target.name}", len(configs)) as phase:
-        known = [config for config in configs if config in log.ledger.compiled]
-        for config in known:
-            record = log.ledger.compiled[config]
+        # A run ends where BASELINE is rejected: one that goes on has to see for itself.
+        known = {
+            config: record
+            for config in configs
+            if (record := log.ledger.compiled.get(config)) and (config != BASELINE or record.status == "compiled")
+        }
+        for config, record in known.items():
             log.take_over(record)
             phase.advance()
             if record.status == "compiled" and record.resources is not None:
                 accept(config, record.resources)
-        todo = [config for config in configs if config not in log.ledger.compiled]
+        todo = [config for config in configs if config not in known]
         if not todo:
             running = ()
         elif running is None:
             running = start_compiling(request, todo, target)
         for (_, config), result in running:
-            if config in log.ledger.compiled:
+            if config in known:
                 continue
             phase.advance()
-            rejection = result if isinstance(result, Rejection) else reject_resources(result, target)
+            if isinstance(result, Trouble):
+                troubled[config] = result
+                log.candidate(config, "skipped", reason=NOT_TRIED, detail=result.detail)
+                if config == BASELINE:
+                    break
+                continue
+            rejection = result if isinstance(result, Rejection) else reject_resources(config, result, target)
             resources = result if isinstance(result, Resources) else None
             if rejection is not None:
                 log.candidate(config, "rejected", reason=rejection.reason, detail=rejection.detail, resources=resources)
                 if config == BASELINE:
-                    raise CompileError(f"BASELINE does not compile for {target.name}: {rejection.detail}")
+                    raise _without_baseline(rejection, target)
             elif resources is not None:
+                if config == BASELINE and resources.spills:
+                    log.note(f"BASELINE spills {resources.stack_bytes} bytes of stack a thread; it is the reference")
                 predicted_us = predict_us(config, request.problem, target, resources)
                 log.candidate(config, "compiled", resources=resources, predicted_us=predicted_us)
                 accept(config, resources)
+    allow_for(troubled, len(configs) - len(troubled), request, target, log)
     # Compilations end in any order; everything after goes by the plan's own.
     return {config: made[config] for config in configs if config in made}
 

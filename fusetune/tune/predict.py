@@ -21,6 +21,7 @@ from fusetune.store.yaml_files import write_entry
 from fusetune.tune.log import journal_path, open_run
 from fusetune.tune.plan import check_output, check_problem, compile_all, plausible, record_plan, resource_use
 from fusetune.tune.request import Ranked, SweepRequest, SweepResult, today
+from fusetune.tune.troubled import ends_with_nothing
 
 SHORTLIST = 32
 """How many candidates are compiled: those that the model, guessing at resources, ranks first."""
@@ -33,8 +34,13 @@ def predict(request: SweepRequest, target: Target, progress: Progress) -> SweepR
     """Rank the candidates for a GPU that is not there and write the best with `evidence: predicted`.
 
     Nothing is timed. A measured entry for the same problem stays where it is. Raises UnsupportedProblemError,
-    UsageError, ConfigFileError, CompileError.
+    UsageError, ConfigFileError, CompileError, and NothingTunedError where the machine does not let it be compiled.
     """
+    with ends_with_nothing():
+        return _predict(request, target, progress)
+
+
+def _predict(request: SweepRequest, target: Target, progress: Progress) -> SweepResult:
     check_problem(request.spec, request.problem)
     path = config_path(request.output, target.name, request.spec.name)
     check_output(path)

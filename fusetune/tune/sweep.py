@@ -17,11 +17,12 @@ from fusetune.core.progress import Progress
 from fusetune.core.resources import Resources
 from fusetune.core.stats import preload
 from fusetune.core.target import Target
+from fusetune.core.trouble import Trouble
 from fusetune.errors import MeasurementError, NoisyMachineError, NoUsableGpuError
 from fusetune.measure.clocks import locked_clocks_of
 from fusetune.measure.lock import hold_gpu_of
 from fusetune.measure.paired import PairResult
-from fusetune.measure.protocol import Failure, GpuFacts, Measurer
+from fusetune.measure.protocol import BY_MACHINE, Failure, GpuFacts, Measurer
 from fusetune.store.journal import PhaseTime, RunEnd, Sampling
 from fusetune.store.paths import config_path
 from fusetune.store.schema import ConservativeGain, Entry, Times
@@ -42,6 +43,7 @@ from fusetune.tune.plan import (
 from fusetune.tune.race import FirstRound, race
 from fusetune.tune.references import Reference, beside_chosen, library_row, time_references
 from fusetune.tune.request import Ranked, SweepRequest, SweepResult, today
+from fusetune.tune.troubled import allow_for, ends_with_nothing
 
 SHOWN = 10
 
@@ -51,8 +53,14 @@ def sweep(request: SweepRequest, measurer: Measurer, progress: Progress) -> Swee
 
     A killed sweep goes on where it stopped when it is called again; another one on the same GPU is waited for. Raises
     NoisyMachineError (nothing is written) where BASELINE timed against itself does not come out equal,
-    NoUsableGpuError, WrongResultError or CompileError where BASELINE cannot be run, UnsupportedProblemError.
+    NoUsableGpuError, WrongResultError or CompileError where BASELINE cannot be run, UnsupportedProblemError, and
+    NothingTunedError where the machine does not let it come to an end.
     """
+    with ends_with_nothing():
+        return _held_sweep(request, measurer, progress)
+
+
+def _held_sweep(request: SweepRequest, measurer: Measurer, progress: Progress) -> SweepResult:
     check_problem(request.spec, request.problem)
     early = _EarlyStart(request, measurer.likely_target())
     threading.Thread(target=preload, daemon=True).start()
@@ -194,6 +202,7 @@ def _compile_and_screen(
     """
     first = FirstRound(measurer, plan.configs, log)
     right: set[Config] = set()
+    troubled: dict[Config, Trouble] = {}
     checking_s = screening_s = 0.0
 
     def check(config: Config, used: Resources) -> float | None:
@@ -204,6 +213,8 @@ def _compile_and_screen(
             return record.rough_us or 0.0 if record.status == "checked" else None
         outcome = measurer.check(config)
         if isinstance(outcome, Failure):
+            if outcome.reason in BY_MACHINE:
+                troubled[config] = Trouble(f"{outcome.reason}: {outcome.detail}")
             log.candidate(config, "failed", reason=outcome.reason, detail=outcome.detail, resources=used)
             return None
         rough_us = round(outcome.rough_us, 3)
@@ -226,6 +237,7 @@ def _compile_and_screen(
     resources = compile_all(request, plan.compiled, plan.target, log, running=running, on_compiled=check_and_time)
     log.journal.write(PhaseTime(name="check", seconds=round(checking_s, 3), within="compile"))
     log.journal.write(PhaseTime(name="first_round", seconds=round(screening_s, 3), within="compile"))
+    allow_for(troubled, len(resources) - len(troubled), request, plan.target, log)
     if BASELINE not in first.rough_us:
         raise MeasurementError("BASELINE was right at first and failed its second check; run the command again")
     return resources, first, [config for config in plan.references if config in right]
@@ -278,7 +290,7 @@ def _conservative_gain(final: Final) -> ConservativeGain | None:
 
 def _rounded(gain: Gain) -> Gain:
     return Gain(
-        median=round(gain.median, 4),
+        median=min(round(gain.median, 4), 0.9999),  # below 1, where rounding would make it just that
         low=round(gain.low, 4),
         high=round(gain.high, 4),
         confidence=gain.confidence,

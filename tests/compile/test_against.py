@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -89,11 +90,37 @@ def test_another_process_with_this_one_s_path_can_load_it(head: Revision) -> Non
 def test_nothing_is_left_behind(tmp_path: Path) -> None:
     with Revision("HEAD", tmp_path) as revision:
         alias = type(revision.beside(SPEC, "gemm_scale")._other).__module__.partition(".")[0]
-        assert str(tmp_path) in _git("worktree", "list")
-    assert str(tmp_path) not in _git("worktree", "list")
+        # Not even meanwhile: who is killed with -9 takes nothing out again.
+        assert str(tmp_path) not in _git("worktree", "list")
     assert not any(name.startswith(alias) and str(tmp_path) in str(sys.modules[name]) for name in sys.modules)
     assert str(tmp_path) not in sys.path
     assert list(tmp_path.iterdir()) == []
+
+
+def test_worktrees_that_an_older_version_left_are_taken_out_where_they_are_gone_and_no_other(tmp_path: Path) -> None:
+    repository = tmp_path / "repository"
+
+    def git(*arguments: str) -> str:
+        named = ["git", "-C", str(repository), "-c", "user.name=x", "-c", "user.email=x@example.org", *arguments]
+        return subprocess.run(named, capture_output=True, text=True, check=True).stdout
+
+    (repository / "package").mkdir(parents=True)
+    (repository / "package" / "__init__.py").write_text("")
+    subprocess.run(["git", "init", "-q", str(repository)], check=True)
+    git("add", "-A")
+    git("commit", "-qm", "first")
+    for name in ("fusetune-against-gone/tree", "fusetune-against-there/tree", "theirs/tree"):
+        git("worktree", "add", "--detach", str(tmp_path / name))
+    for name in ("fusetune-against-gone", "theirs"):
+        shutil.rmtree(tmp_path / name)
+    (tmp_path / "scratch").mkdir()
+    with Revision("HEAD", tmp_path / "scratch", package=repository / "package"):
+        listed = git("worktree", "list")
+    assert "fusetune-against-gone" not in listed
+    assert "fusetune-against-there" in listed
+    assert "theirs" in listed
+    assert "scratch" not in listed
+    assert git("status", "--porcelain") == ""
 
 
 def test_a_revision_that_there_is_not_is_told(tmp_path: Path) -> None:

@@ -11,14 +11,19 @@ from fusetune.compiler.facts import kernel_facts
 from fusetune.compiler.inspect import diagnoses, inspect_config, inspect_space
 from fusetune.core.config import BASELINE, Config
 from fusetune.core.config_text import parse_config
+from fusetune.core.environment import TargetIdentity
 from fusetune.core.problem import make_problem
 from fusetune.core.progress import SilentProgress
 from fusetune.core.rules import MULTI_INPUT
 from fusetune.core.target import find_target
 from fusetune.errors import UsageError
+from fusetune.gate.static import static_gate
 from fusetune.kernels.gemm_scale import SPEC
 from fusetune.kernels.spec import load_spec
 from fusetune.report.inspection import space_text, to_builtins, to_text
+from fusetune.store.schema import ConfigFile
+from fusetune.tune.predict import predict
+from fusetune.tune.request import SweepRequest
 
 RTX_4090, H200 = find_target("rtx4090"), find_target("h200")
 PROBLEM = make_problem(1024, 8192, 8192, "float32")
@@ -136,3 +141,30 @@ def test_the_table_of_a_space_holds_every_config_with_its_reason():
         SPEC, make_problem(64, 64, 64, "float16"), RTX_4090, SilentProgress(), space="seed", compiled=0
     )
     assert {row.status for row in none} == {"estimated"}
+
+
+@pytest.mark.parametrize(
+    ("op", "problem", "target"),
+    [
+        ("gemm_scale", make_problem(128, 512, 1000, "float32", "tf32x3"), "rtx4090"),
+        ("gemm_scale_bn", make_problem(64, 512, 1024, "float16", mode="train"), "b200"),
+    ],
+)
+def test_baseline_that_spills_is_swept_inspected_and_gated_as_the_reference(tmp_path, op, problem, target):
+    spec, gpu = load_spec(op), find_target(target)
+    request = SweepRequest(
+        spec=spec, problem=problem, output=tmp_path / "configs", runs=tmp_path / "runs", space="rules", workers=1
+    )
+    result = predict(request, gpu, SilentProgress())
+    assert result.entry.predicted_us is not None
+    found = inspect_config(spec, problem, BASELINE, gpu)
+    assert found.resources.spills
+    assert found.rejection is None
+    assert "a sweep rejects it" not in to_text(found)
+    rows = inspect_space(spec, problem, gpu, SilentProgress(), space="seed", workers=1)
+    assert next(row.status for row in rows if row.config == BASELINE) == "compiled"
+    held = msgspec.structs.replace(result.entry, config=BASELINE)
+    file = ConfigFile(schema=1, op=op, target=TargetIdentity(gpu.name, gpu.capability, gpu.sms), entries=(held,))
+    (finding,) = static_gate([(tmp_path / "file.yaml", file)], SilentProgress(), workers=1)
+    assert finding.status == "holds"
+    assert "as BASELINE may" in finding.detail

@@ -18,6 +18,7 @@ from fusetune.core.problem import make_problem
 from fusetune.core.resources import Resources
 from fusetune.core.space import SEED_SPACE, Rejection
 from fusetune.core.target import find_target
+from fusetune.core.trouble import Trouble
 from fusetune.kernels.gemm_scale import SPEC
 from tests.support import compile_faults
 
@@ -38,7 +39,7 @@ def test_no_jobs_give_nothing():
     assert list(compile_jobs(SPEC, [], TARGET)) == []
 
 
-def test_a_job_that_crashes_hangs_raises_or_does_not_compile_is_rejected_and_the_rest_come_through():
+def test_a_job_that_crashes_raises_or_does_not_compile_is_rejected_one_that_hangs_is_not_and_the_rest_come_through():
     faults = [
         compile_faults.CRASH,
         compile_faults.HANG,
@@ -53,12 +54,13 @@ def test_a_job_that_crashes_hangs_raises_or_does_not_compile_is_rejected_and_the
     rejected = {config: result for config, result in done.items() if isinstance(result, Rejection)}
     assert {config: rejection.reason for config, rejection in rejected.items()} == {
         compile_faults.CRASH: "compiler_crash",
-        compile_faults.HANG: "compile_timeout",
         compile_faults.RAISE: "compile_error",
         compile_faults.DOES_NOT_COMPILE: "compile_error",
     }
     assert f"exit code {compile_faults.EXIT_CODE}" in rejected[compile_faults.CRASH].detail
-    assert "more than 8 s" in rejected[compile_faults.HANG].detail
+    # A slow machine looks the same, so that this says nothing of the config.
+    assert isinstance(done[compile_faults.HANG], Trouble)
+    assert "more than 8 s" in done[compile_faults.HANG].detail
     assert "an op's own mistake" in rejected[compile_faults.RAISE].detail
     assert "make_shape_compatible" in rejected[compile_faults.DOES_NOT_COMPILE].detail
     assert all(isinstance(done[config], Resources) for config in SEED_SPACE.configs())

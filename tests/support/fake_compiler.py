@@ -14,6 +14,7 @@ from fusetune.core.problem import Problem
 from fusetune.core.resources import Resources
 from fusetune.core.space import Rejection, Space, pipelined_shared_bytes
 from fusetune.core.target import Target
+from fusetune.core.trouble import Trouble
 from fusetune.kernels.gemm_scale import GemmScale
 from fusetune.kernels.spec import KernelSpec
 from fusetune.measure.fake import FakeMeasurer, TrueTime
@@ -25,7 +26,7 @@ PTXAS = "12.9.86"
 class FakeCompiler:
     """Stands in for `compile_jobs`; `planted` maps configs to what comes out for them, `compiled` lists the jobs."""
 
-    def __init__(self, planted: Mapping[Config, Resources | Rejection] | None = None) -> None:
+    def __init__(self, planted: Mapping[Config, Resources | Rejection | Trouble] | None = None) -> None:
         self.planted = dict(planted or {})
         self.compiled: list[Job] = []
         self.last_first = True
@@ -56,7 +57,7 @@ def plausible_resources(config: Config, problem: Problem, target: Target) -> Res
 
 
 def install(
-    monkeypatch: pytest.MonkeyPatch, planted: Mapping[Config, Resources | Rejection] | None = None
+    monkeypatch: pytest.MonkeyPatch, planted: Mapping[Config, Resources | Rejection | Trouble] | None = None
 ) -> FakeCompiler:
     """Put a FakeCompiler in the place of the real one wherever the workflow and the gate call it."""
     fake = FakeCompiler(planted)

@@ -13,12 +13,13 @@ from fusetune.core.config import BASELINE, Config
 from fusetune.core.environment import Environment, TargetIdentity
 from fusetune.core.problem import Problem
 from fusetune.core.target import Target
+from fusetune.core.text import printable
 from fusetune.errors import UsageError
 from fusetune.kernels.spec import KernelSpec, rounds_in_descriptor
 from fusetune.report.model import config_paths
+from fusetune.runtime.believed import read_believed_file
 from fusetune.store.lookup import Lookup, lookup
 from fusetune.store.schema import ConfigFile
-from fusetune.store.yaml_files import read_config_file
 from fusetune.units import format_gain, format_interval, format_us
 
 MAX_CONFIGS = 3
@@ -43,7 +44,7 @@ def choose_config(spec: KernelSpec, problem: Problem, target: Target, roots: Seq
 
     Raises ConfigFileError for a damaged file, UsageError where a library won: then there is no kernel to export.
     """
-    files: list[tuple[Path, ConfigFile]] = [(path, read_config_file(path)) for path in config_paths(roots)]
+    files: list[tuple[Path, ConfigFile]] = [(path, read_believed_file(path)) for path in config_paths(roots)]
     identity = TargetIdentity(target.name, target.capability, target.sms)
     here = Environment(triton=version("triton"), kernel_hash=spec.source_hash())
     found = lookup(files, spec.name, problem, identity, here, allow_predicted=True, source_hash=spec.source_hash)
@@ -78,7 +79,7 @@ def header(spec: KernelSpec, choices: Sequence[Choice], target: Target, *, autot
             else "With triton 3.6 descriptors cannot round: TF32 inputs are cut off, which the library's are not."
         )
     lines.append("Forward pass only: there is no gradient through the kernels.")
-    return lines
+    return [printable(line) for line in lines]
 
 
 def _evidence(found: Lookup) -> str:

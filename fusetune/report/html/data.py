@@ -11,7 +11,7 @@ from fusetune.core.config import BASELINE
 from fusetune.core.problem import Dtype
 from fusetune.core.target import Target, match_target
 from fusetune.errors import UsageError
-from fusetune.kernels.spec import load_spec
+from fusetune.kernels.spec import spec_named
 from fusetune.report import wording
 from fusetune.report.run_summary import CandidateRow, RunSummary, candidate_rows, summarize_run
 from fusetune.store.journal import Block, Candidate, Record
@@ -166,7 +166,7 @@ def _roofs(summary: RunSummary) -> tuple[Roofs | None, str]:
     if peak is None or target.dram_gb_s is None:
         return None, f"no document states the peak of {target.name} for {wording.form_text(summary.problem)}"
     try:
-        spec = load_spec(summary.op)
+        spec = spec_named(summary.op)
     except UsageError as error:
         return None, str(error)
     return Roofs(spec.flops(summary.problem), spec.bytes(summary.problem), peak, target.dram_gb_s, target.name), ""

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import fusetune
 from fusetune.core.decision import KeepRule
+from fusetune.core.text import shown
 from fusetune.errors import FusetuneError, UsageError
 from fusetune.report import wording
 from fusetune.report.html import figures
@@ -33,7 +34,8 @@ def render_html(report: Report, run_dirs: Sequence[Path]) -> str:
         from plotly.offline import get_plotlyjs
     except ImportError as error:
         raise UsageError(f"--html draws with plotly, which is not installed; {_INSTALL} installs it") from error
-    runs, damaged = _load(report, run_dirs)
+    runs, damaged = shown(_load(report, run_dirs))
+    report = shown(report)
     drawn: dict[str, Any] = {}
     gains = [row for row in report.rows if row.gain is not None]
     if len(gains) > 1:

@@ -110,7 +110,13 @@ def test_report_in_other_tools_forms() -> None:
     assert json.loads(run("report", "--run", RUN, "--format", "cachefile").output)["kernel_name"] == "gemm_scale"
     assert run("report", "--format", "vllm", "-o", "vllm").exit_code == 0
     names = sorted(path.name for path in Path("vllm").iterdir())
-    assert names == ["N=512,K=1024,device_name=NVIDIA_H200,dtype=float32.json"]
+    assert names == ["op=gemm_scale,N=512,K=1024,device_name=NVIDIA_H200,dtype=float32,precision=tf32.json"]
+
+
+def test_a_cache_file_is_written_with_the_call_that_simulates_on_it() -> None:
+    told = run("report", "--run", RUN, "--format", "cachefile", "-o", "run.json").output
+    assert told.startswith("kernel_tuner.tune_cache('run.json') simulates searches on it; tune_kernel(")
+    assert "needs a restriction" in told
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
 from fusetune.cli.gate import gate
+from fusetune.cli.signals import Signals
 from fusetune.core.config import BASELINE
 from fusetune.errors import FusetuneError, NoUsableGpuError, UsageError
 from fusetune.gate import static
@@ -125,3 +127,35 @@ def test_a_mistake_is_told_in_one_sentence(arguments: tuple[str, ...], told: str
 
 def test_a_revision_that_there_is_not_is_told(gpu: dict[object, float]) -> None:
     assert "no revision 'no-such-branch'" in str(failing("--against", "no-such-branch"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_while_another_revision_is_measured_closes_it_first(
+    number: int, gpu: dict[object, float], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    seen: list[str] = []
+
+    class Revision:
+        def __init__(self, revision: str, folder: Path) -> None:
+            (folder / "tree").mkdir()
+
+        def __enter__(self) -> None:
+            seen.append("opened")
+
+        def __exit__(self, *_: object) -> None:
+            seen.append("closed")
+
+    monkeypatch.setattr("fusetune.gate.against.Revision", Revision)
+    monkeypatch.setattr("fusetune.gate.live.live_gate", lambda *_: signal.raise_signal(number))
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    Signals().install()  # as `main` does
+    try:
+        done = run("--against", "HEAD")
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+    assert done.exit_code == 128 + number
+    assert seen == ["opened", "closed"]
+    assert list((tmp_path / "temporary").iterdir()) == []

@@ -44,3 +44,19 @@ def test_anything_else_is_told_with_both_forms(text: str) -> None:
 def test_a_figure_that_no_config_has_is_told_with_its_reason(text: str, why: str) -> None:
     with pytest.raises(UsageError, match=why):
         parse_config(text)
+
+
+@pytest.mark.parametrize("text", ["9" * 5000 + "x64x32", "64,64," + "9" * 5000, "v" * 100_000, "64x64x32 w" + "9" * 30])
+def test_figures_without_end_are_refused_in_a_short_sentence(text: str) -> None:
+    with pytest.raises(UsageError, match="cannot be read") as told:
+        parse_config(text)
+    assert len(str(told.value)) < 500
+
+
+def test_a_misspelt_baseline_is_told_what_it_may_have_been() -> None:
+    with pytest.raises(UsageError, match=r"did you mean baseline\?"):
+        parse_config("basline")
+
+
+def test_capitals_do_not_matter() -> None:
+    assert parse_config("Persistent 128X256X32 W8 S3") == parse_config("persistent 128x256x32 w8 s3")

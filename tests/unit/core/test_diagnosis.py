@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fusetune.core.diagnosis import DRAM, GRID, L2, L2_HITS, SM, WARPS, Diagnosis, diagnose, products_at_half
+from fusetune.core.diagnosis import DRAM, GRID, L2, L2_HITS, SM, WARPS, Diagnosis, believed, diagnose, products_at_half
 from fusetune.core.problem import Problem, make_problem
 from fusetune.core.resources import occupancy
 from fusetune.core.target import Target, find_target
@@ -75,3 +75,29 @@ def test_only_geforce_s_tensor_cores_end_at_half_and_only_for_products_on_them()
     }
     assert [name for name, half in halves.items() if half] == ["rtx4090", "rtx3090", "rtx5090"]
     assert not products_at_half(make_problem(64, 64, 64, "float32", "ieee"), RTX_4090)
+
+
+@pytest.mark.parametrize("value", [9130.0, 101.5, -0.5, float("nan"), float("inf")])
+@pytest.mark.parametrize("metric", [DRAM, SM, WARPS, L2, L2_HITS])
+def test_a_share_that_no_unit_can_have_is_left_out_and_told(metric: str, value: float) -> None:
+    metrics = {SM: 30.0, DRAM: 20.0, WARPS: 10.0, L2: 5.0, L2_HITS: 50.0}
+    kept, doubts = believed({**metrics, metric: value})
+    assert kept == {name: share for name, share in metrics.items() if name != metric}
+    assert len(doubts) == 1
+    assert metric in doubts[0]
+    assert "cannot be" in doubts[0]
+    answer = told({**metrics, metric: value})
+    assert doubts[0] in answer.notes
+    assert "91" not in answer.sentence
+    assert (answer.limit == "unknown") == (metric in {SM, DRAM})
+
+
+def test_a_full_unit_may_show_as_a_little_more_than_full() -> None:
+    assert believed({DRAM: 100.4}) == ({DRAM: 100.0}, ())
+
+
+@pytest.mark.parametrize("grid", [-1.0, 0.0, 2.5, 1e300])
+def test_a_grid_is_a_number_of_ctas(grid: float) -> None:
+    kept, doubts = believed({GRID: grid})
+    assert kept == {}
+    assert GRID in doubts[0]

@@ -15,9 +15,10 @@ from fusetune.core.progress import SilentProgress
 from fusetune.core.resources import Resources
 from fusetune.core.space import Rejection
 from fusetune.core.target import find_target
-from fusetune.errors import NoUsableGpuError, UsageError, WrongResultError
+from fusetune.core.trouble import Trouble
+from fusetune.errors import FusetuneError, NoUsableGpuError, UsageError, WrongResultError
 from fusetune.gate.findings import Finding, Status, exit_code
-from fusetune.gate.live import live_gate
+from fusetune.gate.live import LiveOptions, live_gate
 from fusetune.gate.static import static_gate
 from fusetune.kernels.gemm_scale import SPEC
 from fusetune.kernels.spec import KernelSpec
@@ -279,6 +280,57 @@ def test_a_config_that_the_compiler_no_longer_makes_well_is_a_regression(
     (finding,) = compiled(kept())
     assert (finding.status, finding.detail) == ("regression", told)
     assert exit_code([finding]) == 1
+
+
+@pytest.mark.parametrize(("is_setting", "code"), [(False, 3), (True, 2)])
+def test_where_the_machine_lets_nothing_be_compiled_the_gate_ends_in_one_line(
+    compiler: FakeCompiler, is_setting: bool, code: int
+) -> None:
+    compiler.planted = {WINNER: Trouble("the cache is full", is_setting)}
+    with pytest.raises(FusetuneError, match=r"^the cache is full$") as caught:
+        compiled(kept(), kept(LARGE))
+    assert caught.value.exit_code == code
+
+
+def test_a_regression_is_still_one_beside_what_the_machine_kept_from_being_compiled(compiler: FakeCompiler) -> None:
+    compiler.planted = {WINNER: Trouble("took more than 60 s"), SLOWER: Resources(255, 120, 4096)}
+    findings = compiled(kept(), kept(LARGE, SLOWER))
+    assert [finding.status for finding in findings] == ["inconclusive", "regression"]
+    assert exit_code(findings) == 1
+
+
+def test_a_file_that_is_only_compiled_beside_a_live_gate_ends_nothing_where_it_cannot_be(
+    compiler: FakeCompiler,
+) -> None:
+    compiler.planted = {WINNER: Trouble("the cache is full")}
+    here, elsewhere = (PATH, file_of(kept())), (Path("h200.yaml"), file_of(kept(), target=ELSEWHERE))
+    findings = live_gate([here, elsewhere], Bench(), SilentProgress(), LiveOptions(on_mismatch="static"))
+    assert {finding.file.name: finding.status for finding in findings} == {
+        PATH.name: "holds",
+        "h200.yaml": "inconclusive",
+    }
+
+
+@pytest.mark.parametrize("reason", ["killed", "out_of_memory"])
+def test_a_live_check_that_somebody_else_ended_is_inconclusive(reason: str) -> None:
+    failure = Failure(reason, "planted")
+    (finding,) = gated(kept(), bench=Bench(failures={WINNER: failure}))
+    assert (finding.status, finding.detail) == ("inconclusive", f"{reason}: planted")
+    assert exit_code([finding]) == 3
+
+
+def test_baseline_holds_whatever_it_spills(compiler: FakeCompiler) -> None:
+    compiler.planted = {BASELINE: Resources(255, 80, 16384)}
+    (finding,) = compiled(kept(config=BASELINE))
+    told = "255 registers, spills 80 bytes a thread, as BASELINE may, 16.0 KiB of shared memory"
+    assert (finding.status, finding.detail) == ("holds", told)
+    assert exit_code([finding]) == 0
+
+
+def test_baseline_that_cannot_run_is_a_regression_like_any_other(compiler: FakeCompiler) -> None:
+    for made in (Resources(64, 0, 128 * 1024), Rejection("compile_error", "ptxas said no")):
+        compiler.planted = {BASELINE: made}
+        assert compiled(kept(config=BASELINE))[0].status == "regression"
 
 
 def test_a_library_with_no_kernel_of_ours_holds_with_a_note(compiler: FakeCompiler) -> None:

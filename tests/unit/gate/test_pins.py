@@ -15,8 +15,10 @@ from fusetune.core.environment import Environment, TargetIdentity
 from fusetune.core.problem import make_problem
 from fusetune.core.progress import SilentProgress
 from fusetune.core.resources import Resources
+from fusetune.core.space import Rejection
 from fusetune.core.target import find_target
-from fusetune.errors import ConfigFileError, UsageError
+from fusetune.core.trouble import Trouble
+from fusetune.errors import ConfigFileError, MachineError, UsageError
 from fusetune.gate import static
 from fusetune.gate.drift import METRICS, drift
 from fusetune.gate.findings import Finding, exit_code
@@ -179,6 +181,46 @@ def test_another_toolchain_is_told_as_such_and_never_called_a_regression(place: 
     assert exit_code([finding]) == 0
 
 
+@pytest.mark.parametrize(
+    ("made", "told"),
+    [
+        (Resources(255, 120, 4096), "spills: 120 bytes"),
+        (Resources(96, 0, 256 * 1024), "needs 256.0 KiB of shared memory"),
+        (Rejection("compile_error", "ptxas said no"), "does not compile: ptxas said no"),
+        (Rejection("compiler_crash", "died with exit code -11"), "does not compile: died with exit code -11"),
+    ],
+    ids=["spill", "shared memory", "error", "crash"],
+)
+@pytest.mark.parametrize("version", [{"triton": "3.8.0"}, {"ptxas": "13.1.80"}], ids=["triton", "ptxas"])
+def test_whatever_another_toolchain_makes_of_a_pinned_config_is_reported_and_not_compared(
+    place: Workplace, made: Resources | Rejection, told: str, version: dict[str, str]
+) -> None:
+    place.pin()
+    before = pins_path(place.path).read_text()
+    place.toolchain = msgspec.structs.replace(HERE, **version)
+    place.compiler.planted = {WINNER: made}
+    (finding,) = place.gate()
+    assert (finding.status, exit_code([finding])) == ("other_toolchain", 0)
+    assert finding.detail.startswith(told)
+    assert "pinned with triton 3.7.1, ptxas 12.9.86, compiled with" in finding.detail
+    assert finding.detail.endswith(": not compared"), "that it could be pinned would be no advice"
+    # Pinning refuses it, and leaves what the other toolchain promised.
+    assert place.pin().count == 0
+    assert pins_path(place.path).read_text() == before
+    place.toolchain, place.compiler.planted = HERE, {}
+    assert place.gate()[0].status == "holds"
+    place.compiler.planted = {WINNER: made}
+    assert place.gate()[0].status == "regression"
+
+
+def test_what_is_refused_keeps_its_pin_so_that_pinning_twice_launders_nothing(place: Workplace) -> None:
+    place.pin()
+    place.becomes(stack_bytes=120)
+    for _ in range(2):
+        assert place.pin().count == 0
+        assert place.gate()[0].status == "regression"
+
+
 def test_each_toolchain_keeps_its_own_pin(place: Workplace) -> None:
     place.pin()
     place.toolchain = Toolchain(triton="3.9.0", ptxas="13.0.88")
@@ -274,3 +316,33 @@ def test_other_kernels_than_pinned_are_worse() -> None:
     assert found.worse == ("instructions",)
     assert found.told == "launches tiled_products, finish_split instead of tiled_products"
     assert drift([RECORD, second], [RECORD, second]).is_none
+
+
+@pytest.mark.parametrize("is_setting", [False, True])
+def test_what_the_machine_kept_from_being_compiled_is_neither_a_regression_nor_pinned(
+    place: Workplace, is_setting: bool
+) -> None:
+    place.file = msgspec.structs.replace(place.file, entries=(entry_of(), entry_of(OTHER_PROBLEM, BASELINE)))
+    place.pin()
+    before = pins_path(place.path).read_text()
+    place.compiler.planted = {WINNER: Trouble("was ended by SIGKILL", is_setting)}
+    hit, other = place.gate()
+    assert (hit.status, other.status) == ("inconclusive", "holds")
+    assert hit.detail == "not compiled, because of the machine: was ended by SIGKILL"
+    assert exit_code([hit, other]) == 3
+    with pytest.raises(UsageError if is_setting else MachineError, match=r"was not pinned, .* was ended by SIGKILL"):
+        place.pin()
+    assert pins_path(place.path).read_text() == before
+
+
+def test_a_record_that_the_machine_keeps_from_being_made_is_no_regression(
+    place: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.pin()
+
+    def full(*_: object) -> None:
+        raise MachineError("No space left on device")
+
+    monkeypatch.setattr(static, "kernel_records", full)
+    with pytest.raises(MachineError, match=r"^No space left on device$"):
+        place.gate()

@@ -27,6 +27,7 @@ from fusetune.kernels.spec import (
     abstract_tensors,
     hash_kernels,
     load_spec,
+    spec_named,
 )
 from fusetune.kernels.tiles import tiled_products
 
@@ -63,6 +64,7 @@ OTHER_CODE = {
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder that Python imports from; what was imported from it is forgotten afterwards."""
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(spec_module, "_given", {})
     before = set(sys.modules)
     yield tmp_path
     for name in set(sys.modules) - before:
@@ -262,6 +264,30 @@ def test_a_plug_in_is_found_by_its_name_and_cannot_take_a_built_in_one(
     assert load_spec("gemm_scale") is SPEC
     with pytest.raises(UsageError, match="use one of: double, gemm_scale, gemm_scale_bn, or"):
         load_spec("triple")
+
+
+@pytest.mark.parametrize(
+    "named", ["planted:SPEC", "planted", ".planted:SPEC", "fusetune.kernels.gemm_scale:SPEC", "os:name"]
+)
+def test_a_name_from_a_file_imports_no_module(folder: Path, named: str) -> None:
+    (folder / "planted.py").write_text("raise SystemExit('imported')\n", encoding="utf-8")
+    with pytest.raises(UsageError, match="is not known; use one of"):
+        spec_named(named)
+    assert "planted" not in sys.modules
+
+
+def test_a_user_s_own_op_is_known_by_its_name_once_the_user_has_given_it(folder: Path) -> None:
+    (folder / "my_ops.py").write_text(USER_SPEC, encoding="utf-8")
+    with pytest.raises(UsageError, match="'double' is not known"):
+        spec_named("double")
+    assert load_spec("my_ops:SPEC") is spec_named("double")
+
+
+@pytest.mark.parametrize("name", ["../double", "Double", "a/b", "", "double\\n", "d" * 101])
+def test_an_op_whose_name_can_name_no_file_is_refused(folder: Path, name: str) -> None:
+    (folder / "my_ops.py").write_text(USER_SPEC + f"SPEC.name = '{name}'\n", encoding="utf-8")
+    with pytest.raises(UsageError, match="has to be lower-case letters, digits and underscores"):
+        load_spec("my_ops:SPEC")
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from fusetune.errors import UsageError
+from fusetune.errors import MachineError, UsageError
 from fusetune.measure.clocks import locked_clocks
 
 
@@ -166,3 +166,22 @@ def test_the_clock_is_reset_once_on_every_way_out_of_the_process(tmp_path: Path,
         _, errors = process.communicate(timeout=60)
     assert process.returncode == WAYS[way], errors
     assert out.read_text() == "locked\nreset\n"
+
+
+@pytest.mark.parametrize("question", ["nvmlInit", "nvmlDeviceGetHandleByUUID"])
+def test_where_the_driver_cannot_be_asked_it_is_one_sentence(monkeypatch: pytest.MonkeyPatch, question: str) -> None:
+    def fail(self: FakeNvml, *_: str) -> None:
+        raise NVMLError("Library Not Found")
+
+    monkeypatch.setattr(FakeNvml, question, fail)
+    with pytest.raises(UsageError, match="leave --lock-clocks out"), locked_clocks(1980, "0", FakeNvml()):
+        pytest.fail("nothing is measured")
+
+
+def test_a_clock_that_stays_locked_is_told_with_what_resets_it() -> None:
+    nvml = FakeNvml()
+    with (
+        pytest.raises(MachineError, match=r"stays locked at 1980 MHz.*nvidia-smi -rgc"),
+        locked_clocks(1980, "0", nvml),
+    ):
+        nvml._refuses = True

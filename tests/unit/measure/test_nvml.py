@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from fusetune.measure import nvml as nvml_module
 from fusetune.measure.nvml import GpuState, Monitor, gpu_present, visible_gpu
 
 UUID = "1111-aaaa"
@@ -66,6 +67,7 @@ def nvml(monkeypatch: pytest.MonkeyPatch) -> FakeNvml:
     fake = FakeNvml()
     monkeypatch.setitem(sys.modules, "pynvml", fake)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(nvml_module, "_counted_by_cuda", lambda: 0)
     return fake
 
 
@@ -247,3 +249,87 @@ def test_of_several_gpus_none_is_guessed(nvml: FakeNvml, monkeypatch: pytest.Mon
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     nvml.answers["nvmlInit"] = nvml.NVMLError("Driver Not Loaded")
     assert visible_gpu() is None
+
+
+# --- what drivers have been seen to do
+
+NO_TEXT = UnicodeDecodeError("utf-8", b"\xf0\x8a", 0, 1, "invalid continuation byte")
+"""What pynvml raises of itself where a name is no UTF-8, as driver 555 under WSL tells it."""
+
+
+def test_a_name_that_is_no_text_is_unknown_and_everything_else_goes_on(nvml: FakeNvml, monitor: Monitor) -> None:
+    for question in ("nvmlDeviceGetName", "nvmlSystemGetDriverVersion", "nvmlSystemGetProcessName"):
+        nvml.answers[question] = NO_TEXT
+    nvml.answers["nvmlDeviceGetComputeRunningProcesses"] = [process(4242)]
+    assert gpu_present()
+    assert visible_gpu() is None
+    assert monitor.driver_version() is None
+    assert monitor.other_processes() == ["pid 4242 (whose name cannot be read)"]
+    assert monitor.state().sm_mhz == 1980
+
+
+@pytest.mark.parametrize("name", [b"NVIDIA \xf0\x8a", "NVIDIA\x1b[31m\n"])
+def test_a_name_is_made_fit_for_a_screen(nvml: FakeNvml, name: str | bytes) -> None:
+    nvml.answers["nvmlDeviceGetName"] = name
+    found = visible_gpu()
+    assert found is not None
+    assert found[0].startswith("NVIDIA")
+    assert found[0].isprintable()
+
+
+QUESTIONS = [name for name in FakeNvml().answers if name not in {"nvmlInit", "nvmlShutdown", "nvmlDeviceGetCount"}]
+
+
+@pytest.mark.parametrize("how", ["an error", "not there", "no text"])
+@pytest.mark.parametrize("question", [*QUESTIONS, "nvmlSystemGetProcessName"])
+def test_no_question_that_goes_wrong_ends_anything(nvml: FakeNvml, question: str, how: str) -> None:
+    nvml.answers["nvmlDeviceGetComputeRunningProcesses"] = [process(4242)]
+    nvml.answers["nvmlSystemGetProcessName"] = "python3"
+    if how == "not there":
+        if question == "nvmlDeviceGetHandleByUUID":
+            pytest.skip("every NVML knows GPUs by their UUID")
+        del nvml.answers[question]
+    elif question == "nvmlDeviceGetHandleByUUID" and how == "no text":
+        pytest.skip("a handle is no text")
+    else:
+        nvml.answers[question] = nvml.NVMLError("Not Supported") if how == "an error" else NO_TEXT
+    assert gpu_present()
+    visible_gpu()
+    monitor = Monitor(UUID)
+    monitor.state(), monitor.other_processes(), monitor.driver_version()
+
+
+def test_throttling_is_seen_by_the_older_name_of_the_question_too(nvml: FakeNvml, monitor: Monitor) -> None:
+    del nvml.answers["nvmlDeviceGetCurrentClocksEventReasons"]
+    nvml.answers["nvmlDeviceGetCurrentClocksThrottleReasons"] = 0x20
+    assert monitor.state().discard == "thermal throttling"
+
+
+@pytest.mark.parametrize("why", ["not installed", "no library"])
+def test_without_nvml_cuda_s_driver_says_whether_there_is_a_gpu(
+    nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    """As in a container that was given CUDA and no NVML."""
+    if why == "not installed":
+        monkeypatch.setitem(sys.modules, "pynvml", None)
+    else:
+        nvml.answers["nvmlInit"] = nvml.NVMLError("NVML Shared Library Not Found")
+    for count in (0, 2):
+        monkeypatch.setattr(nvml_module, "_counted_by_cuda", lambda count=count: count)
+        assert gpu_present() == (count > 0)
+    assert visible_gpu() is None
+    assert Monitor(UUID).state() == GpuState()
+    assert Monitor(UUID).other_processes() == []
+
+
+def test_where_there_is_no_driver_of_cuda_nothing_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nvml_module, "_CUDA_DRIVER", "libcuda-that-is-not-there.so.1")
+    monkeypatch.setattr("subprocess.run", None)
+    assert nvml_module._counted_by_cuda() == 0
+
+
+def test_the_question_to_cuda_s_driver_is_a_program_that_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a library in the driver's place that has neither function: it fails, and counts nothing."""
+    monkeypatch.setattr(nvml_module, "_CUDA_DRIVER", "libc.so.6")
+    compile(nvml_module._COUNT_BY_CUDA, "question", "exec")
+    assert nvml_module._counted_by_cuda() >= 0

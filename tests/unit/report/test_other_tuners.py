@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from report_examples import FILES, KEPT, measured_run, predicted_run, replace
 
+from fusetune.cli.main import cli
 from fusetune.core.config import Config
 from fusetune.errors import UsageError
 from fusetune.report.model import rows_from_files
@@ -87,18 +90,57 @@ def test_a_predicted_run_has_no_times_to_tell(make: Any) -> None:
         make(predicted_run())
 
 
-def vllm_reads(folder: dict[str, str], N: int, K: int, device: str, dtype: str, M: int) -> dict[str, int]:
-    """As vllm/model_executor/layers/quantization/utils/fp8_utils.py finds a config: by name, then by the nearest M."""
-    text = folder[f"N={N},K={K},device_name={device.replace(' ', '_')},dtype={dtype}.json"]
+@pytest.mark.parametrize("records", runs(), ids=["example", "a real sweep"])
+def test_a_search_restricted_to_the_file_s_own_times_is_one_that_a_simulation_can_answer(records: list[Any]) -> None:
+    """As kernel_tuner.util.infer_restrictions_from_cache, whose rule `tune_cache` applies by itself."""
+    body = json.loads(to_cachefile(records))
+    timed = {
+        tuple(entry[name] for name in body["tune_params_keys"])
+        for entry in body["cache"].values()
+        if not isinstance(entry["time"], str)
+    }
+    product = itertools.product(*(body["tune_params"][name] for name in body["tune_params_keys"]))
+    searched = [values for values in product if values in timed]
+    assert len(searched) == len(timed) > 1
+    assert all(",".join(map(str, values)) in body["cache"] for values in searched)
+
+
+def test_kernel_tuner_itself_simulates_on_the_file_by_the_call_that_is_documented(tmp_path: Path) -> None:
+    kernel_tuner = pytest.importorskip("kernel_tuner", reason="kernel_tuner is not installed; it is asked where it is")
+    path = tmp_path / "run.json"
+    path.write_text(to_cachefile(read_journal(JOURNAL)))
+    results, told = kernel_tuner.tune_cache(str(path), quiet=True)
+    times = [entry["time"] for entry in json.loads(path.read_text())["cache"].values()]
+    numbers = [time for time in times if not isinstance(time, str)]
+    assert len(results) == len(numbers)
+    assert told["best_config"]["time"] == min(numbers)
+
+
+def test_the_restriction_is_said_wherever_the_cache_file_is_described() -> None:
+    readme = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
+    for text in (to_cachefile.__doc__, cli.get_command(click.Context(cli), "report").help, readme):
+        words = " ".join((text or "").split())
+        assert re.search(r"kernel_tuner\.tune_cache\((PATH|\"run\.json\")\)", words)
+    assert "needs a restriction to what it holds" in " ".join(readme.split())
+
+
+def as_vllm_reads(text: str, M: int) -> dict[str, int]:
+    """As vllm/model_executor/layers/quantization/utils/fp8_utils.py takes a config from a table: by the nearest M."""
     configs = {int(key): value for key, value in json.loads(text).items()}
     return configs[min(configs, key=lambda held: abs(held - M))]
 
 
-def test_vllm_s_reader_finds_each_config_by_file_name_and_nearest_m() -> None:
-    files = to_vllm(rows_from_files(FILES))
+def names_that_vllm_opens(N: int, K: int, device: str) -> re.Pattern[str]:
+    """Those of its dense kernels, and of fused_moe, whose names begin with the number of experts."""
+    dense = rf"N={N},K={K},device_name={device},dtype=(fp8|int8)_w8a8,block_shape=\[\d+,\s?\d+\]\.json"
+    return re.compile(rf"{dense}|E=\d+,N=\d+,device_name=.*\.json")
+
+
+def test_a_reader_of_vllm_s_tables_finds_the_config_of_the_nearest_m() -> None:
     problem, config = KEPT.problem, KEPT.config
-    read = vllm_reads(files, problem.N, problem.K, "NVIDIA H200", problem.dtype, problem.M + 3)
-    assert read == {
+    files = to_vllm(rows_from_files(FILES))
+    (name,) = [name for name in files if f"N={problem.N},K={problem.K}," in name]
+    assert as_vllm_reads(files[name], problem.M + 3) == {
         "BLOCK_SIZE_M": config.BLOCK_M,
         "BLOCK_SIZE_N": config.BLOCK_N,
         "BLOCK_SIZE_K": config.BLOCK_K,
@@ -108,10 +150,38 @@ def test_vllm_s_reader_finds_each_config_by_file_name_and_nearest_m() -> None:
     }
 
 
-def test_vllm_calls_every_h200_by_one_name() -> None:
-    path, file = FILES[0]
-    other = replace(file, target=replace(file.target, name="NVIDIA H200 NVL"))
-    assert all("device_name=NVIDIA_H200,dtype" in name for name in to_vllm(rows_from_files([(path, other)])))
+def test_no_table_has_a_name_that_vllm_s_own_kernels_would_open_and_nothing_claims_so() -> None:
+    problem = KEPT.problem
+    pattern = names_that_vllm_opens(problem.N, problem.K, "NVIDIA_H200")
+    assert not [name for name in to_vllm(rows_from_files(FILES)) if pattern.fullmatch(name)]
+    readme = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
+    for text in (to_vllm.__doc__, cli.get_command(click.Context(cli), "report").help, readme):
+        words = " ".join((text or "").split())
+        assert "vLLM itself opens none" in words
+        assert not re.search(r"vLLM's (dense )?kernels look", words)
+
+
+def test_what_differs_in_op_precision_mode_dtype_or_gpu_has_a_table_of_its_own() -> None:
+    rows = [row for row in rows_from_files(FILES) if row.evidence == "measured" and row.config.variant == "tiled"]
+    row = rows[0]
+    others = [
+        replace(row, op="gemm_scale_bn"),
+        replace(row, gpu="NVIDIA H200 NVL"),
+        replace(row, problem=replace(row.problem, precision="ieee")),
+        replace(row, problem=replace(row.problem, mode="train")),
+        replace(row, problem=replace(row.problem, dtype="float16", precision=None)),
+    ]
+    assert len(to_vllm([row, *others])) == 1 + len(others)
+
+
+@pytest.mark.parametrize("name", ["x/../../victim", "/etc/passwd", "..", "a\nb", "A" * 4000, "\x1b[2J", "µ/µ"])
+def test_whatever_an_op_or_a_gpu_is_called_its_table_lies_in_the_folder(tmp_path: Path, name: str) -> None:
+    row = rows_from_files(FILES)[0]
+    for odd in (replace(row, op=name), replace(row, gpu=name)):
+        (file,) = to_vllm([replace(odd, evidence="measured", config=Config())])
+        (tmp_path / file).write_text("{}")
+        assert (tmp_path / file).resolve().parent == tmp_path.resolve()
+        assert file.isprintable()
 
 
 def test_what_vllm_s_keys_cannot_tell_is_left_out_and_nothing_left_is_an_error() -> None:

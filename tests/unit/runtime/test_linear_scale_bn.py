@@ -170,7 +170,7 @@ def _mistaken(position, tensor):
         (_mistaken(7, torch.rand(3)), "running_var [3]"),
         (_mistaken(0, torch.randn(6, 7).half()), "needs one dtype, float32, float16 or bfloat16, for all, or float32"),
         (_mistaken(6, torch.randn(4).double()), "running_mean torch.float64"),
-        (_mistaken(5, torch.randn(4, device="meta")), "needs all tensors on one CUDA or CPU device; got x cpu"),
+        (_mistaken(5, torch.randn(4, device="meta")), "needs all tensors on one device; got x cpu"),
         (_mistaken(6, None), "needs running_mean and running_var both, or neither"),
         (_mistaken(7, None), "needs running_mean and running_var both, or neither"),
         (_mistaken(6, torch.randn(4, requires_grad=True)), "has no gradient for running statistics"),

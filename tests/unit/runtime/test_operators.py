@@ -10,11 +10,12 @@ from torch import nn
 from torch.autograd import forward_ad
 from torch.func import grad, jacrev, vmap
 from torch.library import opcheck
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 from fusetune import FusedLinearScale, ModelNew, fused_gemm_scale, fused_gemm_scale_batch_norm
-from fusetune.runtime import guards
+from fusetune.runtime import dispatch, guards
 
 each_mode = pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 
@@ -104,9 +105,11 @@ def test_a_compiled_model_is_one_graph_and_trains_as_the_plain_one(training, dyn
         torch.testing.assert_close(ours.state_dict()[name], value)
 
 
-def test_a_graph_holds_the_operator_and_no_break():
+@pytest.mark.parametrize("on_a_gpu", [True, False])
+def test_a_graph_holds_the_operator_where_kernels_are_and_pytorch_s_own_elsewhere_and_no_break(on_a_gpu, monkeypatch):
     torch._dynamo.reset()
     seen = []
+    monkeypatch.setattr(dispatch, "_has_kernels_for", lambda x, compiling: on_a_gpu and compiling)
 
     def backend(graph, inputs):
         seen.append([str(node.target) for node in graph.graph.nodes if node.op == "call_function"])
@@ -114,7 +117,7 @@ def test_a_graph_holds_the_operator_and_no_break():
 
     torch.compile(_pair(False)[0], backend=backend)(torch.randn(4, 12))
     (targets,) = seen
-    assert any("fusetune.gemm_scale_bn_eval" in target for target in targets)
+    assert any("fusetune.gemm_scale_bn_eval" in target for target in targets) == on_a_gpu
 
 
 @pytest.mark.parametrize("compiled", [False, True])
@@ -186,22 +189,36 @@ class Recorder(TorchDispatchMode):
         return function(*arguments, **(named or {}))
 
 
+class Own(torch.Tensor):
+    """Anything else than a Tensor."""
+
+
+def _negated(tensor):
+    """A view of the numbers whose signs are still to be turned."""
+    negated = torch.complex(torch.zeros_like(tensor), -tensor).conj().imag
+    assert negated.is_neg()
+    assert torch.equal(negated, tensor)
+    return negated
+
+
 def test_the_way_of_a_call_depends_on_who_is_watching():
     tensors = _draw(requires_grad=False)
     assert guards.way(tensors) == "kernel"
     with Recorder():
-        assert guards.way(tensors) == "operator"
+        assert guards.way(tensors) == "pytorch", "a mode knows PyTorch's operators"
+    with TorchFunctionMode():
+        assert guards.way(tensors) == "pytorch"
+    with torch.device("cpu"):
+        assert guards.way(tensors) == "kernel", "that is about new tensors"
     with forward_ad.dual_level():
         assert guards.way(tensors) == "pytorch"
     ways = []
     vmap(lambda one: ways.append(guards.way([one])) or one)(tensors[0])
     torch.jit.trace(lambda one: ways.append(guards.way([one])) or one + 1, (tensors[0],), check_trace=False)
-    assert ways == ["pytorch", "operator"]
-
-    class Own(torch.Tensor):
-        pass
-
-    assert guards.way([tensors[0].as_subclass(Own)]) == "operator"
+    assert ways == ["pytorch", "pytorch"]
+    assert guards.way([tensors[0].as_subclass(Own)]) == "pytorch"
+    for one in (_negated(tensors[0].detach()), torch._efficientzerotensor(3), tensors[0].to_sparse()):
+        assert guards.way([one]) == "pytorch", "what is meant does not lie there"
 
 
 @pytest.mark.parametrize("make", [guards.make_check, guards._python_check], ids=["native", "python"])
@@ -219,14 +236,22 @@ def test_a_check_holds_for_likenesses_only(make):
         (3, None),
         (3, torch.randn(8, requires_grad=True)[::2]),
         (6, torch.empty(4, device="meta")),
+        (6, _negated(tensors[6])),
+        (6, tensors[6].as_subclass(Own)),
     ):
         assert not check(*tensors[:place], other, *tensors[place + 1 :]), (place, other)
-    for state in (torch.autocast("cpu"), torch.inference_mode(), Recorder(), forward_ad.dual_level()):
+    states = (torch.autocast("cpu"), torch.inference_mode(), Recorder(), forward_ad.dual_level(), TorchFunctionMode())
+    for state in states:
         with state:
             assert not check(*tensors), state
     inside = []
     vmap(lambda one: inside.append(check(*tensors)) or one)(torch.randn(2, 3))
     assert inside == [False]
+    traced = []
+    torch.jit.trace(lambda one: traced.append(check(*tensors)) or one + 1, (tensors[0],), check_trace=False)
+    assert traced == [False]
+    with torch.device("cpu"):
+        assert check(*tensors), "a default device is about new tensors"
     assert check(*tensors)
 
 
@@ -235,4 +260,4 @@ def test_x_of_any_dimensions_is_taken_as_nn_linear_takes_it():
     module = FusedLinearScale(12, 8, (1, 8))
     for shape in ((12,), (3, 12), (2, 3, 12), (2, 1, 3, 12), (0, 12), (2, 0, 12)):
         x = torch.randn(shape)
-        assert torch.equal(module(x), module.gemm(x) * module.scale.reshape(-1))
+        assert torch.equal(module(x), module.gemm(x) * module.scale)

@@ -69,17 +69,20 @@ def test_the_command_says_what_it_lacks(arguments, error, told):
 
 
 def _plan(M):
-    return Plan(fusetune.core.config.BASELINE, make_problem(M, 4, 4, "float32"), None, (), 0)
+    problem = make_problem(M, 4, 4, "float32")
+    return Plan(fusetune.core.config.BASELINE, problem, None, (), 0, generation=bound.PLANS.generation)
 
 
 def test_plans_are_bounded_and_forgotten_when_other_configs_are_loaded():
     plans = Plans()
+    plans.generation = bound.PLANS.generation
     for M in range(1, MOST_PLANS + 10):
         plans.put(("gemm_scale", M), _plan(M))
     assert len(plans) < MOST_PLANS
     assert plans.count == MOST_PLANS + 9
     try:
         bound.PLANS.put(("gemm_scale", "test"), _plan(1))
+        assert len(bound.PLANS) == 1
         fusetune.reload()
         assert len(bound.PLANS) == 0
         bound.PLANS.put(("gemm_scale", "test"), _plan(1))

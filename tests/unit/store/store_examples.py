@@ -74,7 +74,12 @@ def config_file(*entries: Entry, op: str = "gemm_scale", target: TargetIdentity 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 maybe_texts = st.none() | texts
 numbers = st.floats(allow_nan=False)
-times_us = st.floats(min_value=0.0, exclude_min=True, allow_nan=False)
+amounts = st.floats(min_value=0.0, max_value=1e11)
+times_us = st.floats(min_value=0.0, exclude_min=True, max_value=1e11)
+medians = st.floats(min_value=-1e299, max_value=1.0, exclude_max=True)
+lows = st.floats(max_value=1.0, allow_nan=False)
+highs = st.floats(min_value=-1e299, allow_nan=False)
+block_counts = st.integers(1, 1000)
 sizes = st.integers(1, 2**31 - 1)
 problems = st.builds(
     Problem,
@@ -108,7 +113,13 @@ environments = st.builds(
     clocks=maybe_texts,
 )
 gains = st.builds(
-    Gain, median=numbers, low=numbers, high=numbers, confidence=numbers, min_gain=numbers, blocks=st.integers(0, 1000)
+    Gain,
+    median=medians,
+    low=lows,
+    high=highs,
+    confidence=st.floats(0.01, 0.99),
+    min_gain=st.floats(0, 0.99),
+    blocks=block_counts,
 )
 all_times = st.builds(Times, baseline=times_us, conservative=times_us, config=times_us)
 libraries = st.builds(
@@ -117,10 +128,10 @@ libraries = st.builds(
     us=times_us,
     gain=st.builds(
         LibraryGain,
-        median=st.floats(max_value=1.0, exclude_max=True, allow_nan=False),
-        low=numbers,
-        high=numbers,
-        blocks=st.integers(0, 1000),
+        median=medians,
+        low=lows,
+        high=highs,
+        blocks=block_counts,
     ),
 )
 measured_entries = st.builds(
@@ -135,9 +146,7 @@ measured_entries = st.builds(
     date=texts | st.dates().map(str),
     gain=gains,
     gain_over_conservative=st.none()
-    | st.builds(
-        ConservativeGain, median=numbers, low=numbers, high=numbers, blocks=st.integers(0, 1000), config=configs
-    ),
+    | st.builds(ConservativeGain, median=medians, low=lows, high=highs, blocks=block_counts, config=configs),
     time_us=all_times,
     library=st.none() | libraries,
 )

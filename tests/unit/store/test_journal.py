@@ -2,6 +2,10 @@ from __future__ import annotations
 
 import gzip
 import math
+import resource
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -11,6 +15,7 @@ from hypothesis import strategies as st
 from store_examples import (
     ENVIRONMENT,
     RTX4090,
+    amounts,
     configs,
     entries,
     environments,
@@ -22,9 +27,10 @@ from store_examples import (
     problems,
     targets,
     texts,
+    times_us,
 )
 
-from fusetune.core.config import BASELINE
+from fusetune.core.config import BASELINE, Config
 from fusetune.core.decision import Gain, KeepRule
 from fusetune.core.resources import Resources
 from fusetune.errors import JournalError
@@ -65,6 +71,7 @@ ONE_OF_EACH: list[Record] = [
     START,
     Candidate(0, BASELINE, "rejected", "spills", "120 bytes", RESOURCES, 8.5),
     Sampling(4, 20, 1 << 28, 1 << 26, 7),
+    Candidate(1, Config(num_warps=8), "checked", error=1e-4, rough_us=9.5),
     Sample(0, 1, 13.25),
     Block("confirm", 0, 1, 13.25, 6.5, discarded="thermal", flags=("power_cap",), sm_mhz=2520, power_w=301.5),
     Comparison("control", 0, 0, GAIN, "revert", 2),
@@ -76,7 +83,9 @@ ONE_OF_EACH: list[Record] = [
 integers = st.integers(0, 2**31)
 phases = st.sampled_from(["control", "confirm", "revalidate", "gate"])
 resources = st.builds(Resources, registers=integers, stack_bytes=integers, shared_bytes=integers)
-rules = st.builds(KeepRule, st.floats(0, 0.99), st.floats(0.51, 0.99), st.lists(integers).map(tuple))
+rules = st.builds(
+    KeepRule, st.floats(0, 0.99), st.floats(0.51, 0.99), st.lists(st.integers(1, 10**6), min_size=1).map(tuple)
+)
 records = st.one_of(
     st.builds(
         RunStart,
@@ -102,22 +111,22 @@ records = st.one_of(
         reason=maybe_texts,
         detail=maybe_texts,
         resources=st.none() | resources,
-        predicted_us=st.none() | numbers,
+        predicted_us=st.none() | times_us,
         error=st.none() | numbers,
     ),
     st.builds(Sampling, integers, integers, integers, integers, integers),
-    st.builds(Sample, id=integers, round=integers, us=numbers),
+    st.builds(Sample, id=integers, round=integers, us=times_us),
     st.builds(
         Block,
         phase=phases,
         baseline_id=integers,
         id=integers,
-        baseline_us=numbers,
-        us=numbers,
+        baseline_us=times_us,
+        us=times_us,
         discarded=maybe_texts,
         flags=st.lists(texts).map(tuple),
         sm_mhz=st.none() | integers,
-        power_w=st.none() | numbers,
+        power_w=st.none() | amounts,
     ),
     st.builds(
         Comparison,
@@ -128,7 +137,7 @@ records = st.one_of(
         outcome=st.sampled_from(["keep", "revert", "inconclusive"]),
         discarded_blocks=integers,
     ),
-    st.builds(PhaseTime, name=texts, seconds=numbers),
+    st.builds(PhaseTime, name=texts, seconds=amounts),
     st.builds(Note, text=texts),
     st.builds(RunEnd, entry=st.none() | entries, file=maybe_texts, message=texts),
 )
@@ -151,6 +160,9 @@ def test_every_kind_of_record_is_read_as_it_was_written(tmp_path: Path) -> None:
 def test_any_records_are_read_as_they_were_written(
     tmp_path_factory: pytest.TempPathFactory, written: list[Record]
 ) -> None:
+    # A journal names a candidate before anything else is said of it.
+    numbers_used = {number for record in written for number in journal.candidates_of(record)}
+    written = [*(Candidate(number, BASELINE, "compiled") for number in sorted(numbers_used)), *written]
     path = write(tmp_path_factory.mktemp("any") / "run.jsonl", *written)
     assert list(read_journal(path)) == written
     assert path.read_bytes().count(b"\n") == len(written)
@@ -159,7 +171,8 @@ def test_any_records_are_read_as_they_were_written(
 def test_an_unbounded_interval_and_a_nan_error_survive_the_journal(tmp_path: Path) -> None:
     unbounded = Comparison("confirm", 0, 1, msgspec.structs.replace(GAIN, low=-math.inf, high=math.inf), "inconclusive")
     nan = Candidate(1, BASELINE, "failed", "wrong result", error=math.nan)
-    comparison, candidate = read_journal(write(tmp_path / "run.jsonl", unbounded, nan))
+    right = Candidate(0, BASELINE, "checked")
+    _, candidate, comparison = read_journal(write(tmp_path / "run.jsonl", right, nan, unbounded))
     assert comparison == unbounded
     assert isinstance(candidate, Candidate)
     assert candidate.error is not None
@@ -256,6 +269,61 @@ def test_a_full_disk_is_an_error_that_names_the_journal(tmp_path: Path, monkeypa
     monkeypatch.setattr(writer, "_file", full.open("wb", buffering=0))
     with pytest.raises(JournalError, match=r"cannot write the journal .*run\.jsonl: No space left"):
         writer.write(START)
+
+
+@contextmanager
+def small_files(limit_bytes: int) -> Iterator[None]:
+    """No file of this process grows beyond the limit, as on a disk that is full by then."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+
+
+@pytest.mark.parametrize("limit_bytes", [0, 100, 3000])
+def test_a_disk_that_fills_under_the_journal_ends_in_the_journal_s_error_not_in_that_of_closing_it(
+    tmp_path: Path, limit_bytes: int
+) -> None:
+    path = tmp_path / "run.jsonl"
+
+    def fill() -> None:
+        with JournalWriter(path) as writer:
+            for _ in range(100):
+                writer.write(START)
+
+    told = r"cannot write the journal .*run\.jsonl: File too large; raise `ulimit -f`"
+    with small_files(limit_bytes), pytest.raises(JournalError, match=told):
+        fill()
+    # What was written before is kept, and the run can go on.
+    kept = list(read_journal(path))
+    with JournalWriter(path, resume=True) as writer:
+        writer.write(START)
+    assert list(read_journal(path)) == [*kept, START]
+
+
+def _fail_with_something_buffered(writer: JournalWriter) -> None:
+    writer._file.write(b"still buffered")
+    raise ZeroDivisionError("inside")
+
+
+def test_closing_says_what_the_file_system_refuses_once_and_hides_no_other_error(tmp_path: Path) -> None:
+    writer = JournalWriter(tmp_path / "1.jsonl")
+    with small_files(0):
+        writer._file.write(b"still buffered")
+        with pytest.raises(JournalError, match="cannot write the journal"):
+            writer.close()
+        writer.close()
+        with pytest.raises(ZeroDivisionError, match="inside"), JournalWriter(tmp_path / "2.jsonl") as other:
+            _fail_with_something_buffered(other)
+
+
+def test_a_journal_that_cannot_be_gone_on_with_is_told_as_that(tmp_path: Path) -> None:
+    with pytest.raises(JournalError, match=r"cannot go on with the journal .*: No such file"):
+        JournalWriter(tmp_path / "run.jsonl", resume=True)
 
 
 def test_the_version_of_the_journal_is_the_one_that_is_written() -> None:

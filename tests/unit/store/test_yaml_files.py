@@ -429,3 +429,13 @@ def test_a_library_that_cannot_be_is_refused(tmp_path: Path, asset: str, text: s
 def test_an_entry_of_a_library_has_none_beside_it() -> None:
     with pytest.raises(ValueError, match="beside an entry's that is none"):
         measured(config=SLOWER_LIBRARY.config, library=FASTER_LIBRARY).__post_init__()
+
+
+def test_a_number_with_a_leading_zero_is_no_octal_one_and_a_time_of_day_is_no_number(tmp_path: Path) -> None:
+    text = dump_config_file(config_file(measured()))
+    path = tmp_path / "gemm_scale.yaml"
+    path.write_text(text.replace("M: 128", "M: 0064"))
+    assert read_config_file(path).entries[0].problem.M == 64
+    path.write_text(text.replace("M: 128", "M: 2:30"))
+    with pytest.raises(ConfigFileError, match=r"line \d+: Expected `int`, got `str` at \$\.entries\[0\]\.problem\.M"):
+        read_config_file(path)

@@ -17,11 +17,11 @@ from fusetune.core.target import find_target
 from fusetune.errors import CompileError, ConfigFileError, UnsupportedProblemError, UsageError
 from fusetune.kernels.gemm_scale import SPEC, GemmScale
 from fusetune.measure.fake import FakeMeasurer
-from fusetune.store.journal import Block, Candidate, PhaseTime, RunEnd, RunStart, Sample, read_journal
+from fusetune.store.journal import Block, Candidate, Note, PhaseTime, RunEnd, RunStart, Sample, read_journal
 from fusetune.store.paths import config_path
 from fusetune.store.yaml_files import read_config_file
 from fusetune.tune.predict import CONSERVATIVE_SHORTLIST, SHORTLIST, predict
-from fusetune.tune.request import SweepRequest, SweepResult
+from fusetune.tune.request import SpaceChoice, SweepRequest, SweepResult
 from fusetune.tune.sweep import sweep
 from tests.support.fake_compiler import PTXAS, FakeCompiler, ListedSpec, install
 
@@ -178,10 +178,46 @@ def test_what_spills_or_does_not_compile_is_recorded_and_never_chosen(
 
 
 def test_baseline_that_does_not_compile_stops_it(tmp_path: Path, compiler: FakeCompiler) -> None:
-    compiler.planted = {BASELINE: Resources(255, 8, 4096)}
-    with pytest.raises(CompileError, match="BASELINE does not compile for NVIDIA GeForce RTX 4090: 8 bytes of stack"):
+    compiler.planted = {BASELINE: Rejection("compile_error", "ptxas said no")}
+    with pytest.raises(CompileError, match="BASELINE does not compile for NVIDIA GeForce RTX 4090: ptxas said no"):
         predicted(tmp_path)
     assert not (tmp_path / "configs").exists()
+
+
+@pytest.mark.parametrize("space", ["standard", "seed", "rules"])
+def test_baseline_that_spills_is_the_reference_all_the_same(
+    tmp_path: Path, compiler: FakeCompiler, space: SpaceChoice
+) -> None:
+    spilled = Resources(255, 80, 16384)
+    compiler.planted = {BASELINE: spilled}
+    result = predicted(tmp_path, space=space)
+    found = last_words(result)[BASELINE]
+    assert (found.status, found.reason, found.resources) == ("compiled", None, spilled)
+    assert result.entry.predicted_us is not None
+    baseline_us = estimate(BASELINE, PROBLEM, RTX4090, spilled).time_us
+    assert result.entry.predicted_us.baseline == round(baseline_us, 3)
+    notes = [record.text for record in read_journal(result.journal) if isinstance(record, Note)]
+    assert notes == ["BASELINE spills 80 bytes of stack a thread; it is the reference"]
+
+
+def test_where_all_spills_baseline_is_what_stays(
+    tmp_path: Path, compiler: FakeCompiler, model: dict[Config, float]
+) -> None:
+    compiler.planted = {config: Resources(255, 80, 4096) for config in LISTED.values()}
+    result = listed(tmp_path, model, FAST=1.0, SAFE=2.0)
+    assert result.entry.config == BASELINE
+    assert [ranked.config for ranked in result.best] == [BASELINE]
+    assert {last_words(result)[config].reason for config in (FAST, SAFE)} == {"spills"}
+
+
+@pytest.mark.parametrize("space", ["seed", "rules"])
+def test_a_target_without_room_for_baseline_is_the_command_s_mistake(
+    tmp_path: Path, compiler: FakeCompiler, space: SpaceChoice
+) -> None:
+    compiler.planted = {BASELINE: Resources(64, 0, RTX4090.shared_bytes_per_cta + 1)}
+    with pytest.raises(UsageError, match=r"BASELINE cannot run on NVIDIA GeForce RTX 4090.*101376 are there") as caught:
+        predicted(tmp_path, space=space)
+    assert caught.value.exit_code == 2
 
 
 def test_a_measured_entry_is_not_replaced(tmp_path: Path) -> None:

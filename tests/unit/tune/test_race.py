@@ -33,7 +33,11 @@ class Raced:
 
     def __init__(self, result: RaceResult, log: RunLog, measurer: BreakingMeasurer) -> None:
         self.result, self.measurer = result, measurer
-        self.records: list[Record] = list(read_journal(log.journal.path))
+        self.records: list[Record] = [
+            record
+            for record in read_journal(log.journal.path)
+            if not (isinstance(record, Candidate) and record.status == "compiled")  # what named them, before the race
+        ]
         self._id_of = log.id_of
 
     def of_kind(self, kind: type) -> list[Any]:
@@ -64,7 +68,7 @@ def start(tmp_path: Path) -> Callable[..., Raced]:
         with JournalWriter(tmp_path / f"{runs}.jsonl") as writer:
             log = RunLog(writer, "run", SilentProgress())
             for config in FIELD:
-                log.id_of(config)
+                log.candidate(config, "compiled")  # as a run names them before it times any
             first = FirstRound(measurer, list(rough_us), log)
             for config, time_us in rough_us.items():
                 first.add(config, time_us)

@@ -350,6 +350,31 @@ def test_baseline_that_does_not_compile_stops_the_sweep(tmp_path: Path, compiler
     assert not (tmp_path / "configs").exists()
 
 
+def test_baseline_that_spills_is_measured_and_can_stay(tmp_path: Path, compiler: FakeCompiler) -> None:
+    compiler.planted = {config: Resources(255, 80, 4096) for config in (BASELINE, SAFE)}
+    result = swept(tmp_path, SAFE=1, FAST=20)
+    assert (result.entry.config, result.entry.verdict) == (BASELINE, "revert")
+    found = last_words(records_of(result))
+    assert {found[config].status for config in (BASELINE, FAST)} == {"checked"}
+    assert found[BASELINE].resources == Resources(255, 80, 4096)
+    assert found[SAFE].reason == "spills"
+
+
+def test_a_run_that_ended_because_baseline_spilled_goes_on(tmp_path: Path, compiler: FakeCompiler) -> None:
+    """As it was once: BASELINE's spill was a rejection, and no last line was written."""
+    configs, true_us = times(FAST=8)
+    request = request_of(tmp_path, *configs, fresh=False)
+    compiler.planted = {BASELINE: Rejection("spills", "80 bytes of stack a thread")}
+    with pytest.raises(CompileError):
+        sweep(request, FakeMeasurer(RTX4090, true_us), SilentProgress())
+    (cut_off,) = request.runs.glob("*.jsonl")
+    compiler.planted = {BASELINE: Resources(255, 80, 4096)}
+    again = sweep(request, FakeMeasurer(RTX4090, true_us), SilentProgress())
+    assert again.journal == cut_off, "the same run went on"
+    assert again.entry.config == FAST
+    assert last_words(records_of(again))[BASELINE].status == "checked"
+
+
 def test_every_candidate_of_the_real_space_has_an_outcome_and_one_number(tmp_path: Path) -> None:
     measurer = FakeMeasurer(RTX4090, lambda config: 10.0 + config.num_warps)
     request = request_of(tmp_path, spec=SPEC, space="standard")

@@ -147,7 +147,7 @@ def test_what_the_other_revision_does_not_support_is_told_apart_from_what_fails_
     with pytest.raises(CannotLaunchError, match="there is no variant 'a_later_variant'"):
         _launches(spec, later)
     with pytest.raises(KeyError):
-        spec.launches(PROBLEM, later, {})  # Without tensors: a fault, whatever the variant.
+        spec.launches(PROBLEM, head.config(BASELINE), {})  # Without tensors: a fault, and none of the config's.
     with pytest.raises(UnsupportedProblemError, match="there is no variant"):
         _launches(spec, Config("a_later_variant"))  # This revision's own, which no candidate of a sweep is.
     earlier = msgspec.defstruct("Config", [("variant", str)], forbid_unknown_fields=True)

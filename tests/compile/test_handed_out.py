@@ -29,7 +29,7 @@ from fusetune.kernels import gemm_scale
 from fusetune.kernels.spec import KernelSpec, Launch, load_spec
 from fusetune.report.export import choice, module
 from fusetune.report.export.module import export_module, module_text
-from fusetune.store.yaml_files import read_config_file
+from fusetune.runtime.believed import read_believed_file
 from tests.support.exporting import OPS, choice_of, modes_of
 from tests.support.handed_out import identity, kind, launches_of, loaded, through_front_end
 
@@ -43,11 +43,11 @@ groups = pytest.mark.parametrize(("generation", "op", "dtype"), list(itertools.p
 @pytest.fixture(autouse=True)
 def _read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """What does not change from export to export of one test run is read once."""
-    monkeypatch.setattr(choice, "read_config_file", _read)
+    monkeypatch.setattr(choice, "read_believed_file", _read)
     monkeypatch.setattr(gemm_scale, "hash_kernels", _hash)
 
 
-_read = functools.cache(read_config_file)
+_read = functools.cache(read_believed_file)
 _hash = functools.cache(gemm_scale.hash_kernels)
 
 

@@ -423,13 +423,13 @@ def test_a_list_of_shapes_names_ops_and_imports_no_module(
     run: Callable[..., Ran], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(tmp_path)
-    (tmp_path / "planted.py").write_text("SPEC = None\n", encoding="utf-8")
+    (tmp_path / "unasked.py").write_text("SPEC = None\n", encoding="utf-8")
     shapes = tmp_path / "shapes.yaml"
-    shapes.write_text("- {M: 128, N: 512, K: 1024, op: 'planted:SPEC'}\n", encoding="utf-8")
+    shapes.write_text("- {M: 128, N: 512, K: 1024, op: 'unasked:SPEC'}\n", encoding="utf-8")
     ran = run("sweep", "--shapes", str(shapes))
     assert ran.code == 2
-    assert "line 1: op is 'planted:SPEC', and a file names no module to import" in ran.err
-    assert "planted" not in sys.modules
+    assert "line 1: op is 'unasked:SPEC', and a file names no module to import" in ran.err
+    assert "unasked" not in sys.modules
 
 
 def test_an_op_that_cannot_be_loaded_ends_the_process_that_was_started_for_it(

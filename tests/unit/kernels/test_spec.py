@@ -267,13 +267,14 @@ def test_a_plug_in_is_found_by_its_name_and_cannot_take_a_built_in_one(
 
 
 @pytest.mark.parametrize(
-    "named", ["planted:SPEC", "planted", ".planted:SPEC", "fusetune.kernels.gemm_scale:SPEC", "os:name"]
+    "named",
+    ["unasked:SPEC", "unasked", ".unasked:SPEC", "fusetune.kernels.gemm_scale:SPEC", "os:name"],
 )
 def test_a_name_from_a_file_imports_no_module(folder: Path, named: str) -> None:
-    (folder / "planted.py").write_text("raise SystemExit('imported')\n", encoding="utf-8")
+    (folder / "unasked.py").write_text("raise SystemExit('imported')\n", encoding="utf-8")
     with pytest.raises(UsageError, match="is not known; use one of"):
         spec_named(named)
-    assert "planted" not in sys.modules
+    assert "unasked" not in sys.modules
 
 
 def test_a_user_s_own_op_is_known_by_its_name_once_the_user_has_given_it(folder: Path) -> None:

@@ -146,12 +146,12 @@ def test_a_journal_names_an_op_and_never_a_module(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    (tmp_path / "planted.py").write_text("open('imported', 'w')\nSPEC = None\n", encoding="utf-8")
-    records = [msgspec.structs.replace(r, op="planted:SPEC") if isinstance(r, RunStart) else r for r in measured_run()]
+    (tmp_path / "unasked.py").write_text("open('imported', 'w')\nSPEC = None\n", encoding="utf-8")
+    records = [msgspec.structs.replace(r, op="unasked:SPEC") if isinstance(r, RunStart) else r for r in measured_run()]
     write_run(tmp_path / "runs", KEPT.run, records)
     done = CliRunner().invoke(report_command, ["--runs", str(tmp_path / "runs"), "--run", KEPT.run, *option])
     assert done.exit_code == 0, done.exception
-    assert "planted" not in sys.modules
+    assert "unasked" not in sys.modules
     assert not (tmp_path / "imported").exists()
     if "--html" in option:
-        assert "op &#39;planted:SPEC&#39; is not known" in (tmp_path / "page.html").read_text(encoding="utf-8")
+        assert "op &#39;unasked:SPEC&#39; is not known" in (tmp_path / "page.html").read_text(encoding="utf-8")

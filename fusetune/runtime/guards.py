@@ -123,6 +123,14 @@ def way(tensors: Sequence[Any]) -> Way:
     return "kernel"
 
 
+def is_exporting() -> bool:
+    """Whether torch.export traces, strictly or not; torch.compile does not count.
+
+    PyTorch's own function of this name is always true to torch.compile in 2.11, so its flag is looked at.
+    """
+    return bool(torch.compiler._is_exporting_flag)
+
+
 def _is_ordinary(tensor: torch.Tensor) -> bool:
     """Whether a kernel that follows the pointer finds what the tensor means there."""
     return (

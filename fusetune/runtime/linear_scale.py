@@ -6,7 +6,6 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final
 
 import torch
-from torch.compiler import is_exporting
 from torch.nn.functional import linear
 
 import fusetune.runtime.ops  # noqa: F401 - registers torch.ops.fusetune
@@ -16,7 +15,7 @@ from fusetune.kernels.gemm_scale import SPEC
 from fusetune.runtime.bound import BoundPlan, BoundPlans
 from fusetune.runtime.dispatch import DTYPES, check_tensors, computed_by_pytorch, fits, launch, wants_gradient
 from fusetune.runtime.gradients import Gradients, linear_scale_backward
-from fusetune.runtime.guards import autocast_dtype, castable, stands_for_tensors, way
+from fusetune.runtime.guards import autocast_dtype, castable, is_exporting, stands_for_tensors, way
 from fusetune.runtime.plans import Plan
 
 _NAME: Final = "fused_gemm_scale"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, Final
 
 import torch
-from torch.compiler import is_exporting
 from torch.nn.functional import batch_norm, linear
 
 import fusetune.runtime.ops  # noqa: F401 - registers torch.ops.fusetune
@@ -21,7 +20,7 @@ from fusetune.runtime.dispatch import (
     wants_gradient,
 )
 from fusetune.runtime.gradients import Gradients, batch_norm_backward
-from fusetune.runtime.guards import autocast_dtype, castable, stands_for_tensors, way
+from fusetune.runtime.guards import autocast_dtype, castable, is_exporting, stands_for_tensors, way
 from fusetune.runtime.linear_scale import without_autocast
 from fusetune.runtime.norms import Inputs, Norm, checked_norm, common_dtype, known_norm
 from fusetune.runtime.plans import Plan

@@ -13,8 +13,8 @@ from fusetune.core.split import joins_summands
 VARIANTS: Final = ("tiled", "split_k", *WALKING, "library", "library_folded")
 _SPLITTING: Final = ("split_k", "persistent")
 _OF_TRAINING: Final = ("reread", "owner")
-MOST_ACCUMULATORS: Final = 255
-"""Registers that a thread can have. A larger tile takes the compiler minutes, and ends in local memory."""
+MOST_ACCUMULATORS: Final = 2048
+"""Of a thread, which has 255 registers: what has more spills nearly all, and takes minutes and gigabytes to compile."""
 MOST_SCRATCH_BYTES: Final = 1 << 30
 """Of summands. The largest that a sweep tries has some 600 CTAs' tiles, 40 MB."""
 _FEWEST_COLUMN_BYTES: Final = 16
@@ -61,7 +61,7 @@ def unlaunchable(config: Config, problem: Problem, mode: Mode | None) -> str | N
         return why
     accumulators = config.BLOCK_M * config.BLOCK_N // (32 * config.num_warps)
     if accumulators > MOST_ACCUMULATORS:
-        return f"{accumulators} accumulators a thread, which has {MOST_ACCUMULATORS} registers"
+        return f"{accumulators} accumulators a thread, which has 255 registers"
     if config.is_walking and (problem.K * problem.element_bytes % 16 or problem.N * problem.element_bytes % 16):
         return "the copy engine needs rows of x, W and y that begin on 16 bytes"
     if config.variant == "deferred" and config.BLOCK_N // 4 * problem.element_bytes < _FEWEST_COLUMN_BYTES:

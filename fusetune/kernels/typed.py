@@ -5,15 +5,13 @@ from __future__ import annotations
 from typing import Final
 
 from fusetune.core.config import LIBRARY, WALKING, Config
+from fusetune.core.launchable import MOST_ACCUMULATORS
 from fusetune.core.near import did_you_mean
 from fusetune.core.problem import Problem
 from fusetune.core.space import Space
 from fusetune.core.target import Target
 from fusetune.errors import FusetuneError, UnsupportedProblemError
 from fusetune.kernels.spec import KernelSpec, abstract_tensors
-
-MOST_ACCUMULATORS: Final = 2048
-"""Of a thread that has 255 registers: what has more spills nearly all, and takes minutes and gigabytes to compile."""
 
 _OURS: Final = ("tiled", "split_k", *WALKING, LIBRARY, f"{LIBRARY}_folded")
 

@@ -215,23 +215,30 @@ def test_the_static_gate_passes_what_the_sweep_wrote(swept):
     [
         ((256, 128, 32, 4, 2), r"spills: \d{4} bytes of stack a thread"),
         ((128, 128, 64, 8, 5), r"needs 256\.0 KiB of shared memory, NVIDIA GeForce RTX 4090 has 99\.0 KiB"),
-        ("no_such_variant", r"does not compile: .*no_such_variant"),
     ],
-    ids=["spills", "too much shared memory", "does not compile"],
+    ids=["spills", "too much shared memory"],
 )
 def test_the_static_gate_fails_on_an_entry_that_was_edited_into(swept, workplace, change, told):
     before, _ = swept
     document = yaml.safe_load((before.folder / FILE).read_text())
-    if isinstance(change, str):
-        change = {"variant": change}
-    else:
-        change = dict(zip(("BLOCK_M", "BLOCK_N", "BLOCK_K", "num_warps", "num_stages"), change, strict=True))
-    document["entries"][0]["config"] |= change
+    names = ("BLOCK_M", "BLOCK_N", "BLOCK_K", "num_warps", "num_stages")
+    document["entries"][0]["config"] |= dict(zip(names, change, strict=True))
     (workplace.folder / FILE).parent.mkdir(parents=True)
     (workplace.folder / FILE).write_text(yaml.safe_dump(document))
     done = workplace.fusetune("gate", "--static")
     assert done.returncode == EXIT_REGRESSION, done.stdout + done.stderr
     assert re.search(rf"^REGRESSION +{FILE} .*{told}", done.stdout, re.MULTILINE), done.stdout
+
+
+def test_an_entry_that_nothing_can_launch_is_a_bad_file_that_the_gate_names(swept, workplace):
+    before, _ = swept
+    document = yaml.safe_load((before.folder / FILE).read_text())
+    document["entries"][0]["config"]["variant"] = "no_such_variant"
+    (workplace.folder / FILE).parent.mkdir(parents=True)
+    (workplace.folder / FILE).write_text(yaml.safe_dump(document))
+    done = workplace.fusetune("gate", "--static")
+    assert done.returncode == EXIT_USAGE, done.stdout + done.stderr
+    assert re.match(rf"Error: {FILE}, line \d+: .*there is no variant 'no_such_variant'", done.stderr), done.stderr
 
 
 def test_the_gate_without_a_gpu_exits_4_and_names_the_static_one(swept):

@@ -126,10 +126,11 @@ def test_too_few_open_files_are_one_line_on_the_machine(shell: Callable[..., End
     ended = shell(f'ulimit -n {files}; "$@"', *SWEEP, "--fresh")
     assert "Traceback" not in ended.err
     errors = [line for line in ended.err.splitlines() if "rror" in line]
-    assert ended.code in (0, 3), ended
+    # 3 where the command cannot even begin, 4 where its sweep has and nothing could be tuned.
+    assert ended.code in (0, 3, 4), ended
     assert len(errors) == (1 if ended.code else 0), ended.err
     if files <= 12:
-        assert ended.code == 3
+        assert ended.code
         assert "`ulimit -n`" in errors[0]
 
 

@@ -4,7 +4,7 @@ Needs no GPU. For the launches of benchmarks/data (its README says whose they ar
 occupancy never below the warps that the profiler saw active, and within 10 % of them wherever a wave is filled? How
 far from the times of quality A is the cost model, given each row's compiled registers, stack and shared memory? And
 how often is it right about which of two launches of one problem and one source is faster, of pairs that differ by more
-than 5 %? The constants of sm_89 in fusetune/core/machine.py were chosen with these very figures in view: this is a
+than 5 %? The constants of sm_89 in ops/gemm_scale/machine.py were chosen with these very figures in view: this is a
 fit, not a test, and the same command judges other figures of the same form (--published, --ranking). Writes ada.json
 into --output.
 """
@@ -25,11 +25,11 @@ from typing import Any
 import msgspec
 
 from fusetune.core.config import Config
-from fusetune.core.estimate import Estimate, estimate_work
-from fusetune.core.machine import Machine
 from fusetune.core.resources import Resources, occupancy
 from fusetune.core.target import Target, find_target
-from fusetune.core.traffic import Work
+from fusetune.ops.gemm_scale.estimate import Estimate, estimate_work
+from fusetune.ops.gemm_scale.machine import Machine
+from fusetune.ops.gemm_scale.traffic import Work
 
 HERE = Path(__file__).resolve().parent
 RTX_4090 = find_target("rtx4090")

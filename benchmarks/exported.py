@@ -27,12 +27,12 @@ from fusetune.core.problem import Problem, make_problem
 from fusetune.core.target import Target
 from fusetune.core.text import slugify
 from fusetune.gate.against import OTHER
-from fusetune.kernels.gemm_scale_bn import EPS, MOMENTUM, GemmScaleBatchNorm
-from fusetune.kernels.launches import gemm_launches
-from fusetune.kernels.spec import Launch, Operand, load_spec
 from fusetune.measure.cuda import CudaMeasurer
 from fusetune.measure.paired import compare
 from fusetune.measure.protocol import Failure
+from fusetune.ops.gemm_scale.batch_norm import EPS, MOMENTUM, GemmScaleBatchNorm
+from fusetune.ops.gemm_scale.launches import gemm_launches
+from fusetune.ops.spec import Launch, Operand, load_spec
 from fusetune.report.export.choice import Choice
 from fusetune.report.export.module import module_text, parts_of_module
 from fusetune.store.lookup import Lookup

@@ -26,7 +26,7 @@ from pathlib import Path
 from fusetune.core.config import Config
 from fusetune.core.problem import Problem, make_problem
 from fusetune.errors import ConfigFileError
-from fusetune.kernels.spec import load_spec
+from fusetune.ops.spec import load_spec
 from fusetune.store.journal import RunEnd, read_journal
 from fusetune.store.paths import config_path
 from fusetune.store.schema import Entry

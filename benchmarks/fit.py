@@ -1,7 +1,7 @@
 """Fit the cost model's constants of one compute capability to measured sweeps: `python benchmarks/fit.py`.
 
 Needs no GPU, and takes some minutes. It sees the journals that `benchmarks/prediction.py` reads, without those of the
-sizes in JUDGED there, and prints a Machine for fusetune/core/machine.py with the error before and after, on what it
+sizes in JUDGED there, and prints a Machine for ops/gemm_scale/machine.py with the error before and after, on what it
 saw and on what it did not. What it makes small is how far the logarithms of predicted and measured times lie apart,
 near each problem's fastest candidates more than far from them, and apart from one factor a problem less than with it:
 a ranking needs no factor. With --ada it fits sm_89 to the profiler's times of even-numbered problems in
@@ -25,8 +25,8 @@ from prediction import FOLDERS, Measured, judge, read_sweeps
 from scipy.optimize import minimize
 
 from fusetune.core.config import Config
-from fusetune.core.estimate import estimate
-from fusetune.core.machine import MACHINES, Machine
+from fusetune.ops.gemm_scale.estimate import estimate
+from fusetune.ops.gemm_scale.machine import MACHINES, Machine
 
 NEAREST, OTHERS = 90, 40
 """So many of the fastest candidates of a problem are looked at, and so many drawn from the rest."""

@@ -18,7 +18,7 @@ from msgspec import structs
 from fusetune.compiler.build import compile_launch
 from fusetune.core.target import find_target
 from fusetune.errors import CompileError, UsageError
-from fusetune.kernels.spec import load_spec
+from fusetune.ops.spec import load_spec
 from fusetune.report.export.module import export_module
 from fusetune.store.yaml_files import read_config_file
 

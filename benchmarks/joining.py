@@ -1,6 +1,6 @@
 """Summands of a tile joined by the CTA that is last at it, or by a second kernel: `python benchmarks/joining.py`.
 
-Needs a GPU. JOINED_BYTES in fusetune/core/split.py is chosen by this. In each cell, the configs that the cost model
+Needs a GPU. JOINED_BYTES in ops/gemm_scale/split.py is chosen by this. In each cell, the configs that the cost model
 ranks first are built: those with SPLIT_K > 1 both ways, as if any number of summands were joined and as if none were,
 and those that do not split for comparison. First everything is compiled on all cores; then all arms of a cell are timed
 in turns in one process, a CUDA graph each, their inputs out of L2. Every arm is held against float64. What spills, is
@@ -30,17 +30,17 @@ from family_sweeps import Cell, add_filters, chosen_cells, first_line, kernel_ha
 from peers import within, write_result
 
 from fusetune.compiler.pool import usable_cores
-from fusetune.core import split
 from fusetune.core.config import Config
-from fusetune.core.estimate import estimate
 from fusetune.core.problem import Problem
-from fusetune.core.space import candidates, reject_reason
 from fusetune.core.target import Target
 from fusetune.core.text import slugify
 from fusetune.errors import CompileError
-from fusetune.kernels.device import local_target
-from fusetune.kernels.spec import load_spec
 from fusetune.measure.nvml import Monitor, gpu_present
+from fusetune.ops.device import local_target
+from fusetune.ops.gemm_scale import split
+from fusetune.ops.gemm_scale.estimate import estimate
+from fusetune.ops.gemm_scale.space import candidates, reject_reason
+from fusetune.ops.spec import load_spec
 
 HERE = Path(__file__).resolve().parent
 CELLS = (

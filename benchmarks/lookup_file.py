@@ -9,7 +9,7 @@ from fusetune.core.decision import Gain
 from fusetune.core.environment import Environment, TargetIdentity
 from fusetune.core.problem import Problem, make_problem
 from fusetune.core.target import find_target
-from fusetune.kernels.spec import load_spec
+from fusetune.ops.spec import load_spec
 from fusetune.store.schema import ConfigFile, ConservativeGain, Entry, Times
 from fusetune.store.yaml_files import dump_config_file
 

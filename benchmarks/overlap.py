@@ -2,7 +2,7 @@
 
 Every cell of the family with the config that a call would look up: a CUDA graph with its kernels launched as the
 library does, one with all of them launched early (programmatic dependent launch), one with the first alone, and one
-with none, replayed in turns as benchmarks/peers.py does. The rules in fusetune/kernels/early.py are held against this.
+with none, replayed in turns as benchmarks/peers.py does. The rules in ops/gemm_scale/early.py are held against this.
 Writes benchmarks/results/overlap-<gpu>.json.
 """
 
@@ -24,9 +24,9 @@ from family_sweeps import ROOT, Cell, add_filters, chosen_cells, kernel_hash
 
 from fusetune.core.config import Config
 from fusetune.core.text import slugify
-from fusetune.kernels.early import PDL_CAPABILITY
-from fusetune.kernels.spec import Launch
 from fusetune.measure.nvml import gpu_present
+from fusetune.ops.gemm_scale.early import PDL_CAPABILITY
+from fusetune.ops.spec import Launch
 
 ROUNDS = 15
 WAYS: Final = {"ours": None, "early": (True, True), "first": (True, False), "not": (False, False)}
@@ -46,7 +46,7 @@ def main() -> None:
         parser.error("no NVIDIA GPU here")
     import torch
 
-    from fusetune.kernels.device import gpu_identity
+    from fusetune.ops.device import gpu_identity
     from fusetune.runtime.configs import ConfigSource
 
     torch.set_grad_enabled(False)

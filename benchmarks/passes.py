@@ -4,8 +4,8 @@ Training with `reread`, `owner` or a library reads y twice after the products: f
 normalize it, by two kernels, or by one whose CTAs own whole columns. For several sizes all three are timed in many
 shapes (ROWS x COLUMNS elements at a time, warps, loads that run ahead, CTAs a column), each behind a copy that leaves y
 where the products leave it, its end in L2; what the copy takes alone is subtracted. Moments, and what owners make of y,
-are held against float64. The shapes that the library takes (fusetune/kernels/passes.py, `owned_columns` in
-fusetune/core/space.py) are chosen by this, and told with how much slower than the fastest they are; so is the one
+are held against float64. The shapes that the library takes (ops/gemm_scale/passes.py, `owned_columns` in
+ops/gemm_scale/space.py) are chosen by this, and told with how much slower than the fastest they are; so is the one
 kernel in its shape over the two in theirs. Writes passes-<gpu>.json into --output.
 """
 
@@ -27,11 +27,11 @@ from fusetune.core.config import Config
 from fusetune.core.problem import Dtype, Problem, make_problem
 from fusetune.core.target import find_target
 from fusetune.core.text import slugify
-from fusetune.kernels.early import PDL_CAPABILITY, launches_early, waits_for_products
-from fusetune.kernels.endings import moments_of_rows, normalize_columns
-from fusetune.kernels.owner import normalize_owned_columns
-from fusetune.kernels.spec import Launch, abstract_tensors, load_spec
 from fusetune.measure.nvml import gpu_present
+from fusetune.ops.gemm_scale.early import PDL_CAPABILITY, launches_early, waits_for_products
+from fusetune.ops.gemm_scale.endings import moments_of_rows, normalize_columns
+from fusetune.ops.gemm_scale.owner import normalize_owned_columns
+from fusetune.ops.spec import Launch, abstract_tensors, load_spec
 
 HERE = Path(__file__).resolve().parent
 SIZES: tuple[tuple[int, int, Dtype], ...] = (

@@ -25,10 +25,10 @@ from filelock import FileLock
 from torch.nn.functional import batch_norm, linear
 
 from fusetune.core.config import BASELINE, Config
-from fusetune.kernels.gemm_scale_bn import EPS, MOMENTUM
-from fusetune.kernels.spec import KernelSpec, load_spec
-from fusetune.kernels.tiles import tiled_products
 from fusetune.measure.launcher import Launcher
+from fusetune.ops.gemm_scale.batch_norm import EPS, MOMENTUM
+from fusetune.ops.gemm_scale.tiles import tiled_products
+from fusetune.ops.spec import KernelSpec, load_spec
 
 L2_TURNOVER = 3
 REPLAY_US = 1000.0

@@ -181,7 +181,7 @@ class Run:
         return same and set(self.arms(cell)) <= {*row["us"], *row["failed"]}
 
     def look_up(self, cell: Cell) -> Lookup:
-        from fusetune.kernels.device import gpu_identity
+        from fusetune.ops.device import gpu_identity
 
         if self.arguments.dry:
             return Lookup(BASELINE, "baseline")

@@ -13,9 +13,9 @@ import triton.language as tl
 
 from fusetune.core.config import Config
 from fusetune.core.problem import Problem
-from fusetune.kernels.gemm_scale import GemmScale
-from fusetune.kernels.spec import Launch
-from fusetune.kernels.tiles import rounded_to_tf32
+from fusetune.ops.gemm_scale.linear_scale import GemmScale
+from fusetune.ops.gemm_scale.tiles import rounded_to_tf32
+from fusetune.ops.spec import Launch
 
 STEPS_PER_UNIT = 4
 

@@ -33,13 +33,13 @@ import msgspec
 from scipy.stats import spearmanr
 
 from fusetune.core.config import BASELINE, Config
-from fusetune.core.estimate import estimate
-from fusetune.core.machine import Machine
 from fusetune.core.problem import Problem
 from fusetune.core.resources import Resources
 from fusetune.core.target import Target, find_target
 from fusetune.errors import FusetuneError
-from fusetune.kernels.spec import load_spec
+from fusetune.ops.gemm_scale.estimate import estimate
+from fusetune.ops.gemm_scale.machine import Machine
+from fusetune.ops.spec import load_spec
 from fusetune.store.journal import Candidate, RunStart, Sample, read_journal
 from fusetune.tune.plan import PRIOR_SPARES, predicted_slow
 from fusetune.tune.predict import shortlist_of

@@ -26,13 +26,13 @@ from fusetune.compiler.pool import Job, compile_jobs, usable_cores
 from fusetune.core.config import Config
 from fusetune.core.problem import Problem, make_problem
 from fusetune.core.resources import occupancy
-from fusetune.core.space import candidates, reject_reason
 from fusetune.core.target import Target
 from fusetune.core.text import slugify
 from fusetune.errors import FusetuneError
-from fusetune.kernels.device import local_target
-from fusetune.kernels.spec import KernelSpec, load_spec
 from fusetune.measure.profile import find_ncu, ncu_command, profile_config
+from fusetune.ops.device import local_target
+from fusetune.ops.gemm_scale.space import candidates, reject_reason
+from fusetune.ops.spec import KernelSpec, load_spec
 
 HERE = Path(__file__).resolve().parent
 THEORY = "sm__maximum_warps_per_active_cycle_pct"

@@ -29,10 +29,10 @@ from msgspec import to_builtins
 from fusetune.core.config import Config
 from fusetune.core.decision import KeepRule
 from fusetune.core.text import slugify
-from fusetune.kernels.spec import load_spec
 from fusetune.measure.cuda import CudaMeasurer
 from fusetune.measure.paired import compare
 from fusetune.measure.protocol import Failure
+from fusetune.ops.spec import load_spec
 from fusetune.store.journal import Candidate, Comparison, Record, RunEnd, read_journal
 
 ROOT = Path(__file__).resolve().parent.parent

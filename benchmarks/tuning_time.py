@@ -31,10 +31,10 @@ from tuning_space import PROBLEM, listed
 from fusetune.core.config import Config
 from fusetune.core.decision import Gain, KeepRule
 from fusetune.core.text import slugify
-from fusetune.kernels.gemm_scale import SPEC
 from fusetune.measure.cuda import CudaMeasurer
 from fusetune.measure.paired import compare
 from fusetune.measure.protocol import Failure
+from fusetune.ops.gemm_scale.linear_scale import SPEC
 from fusetune.store.journal import Candidate, PhaseTime, RunEnd, read_journal
 
 HERE = Path(__file__).resolve().parent
@@ -160,7 +160,7 @@ def autotune() -> dict[str, Any]:
     import torch
     import triton
 
-    from fusetune.kernels.launches import gemm_launches
+    from fusetune.ops.gemm_scale.launches import gemm_launches
 
     assert {config.variant for config in listed()} == {"tiled"}, "autotune is given one kernel"
     M, N, K = PROBLEM.M, PROBLEM.N, PROBLEM.K

@@ -72,7 +72,7 @@ def export(
         if not is_folder(folder):
             raise UsageError(f"--configs {brief(folder)}: there is no such folder")
 
-    from fusetune.kernels.spec import load_spec
+    from fusetune.ops.spec import load_spec
     from fusetune.report.export.module import export_module
     from fusetune.report.files import write_whole
 
@@ -90,7 +90,7 @@ def _target(name: str | None) -> Target:
 
     if not gpu_present():
         return find_target(DEFAULT_TARGET)
-    from fusetune.kernels.device import local_target
+    from fusetune.ops.device import local_target
 
     try:
         return local_target(0)

@@ -18,7 +18,7 @@ from fusetune.errors import UsageError
 if TYPE_CHECKING:
     from fusetune.core.config import Config
     from fusetune.core.problem import Problem
-    from fusetune.kernels.spec import KernelSpec
+    from fusetune.ops.spec import KernelSpec
 
 
 @click.command("inspect")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from fusetune.core.config import Config
     from fusetune.core.problem import Problem
     from fusetune.core.target import Target
-    from fusetune.kernels.spec import KernelSpec
+    from fusetune.ops.spec import KernelSpec
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -42,7 +42,7 @@ def problem_of(given: dict[str, Any]) -> tuple[KernelSpec, Problem]:
     Raises UsageError where there is no such op, UnsupportedProblemError where it does not compute this.
     """
     from fusetune.core.problem import make_problem
-    from fusetune.kernels.spec import load_spec
+    from fusetune.ops.spec import load_spec
     from fusetune.tune.plan import check_problem
 
     rows, depth, columns, op = (given.pop(name) for name in ("rows", "depth", "columns", "op"))
@@ -59,7 +59,7 @@ def config_of(text: str | None, spec: KernelSpec, problem: Problem, target: Targ
     Raises UsageError where it cannot be read, UnsupportedProblemError where the op does not launch it.
     """
     from fusetune.core.config_text import parse_config
-    from fusetune.kernels.typed import check_config
+    from fusetune.ops.typed import check_config
 
     if text is None:
         return BASELINE

@@ -47,9 +47,9 @@ def profile(
     import shlex
 
     from fusetune.core.diagnosis import METRICS
-    from fusetune.kernels.spec import Launch, abstract_tensors
     from fusetune.measure.nvml import gpu_present
     from fusetune.measure.profile import find_ncu, ncu_command, profile_config
+    from fusetune.ops.spec import Launch, abstract_tensors
     from fusetune.store.whole import write_whole
 
     op = given["op"]

@@ -159,7 +159,7 @@ def sweep(
     # First of all, before triton is loaded: it is this process that everything waits for.
     server = libraries.start_server() if target is None and nvml.gpu_present() else None
     with closing(server) if server else nullcontext():
-        from fusetune.kernels.spec import KernelSpec, load_spec, spec_named
+        from fusetune.ops.spec import KernelSpec, load_spec, spec_named
         from fusetune.tune.plan import check_problem
         from fusetune.tune.request import SweepRequest
 

@@ -20,7 +20,7 @@ from fusetune.core.resources import Resources
 from fusetune.core.target import Target
 from fusetune.core.trouble import is_recorded_trouble, machine_told, trouble_of, trouble_of_exit
 from fusetune.errors import CompileError, FusetuneError, MachineError, MissingPackageError
-from fusetune.kernels.spec import AbstractTensor, KernelSpec, Launch, TileDescriptor, abstract_tensors
+from fusetune.ops.spec import AbstractTensor, KernelSpec, Launch, TileDescriptor, abstract_tensors
 
 _ELEMENT_TYPES: dict[str, str] = {
     "float32": "fp32",

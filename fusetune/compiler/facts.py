@@ -14,7 +14,7 @@ from fusetune.core.problem import Problem
 from fusetune.core.resources import Resources
 from fusetune.core.space import Rejection
 from fusetune.core.target import Target
-from fusetune.kernels.spec import KernelSpec, Launch
+from fusetune.ops.spec import KernelSpec, Launch
 
 _RESERVED_BYTES = 1024
 """Static shared memory that the toolchain reports on sm_90 and later, whatever a kernel declares."""

@@ -11,17 +11,18 @@ from fusetune.compiler.facts import KernelFacts, kernel_facts, reject_resources
 from fusetune.compiler.pool import Job, compile_jobs
 from fusetune.core.config import BASELINE, Config
 from fusetune.core.diagnosis import Diagnosis, believed, diagnose
-from fusetune.core.estimate import Estimate, estimate
 from fusetune.core.problem import Problem
 from fusetune.core.progress import Progress
 from fusetune.core.resources import Occupancy, Resources, occupancy
 from fusetune.core.roofline import Roofline, roofline
 from fusetune.core.rules import Rule, contradictions, propose
-from fusetune.core.space import Rejection, SpaceName, candidates, reject_reason
+from fusetune.core.space import Rejection, SpaceName
 from fusetune.core.target import Target
 from fusetune.core.trouble import Trouble
 from fusetune.errors import CompileError, UsageError
-from fusetune.kernels.spec import KernelSpec
+from fusetune.ops.gemm_scale.estimate import Estimate, estimate
+from fusetune.ops.gemm_scale.space import candidates, reject_reason
+from fusetune.ops.spec import KernelSpec
 
 
 class Suggestion(msgspec.Struct, frozen=True):

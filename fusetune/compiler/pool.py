@@ -18,11 +18,11 @@ from fusetune.core.problem import Problem
 from fusetune.core.processes import deaf_to_interrupts
 from fusetune.core.resources import Resources
 from fusetune.core.space import Rejection
-from fusetune.core.split import joins_summands
 from fusetune.core.target import Target
 from fusetune.core.trouble import Trouble, full_place, machine_told, trouble_of, trouble_of_exit
 from fusetune.errors import CompileError, FusetuneError, UsageError
-from fusetune.kernels.spec import KernelSpec
+from fusetune.ops.gemm_scale.split import joins_summands
+from fusetune.ops.spec import KernelSpec
 
 NICENESS = 10
 TIME_LIMIT_S = 60.0

@@ -12,7 +12,7 @@ from fusetune.core.config import Config
 from fusetune.core.problem import Problem
 from fusetune.core.target import Target
 from fusetune.errors import CompileError
-from fusetune.kernels.spec import KernelSpec, Launch
+from fusetune.ops.spec import KernelSpec, Launch
 
 
 class KernelRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

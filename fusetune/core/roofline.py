@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from fusetune.core.machine import dram_bytes_per_ns, kind_of, peak_flops_per_ns
+from fusetune.core.peaks import dram_bytes_per_ns, kind_of, peak_flops_per_ns
 from fusetune.core.problem import Problem
 from fusetune.core.target import Target
 

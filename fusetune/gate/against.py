@@ -6,6 +6,7 @@ holds one module a name, and blocks of two processes could not be interleaved.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -22,7 +23,8 @@ import msgspec
 from fusetune.core.config import Config
 from fusetune.core.problem import Problem
 from fusetune.errors import UnsupportedProblemError, UsageError
-from fusetune.kernels.spec import (
+from fusetune.measure.protocol import CannotLaunchError
+from fusetune.ops.spec import (
     BUILT_IN_OPS,
     Call,
     KernelSpec,
@@ -31,11 +33,12 @@ from fusetune.kernels.spec import (
     TileDescriptor,
     Tolerance,
 )
-from fusetune.measure.protocol import CannotLaunchError
 
 OTHER: Final = "other:"
 """How the variant of a config begins that the other revision launches."""
 _WORKTREES: Final = "fusetune-against-"
+_DOORS: Final = ("ops.spec", "kernels.spec")
+"""Where the table of built-in ops is, and where it was."""
 _BARE_IMPORT: Final = r"^(?P<lead>[ \t]*)import {package}[ \t]*$"
 _IMPORT: Final = r"^(?P<lead>[ \t]*(?:from|import)[ \t]+){package}(?=[\s.,])"
 
@@ -82,12 +85,21 @@ class Revision:
         top = self._package.name
         if module != top and not module.startswith(f"{top}."):
             raise UsageError(f"--against compares the kernels of {top}; the op {op} is not among them")
-        name = self._alias + module.removeprefix(top)
         try:
-            other = getattr(import_module(name), attribute)
+            module, attribute = self._stood_at(op) or (module, attribute)
+            other = getattr(import_module(self._alias + module.removeprefix(top)), attribute)
         except (ImportError, AttributeError) as error:
             raise UsageError(f"the op {op} cannot be loaded at {self.name}: {error}") from error
         return BesideSpec(spec, other, self._alias if top == "fusetune" else None)
+
+    def _stood_at(self, op: str) -> tuple[str, str] | None:
+        """Module and attribute of a built-in op at that revision, which may have had another house; None for others."""
+        for door in _DOORS:
+            with contextlib.suppress(ModuleNotFoundError):
+                table: Mapping[str, str] = import_module(f"{self._alias}.{door}").BUILT_IN_OPS
+                module, _, attribute = table.get(op, "").partition(":")
+                return (module, attribute) if module else None
+        return None
 
     def config(self, config: Config) -> Config:
         """See Against."""

@@ -18,9 +18,9 @@ from fusetune.gate.findings import Check, Finding, LoadedFile
 from fusetune.gate.judge import Judgement, Limits, judge_against, judge_gain
 from fusetune.gate.recording import GateJournal
 from fusetune.gate.static import static_findings
-from fusetune.kernels.spec import KernelSpec, spec_named
 from fusetune.measure.lock import hold_gpu_of
 from fusetune.measure.protocol import GpuFacts, Measurer
+from fusetune.ops.spec import KernelSpec, spec_named
 from fusetune.store.lookup import target_differences
 from fusetune.store.schema import ConfigFile, Entry
 

@@ -17,12 +17,12 @@ from fusetune.core.target import Target, known_targets
 from fusetune.core.text import slugify
 from fusetune.core.trouble import damage_of, trouble_of
 from fusetune.errors import FusetuneError, MeasurementError, NoUsableGpuError, WrongResultError
-from fusetune.kernels.spec import KernelSpec
 from fusetune.measure.fork_server import ForkServer
 from fusetune.measure.libraries import start_server
 from fusetune.measure.nvml import Monitor, visible_gpu
 from fusetune.measure.protocol import BlockTimes, CannotLaunchError, Checked, Failure, GpuFacts, SamplingFacts
 from fusetune.measure.worker import Worker, WorkerLostError
+from fusetune.ops.spec import KernelSpec
 
 if TYPE_CHECKING:
     from fusetune.measure.session import GpuSession
@@ -270,7 +270,7 @@ def _facts(spec: KernelSpec) -> GpuFacts | str:
     import torch
     import triton
 
-    from fusetune.kernels.device import gpu_identity, local_target, why_no_cuda
+    from fusetune.ops.device import gpu_identity, local_target, why_no_cuda
 
     why = why_no_cuda()
     if why is not None:

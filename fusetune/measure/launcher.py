@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from fusetune.errors import MeasurementError
-from fusetune.kernels.spec import Call, Launch, TileDescriptor
+from fusetune.ops.spec import Call, Launch, TileDescriptor
 
 
 class Launcher:

@@ -11,8 +11,6 @@ from fusetune.core.config import BASELINE, Config
 from fusetune.core.problem import Problem
 from fusetune.core.roofline import roofline
 from fusetune.errors import UsageError
-from fusetune.kernels.device import local_target
-from fusetune.kernels.spec import KernelSpec, Operand, Role
 from fusetune.measure.launcher import Launcher
 from fusetune.measure.nvml import GpuState, Monitor
 from fusetune.measure.protocol import BlockTimes, Checked, Failure, SamplingFacts
@@ -27,6 +25,8 @@ from fusetune.measure.timers import (
     is_short,
     launches_for,
 )
+from fusetune.ops.device import local_target
+from fusetune.ops.spec import KernelSpec, Operand, Role
 
 if TYPE_CHECKING:
     import torch

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fusetune.core.launchable import unlaunchable
 from fusetune.errors import UsageError
-from fusetune.kernels.spec import BUILT_IN_OPS, load_spec, why_unlaunchable
+from fusetune.ops.gemm_scale.launchable import unlaunchable
+from fusetune.ops.spec import BUILT_IN_OPS, load_spec, why_unlaunchable
 from fusetune.store.schema import ConfigFile, Entry
 from fusetune.store.yaml_files import read_config_file
 

@@ -18,8 +18,8 @@ from fusetune.core.problem import Dtype, Mode, Precision, Problem, make_problem
 from fusetune.core.target import find_target
 from fusetune.core.text import printable
 from fusetune.errors import ConfigFileError, MissingConfigError, NoUsableGpuError
-from fusetune.kernels.device import gpu_identity
-from fusetune.kernels.spec import KernelSpec, load_spec, why_unlaunchable
+from fusetune.ops.device import gpu_identity
+from fusetune.ops.spec import KernelSpec, load_spec, why_unlaunchable
 from fusetune.runtime.believed import unfit_for_op
 from fusetune.runtime.folded import KEPT
 from fusetune.store.indexed import IndexedFile, open_config_file

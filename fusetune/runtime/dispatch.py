@@ -11,11 +11,11 @@ import torch
 from fusetune.core.config import BASELINE, Config
 from fusetune.core.problem import PRECISIONS, Dtype, Precision, Problem
 from fusetune.errors import UsageError
-from fusetune.kernels.direct import load
-from fusetune.kernels.early import Ending
-from fusetune.kernels.launches import gemm_launches, takes, workspace
-from fusetune.kernels.refusals import is_refusal, told
-from fusetune.kernels.spec import Launch
+from fusetune.ops.direct import load
+from fusetune.ops.gemm_scale.early import Ending
+from fusetune.ops.gemm_scale.launches import gemm_launches, takes, workspace
+from fusetune.ops.refusals import is_refusal, told
+from fusetune.ops.spec import Launch
 from fusetune.runtime.configs import config_for, refuse_config
 from fusetune.runtime.folded import KEPT
 from fusetune.runtime.guards import PLAIN, autocast_dtype, way

@@ -6,7 +6,7 @@ import weakref
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from fusetune.kernels.library import folded
+from fusetune.ops.gemm_scale.library import folded
 
 if TYPE_CHECKING:
     import torch

@@ -9,7 +9,7 @@ from torch.nn.functional import batch_norm, linear
 
 import fusetune.runtime.ops  # noqa: F401 - registers torch.ops.fusetune
 from fusetune.core.problem import Mode, Precision, make_problem
-from fusetune.kernels.gemm_scale_bn import SPEC
+from fusetune.ops.gemm_scale.batch_norm import SPEC
 from fusetune.runtime.bound import BoundPlan, BoundPlans
 from fusetune.runtime.dispatch import (
     DTYPES,

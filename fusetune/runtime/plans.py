@@ -12,8 +12,8 @@ import torch
 
 from fusetune.core.config import Config
 from fusetune.core.problem import Problem
-from fusetune.kernels.direct import DirectLaunch, direct_launch
-from fusetune.kernels.spec import Call, Launch, Operand, TileDescriptor
+from fusetune.ops.direct import DirectLaunch, direct_launch
+from fusetune.ops.spec import Call, Launch, Operand, TileDescriptor
 from fusetune.runtime.scratch import Kept
 
 OPERANDS: Final = (

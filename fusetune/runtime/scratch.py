@@ -14,7 +14,7 @@ from typing import Final
 
 import torch
 
-from fusetune.kernels.spec import Operand
+from fusetune.ops.spec import Operand
 
 MOST_STREAMS: Final = 64
 """Streams of a device for which scratch is kept; with more, all of it is given back and made anew."""

@@ -11,16 +11,17 @@ import msgspec
 from fusetune.compiler.facts import reject_resources
 from fusetune.compiler.pool import Compiled, Job, compile_jobs
 from fusetune.core.config import BASELINE, Config
-from fusetune.core.estimate import estimate
 from fusetune.core.problem import Problem
 from fusetune.core.resources import Resources, occupancy
 from fusetune.core.roofline import roofline
 from fusetune.core.rules import propose
-from fusetune.core.space import Rejection, candidates, reject_reason
+from fusetune.core.space import Rejection
 from fusetune.core.target import Target
 from fusetune.core.trouble import Trouble
 from fusetune.errors import CompileError, ConfigFileError, FusetuneError, UnsupportedProblemError, UsageError
-from fusetune.kernels.spec import KernelSpec
+from fusetune.ops.gemm_scale.estimate import estimate
+from fusetune.ops.gemm_scale.space import candidates, reject_reason
+from fusetune.ops.spec import KernelSpec
 from fusetune.store.journal import Status
 from fusetune.store.paths import config_path, reachable_search_path
 from fusetune.store.regular import is_folder, is_regular

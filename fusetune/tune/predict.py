@@ -11,9 +11,9 @@ from fusetune.compiler.build import ptxas_version
 from fusetune.core.config import BASELINE, Config
 from fusetune.core.decision import ROUNDING, Outcome, choose, gain
 from fusetune.core.environment import Environment, TargetIdentity
-from fusetune.core.estimate import estimate
 from fusetune.core.progress import Progress
 from fusetune.core.target import Target
+from fusetune.ops.gemm_scale.estimate import estimate
 from fusetune.store.journal import RunEnd
 from fusetune.store.paths import config_path
 from fusetune.store.schema import Entry, Times

@@ -13,7 +13,7 @@ from fusetune.core.config import Config
 from fusetune.core.decision import KeepRule
 from fusetune.core.problem import Problem
 from fusetune.core.space import SpaceName
-from fusetune.kernels.spec import KernelSpec
+from fusetune.ops.spec import KernelSpec
 from fusetune.store.schema import Entry
 
 CacheMode = Literal["cold", "warm"]

@@ -19,10 +19,10 @@ from fusetune.core.target import find_target
 from fusetune.errors import UnsupportedProblemError, UsageError
 from fusetune.gate import against
 from fusetune.gate.against import Revision
-from fusetune.kernels.gemm_scale import SPEC
-from fusetune.kernels.gemm_scale_bn import SPEC as BATCH_NORM
-from fusetune.kernels.spec import KernelSpec, Launch, TileDescriptor, abstract_tensors
 from fusetune.measure.protocol import CannotLaunchError
+from fusetune.ops.gemm_scale.batch_norm import SPEC as BATCH_NORM
+from fusetune.ops.gemm_scale.linear_scale import SPEC
+from fusetune.ops.spec import KernelSpec, Launch, TileDescriptor, abstract_tensors
 
 ROOT = Path(__file__).parents[2]
 PROBLEM = make_problem(128, 512, 1024, "float32")
@@ -56,9 +56,9 @@ def _launches(spec: KernelSpec, config: Config, problem=PROBLEM) -> list[Launch]
 def test_the_other_revision_launches_its_own_kernels_with_this_one_s_types(head: Revision) -> None:
     spec = head.beside(SPEC, "gemm_scale")
     (ours,), (theirs,) = _launches(spec, BASELINE), _launches(spec, head.config(BASELINE))
-    assert ours.kernel.fn.__module__ == "fusetune.kernels.tiles"
+    assert ours.kernel.fn.__module__ == "fusetune.ops.gemm_scale.tiles"
     assert theirs.kernel.fn.__module__.startswith("fusetune_at_")
-    assert theirs.kernel.fn.__module__.endswith(".kernels.tiles")
+    assert theirs.kernel.fn.__module__.endswith(".ops.gemm_scale.tiles")
     assert type(theirs) is Launch
     assert theirs.grid == ours.grid
 

@@ -14,11 +14,11 @@ from fusetune.compiler.build import compile_config, compile_launch, ptxas_versio
 from fusetune.core.config import BASELINE, Config
 from fusetune.core.problem import Problem, make_problem
 from fusetune.core.resources import Resources, occupancy
-from fusetune.core.space import candidates, pipelined_shared_bytes, reject_reason, uses_wgmma
 from fusetune.core.target import Target, find_target
 from fusetune.errors import CompileError
-from fusetune.kernels.gemm_scale import SPEC
-from fusetune.kernels.spec import AbstractTensor, Launch, TileDescriptor, abstract_tensors
+from fusetune.ops.gemm_scale.linear_scale import SPEC
+from fusetune.ops.gemm_scale.space import candidates, pipelined_shared_bytes, reject_reason, uses_wgmma
+from fusetune.ops.spec import AbstractTensor, Launch, TileDescriptor, abstract_tensors
 from tests.support.broken_kernels import calls_one_that_does_not_compile, shapes_do_not_fit
 
 RTX_4090 = find_target("rtx4090")

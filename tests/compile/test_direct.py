@@ -10,9 +10,9 @@ from triton.runtime import driver
 
 from fusetune.core.config import BASELINE, Config
 from fusetune.core.problem import make_problem
-from fusetune.kernels import direct
-from fusetune.kernels.device import Gpu
-from fusetune.kernels.launches import KERNELS, gemm_launches, workspace
+from fusetune.ops import direct
+from fusetune.ops.device import Gpu
+from fusetune.ops.gemm_scale.launches import KERNELS, gemm_launches, workspace
 from fusetune.runtime.plans import EPS, OPERANDS, StandIn, direct_launches
 
 M, N, K = 128, 512, 1024

@@ -16,8 +16,8 @@ from fusetune.compiler.sass import sass_of_cubin
 from fusetune.core.config import Config
 from fusetune.core.problem import make_problem
 from fusetune.core.target import Target, find_target
-from fusetune.kernels.gemm_scale import SPEC
-from fusetune.kernels.spec import Launch, abstract_tensors
+from fusetune.ops.gemm_scale.linear_scale import SPEC
+from fusetune.ops.spec import Launch, abstract_tensors
 from tests.support.exporting import exported
 
 RTX_4090 = find_target("rtx4090")

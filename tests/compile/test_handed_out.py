@@ -19,14 +19,14 @@ from msgspec import structs
 
 from fusetune.compiler.build import compile_launch
 from fusetune.core.config import BASELINE, Config
-from fusetune.core.persistent import parts_of
 from fusetune.core.problem import DTYPES, PRECISIONS, Dtype, Problem, make_problem
-from fusetune.core.space import reject_reason
-from fusetune.core.split import joins_summands
 from fusetune.core.target import find_target
 from fusetune.errors import CompileError, UsageError
-from fusetune.kernels import gemm_scale
-from fusetune.kernels.spec import KernelSpec, Launch, load_spec
+from fusetune.ops.gemm_scale import linear_scale as gemm_scale
+from fusetune.ops.gemm_scale.persistent import parts_of
+from fusetune.ops.gemm_scale.space import reject_reason
+from fusetune.ops.gemm_scale.split import joins_summands
+from fusetune.ops.spec import KernelSpec, Launch, load_spec
 from fusetune.report.export import choice, module
 from fusetune.report.export.module import export_module, module_text
 from fusetune.runtime.believed import read_believed_file

@@ -18,8 +18,8 @@ from fusetune.core.rules import MULTI_INPUT
 from fusetune.core.target import find_target
 from fusetune.errors import UsageError
 from fusetune.gate.static import static_gate
-from fusetune.kernels.gemm_scale import SPEC
-from fusetune.kernels.spec import load_spec
+from fusetune.ops.gemm_scale.linear_scale import SPEC
+from fusetune.ops.spec import load_spec
 from fusetune.report.inspection import space_text, to_builtins, to_text
 from fusetune.store.schema import ConfigFile
 from fusetune.tune.predict import predict

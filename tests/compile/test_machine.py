@@ -25,7 +25,7 @@ from fusetune.core.target import find_target
 from fusetune.core.trouble import Trouble
 from fusetune.errors import FusetuneError, MachineError, UsageError
 from fusetune.gate.pins import pins_path
-from fusetune.kernels.gemm_scale import SPEC
+from fusetune.ops.gemm_scale.linear_scale import SPEC
 from fusetune.store.schema import ConfigFile, Entry, Times
 from fusetune.store.yaml_files import dump_config_file
 from tests.support import compile_faults

@@ -16,10 +16,11 @@ from fusetune.compiler.pool import Job, compile_jobs, usable_cores
 from fusetune.core.config import BASELINE, Config
 from fusetune.core.problem import make_problem
 from fusetune.core.resources import Resources
-from fusetune.core.space import SEED_SPACE, Rejection
+from fusetune.core.space import Rejection
 from fusetune.core.target import find_target
 from fusetune.core.trouble import Trouble
-from fusetune.kernels.gemm_scale import SPEC
+from fusetune.ops.gemm_scale.linear_scale import SPEC
+from fusetune.ops.gemm_scale.space import SEED_SPACE
 from tests.support import compile_faults
 
 TARGET = find_target("rtx4090")
@@ -90,9 +91,9 @@ _TWICE = textwrap.dedent(
     from fusetune.compiler.build import compile_config
     from fusetune.compiler.pool import Job, compile_jobs
     from fusetune.core.problem import make_problem
-    from fusetune.core.space import SEED_SPACE
+    from fusetune.ops.gemm_scale.space import SEED_SPACE
     from fusetune.core.target import find_target
-    from fusetune.kernels.gemm_scale import SPEC
+    from fusetune.ops.gemm_scale.linear_scale import SPEC
 
     def listen(*, src, metadata, metadata_group, times, cache_hit):
         hits.append(cache_hit)

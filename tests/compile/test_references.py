@@ -8,7 +8,7 @@ from fusetune.compiler.build import compile_config
 from fusetune.core.problem import make_problem
 from fusetune.core.resources import Resources
 from fusetune.core.target import find_target
-from fusetune.kernels.spec import load_spec
+from fusetune.ops.spec import load_spec
 
 
 @pytest.mark.compile

@@ -13,8 +13,8 @@ from fusetune.core.config import BASELINE, Config
 from fusetune.core.problem import make_problem
 from fusetune.core.target import Target, find_target
 from fusetune.errors import CompileError
-from fusetune.kernels.gemm_scale import SPEC
-from fusetune.kernels.spec import Launch, abstract_tensors
+from fusetune.ops.gemm_scale.linear_scale import SPEC
+from fusetune.ops.spec import Launch, abstract_tensors
 
 RTX_4090 = find_target("rtx4090")
 H200 = find_target("h200")

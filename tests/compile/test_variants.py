@@ -14,13 +14,13 @@ from triton.compiler import compile as triton_compile
 from fusetune.compiler.build import compile_launch, specialize
 from fusetune.core.config import BASELINE, Config
 from fusetune.core.problem import Problem, make_problem
-from fusetune.core.space import pipelined_shared_bytes
-from fusetune.core.split import joins_summands
 from fusetune.core.target import Target, find_target
-from fusetune.kernels.gemm_scale import SPEC as PLAIN
-from fusetune.kernels.gemm_scale_bn import SPEC as WITH_BN
-from fusetune.kernels.launches import gemm_launches
-from fusetune.kernels.spec import AbstractTensor, KernelSpec, Launch, abstract_tensors
+from fusetune.ops.gemm_scale.batch_norm import SPEC as WITH_BN
+from fusetune.ops.gemm_scale.launches import gemm_launches
+from fusetune.ops.gemm_scale.linear_scale import SPEC as PLAIN
+from fusetune.ops.gemm_scale.space import pipelined_shared_bytes
+from fusetune.ops.gemm_scale.split import joins_summands
+from fusetune.ops.spec import AbstractTensor, KernelSpec, Launch, abstract_tensors
 from tests.compile.test_build import derived_by_the_jit
 
 TARGETS = {"sm_80": "a100-80gb", "sm_89": "rtx4090", "sm_90": "h200", "sm_100": "b200"}

@@ -13,16 +13,16 @@ from fusetune.core.problem import make_problem
 from fusetune.core.progress import SilentProgress
 from fusetune.gate.against import Revision
 from fusetune.gate.live import LiveOptions, live_gate
-from fusetune.kernels.device import gpu_identity
-from fusetune.kernels.gemm_scale import SPEC
 from fusetune.measure.cuda import CudaMeasurer
+from fusetune.ops.device import gpu_identity
+from fusetune.ops.gemm_scale.linear_scale import SPEC
 from fusetune.store.schema import ConfigFile, Entry, Environment, Times
 
 ROOT = Path(__file__).parents[2]
 
 
 def test_unchanged_kernels_are_no_regression_against_head(tmp_path: Path) -> None:
-    command = ["git", "-C", str(ROOT), "diff", "--quiet", "HEAD", "--", "fusetune/kernels"]
+    command = ["git", "-C", str(ROOT), "diff", "--quiet", "HEAD", "--", "fusetune/ops/gemm_scale"]
     if subprocess.run(command, check=False, capture_output=True).returncode:
         pytest.skip("this copy has no git history, or its kernels have changed since HEAD")
     entry = Entry(

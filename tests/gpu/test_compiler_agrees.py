@@ -10,9 +10,9 @@ import triton
 from fusetune.compiler.build import compile_config
 from fusetune.core.problem import make_problem
 from fusetune.core.resources import Resources
-from fusetune.core.space import candidates, reject_reason
-from fusetune.kernels.device import local_target
-from fusetune.kernels.spec import load_spec
+from fusetune.ops.device import local_target
+from fusetune.ops.gemm_scale.space import candidates, reject_reason
+from fusetune.ops.spec import load_spec
 from tests.gpu.test_variants import drawn
 
 PROBLEMS = [

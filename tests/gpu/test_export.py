@@ -11,7 +11,7 @@ import torch
 
 from fusetune.core.config import Config
 from fusetune.core.target import Target
-from fusetune.kernels.device import local_target
+from fusetune.ops.device import local_target
 from tests.support.exporting import OPS, OWNER, REREAD, exported
 
 M, N, K = 128, 512, 1024

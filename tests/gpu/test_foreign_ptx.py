@@ -15,7 +15,7 @@ from fusetune.compiler.build import specialize
 from fusetune.core.config import BASELINE, Config
 from fusetune.core.problem import Problem, make_problem
 from fusetune.core.target import find_target
-from fusetune.kernels.spec import Launch, abstract_tensors
+from fusetune.ops.spec import Launch, abstract_tensors
 from tests.gpu.test_variants import _error, drawn, spec_of
 
 RTX_4090 = find_target("rtx4090")

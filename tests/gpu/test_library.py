@@ -8,9 +8,9 @@ import torch
 from fusetune import ModelNew
 from fusetune.core.config import BASELINE, Config
 from fusetune.core.problem import make_problem
-from fusetune.kernels.spec import load_spec
 from fusetune.measure.cuda import CudaMeasurer
 from fusetune.measure.protocol import BlockTimes, Checked
+from fusetune.ops.spec import load_spec
 from fusetune.runtime import dispatch
 from fusetune.runtime.bound import forget_plans
 

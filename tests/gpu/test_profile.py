@@ -12,10 +12,10 @@ from fusetune.compiler.inspect import inspect_config
 from fusetune.core.config_text import parse_config
 from fusetune.core.problem import make_problem
 from fusetune.errors import FusetuneError
-from fusetune.kernels.device import local_target
-from fusetune.kernels.spec import load_spec
 from fusetune.measure.nvml import gpu_present
 from fusetune.measure.profile import find_ncu, ncu_command, profile_config
+from fusetune.ops.device import local_target
+from fusetune.ops.spec import load_spec
 
 pytestmark = pytest.mark.skipif(not gpu_present(), reason="needs an NVIDIA GPU")
 

@@ -13,9 +13,9 @@ from fusetune.core.problem import make_problem
 from fusetune.core.progress import SilentProgress
 from fusetune.gate.findings import exit_code
 from fusetune.gate.live import live_gate
-from fusetune.kernels.gemm_scale import SPEC
 from fusetune.measure.cuda import CudaMeasurer
 from fusetune.measure.protocol import Checked, Failure
+from fusetune.ops.gemm_scale.linear_scale import SPEC
 from fusetune.store.journal import Candidate, read_journal
 from fusetune.store.yaml_files import read_config_file
 from fusetune.tune.request import SweepRequest

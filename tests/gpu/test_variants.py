@@ -10,13 +10,13 @@ import torch
 
 from fusetune.core.config import BASELINE, Config
 from fusetune.core.problem import Problem, make_problem
-from fusetune.core.space import reject_reason
-from fusetune.kernels.device import local_target
-from fusetune.kernels.gemm_scale import SPEC as PLAIN
-from fusetune.kernels.gemm_scale_bn import EPS, MOMENTUM
-from fusetune.kernels.gemm_scale_bn import SPEC as WITH_BN
-from fusetune.kernels.launches import gemm_launches
-from fusetune.kernels.spec import KernelSpec
+from fusetune.ops.device import local_target
+from fusetune.ops.gemm_scale.batch_norm import EPS, MOMENTUM
+from fusetune.ops.gemm_scale.batch_norm import SPEC as WITH_BN
+from fusetune.ops.gemm_scale.launches import gemm_launches
+from fusetune.ops.gemm_scale.linear_scale import SPEC as PLAIN
+from fusetune.ops.gemm_scale.space import reject_reason
+from fusetune.ops.spec import KernelSpec
 
 SPLIT_K = Config("split_k", 64, 64, 32, SPLIT_K=8, num_stages=3)
 JOINED = Config("split_k", 32, 32, 64, SPLIT_K=4, num_stages=3)

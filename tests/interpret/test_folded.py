@@ -13,7 +13,7 @@ from torch import nn
 from fusetune import ModelNew, fused_gemm_scale_batch_norm, reload
 from fusetune.core.config import Config
 from fusetune.core.problem import make_problem
-from fusetune.kernels.gemm_scale_bn import SPEC
+from fusetune.ops.gemm_scale.batch_norm import SPEC
 from fusetune.runtime import dispatch, folded
 
 FOLDED = Config(variant="library_folded")

@@ -9,16 +9,16 @@ import pytest
 import torch
 from triton.runtime import interpreter
 
-from fusetune.core import split
 from fusetune.core.config import Config
 from fusetune.core.problem import Problem, make_problem
-from fusetune.core.space import DEFERRED_STEPS, holds_columns
-from fusetune.kernels import launches as launches_module
-from fusetune.kernels.gemm_scale import SPEC as PLAIN
-from fusetune.kernels.gemm_scale_bn import EPS, MOMENTUM
-from fusetune.kernels.gemm_scale_bn import SPEC as WITH_BN
-from fusetune.kernels.launches import gemm_launches
-from fusetune.kernels.spec import KernelSpec
+from fusetune.ops.gemm_scale import launches as launches_module
+from fusetune.ops.gemm_scale import split
+from fusetune.ops.gemm_scale.batch_norm import EPS, MOMENTUM
+from fusetune.ops.gemm_scale.batch_norm import SPEC as WITH_BN
+from fusetune.ops.gemm_scale.launches import gemm_launches
+from fusetune.ops.gemm_scale.linear_scale import SPEC as PLAIN
+from fusetune.ops.gemm_scale.space import DEFERRED_STEPS, holds_columns
+from fusetune.ops.spec import KernelSpec
 
 CONFIGS = {
     "tiled": Config(BLOCK_M=16, BLOCK_N=32, BLOCK_K=32, GROUP_M=2),

@@ -9,8 +9,8 @@ from typing import Any
 
 from fusetune.core.config import Config
 from fusetune.core.problem import Problem
-from fusetune.kernels.gemm_scale import GemmScale
-from fusetune.kernels.spec import Launch
+from fusetune.ops.gemm_scale.linear_scale import GemmScale
+from fusetune.ops.spec import Launch
 from tests.support.broken_kernels import shapes_do_not_fit
 
 HANG = Config(BLOCK_K=16)

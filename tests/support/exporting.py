@@ -7,7 +7,7 @@ from msgspec import structs
 from fusetune.core.config import BASELINE, Config
 from fusetune.core.problem import Dtype, Problem, make_problem
 from fusetune.core.target import Target
-from fusetune.kernels.spec import KernelSpec, load_spec
+from fusetune.ops.spec import KernelSpec, load_spec
 from fusetune.report.export.choice import Choice
 from fusetune.report.export.module import module_text
 from fusetune.store.lookup import Lookup

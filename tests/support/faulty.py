@@ -11,8 +11,8 @@ import triton.language as tl
 from fusetune.core.config import BASELINE, Config
 from fusetune.core.problem import Problem
 from fusetune.core.space import Space
-from fusetune.kernels.gemm_scale import GemmScale
-from fusetune.kernels.spec import Launch
+from fusetune.ops.gemm_scale.linear_scale import GemmScale
+from fusetune.ops.spec import Launch
 
 HANG = Config(BLOCK_M=64, BLOCK_N=16, BLOCK_K=64, num_stages=4)
 ILLEGAL_ADDRESS = Config(BLOCK_M=64, BLOCK_N=32, BLOCK_K=64, num_stages=4)

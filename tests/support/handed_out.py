@@ -22,7 +22,7 @@ from fusetune.compiler.build import specialize
 from fusetune.core.problem import Problem
 from fusetune.core.target import Target
 from fusetune.errors import CompileError
-from fusetune.kernels.spec import AbstractTensor, Launch, TileDescriptor
+from fusetune.ops.spec import AbstractTensor, Launch, TileDescriptor
 
 FUNCTIONS = {None: "fused_gemm_scale", "eval": "fused_gemm_scale_bn_eval", "train": "fused_gemm_scale_bn_train"}
 _OPTIONS = ("num_warps", "num_stages", "num_ctas", "launch_pdl")

@@ -11,9 +11,9 @@ import torch
 
 from fusetune.core.config import BASELINE, Config
 from fusetune.core.problem import Problem, make_problem
-from fusetune.core.space import reject_reason
-from fusetune.kernels.device import local_target
-from fusetune.kernels.spec import load_spec
+from fusetune.ops.device import local_target
+from fusetune.ops.gemm_scale.space import reject_reason
+from fusetune.ops.spec import load_spec
 
 CONFIGS = (
     BASELINE,

@@ -15,7 +15,7 @@ from fusetune.core.problem import Problem
 from fusetune.core.target import Target
 from fusetune.core.text import printable
 from fusetune.errors import UsageError
-from fusetune.kernels.spec import KernelSpec, rounds_in_descriptor
+from fusetune.ops.spec import KernelSpec, rounds_in_descriptor
 from fusetune.report.model import config_paths
 from fusetune.runtime.believed import read_believed_file
 from fusetune.store.lookup import Lookup, lookup

@@ -14,9 +14,9 @@ from fusetune.core.config import Config
 from fusetune.core.problem import MODES, Problem
 from fusetune.core.target import Target
 from fusetune.errors import UsageError
-from fusetune.kernels.gemm_scale_bn import EPS, MOMENTUM
-from fusetune.kernels.launches import gemm_launches
-from fusetune.kernels.spec import AbstractTensor, KernelSpec, Launch, abstract_tensors
+from fusetune.ops.gemm_scale.batch_norm import EPS, MOMENTUM
+from fusetune.ops.gemm_scale.launches import gemm_launches
+from fusetune.ops.spec import AbstractTensor, KernelSpec, Launch, abstract_tensors
 from fusetune.report.export.choice import Choice, choose_config, header
 from fusetune.report.export.shared import shared_functions
 from fusetune.report.export.source import LINE_LENGTH, KernelSource, written

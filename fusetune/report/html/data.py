@@ -11,7 +11,7 @@ from fusetune.core.config import BASELINE
 from fusetune.core.problem import Dtype
 from fusetune.core.target import Target, match_target
 from fusetune.errors import UsageError
-from fusetune.kernels.spec import spec_named
+from fusetune.ops.spec import spec_named
 from fusetune.report import wording
 from fusetune.report.run_summary import CandidateRow, RunSummary, candidate_rows, summarize_run
 from fusetune.store.journal import Block, Candidate, Record

@@ -11,7 +11,7 @@ from family_sweeps import Cell
 from fusetune.core.config import Config
 from fusetune.core.config_text import parse_config
 from fusetune.core.target import find_target
-from fusetune.kernels.spec import abstract_tensors, load_spec
+from fusetune.ops.spec import abstract_tensors, load_spec
 
 RESULTS = Path(overlap.__file__).parent / "results"
 REREAD = Config("reread", 128, 256, 64, num_warps=8, num_stages=3)

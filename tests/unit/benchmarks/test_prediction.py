@@ -7,12 +7,12 @@ import prediction
 import pytest
 
 from fusetune.core.config import BASELINE, Config
-from fusetune.core.estimate import estimate
 from fusetune.core.problem import Problem, make_problem
 from fusetune.core.resources import Resources
-from fusetune.core.space import candidates, pipelined_shared_bytes, reject_reason
 from fusetune.core.target import find_target
-from fusetune.kernels.gemm_scale import SPEC
+from fusetune.ops.gemm_scale.estimate import estimate
+from fusetune.ops.gemm_scale.linear_scale import SPEC
+from fusetune.ops.gemm_scale.space import candidates, pipelined_shared_bytes, reject_reason
 
 H200 = find_target("h200")
 PROBLEM = make_problem(128, 512, 1024, "float16")

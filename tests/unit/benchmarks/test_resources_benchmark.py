@@ -6,8 +6,8 @@ import random
 
 import resources
 
-from fusetune.core.space import reject_reason
 from fusetune.core.target import find_target
+from fusetune.ops.gemm_scale.space import reject_reason
 
 H200 = find_target("h200")
 

@@ -10,8 +10,8 @@ from family_sweeps import family
 
 from fusetune.core.config import BASELINE, Config
 from fusetune.core.decision import Gain
-from fusetune.core.space import candidates
-from fusetune.kernels.spec import load_spec
+from fusetune.ops.gemm_scale.space import candidates
+from fusetune.ops.spec import load_spec
 from fusetune.store.journal import Candidate, Comparison
 
 OTHER = Config(num_warps=8)

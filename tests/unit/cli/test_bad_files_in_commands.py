@@ -13,7 +13,7 @@ import pytest
 from fusetune.cli.main import cli
 from fusetune.core.config import Config
 from fusetune.errors import EXIT_USAGE, FusetuneError
-from fusetune.kernels.gemm_scale import SPEC
+from fusetune.ops.gemm_scale.linear_scale import SPEC
 from fusetune.store.paths import config_path
 from fusetune.store.schema import Environment
 from fusetune.store.yaml_files import dump_config_file

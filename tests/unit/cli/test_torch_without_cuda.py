@@ -13,9 +13,9 @@ from fusetune.cli.main import cli
 from fusetune.core.target import find_target
 from fusetune.errors import NoUsableGpuError
 from fusetune.gate.live import LiveOptions, live_gate
-from fusetune.kernels.device import UNKNOWN_NAME, gpu_identity, local_target, why_no_cuda
 from fusetune.measure.fake import FakeMeasurer
 from fusetune.measure.protocol import GpuFacts
+from fusetune.ops.device import UNKNOWN_NAME, gpu_identity, local_target, why_no_cuda
 from tests.support.fake_compiler import install
 from tests.unit.gate.test_gate import RTX4090, file_of, kept
 

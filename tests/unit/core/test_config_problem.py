@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from fusetune.core.config import BASELINE, Config
 from fusetune.core.problem import DTYPES, PRECISIONS, Problem, make_problem
-from fusetune.core.space import GEMM_SPACE
 from fusetune.errors import EXIT_USAGE, UnsupportedProblemError
+from fusetune.ops.gemm_scale.space import GEMM_SPACE
 
 
 @pytest.mark.parametrize(

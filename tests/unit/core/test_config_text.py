@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from fusetune.core.config import BASELINE, Config
 from fusetune.core.config_text import parse_config
-from fusetune.core.space import GEMM_SPACE
 from fusetune.errors import UsageError
+from fusetune.ops.gemm_scale.space import GEMM_SPACE
 
 
 @given(config=st.sampled_from(GEMM_SPACE.configs()))

@@ -18,9 +18,9 @@ from fusetune.gate.against import OTHER
 from fusetune.gate.findings import Finding, exit_code
 from fusetune.gate.live import LiveOptions, live_gate
 from fusetune.gate.replayed import gate_from
-from fusetune.kernels.spec import KernelSpec
 from fusetune.measure.fake import FakeMeasurer
 from fusetune.measure.protocol import Failure
+from fusetune.ops.spec import KernelSpec
 from tests.support.fake_compiler import install
 from tests.unit.gate.test_gate import ELSEWHERE, PATH, REVERTED, RTX4090, WINNER, file_of, kept
 

@@ -20,10 +20,10 @@ from fusetune.errors import FusetuneError, NoUsableGpuError, UsageError, WrongRe
 from fusetune.gate.findings import Finding, Status, exit_code
 from fusetune.gate.live import LiveOptions, live_gate
 from fusetune.gate.static import static_gate
-from fusetune.kernels.gemm_scale import SPEC
-from fusetune.kernels.spec import KernelSpec
 from fusetune.measure.fake import FakeMeasurer
 from fusetune.measure.protocol import Failure, SamplingFacts
+from fusetune.ops.gemm_scale.linear_scale import SPEC
+from fusetune.ops.spec import KernelSpec
 from fusetune.store.schema import ConfigFile, Entry, Times
 from tests.support.fake_compiler import BreakingMeasurer, FakeCompiler, install
 

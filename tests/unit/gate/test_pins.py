@@ -23,7 +23,7 @@ from fusetune.gate import static
 from fusetune.gate.drift import METRICS, drift
 from fusetune.gate.findings import Finding, exit_code
 from fusetune.gate.pins import Override, Toolchain, pins_path, read_pins, write_pins
-from fusetune.kernels.gemm_scale import SPEC
+from fusetune.ops.gemm_scale.linear_scale import SPEC
 from fusetune.store.schema import ConfigFile, Entry, Times
 from tests.support.fake_compiler import FakeCompiler, install
 

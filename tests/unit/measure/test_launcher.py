@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from fusetune.errors import MeasurementError
-from fusetune.kernels.spec import Call, Launch, TileDescriptor
 from fusetune.measure.launcher import Launcher
+from fusetune.ops.spec import Call, Launch, TileDescriptor
 
 
 class FakeKernel:

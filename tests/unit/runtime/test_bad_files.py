@@ -18,7 +18,7 @@ from fusetune.core.config import BASELINE, Config
 from fusetune.core.problem import make_problem
 from fusetune.core.target import find_target
 from fusetune.errors import ConfigFileError
-from fusetune.kernels.gemm_scale import SPEC
+from fusetune.ops.gemm_scale.linear_scale import SPEC
 from fusetune.runtime import configs, warmup
 from fusetune.store.paths import config_path
 from fusetune.store.schema import Environment, TargetIdentity

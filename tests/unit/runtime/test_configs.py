@@ -18,7 +18,7 @@ from fusetune.core.decision import Gain
 from fusetune.core.problem import make_problem
 from fusetune.core.target import find_target
 from fusetune.errors import ConfigFileError, MissingConfigError, NoUsableGpuError, UnknownTargetError
-from fusetune.kernels.gemm_scale import SPEC
+from fusetune.ops.gemm_scale.linear_scale import SPEC
 from fusetune.runtime import configs
 from fusetune.store.paths import config_path
 from fusetune.store.schema import ConfigFile, Entry, Environment, TargetIdentity, Times

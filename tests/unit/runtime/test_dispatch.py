@@ -7,7 +7,7 @@ import torch
 
 from fusetune.core.config import BASELINE, Config
 from fusetune.core.problem import make_problem
-from fusetune.kernels.launches import takes
+from fusetune.ops.gemm_scale.launches import takes
 from fusetune.runtime import dispatch
 
 PERSISTENT = Config(variant="persistent", BLOCK_M=128, BLOCK_N=128, num_warps=8)

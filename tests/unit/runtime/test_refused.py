@@ -20,8 +20,8 @@ import fusetune
 from fusetune.core.config import BASELINE, Config
 from fusetune.core.problem import make_problem
 from fusetune.errors import MissingConfigError
-from fusetune.kernels.gemm_scale import SPEC
-from fusetune.kernels.refusals import is_refusal
+from fusetune.ops.gemm_scale.linear_scale import SPEC
+from fusetune.ops.refusals import is_refusal
 from fusetune.runtime import bound, configs, dispatch
 from fusetune.runtime.bound import BoundPlans
 from fusetune.runtime.folded import FoldedWeights

@@ -7,7 +7,7 @@ import threading
 import pytest
 import torch
 
-from fusetune.kernels.spec import Operand
+from fusetune.ops.spec import Operand
 from fusetune.runtime import scratch
 from fusetune.runtime.scratch import CAPTURED_COUNTS, MOST_STREAMS, KeptScratch, kept_for
 

@@ -8,15 +8,16 @@ import pytest
 
 from fusetune.core.config import BASELINE, Config
 from fusetune.core.decision import KeepRule, gain
-from fusetune.core.estimate import estimate
 from fusetune.core.problem import make_problem
 from fusetune.core.progress import SilentProgress
 from fusetune.core.resources import Resources
-from fusetune.core.space import Rejection, candidates, reject_reason
+from fusetune.core.space import Rejection
 from fusetune.core.target import find_target
 from fusetune.errors import CompileError, ConfigFileError, UnsupportedProblemError, UsageError
-from fusetune.kernels.gemm_scale import SPEC, GemmScale
 from fusetune.measure.fake import FakeMeasurer
+from fusetune.ops.gemm_scale.estimate import estimate
+from fusetune.ops.gemm_scale.linear_scale import SPEC, GemmScale
+from fusetune.ops.gemm_scale.space import candidates, reject_reason
 from fusetune.store.journal import Block, Candidate, Note, PhaseTime, RunEnd, RunStart, Sample, read_journal
 from fusetune.store.paths import config_path
 from fusetune.store.yaml_files import read_config_file

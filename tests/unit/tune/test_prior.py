@@ -10,13 +10,13 @@ import pytest
 
 from fusetune.core.config import BASELINE, Config
 from fusetune.core.environment import Environment, TargetIdentity
-from fusetune.core.estimate import estimate
 from fusetune.core.problem import make_problem
 from fusetune.core.progress import SilentProgress
-from fusetune.core.space import candidates
 from fusetune.core.target import Target, find_target
-from fusetune.kernels.gemm_scale import SPEC
 from fusetune.measure.fake import FakeMeasurer
+from fusetune.ops.gemm_scale.estimate import estimate
+from fusetune.ops.gemm_scale.linear_scale import SPEC
+from fusetune.ops.gemm_scale.space import candidates
 from fusetune.report.run_summary import summarize_run
 from fusetune.store.journal import Candidate, RunStart, read_journal
 from fusetune.store.paths import config_path

@@ -11,12 +11,12 @@ import pytest
 from fusetune.core.config import BASELINE, Config
 from fusetune.core.problem import make_problem
 from fusetune.core.progress import SilentProgress
-from fusetune.core.space import candidates, reject_reason
 from fusetune.core.target import find_target
 from fusetune.errors import MeasurementError
-from fusetune.kernels.gemm_scale import SPEC
 from fusetune.measure.fake import TrueTime
 from fusetune.measure.protocol import Failure
+from fusetune.ops.gemm_scale.linear_scale import SPEC
+from fusetune.ops.gemm_scale.space import candidates, reject_reason
 from fusetune.store.journal import Candidate, JournalWriter, Note, PhaseTime, Record, Sample, read_journal
 from fusetune.tune.log import RunLog
 from fusetune.tune.race import BASELINE_EVERY, BASELINE_TRIES, FINALISTS, ROUNDS, FirstRound, RaceResult, race

@@ -16,10 +16,10 @@ from fusetune.core.resources import Resources
 from fusetune.core.space import Rejection
 from fusetune.core.target import find_target
 from fusetune.errors import UsageError
-from fusetune.kernels.gemm_scale import SPEC
-from fusetune.kernels.gemm_scale_bn import SPEC as WITH_BN
 from fusetune.measure.fake import FakeMeasurer
 from fusetune.measure.protocol import BlockTimes, Checked, Failure
+from fusetune.ops.gemm_scale.batch_norm import SPEC as WITH_BN
+from fusetune.ops.gemm_scale.linear_scale import SPEC
 from fusetune.report.run_summary import summarize_run
 from fusetune.store.journal import Block, Candidate, Comparison, Note, RunEnd, RunStart, read_journal
 from fusetune.store.yaml_files import read_config_file

@@ -29,9 +29,9 @@ from fusetune.errors import (
     NoUsableGpuError,
     UnsupportedProblemError,
 )
-from fusetune.kernels.gemm_scale import SPEC
 from fusetune.measure.fake import FakeMeasurer, TrueTime
 from fusetune.measure.protocol import BlockTimes, Checked, Failure, GpuFacts, SamplingFacts
+from fusetune.ops.gemm_scale.linear_scale import SPEC
 from fusetune.store.journal import (
     Block,
     Candidate,

@@ -17,13 +17,13 @@ import torch
 from fusetune.core.config import BASELINE, Config
 from fusetune.core.environment import Environment, TargetIdentity
 from fusetune.core.problem import make_problem
-from fusetune.core.space import holds_columns
 from fusetune.core.target import find_target
 from fusetune.errors import UsageError
-from fusetune.kernels.gemm_scale import SPEC
-from fusetune.kernels.gemm_scale_bn import SPEC as BATCH_NORM
-from fusetune.kernels.launches import gemm_launches
-from fusetune.kernels.spec import load_spec
+from fusetune.ops.gemm_scale.batch_norm import SPEC as BATCH_NORM
+from fusetune.ops.gemm_scale.launches import gemm_launches
+from fusetune.ops.gemm_scale.linear_scale import SPEC
+from fusetune.ops.gemm_scale.space import holds_columns
+from fusetune.ops.spec import load_spec
 from fusetune.report.export.module import export_module
 from fusetune.store.schema import ConfigFile
 from fusetune.store.yaml_files import dump_config_file

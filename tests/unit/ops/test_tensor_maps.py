@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from fusetune.kernels import direct
-from fusetune.kernels.direct import MOST_TENSOR_MAPS
+from fusetune.ops import direct
+from fusetune.ops.direct import MOST_TENSOR_MAPS
 
 
 class Encoder:

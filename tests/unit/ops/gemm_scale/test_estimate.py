@@ -6,13 +6,13 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from fusetune.core.config import Config
-from fusetune.core.estimate import copied_bytes, estimate, estimate_work, guessed_resources
 from fusetune.core.problem import DTYPES, PRECISIONS, Dtype, Mode, Problem, make_problem
 from fusetune.core.resources import Resources
-from fusetune.core.space import GEMM_SPACE, is_pipelined
 from fusetune.core.target import Target, find_target, known_targets
-from fusetune.core.traffic import Work
 from fusetune.errors import UsageError
+from fusetune.ops.gemm_scale.estimate import copied_bytes, estimate, estimate_work, guessed_resources
+from fusetune.ops.gemm_scale.space import GEMM_SPACE, is_pipelined
+from fusetune.ops.gemm_scale.traffic import Work
 
 RTX_4090 = find_target("rtx4090")
 H100, H200 = find_target("h100"), find_target("h200")

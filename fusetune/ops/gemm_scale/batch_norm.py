@@ -9,11 +9,11 @@ from msgspec import structs
 
 from fusetune.core.config import Config
 from fusetune.core.problem import DTYPES, Mode, Problem
-from fusetune.core.space import BATCH_NORM_SPACE
 from fusetune.errors import UnsupportedProblemError
-from fusetune.kernels.gemm_scale import GemmScale
-from fusetune.kernels.launches import OWNER_KERNELS, constants, gemm_launches, references, workspace
-from fusetune.kernels.spec import Call, Launch, Operand, Tolerance
+from fusetune.ops.gemm_scale.launches import OWNER_KERNELS, constants, gemm_launches, references, workspace
+from fusetune.ops.gemm_scale.linear_scale import GemmScale
+from fusetune.ops.gemm_scale.space import BATCH_NORM_SPACE
+from fusetune.ops.spec import Call, Launch, Operand, Tolerance
 
 EPS: Final = 1e-5
 MOMENTUM: Final = 0.1

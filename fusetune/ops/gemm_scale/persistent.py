@@ -6,7 +6,7 @@ from typing import Final
 
 from fusetune.core.config import Config
 from fusetune.core.problem import Problem
-from fusetune.core.split import joins_summands
+from fusetune.ops.gemm_scale.split import joins_summands
 
 _SHARED_BYTES_PER_SM: Final = 233472
 """Shared memory of an SM with a copy engine, sm_90 and sm_100."""

@@ -23,7 +23,7 @@ from fusetune.core.space import Space
 from fusetune.core.target import Target
 from fusetune.core.text import OP_NAME
 from fusetune.errors import FusetuneError, UsageError
-from fusetune.kernels.device import NO_GPU, Gpu
+from fusetune.ops.device import NO_GPU, Gpu
 
 if TYPE_CHECKING:
     import torch
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 Role = Literal["input", "output", "state", "counter"]
 
 BUILT_IN_OPS: dict[str, str] = {
-    "gemm_scale": "fusetune.kernels.gemm_scale:SPEC",
-    "gemm_scale_bn": "fusetune.kernels.gemm_scale_bn:SPEC",
+    "gemm_scale": "fusetune.ops.gemm_scale.linear_scale:SPEC",
+    "gemm_scale_bn": "fusetune.ops.gemm_scale.batch_norm:SPEC",
 }
 ENTRY_POINT_GROUP = "fusetune.ops"
 _NO_ROOM = "failed to map segment"
@@ -328,9 +328,7 @@ def _imported(op: str, reference: str) -> KernelSpec:
     if isinstance(spec, type):
         raise UsageError(f"op {op!r}: {reference} is a class; name an instance of it, as in SPEC = {attribute}()")
     if not isinstance(spec, KernelSpec):
-        raise UsageError(
-            f"op {op!r}: {reference} is not a KernelSpec; see fusetune/kernels/spec.py for what it must have"
-        )
+        raise UsageError(f"op {op!r}: {reference} is not a KernelSpec; see fusetune/ops/spec.py for what it must have")
     return spec
 
 

@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from fusetune.kernels.spec import Launch, TileDescriptor
+from fusetune.ops.spec import Launch, TileDescriptor
 
 MOST_TENSOR_MAPS: Final = 64
 """Addresses for which a descriptor is kept; an allocator hands the same few out again and again."""

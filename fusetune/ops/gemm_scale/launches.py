@@ -10,13 +10,10 @@ import triton.language as tl
 
 from fusetune.core.brief import brief
 from fusetune.core.config import Config
-from fusetune.core.launchable import incapable
-from fusetune.core.persistent import ctas_per_sm, parts_of
 from fusetune.core.problem import Problem
-from fusetune.core.space import OWNED_AT_ONCE, holds_columns, owned_columns
-from fusetune.core.split import joins_summands, tiles_of
 from fusetune.errors import UnsupportedProblemError
-from fusetune.kernels.deferred import (
+from fusetune.ops.device import Gpu, gpu_of
+from fusetune.ops.gemm_scale.deferred import (
     as_pairs,
     column_affine,
     deferred_products,
@@ -24,9 +21,8 @@ from fusetune.kernels.deferred import (
     store_pairs,
     with_affine,
 )
-from fusetune.kernels.device import Gpu, gpu_of
-from fusetune.kernels.early import PDL_CAPABILITY, Ending, launches_early, waits_for_products
-from fusetune.kernels.endings import (
+from fusetune.ops.gemm_scale.early import PDL_CAPABILITY, Ending, launches_early, waits_for_products
+from fusetune.ops.gemm_scale.endings import (
     arrives_last,
     await_others,
     batch_factor,
@@ -43,9 +39,10 @@ from fusetune.kernels.endings import (
     sum_of_all,
     update_running,
 )
-from fusetune.kernels.library import folded, multiply, multiply_and_add
-from fusetune.kernels.owner import normalize_owned_columns
-from fusetune.kernels.passes import (
+from fusetune.ops.gemm_scale.launchable import incapable
+from fusetune.ops.gemm_scale.library import folded, multiply, multiply_and_add
+from fusetune.ops.gemm_scale.owner import normalize_owned_columns
+from fusetune.ops.gemm_scale.passes import (
     FINISHED_ELEMENTS,
     MOMENTS_COLUMNS,
     MOMENTS_ROWS,
@@ -56,8 +53,10 @@ from fusetune.kernels.passes import (
     owned_stages,
     rows_of_moments,
 )
-from fusetune.kernels.spec import Call, Launch, Operand, TileDescriptor
-from fusetune.kernels.tiles import (
+from fusetune.ops.gemm_scale.persistent import ctas_per_sm, parts_of
+from fusetune.ops.gemm_scale.space import OWNED_AT_ONCE, holds_columns, owned_columns
+from fusetune.ops.gemm_scale.split import joins_summands, tiles_of
+from fusetune.ops.gemm_scale.tiles import (
     halves,
     joined_products,
     persistent_products,
@@ -68,6 +67,7 @@ from fusetune.kernels.tiles import (
     store_part,
     tiled_products,
 )
+from fusetune.ops.spec import Call, Launch, Operand, TileDescriptor
 
 KERNELS: Final = (
     *(

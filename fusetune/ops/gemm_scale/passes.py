@@ -8,7 +8,7 @@ import triton
 
 from fusetune.core.config import Config
 from fusetune.core.problem import Problem
-from fusetune.core.space import owns_columns
+from fusetune.ops.gemm_scale.space import owns_columns
 
 MOMENTS_ROWS, MOMENTS_COLUMNS, MOMENTS_STAGES = 32, 64, 3
 MOST_ROWS: Final = 8192

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any, Final, Literal
 
 from fusetune.core.problem import Problem
-from fusetune.kernels.endings import moments_of_rows
-from fusetune.kernels.owner import normalize_owned_columns
+from fusetune.ops.gemm_scale.endings import moments_of_rows
+from fusetune.ops.gemm_scale.owner import normalize_owned_columns
 
 Ending = Literal["scale", "eval", "train"]
 """What becomes of the products: the scale alone, or BatchNorm after it in one of its modes."""

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from fusetune.core.config import Config
-from fusetune.core.launchable import unlaunchable
 from fusetune.core.problem import DTYPES, Problem
-from fusetune.core.space import GEMM_SPACE
 from fusetune.errors import UnsupportedProblemError
-from fusetune.kernels.launches import DEFERRED_KERNELS, KERNELS, gemm_launches, references, workspace
-from fusetune.kernels.spec import Call, Launch, Operand, Tolerance, hash_kernels
+from fusetune.ops.gemm_scale.launchable import unlaunchable
+from fusetune.ops.gemm_scale.launches import DEFERRED_KERNELS, KERNELS, gemm_launches, references, workspace
+from fusetune.ops.gemm_scale.space import GEMM_SPACE
+from fusetune.ops.spec import Call, Launch, Operand, Tolerance, hash_kernels
 
 
 class GemmScale:

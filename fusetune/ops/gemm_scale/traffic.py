@@ -7,8 +7,8 @@ from typing import Final
 import msgspec
 
 from fusetune.core.config import Config
-from fusetune.core.machine import Machine
 from fusetune.core.target import Target
+from fusetune.ops.gemm_scale.machine import Machine
 
 L2_KEEPS_ALL: Final = 0.6
 """Operands up to this share of L2 stay there from one use to the next."""

@@ -11,7 +11,7 @@ from fusetune.core.problem import Problem
 from fusetune.core.space import Space
 from fusetune.core.target import Target
 from fusetune.errors import FusetuneError, UnsupportedProblemError
-from fusetune.kernels.spec import KernelSpec, abstract_tensors
+from fusetune.ops.spec import KernelSpec, abstract_tensors
 
 _OURS: Final = ("tiled", "split_k", *WALKING, LIBRARY, f"{LIBRARY}_folded")
 

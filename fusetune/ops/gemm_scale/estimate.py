@@ -8,7 +8,7 @@ It ranks candidates where nothing can be timed; it proves nothing. Its terms:
     copies      asynchronous copies of 4 or 8 bytes where rows do not begin on 16, by lanes of load units
     l2          both operands' tiles through L2, at l2_bytes_per_clock a clock and SM, less what neighbours read too
     chain       one CTA alone: load (latency), wait, read fragments, multiply; num_stages buffers overlap the loads
-    dram        bytes that L2 cannot serve again, by the order of the tiles (core/traffic.py), over the bandwidth
+    dram        bytes that L2 cannot serve again, by the order of the tiles (traffic.py), over the bandwidth
     tail        SMs with a CTA more than others; a second wave that begins all at once also crowds on few SMs
     spills      what a stack moves: all of it once a CTA, and what is beyond a kilobyte in every step
     overhead    launch, and a CTA's beginning and end; less of an end where a tile is stored beside the next one
@@ -20,7 +20,7 @@ CTAs that share an SM share its rates and hide one another's chains: a round of 
 one comes close to the other it takes more (HIDING), and so does a step of its own work and its loads. Nothing hides the
 beginning and the end of a CTA that is alone, unless it walks through many tiles. Where K is split there are SPLIT_K
 times the CTAs, each with its share of the steps. Device memory works beside it all.
-Constants and where they come from: core/machine.py.
+Constants and where they come from: ops/gemm_scale/machine.py.
 """
 
 from __future__ import annotations
@@ -30,7 +30,11 @@ from typing import Final
 import msgspec
 
 from fusetune.core.config import Config
-from fusetune.core.machine import (
+from fusetune.core.peaks import dram_bytes_per_ns, kind_of, peak_flops_per_ns
+from fusetune.core.problem import Problem
+from fusetune.core.resources import Resources, occupancy
+from fusetune.core.target import Target
+from fusetune.ops.gemm_scale.machine import (
     COPIES_PER_CLOCK,
     FIRST_PRODUCTS,
     HIDING,
@@ -40,19 +44,13 @@ from fusetune.core.machine import (
     SHARED_BYTES_PER_CLOCK,
     Machine,
     clock_ghz,
-    dram_bytes_per_ns,
-    kind_of,
     machine_of,
-    peak_flops_per_ns,
 )
-from fusetune.core.persistent import ctas_per_sm
-from fusetune.core.problem import Problem
-from fusetune.core.resources import Resources, occupancy
-from fusetune.core.second import after_products_ns
-from fusetune.core.space import holds_columns, is_pipelined, pipelined_shared_bytes, uses_wgmma
-from fusetune.core.split import joins_summands
-from fusetune.core.target import Target
-from fusetune.core.traffic import LINE_BYTES, Work, distinct_share, traffic
+from fusetune.ops.gemm_scale.persistent import ctas_per_sm
+from fusetune.ops.gemm_scale.second import after_products_ns
+from fusetune.ops.gemm_scale.space import holds_columns, is_pipelined, pipelined_shared_bytes, uses_wgmma
+from fusetune.ops.gemm_scale.split import joins_summands
+from fusetune.ops.gemm_scale.traffic import LINE_BYTES, Work, distinct_share, traffic
 
 _FREE_STACK_BYTES: Final = 1024
 """A stack up to this size was seen not to slow the loop down: what is kept there is used before and after it."""

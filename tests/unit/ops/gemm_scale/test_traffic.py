@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fusetune.core.config import Config
-from fusetune.core.machine import machine_of
 from fusetune.core.target import find_target
-from fusetune.core.traffic import NEIGHBOURS, Work, distinct_share, traffic
+from fusetune.ops.gemm_scale.machine import machine_of
+from fusetune.ops.gemm_scale.traffic import NEIGHBOURS, Work, distinct_share, traffic
 
 RTX_4090 = find_target("rtx4090")
 ADA = machine_of(RTX_4090)

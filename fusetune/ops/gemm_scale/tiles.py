@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from fusetune.kernels.endings import (
+from fusetune.ops.gemm_scale.endings import (
     arrives_last,
     await_others,
     finished,

@@ -7,25 +7,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fusetune.core.config import BASELINE, Config
-from fusetune.core.persistent import ctas_per_sm, parts_of, persistent_shared_bytes
 from fusetune.core.problem import DTYPES, PRECISIONS, Mode, Problem, make_problem
-from fusetune.core.space import (
+from fusetune.core.space import SPACE_NAMES, Rejection, Space, SpaceName
+from fusetune.core.target import Target, find_target, known_targets
+from fusetune.errors import UsageError
+from fusetune.ops.gemm_scale.persistent import ctas_per_sm, parts_of, persistent_shared_bytes
+from fusetune.ops.gemm_scale.space import (
     GEMM_SPACE,
     PERSISTENT_SPACE,
     SEED_SPACE,
     SMALL_PERSISTENT_SPACE,
-    SPACE_NAMES,
-    Rejection,
-    Space,
-    SpaceName,
     candidates,
     holds_columns,
     pipelined_shared_bytes,
     reject_reason,
     uses_wgmma,
 )
-from fusetune.core.target import Target, find_target, known_targets
-from fusetune.errors import UsageError
 
 RTX_4090 = find_target("rtx4090")
 H100 = find_target("h100-sxm")

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from fusetune.core.config import BASELINE, Config
-from fusetune.core.launchable import VARIANTS, incapable, unlaunchable
 from fusetune.core.problem import MODES, make_problem
-from fusetune.core.space import candidates, reject_reason
 from fusetune.core.target import known_targets
 from fusetune.errors import UnsupportedProblemError
-from fusetune.kernels.gemm_scale import SPEC as PLAIN
-from fusetune.kernels.gemm_scale_bn import SPEC as BATCH_NORM
-from fusetune.kernels.spec import abstract_tensors, why_unlaunchable
+from fusetune.ops.gemm_scale.batch_norm import SPEC as BATCH_NORM
+from fusetune.ops.gemm_scale.launchable import VARIANTS, incapable, unlaunchable
+from fusetune.ops.gemm_scale.linear_scale import SPEC as PLAIN
+from fusetune.ops.gemm_scale.space import candidates, reject_reason
+from fusetune.ops.spec import abstract_tensors, why_unlaunchable
 from fusetune.runtime.believed import read_believed_file
 from fusetune.store.paths import config_files
 

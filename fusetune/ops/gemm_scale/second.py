@@ -6,15 +6,16 @@ import math
 from typing import Final
 
 from fusetune.core.config import Config
-from fusetune.core.machine import Machine, clock_ghz, dram_bytes_per_ns
+from fusetune.core.peaks import dram_bytes_per_ns
 from fusetune.core.problem import Problem
-from fusetune.core.space import holds_columns, owned_columns
-from fusetune.core.split import joins_summands
 from fusetune.core.target import Target
-from fusetune.core.traffic import L2_KEEPS_ALL
+from fusetune.ops.gemm_scale.machine import Machine, clock_ghz
+from fusetune.ops.gemm_scale.space import holds_columns, owned_columns
+from fusetune.ops.gemm_scale.split import joins_summands
+from fusetune.ops.gemm_scale.traffic import L2_KEEPS_ALL
 
 _FINISHED_ELEMENTS: Final = 1024
-"""How much of y one CTA of a second kernel takes (kernels/passes.py)."""
+"""How much of y one CTA of a second kernel takes (ops/gemm_scale/passes.py)."""
 _PASS_LATENCIES: Final = 5
 """Latencies from the start of a kernel that reads y again to its last store, beside what it moves.
 

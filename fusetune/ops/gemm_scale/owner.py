@@ -9,7 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from fusetune.kernels.endings import await_others, batch_factor, prefetch_vectors, update_running
+from fusetune.ops.gemm_scale.endings import await_others, batch_factor, prefetch_vectors, update_running
 
 
 @triton.jit

@@ -11,16 +11,17 @@ import torch
 
 from fusetune.core.config import BASELINE, Config
 from fusetune.core.problem import DTYPES, Problem, make_problem
-from fusetune.core.space import OWNED_ROWS
 from fusetune.core.target import Target, find_target
 from fusetune.errors import UnsupportedProblemError
-from fusetune.kernels.device import Gpu, gpu_of
-from fusetune.kernels.endings import finish_split, moments_of_rows, normalize_columns
-from fusetune.kernels.gemm_scale import SPEC as PLAIN
-from fusetune.kernels.gemm_scale_bn import SPEC as WITH_BN
-from fusetune.kernels.launches import gemm_launches
-from fusetune.kernels.owner import normalize_owned_columns
-from fusetune.kernels.spec import (
+from fusetune.ops.device import Gpu, gpu_of
+from fusetune.ops.gemm_scale.batch_norm import SPEC as WITH_BN
+from fusetune.ops.gemm_scale.endings import finish_split, moments_of_rows, normalize_columns
+from fusetune.ops.gemm_scale.launches import gemm_launches
+from fusetune.ops.gemm_scale.linear_scale import SPEC as PLAIN
+from fusetune.ops.gemm_scale.owner import normalize_owned_columns
+from fusetune.ops.gemm_scale.space import OWNED_ROWS
+from fusetune.ops.gemm_scale.tiles import joined_products, persistent_products, tiled_products
+from fusetune.ops.spec import (
     AbstractTensor,
     Call,
     KernelSpec,
@@ -29,7 +30,6 @@ from fusetune.kernels.spec import (
     abstract_tensors,
     round_in_copies,
 )
-from fusetune.kernels.tiles import joined_products, persistent_products, tiled_products
 
 RTX_4090, H200 = find_target("rtx4090"), find_target("h200")
 SPLIT_K = Config("split_k", 64, 64, 64, SPLIT_K=8)
@@ -347,7 +347,7 @@ def test_triton_3_6_is_told_once_for_each_specialisation(monkeypatch: pytest.Mon
         def __getitem__(self, grid: Any) -> Any:
             return lambda **_: "launched"
 
-    monkeypatch.setattr("fusetune.kernels.spec.rounds_in_descriptor", lambda: False)
+    monkeypatch.setattr("fusetune.ops.spec.rounds_in_descriptor", lambda: False)
     kernel, x = Kernel(), torch.zeros(64, 32)
     for rows in (64, 64, 32):
         descriptor = TileDescriptor(x, (64, 32), rounds=True)

@@ -13,12 +13,14 @@ import pytest
 
 from fusetune.core.config import BASELINE, Config
 from fusetune.core.problem import DTYPES, make_problem
-from fusetune.core.space import GEMM_SPACE, SEED_SPACE, Space, candidates
+from fusetune.core.space import Space
 from fusetune.errors import UnsupportedProblemError, UsageError
-from fusetune.kernels import spec as spec_module
-from fusetune.kernels.gemm_scale import SPEC, GemmScale
-from fusetune.kernels.launches import DEFERRED_KERNELS, KERNELS, OWNER_KERNELS
-from fusetune.kernels.spec import (
+from fusetune.ops import spec as spec_module
+from fusetune.ops.gemm_scale.launches import DEFERRED_KERNELS, KERNELS, OWNER_KERNELS
+from fusetune.ops.gemm_scale.linear_scale import SPEC, GemmScale
+from fusetune.ops.gemm_scale.space import GEMM_SPACE, SEED_SPACE, candidates
+from fusetune.ops.gemm_scale.tiles import tiled_products
+from fusetune.ops.spec import (
     AbstractTensor,
     KernelSpec,
     Launch,
@@ -29,7 +31,6 @@ from fusetune.kernels.spec import (
     load_spec,
     spec_named,
 )
-from fusetune.kernels.tiles import tiled_products
 
 PROBLEM = make_problem(100, 200, 96, "float32")
 
@@ -137,7 +138,7 @@ def test_a_triton_kernel_is_hashed_by_the_function_that_it_wraps() -> None:
 
 def test_a_built_in_op_is_found_by_its_name() -> None:
     assert load_spec("gemm_scale") is SPEC
-    assert load_spec("fusetune.kernels.gemm_scale:SPEC") is SPEC
+    assert load_spec("fusetune.ops.gemm_scale.linear_scale:SPEC") is SPEC
 
 
 def test_every_built_in_op_loads_under_its_own_name() -> None:
@@ -147,7 +148,7 @@ def test_every_built_in_op_loads_under_its_own_name() -> None:
 
 USER_SPEC = """
 from fusetune.core.space import Space
-from fusetune.kernels.spec import Launch, Operand, Tolerance
+from fusetune.ops.spec import Launch, Operand, Tolerance
 
 
 class Double:
@@ -233,7 +234,7 @@ def test_a_user_s_own_op_comes_in_through_module_and_attribute(folder: Path) -> 
         ("my_ops:", "cannot load my_ops:"),
         (":SPEC", "op ':SPEC': write it as module:attribute"),
         (".my_ops:SPEC", "op '.my_ops:SPEC': write it as module:attribute"),
-        ("my_ops:NOT_A_SPEC", "my_ops:NOT_A_SPEC is not a KernelSpec; see fusetune/kernels/spec.py"),
+        ("my_ops:NOT_A_SPEC", "my_ops:NOT_A_SPEC is not a KernelSpec; see fusetune/ops/spec.py"),
         ("my_ops:HALF", "my_ops:HALF is not a KernelSpec"),
         ("my_ops:Double", r"my_ops:Double is a class; name an instance of it, as in SPEC = Double\(\)"),
         ("broken_imports:SPEC", "No module named 'not_installed_anywhere'"),
@@ -268,7 +269,7 @@ def test_a_plug_in_is_found_by_its_name_and_cannot_take_a_built_in_one(
 
 @pytest.mark.parametrize(
     "named",
-    ["unasked:SPEC", "unasked", ".unasked:SPEC", "fusetune.kernels.gemm_scale:SPEC", "os:name"],
+    ["unasked:SPEC", "unasked", ".unasked:SPEC", "fusetune.ops.gemm_scale.linear_scale:SPEC", "os:name"],
 )
 def test_a_name_from_a_file_imports_no_module(folder: Path, named: str) -> None:
     (folder / "unasked.py").write_text("raise SystemExit('imported')\n", encoding="utf-8")

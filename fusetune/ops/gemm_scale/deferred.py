@@ -10,8 +10,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from fusetune.kernels.endings import await_others
-from fusetune.kernels.tiles import halves, place_of
+from fusetune.ops.gemm_scale.endings import await_others
+from fusetune.ops.gemm_scale.tiles import halves, place_of
 
 
 @triton.jit

@@ -7,8 +7,8 @@ from typing import Final
 from fusetune.core.brief import brief_value
 from fusetune.core.config import WALKING, Config
 from fusetune.core.problem import Mode, Problem
-from fusetune.core.space import DEFERRED_STEPS, WHOLE_COLUMNS
-from fusetune.core.split import joins_summands
+from fusetune.ops.gemm_scale.space import DEFERRED_STEPS, WHOLE_COLUMNS
+from fusetune.ops.gemm_scale.split import joins_summands
 
 VARIANTS: Final = ("tiled", "split_k", *WALKING, "library", "library_folded")
 _SPLITTING: Final = ("split_k", "persistent")

@@ -1,0 +1,311 @@
+"""Candidates of a GEMM: which configs are worth trying, and the one predicate that says why one is not."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from fusetune.core.config import BASELINE, Config
+from fusetune.core.problem import Problem
+from fusetune.core.space import SPACE_NAMES, Rejection, Space, SpaceName
+from fusetune.core.target import Target
+from fusetune.errors import UsageError
+from fusetune.ops.gemm_scale.persistent import persistent_shared_bytes
+from fusetune.ops.gemm_scale.split import joins_summands
+
+MMA_TILE = 16 * 8
+"""Elements of the accumulator tile of one mma.sync instruction, m16n8."""
+
+MAX_ACCUMULATOR_REGISTERS = 128
+"""Accumulator registers a thread beyond which a tile spills whatever else it does: at 256 of 255, surely."""
+
+COPY_ENGINE_CAPABILITY: Final = 90
+WGMMA_CAPABILITY: Final = 90
+"""The one generation that multiplies with wgmma; the next one's accumulators are in a memory of their own."""
+DEFERRED_STEPS: Final = 6
+"""Steps along K that `deferred` needs: four to store the tile before, one for the vectors, one to end."""
+WHOLE_COLUMNS: Final = 256
+"""Rows up to which a CTA can hold whole columns of acc."""
+OWNED_ROWS, OWNED_BYTES = 2048, 48 << 20
+"""Rows, and bytes of y, up to which one kernel whose CTAs own whole columns is worth its while.
+
+It reads y twice, and the second time should find it in L2: by benchmarks/passes.py on an H200, one kernel takes 0.53
+to 0.88 of two at seven sizes of up to 34 MB and 1.01 at an eighth, and 1.00 to 1.74 at four from 90 MB on."""
+OWNED_AT_ONCE: Final = 128
+"""Rows that a CTA of such a kernel reads at a time, of 32 columns that it owns, or of 16 (`owned_columns`)."""
+CTAS_PER_SM_TO_SPLIT_FOR: Final = 4
+"""More CTAs than so many an SM only make the sum of their parts longer."""
+
+
+SPLIT_K_SPACE: Final = Space(
+    {
+        "BLOCK_M": (16, 32, 64, 128),
+        "BLOCK_N": (16, 32, 64, 128),
+        "BLOCK_K": (32, 64, 128),
+        "SPLIT_K": (2, 4, 8, 16),
+        "num_warps": (2, 4, 8),
+        "num_stages": (2, 3, 4, 5),
+    },
+    variants=("split_k",),
+)
+"""For few tiles: several CTAs share one along K."""
+
+PERSISTENT_SPACE: Final = Space(
+    {
+        "BLOCK_M": (64, 128, 256),
+        "BLOCK_N": (64, 128, 256),
+        "BLOCK_K": (32, 64, 128),
+        "GROUP_M": (1, 4, 8, 16),
+        "num_warps": (4, 8),
+        "num_stages": (2, 3, 4, 5),
+    },
+    variants=("persistent",),
+)
+"""For many tiles on a GPU with a copy engine."""
+
+SMALL_PERSISTENT_SPACE: Final = Space(
+    {
+        "BLOCK_M": (16, 32, 64, 128),
+        "BLOCK_N": (16, 32, 64, 128),
+        "BLOCK_K": (32, 64, 128, 256),
+        "SPLIT_K": (1, 2, 4, 8, 16),
+        "num_warps": (2, 4),
+        "num_stages": (3, 4, 5),
+    },
+    variants=("persistent",),
+)
+"""The same for few tiles: a CTA has one, or shares it along K."""
+
+TILED_VALUES: Final = {
+    "BLOCK_M": (16, 32, 64, 128, 256),
+    "BLOCK_N": (16, 32, 64, 128, 256),
+    "BLOCK_K": (16, 32, 64, 128, 256),
+    "num_warps": (2, 4, 8),
+    "num_stages": (2, 3, 4, 5),
+    "GROUP_M": (1, 8),
+}
+
+DEFERRED_SPACE: Final = Space(
+    {
+        "BLOCK_M": (64, 128),
+        "BLOCK_N": (128, 256),
+        "BLOCK_K": (64,),
+        "GROUP_M": (1, 4, 8, 16),
+        "num_warps": (4, 8),
+        "num_stages": (3, 4),
+    },
+    variants=("deferred",),
+)
+"""For many tiles of 16-bit y: each is stored while the next one is multiplied.
+
+256 rows are left out: 10 to 16 % slower than 128 x 256 on an H100."""
+
+_GEMM_SPACES: Final = (SPLIT_K_SPACE, PERSISTENT_SPACE, SMALL_PERSISTENT_SPACE, DEFERRED_SPACE)
+GEMM_SPACE: Final = Space(TILED_VALUES, others=_GEMM_SPACES)
+"""Tile sizes, warps, stages and tile order of a GEMM-like op, in each of its variants."""
+
+REREAD_SPACE: Final = Space(PERSISTENT_SPACE.values, variants=("reread", "owner"))
+"""For many tiles in training: other kernels take the moments of what the first one stored; one, where y is small."""
+
+BATCH_NORM_SPACE: Final = Space(TILED_VALUES, others=(*_GEMM_SPACES, REREAD_SPACE))
+"""GEMM_SPACE, and what only an op with statistics of its columns can do."""
+
+SEED_SPACE: Final = Space({"num_warps": (4, 8), "num_stages": (2, 3)})
+"""The seed's own small space: the BASELINE tile with 4 or 8 warps and 2 or 3 stages."""
+
+
+def candidates(space: Space, name: SpaceName) -> tuple[Config, ...]:
+    """The configs of an op's space under one of its three names; BASELINE is always the first.
+
+    full: the product of all values. standard: full without tiles that no published tuning has found to win
+    (`_is_lopsided`). seed: the seed's own. Raises UsageError for another name.
+    """
+    if name == "seed":
+        return SEED_SPACE.configs()
+    if name == "full":
+        return space.configs()
+    if name == "standard":
+        return tuple(config for config in space.configs() if config == BASELINE or not _is_lopsided(config))
+    raise UsageError(f"space {name!r} is not known; use one of {', '.join(SPACE_NAMES)}")
+
+
+def pipelined_shared_bytes(config: Config, problem: Problem, target: Target) -> int:
+    """Shared memory that the software pipeline needs, in bytes a CTA.
+
+    Warpgroup instructions read their operands from shared memory while later ones arrive, so each of num_stages buffers
+    is live; mma.sync copies to registers first and gets by with one buffer less. Inputs that are rounded (tf32) or
+    split in three (tf32x3, bf16x3) go to registers too, and W comes back beside the pipeline. 16-bit rows that do not
+    start on 32 bytes cannot be copied asynchronously, and are not pipelined. Source: Triton's lowering, checked against
+    `metadata.shared`.
+    """
+    if config.is_walking:
+        return persistent_shared_bytes(config, problem)
+    tile_bytes = (config.BLOCK_M + config.BLOCK_N) * config.BLOCK_K * problem.element_bytes
+    if not is_pipelined(problem):
+        return tile_bytes
+    ahead = tile_bytes * max(config.num_stages - 1, 1)
+    if not uses_wgmma(config, problem, target):
+        return ahead
+    w_bytes = {"tf32": 4, "tf32x3": 8, "bf16x3": 4}.get(problem.precision or "")
+    if w_bytes:
+        return ahead + config.BLOCK_N * config.BLOCK_K * w_bytes
+    return tile_bytes * config.num_stages
+
+
+def holds_columns(config: Config, problem: Problem) -> bool:
+    """Whether a CTA sees whole columns of y, so that training needs no second kernel to normalize them."""
+    if problem.mode != "train" or config.BLOCK_M < problem.M or config.is_library or config.rereads:
+        return False
+    return config.SPLIT_K == 1 or joins_summands(config, problem)
+
+
+def owns_columns(problem: Problem) -> bool:
+    """Whether y is so small that one kernel normalizes it, whose CTAs own whole columns."""
+    return problem.M <= OWNED_ROWS and problem.M * problem.N * problem.element_bytes <= OWNED_BYTES
+
+
+def owned_columns(problem: Problem, sms: int) -> int:
+    """Columns that a CTA owns: 32, or 16 where these still leave an SM for each CTA.
+
+    By benchmarks/passes.py on an H200, the eight fastest shapes all have 16 columns at 512 x 2048 and 2048 x 1024
+    (M x N), and 32 or more at 1024 x 8192.
+    """
+    return 16 if sms >= -(-problem.N // 16) else 32
+
+
+def is_pipelined(problem: Problem) -> bool:
+    """Whether loads can run ahead at all: asynchronous copies take 4 bytes or more, and odd 16-bit rows offer 2."""
+    return problem.element_bytes > 2 or problem.K % 16 == 0
+
+
+def uses_wgmma(config: Config, problem: Problem, target: Target) -> bool:
+    """Whether Triton multiplies with warpgroup instructions: wgmma on sm_90, tcgen05 on sm_100; 64 rows and 4 warps."""
+    tensor_cores = problem.precision != "ieee"
+    return target.sm in (90, 100) and config.BLOCK_M >= 64 and config.num_warps >= 4 and tensor_cores
+
+
+def reject_reason(config: Config, problem: Problem, target: Target) -> Rejection | None:
+    """Why this config cannot run or cannot win on this target, from its numbers alone; None lets it through.
+
+    BASELINE is never rejected for being too large for the problem: it is what everything is compared with.
+    """
+    shared = pipelined_shared_bytes(config, problem, target)
+    if shared > target.shared_bytes_per_cta:
+        return Rejection(
+            "shared_memory", f"needs {shared} bytes of shared memory, {target.name} has {target.shared_bytes_per_cta}"
+        )
+    accumulators = config.BLOCK_M * config.BLOCK_N // (32 * config.num_warps)
+    if accumulators > MAX_ACCUMULATOR_REGISTERS:
+        return Rejection("accumulator_registers", f"{accumulators} accumulator registers a thread")
+    if MMA_TILE * config.num_warps > config.BLOCK_M * config.BLOCK_N:
+        return Rejection("idle_warps", f"{config.BLOCK_M}x{config.BLOCK_N} has no m16n8 tile for each warp")
+    if config == BASELINE:
+        return None
+    return _unfit_variant(config, problem, target) or _too_large_for(config, problem)
+
+
+def _unfit_variant(config: Config, problem: Problem, target: Target) -> Rejection | None:
+    """Why a variant cannot compute this problem, or is not made for it."""
+    tiles = -(-problem.M // config.BLOCK_M) * -(-problem.N // config.BLOCK_N)
+    # First what it cannot compute at all.
+    if config.variant == "deferred" and (unfit := _unfit_deferred(config, problem, target)):
+        return unfit
+    if config.is_walking and (unfit := _unfit_persistent(config, problem, target, tiles)):
+        return unfit
+    if config.variant == "deferred" and tiles <= target.sms:
+        return Rejection("few_tiles", f"{tiles} tiles for {target.sms} SMs: none has a next one")
+    if config.rereads and (unfit := _unfit_reread(config, problem)):
+        return unfit
+    if config.SPLIT_K > 1:
+        return _unfit_split(config, problem, target, tiles)
+    return None
+
+
+def _unfit_persistent(config: Config, problem: Problem, target: Target, tiles: int) -> Rejection | None:
+    if target.sm < COPY_ENGINE_CAPABILITY:
+        return Rejection("capability", f"{target.name} has no copy engine (TMA); 9.0 and later have")
+    if problem.K * problem.element_bytes % 16 or problem.N * problem.element_bytes % 16:
+        return Rejection("alignment", "the copy engine needs rows of x, W and y that begin on 16 bytes")
+    if problem.precision == "ieee":
+        return Rejection("precision", "ieee does not use the tensor cores that this variant feeds")
+    if 64 <= config.BLOCK_M < 16 * config.num_warps:
+        return Rejection("idle_warps", f"{config.num_warps // 4} warpgroups of 64 rows for {config.BLOCK_M}")
+    if tiles * config.SPLIT_K < target.sms // 5:
+        return Rejection("few_tiles", f"{tiles * config.SPLIT_K} CTAs leave most of {target.sms} SMs without any")
+    return None
+
+
+def _unfit_reread(config: Config, problem: Problem) -> Rejection | None:
+    if config.variant in {"reread", "owner"} and problem.mode != "train":
+        return Rejection("no_effect", "there are no moments to take")
+    if problem.mode == "train" and config.BLOCK_M >= problem.M:
+        return Rejection("no_effect", "a CTA holds whole columns, and need not read them again")
+    if config.variant == "reread" and owns_columns(problem):
+        return Rejection("no_effect", "owner does the same with one kernel less, and y is small enough for it")
+    if config.variant == "owner" and not owns_columns(problem):
+        return Rejection(
+            "beyond_l2", f"{problem.M} rows, or y as a whole, are too many to find again in L2; reread reads y by tiles"
+        )
+    return None
+
+
+def _unfit_deferred(config: Config, problem: Problem, target: Target) -> Rejection | None:
+    if target.sm != WGMMA_CAPABILITY:
+        return Rejection("capability", f"{target.name} has no wgmma, whose accumulators are a CTA's registers; 9.0 has")
+    if problem.element_bytes != 2:
+        return Rejection(
+            "dtype", f"a tile of {problem.dtype} beside its accumulators takes more registers than there are"
+        )
+    if not uses_wgmma(config, problem, target):
+        return Rejection("idle_warps", "wgmma needs 64 rows and 4 warps")
+    steps = -(-problem.K // config.BLOCK_K)
+    if steps < DEFERRED_STEPS:
+        return Rejection("few_steps", f"{steps} steps along K, and the tile before takes {DEFERRED_STEPS - 1} to store")
+    return None
+
+
+def _unfit_split(config: Config, problem: Problem, target: Target, tiles: int) -> Rejection | None:
+    steps = -(-problem.K // config.BLOCK_K)
+    if steps < config.SPLIT_K:
+        return Rejection("idle_splits", f"{config.SPLIT_K} CTAs share {steps} steps along K")
+    if problem.mode == "train" and problem.M > WHOLE_COLUMNS:
+        return Rejection("rows", f"the second kernel holds whole columns of {WHOLE_COLUMNS} rows at most")
+    if tiles >= target.sms:
+        return Rejection("many_tiles", f"{tiles} tiles give each of {target.sms} SMs one without splitting K")
+    if tiles * config.SPLIT_K > CTAS_PER_SM_TO_SPLIT_FOR * target.sms:
+        return Rejection("many_splits", f"{tiles * config.SPLIT_K} CTAs for {target.sms} SMs")
+    return None
+
+
+def _too_large_for(config: Config, problem: Problem) -> Rejection | None:
+    for block, size in (("BLOCK_M", problem.M), ("BLOCK_N", problem.N), ("BLOCK_K", problem.K)):
+        covering = max(16, 1 << (size - 1).bit_length())
+        if getattr(config, block) > covering:
+            return Rejection("tile_too_large", f"{block} {getattr(config, block)} for a size of {size}")
+    steps = -(-problem.K // config.BLOCK_K)
+    if config.num_stages > max(2, steps + 1):
+        return Rejection("idle_stages", f"{config.num_stages} stages for {steps} steps along K")
+    tile_rows = -(-problem.M // config.BLOCK_M)
+    if config.GROUP_M > 1 and tile_rows == 1:
+        return Rejection("no_effect", "GROUP_M orders rows of tiles, and there is one row")
+    return None
+
+
+def _is_lopsided(config: Config) -> bool:
+    """Whether a tile is out of proportion: it moves many bytes for few products, or is deep beyond use.
+
+    Work a byte of a tile grows with BLOCK_M*BLOCK_N/(BLOCK_M+BLOCK_N); wider than 8 to 1 it is under a third of the
+    square tile's. A step along K shorter than 32 does not amortise its barrier; one of 256 pays for the smallest tiles
+    only. CTAs that share a tile or walk through many are kept busy by loads that run ahead, three stages or more of
+    them; the first need no more than four warps, and no more than two for the smallest tiles.
+    """
+    long, short = max(config.BLOCK_M, config.BLOCK_N), min(config.BLOCK_M, config.BLOCK_N)
+    if long > 8 * short or config.BLOCK_K == 16:
+        return True
+    if (config.variant == "split_k" or config.is_walking) and config.num_stages < 3:
+        return True
+    small = long * short <= 32 * 32
+    if config.variant == "split_k" and config.num_warps != (2 if small else 4):
+        return True
+    if config.is_walking and config.num_warps == 2 and not small:
+        return True
+    return config.BLOCK_K == 256 and long * short > 64 * 64

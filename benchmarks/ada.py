@@ -24,9 +24,9 @@ from typing import Any
 
 import msgspec
 
-from fusetune.core.config import Config
 from fusetune.core.resources import Resources, occupancy
 from fusetune.core.target import Target, find_target
+from fusetune.ops.gemm_scale.config import Config
 from fusetune.ops.gemm_scale.estimate import Estimate, estimate_work
 from fusetune.ops.gemm_scale.machine import Machine
 from fusetune.ops.gemm_scale.traffic import Work

@@ -22,14 +22,14 @@ from typing import Any
 import planted
 from msgspec import structs, to_builtins
 
-from fusetune.core.config import Config
 from fusetune.core.decision import KeepRule
-from fusetune.core.problem import make_problem
 from fusetune.core.text import slugify
 from fusetune.measure.cuda import CudaMeasurer
 from fusetune.measure.paired import PairResult, compare
 from fusetune.measure.protocol import Failure
+from fusetune.ops.gemm_scale.config import Config
 from fusetune.ops.gemm_scale.linear_scale import SPEC
+from fusetune.ops.gemm_scale.problem import make_problem
 
 RESULTS = Path(__file__).resolve().parent / "results"
 SMALL = make_problem(128, 512, 1024, "float32")

@@ -21,17 +21,16 @@ from typing import Any
 
 from msgspec import structs, to_builtins
 
-from fusetune.core.config import Config
 from fusetune.core.decision import KeepRule
-from fusetune.core.problem import Problem, make_problem
 from fusetune.core.target import Target
 from fusetune.core.text import slugify
-from fusetune.gate.against import OTHER
 from fusetune.measure.cuda import CudaMeasurer
 from fusetune.measure.paired import compare
 from fusetune.measure.protocol import Failure
 from fusetune.ops.gemm_scale.batch_norm import EPS, MOMENTUM, GemmScaleBatchNorm
+from fusetune.ops.gemm_scale.config import OTHER, Config
 from fusetune.ops.gemm_scale.launches import gemm_launches
+from fusetune.ops.gemm_scale.problem import Problem, make_problem
 from fusetune.ops.spec import Launch, Operand, load_spec
 from fusetune.report.export.choice import Choice
 from fusetune.report.export.module import module_text, parts_of_module

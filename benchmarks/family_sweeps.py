@@ -23,9 +23,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fusetune.core.config import Config
-from fusetune.core.problem import Problem, make_problem
 from fusetune.errors import ConfigFileError
+from fusetune.ops.gemm_scale.config import Config
+from fusetune.ops.gemm_scale.problem import Problem, make_problem
 from fusetune.ops.spec import load_spec
 from fusetune.store.journal import RunEnd, read_journal
 from fusetune.store.paths import config_path
@@ -189,7 +189,7 @@ def _entries(path: Path, _written: int) -> tuple[Entry, ...]:
 @functools.cache
 def kernel_hash(spec_name: str, config: Config | None = None) -> str:
     """Of the kernels of a config's variant, or of all."""
-    return load_spec(spec_name).source_hash(config and config.variant)
+    return load_spec(spec_name).source_hash(config)
 
 
 class Sweep:

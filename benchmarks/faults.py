@@ -20,10 +20,10 @@ sys.path.insert(0, str(ROOT))
 
 from msgspec import to_builtins  # noqa: E402
 
-from fusetune.core.problem import make_problem  # noqa: E402
 from fusetune.core.progress import SilentProgress  # noqa: E402
 from fusetune.core.text import slugify  # noqa: E402
 from fusetune.measure.cuda import CudaMeasurer  # noqa: E402
+from fusetune.ops.gemm_scale.problem import make_problem  # noqa: E402
 from fusetune.store.journal import Candidate, read_journal  # noqa: E402
 from fusetune.tune.request import SweepRequest  # noqa: E402
 from fusetune.tune.sweep import sweep  # noqa: E402

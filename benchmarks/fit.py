@@ -24,7 +24,7 @@ import numpy as np
 from prediction import FOLDERS, Measured, judge, read_sweeps
 from scipy.optimize import minimize
 
-from fusetune.core.config import Config
+from fusetune.ops.gemm_scale.config import Config
 from fusetune.ops.gemm_scale.estimate import estimate
 from fusetune.ops.gemm_scale.machine import MACHINES, Machine
 

@@ -23,13 +23,13 @@ import planted
 from decision import SMALL, SMALL_CONFIG, calibrate
 from msgspec import to_builtins
 
-from fusetune.core.config import Config
 from fusetune.core.decision import KeepRule
 from fusetune.core.text import slugify
 from fusetune.gate.judge import Judgement, Limits, judge_against
 from fusetune.gate.recording import GateJournal
 from fusetune.measure.cuda import CudaMeasurer
 from fusetune.measure.protocol import BlockTimes, Checked, Failure, Measurer, SamplingFacts
+from fusetune.ops.gemm_scale.config import BASELINE, Config
 
 RESULTS = Path(__file__).resolve().parent / "results"
 SLOWDOWNS = (0.0, 0.03, 0.01)
@@ -108,7 +108,13 @@ def run_gates(measurer: Measurer, result: dict[str, Any], slowdown: float, count
         index = len(case["gates"])
         began = time.monotonic()
         judged = judge_against(
-            measurer, slow, SMALL_CONFIG, "the other", KeepRule(), Limits(seed=1000 * index), GateJournal(None)
+            measurer,
+            slow,
+            SMALL_CONFIG,
+            "the other",
+            KeepRule(),
+            Limits(BASELINE, seed=1000 * index),
+            GateJournal(None),
         )
         case["gates"].append(summary(judged, time.monotonic() - began))
         path.parent.mkdir(parents=True, exist_ok=True)

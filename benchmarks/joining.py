@@ -30,15 +30,15 @@ from family_sweeps import Cell, add_filters, chosen_cells, first_line, kernel_ha
 from peers import within, write_result
 
 from fusetune.compiler.pool import usable_cores
-from fusetune.core.config import Config
-from fusetune.core.problem import Problem
 from fusetune.core.target import Target
 from fusetune.core.text import slugify
 from fusetune.errors import CompileError
 from fusetune.measure.nvml import Monitor, gpu_present
 from fusetune.ops.device import local_target
 from fusetune.ops.gemm_scale import split
+from fusetune.ops.gemm_scale.config import Config
 from fusetune.ops.gemm_scale.estimate import estimate
+from fusetune.ops.gemm_scale.problem import Problem
 from fusetune.ops.gemm_scale.space import candidates, reject_reason
 from fusetune.ops.spec import load_spec
 

@@ -20,8 +20,8 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from fusetune.core.config import BASELINE
 from fusetune.core.text import slugify
+from fusetune.ops.gemm_scale.config import BASELINE
 from fusetune.store.journal import Block, Candidate, Sample, read_journal
 from fusetune.store.yaml_files import read_config_file
 from fusetune.tune.race import ROUNDS

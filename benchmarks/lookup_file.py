@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from importlib.metadata import version
 
-from fusetune.core.config import BASELINE, Config
 from fusetune.core.decision import Gain
 from fusetune.core.environment import Environment, TargetIdentity
-from fusetune.core.problem import Problem, make_problem
 from fusetune.core.target import find_target
+from fusetune.ops.gemm_scale.config import BASELINE, Config
+from fusetune.ops.gemm_scale.problem import Problem, make_problem
 from fusetune.ops.spec import load_spec
 from fusetune.store.schema import ConfigFile, ConservativeGain, Entry, Times
 from fusetune.store.yaml_files import dump_config_file
@@ -29,7 +29,7 @@ def large_file(entries: int) -> str:
     known = find_target("h200")
     environment = Environment(
         triton=version("triton"),
-        kernel_hash=load_spec("gemm_scale").source_hash(BASELINE.variant),
+        kernel_hash=load_spec("gemm_scale").source_hash(BASELINE),
         torch=version("torch"),
         cuda="13.0",
         driver="580.159.04",

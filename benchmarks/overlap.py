@@ -22,9 +22,9 @@ from typing import Any, Final
 
 from family_sweeps import ROOT, Cell, add_filters, chosen_cells, kernel_hash
 
-from fusetune.core.config import Config
 from fusetune.core.text import slugify
 from fusetune.measure.nvml import gpu_present
+from fusetune.ops.gemm_scale.config import Config
 from fusetune.ops.gemm_scale.early import PDL_CAPABILITY
 from fusetune.ops.spec import Launch
 

@@ -23,14 +23,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fusetune.compiler.pool import usable_cores
-from fusetune.core.config import Config
-from fusetune.core.problem import Dtype, Problem, make_problem
 from fusetune.core.target import find_target
 from fusetune.core.text import slugify
 from fusetune.measure.nvml import gpu_present
+from fusetune.ops.gemm_scale.config import Config
 from fusetune.ops.gemm_scale.early import PDL_CAPABILITY, launches_early, waits_for_products
 from fusetune.ops.gemm_scale.endings import moments_of_rows, normalize_columns
 from fusetune.ops.gemm_scale.owner import normalize_owned_columns
+from fusetune.ops.gemm_scale.problem import Dtype, Problem, make_problem
 from fusetune.ops.spec import Launch, abstract_tensors, load_spec
 
 HERE = Path(__file__).resolve().parent

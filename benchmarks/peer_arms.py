@@ -24,9 +24,9 @@ from family_sweeps import Cell, first_line
 from filelock import FileLock
 from torch.nn.functional import batch_norm, linear
 
-from fusetune.core.config import BASELINE, Config
 from fusetune.measure.launcher import Launcher
 from fusetune.ops.gemm_scale.batch_norm import EPS, MOMENTUM
+from fusetune.ops.gemm_scale.config import BASELINE, Config
 from fusetune.ops.gemm_scale.tiles import tiled_products
 from fusetune.ops.spec import KernelSpec, load_spec
 

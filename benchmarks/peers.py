@@ -30,9 +30,9 @@ from typing import Any
 
 from family_sweeps import ROOT, Cell, add_filters, chosen_cells, first_line, kernel_hash, listed
 
-from fusetune.core.config import BASELINE
 from fusetune.core.stats import median_interval
 from fusetune.core.text import slugify
+from fusetune.ops.gemm_scale.config import BASELINE
 from fusetune.store.lookup import Lookup
 
 COMPILED = ("compile", "max-autotune")

@@ -11,9 +11,9 @@ from typing import Any
 import triton
 import triton.language as tl
 
-from fusetune.core.config import Config
-from fusetune.core.problem import Problem
+from fusetune.ops.gemm_scale.config import Config
 from fusetune.ops.gemm_scale.linear_scale import GemmScale
+from fusetune.ops.gemm_scale.problem import Problem
 from fusetune.ops.gemm_scale.tiles import rounded_to_tf32
 from fusetune.ops.spec import Launch
 

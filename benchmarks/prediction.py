@@ -32,13 +32,13 @@ from typing import Any
 import msgspec
 from scipy.stats import spearmanr
 
-from fusetune.core.config import BASELINE, Config
-from fusetune.core.problem import Problem
 from fusetune.core.resources import Resources
 from fusetune.core.target import Target, find_target
 from fusetune.errors import FusetuneError
+from fusetune.ops.gemm_scale.config import BASELINE, Config
 from fusetune.ops.gemm_scale.estimate import estimate
 from fusetune.ops.gemm_scale.machine import Machine
+from fusetune.ops.gemm_scale.problem import Problem
 from fusetune.ops.spec import load_spec
 from fusetune.store.journal import Candidate, RunStart, Sample, read_journal
 from fusetune.tune.plan import PRIOR_SPARES, predicted_slow
@@ -152,7 +152,8 @@ def read_sweeps(folders: Sequence[Path], *, current: bool = True) -> list[Measur
 def _alike(op: str, latest: Mapping[str, str]) -> set[str]:
     """The newest source's hash, and of the same source those without the variants that came later."""
     spec = load_spec(op)
-    of_now = {spec.source_hash(variant) for variant in (BASELINE.variant, *spec.later_kernels, None)}
+    of_now = {spec.source_hash(Config(variant=name)) for name in (BASELINE.variant, *spec.later_kernels)}
+    of_now.add(spec.source_hash())
     return {latest[op]} | (of_now if latest[op] in of_now else set())
 
 
@@ -233,11 +234,11 @@ def judge(sweep: Measured, machine: Machine | None = None) -> dict[str, Any]:
     for count in FIRST:
         row[f"regret_top{count}"] = min(times[config] for config in ranking[:count]) / sweep.best_us - 1
     guessed = guesses(sweep, machine)
-    offline = [config for config in shortlist_of(guessed) if config in times]
+    offline = [config for config in shortlist_of(guessed, BASELINE) if config in times]
     first = sorted(offline, key=lambda config: predicted[config])[:3]
     row["regret_offline"] = min(times[config] for config in first) / sweep.best_us - 1
     order = sorted(guessed, key=lambda config: (config != BASELINE, guessed[config]))
-    skipped = predicted_slow(order, guessed) if len(order) > PRIOR_SPARES else {}
+    skipped = predicted_slow(order, guessed, {BASELINE}) if len(order) > PRIOR_SPARES else {}
     row["plausible"] = len(order)
     row["prior_share"] = 1 - len(skipped) / len(order)
     row["prior_loss"] = min(times[c] for c in times if c not in skipped) / sweep.best_us - 1

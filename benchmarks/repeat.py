@@ -20,12 +20,12 @@ from pathlib import Path
 
 from msgspec import to_builtins
 
-from fusetune.core.config import BASELINE
-from fusetune.core.problem import make_problem
 from fusetune.core.text import slugify
 from fusetune.measure.cuda import CudaMeasurer
 from fusetune.measure.protocol import Failure
+from fusetune.ops.gemm_scale.config import BASELINE
 from fusetune.ops.gemm_scale.linear_scale import SPEC
+from fusetune.ops.gemm_scale.problem import make_problem
 from fusetune.store.yaml_files import read_config_file
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -23,14 +23,14 @@ from msgspec import to_builtins
 from fusetune.compiler.facts import kernel_facts
 from fusetune.compiler.inspect import inspect_config
 from fusetune.compiler.pool import Job, compile_jobs, usable_cores
-from fusetune.core.config import Config
-from fusetune.core.problem import Problem, make_problem
 from fusetune.core.resources import occupancy
 from fusetune.core.target import Target
 from fusetune.core.text import slugify
 from fusetune.errors import FusetuneError
 from fusetune.measure.profile import find_ncu, ncu_command, profile_config
 from fusetune.ops.device import local_target
+from fusetune.ops.gemm_scale.config import Config
+from fusetune.ops.gemm_scale.problem import Problem, make_problem
 from fusetune.ops.gemm_scale.space import candidates, reject_reason
 from fusetune.ops.spec import KernelSpec, load_spec
 

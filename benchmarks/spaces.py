@@ -26,12 +26,12 @@ from typing import Any
 from family_sweeps import Cell, add_filters, chosen_cells, sweep_command
 from msgspec import to_builtins
 
-from fusetune.core.config import Config
 from fusetune.core.decision import KeepRule
 from fusetune.core.text import slugify
 from fusetune.measure.cuda import CudaMeasurer
 from fusetune.measure.paired import compare
 from fusetune.measure.protocol import Failure
+from fusetune.ops.gemm_scale.config import Config
 from fusetune.ops.spec import load_spec
 from fusetune.store.journal import Candidate, Comparison, Record, RunEnd, read_journal
 

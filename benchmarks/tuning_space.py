@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import random
 
-from fusetune.core.config import BASELINE, Config
-from fusetune.core.problem import make_problem
-from fusetune.core.space import Space
 from fusetune.core.target import find_target
+from fusetune.ops.gemm_scale.config import BASELINE, Config
 from fusetune.ops.gemm_scale.linear_scale import GemmScale
-from fusetune.ops.gemm_scale.space import TILED_VALUES, candidates, reject_reason
+from fusetune.ops.gemm_scale.problem import make_problem
+from fusetune.ops.gemm_scale.space import TILED_VALUES, Space, candidates, reject_reason
 
 PROBLEM = make_problem(128, 512, 1024, "float32")
 COUNT = 200

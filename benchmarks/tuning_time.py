@@ -28,12 +28,12 @@ from typing import Any, NamedTuple
 from msgspec import to_builtins
 from tuning_space import PROBLEM, listed
 
-from fusetune.core.config import Config
 from fusetune.core.decision import Gain, KeepRule
 from fusetune.core.text import slugify
 from fusetune.measure.cuda import CudaMeasurer
 from fusetune.measure.paired import compare
 from fusetune.measure.protocol import Failure
+from fusetune.ops.gemm_scale.config import Config
 from fusetune.ops.gemm_scale.linear_scale import SPEC
 from fusetune.store.journal import Candidate, PhaseTime, RunEnd, read_journal
 

@@ -13,6 +13,8 @@ TYPE_CHECKING = False  # typing's own takes longer to load than all of this, and
 if TYPE_CHECKING:
     from typing import Any
 
+    from fusetune.core.space import Space
+    from fusetune.ops.spec import KernelSpec, Launch, Operand, Tolerance
     from fusetune.runtime.configs import explain, load, reload
     from fusetune.runtime.linear_scale import fused_gemm_scale
     from fusetune.runtime.linear_scale_bn import fused_gemm_scale_batch_norm
@@ -29,12 +31,22 @@ _PUBLIC = {
     "load": "fusetune.runtime.configs",
     "reload": "fusetune.runtime.configs",
     "warmup": "fusetune.runtime.warmup",
+    "KernelSpec": "fusetune.ops.spec",
+    "Launch": "fusetune.ops.spec",
+    "Operand": "fusetune.ops.spec",
+    "Tolerance": "fusetune.ops.spec",
+    "Space": "fusetune.core.space",
 }
 
 __all__ = [
     "FusedLinearScale",
     "FusedLinearScaleBatchNorm",
+    "KernelSpec",
+    "Launch",
     "ModelNew",
+    "Operand",
+    "Space",
+    "Tolerance",
     "__version__",
     "explain",
     "fused_gemm_scale",

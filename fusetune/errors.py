@@ -51,7 +51,11 @@ class UnknownTargetError(UsageError):
 
 
 class UnsupportedProblemError(UsageError):
-    """A problem (dtype, precision, mode, size) that the op does not compute."""
+    """A problem (dtype, size, or another value) that the op does not compute; `names` are the values at fault."""
+
+    def __init__(self, message: str, *names: str) -> None:
+        super().__init__(message)
+        self.names = names
 
 
 class ChannelsError(UsageError, RuntimeError):

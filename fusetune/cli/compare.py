@@ -9,6 +9,7 @@ import click
 
 from fusetune.cli.shown import echo, echo_json
 from fusetune.core.text import encodable, printable
+from fusetune.core.values import to_builtins
 from fusetune.store.paths import runs_dir
 
 FORMATS: Final = ("table", "json")
@@ -43,7 +44,7 @@ def compare(first: str, second: str, run_dirs: tuple[Path, ...], form: str) -> N
     found = differences_of(load_side(first, folders), load_side(second, folders))
     if form == "json":
         body = {"compare": 1, "first": encodable(first), "second": encodable(second), "differences": found}
-        echo_json(msgspec.json.format(msgspec.json.encode(body), indent=2).decode())
+        echo_json(msgspec.json.format(msgspec.json.encode(body, enc_hook=to_builtins), indent=2).decode())
         return
     for difference in found:
         echo(printable(describe(difference)))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, cast
 
 import click
 
+from fusetune.cli.options import problem_options, spec_and_problem
 from fusetune.cli.shown import echo
 from fusetune.core.brief import brief
-from fusetune.core.problem import DTYPES, PRECISIONS, Dtype, Precision, make_problem
 from fusetune.core.target import DEFAULT_TARGET, Target, find_target
 from fusetune.core.text import printable
 from fusetune.errors import NoUsableGpuError, UsageError
@@ -17,14 +18,7 @@ from fusetune.store.regular import is_folder
 
 
 @click.command("export")
-@click.option("--M", "rows", type=click.IntRange(1), required=True, help="Rows of x and y.")
-@click.option("--K", "depth", type=click.IntRange(1), required=True, help="Columns of x and of W.")
-@click.option("--N", "columns", type=click.IntRange(1), required=True, help="Rows of W, columns of y.")
-@click.option(
-    "--op", default="gemm_scale", show_default=True, help="gemm_scale, or gemm_scale_bn with BatchNorm fused."
-)
-@click.option("--dtype", type=click.Choice(DTYPES), default="float32", show_default=True, help="Of all tensors.")
-@click.option("--precision", type=click.Choice(PRECISIONS), help="How float32 is multiplied.  [default: tf32]")
+@problem_options
 @click.option(
     "--target",
     "target_name",
@@ -51,32 +45,28 @@ from fusetune.store.regular import is_folder
 )
 def export(
     *,
-    rows: int,
-    depth: int,
-    columns: int,
-    op: str,
-    dtype: Dtype,
-    precision: Precision | None,
     target_name: str | None,
     config_roots: tuple[Path, ...],
     autotune: bool,
     output: Path | None,
+    **given: Any,
 ) -> None:
     """Write the kernel with its tuned config as a standalone module: imports, kernels, wrappers, class ModelNew.
 
     It is made from the library's own kernels and needs only torch and triton. The header says where its config and its
     figures come from; without a tuned config that fits, it has the 4-warp / 2-stage baseline.
     """
-    problem = make_problem(rows, columns, depth, dtype, precision)
     for folder in config_roots:
         if not is_folder(folder):
             raise UsageError(f"--configs {brief(folder)}: there is no such folder")
 
-    from fusetune.ops.spec import load_spec
     from fusetune.report.export.module import export_module
     from fusetune.report.files import write_whole
 
-    text = export_module(load_spec(op), problem, _target(target_name), config_roots or search_path(), autotune=autotune)
+    spec, problem = spec_and_problem(given)
+    text = export_module(
+        spec, cast(Any, problem), _target(target_name), config_roots or search_path(), autotune=autotune
+    )
     if output is None:
         click.echo(text, nl=False)
     elif write_whole(output, text):

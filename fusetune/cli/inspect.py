@@ -78,7 +78,7 @@ def inspect(
     target = find_target(target_name)
     _refuse_mixtures(whole_space, config_text, metrics_file, as_json=as_json, code=ptx or sass)
     spec, problem = problem_of(given)
-    config = config_of(config_text, spec, problem, target)
+    config = config_of(spec, problem, config_text, target)
     if whole_space:
         _show_space(spec, problem, target, space, _count(compiled), top, workers, as_json=as_json)
         return

@@ -1,14 +1,14 @@
-"""Options that several commands share: a problem of an op, and a GPU of the table."""
+"""Options that several commands share: a problem of an op, and what of it is given where."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
-from fusetune.core.config import BASELINE
-from fusetune.core.problem import DTYPES, MODES, PRECISIONS
+from fusetune.errors import UnsupportedProblemError, UsageError
 
 if TYPE_CHECKING:
     from fusetune.core.config import Config
@@ -18,22 +18,53 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+DEFAULT_OP: Final = "gemm_scale"
+_NAMED: Final = ("M", "K", "N", "dtype", "mode", "precision")
+"""What of a problem has an option of its own; all else is --size NAME=VALUE."""
+
 _PROBLEM = (
-    click.option("--M", "rows", type=click.IntRange(1), required=True, help="Rows of x [M, K]."),
-    click.option("--K", "depth", type=click.IntRange(1), required=True, help="Columns of x and of W [N, K]."),
-    click.option("--N", "columns", type=click.IntRange(1), required=True, help="Rows of W, columns of y [M, N]."),
-    click.option("--op", default="gemm_scale", show_default=True, help="The op, or module:attribute of a KernelSpec."),
-    click.option("--dtype", type=click.Choice(DTYPES), default="float32", show_default=True, help="Of x, W and y."),
-    click.option("--mode", type=click.Choice(MODES), help="Training or evaluation, for an op that tells them apart."),
-    click.option("--precision", type=click.Choice(PRECISIONS), help="How float32 is multiplied.  [default: tf32]"),
+    click.option("--op", default=DEFAULT_OP, show_default=True, help="The op, or module:attribute of a KernelSpec."),
+    click.option("--M", "size_m", type=click.IntRange(1), help="Rows of x [M, K]."),
+    click.option("--K", "size_k", type=click.IntRange(1), help="Columns of x and of W [N, K]."),
+    click.option("--N", "size_n", type=click.IntRange(1), help="Rows of W, columns of y [M, N]."),
+    click.option(
+        "--size",
+        "sizes",
+        metavar="NAME=VALUE",
+        multiple=True,
+        help="A size or another value of the problem of any op, as n=16777216; may be given again.",
+    ),
+    click.option("--dtype", help="Of x, W and y: float32 (default), float16 or bfloat16."),
+    click.option("--mode", help="train or eval, for an op that tells them apart."),
+    click.option("--precision", help="How float32 is multiplied: tf32 (default), ieee, tf32x3 or bf16x3."),
 )
 
 
 def problem_options(command: F) -> F:
-    """Give a command --M, --K, --N, --op, --dtype, --mode and --precision."""
+    """Give a command --op, --M, --K, --N, --size, --dtype, --mode and --precision."""
     for option in reversed(_PROBLEM):
         command = option(command)
     return command
+
+
+def values_of(given: dict[str, Any]) -> dict[str, Any]:
+    """The values of a problem that those options give, by name; they are taken out of `given`.
+
+    Raises UsageError for a --size that is no NAME=VALUE, or that is given twice.
+    """
+    from fusetune.core.config_text import parse_value
+
+    sizes: Sequence[str] = given.pop("sizes")
+    options = {name: given.pop(f"size_{name.lower()}" if len(name) == 1 else name) for name in _NAMED}
+    values = {name: value for name, value in options.items() if value is not None}
+    for text in sizes:
+        name, equals, value = text.partition("=")
+        if not equals or not name.isidentifier() or not value:
+            raise UsageError(f"--size {text!r}: write NAME=VALUE, as in --size n=16777216")
+        if name in values:
+            raise UsageError(f"--size {text!r}: {name} is given twice; give it once")
+        values[name] = parse_value(value)
+    return values
 
 
 def problem_of(given: dict[str, Any]) -> tuple[KernelSpec, Problem]:
@@ -41,28 +72,48 @@ def problem_of(given: dict[str, Any]) -> tuple[KernelSpec, Problem]:
 
     Raises UsageError where there is no such op, UnsupportedProblemError where it does not compute this.
     """
-    from fusetune.core.problem import make_problem
-    from fusetune.ops.spec import load_spec
-    from fusetune.tune.plan import check_problem
-
-    rows, depth, columns, op = (given.pop(name) for name in ("rows", "depth", "columns", "op"))
-    dtype, mode, precision = (given.pop(name) for name in ("dtype", "mode", "precision"))
-    problem = make_problem(rows, columns, depth, dtype, precision, mode)
-    spec = load_spec(op)
-    check_problem(spec, problem)
+    spec, problem = spec_and_problem(given)
+    with naming_options():
+        spec.check(problem)
     return spec, problem
 
 
-def config_of(text: str | None, spec: KernelSpec, problem: Problem, target: Target | None = None) -> Config:
-    """The config that --config asks for, BASELINE where it is left out.
+def spec_and_problem(given: dict[str, Any]) -> tuple[KernelSpec, Problem]:
+    """The same, not checked: for a command that takes other problems than the op does."""
+    from fusetune.ops.spec import load_spec
+
+    spec = load_spec(given.pop("op"))
+    values = values_of(given)
+    with naming_options():
+        return spec, spec.problem(values)
+
+
+@contextmanager
+def naming_options() -> Iterator[None]:
+    """What an op refuses of a problem's values is told with the options that gave them."""
+    try:
+        yield
+    except UnsupportedProblemError as error:
+        options = [f"--{name}" if name in _NAMED else f"--size {name}" for name in error.names]
+        if not options:
+            raise
+        raise UnsupportedProblemError(f"{', '.join(options)}: {error}", *error.names) from error
+
+
+def config_of(spec: KernelSpec, problem: Problem, text: str | None, target: Target | None = None) -> Config:
+    """The config that was typed; BASELINE where none was, or where that was its name.
 
     Raises UsageError where it cannot be read, UnsupportedProblemError where the op does not launch it.
     """
-    from fusetune.core.config_text import parse_config
-    from fusetune.ops.typed import check_config
-
-    if text is None:
-        return BASELINE
-    config = parse_config(text)
-    check_config(spec, problem, config, target)
+    if text is None or text.strip().lower() == "baseline":
+        return spec.baseline(problem)
+    config = spec.parse_config(text)
+    spec.check_config(problem, config, target)
     return config
+
+
+def problem_with(spec: KernelSpec, values: Mapping[str, Any]) -> Problem:
+    """The checked problem of these values. Raises UnsupportedProblemError where the op does not compute it."""
+    problem = spec.problem(values)
+    spec.check(problem)
+    return problem

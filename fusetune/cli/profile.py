@@ -54,7 +54,7 @@ def profile(
 
     op = given["op"]
     spec, problem = problem_of(given)
-    config = config_of(config_text, spec, problem)
+    config = config_of(spec, problem, config_text)
     command_path = Path("ncu") if print_command and ncu is None else find_ncu(ncu)
     wanted = dict.fromkeys([*METRICS, *(part.strip() for part in (metrics or "").split(",") if part.strip())])
     if not is_folder(output.parent):

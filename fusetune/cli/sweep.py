@@ -2,33 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from fusetune.cli.options import naming_options, problem_options, problem_with, values_of
 from fusetune.cli.shown import echo
 from fusetune.core.decision import REASON_TEXT, KeepRule
-from fusetune.core.problem import DTYPES, MODES, PRECISIONS, Dtype, Mode, Precision, make_problem
 from fusetune.core.space import SPACE_NAMES
 from fusetune.core.target import DEFAULT_TARGET, Target, find_target
 from fusetune.core.text import slugify
 from fusetune.errors import EXIT_INCONCLUSIVE, EXIT_OK, FusetuneError, UsageError
+from fusetune.ops.types import types_of
 from fusetune.store.paths import runs_dir
-from fusetune.store.shapes import Shape, read_shapes
+from fusetune.store.shapes import OPTIONAL, Shape, read_shapes
 from fusetune.units import format_gain, format_interval, format_speedup, format_us
 
 if TYPE_CHECKING:
+    from fusetune.core.problem import Problem
     from fusetune.measure.fork_server import ForkServer
+    from fusetune.ops.spec import KernelSpec
     from fusetune.tune.request import CacheMode, SpaceChoice, SweepRequest, SweepResult
 
 
 @click.command("sweep")
-@click.option("--M", "rows", type=click.IntRange(1), help="Rows of x [M, K].")
-@click.option("--K", "depth", type=click.IntRange(1), help="Columns of x and of W [N, K].")
-@click.option("--N", "columns", type=click.IntRange(1), help="Rows of W, columns of y [M, N].")
+@problem_options
 @click.option(
     "--shapes",
     metavar="FILE",
@@ -36,10 +37,6 @@ if TYPE_CHECKING:
     help="Sweep a list of problems instead of one: YAML or CSV rows of M, N, K and, optionally, op, dtype, precision, "
     "mode.",
 )
-@click.option("--op", default="gemm_scale", show_default=True, help="The op, or module:attribute of your KernelSpec.")
-@click.option("--dtype", type=click.Choice(DTYPES), default="float32", show_default=True, help="Of x, W and y.")
-@click.option("--mode", type=click.Choice(MODES), help="Training or evaluation, for an op that tells them apart.")
-@click.option("--precision", type=click.Choice(PRECISIONS), help="How float32 is multiplied.  [default: tf32]")
 @click.option(
     "--space",
     type=click.Choice([*SPACE_NAMES, "rules"]),
@@ -109,15 +106,10 @@ if TYPE_CHECKING:
 @click.pass_context
 def sweep(
     ctx: click.Context,
+    /,
     *,
-    rows: int | None,
-    depth: int | None,
-    columns: int | None,
-    shapes: Path | None,
     op: str,
-    dtype: Dtype,
-    mode: Mode | None,
-    precision: Precision | None,
+    shapes: Path | None,
     space: SpaceChoice,
     target_name: str | None,
     min_gain: float,
@@ -132,6 +124,7 @@ def sweep(
     workers: int | None,
     output: Path,
     runs: Path | None,
+    **given: Any,
 ) -> None:
     """Find the best launch configuration for y = (x @ W.T + bias) * scale, x [M, K], W [N, K].
 
@@ -147,33 +140,44 @@ def sweep(
     cuBLAS is timed for the same problem, and the result says which is faster; it is used only after --allow-library.
     """
     target = find_target(target_name) if target_name else None
+    values = values_of(given)
     if shapes is None:
-        asked = [_asked_for(rows, depth, columns, op, dtype, precision, mode)]
+        if not values:
+            raise UsageError("--M, --K, --N missing: give them, or --size, or a list of problems with --shapes")
+        with naming_options():
+            types_of(op).make(values)  # A mistake of a built-in op's is told before anything is started.
     else:
-        if rows or depth or columns:
-            raise UsageError("--shapes lists the problems: leave out --M, --K and --N")
-        asked = list(read_shapes(shapes, {"op": op, "dtype": dtype, "precision": precision, "mode": mode}))
+        sized = [name for name in values if name not in OPTIONAL]
+        if sized:
+            raise UsageError(f"--shapes lists the problems: leave out {', '.join(f'--{name}' for name in sized)}")
+        read_shapes(shapes, op, values, lambda name, row: types_of(name).make(row))
 
     from fusetune.measure import libraries, nvml
+    from fusetune.ops.importing import make_importable
 
+    make_importable(op)
     # First of all, before triton is loaded: it is this process that everything waits for.
     server = libraries.start_server() if target is None and nvml.gpu_present() else None
     with closing(server) if server else nullcontext():
-        from fusetune.ops.spec import KernelSpec, load_spec, spec_named
-        from fusetune.tune.plan import check_problem
+        from fusetune.ops.spec import load_spec, spec_named
         from fusetune.tune.request import SweepRequest
 
-        specs: list[KernelSpec] = []
+        # A list of problems names ops; a module to import comes from --op alone.
+        specs: dict[str, KernelSpec] = {}
 
-        def check(shape: Shape) -> None:
-            # A list of problems names ops; a module to import comes from --op alone.
-            specs.append(load_spec(op) if shape.op == op else spec_named(shape.op))
-            check_problem(specs[-1], shape.problem)
+        def make(name: str, row: Mapping[str, Any]) -> Problem:
+            if name not in specs:
+                specs[name] = load_spec(name) if name == op else spec_named(name)
+            return problem_with(specs[name], row)
 
-        _check_all(asked, check, shapes)
+        if shapes is None:
+            with naming_options():
+                asked: tuple[Shape, ...] = (Shape(op, make(op, values), ""),)
+        else:
+            asked = read_shapes(shapes, op, values, make)
         requests = [
             SweepRequest(
-                spec=spec,
+                spec=specs[shape.op],
                 problem=shape.problem,
                 output=output,
                 runs=runs or runs_dir(),
@@ -188,7 +192,7 @@ def sweep(
                 exclusive=exclusive,
                 lock_mhz=lock_mhz,
             )
-            for spec, shape in zip(specs, asked, strict=True)
+            for shape in asked
         ]
         if server:
             one: Callable[[SweepRequest], int] = _Measured(server)
@@ -196,35 +200,6 @@ def sweep(
             why = f"--target {target_name} was given" if target else "there is no NVIDIA GPU here"
             one = _Predicted(target or find_target(DEFAULT_TARGET), why)
         ctx.exit(one(requests[0]) if shapes is None else _sweep_list(requests, asked, one, shapes))
-
-
-def _asked_for(
-    rows: int | None,
-    depth: int | None,
-    columns: int | None,
-    op: str,
-    dtype: Dtype,
-    precision: Precision | None,
-    mode: Mode | None,
-) -> Shape:
-    missing = [name for name, size in (("--M", rows), ("--K", depth), ("--N", columns)) if size is None]
-    if rows is None or depth is None or columns is None:
-        raise UsageError(f"{', '.join(missing)} missing: give --M, --K and --N, or a list of problems with --shapes")
-    return Shape(op, make_problem(rows, columns, depth, dtype, precision, mode), "")
-
-
-def _check_all(asked: Sequence[Shape], check: Callable[[Shape], None], shapes: Path | None) -> None:
-    """Let every problem be checked before any is swept, so that a list's mistakes are told at once."""
-    mistakes = []
-    for shape in asked:
-        try:
-            check(shape)
-        except FusetuneError as error:
-            if shapes is None:
-                raise
-            mistakes.append(f"{shapes}, {shape.place}: {error}")
-    if mistakes:
-        raise UsageError("\n".join(mistakes))
 
 
 def _sweep_list(

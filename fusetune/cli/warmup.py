@@ -7,7 +7,6 @@ from pathlib import Path
 import click
 
 from fusetune.cli.shown import echo
-from fusetune.core.problem import DTYPES, MODES, PRECISIONS, Dtype, Mode, Precision, make_problem
 from fusetune.errors import NoUsableGpuError, UsageError
 
 
@@ -17,9 +16,9 @@ from fusetune.errors import NoUsableGpuError, UsageError
 @click.option("--K", "depth", type=click.IntRange(1), help="Columns of x and of W [N, K].")
 @click.option("--N", "columns", type=click.IntRange(1), help="Rows of W, columns of y [M, N].")
 @click.option("--op", default="gemm_scale", show_default=True, help="The op.")
-@click.option("--dtype", type=click.Choice(DTYPES), default="float32", show_default=True, help="Of x, W and y.")
-@click.option("--mode", type=click.Choice(MODES), help="Training or evaluation, for an op that tells them apart.")
-@click.option("--precision", type=click.Choice(PRECISIONS), help="How float32 is multiplied.  [default: tf32]")
+@click.option("--dtype", help="Of x, W and y: float32 (default), float16 or bfloat16.")
+@click.option("--mode", help="train or eval, for an op that tells them apart.")
+@click.option("--precision", help="How float32 is multiplied: tf32 (default), ieee, tf32x3 or bf16x3.")
 @click.option("--allow-predicted", is_flag=True, help="Use predicted entries, too, as load(..., allow_predicted=True).")
 def warmup(
     *,
@@ -28,9 +27,9 @@ def warmup(
     depth: int | None,
     columns: int | None,
     op: str,
-    dtype: Dtype,
-    mode: Mode | None,
-    precision: Precision | None,
+    dtype: str | None,
+    mode: str | None,
+    precision: str | None,
     allow_predicted: bool,
 ) -> None:
     """Compile what calls of these problems will launch, into Triton's cache: nothing is tuned, timed or run.
@@ -41,7 +40,9 @@ def warmup(
     sizes = (rows, depth, columns)
     if any(sizes) and not all(sizes):
         raise UsageError("give --M, --K and --N together, or none of them for every problem of the files")
-    problems = [make_problem(M, columns, depth, dtype, precision, mode) for M in rows if columns and depth]
+    words = {"dtype": dtype, "mode": mode, "precision": precision}
+    given = {name: word for name, word in words.items() if word is not None}
+    problems = [{"M": M, "N": columns, "K": depth, **given} for M in rows if columns and depth]
 
     from fusetune.measure.nvml import gpu_present
 

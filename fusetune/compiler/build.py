@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fusetune.core.config import Config
+from fusetune.core.dtypes import element_type
 from fusetune.core.problem import Problem
 from fusetune.core.resources import Resources
 from fusetune.core.target import Target
@@ -22,13 +23,6 @@ from fusetune.core.trouble import is_recorded_trouble, machine_told, trouble_of,
 from fusetune.errors import CompileError, FusetuneError, MachineError, MissingPackageError
 from fusetune.ops.spec import AbstractTensor, KernelSpec, Launch, TileDescriptor, abstract_tensors
 
-_ELEMENT_TYPES: dict[str, str] = {
-    "float32": "fp32",
-    "float16": "fp16",
-    "bfloat16": "bf16",
-    "int32": "i32",
-    "int64": "i64",
-}
 _ALIGNMENT = 16
 _DIVISIBLE = [["tt.divisibility", _ALIGNMENT]]
 _RESOURCE_LINE = re.compile(
@@ -198,10 +192,10 @@ def specialize(launch: Launch) -> tuple[dict[str, str], dict[tuple[int, ...], An
     for index, name in enumerate(launch.kernel.arg_names):
         value = everything[name]
         if isinstance(value, AbstractTensor):
-            signature[name] = f"*{_ELEMENT_TYPES[value.dtype]}"
+            signature[name] = f"*{element_type(value.dtype).triton}"
             attributes[(index,)] = _DIVISIBLE
         elif isinstance(value, TileDescriptor):
-            signature[name] = f"tensordesc<{_ELEMENT_TYPES[value.tensor.dtype]}{list(value.block_shape)}>"
+            signature[name] = f"tensordesc<{element_type(value.tensor.dtype).triton}{list(value.block_shape)}>"
         elif isinstance(value, float) and name not in launch.constants:
             signature[name] = "fp32"
         elif name in launch.constants or value == 1:

@@ -9,7 +9,7 @@ import msgspec
 
 from fusetune.compiler.build import abstract_launches, read_kernel
 from fusetune.compiler.sass import InstructionCounts, count_instructions, sass_of_cubin
-from fusetune.core.config import BASELINE, Config
+from fusetune.core.config import Config
 from fusetune.core.problem import Problem
 from fusetune.core.resources import Resources
 from fusetune.core.space import Rejection
@@ -46,12 +46,12 @@ def kernel_facts(spec: KernelSpec, problem: Problem, config: Config, target: Tar
         return tuple(_facts(launch, target) for launch in abstract_launches(spec, problem, config, target))
 
 
-def reject_resources(config: Config, resources: Resources, target: Target) -> Rejection | None:
+def reject_resources(resources: Resources, target: Target, *, is_baseline: bool) -> Rejection | None:
     """Why a compiled config is not tried: it spills, or asks for more shared memory than a CTA can have.
 
     BASELINE may spill: it is what everything is compared with, and what calls fall back to, whatever it is like.
     """
-    if resources.spills and config != BASELINE:
+    if resources.spills and not is_baseline:
         return Rejection("spills", f"{resources.stack_bytes} bytes of stack a thread")
     if resources.shared_bytes > target.shared_bytes_per_cta:
         return Rejection(

@@ -9,8 +9,9 @@ import msgspec
 
 from fusetune.compiler.facts import KernelFacts, kernel_facts, reject_resources
 from fusetune.compiler.pool import Job, compile_jobs
-from fusetune.core.config import BASELINE, Config
+from fusetune.core.config import Config, with_options
 from fusetune.core.diagnosis import Diagnosis, believed, diagnose
+from fusetune.core.estimate import Estimate
 from fusetune.core.problem import Problem
 from fusetune.core.progress import Progress
 from fusetune.core.resources import Occupancy, Resources, occupancy
@@ -20,8 +21,6 @@ from fusetune.core.space import Rejection, SpaceName
 from fusetune.core.target import Target
 from fusetune.core.trouble import Trouble
 from fusetune.errors import CompileError, UsageError
-from fusetune.ops.gemm_scale.estimate import Estimate, estimate
-from fusetune.ops.gemm_scale.space import candidates, reject_reason
 from fusetune.ops.spec import KernelSpec
 
 
@@ -37,6 +36,7 @@ class Suggestion(msgspec.Struct, frozen=True):
 class Inspection(msgspec.Struct, frozen=True):
     """One config of one problem on one target. The first kernel is the one that multiplies.
 
+    `kind`: how products are made (core/peaks.py).
     `waves`: CTAs over what the GPU holds at once. `tail_efficiency`: the share of the SMs that work, over all waves,
     were each as long as a full one; the cost model's own tail is `estimate.tail_us`. `rejection`: why a sweep would
     leave it out. `estimate` and `roofline` are None where the table of targets lacks a figure, and `why_no_estimate`
@@ -56,6 +56,7 @@ class Inspection(msgspec.Struct, frozen=True):
     estimate: Estimate | None
     roofline: Roofline | None
     why_no_estimate: str | None
+    kind: str | None
     staged_loads: int
     fired: tuple[Rule, ...]
     suggestions: tuple[Suggestion, ...]
@@ -84,7 +85,12 @@ def inspect_config(spec: KernelSpec, problem: Problem, config: Config, target: T
     waves = ctas / max(1, held.ctas_per_sm * target.sms)
     found, walls, lacking = _predicted(spec, problem, config, target, main.resources)
     proposal = propose(
-        main.resources, held, spec.staged_loads, compute_bound=walls is None or walls.bound == "compute", tile=config
+        main.resources,
+        held,
+        spec.staged_loads,
+        compute_bound=walls is None or walls.bound == "compute",
+        baseline=spec.baseline(problem),
+        tile=config,
     )
     suggestions = tuple(_suggestion(spec, problem, other, target) for other in proposal.configs if other != config)
     made = {one.config: one.resources for one in suggestions if one.resources and _same_tile(one.config, config)}
@@ -98,10 +104,12 @@ def inspect_config(spec: KernelSpec, problem: Problem, config: Config, target: T
         ctas=ctas,
         waves=waves,
         tail_efficiency=waves / -(-waves // 1) if held.ctas_per_sm else 0.0,
-        rejection=reject_reason(config, problem, target) or reject_resources(config, main.resources, target),
+        rejection=spec.reject(config, problem, target)
+        or reject_resources(main.resources, target, is_baseline=config == spec.baseline(problem)),
         estimate=found,
         roofline=walls,
         why_no_estimate=lacking,
+        kind=spec.kind(problem),
         staged_loads=spec.staged_loads,
         fired=proposal.fired,
         suggestions=suggestions,
@@ -113,14 +121,15 @@ def _predicted(
     spec: KernelSpec, problem: Problem, config: Config, target: Target, resources: Resources
 ) -> tuple[Estimate | None, Roofline | None, str | None]:
     try:
-        found = estimate(config, problem, target, resources)
-        return found, roofline(spec.flops(problem), spec.bytes(problem), problem, target), None
+        found = spec.estimate(config, problem, target, resources)
+        walls = roofline(spec.flops(problem), spec.bytes(problem), spec.kind(problem), target)
     except UsageError as error:
         return None, None, str(error)
+    return found, walls, None if found else f"{spec.name} has no cost model"
 
 
 def _suggestion(spec: KernelSpec, problem: Problem, config: Config, target: Target) -> Suggestion:
-    rejection = reject_reason(config, problem, target)
+    rejection = spec.reject(config, problem, target)
     if rejection is not None:
         return Suggestion(config, None, rejection.detail, None)
     try:
@@ -128,12 +137,12 @@ def _suggestion(spec: KernelSpec, problem: Problem, config: Config, target: Targ
     except CompileError as error:
         return Suggestion(config, None, str(error), None)
     found, _, _ = _predicted(spec, problem, config, target, resources)
-    unfit = reject_resources(config, resources, target)
+    unfit = reject_resources(resources, target, is_baseline=config == spec.baseline(problem))
     return Suggestion(config, resources, unfit.detail if unfit else None, found.time_us if found else None)
 
 
 def _same_tile(one: Config, other: Config) -> bool:
-    return msgspec.structs.replace(one, num_warps=other.num_warps, num_stages=other.num_stages) == other
+    return with_options(one, num_warps=other.num_warps, num_stages=other.num_stages) == other
 
 
 def diagnoses(inspection: Inspection, metrics: Mapping[str, Sequence[Mapping[str, float]]]) -> tuple[Diagnosis, ...]:
@@ -155,7 +164,7 @@ def diagnoses(inspection: Inspection, metrics: Mapping[str, Sequence[Mapping[str
         grid = 1
         for extent in kernel.grid:
             grid *= extent
-        answer = diagnose(name, mean, held, inspection.problem, inspection.target, grid=grid)
+        answer = diagnose(name, mean, held, inspection.kind, inspection.target, grid=grid)
         answers.append(msgspec.structs.replace(answer, notes=(*doubts, *answer.notes)))
     return tuple(answers)
 
@@ -194,13 +203,14 @@ def inspect_space(
     """
     rejected: list[Row] = []
     guessed: dict[Config, float | None] = {}
-    for config in candidates(spec.space, space):
-        rejection = reject_reason(config, problem, target)
+    for config in spec.candidates(problem, target, space):
+        rejection = spec.reject(config, problem, target)
         if rejection is None:
-            guessed[config] = _guess(config, problem, target)
+            guessed[config] = _guess(spec, config, problem, target)
         else:
             rejected.append(Row(config, "rejected", reason=rejection.reason, detail=rejection.detail))
-    order = sorted(guessed, key=lambda config: (config != BASELINE, guessed[config] or 0.0))
+    baseline = spec.baseline(problem)
+    order = sorted(guessed, key=lambda config: (config != baseline, guessed[config] or 0.0))
     chosen = order if compiled is None else order[: compiled + 1 if compiled else 0]
     done: list[Row] = []
     troubled: dict[Config, Trouble] = {}
@@ -211,13 +221,14 @@ def inspect_space(
             if isinstance(result, Trouble):
                 troubled[config] = result
                 continue
-            why = result if isinstance(result, Rejection) else reject_resources(config, result, target)
+            is_baseline = config == baseline
+            why = result if isinstance(result, Rejection) else reject_resources(result, target, is_baseline=is_baseline)
             resources = result if isinstance(result, Resources) else None
             held = _held(resources, config, target) if resources is not None else None
             if why is not None:
                 rejected.append(Row(config, "rejected", None, resources, held, why.reason, why.detail))
             else:
-                done.append(Row(config, "compiled", _guess(config, problem, target, resources), resources, held))
+                done.append(Row(config, "compiled", _guess(spec, config, problem, target, resources), resources, held))
     if troubled:
         first = next(iter(troubled.values()))
         if len(troubled) == len(jobs):
@@ -233,11 +244,14 @@ def _held(resources: Resources, config: Config, target: Target) -> Occupancy:
     return occupancy(resources.registers, resources.shared_bytes, config.num_warps, target)
 
 
-def _guess(config: Config, problem: Problem, target: Target, resources: Resources | None = None) -> float | None:
+def _guess(
+    spec: KernelSpec, config: Config, problem: Problem, target: Target, resources: Resources | None = None
+) -> float | None:
     try:
-        return estimate(config, problem, target, resources).time_us
+        found = spec.estimate(config, problem, target, resources)
     except UsageError:
         return None
+    return found.time_us if found else None
 
 
 def reason_counts(rows: Sequence[Row]) -> dict[str, int]:

@@ -7,7 +7,7 @@ import io
 import multiprocessing
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from multiprocessing import forkserver, resource_tracker
@@ -21,7 +21,6 @@ from fusetune.core.space import Rejection
 from fusetune.core.target import Target
 from fusetune.core.trouble import Trouble, full_place, machine_told, trouble_of, trouble_of_exit
 from fusetune.errors import CompileError, FusetuneError, UsageError
-from fusetune.ops.gemm_scale.split import joins_summands
 from fusetune.ops.spec import KernelSpec
 
 NICENESS = 10
@@ -85,10 +84,10 @@ class CompileRun:
         self._futures: dict[Future[Any], Job] = {}
         with machine_told():
             self._pool = _pool_of(max(1, min(workers or usable_cores(), len(jobs))))
-        kinds: set[tuple[str, bool, bool]] = set()
+        kinds: set[Hashable] = set()
         for job in jobs:
-            # The launches of a variant have one signature each, and so one launcher.
-            kind = job.config.variant, job.config.SPLIT_K > 1, joins_summands(job.config, job.problem)
+            # Launches of one signature share a launcher.
+            kind = spec.signature(job.problem, job.config)
             arguments = spec, job, target, kind not in kinds
             try:
                 future = self._pool.schedule(_compile, args=arguments, timeout=time_limit_s)

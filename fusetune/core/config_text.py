@@ -1,63 +1,47 @@
-"""Configs as people write them on a command line."""
+"""Configs of named constants as people write them on a command line."""
 
 from __future__ import annotations
 
 import re
+from typing import Final
 
-import msgspec
-
-from fusetune.core.config import Config
-from fusetune.core.near import did_you_mean
+from fusetune.core.config import NamedConfig
+from fusetune.core.values import Value
 from fusetune.errors import UsageError
 
-_FIGURE = r"[0-9]{1,9}"
-_LABEL = re.compile(
-    rf"(?:(?P<variant>[a-z][a-z0-9_]*) )?(?P<BLOCK_M>{_FIGURE})x(?P<BLOCK_N>{_FIGURE})x(?P<BLOCK_K>{_FIGURE})"
-    rf"(?: w(?P<num_warps>{_FIGURE}))?(?: s(?P<num_stages>{_FIGURE}))?"
-    rf"(?: g(?P<GROUP_M>{_FIGURE}))?(?: k(?P<SPLIT_K>{_FIGURE}))?"
-)
-_ORDER = ("BLOCK_M", "BLOCK_N", "BLOCK_K", "num_warps", "num_stages", "GROUP_M", "SPLIT_K")
-_SHOWN = 80
-"""Letters of a text that cannot be read."""
-_FORMS = "write 64,64,32,4,3 (BLOCK_M,BLOCK_N,BLOCK_K,num_warps,num_stages[,GROUP_M[,SPLIT_K]]) or '64x64x32 w4 s3 g8'"
+_OPTION: Final = {"w": "num_warps", "s": "num_stages", "c": "num_ctas", "r": "maxnreg"}
+_FORM: Final = "write 'BLOCK=1024 w4 s2': constants as NAME=VALUE, then w, s, c, r for warps, stages, CTAs, registers"
 
 
-def parse_config(text: str) -> Config:
-    """A config from its figures or from its label, the variant before either: `persistent 128x256x32 w8 s3 g8`.
+def parse_named_config(text: str) -> NamedConfig:
+    """A config from its label, in any order of its words; what is left out is 4 warps and 2 stages.
 
-    `baseline` is BASELINE. SPLIT_K above 1 without a variant means split_k. Capitals do not matter. Raises UsageError
-    for anything else, and for a figure that no config can have; whether an op has the variant is for `kernels.typed` to
-    say.
+    Raises UsageError for a word that is none of a config, and for a value that no launch can have.
     """
-    words = " ".join(text.lower().split())
-    if words == "baseline":
-        return Config()
-    fields = _from_label(words) or _from_figures(words)
-    if fields is None:
-        shown = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
-        raise UsageError(f"config {shown!r} cannot be read{did_you_mean(words, ('baseline',)) or ':'} {_FORMS}")
-    if int(fields.get("SPLIT_K", 1)) > 1 and "variant" not in fields:
-        fields["variant"] = "split_k"
+    fields: dict[str, Value] = {}
+    for word in text.replace(",", " ").split():
+        name, equals, value = word.partition("=")
+        option = re.fullmatch(r"([wscr])(\d+)", word)
+        if equals:
+            fields[name] = parse_value(value)
+        elif option:
+            fields[_OPTION[option[1]]] = int(option[2])
+        else:
+            raise UsageError(f"config {text!r}: {word!r} cannot be read; {_FORM}")
     try:
-        return msgspec.convert(fields, Config)
-    except (msgspec.ValidationError, ValueError) as error:
+        return NamedConfig(**fields)  # type: ignore[arg-type]  # checked by it
+    except ValueError as error:
         raise UsageError(f"config {text!r}: {error}") from error
 
 
-def _from_label(words: str) -> dict[str, int | str] | None:
-    found = _LABEL.fullmatch(words)
-    if found is None:
-        return None
-    given = {name: value for name, value in found.groupdict().items() if value is not None}
-    return {name: value if name == "variant" else int(value) for name, value in given.items()}
-
-
-def _from_figures(words: str) -> dict[str, int | str] | None:
-    variant, _, figures = words.partition(" ") if re.match(r"[a-z][a-z0-9_]* ", words) else ("", "", words)
-    parts = re.split(r"\s*,\s*", figures)
-    if not 3 <= len(parts) <= len(_ORDER) or not all(re.fullmatch(_FIGURE, part) for part in parts):
-        return None
-    fields: dict[str, int | str] = {name: int(part) for name, part in zip(_ORDER, parts, strict=False)}
-    if variant:
-        fields["variant"] = variant
-    return fields
+def parse_value(text: str) -> Value:
+    """A value as people write it: a whole number, a number, true, false, none, or else a word."""
+    known = {"true": True, "false": False, "none": None}
+    if text.lower() in known:
+        return known[text.lower()]
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text

@@ -8,7 +8,6 @@ from typing import Final
 
 import msgspec
 
-from fusetune.core.problem import Problem
 from fusetune.core.resources import Occupancy
 from fusetune.core.target import Target
 
@@ -67,22 +66,25 @@ def believed(metrics: Mapping[str, float]) -> tuple[dict[str, float], tuple[str,
     return kept, tuple(doubts)
 
 
-def products_at_half(problem: Problem, target: Target) -> bool:
+def products_at_half(kind: str | None, target: Target) -> bool:
     """Whether a full tensor pipe shows as half of the SM's peak throughput.
 
     GeForce cards multiply with FP32 accumulation at half the rate of the pipe, which the profiler measures against: at
     50 % SM throughput an RTX 4090 does all the TF32 products it can (benchmarks/data, kernel_ms_from_sm_throughput).
     Their tables state it: dense FP16 with FP32 accumulation is twice FP32's rate there, four times elsewhere.
     """
-    if target.sm not in HALF_RATE_CAPABILITIES or problem.precision == "ieee":
+    if target.sm not in HALF_RATE_CAPABILITIES or kind in {None, "ieee"}:
         return False
     return bool(target.fp16_tflops and target.fp32_tflops and target.fp16_tflops < 3 * target.fp32_tflops)
 
 
 def diagnose(
-    kernel: str, metrics: Mapping[str, float], held: Occupancy, problem: Problem, target: Target, *, grid: int
+    kernel: str, metrics: Mapping[str, float], held: Occupancy, kind: str | None, target: Target, *, grid: int
 ) -> Diagnosis:
-    """Join one kernel's metrics with its theoretical occupancy and say what limits it; see `believed`."""
+    """Join one kernel's metrics with its theoretical occupancy and say what limits it; see `believed`.
+
+    `kind` says how its products are made (`peak_flops_per_ns`); None where it makes none.
+    """
     metrics, doubts = believed(metrics)
     sm, dram, warps = metrics.get(SM), metrics.get(DRAM), metrics.get(WARPS)
     theory = held.fraction * 100
@@ -93,7 +95,7 @@ def diagnose(
         return Diagnosis(
             kernel, "unknown", f"What limits {kernel} cannot be said without {missing}.{told}", tuple(notes)
         )
-    half = products_at_half(problem, target)
+    half = products_at_half(kind, target)
     products = min(100.0, sm * 2) if half else sm
     if dram >= WALL_PERCENT and dram >= products:
         limit, why = "dram", f"Device memory limits {kernel}: it is {dram:.0f} % busy."

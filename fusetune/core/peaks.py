@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from fusetune.core.problem import Problem
 from fusetune.core.target import Target
 from fusetune.errors import UsageError
 
@@ -33,8 +32,3 @@ def dram_bytes_per_ns(target: Target) -> float:
     if target.dram_gb_s is None:
         raise UsageError(f"the table of targets has no bandwidth for {target.name}, so nothing can be predicted for it")
     return target.dram_gb_s
-
-
-def kind_of(problem: Problem) -> str:
-    """How a problem's products are made: its precision, or the dtype of 16-bit inputs."""
-    return problem.precision or problem.dtype

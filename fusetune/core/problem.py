@@ -1,71 +1,87 @@
-"""Problem: what to compute."""
+"""Problem: what to compute. An op says what that is made of."""
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal
+from collections.abc import Hashable, Mapping
+from typing import Any, TypeVar
 
 import msgspec
 
-from fusetune.errors import UnsupportedProblemError
+from fusetune.core.values import NamedValues, Value
 
-Dtype = Literal["float32", "float16", "bfloat16"]
-Precision = Literal["tf32", "ieee", "tf32x3", "bf16x3"]
-Mode = Literal["train", "eval"]
-
-MODES: Final[tuple[Mode, ...]] = ("train", "eval")
-DTYPES: Final[tuple[Dtype, ...]] = ("float32", "float16", "bfloat16")
-PRECISIONS: Final[tuple[Precision, ...]] = ("tf32", "ieee", "tf32x3", "bf16x3")
-DTYPE_BYTES: Final[dict[Dtype, int]] = {"float32": 4, "float16": 2, "bfloat16": 2}
-
-Dimension = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
+P = TypeVar("P", bound="Problem")
+_ALIGNED = 16
+"""What Triton specializes sizes by: divisible by it, or not."""
 
 
-class Problem(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """One size of an op, whatever computes it: x [M, K], W [N, K], y [M, N].
+class Problem:
+    """Base of all problems, which are compared, hashed and never changed.
 
-    `precision` says how float32 inputs are multiplied and is None for 16-bit inputs, which have one way only.
-    `mode` is None for an op that has no training and evaluation forms.
+    An op's own type is a frozen msgspec.Struct beside this base; NamedProblem serves every op that has none.
     """
 
-    M: Dimension
-    N: Dimension
-    K: Dimension
-    dtype: Dtype
-    precision: Precision | None = None
-    mode: Mode | None = None
-
-    @property
-    def element_bytes(self) -> int:
-        """Bytes of one element of x, W and y."""
-        return DTYPE_BYTES[self.dtype]
+    __slots__ = ()
 
     def describe(self) -> str:
-        """The problem in one line, for people."""
-        parts = [f"M={self.M} K={self.K} N={self.N}", self.dtype]
-        parts += [part for part in (self.precision, self.mode) if part]
-        return " ".join(parts)
+        """The problem in one line, for people: `n=4096 float16`."""
+        return " ".join(filter(None, (self.size_text(), self.form_text())))
+
+    def size_text(self) -> str:
+        """Its numbers: `n=4096`."""
+        return " ".join(f"{name}={value}" for name, value in self.to_builtins().items() if _is_number(value))
+
+    def form_text(self) -> str:
+        """What it is besides: `float16`, a word by itself and all else by name."""
+        rest = {name: value for name, value in self.to_builtins().items() if not _is_number(value)}
+        return " ".join(value if isinstance(value, str) else f"{name}={value}" for name, value in rest.items())
+
+    def sizes(self) -> Mapping[str, int]:
+        """What may differ, within a power-of-two bucket, between this problem and one whose config it may use."""
+        return {}
+
+    def rest(self) -> Hashable:
+        """What must not differ between the two."""
+        sizes = self.sizes()
+        return tuple((name, value) for name, value in self.to_builtins().items() if name not in sizes)
+
+    def order(self) -> tuple[Any, ...]:
+        """Where it stands in a file: those that have much in common together."""
+        return tuple((name, str(type(value)), value) for name, value in self.to_builtins().items())
+
+    def to_builtins(self) -> dict[str, Any]:
+        """The fields as YAML and JSON have them."""
+        built: dict[str, Any] = msgspec.to_builtins(self)
+        return built
+
+    @classmethod
+    def from_builtins(cls: type[P], raw: Any) -> P:
+        """A problem of a mapping of YAML or JSON. Raises msgspec.ValidationError for what is none."""
+        return msgspec.convert(raw, cls)
 
 
-def make_problem(
-    M: int, N: int, K: int, dtype: Dtype, precision: Precision | None = None, mode: Mode | None = None
-) -> Problem:
-    """A checked Problem; float32 without a precision means tf32, as in nn.Linear with TF32 allowed.
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
-    Raises UnsupportedProblemError for a size below one, an unknown dtype, or a precision on 16-bit inputs.
-    """
-    for name, size in (("M", M), ("N", N), ("K", K)):
-        if not 1 <= size < 2**31:
-            raise UnsupportedProblemError(f"{name} is {size}; a size to tune lies between 1 and 2147483647")
-    if dtype not in DTYPES:
-        raise UnsupportedProblemError(f"dtype {dtype!r} is not known; use one of {', '.join(DTYPES)}")
-    if dtype != "float32" and precision is not None:
-        raise UnsupportedProblemError(
-            f"precision {precision!r} applies to float32 inputs only; leave it out for {dtype}"
-        )
-    if dtype == "float32" and precision is None:
-        precision = "tf32"
-    if precision is not None and precision not in PRECISIONS:
-        raise UnsupportedProblemError(f"precision {precision!r} is not known; use one of {', '.join(PRECISIONS)}")
-    if mode not in (None, *MODES):
-        raise UnsupportedProblemError(f"mode {mode!r} is not known; use train or eval")
-    return Problem(M=M, N=N, K=K, dtype=dtype, precision=precision, mode=mode)
+
+class NamedProblem(NamedValues, Problem):
+    """A problem of an op without a type of its own: any named values."""
+
+    __slots__ = ()
+
+    def __init__(self, **values: Value) -> None:
+        NamedValues.__init__(self, values)
+
+    def sizes(self) -> Mapping[str, int]:
+        """Every whole number above 1: at 1 Triton makes other code, and a flag is none."""
+        return {name: value for name, value in self._items.items() if type(value) is int and value > 1}
+
+    def rest(self) -> Hashable:
+        """All but the sizes, and which of these Triton knows to be divisible by 16."""
+        sizes = self.sizes()
+        others = frozenset((name, type(value), value) for name, value in self._items.items() if name not in sizes)
+        return others, frozenset((name, size % _ALIGNED == 0) for name, size in sizes.items())
+
+    def order(self) -> tuple[Any, ...]:
+        """Words first, then sizes, each in the order of names."""
+        words = sorted((name, str(value)) for name, value in self._items.items() if name not in self.sizes())
+        return (*words, *sorted(self.sizes().items()))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import msgspec
 
-from fusetune.core.peaks import dram_bytes_per_ns, kind_of, peak_flops_per_ns
-from fusetune.core.problem import Problem
+from fusetune.core.peaks import dram_bytes_per_ns, peak_flops_per_ns
 from fusetune.core.target import Target
 
 
@@ -31,13 +32,19 @@ class Roofline(msgspec.Struct, frozen=True):
         return max(self.compute_us, self.memory_us)
 
 
-def roofline(flops: float, moved_bytes: float, problem: Problem, target: Target) -> Roofline:
+def roofline(flops: float, moved_bytes: float, kind: str | None, target: Target) -> Roofline:
     """The walls for an op of so many floating-point operations and so many bytes, each read or written once.
+
+    `kind` names the peak that the operations go by (`peak_flops_per_ns`); without it, or without operations, the wall
+    is that of the bytes alone.
 
     Source of the model: Williams, Waterman, Patterson, Roofline, CACM 52(4), 2009. Raises UsageError where the table
     of targets lacks the peak or the bandwidth.
     """
-    peak, bandwidth = peak_flops_per_ns(kind_of(problem), target), dram_bytes_per_ns(target)
+    bandwidth = dram_bytes_per_ns(target)
+    if kind is None or not flops:
+        return Roofline(intensity=0.0, ridge=math.inf, compute_us=0.0, memory_us=moved_bytes / bandwidth / 1e3)
+    peak = peak_flops_per_ns(kind, target)
     return Roofline(
         intensity=flops / moved_bytes,
         ridge=peak / bandwidth,

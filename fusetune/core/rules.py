@@ -16,7 +16,7 @@ from typing import Final
 
 import msgspec
 
-from fusetune.core.config import BASELINE, Config
+from fusetune.core.config import SAFE_STAGES, SAFE_WARPS, Config, with_options
 from fusetune.core.resources import Occupancy, Resources
 
 LOW_PRESSURE_BELOW: Final = 96
@@ -70,13 +70,19 @@ def fired_rules(resources: Resources, occupancy: Occupancy, staged_loads: int) -
 
 
 def propose(
-    resources: Resources, occupancy: Occupancy, staged_loads: int, *, compute_bound: bool, tile: Config = BASELINE
+    resources: Resources,
+    occupancy: Occupancy,
+    staged_loads: int,
+    *,
+    compute_bound: bool,
+    baseline: Config,
+    tile: Config | None = None,
 ) -> Proposal:
     """What to try beside BASELINE, from the resources and occupancy of the compiled kernel of `tile`.
 
     `staged_loads` are those inside the pipelined loop; `compute_bound` says whether arithmetic, not memory, limits it.
-    Where no rule fires, the brief's other values of each parameter are tried, one at a time. Another tile than
-    BASELINE's is proposed with the rules' warps and stages, itself left out.
+    Where no rule fires, the brief's other values of each parameter are tried, one at a time. Another `tile` than
+    that of `baseline` is proposed with the rules' warps and stages, itself left out.
     """
     fired = fired_rules(resources, occupancy, staged_loads)
     warps, stages = {4}, {2}
@@ -89,19 +95,19 @@ def propose(
     if MULTI_INPUT in fired:
         stages = {2}
     product = [
-        msgspec.structs.replace(tile, num_warps=num_warps, num_stages=num_stages)
+        with_options(tile or baseline, num_warps=num_warps, num_stages=num_stages)
         for num_warps in sorted(warps)
         for num_stages in sorted(stages)
     ]
-    return Proposal(fired, _at_most_three(product, tile))
+    return Proposal(fired, _at_most_three(product, baseline, tile or baseline))
 
 
-def _at_most_three(product: list[Config], tile: Config) -> tuple[Config, ...]:
+def _at_most_three(product: list[Config], baseline: Config, tile: Config) -> tuple[Config, ...]:
     """BASELINE and at most two others: of more, those that change both parameters at once are left out first."""
-    if tile != BASELINE:
-        product = list(dict.fromkeys([BASELINE, *(config for config in product if config != tile)]))
+    if tile != baseline:
+        product = list(dict.fromkeys([baseline, *(config for config in product if config != tile)]))
     if len(product) > MAX_PROPOSED:
-        product = [c for c in product if c.num_warps == BASELINE.num_warps or c.num_stages == BASELINE.num_stages]
+        product = [c for c in product if c.num_warps == SAFE_WARPS or c.num_stages == SAFE_STAGES]
     return tuple(product[:MAX_PROPOSED])
 
 

@@ -3,38 +3,44 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
-from typing import Final, Literal
+from collections.abc import Iterator, Mapping
+from typing import Any, Final, Literal
 
 import msgspec
 
-from fusetune.core.config import BASELINE, Config
+from fusetune.core.config import NamedConfig
+from fusetune.core.values import Value
 
 SpaceName = Literal["standard", "full", "seed"]
 SPACE_NAMES: Final[tuple[SpaceName, ...]] = ("standard", "full", "seed")
+WARPS: Final = (1, 2, 4, 8, 16)
+STAGES: Final = (1, 2, 3, 4, 5)
 
 
 class Space(msgspec.Struct, frozen=True):
-    """Values of each tunable parameter, by name of a field of Config; the space is their product.
+    """Values of each parameter that may vary, by name; the space is their product, and that of `others` beside it.
 
-    `others` are spaces of other variants, whose parameters take other values.
+    A parameter is num_warps, num_stages, num_ctas, maxnreg, or a constant of the kernels.
     """
 
-    values: Mapping[str, tuple[int, ...]]
-    variants: tuple[str, ...] = ("tiled",)
+    values: Mapping[str, tuple[Value, ...]]
     others: tuple[Space, ...] = ()
 
-    def configs(self) -> tuple[Config, ...]:
-        """All products, BASELINE first and once."""
-        names = list(self.values)
-        configs = [
-            Config(variant=variant, **dict(zip(names, values, strict=True)))
-            for variant in self.variants
-            for values in itertools.product(*self.values.values())
-        ]
-        for other in self.others:
-            configs += [config for config in other.configs() if config.variant in other.variants]
-        return (BASELINE, *(config for config in dict.fromkeys(configs) if config != BASELINE))
+    def products(self) -> Iterator[dict[str, Any]]:
+        """Every combination of this space's own values, by name."""
+        for values in itertools.product(*self.values.values()):
+            yield dict(zip(self.values, values, strict=True))
+
+    def configs(self) -> tuple[NamedConfig, ...]:
+        """The products as configs, each once; warps and stages that are not named take WARPS and STAGES.
+
+        Raises ValueError for a value that no launch can have.
+        """
+        products = [one for space in (self, *self.others) for one in space._with_options().products()]
+        return tuple(dict.fromkeys(NamedConfig(**product) for product in products))
+
+    def _with_options(self) -> Space:
+        return Space({"num_warps": WARPS, "num_stages": STAGES, **self.values})
 
 
 class Rejection(msgspec.Struct, frozen=True):

@@ -15,6 +15,8 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
+from fusetune.core.values import NamedValues
+
 T = TypeVar("T")
 
 OP_NAME: Final = r"^[a-z][a-z0-9_]{0,99}\Z"
@@ -56,6 +58,8 @@ def shown(value: T, made: Callable[[str], str] = printable) -> T:
         fields = {name: getattr(value, name) for name in value.__struct_fields__}
         better = {name: new for name, old in fields.items() if (new := shown(old, made)) is not old}
         changed = msgspec.structs.replace(value, **better) if better else value
+    elif isinstance(value, NamedValues):
+        changed = value.with_texts(made)
     elif isinstance(value, dict):
         changed = {shown(key, made): shown(item, made) for key, item in value.items()}
     elif isinstance(value, list | tuple):

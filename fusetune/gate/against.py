@@ -15,7 +15,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module, invalidate_caches
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -31,11 +30,8 @@ from fusetune.ops.spec import (
     Launch,
     Operand,
     TileDescriptor,
-    Tolerance,
 )
 
-OTHER: Final = "other:"
-"""How the variant of a config begins that the other revision launches."""
 _WORKTREES: Final = "fusetune-against-"
 _DOORS: Final = ("ops.spec", "kernels.spec")
 """Where the table of built-in ops is, and where it was."""
@@ -103,7 +99,7 @@ class Revision:
 
     def config(self, config: Config) -> Config:
         """See Against."""
-        return msgspec.structs.replace(config, variant=OTHER + config.variant)
+        return config.elsewhere()
 
     def close(self) -> None:
         """Remove the files of the revision and the modules that were imported from them."""
@@ -162,8 +158,8 @@ class Revision:
         invalidate_caches()
 
 
-class BesideSpec:
-    """A KernelSpec of two revisions: a config whose variant begins with OTHER is launched by the other one.
+class BesideSpec(KernelSpec):
+    """A KernelSpec of two revisions: a config that is `elsewhere` is launched by the other one.
 
     Everything but the launches and what they need is this revision's: inputs, reference, tolerance. `alias` is the name
     of the other revision's own package of types, None where both share this one's.
@@ -171,12 +167,13 @@ class BesideSpec:
 
     def __init__(self, spec: KernelSpec, other: KernelSpec, alias: str | None) -> None:
         self._spec, self._other, self._alias = spec, other, alias
-        self.name, self.space = spec.name, spec.space
-        self.dtypes, self.modes, self.staged_loads = spec.dtypes, spec.modes, spec.staged_loads
+        self.name, self.space, self.types, self.staged_loads = spec.name, spec.space, spec.types, spec.staged_loads
 
-    def operands(self, problem: Problem) -> tuple[Operand, ...]:
-        """As at this revision."""
-        return self._spec.operands(problem)
+    def __getattribute__(self, name: str) -> Any:
+        """Of the door's members, those that are not written here are this revision's."""
+        if name in KernelSpec.__dict__ and not name.startswith("_") and name not in _OF_BOTH:
+            return getattr(object.__getattribute__(self, "_spec"), name)
+        return object.__getattribute__(self, name)
 
     def workspace(self, problem: Problem, config: Config) -> tuple[Operand, ...]:
         """What the revision that the config names needs."""
@@ -190,10 +187,6 @@ class BesideSpec:
         """What the revision that the config names computes of the inputs."""
         spec, problem, config = self._of(problem, config)
         return spec.constants(problem, config, tensors)
-
-    def references(self, problem: Problem) -> tuple[Config, ...]:
-        """As at this revision."""
-        return self._spec.references(problem)
 
     def launches(self, problem: Problem, config: Config, tensors: Mapping[str, Any]) -> Sequence[Launch | Call]:
         """Those of the revision that the config names, in this one's types.
@@ -211,51 +204,42 @@ class BesideSpec:
                 raise
             raise CannotLaunchError(str(error)) from error
 
-    def reference(self, problem: Problem, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
-        """As at this revision."""
-        return self._spec.reference(problem, inputs)
-
-    def tolerance(self, problem: Problem) -> Tolerance:
-        """As at this revision."""
-        return self._spec.tolerance(problem)
-
-    def flops(self, problem: Problem) -> float:
-        """As at this revision."""
-        return self._spec.flops(problem)
-
-    def bytes(self, problem: Problem) -> float:
-        """As at this revision."""
-        return self._spec.bytes(problem)
-
     def deterministic(self, config: Config) -> bool:
         """What the revision that the config names says."""
-        return (self._other if config.variant.startswith(OTHER) else self._spec).deterministic(config)
-
-    def source_hash(self, variant: str | None = None) -> str:
-        """As at this revision."""
-        return self._spec.source_hash(variant)
+        return (self._other if config.is_elsewhere else self._spec).deterministic(config)
 
     def _of(self, problem: Problem, config: Config) -> tuple[KernelSpec, Any, Any]:
         """The spec of the revision that a config names, and problem and config in that revision's own types."""
-        if not config.variant.startswith(OTHER):
+        if not config.is_elsewhere:
             return self._spec, problem, config
-        config = msgspec.structs.replace(config, variant=config.variant.removeprefix(OTHER))
+        config = config.here()
         if self._alias is None:
             return self._other, problem, config
-        types = [_type_of(self._alias, "problem", "Problem"), _type_of(self._alias, "config", "Config")]
+        types = _types_at(self._alias, self._other)
+        asked: list[Any] = [problem, config]
         try:
-            converted = [
-                msgspec.convert(msgspec.to_builtins(value), kind)
-                for value, kind in zip((problem, config), types, strict=True)
+            converted: list[Any] = [
+                kind.from_builtins(value.to_builtins())
+                if hasattr(kind, "from_builtins")
+                else msgspec.convert(value.to_builtins(), kind)
+                for value, kind in zip(asked, types, strict=True)
             ]
-        except msgspec.ValidationError as error:
+        except ValueError as error:  # a ValidationError, or what a type of that revision says of a value
             raise CannotLaunchError(f"the other revision does not know {config.label()}: {error}") from error
         return self._other, converted[0], converted[1]
 
 
-def _type_of(alias: str, module: str, name: str) -> Any:
-    held: ModuleType = import_module(f"{alias}.core.{module}")
-    return getattr(held, name)
+_OF_BOTH: Final = frozenset({"name", "space", "types", "staged_loads"}) | {
+    name for name in vars(BesideSpec) if not name.startswith("_")
+}
+
+
+def _types_at(alias: str, spec: KernelSpec) -> tuple[Any, Any]:
+    """That revision's types of problems and configs: its op's own, or those that all ops shared before they had any."""
+    own = getattr(spec, "types", None)
+    if own is not None:
+        return own.problem, own.config
+    return import_module(f"{alias}.core.problem").Problem, import_module(f"{alias}.core.config").Config
 
 
 def _as_ours(launch: Any) -> Launch | Call:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from fusetune.core.config import BASELINE, Config
+from fusetune.core.config import Config
 from fusetune.core.decision import Gain, KeepRule, decide
 from fusetune.gate.findings import Status
 from fusetune.gate.recording import GateJournal
@@ -33,9 +33,27 @@ class Judgement(msgspec.Struct, frozen=True):
     result: PairResult | None = None
 
 
-class Limits(msgspec.Struct, frozen=True):
-    """The seed of the inputs, and the time by which a measurement has to end, as `clock` tells it in seconds."""
+class Allowance(msgspec.Struct, frozen=True):
+    """The seed of the inputs, and the time by which all measurements have to end, as `clock` tells it in seconds."""
 
+    seed: int = 0
+    deadline: float | None = None
+    clock: Callable[[], float] = time.monotonic
+
+    def of(self, baseline: Config) -> Limits:
+        """The same for one problem, whose BASELINE this is."""
+        return Limits(baseline, self.seed, self.deadline, self.clock)
+
+    @property
+    def over(self) -> bool:
+        """Whether no time is left."""
+        return self.deadline is not None and self.clock() >= self.deadline
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """Of the measurements of one problem: its BASELINE, and what an Allowance has."""
+
+    baseline: Config
     seed: int = 0
     deadline: float | None = None
     clock: Callable[[], float] = time.monotonic
@@ -55,7 +73,7 @@ def judge_gain(measurer: Measurer, entry: Entry, limits: Limits, journal: GateJo
         statuses: dict[str, Status] = {"keep": "holds", "revert": "regression", "inconclusive": "inconclusive"}
         return Judgement(statuses[result.outcome], _told_gain(result), result)
 
-    judgement = _twice(measurer, BASELINE, entry.config, rule, judge, limits, journal)
+    judgement = _twice(measurer, limits.baseline, entry.config, rule, judge, limits, journal)
     if judgement.result is None:
         return judgement
     then = f"{format_gain(entry.gain.median)} when it was kept"
@@ -134,7 +152,7 @@ def _once(
     rng = random.Random(seed)
     journal.sampling(measurer.prepare(seed), seed)
     for arm in dict.fromkeys((baseline, config)):
-        if arm == BASELINE:
+        if arm == limits.baseline:
             continue  # `prepare` has checked it.
         checked = measurer.check(arm)
         journal.checked(arm, checked)
@@ -164,7 +182,7 @@ def _once(
 
     # What is compared decides what has to be quiet: an arm against itself, in the order and the time of the others.
     noise = pair("control", baseline, baseline, is_quiet)
-    name = "BASELINE" if baseline == BASELINE else baseline.label()
+    name = "BASELINE" if baseline == limits.baseline else baseline.label()
     if isinstance(noise, Failure):
         return Judgement("inconclusive", f"this machine is too noisy: {name} against itself shows {noise.detail}")
     if not is_quiet(noise.gain) and limits.over:

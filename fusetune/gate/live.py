@@ -15,7 +15,7 @@ from fusetune.core.progress import Progress
 from fusetune.errors import NoUsableGpuError
 from fusetune.gate.against import Against
 from fusetune.gate.findings import Check, Finding, LoadedFile
-from fusetune.gate.judge import Judgement, Limits, judge_against, judge_gain
+from fusetune.gate.judge import Allowance, Judgement, Limits, judge_against, judge_gain
 from fusetune.gate.recording import GateJournal
 from fusetune.gate.static import static_findings
 from fusetune.measure.lock import hold_gpu_of
@@ -60,7 +60,7 @@ def live_gate(
     """
     options = options or LiveOptions()
     deadline = None if options.budget_s is None else clock() + options.budget_s
-    limits = Limits(seed=options.seed, deadline=deadline, clock=clock)
+    limits = Allowance(seed=options.seed, deadline=deadline, clock=clock)
     findings: list[Finding] = []
     gated = [(path, file, entry) for path, file in files for entry in file.entries]
     elsewhere: dict[Path, str] = {}
@@ -84,7 +84,7 @@ def _gate_entry(
     measurer_for: MeasurerFactory,
     progress: Progress,
     options: LiveOptions,
-    limits: Limits,
+    limits: Allowance,
     elsewhere: dict[Path, str],
 ) -> list[Finding]:
     """The findings of one entry; a file for another machine goes into `elsewhere` instead."""
@@ -116,7 +116,7 @@ def _measure(
     measurer_for: MeasurerFactory,
     progress: Progress,
     options: LiveOptions,
-    limits: Limits,
+    limits: Allowance,
 ) -> Finding | str:
     """The finding, or in what this machine differs from the file's."""
     spec = spec_named(file.op)
@@ -138,13 +138,14 @@ def _measure(
             return "; ".join(differences)
         with hold_gpu_of(facts, progress):
             journal = GateJournal(options.journals)
-            judgement = _judge(measurer, facts, file, entry, check, against, limits, journal)
+            own = limits.of(spec.baseline(entry.problem))
+            judgement = _judge(measurer, facts, file, entry, check, against, own, journal)
             journal.end(entry, path, judgement.status)
     finally:
         if journal is not None:
             journal.close()
         measurer.close()
-    if check == "baseline" and spec.source_hash(entry.config.variant) != entry.environment.kernel_hash:
+    if check == "baseline" and spec.source_hash(entry.config) != entry.environment.kernel_hash:
         told = "the kernel has changed since, so the runtime does not use this entry: sweep again"
         judgement = msgspec.structs.replace(judgement, detail=f"{judgement.detail}; {told}")
     return finding_of(path, file.op, entry, check, judgement, journal.path)
@@ -163,7 +164,7 @@ def _judge(
     rule = KeepRule()
     if entry.gain is not None:
         rule = KeepRule(min_gain=entry.gain.min_gain, confidence=entry.gain.confidence)
-    journal.begin(file.op, entry, facts, rule, limits.seed)
+    journal.begin(file.op, entry, facts, rule, limits.seed, limits.baseline)
     if against is None:
         return judge_gain(measurer, entry, limits, journal)
     other = against.config(entry.config)

@@ -10,6 +10,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from fusetune.core.text import encodable, json_text, markdown, printable, shortened, shown, visible_lines
+from fusetune.core.values import to_builtins
 from fusetune.errors import UsageError
 from fusetune.gate.findings import SIGNS, Finding, Status, exit_code, summary
 from fusetune.store.whole import write_whole
@@ -45,7 +46,7 @@ def to_json(findings: Sequence[Finding]) -> str:
         "summary": summary(findings),
         "findings": [_plain(finding) for finding in shown(list(findings), encodable)],
     }
-    return json_text(msgspec.json.format(msgspec.json.encode(body), indent=2).decode()) + "\n"
+    return json_text(msgspec.json.format(msgspec.json.encode(body, enc_hook=to_builtins), indent=2).decode()) + "\n"
 
 
 def to_markdown(findings: Sequence[Finding], limit: int | None = None) -> str:

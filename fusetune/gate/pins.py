@@ -19,6 +19,7 @@ from fusetune.core.config import Config
 from fusetune.core.environment import TargetIdentity
 from fusetune.core.problem import Problem
 from fusetune.core.trouble import why_not_written
+from fusetune.core.values import to_builtins
 from fusetune.errors import ConfigFileError
 from fusetune.store.paths import PINS_FOLDER
 from fusetune.store.regular import is_there, reason
@@ -110,7 +111,8 @@ def read_pins(path: Path, known_metrics: Iterable[str]) -> PinFile | None:
 
 def write_pins(path: Path, file: PinFile) -> None:
     """Write the file whole or not at all; raises ConfigFileError where the file system refuses."""
-    body = yaml.safe_dump(msgspec.to_builtins(file), default_flow_style=None, sort_keys=False, width=_LINE_WIDTH)
+    plain = msgspec.to_builtins(file, enc_hook=to_builtins)
+    body = yaml.safe_dump(plain, default_flow_style=None, sort_keys=False, width=_LINE_WIDTH)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         replace_file(path.resolve(), _HEADER + body)

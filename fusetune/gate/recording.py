@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 import fusetune
-from fusetune.core.config import BASELINE, Config
+from fusetune.core.config import Config
 from fusetune.core.decision import KeepRule
 from fusetune.measure.paired import PairResult
 from fusetune.measure.protocol import BlockTimes, Checked, Failure, GpuFacts, SamplingFacts
@@ -47,7 +47,7 @@ class GateJournal:
             self.path = folder / GATES_FOLDER / f"{self._run}.jsonl"
             self._writer = JournalWriter(self.path)
 
-    def begin(self, op: str, entry: Entry, facts: GpuFacts, rule: KeepRule, seed: int) -> None:
+    def begin(self, op: str, entry: Entry, facts: GpuFacts, rule: KeepRule, seed: int, baseline: Config) -> None:
         """The first line."""
         self._write(
             lambda: RunStart(
@@ -63,9 +63,10 @@ class GateJournal:
                 space=GATE_SPACE,
                 seed=seed,
                 rule=rule,
+                baseline=baseline,
             )
         )
-        self.checked(BASELINE, None)
+        self.checked(baseline, None)
 
     def sampling(self, facts: SamplingFacts, seed: int) -> None:
         """A process and how it samples."""

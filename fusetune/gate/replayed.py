@@ -6,14 +6,13 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from fusetune.core.config import Config
-from fusetune.core.decision import KeepRule
 from fusetune.errors import MeasurementError, UsageError
-from fusetune.gate.against import OTHER
 from fusetune.gate.findings import Check, Finding
 from fusetune.gate.judge import Judgement, Limits, judge_against, judge_gain
 from fusetune.gate.live import finding_of
 from fusetune.gate.recording import GATE_SPACE, GateJournal
 from fusetune.measure.replay import ReplayMeasurer
+from fusetune.ops.types import baseline_of
 from fusetune.store.journal import Block, Candidate, Record, RunEnd, RunStart, Sampling, read_run
 from fusetune.store.schema import Entry
 
@@ -32,20 +31,24 @@ def gate_from(journal: Path) -> Finding:
         raise UsageError(f"{journal} ends with no entry to gate ({why}); name a run that decided something")
     entry = end.entry
     file = Path(end.file) if end.file else journal
-    other = next((r.config for r in records if isinstance(r, Candidate) and r.config.variant.startswith(OTHER)), None)
+    other = next((r.config for r in records if isinstance(r, Candidate) and r.config.is_elsewhere), None)
     check: Check = "against" if other else "baseline"
     if other is None and (entry.evidence != "measured" or entry.verdict != "keep"):
         told = f"{entry.evidence}, {entry.verdict}: there is no gain to hold"
         return Finding(file=file, op=start.op, entry=entry, status="not_gated", detail=told, journal=str(journal))
-    judgement = _judge(ReplayMeasurer(_decisive(records, start)), start.rule, entry, other)
+    judgement = _judge(ReplayMeasurer(_decisive(records, start)), start, entry, other)
     return finding_of(file, start.op, entry, check, judgement, journal)
 
 
-def _judge(measurer: ReplayMeasurer, rule: KeepRule, entry: Entry, other: Config | None) -> Judgement:
+def _judge(measurer: ReplayMeasurer, start: RunStart, entry: Entry, other: Config | None) -> Judgement:
+    baseline = baseline_of(start.op, start.problem, start.baseline)
+    if baseline is None:
+        return Judgement("inconclusive", f"the run does not say what BASELINE of {start.op} was")
+    limits, silent = Limits(baseline), GateJournal(None)
     try:
         if other is None:
-            return judge_gain(measurer, entry, Limits(), GateJournal(None))
-        return judge_against(measurer, entry.config, other, "the other revision", rule, Limits(), GateJournal(None))
+            return judge_gain(measurer, entry, limits, silent)
+        return judge_against(measurer, entry.config, other, "the other revision", start.rule, limits, silent)
     except MeasurementError as error:
         return Judgement("inconclusive", f"not enough was recorded to decide it again: {error}")
 

@@ -13,7 +13,7 @@ from fusetune.compiler import pool as compiler
 from fusetune.compiler.build import ptxas_version
 from fusetune.compiler.pool import Job, compile_jobs, usable_cores
 from fusetune.compiler.record import KernelRecord, kernel_records
-from fusetune.core.config import BASELINE, Config
+from fusetune.core.config import Config
 from fusetune.core.progress import Progress
 from fusetune.core.resources import Resources
 from fusetune.core.space import Rejection
@@ -73,7 +73,8 @@ def static_findings(
                 troubles.append(compiled.result)
                 status, detail = _not_compiled(compiled.result)
             else:
-                status, detail = _checked(entry.config, compiled.result, target)
+                is_baseline = entry.config == spec.baseline(entry.problem)
+                status, detail = _checked(entry.config, compiled.result, target, is_baseline=is_baseline)
                 if pins is not None and toolchain is not None:
                     job = Job(entry.problem, entry.config)
                     status, detail = _held_to_pin((status, detail), job, compiled.kernels, pins, spec, toolchain)
@@ -109,12 +110,13 @@ def pin(files: Sequence[LoadedFile], progress: Progress, *, workers: int | None 
             if isinstance(compiled.result, Trouble):
                 told = f"{path} was not pinned, {entry.config.label()} could not be compiled: {compiled.result.detail}"
                 raise Trouble(told, compiled.result.is_setting).error()
-            status, detail = _checked(entry.config, compiled.result, target)
+            is_baseline = entry.config == spec.baseline(entry.problem)
+            status, detail = _checked(entry.config, compiled.result, target, is_baseline=is_baseline)
             override = old.override(entry.problem) if old else None
             if status == "regression" and not (override and _is_spill(compiled) and _accepts_spill(override.accepts)):
                 refused.append(f"{entry.problem.describe()}  {entry.config.label()}: {detail}")
             elif compiled.kernels is not None:
-                hashed = spec.source_hash(entry.config.variant)
+                hashed = spec.source_hash(entry.config)
                 entries.append(Pin(entry.problem, entry.config, hashed, toolchain, compiled.kernels))
         new = PinFile(pins=PINS_VERSION, op=file.op, target=file.target, entries=tuple(entries))
         write_pins(place, merged(old, new, [(entry.problem, entry.config) for entry in file.entries]))
@@ -186,11 +188,11 @@ def _refuse_other(pins: PinFile, file: ConfigFile, path: Path) -> None:
         )
 
 
-def _checked(config: Config, result: Resources | Rejection, target: Target) -> Outcome:
+def _checked(config: Config, result: Resources | Rejection, target: Target, *, is_baseline: bool) -> Outcome:
     """What can be said without a pin."""
     if isinstance(result, Rejection):
         return "regression", f"does not compile: {result.detail}"
-    if result.spills and config != BASELINE:
+    if result.spills and not is_baseline:
         return "regression", f"spills: {result.stack_bytes} bytes of stack a thread"
     if result.shared_bytes > target.shared_bytes_per_cta:
         return "regression", (
@@ -236,7 +238,7 @@ def _held_to_pin(
         status, detail = "holds", f"{detail}; {reason}"
     if here is None or made is None:
         return "no_reference", f"{detail}; not pinned, while others are: `fusetune gate --pin` puts it on record"
-    hashed = spec.source_hash(job.config.variant)
+    hashed = spec.source_hash(job.config)
     changed = "" if here.kernel_hash == hashed else "; the kernels' source has changed since"
     return _compared(drift(here.kernels, made), status, detail, accepts, reason, changed)
 

@@ -94,7 +94,7 @@ class CudaMeasurer:
         for worker in (self._worker, self._spare):
             if worker is not None:
                 with contextlib.suppress(WorkerLostError):  # Who needs it meets that again.
-                    worker.begin(_create_context, self._problem.dtype)
+                    worker.begin(_create_context, _drawn_dtype(self._spec, self._problem))
         return others
 
     def prepare(self, seed: int) -> SamplingFacts:
@@ -250,6 +250,12 @@ def _initialise_nvml() -> None:
         import pynvml
 
         pynvml.nvmlInit()
+
+
+def _drawn_dtype(spec: KernelSpec, problem: Problem) -> str:
+    """The dtype of an input that is drawn at random."""
+    drawn = (operand.dtype for operand in spec.operands(problem) if operand.role == "input" and operand.is_drawn)
+    return next(drawn, "float32")
 
 
 def _create_context(dtype: str) -> None:

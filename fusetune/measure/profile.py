@@ -11,8 +11,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import msgspec
-
 from fusetune.core.config import Config
 from fusetune.core.problem import Problem
 from fusetune.errors import MeasurementError, NoUsableGpuError, UsageError
@@ -51,7 +49,7 @@ def ncu_command(
 ) -> list[str]:
     """The command that profiles the last launch of each kernel of a config, clocks as they are, as raw CSV."""
     names = "|".join(re.escape(name) for name in dict.fromkeys(kernels))
-    job = json.dumps({"op": op, "problem": msgspec.to_builtins(problem), "config": msgspec.to_builtins(config)})
+    job = json.dumps({"op": op, "problem": problem.to_builtins(), "config": config.to_builtins()})
     return [
         str(ncu),
         *("--clock-control", "none", "--csv", "--page", "raw", "--print-units", "base"),

@@ -26,11 +26,12 @@ def main(text: str) -> int:
     import torch
 
     from fusetune.ops.spec import load_spec
+    from fusetune.store.typed import decoding_of
 
     if not torch.cuda.is_available():
         print("==ERROR== torch sees no GPU", file=sys.stderr)
         return 1
-    job = msgspec.json.decode(text, type=_Job)
+    job = msgspec.json.decode(text, type=_Job, dec_hook=decoding_of(msgspec.json.decode(text)["op"]))
     spec = load_spec(job.op)
     generator = torch.Generator(device="cuda").manual_seed(0)
     tensors: dict[str, Any] = {}

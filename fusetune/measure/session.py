@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from fusetune.core.config import BASELINE, Config
+from fusetune.core.config import Config
 from fusetune.core.problem import Problem
 from fusetune.core.roofline import roofline
 from fusetune.errors import UsageError
@@ -44,8 +44,9 @@ _Arm = tuple[Config, int]
 
 def loaded_bytes(spec: KernelSpec, problem: Problem, input_sets: int) -> int:
     """The most GPU memory that loading a session takes: its input sets, and float64 copies of one, made and used."""
-    elements = sum(operand.numel for operand in spec.operands(problem))
-    return elements * (problem.element_bytes * input_sets + 2 * _FLOAT64_BYTES)
+    operands = spec.operands(problem)
+    held = sum(operand.size_bytes for operand in operands) * input_sets
+    return held + sum(operand.numel for operand in operands) * 2 * _FLOAT64_BYTES
 
 
 class GpuSession:
@@ -61,9 +62,10 @@ class GpuSession:
 
         self._torch = torch
         self._spec, self._problem, self._monitor = spec, problem, monitor
+        self._baseline = spec.baseline(problem)
         self._device = torch.device("cuda", torch.cuda.current_device())
         self._l2_bytes = int(torch.cuda.get_device_properties(self._device).L2_cache_size)
-        set_bytes = sum(operand.numel for operand in spec.operands(problem)) * problem.element_bytes
+        set_bytes = sum(operand.size_bytes for operand in spec.operands(problem))
         wanted = math.ceil(L2_TURNOVER * self._l2_bytes / set_bytes) if cold else 1
         generator = torch.Generator(device=self._device).manual_seed(seed)
         self.seed = seed
@@ -81,7 +83,7 @@ class GpuSession:
 
     def load(self) -> Failure | None:
         """Check BASELINE, and with that load everything that a session needs; nothing is timed."""
-        checked = self.check(BASELINE)
+        checked = self.check(self._baseline)
         if isinstance(checked, Failure):
             return checked
         self._loaded = True
@@ -100,7 +102,7 @@ class GpuSession:
         if like is None:
             self.warm_up()
             # The least of a few: the process that stands by may still be loading, and that makes a sample longer only.
-            baseline_us = min(self.sample(BASELINE) for _ in range(_CHOOSING_SAMPLES))
+            baseline_us = min(self.sample(self._baseline) for _ in range(_CHOOSING_SAMPLES))
             floor_us = self._floor_us()
             timer = GraphTimer.name if is_short(baseline_us, floor_us) else EventTimer.name
             launches = launches_for(baseline_us, floor_us, len(self._sets) if timer == GraphTimer.name else 1)
@@ -132,7 +134,7 @@ class GpuSession:
         spec, problem = self._spec, self._problem
         try:
             target = local_target(self._torch.cuda.current_device())
-            roof = roofline(spec.flops(problem), spec.bytes(problem), problem, target)
+            roof = roofline(spec.flops(problem), spec.bytes(problem), spec.kind(problem), target)
         except UsageError:
             return None
         return roof.time_us if self._cold else roof.compute_us
@@ -204,7 +206,7 @@ class GpuSession:
         while elapsed < 10 * WARM_UP_S:
             chunk_ends = time.monotonic() + WARM_UP_S / 4
             while time.monotonic() < chunk_ends:
-                self._timer.times_us([(BASELINE, 0)])
+                self._timer.times_us([(self._baseline, 0)])
             elapsed = time.monotonic() - began
             before, clock = clock, self._monitor.state().sm_mhz
             settled = clock is None or (before is not None and abs(clock - before) <= _SETTLED * before)
@@ -253,7 +255,7 @@ class GpuSession:
         for operand in self._spec.operands(self._problem):
             tensor = operand.allocate(self._device)
             if operand.role != "output":
-                tensor.normal_(operand.mean, operand.std, generator=generator)
+                operand.draw(tensor, generator)
             tensors[operand.name] = tensor
         return tensors
 

@@ -1,29 +1,33 @@
-"""KernelSpec: what an op gives to be tuned. `sweep`, `report` and `gate` know an op through this alone."""
+"""KernelSpec: what an op gives to be tuned. Everything above knows an op through this alone."""
 
 from __future__ import annotations
 
 import functools
-import hashlib
 import inspect
-import io
 import math
 import re
-import textwrap
-import tokenize
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Final, Literal
 
-from fusetune.core.config import Config
+from fusetune.core.brief import brief
+from fusetune.core.config import OPTIONS, SAFE_STAGES, SAFE_WARPS, Config, with_options
+from fusetune.core.config_text import parse_named_config
+from fusetune.core.dtypes import element_type
+from fusetune.core.estimate import Estimate
 from fusetune.core.near import did_you_mean
-from fusetune.core.problem import Dtype, Problem
-from fusetune.core.space import Space
+from fusetune.core.problem import Problem
+from fusetune.core.resources import Resources
+from fusetune.core.space import SPACE_NAMES, Rejection, Space, SpaceName
 from fusetune.core.target import Target
 from fusetune.core.text import OP_NAME
-from fusetune.errors import FusetuneError, UsageError
+from fusetune.errors import FusetuneError, UnsupportedProblemError, UsageError
 from fusetune.ops.device import NO_GPU, Gpu
+from fusetune.ops.hashing import hash_kernels, kernels_named_by
+from fusetune.ops.importing import make_importable
+from fusetune.ops.types import NAMED, OpTypes, register
 
 if TYPE_CHECKING:
     import torch
@@ -52,7 +56,7 @@ class Operand:
 
     name: str
     shape: tuple[int, ...]
-    dtype: Dtype | Literal["int32"]
+    dtype: str
     role: Role = "input"
     mean: float = 0.0
     std: float = 1.0
@@ -62,6 +66,16 @@ class Operand:
         """Number of elements."""
         return math.prod(self.shape)
 
+    @property
+    def is_drawn(self) -> bool:
+        """Whether its values are random numbers: of a dtype that a normal distribution can be drawn in."""
+        return self.dtype in {"float64", "float32", "float16", "bfloat16"}
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all elements."""
+        return self.numel * element_type(self.dtype).size_bytes
+
     def allocate(self, device: Any) -> torch.Tensor:
         """A tensor for launches to write to: whatever was there before, or zeros for a counter."""
         import torch
@@ -69,13 +83,26 @@ class Operand:
         make = torch.zeros if self.role == "counter" else torch.empty
         return make(self.shape, dtype=getattr(torch, self.dtype), device=device)
 
+    def draw(self, tensor: torch.Tensor, generator: torch.Generator) -> None:
+        """Fill a tensor of this operand with random values, in place.
+
+        Whole numbers are those of the distribution, rounded down; narrow floats come by way of float32.
+        """
+        import torch
+
+        if self.is_drawn:
+            tensor.normal_(self.mean, self.std, generator=generator)
+            return
+        drawn = tensor.new_empty(self.shape, dtype=torch.float32).normal_(self.mean, self.std, generator=generator)
+        tensor.copy_(drawn if tensor.dtype.is_floating_point else drawn.floor())
+
 
 @dataclass(frozen=True)
 class AbstractTensor:
     """A contiguous, 16-byte aligned tensor that is not there: enough of one to compile for."""
 
     shape: tuple[int, ...]
-    dtype: Dtype | Literal["int32", "int64"]
+    dtype: str
     gpu: Gpu = NO_GPU
 
     def stride(self) -> tuple[int, ...]:
@@ -198,91 +225,213 @@ class Tolerance:
     maximum: float
 
 
-@runtime_checkable
-class KernelSpec(Protocol):
-    """An op that can be tuned. The built-in ops and a user's own implement the same."""
+_TOLD_BY_NAME: Final = frozenset(
+    {
+        *("problem", "check", "operands", "tolerance", "kind", "flops", "bytes", "baseline", "candidates", "reject"),
+        *("estimate", "parse_config", "unlaunchable", "references", "signature", "source_hash"),
+    }
+)
+"""Members that compute with numbers and words alone. What launches or calls PyTorch may meet trouble of the machine."""
+
+
+def _told_by_name(member: Any) -> Any:
+    if not callable(member):
+        return member
+
+    @functools.wraps(member)
+    def called(self: Any, *arguments: Any, **named: Any) -> Any:
+        try:
+            return member(self, *arguments, **named)
+        except (FusetuneError, OSError, MemoryError):
+            raise
+        except Exception as error:
+            what = f"{type(error).__name__}: {brief(error)}"
+            raise UsageError(f"op {self.name}: its {member.__name__}() fails: {what}") from error
+
+    return called
+
+
+class KernelSpec:
+    """An op that can be tuned, as everything above it knows it.
+
+    The smallest one has four members: `name`, `operands`, `launches` and `reference`. All else has a default here. An
+    op with tiles gives its `space`; one whose problems and configs have types of their own gives `types`.
+    """
 
     name: str
-    space: Space
-    """Tunable parameters and their values."""
-    dtypes: tuple[str, ...]
-    modes: tuple[str | None, ...]
-    staged_loads: int
+    space: Any = Space({})
+    """Tunable parameters and their values; warps and stages that it does not name take core's own."""
+    types: OpTypes = NAMED
+    staged_loads: int = 0
     """Loads inside the pipelined loop, which num_stages multiplies; those before and after it do not count."""
 
-    def operands(self, problem: Problem) -> tuple[Operand, ...]:
+    def __init_subclass__(cls, **rest: Any) -> None:
+        """Have what an op's own members raise told with the op's and the member's name."""
+        super().__init_subclass__(**rest)
+        for name in _TOLD_BY_NAME & vars(cls).keys():
+            setattr(cls, name, _told_by_name(vars(cls)[name]))
+
+    # What the op computes.
+
+    def problem(self, values: Mapping[str, Any]) -> Problem:
+        """The problem of these named values. Raises UnsupportedProblemError for values that the op does not compute."""
+        return self.types.make(values)
+
+    def check(self, problem: Any) -> None:
+        """Raise UnsupportedProblemError where the op does not compute this."""
+        self.operands(problem)
+
+    def operands(self, problem: Any) -> tuple[Operand, ...]:
         """Inputs and outputs, in the op's own order."""
+        raise NotImplementedError
 
-    def workspace(self, problem: Problem, config: Config) -> tuple[Operand, ...]:
-        """Scratch tensors that the launches of this config need beside the operands; often none."""
+    def reference(self, problem: Any, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The outputs by name, computed by PyTorch in float64 on the inputs' device."""
+        raise NotImplementedError
 
-    def constants(self, problem: Problem, config: Config, tensors: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Tensors by name that this config wants made of the op's inputs once, and anew when those change; often none.
+    def tolerance(self, problem: Any) -> Tolerance:
+        """How far a right result may lie from the reference: by default what rounding its outputs explains."""
+        written = [operand for operand in self.operands(problem) if operand.role in {"output", "state"}]
+        frobenius = max((_ROUNDING.get(operand.dtype, 0.0) for operand in written), default=0.0)
+        return Tolerance(frobenius=frobenius, maximum=40 * frobenius)
 
-        Computed by PyTorch, of real tensors, and kept outside the time of a launch: weights with a scale folded in.
-        The compiler has none of them.
-        """
+    def kind(self, problem: Any) -> str | None:
+        """Which peak of a Target its operations go by (core/peaks.py); None where none of them is meant."""
+        return None
 
-    def references(self, problem: Problem) -> tuple[Config, ...]:
-        """What a library offers for this problem, to be timed beside the candidates; often none.
+    def flops(self, problem: Any) -> float:
+        """Floating-point operations that the op needs; 0 where nobody counted, and the roofline is that of bytes."""
+        return 0.0
 
-        Their variants begin with `library`. One is chosen on request only.
-        """
+    def bytes(self, problem: Any) -> float:
+        """Fewest bytes through device memory: each input read once, each output written once, a state both."""
+        return float(sum(one.size_bytes * (2 if one.role == "state" else 1) for one in self.operands(problem)))
 
-    def launches(self, problem: Problem, config: Config, tensors: Mapping[str, Any]) -> Sequence[Launch | Call]:
+    # How it may be launched.
+
+    def launches(self, problem: Any, config: Any, tensors: Mapping[str, Any]) -> Sequence[Launch | Call]:
         """The launches that compute the op; `tensors` holds real or abstract ones by name of operand or workspace.
 
         Real ones include the `constants`.
 
         Must not look at values and must not import torch: it also serves the compiler, where there are no tensors.
         """
+        raise NotImplementedError
 
-    def reference(self, problem: Problem, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The outputs by name, computed by PyTorch in float64 on the inputs' device."""
+    def baseline(self, problem: Any) -> Config:
+        """4 warps and 2 stages at the op's own tile: by default the first value of each constant of the space."""
+        first = {name: values[0] for name, values in self.space.values.items() if name not in OPTIONS}
+        return self.types.config.from_builtins({**first, "num_warps": SAFE_WARPS, "num_stages": SAFE_STAGES})
 
-    def tolerance(self, problem: Problem) -> Tolerance:
-        """How far a right result may lie from the reference."""
+    def candidates(self, problem: Any, target: Target, space: SpaceName) -> tuple[Any, ...]:
+        """The configs of a space by its name, BASELINE first. Raises UsageError for a name that is none."""
+        baseline = self.baseline(problem)
+        if space == "seed":
+            others = tuple(with_options(baseline, num_warps=w, num_stages=s) for w in (4, 8) for s in (2, 3))
+        elif space in SPACE_NAMES:
+            others = self.space.configs()
+        else:
+            raise UsageError(f"space {space!r} is not known; use one of {', '.join(SPACE_NAMES)}")
+        return tuple(dict.fromkeys((baseline, *others)))
 
-    def flops(self, problem: Problem) -> float:
-        """Floating-point operations that the op needs."""
+    def reject(self, config: Any, problem: Any, target: Target) -> Rejection | None:
+        """Why this config cannot run or cannot win on this target, from its numbers alone; None lets it through."""
+        if config.num_warps * _WARP > _MOST_THREADS:
+            return Rejection("threads", f"{config.num_warps * _WARP} threads a CTA, {_MOST_THREADS} are the most")
+        return None
 
-    def bytes(self, problem: Problem) -> float:
-        """Fewest bytes through device memory: each input read once, each output written once."""
+    def estimate(
+        self, config: Any, problem: Any, target: Target, resources: Resources | None = None
+    ) -> Estimate | None:
+        """The cost model's prediction, from real Resources or from a guess at them; None where there is no model.
 
-    def deterministic(self, config: Config) -> bool:
+        Raises UsageError where the table of targets lacks a figure that it needs.
+        """
+        return None
+
+    def parse_config(self, text: str) -> Config:
+        """A config as a person writes it: `BLOCK=1024 w4 s2`. Raises UsageError for anything else."""
+        return parse_named_config(text)
+
+    def unlaunchable(self, problem: Any, config: Any) -> str | None:
+        """Why a config cannot be launched for a problem on any GPU, in half a sentence; None where nothing is known.
+
+        Asked before a config that stands in a file is used.
+        """
+        return None
+
+    def check_config(self, problem: Any, config: Any, target: Target | None = None) -> None:
+        """Raise UnsupportedProblemError where the op launches nothing of a config that somebody typed."""
+        try:
+            self.launches(problem, config, abstract_tensors(self, problem, config, target))
+        except FusetuneError as error:
+            raise UnsupportedProblemError(f"{self.name} does not launch {config.label()}: {error}") from error
+
+    def references(self, problem: Any) -> tuple[Any, ...]:
+        """What a library offers for this problem, to be timed beside the candidates; often none.
+
+        Each `is_library`. One is chosen on request only.
+        """
+        return ()
+
+    def workspace(self, problem: Any, config: Any) -> tuple[Operand, ...]:
+        """Scratch tensors that the launches of this config need beside the operands; often none."""
+        return ()
+
+    def constants(self, problem: Any, config: Any, tensors: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Tensors by name that this config wants made of the op's inputs once, and anew when those change; often none.
+
+        Computed by PyTorch, of real tensors, and kept outside the time of a launch: weights with a scale folded in.
+        The compiler has none of them.
+        """
+        return {}
+
+    def signature(self, problem: Any, config: Any) -> Hashable:
+        """What tells apart configs whose launches differ in the types of their arguments; often nothing does."""
+        return None
+
+    def deterministic(self, config: Any) -> bool:
         """Whether two runs give bit-identical results."""
+        return True
 
-    def source_hash(self, variant: str | None = None) -> str:
-        """Changes when the code of a variant's kernels does, or of any; an entry tuned for another hash is not used."""
+    def source_hash(self, config: Any = None) -> str:
+        """Changes when the code of a config's kernels does, or of any; an entry tuned for another hash is not used.
+
+        By default that of every kernel that the code of `launches` names, and of the functions that these call.
+        """
+        return hash_kernels(*kernels_named_by(type(self).launches))
+
+
+_NEEDED: Final = ("name", "operands", "launches", "reference")
+_ROUNDING: Final[Mapping[str, float]] = {
+    "float64": 1e-12,
+    "float32": 1e-5,
+    "float16": 1.5e-3,
+    "bfloat16": 1.2e-2,
+    "float8_e4m3fn": 0.1,
+    "float8_e5m2": 0.2,
+}
+"""About three times what rounding to a dtype errs by, and for float32 what summing some thousand values does."""
+_WARP: Final = 32
+_MOST_THREADS: Final = 1024
+"""Of a CTA, on every GPU (CUDA C++ Programming Guide, technical specifications)."""
 
 
 _given: dict[str, KernelSpec] = {}
 """By their own names: what `load_spec` has loaded of what a user gave as `module:attribute` in this process."""
 
 
-@runtime_checkable
-class TellsUnlaunchable(Protocol):
-    """What a KernelSpec may have besides: it is then asked before a config from a file is used."""
-
-    def unlaunchable(self, problem: Problem, config: Config) -> str | None:
-        """Why the op cannot launch a config for a problem on any GPU, in half a sentence; None where it can."""
-
-
-def why_unlaunchable(spec: KernelSpec, problem: Problem, config: Config) -> str | None:
-    """What the op has against a config from a file; None where it has nothing, or does not tell."""
-    return spec.unlaunchable(problem, config) if isinstance(spec, TellsUnlaunchable) else None
-
-
 def load_spec(op: str) -> KernelSpec:
-    """The KernelSpec of an op that a user asks for: one with a name, as `spec_named` finds it, or `module:attribute`.
+    """The KernelSpec of an op that a user asks for: one with a name, as `spec_named` finds it, or of a module or file.
 
+    These are written `module:attribute` and `folder/file.py:attribute`; modules of the current folder are found, too.
     It imports what it is told to, so that it is for a command line or a caller, never for what stands in a file: those
     name ops, and `spec_named` knows them. Raises UsageError where there is no such op, or what is there is no
     KernelSpec.
     """
     if ":" not in op:
         return spec_named(op)
-    spec = _imported(op, op)
+    spec = _imported(op, make_importable(op))
     if not re.match(OP_NAME, str(spec.name)):
         raise UsageError(
             f"op {op!r}: its name is {str(spec.name)[:100]!r}, and has to be lower-case letters, digits and "
@@ -328,8 +477,18 @@ def _imported(op: str, reference: str) -> KernelSpec:
     if isinstance(spec, type):
         raise UsageError(f"op {op!r}: {reference} is a class; name an instance of it, as in SPEC = {attribute}()")
     if not isinstance(spec, KernelSpec):
-        raise UsageError(f"op {op!r}: {reference} is not a KernelSpec; see fusetune/ops/spec.py for what it must have")
+        raise UsageError(f"op {op!r}: {reference} is not a KernelSpec; derive its class from fusetune.KernelSpec")
+    _refuse_unfit(spec, f"op {op!r}: {reference}")
+    register(spec.name, spec.types)
     return spec
+
+
+def _refuse_unfit(spec: KernelSpec, place: str) -> None:
+    """Raise UsageError for what a spec lacks."""
+    own = [name for name in _NEEDED if getattr(type(spec), name, None) is getattr(KernelSpec, name, None)]
+    missing = [name for name in own if name != "name" or not hasattr(spec, "name")]
+    if missing:
+        raise UsageError(f"{place} lacks {' and '.join(missing)}; a KernelSpec has at least {', '.join(_NEEDED)}")
 
 
 def abstract_tensors(
@@ -339,19 +498,3 @@ def abstract_tensors(
     gpu = NO_GPU if target is None else Gpu(target.sm, target.sms)
     wanted = (*spec.operands(problem), *spec.workspace(problem, config))
     return {operand.name: AbstractTensor(operand.shape, operand.dtype, gpu) for operand in wanted}
-
-
-def hash_kernels(*kernels: Any) -> str:
-    """Sixteen hex digits of the SHA-256 of the kernels' code, blind to comments, blank lines and indentation width."""
-    digest = hashlib.sha256()
-    for kernel in kernels:
-        source = textwrap.dedent(inspect.getsource(getattr(kernel, "fn", kernel)))
-        digest.update("\x1f".join(_code_tokens(source)).encode())
-    return digest.hexdigest()[:16]
-
-
-def _code_tokens(source: str) -> list[str]:
-    skipped = {tokenize.COMMENT, tokenize.NL, tokenize.ENCODING, tokenize.ENDMARKER}
-    structure = {tokenize.INDENT: "<indent>", tokenize.DEDENT: "<dedent>", tokenize.NEWLINE: "<newline>"}
-    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
-    return [structure.get(token.type, token.string) for token in tokens if token.type not in skipped]

@@ -10,6 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from fusetune.core.text import csv_cell, encodable, json_text, markdown, shown
+from fusetune.core.values import to_builtins
 from fusetune.report import wording
 from fusetune.report.model import ProblemRow, Report
 from fusetune.report.run_summary import CandidateRow, ComparisonRow, RunSummary
@@ -21,8 +22,6 @@ REPORT_VERSION: Final = 1
 _GAIN_FIELDS: Final = ("median", "low", "high")
 _TIME_FIELDS: Final = ("baseline", "conservative", "config")
 _ENVIRONMENT_FIELDS: Final = ("driver", "cuda", "torch", "triton", "ptxas", "kernel_hash", "clocks")
-_PROBLEM_FIELDS: Final = ("M", "K", "N", "dtype", "precision", "mode")
-_CONFIG_FIELDS: Final = ("variant", "BLOCK_M", "BLOCK_N", "BLOCK_K", "GROUP_M", "SPLIT_K", "num_warps", "num_stages")
 
 
 def to_json(report: Report) -> str:
@@ -39,17 +38,21 @@ def to_json(report: Report) -> str:
         "missing_runs": report.missing_runs,
         "damaged_files": report.problems,
     }
-    return json_text(msgspec.json.format(msgspec.json.encode(body), indent=2).decode()) + "\n"
+    return json_text(msgspec.json.format(msgspec.json.encode(body, enc_hook=to_builtins), indent=2).decode()) + "\n"
 
 
 def to_csv(report: Report) -> str:
     """One row a problem; measured times and predicted ones have columns of their own, empty where there is none.
 
     A text that a spreadsheet would take for a formula begins with an apostrophe.
+    The values of problems and configs have a column each, by name; what only some ops have is empty for the others.
     """
     text = io.StringIO()
     records = [_csv_record(row) for row in report.rows]
-    writer = csv.DictWriter(text, fieldnames=_CSV_COLUMNS, lineterminator="\n")
+    problem = dict.fromkeys(name for row in report.rows for name in row.problem.to_builtins())
+    config = dict.fromkeys(name for row in report.rows for name in row.config.to_builtins())
+    columns = (*_COLUMNS_BEFORE, *problem, *_COLUMNS_BETWEEN, *config, *_COLUMNS_AFTER)
+    writer = csv.DictWriter(text, fieldnames=columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows({name: csv_cell(value) for name, value in record.items()} for record in records)
     return text.getvalue()
@@ -79,17 +82,16 @@ def to_markdown(report: Report) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-_CSV_COLUMNS: Final = (
-    "op",
-    "gpu",
-    *_PROBLEM_FIELDS,
+_COLUMNS_BEFORE: Final = ("op", "gpu")
+_COLUMNS_BETWEEN: Final = (
     "verdict",
     "reason",
     "evidence",
     *(f"{name}_us" for name in _TIME_FIELDS),
     *(f"predicted_{name}_us" for name in _TIME_FIELDS),
     "label",
-    *_CONFIG_FIELDS,
+)
+_COLUMNS_AFTER: Final = (
     *(f"gain_{name}" for name in _GAIN_FIELDS),
     *(f"gain_over_conservative_{name}" for name in _GAIN_FIELDS),
     "conservative_label",
@@ -110,8 +112,7 @@ def _csv_record(row: ProblemRow) -> dict[str, Any]:
     plain = ("op", "gpu", "verdict", "reason", "evidence", "baseline_us", "conservative_us", "config_us")
     record: dict[str, Any] = {name: getattr(row, name) for name in plain}
     record |= {name: getattr(row, name) for name in ("min_gain", "confidence", "blocks", "date", "run", "file")}
-    record |= {name: getattr(row.problem, name) for name in _PROBLEM_FIELDS}
-    record |= {name: getattr(row.config, name) for name in _CONFIG_FIELDS}
+    record |= row.problem.to_builtins() | row.config.to_builtins()
     record |= {name: getattr(row.environment, name) for name in _ENVIRONMENT_FIELDS}
     record["label"] = row.config.label()
     record["conservative_label"] = row.conservative_config.label() if row.conservative_config else None
@@ -141,7 +142,7 @@ def _markdown_cells(row: ProblemRow) -> tuple[str, ...]:
         row.problem.describe(),
         wording.row_time(row, "baseline"),
         wording.row_time(row, "config"),
-        f"{row.config.label()}{' (BASELINE)' if wording.is_baseline(row.config) else ''}",
+        f"{row.config.label()}{' (BASELINE)' if row.is_baseline else ''}",
         format_gain(gain.median) if gain else wording.NOT_TIMED,
         format_interval(gain.low, gain.high) if gain else "-",
         wording.gain_text(over) if over else "-",
@@ -165,7 +166,7 @@ def _markdown_run(run: RunSummary) -> list[str]:
         lines += [wording.no_best_text(run), ""]
     if run.comparisons:
         header = ("phase", "config", "over", "gain", "blocks", "discarded", "outcome")
-        lines += [*_table(header, [_comparison_cells(row) for row in run.comparisons]), ""]
+        lines += [*_table(header, [_comparison_cells(row, run) for row in run.comparisons]), ""]
     if run.dropped:
         dropped = [(drop.status, drop.reason, str(drop.count)) for drop in run.dropped]
         lines += [f"{wording.dropped_text(run)}.", "", *_table(("status", "reason", "candidates"), dropped), ""]
@@ -193,8 +194,8 @@ def _candidate_cells(place: str, row: CandidateRow, run: RunSummary) -> tuple[st
     )
 
 
-def _comparison_cells(row: ComparisonRow) -> tuple[str, ...]:
-    config, baseline = wording.comparison_pair(row)
+def _comparison_cells(row: ComparisonRow, run: RunSummary) -> tuple[str, ...]:
+    config, baseline = wording.comparison_pair(row, run)
     blocks = (str(row.gain.blocks), str(row.discarded_blocks))
     return (row.phase, config, baseline, wording.gain_text(row.gain), *blocks, wording.outcome_text(row))
 

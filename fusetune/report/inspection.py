@@ -12,6 +12,7 @@ from fusetune.compiler.inspect import Inspection, Row, Suggestion, reason_counts
 from fusetune.core.diagnosis import Diagnosis
 from fusetune.core.target import Target
 from fusetune.core.text import printable, shown
+from fusetune.core.values import to_builtins as named_to_builtins
 from fusetune.report.wording import plural
 from fusetune.units import format_bytes, format_us
 
@@ -100,29 +101,15 @@ def _prediction_lines(found: Inspection) -> Iterator[str]:
         yield _row("predicted", f"nothing: {found.why_no_estimate}")
         return
     guess, walls = found.estimate, found.roofline
-    yield _row(
-        "traffic", f"{format_bytes(int(guess.l2_bytes))} through L2, {format_bytes(int(guess.dram_bytes))} through DRAM"
-    )
+    rows = guess.lines(walls.time_us)
+    yield from (_row(label, text) for label, text in rows if not label.startswith(" "))
     yield _row(
         "roofline",
         f"{walls.intensity:.0f} FLOP a byte, the ridge is at {walls.ridge:.0f}: {walls.bound}-bound, "
         f"{format_us(walls.time_us)} at least",
     )
-    parts = {
-        "compute": guess.compute_us,
-        "shared memory": guess.shared_us,
-        "L2": guess.l2_us,
-        "latency": guess.latency_us,
-        "DRAM": guess.dram_us,
-    }
-    beside = ", ".join(f"{name} {format_us(part)}" for name, part in parts.items())
     yield _row("predicted", f"{format_us(guess.time_us)}, {walls.time_us / guess.time_us * 100:.0f} % of the roofline")
-    yield _row("  side by side", f"{beside}; the longest is {guess.bound}")
-    yield _row(
-        "  one by one",
-        f"launch and first load {format_us(guess.overhead_us)}, what follows {format_us(guess.second_us)}; "
-        f"SMs idle {format_us(guess.tail_us)} at the end",
-    )
+    yield from (_row(label, text) for label, text in rows if label.startswith(" "))
 
 
 def _rule_lines(found: Inspection) -> Iterator[str]:
@@ -163,7 +150,7 @@ def diagnosis_text(answers: Sequence[Diagnosis]) -> str:
 
 def to_builtins(found: Inspection, answers: Sequence[Diagnosis] = ()) -> dict[str, Any]:
     """The same for JSON; the code itself is left out."""
-    raw: dict[str, Any] = msgspec.to_builtins(found)
+    raw: dict[str, Any] = msgspec.to_builtins(found, enc_hook=named_to_builtins)
     raw["target"] = found.target.name
     raw["label"] = found.config.label()
     for kernel in raw["kernels"]:
@@ -171,12 +158,12 @@ def to_builtins(found: Inspection, answers: Sequence[Diagnosis] = ()) -> dict[st
         kernel.pop("sass")
     raw["evidence"] = "predicted"
     raw["roofline"] = found.roofline and {
-        **msgspec.to_builtins(found.roofline),
+        **msgspec.to_builtins(found.roofline, enc_hook=named_to_builtins),
         "bound": found.roofline.bound,
         "time_us": found.roofline.time_us,
     }
     if answers:
-        raw["profile"] = msgspec.to_builtins(tuple(answers))
+        raw["profile"] = msgspec.to_builtins(tuple(answers), enc_hook=named_to_builtins)
     return raw
 
 
@@ -209,4 +196,4 @@ def space_text(rows: Sequence[Row], target: Target, shown: int) -> str:
 
 def space_builtins(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """The same for JSON: every config, with its reason where it was rejected."""
-    return [{"label": row.config.label(), **msgspec.to_builtins(row)} for row in rows]
+    return [{"label": row.config.label(), **msgspec.to_builtins(row, enc_hook=named_to_builtins)} for row in rows]

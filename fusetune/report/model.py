@@ -13,6 +13,7 @@ from fusetune.core.config import Config
 from fusetune.core.decision import Evidence, Reason, VerdictName
 from fusetune.core.problem import Problem
 from fusetune.errors import FusetuneError, UsageError
+from fusetune.ops.types import baseline_of
 from fusetune.report.run_summary import CandidateRow, RunSummary, summarize_run
 from fusetune.runtime.believed import read_believed_file
 from fusetune.store.journal import read_journal
@@ -55,6 +56,7 @@ class ProblemRow(msgspec.Struct, frozen=True):
     gpu: str
     problem: Problem
     config: Config
+    is_baseline: bool
     verdict: VerdictName
     reason: Reason
     evidence: Evidence
@@ -108,6 +110,7 @@ def rows_from_files(files: Sequence[tuple[Path, ConfigFile]]) -> list[ProblemRow
                     gpu=file.target.name,
                     problem=entry.problem,
                     config=entry.config,
+                    is_baseline=entry.config == baseline_of(file.op, entry.problem),
                     verdict=entry.verdict,
                     reason=entry.reason,
                     evidence=entry.evidence,

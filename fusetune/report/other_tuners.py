@@ -88,9 +88,9 @@ def to_cachefile(records: Iterable[Record]) -> str:
     they are 0 here, as Kernel Tuner writes where it took none. Raises UsageError for a run that timed nothing.
     """
     start, outcomes = _outcomes(records)
-    values: dict[str, list[Any]] = {
-        name: sorted({getattr(outcome.candidate.config, name) for outcome in outcomes}) for name in _PARAMETERS
-    }
+    tuned = [_parameters(outcome.candidate.config) for outcome in outcomes]
+    names = dict.fromkeys(name for parameters in tuned for name in parameters)
+    values = {name: sorted({parameters[name] for parameters in tuned}) for name in names}
     cache: dict[str, Any] = {}
     for outcome in outcomes:
         parameters = _parameters(outcome.candidate.config)
@@ -114,8 +114,8 @@ def to_cachefile(records: Iterable[Record]) -> str:
         "schema_version": CACHE_VERSION,
         "device_name": start.target.name,
         "kernel_name": start.op,
-        "problem_size": [problem.M, problem.N, problem.K],
-        "tune_params_keys": list(_PARAMETERS),
+        "problem_size": [value for value in problem.to_builtins().values() if type(value) is int],
+        "tune_params_keys": list(names),
         "tune_params": values,
         "objective": "time",
         "cache": cache,
@@ -132,11 +132,11 @@ def to_vllm(rows: Sequence[ProblemRow]) -> dict[str, str]:
     others. Predicted ones are left out, since a file has no place to say so. Raises UsageError where none is left.
     """
     files: defaultdict[str, dict[str, dict[str, int]]] = defaultdict(dict)
-    for row in sorted(rows, key=lambda row: (row.problem.N, row.problem.K, row.problem.M)):
-        if row.config.variant != "tiled" or row.evidence != "measured":
+    for row in sorted(rows, key=lambda row: row.problem.order()):
+        if row.config.to_builtins().get("variant") != "tiled" or row.evidence != "measured":
             continue
-        config = row.config
-        files[_table_name(row)][str(row.problem.M)] = {
+        problem, config = _ours(row)
+        files[_table_name(row)][str(problem.M)] = {
             "BLOCK_SIZE_M": config.BLOCK_M,
             "BLOCK_SIZE_N": config.BLOCK_N,
             "BLOCK_SIZE_K": config.BLOCK_K,
@@ -151,9 +151,13 @@ def to_vllm(rows: Sequence[ProblemRow]) -> dict[str, str]:
     return {name: json.dumps(configs, indent=4) + "\n" for name, configs in files.items()}
 
 
+def _ours(row: ProblemRow) -> tuple[Any, Any]:
+    return row.problem, row.config
+
+
 def _table_name(row: ProblemRow) -> str:
     """All that tells one table from another: what is not in the name must not be in the table either."""
-    problem = row.problem
+    problem, _ = _ours(row)
     told = {
         "op": row.op,
         "N": problem.N,
@@ -169,7 +173,7 @@ def _table_name(row: ProblemRow) -> str:
 
 
 def _parameters(config: Config) -> dict[str, Any]:
-    return {name: getattr(config, name) for name in _PARAMETERS}
+    return config.to_builtins()
 
 
 def _outcomes(records: Iterable[Record]) -> tuple[RunStart, list[_Outcome]]:

@@ -8,11 +8,12 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from fusetune.core.config import BASELINE, Config
+from fusetune.core.config import Config
 from fusetune.core.decision import Evidence, Gain, KeepRule, Outcome
 from fusetune.core.problem import Problem
 from fusetune.core.resources import Resources
 from fusetune.errors import JournalError
+from fusetune.ops.types import baseline_of
 from fusetune.store.journal import (
     Block,
     Candidate,
@@ -38,7 +39,8 @@ class CandidateRow(msgspec.Struct, frozen=True):
 
     screening_us: median of its samples in its last screening round, `screening_round`; None where nothing was timed.
     predicted_us: the cost model's time, never comparable with a screening time. gain: over BASELINE, from the
-    blocks of `gain_phase`. chosen: whether the run's entry holds this config.
+    blocks of `gain_phase`. chosen: whether the run's entry holds this config. is_baseline: whether all are held
+    against it.
     """
 
     id: int
@@ -52,6 +54,7 @@ class CandidateRow(msgspec.Struct, frozen=True):
     gain: Gain | None
     gain_phase: Phase | None
     chosen: bool
+    is_baseline: bool
 
 
 class DroppedCount(msgspec.Struct, frozen=True):
@@ -142,12 +145,13 @@ def candidate_rows(records: Iterable[Record]) -> list[CandidateRow]:
     end = next((record for record in held if isinstance(record, RunEnd)), None)
     candidates = {record.id: record for record in held if isinstance(record, Candidate)}
     comparisons = [record for record in held if isinstance(record, Comparison)]
-    baseline_id = _baseline_id(candidates, comparisons)
+    baseline_id = _baseline_id(held, candidates, comparisons)
     return _candidate_rows(
         candidates.values(),
         [record for record in held if isinstance(record, Sample)],
         [record for record in comparisons if record.baseline_id == baseline_id and record.id != baseline_id],
         end.entry.config if end and end.entry else None,
+        baseline_id,
     )
 
 
@@ -163,7 +167,7 @@ def summarize_run(records: Iterable[Record]) -> RunSummary:
     end = next((record for record in held if isinstance(record, RunEnd)), None)
     candidates = {record.id: record for record in held if isinstance(record, Candidate)}
     comparisons = [record for record in held if isinstance(record, Comparison)]
-    baseline_id = _baseline_id(candidates, comparisons)
+    baseline_id = _baseline_id(held, candidates, comparisons)
     rows = candidate_rows(held)
     return RunSummary(
         run=start.run,
@@ -193,11 +197,15 @@ def summarize_run(records: Iterable[Record]) -> RunSummary:
     )
 
 
-def _baseline_id(candidates: dict[int, Candidate], comparisons: Sequence[Comparison]) -> int | None:
+def _baseline_id(
+    records: Sequence[Record], candidates: dict[int, Candidate], comparisons: Sequence[Comparison]
+) -> int | None:
+    start = next((record for record in records if isinstance(record, RunStart)), None)
+    baseline = baseline_of(start.op, start.problem, start.baseline) if start else None
     for candidate in candidates.values():
-        if candidate.config == BASELINE:
+        if candidate.config == baseline:
             return candidate.id
-    # A user's kernel may call its baseline another variant; the A/A control then names it.
+    # Of an op that nobody here knows, in a journal that does not say: the A/A control names it.
     return next((record.baseline_id for record in comparisons if record.phase == "control"), None)
 
 
@@ -206,6 +214,7 @@ def _candidate_rows(
     samples: Iterable[Sample],
     over_baseline: Sequence[Comparison],
     chosen: Config | None,
+    baseline_id: int | None,
 ) -> list[CandidateRow]:
     last_round: dict[int, tuple[int, list[float]]] = {}
     for sample in samples:
@@ -236,6 +245,7 @@ def _candidate_rows(
                 gain=comparison.gain if comparison else None,
                 gain_phase=comparison.phase if comparison else None,
                 chosen=candidate.config == chosen,
+                is_baseline=candidate.id == baseline_id,
             )
         )
     return rows

@@ -9,7 +9,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fusetune.core.config import Config
 from fusetune.core.decision import VerdictName
 from fusetune.core.text import shown
 from fusetune.report import wording
@@ -68,7 +67,7 @@ def _wide_table(rows: Sequence[ProblemRow]) -> Table:
             _problem_lines(row),
             _broken(wording.row_time(row, "baseline")),
             _broken(wording.row_time(row, "config")),
-            _config_lines(row.config),
+            _config_lines(row),
             wording.gain_text(row.gain, "\n") if row.gain else wording.NOT_TIMED,
             wording.gain_text(over, "\n") if over else "-",
         ]
@@ -86,19 +85,19 @@ def _stacked_table(rows: Sequence[ProblemRow]) -> Table:
         between = "\n" if row.predicted_us else " "  # `predicted` and its figure stay on one line
         times = f"{wording.row_time(row, 'config')}\nBASELINE{between}{wording.row_time(row, 'baseline')}"
         times += f"\nlibrary {wording.library_text(row, chr(10))}" if row.library else ""
-        cells = (_problem_lines(row), f"{_config_lines(row.config)}\n{times}", "\n".join(gains))
+        cells = (_problem_lines(row), f"{_config_lines(row)}\n{times}", "\n".join(gains))
         verdict = Text.assemble(_verdict_lines(row), "\n", _gpu_lines(row))
         table.add_row(*(Text(cell) for cell in cells), verdict)
     return table
 
 
 def _problem_lines(row: ProblemRow) -> str:
-    return f"{row.op}\n{wording.size_text(row.problem)}\n{wording.form_text(row.problem)}"
+    return f"{row.op}\n{row.problem.size_text()}\n{row.problem.form_text()}"
 
 
-def _config_lines(config: Config) -> str:
-    label = break_words(config.label(), _CONFIG_COLUMNS)
-    return f"{label}\n(BASELINE)" if wording.is_baseline(config) else label
+def _config_lines(row: ProblemRow) -> str:
+    label = break_words(row.config.label(), _CONFIG_COLUMNS)
+    return f"{label}\n(BASELINE)" if row.is_baseline else label
 
 
 def _broken(time: str) -> str:

@@ -100,7 +100,7 @@ def _best_table(run: RunSummary, rows: Sequence[tuple[str, CandidateRow]], *, st
 
 
 def _config_cell(row: CandidateRow) -> str:
-    return row.config.label() + (" (BASELINE)" if wording.is_baseline(row.config) else "")
+    return row.config.label() + (" (BASELINE)" if row.is_baseline else "")
 
 
 def _round_cell(row: CandidateRow) -> str:
@@ -111,7 +111,7 @@ def _comparison_table(run: RunSummary, *, stacked: bool) -> Table:
     pair_headers = ("config",) if stacked else ("config", "over")
     table = make_table(("phase", *pair_headers, "gain", ">blocks", "outcome"))
     for row in run.comparisons:
-        config, baseline = wording.comparison_pair(row)
+        config, baseline = wording.comparison_pair(row, run)
         pair = (f"{config}\nover {baseline}",) if stacked else (config, baseline)
         gain = wording.gain_text(row.gain, "\n" if stacked else " ")
         cells = (row.phase, *pair, gain, str(row.gain.blocks), wording.outcome_text(row))

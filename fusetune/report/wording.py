@@ -7,9 +7,8 @@ from typing import Final, Literal
 
 import msgspec
 
-from fusetune.core.config import BASELINE, Config
+from fusetune.core.config import Config
 from fusetune.core.decision import REASON_TEXT, Evidence, Gain, Reason, VerdictName
-from fusetune.core.problem import Problem
 from fusetune.report.model import GainFigures, ProblemRow, Report
 from fusetune.report.run_summary import BlockCount, CandidateRow, ComparisonRow, RunSummary
 from fusetune.units import format_bytes, format_gain, format_interval, format_slower, format_us
@@ -63,26 +62,16 @@ def plural(count: int, word: str) -> str:
     return f"{count} {word}{'' if count == 1 else 's'}"
 
 
-def size_text(problem: Problem) -> str:
-    """The sizes of a problem: `M=128 K=1024 N=512`."""
-    return f"M={problem.M} K={problem.K} N={problem.N}"
-
-
-def form_text(problem: Problem) -> str:
-    """What a problem is besides its sizes: `float32 tf32 train`."""
-    return " ".join(part for part in (problem.dtype, problem.precision, problem.mode) if part)
-
-
-def is_baseline(config: Config) -> bool:
-    """Whether a config is BASELINE itself."""
-    return config == BASELINE
-
-
-def config_text(config: Config | None, candidate_id: int | None = None) -> str:
+def config_text(config: Config | None, baseline: Config | None, candidate_id: int | None = None) -> str:
     """A config's label, BASELINE called by its name; the candidate's number where the config is not known."""
     if config is None:
         return f"candidate {candidate_id}"
-    return "BASELINE" if is_baseline(config) else config.label()
+    return "BASELINE" if config == baseline else config.label()
+
+
+def baseline_of_run(run: RunSummary) -> Config | None:
+    """BASELINE of a run's problem; None where the journal does not hold it."""
+    return run.baseline.config if run.baseline else None
 
 
 def row_time(row: ProblemRow, which: _TimeName) -> str:
@@ -128,9 +117,10 @@ def resource_texts(candidate: CandidateRow) -> tuple[str, str, str]:
     return str(used.registers), format_bytes(used.shared_bytes), format_bytes(used.stack_bytes)
 
 
-def comparison_pair(row: ComparisonRow) -> tuple[str, str]:
-    """The two sides of a comparison: the candidate, and what it was timed against."""
-    return config_text(row.config, row.id), config_text(row.baseline, row.baseline_id)
+def comparison_pair(row: ComparisonRow, run: RunSummary) -> tuple[str, str]:
+    """The two sides of a comparison of a run: the candidate, and what it was timed against."""
+    own = baseline_of_run(run)
+    return config_text(row.config, own, row.id), config_text(row.baseline, own, row.baseline_id)
 
 
 def outcome_text(row: ComparisonRow) -> str:
@@ -192,7 +182,9 @@ def result_text(run: RunSummary) -> str:
         return "the journal has no last line: the run was killed or is still going"
     if run.entry is None:
         return run.message or "no entry was decided on"
-    chosen = f"{run.entry.verdict}: {config_text(run.entry.config)} ({REASON_TEXT[run.entry.reason]})"
+    chosen = (
+        f"{run.entry.verdict}: {config_text(run.entry.config, baseline_of_run(run))} ({REASON_TEXT[run.entry.reason]})"
+    )
     return f"{chosen}; written to {run.file}" if run.file else f"{chosen}; not written to a file"
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from fusetune.errors import UsageError
-from fusetune.ops.gemm_scale.launchable import unlaunchable
-from fusetune.ops.spec import BUILT_IN_OPS, load_spec, why_unlaunchable
+from fusetune.ops.spec import spec_named
+from fusetune.ops.types import types_of
 from fusetune.store.schema import ConfigFile, Entry
 from fusetune.store.yaml_files import read_config_file
 
@@ -21,12 +21,11 @@ def read_believed_file(path: Path) -> ConfigFile:
 
 def unfit_for_op(op: str, entry: Entry) -> str | None:
     """Why the op cannot launch an entry's config on any GPU; None where it can, and for an op that is not installed."""
-    if op in BUILT_IN_OPS:  # whose kernels need not be loaded to know
-        if (op == "gemm_scale") != (entry.problem.mode is None):
-            return f"{op} has no mode {entry.problem.mode or 'at all'}"
-        return unlaunchable(entry.config, entry.problem, entry.problem.mode)
+    unfit = types_of(op).unfit  # for which the kernels need not be loaded
+    if unfit is not None:
+        return unfit(op, entry.problem, entry.config)
     try:
-        spec = load_spec(op)
+        spec = spec_named(op)
     except UsageError:
         return None
-    return why_unlaunchable(spec, entry.problem, entry.config)
+    return spec.unlaunchable(entry.problem, entry.config)

@@ -9,17 +9,17 @@ import threading
 import warnings
 from importlib.metadata import version
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 from fusetune.core.brief import brief
-from fusetune.core.config import Config
 from fusetune.core.environment import Environment, TargetIdentity
-from fusetune.core.problem import Dtype, Mode, Precision, Problem, make_problem
 from fusetune.core.target import find_target
 from fusetune.core.text import printable
 from fusetune.errors import ConfigFileError, MissingConfigError, NoUsableGpuError
 from fusetune.ops.device import gpu_identity
-from fusetune.ops.spec import KernelSpec, load_spec, why_unlaunchable
+from fusetune.ops.gemm_scale.config import Config
+from fusetune.ops.gemm_scale.problem import Dtype, Mode, Precision, Problem, make_problem
+from fusetune.ops.spec import KernelSpec, load_spec
 from fusetune.runtime.believed import unfit_for_op
 from fusetune.runtime.folded import KEPT
 from fusetune.store.indexed import IndexedFile, open_config_file
@@ -133,7 +133,7 @@ class ConfigSource:
         refused = self._refused.get(key, {})
 
         def obstacle(entry: Entry) -> str | None:
-            why = refused.get(entry.config)
+            why = refused.get(cast(Config, entry.config))
             return None if why is None else f"it cannot be launched here ({why})"
 
         return lookup(
@@ -143,8 +143,9 @@ class ConfigSource:
             identity,
             self.environment(op),
             allow_predicted=self._allow_predicted,
+            baseline=_spec(op).baseline(problem),
             source_hash=functools.partial(_source_hash, op),
-            unfit=lambda entry: why_unlaunchable(_spec(op), problem, entry.config),
+            unfit=lambda entry: _spec(op).unlaunchable(problem, entry.config),
             refused=obstacle,
         )
 
@@ -326,9 +327,9 @@ def _spec(op: str) -> KernelSpec:
     return load_spec(op)
 
 
-@functools.lru_cache(maxsize=256)  # of a user's own op, a file may hold any variant
-def _source_hash(op: str, variant: str) -> str:
-    return _spec(op).source_hash(variant)
+@functools.lru_cache(maxsize=256)  # of a user's own op, a file may hold any config
+def _source_hash(op: str, config: Config) -> str:
+    return _spec(op).source_hash(config)
 
 
 @functools.lru_cache(maxsize=64)
@@ -345,7 +346,8 @@ def _environment(op: str) -> Environment:
 
 def config_for(op: str, problem: Problem, device_index: int) -> Config:
     """The config that a call uses on a CUDA device."""
-    return active_source().find(op, problem, device_identity(device_index)).config
+    found: Config = active_source().find(op, problem, device_identity(device_index)).config  # type: ignore[assignment]
+    return found
 
 
 def refuse_config(op: str, problem: Problem, device_index: int, config: Config, why: str) -> None:

@@ -8,12 +8,12 @@ from typing import Any, Final, Literal
 
 import torch
 
-from fusetune.core.config import BASELINE, Config
-from fusetune.core.problem import PRECISIONS, Dtype, Precision, Problem
 from fusetune.errors import UsageError
 from fusetune.ops.direct import load
+from fusetune.ops.gemm_scale.config import BASELINE, Config
 from fusetune.ops.gemm_scale.early import Ending
 from fusetune.ops.gemm_scale.launches import gemm_launches, takes, workspace
+from fusetune.ops.gemm_scale.problem import PRECISIONS, Dtype, Precision, Problem
 from fusetune.ops.refusals import is_refusal, told
 from fusetune.ops.spec import Launch
 from fusetune.runtime.configs import config_for, refuse_config

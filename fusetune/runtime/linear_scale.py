@@ -9,9 +9,9 @@ import torch
 from torch.nn.functional import linear
 
 import fusetune.runtime.ops  # noqa: F401 - registers torch.ops.fusetune
-from fusetune.core.problem import Precision, make_problem
 from fusetune.errors import UsageError
 from fusetune.ops.gemm_scale.linear_scale import SPEC
+from fusetune.ops.gemm_scale.problem import Precision, make_problem
 from fusetune.runtime.bound import BoundPlan, BoundPlans
 from fusetune.runtime.dispatch import DTYPES, check_tensors, computed_by_pytorch, fits, launch, wants_gradient
 from fusetune.runtime.gradients import Gradients, linear_scale_backward

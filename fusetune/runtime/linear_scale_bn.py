@@ -8,8 +8,8 @@ import torch
 from torch.nn.functional import batch_norm, linear
 
 import fusetune.runtime.ops  # noqa: F401 - registers torch.ops.fusetune
-from fusetune.core.problem import Mode, Precision, make_problem
 from fusetune.ops.gemm_scale.batch_norm import SPEC
+from fusetune.ops.gemm_scale.problem import Mode, Precision, make_problem
 from fusetune.runtime.bound import BoundPlan, BoundPlans
 from fusetune.runtime.dispatch import (
     DTYPES,

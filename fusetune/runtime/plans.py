@@ -10,9 +10,9 @@ from typing import Any, Final
 
 import torch
 
-from fusetune.core.config import Config
-from fusetune.core.problem import Problem
 from fusetune.ops.direct import DirectLaunch, direct_launch
+from fusetune.ops.gemm_scale.config import Config
+from fusetune.ops.gemm_scale.problem import Problem
 from fusetune.ops.spec import Call, Launch, Operand, TileDescriptor
 from fusetune.runtime.scratch import Kept
 

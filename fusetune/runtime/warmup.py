@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
-from fusetune.core.config import Config
-from fusetune.core.problem import Problem, make_problem
 from fusetune.core.trouble import machine_told
 from fusetune.errors import NoUsableGpuError, UsageError
+from fusetune.ops.gemm_scale.config import Config
+from fusetune.ops.gemm_scale.problem import Problem, make_problem
 from fusetune.runtime.believed import unfit_for_op
 from fusetune.runtime.configs import DEFAULT_OP, active_source, device_identity, why_no_gpu
 
@@ -70,7 +70,7 @@ def _loaded(index: int) -> list[tuple[str, Problem]]:
     """What the files hold for this GPU, but damaged entries, which a look-up does not use either."""
     identity = device_identity(index)
     return [
-        (op, entry.problem)
+        (op, cast("Problem", entry.problem))
         for op in OPS
         for _, file in active_source().files(op, identity)
         if file.target == identity

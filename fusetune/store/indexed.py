@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -18,8 +18,10 @@ import msgspec
 from fusetune.core.environment import TargetIdentity
 from fusetune.core.problem import Problem
 from fusetune.errors import ConfigFileError
-from fusetune.store.quick_entry import NotPlainError, quick_entry
+from fusetune.ops.types import types_of
+from fusetune.store.quick_entry import NotPlainError, quick_entry, quick_flow
 from fusetune.store.schema import SCHEMA_VERSION, ConfigFile, Entry
+from fusetune.store.typed import decoding
 from fusetune.store.yaml_reader import parse_config_file, read_text
 
 LARGE_BYTES: Final = 64_000
@@ -28,9 +30,7 @@ LARGE_BYTES: Final = 64_000
 _HEAD: Final = re.compile(
     rf"(?:#[^\n]*\n)*schema: {SCHEMA_VERSION}\nop: [a-z][a-z0-9_]*\ntarget: \{{[^\n{{}}]*\}}\nentries:\n(?=- problem: )"
 )
-_SIZE: Final = "[1-9][0-9]{0,9}"
-_ENTRY: Final = re.compile(rf"\n- problem: \{{M: ({_SIZE}), ([^\n{{}}]*)\}}(?=\n)")
-_REST: Final = re.compile(rf"N: {_SIZE}, K: {_SIZE}, dtype: \w+(?:, precision: \w+)?(?:, mode: \w+)?")
+_ENTRY: Final = re.compile(r"\n- problem: \{([^\n{}]*)\}(?=\n)")
 _FOREIGN: Final = re.compile(r"\n(?![ -] )")
 """A line that neither begins an entry nor belongs to one, in a file that fusetune wrote."""
 
@@ -38,31 +38,28 @@ _FOREIGN: Final = re.compile(r"\n(?![ -] )")
 class IndexedFile:
     """The entries of one file, by what a look-up asks for. `op` and `target` are the file's.
 
-    `problems` are in the file's order: M, and the rest as a file has it. `read` makes an entry of its number.
+    `problems` are in the file's order. `read` makes an entry of its number.
     """
 
     def __init__(
-        self, op: str, target: TargetIdentity, problems: Iterable[tuple[int, str]], read: Callable[[int], Entry]
+        self, op: str, target: TargetIdentity, problems: Iterable[Problem], read: Callable[[int], Entry]
     ) -> None:
         self.op, self.target = op, target
         self._read = read
         self._entries: dict[int, Entry | ConfigFileError] = {}
-        self._index: dict[str, list[tuple[int, int]]] = {}
-        for number, (M, rest) in enumerate(problems):
-            self._index.setdefault(rest, []).append((M, number))
+        self._index: dict[Hashable, list[tuple[Mapping[str, int], int]]] = {}
+        for number, problem in enumerate(problems):
+            self._index.setdefault(problem.rest(), []).append((problem.sizes(), number))
 
-    def candidates(self, problem: Problem) -> list[tuple[int, int]]:
-        """M and the number of each entry that differs from the problem in M only, within its power-of-two bucket."""
-        # (2^(b-1), 2^b] has one bit length once its ends are lowered by one.
-        bucket = (problem.M - 1).bit_length()
-        found = self._index.get(_rest(problem), ())
-        return [(M, number) for M, number in found if (M - 1).bit_length() == bucket]
+    def candidates(self, problem: Problem) -> list[tuple[Mapping[str, int], int]]:
+        """Sizes and number of each entry that differs from the problem in sizes only, in their power-of-two buckets."""
+        buckets = _buckets(problem.sizes())
+        found = self._index.get(problem.rest(), ())
+        return [(sizes, number) for sizes, number in found if _buckets(sizes) == buckets]
 
     def is_sound(self) -> bool:
-        """Whether all problems are written as fusetune writes them, and no two entries are for one."""
-        return all(
-            _REST.fullmatch(rest) and len({M for M, _ in found}) == len(found) for rest, found in self._index.items()
-        )
+        """Whether no two entries are for one problem."""
+        return all(len({tuple(sizes.items()) for sizes, _ in found}) == len(found) for found in self._index.values())
 
     def entry(self, number: int) -> Entry:
         """An entry by its number in the file. Raises ConfigFileError where it cannot be believed."""
@@ -93,7 +90,7 @@ class IndexedFile:
 
 def index_of(file: ConfigFile) -> IndexedFile:
     """The index of a file that has been read whole."""
-    problems = ((entry.problem.M, _rest(entry.problem)) for entry in file.entries)
+    problems = (entry.problem for entry in file.entries)
     return IndexedFile(file.op, file.target, problems, file.entries.__getitem__)
 
 
@@ -121,13 +118,15 @@ def _split(text: str, path: Path) -> IndexedFile | None:
     if _FOREIGN.search(text, before, len(text) - 1) or text.count("\n- ", before) != len(found):
         return None
     top = parse_config_file(head[0].removesuffix("entries:\n"), path)
+    types = types_of(top.op)
+    hook = decoding(types)
     starts = [match.start() + 1 for match in found]
     ends = [*starts[1:], len(text)]
 
     def read(number: int) -> Entry:
         block = text[starts[number] : ends[number]]
         try:
-            return msgspec.convert(quick_entry(block), Entry)
+            return msgspec.convert(quick_entry(block), Entry, dec_hook=hook)
         except (NotPlainError, msgspec.ValidationError):
             # Where the parser finds fault, it has to find it on the line where it is.
             lines = text.count("\n", 0, starts[number]) - head[0].count("\n")
@@ -136,12 +135,14 @@ def _split(text: str, path: Path) -> IndexedFile | None:
             except ConfigFileError as error:
                 raise type(error)(str(error).replace("$.entries[0]", f"$.entries[{number}]")) from error
 
-    made = IndexedFile(top.op, top.target, ((int(match[1]), match[2]) for match in found), read)
+    try:
+        problems = [types.problem.from_builtins(quick_flow(match[1])) for match in found]
+    except (NotPlainError, msgspec.ValidationError):
+        return None
+    made = IndexedFile(top.op, top.target, problems, read)
     return made if made.is_sound() else None
 
 
-def _rest(problem: Problem) -> str:
-    """What a file has of a problem after M."""
-    parts = [f"N: {problem.N}, K: {problem.K}, dtype: {problem.dtype}"]
-    parts += [f"{name}: {value}" for name in ("precision", "mode") if (value := getattr(problem, name))]
-    return ", ".join(parts)
+def _buckets(sizes: Mapping[str, int]) -> tuple[int, ...]:
+    """(2^(b-1), 2^b] has one bit length once its ends are lowered by one."""
+    return tuple((size - 1).bit_length() for size in sizes.values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gzip
 import io
 import math
@@ -20,9 +21,12 @@ from fusetune.core.decision import Evidence, Gain, KeepRule, Outcome
 from fusetune.core.problem import Problem
 from fusetune.core.resources import Resources
 from fusetune.core.trouble import why_not_written
+from fusetune.core.values import to_builtins
 from fusetune.errors import JournalError
+from fusetune.ops.types import OpTypes, types_of
 from fusetune.store.regular import read_regular, reason
 from fusetune.store.schema import Entry, Environment, PositiveTime, TargetIdentity
+from fusetune.store.typed import decoding
 
 JOURNAL_VERSION = 1
 MOST_JOURNAL_BYTES: Final = 64 << 20
@@ -43,7 +47,8 @@ class _Record(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="kind",
 class RunStart(_Record, frozen=True, tag="run"):
     """The first line: what was asked for, and with what.
 
-    `prior`: what was predicted to be slow was left out. `allow_library`: a library may win.
+    `prior`: what was predicted to be slow was left out. `allow_library`: a library may win. `baseline`: the op's
+    BASELINE for the problem, which journals of earlier versions leave to the op.
     """
 
     journal: int
@@ -61,6 +66,7 @@ class RunStart(_Record, frozen=True, tag="run"):
     cache: str = "cold"
     prior: bool = False
     allow_library: bool = False
+    baseline: Config | None = None
 
 
 class Candidate(_Record, frozen=True, tag="candidate"):
@@ -160,11 +166,35 @@ class RunEnd(_Record, frozen=True, tag="end"):
 
 Record = RunStart | Candidate | Sampling | Sample | Block | Comparison | PhaseTime | Note | RunEnd
 
-_ENCODER = msgspec.json.Encoder()
-_DECODER: msgspec.json.Decoder[Record] = msgspec.json.Decoder(Record)
-# JSON has no NaN and no infinity, and msgspec writes null for both. An interval of too few blocks is infinite and the
-# error of a NaN result is NaN, so those go in as text, which only this decoder takes for a number.
-_LAX_DECODER: msgspec.json.Decoder[Record] = msgspec.json.Decoder(Record, strict=False)
+_ENCODER = msgspec.json.Encoder(enc_hook=to_builtins)
+
+
+class _Decoders:
+    """Decoders of the records of one op's journals.
+
+    JSON has no NaN and no infinity, and msgspec writes null for both. An interval of too few blocks is infinite and the
+    error of a NaN result is NaN, so those go in as text, which only the lax decoder takes for a number.
+    """
+
+    def __init__(self, types: OpTypes) -> None:
+        hook = decoding(types)
+        self.strict: msgspec.json.Decoder[Record] = msgspec.json.Decoder(Record, dec_hook=hook)
+        self.lax: msgspec.json.Decoder[Record] = msgspec.json.Decoder(Record, strict=False, dec_hook=hook)
+
+    def decode(self, line: bytes) -> Record:
+        """A record. Raises msgspec's errors and UnicodeDecodeError."""
+        try:
+            return self.strict.decode(line)
+        except msgspec.ValidationError as strict_error:
+            try:
+                return self.lax.decode(line)
+            except msgspec.ValidationError:
+                raise strict_error from None
+
+
+@functools.lru_cache(maxsize=64)
+def _decoders(types: OpTypes) -> _Decoders:
+    return _Decoders(types)
 
 
 class JournalWriter:
@@ -250,13 +280,14 @@ def read_journal(path: Path) -> Iterator[Record]:
     data = _contents(path)
     end = data.rfind(b"\n") + 1
     candidates: set[int] = set()
+    decoders = _decoders(types_of(_op_of(data)))
     for number, line in enumerate(io.BytesIO(data[:end]), start=1):
         if not line.strip():
             continue
         if number == 1:
             _refuse_newer(line, told)
         try:
-            record = _decode(line)
+            record = decoders.decode(line)
         except _UNREADABLE as error:
             raise JournalError(f"{told}, line {number}: not a journal record: {brief(error)}") from error
         if isinstance(record, Candidate):
@@ -266,7 +297,7 @@ def read_journal(path: Path) -> Iterator[Record]:
         yield record
     if data[end:].strip():
         with contextlib.suppress(*_UNREADABLE):
-            record = _decode(data[end:])
+            record = decoders.decode(data[end:])
             if candidates_of(record) <= candidates:
                 yield record
 
@@ -311,10 +342,14 @@ def _contents(path: Path) -> bytes:
 _UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)
 
 
+_RUN_LINE: Final = b'"kind":"run"'
+
+
 class _Header(msgspec.Struct):
     """What of a first line has to stay readable in every version of the journal."""
 
     journal: int = 0
+    op: str = ""
 
 
 def _refuse_newer(first_line: bytes, told: str) -> None:
@@ -327,19 +362,21 @@ def _refuse_newer(first_line: bytes, told: str) -> None:
         raise JournalError(f"{told} was written by a newer fusetune (journal {version}); upgrade fusetune")
 
 
-def _decode(line: bytes) -> Record:
+def _op_of(data: bytes) -> str:
+    """The op that the `run` line names, wherever that stands in a journal that somebody has reordered."""
+    at = data.find(_RUN_LINE)
+    if at < 0:
+        return ""
+    line = data[data.rfind(b"\n", 0, at) + 1 : data.find(b"\n", at) if b"\n" in data[at:] else None]
     try:
-        return _DECODER.decode(line)
-    except msgspec.ValidationError as strict_error:
-        try:
-            return _LAX_DECODER.decode(line)
-        except msgspec.ValidationError:
-            raise strict_error from None
+        return msgspec.json.decode(line, type=_Header).op
+    except _UNREADABLE:
+        return ""
 
 
 def _encode(record: Record) -> bytes:
     line = _ENCODER.encode(record)
-    return _ENCODER.encode(_spell_out(msgspec.to_builtins(record))) if b"null" in line else line
+    return _ENCODER.encode(_spell_out(msgspec.to_builtins(record, enc_hook=to_builtins))) if b"null" in line else line
 
 
 def _spell_out(value: Any) -> Any:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, Literal
 
 import msgspec
 
 from fusetune.core.brief import brief
-from fusetune.core.config import BASELINE, Config
+from fusetune.core.config import Config
 from fusetune.core.decision import REASON_TEXT
 from fusetune.core.problem import Problem
 from fusetune.core.text import slugify
@@ -18,7 +19,7 @@ from fusetune.store.indexed import IndexedFile, index_of
 from fusetune.store.schema import ConfigFile, Entry, Environment, TargetIdentity
 from fusetune.units import format_gain, format_interval
 
-Rung = Literal["exact", "nearest_m", "baseline"]
+Rung = Literal["exact", "nearest", "baseline"]
 
 MOST_TOLD: Final = 8
 """Entries that were passed over of which a look-up says so; of more it says how many."""
@@ -67,7 +68,8 @@ class Lookup(msgspec.Struct, frozen=True):
             return "BASELINE, because no entry fits this problem on this GPU"
         if self.rung == "exact":
             return "the entry for exactly this problem"
-        return f"the entry for M={self.entry.problem.M}, the nearest M in the same power-of-two bucket"
+        sizes = ", ".join(f"{name}={size}" for name, size in self.entry.problem.sizes().items())
+        return f"the entry for {sizes}, the nearest in the same power-of-two bucket"
 
 
 def lookup(
@@ -78,24 +80,26 @@ def lookup(
     environment: Environment,
     *,
     allow_predicted: bool = False,
-    source_hash: Callable[[str], str] | None = None,
+    baseline: Config,
+    source_hash: Callable[[Config], str] | None = None,
     unfit: Unfit | None = None,
     refused: Unfit | None = None,
 ) -> Lookup:
     """The config for a problem on the GPU and in the environment at hand, from the first rung that answers.
 
-    exact: an entry for this problem. nearest_m: one that differs in M only, from the same power-of-two bucket.
-    baseline: BASELINE. On one rung earlier files win. Entries of another GPU or of another kernel source are never
-    used, predicted ones only with `allow_predicted`. `source_hash` gives the hash of a variant's kernels, where they
-    do not all have that of `environment`. An entry that is `unfit` is damaged, whoever may use it; one that is
-    `refused` cannot be used here.
+    exact: an entry for this problem. nearest: one that differs only in sizes that the op lets differ, each from the
+    same power-of-two bucket. baseline: BASELINE, which is given. On one rung earlier files win. Entries of another GPU
+    or of another kernel source are never used, predicted ones only with `allow_predicted`. `source_hash` gives the hash
+    of a config's kernels, where they do not all have that of `environment`. An entry that is `unfit` is damaged,
+    whoever may use it; one that is `refused` cannot be used here.
     """
     found = []
+    wanted = problem.sizes()
     for position, (path, given) in enumerate(files):
         file = index_of(given) if isinstance(given, ConfigFile) else given
         if file.op == op:
-            for M, number in file.candidates(problem):
-                found.append((_rank(M, problem.M, position), number, path, file))
+            for sizes, number in file.candidates(problem):
+                found.append((_rank(sizes, wanted, position), number, path, file))
     skipped: list[str] = []
     damaged: list[str] = []
     for rank, number, path, file in sorted(found, key=lambda item: item[0]):
@@ -112,15 +116,15 @@ def lookup(
             if why is not None:
                 damaged.append(f"{place}: nothing can launch {brief(entry.config.label())}: {brief(why)}")
                 continue
-            kernel_hash = source_hash(entry.config.variant) if source_hash else environment.kernel_hash
+            kernel_hash = source_hash(entry.config) if source_hash else environment.kernel_hash
             obstacle = _obstacle(entry, kernel_hash, allow_predicted) or (refused(entry) if refused else None)
         if obstacle is not None:
             skipped.append(f"{place}: {obstacle}")
             continue
-        rung: Rung = "nearest_m" if rank[0] else "exact"
+        rung: Rung = "nearest" if rank[0] else "exact"
         differences = _environment_differences(entry.environment, environment)
         return Lookup(entry.config, rung, path, entry, _some(skipped), differences, _some(damaged))
-    return Lookup(BASELINE, "baseline", skipped=_some(skipped), damaged=_some(damaged))
+    return Lookup(baseline, "baseline", skipped=_some(skipped), damaged=_some(damaged))
 
 
 def _some(told: Sequence[str]) -> tuple[str, ...]:
@@ -145,11 +149,11 @@ def target_differences(in_file: TargetIdentity, here: TargetIdentity) -> tuple[s
     return tuple(differences)
 
 
-def _rank(candidate_m: int, wanted_m: int, file_position: int) -> tuple[bool, int, float, int]:
-    """Smallest is best: exact, then earlier files, then the nearest M by |log(M / M')|, then the larger M."""
+def _rank(sizes: Mapping[str, int], wanted: Mapping[str, int], position: int) -> tuple[bool, int, float, list[int]]:
+    """Smallest is best: exact, then earlier files, then the nearest by |log(size / size')|, then the larger."""
     # The ratio orders as its logarithm does, and equal ratios stay equal where rounded logarithms may not.
-    ratio = max(candidate_m, wanted_m) / min(candidate_m, wanted_m)
-    return (candidate_m != wanted_m, file_position, ratio, -candidate_m)
+    ratio = math.prod(max(size, wanted[name]) / min(size, wanted[name]) for name, size in sizes.items())
+    return (sizes != wanted, position, ratio, [-size for size in sizes.values()])
 
 
 def _of_another_gpu(file: IndexedFile, identity: TargetIdentity) -> str | None:

@@ -51,7 +51,7 @@ def _mapping(lines: list[str], indent: int) -> dict[str, Any]:
         elif value.startswith(" {"):
             while not value.endswith("}") and lines:
                 value += " " + lines.pop().strip()
-            found[key] = _flow(value[2:-1])
+            found[key] = quick_flow(value[2:-1])
         elif value[0] == " ":
             found[key] = _scalar(value[1:])
         else:
@@ -61,7 +61,8 @@ def _mapping(lines: list[str], indent: int) -> dict[str, Any]:
     return found
 
 
-def _flow(inner: str) -> dict[str, Any]:
+def quick_flow(inner: str) -> dict[str, Any]:
+    """What stands between the braces of a mapping on one line. Raises NotPlainError as `quick_entry` does."""
     found: dict[str, Any] = {}
     pairs = inner.split(", ")
     for pair in pairs:

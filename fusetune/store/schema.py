@@ -10,18 +10,8 @@ from typing import Annotated, Final
 
 import msgspec
 
-from fusetune.core.config import BASELINE, Config
-from fusetune.core.decision import (
-    TIE,
-    BlockCount,
-    Evidence,
-    Gain,
-    HighGain,
-    LowGain,
-    MedianGain,
-    Reason,
-    VerdictName,
-)
+from fusetune.core.config import Config
+from fusetune.core.decision import TIE, BlockCount, Evidence, Gain, HighGain, LowGain, MedianGain, Reason, VerdictName
 from fusetune.core.environment import Environment, TargetIdentity
 from fusetune.core.problem import Problem
 from fusetune.core.text import OP_NAME
@@ -72,12 +62,6 @@ class LibraryGain(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     blocks: BlockCount
 
 
-LIBRARY_NAMES: Final[dict[str, str]] = {
-    "library": "cuBLAS and a finishing kernel",
-    "library_folded": "cuBLAS with folded weights",
-}
-
-
 class Library(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The fastest way to leave the products to a library: its config, its microseconds and what ours gains on it."""
 
@@ -92,8 +76,7 @@ class Library(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def describe(self) -> str:
         """One line for people: `cuBLAS and a finishing kernel: 8.72 us, 34 % slower`."""
-        name = LIBRARY_NAMES.get(self.config.variant, self.config.label())
-        return f"{name}: {format_us(self.us)}, {format_slower(self.ratio)}"
+        return f"{self.config.library_name}: {format_us(self.us)}, {format_slower(self.ratio)}"
 
 
 class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -142,7 +125,7 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
         """What a reader should know of the library: `... 3.1 % faster: --allow-library lets it win`."""
         if self.library is None or self.gain is None:
             return None
-        needed = self.gain.min_gain if self.config == BASELINE else 0.0
+        needed = 0.0 if self.verdict == "keep" else self.gain.min_gain
         wins = 1 - self.library.ratio > max(needed, TIE)
         return self.library.describe() + (": --allow-library lets it win" if wins else "")
 

@@ -7,20 +7,20 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 import yaml
 
-from fusetune.core.problem import Problem, make_problem
-from fusetune.errors import UnsupportedProblemError, UsageError
+from fusetune.core.problem import Problem
+from fusetune.errors import UsageError
 from fusetune.store.foreign import DELIMITERS, cells_of, read_foreign_bytes, shown, text_of
 from fusetune.store.yaml_reader import load_words
 
-SIZES: Final = ("M", "N", "K")
 OPTIONAL: Final = ("op", "dtype", "precision", "mode")
+"""What the command line may give to all rows at once."""
 _EXAMPLE: Final = "a row is M, N, K and, where they differ from the options, op, dtype, precision, mode"
 MOST_TOLD: Final = 50
 """Bad rows beyond these are counted."""
@@ -37,23 +37,27 @@ class Shape(msgspec.Struct, frozen=True):
     place: str
 
 
-def read_shapes(path: Path, defaults: Mapping[str, str | None]) -> tuple[Shape, ...]:
-    """The problems of a file, in order; `defaults` gives op, dtype, precision and mode to rows that leave them out.
+def read_shapes(
+    path: Path, op: str, defaults: Mapping[str, Any], make: Callable[[str, Mapping[str, Any]], Problem]
+) -> tuple[Shape, ...]:
+    """The problems of a file, in order; `op` and `defaults` are for rows that leave these out.
 
-    CSV has a header with those names, and commas, semicolons or tabs; YAML and JSON are a list of mappings, or that
-    list under `shapes`. Raises UsageError with one line for each bad row (MOST_TOLD of them at most), or where the file
-    cannot be read or is empty.
+    `make` makes a problem of an op's name and the values of a row, or raises UsageError for what it is not.
+    CSV has a header with the names of values, and commas, semicolons or tabs; YAML and JSON are a list of mappings, or
+    that list under `shapes`. Raises UsageError with one line for each bad row (MOST_TOLD of them at most), or where the
+    file cannot be read or is empty.
     """
-    rows = _rows(path)
-    if not rows:
+    found = _rows(path)
+    if not found:
         raise UsageError(f"{path} holds no problems; {_EXAMPLE}")
     shapes: list[Shape] = []
     mistakes: list[str] = []
     seen: dict[tuple[str, Problem], str] = {}
-    for place, row in rows:
+    for place, row in found:
         try:
-            shape = _shape(row, defaults, place)
-        except (UsageError, UnsupportedProblemError) as error:
+            named, values = _row(row, op, defaults)
+            shape = Shape(named, make(named, values), place)
+        except UsageError as error:
             mistakes.append(f"{path}, {place}: {error}")
             continue
         earlier = seen.setdefault((shape.op, shape.problem), place)
@@ -67,23 +71,23 @@ def read_shapes(path: Path, defaults: Mapping[str, str | None]) -> tuple[Shape, 
     return tuple(shapes)
 
 
-def _shape(row: Any, defaults: Mapping[str, str | None], place: str) -> Shape:
+def _row(row: Any, op: str, defaults: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     if not isinstance(row, dict):
         raise UsageError(f"{shown(row)} is not a problem; {_EXAMPLE}")
-    unknown = sorted(shown(name) for name in row if name not in (*SIZES, *OPTIONAL))
-    if unknown:
-        raise UsageError(f"{', '.join(unknown[:3])} is not known; {_EXAMPLE}")
-    sizes = [_size(row, name) for name in SIZES]
-    texts = {name: _text(row, name, defaults.get(name)) for name in OPTIONAL}
-    op, dtype = texts["op"] or "gemm_scale", texts["dtype"] or "float32"
-    if ":" in op and op != defaults.get("op"):
-        raise UsageError(f"op is {shown(op)}, and a file names no module to import: give it as --op, and leave it out")
+    unfit = [name for name in row if not isinstance(name, str) or not name.isidentifier()]
+    if unfit:
+        raise UsageError(f"{shown(unfit[0])} is no name of a value; {_EXAMPLE}")
+    named = _text(row, "op", op) or op
+    if ":" in named and named != op:
+        raise UsageError(
+            f"op is {shown(named)}, and a file names no module to import: give it as --op, and leave it out"
+        )
+    words = {name: _text(row, name, defaults.get(name)) for name in OPTIONAL if name != "op"}
     # An option given for the whole list is for the rows that it can apply to.
-    if "precision" not in row and dtype != "float32":
-        texts["precision"] = None
-    M, N, K = sizes
-    problem = make_problem(M, N, K, dtype, texts["precision"], texts["mode"])  # type: ignore[arg-type]
-    return Shape(op, problem, place)
+    if "precision" not in row and (words["dtype"] or "float32") != "float32":
+        words["precision"] = None
+    sizes = {name: _size(row, name) for name in row if name not in OPTIONAL}
+    return named, {**sizes, **{name: word for name, word in words.items() if word is not None}}
 
 
 def _size(row: Mapping[str, Any], name: str) -> int:
@@ -167,10 +171,11 @@ def _csv_rows(text: str, path: Path) -> Iterator[tuple[str, Any]]:
     (first, titles), *rest = lines
     place = f"{path}, line {first}"
     headers = {delimiter: cells_of(titles, delimiter, place) for delimiter in DELIMITERS}
-    found = next(((mark, names) for mark, names in headers.items() if set(SIZES) <= set(names)), None)
-    if found is None:
-        raise UsageError(f"{place}: the header has to name M, N and K; {_EXAMPLE}")
-    delimiter, header = found
+    # Of a line of names, the mark that parts it is the one that leaves most of them.
+    delimiter, header = max(headers.items(), key=lambda item: len(item[1]))
+    unfit = [name for name in header if name and not name.isidentifier()]
+    if unfit or not any(header):
+        raise UsageError(f"{place}: the header has to name the values, as M,K,N; {_EXAMPLE}")
     repeated = _first_repeated([name for name in header if name])
     if repeated is not None:
         raise UsageError(f"{place}: the header names {shown(repeated)} twice; keep one of the two")

@@ -11,8 +11,8 @@ import filelock
 import msgspec
 import yaml
 
-from fusetune.core.problem import Problem
 from fusetune.core.trouble import why_not_written
+from fusetune.core.values import to_builtins
 from fusetune.errors import ConfigFileError
 from fusetune.store.lookup import target_differences
 from fusetune.store.migrations import STEPS, Step
@@ -45,7 +45,8 @@ def read_config_file(path: Path, steps: Mapping[int, Step] = STEPS, *, unfit: Un
 
 def dump_config_file(file: ConfigFile) -> str:
     """The file as YAML text: keys in the order of the types, one line for each innermost mapping that fits on one."""
-    body = yaml.safe_dump(msgspec.to_builtins(file), default_flow_style=None, sort_keys=False, width=_LINE_WIDTH)
+    plain = msgspec.to_builtins(file, enc_hook=to_builtins)
+    body = yaml.safe_dump(plain, default_flow_style=None, sort_keys=False, width=_LINE_WIDTH)
     return _HEADER + body
 
 
@@ -91,7 +92,7 @@ def _update(path: Path, real: Path, op: str, target: TargetIdentity, entry: Entr
     if same is not None and same.evidence == "measured" and entry.evidence == "predicted":
         return WriteResult(path=path, written=False, kept=same)
     others = [old for old in file.entries if old.problem != entry.problem]
-    entries = tuple(sorted([*others, entry], key=lambda item: _order(item.problem)))
+    entries = tuple(sorted([*others, entry], key=lambda item: item.problem.order()))
     text = dump_config_file(msgspec.structs.replace(file, entries=entries))
     # Structs made in code are not checked against their limits; better no file than one that nobody can read.
     try:
@@ -100,11 +101,6 @@ def _update(path: Path, real: Path, op: str, target: TargetIdentity, entry: Entr
         raise ConfigFileError(f"the entry for {entry.problem.describe()} was not written: {error}") from error
     replace_file(real, text)
     return WriteResult(path=path, written=True)
-
-
-def _order(problem: Problem) -> tuple[int, int, int, str, str, str]:
-    """Entries that differ only in M or precision stand together, so that a diff in review stays small."""
-    return (problem.N, problem.K, problem.M, problem.dtype, problem.precision or "", problem.mode or "")
 
 
 def replace_file(real: Path, text: str) -> None:

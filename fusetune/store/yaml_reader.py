@@ -15,6 +15,7 @@ from fusetune.errors import ConfigFileError, NewerSchemaError
 from fusetune.store.migrations import STEPS, Step, migrate
 from fusetune.store.regular import read_regular, reason
 from fusetune.store.schema import SCHEMA_VERSION, ConfigFile, Entry
+from fusetune.store.typed import decoding_of, one_place
 
 try:
     from yaml import CSafeLoader as _SafeLoader
@@ -165,7 +166,7 @@ def parse_config_file(
         )
     raw = _current(raw, root, path, steps)
     try:
-        file = msgspec.convert(raw, ConfigFile)
+        file = msgspec.convert(raw, ConfigFile, dec_hook=decoding_of(raw.get("op")))
     except msgspec.ValidationError as error:
         _refuse(error, root, path)
     _refuse_repeated_problems(file, root, path)
@@ -181,7 +182,8 @@ def parse_yaml_as(text: str, path: Path, kind: type[T]) -> T:
     """
     root, raw = _load(text, path)
     try:
-        return msgspec.convert(raw, kind)
+        op = raw.get("op") if isinstance(raw, dict) else None
+        return msgspec.convert(raw, kind, dec_hook=decoding_of(op))
     except msgspec.ValidationError as error:
         _refuse(error, root, path)
 
@@ -257,7 +259,8 @@ def _current(raw: dict[Any, Any], root: yaml.Node | None, path: Path, steps: Map
 
 def _refuse(error: msgspec.ValidationError, root: yaml.Node | None, path: Path) -> NoReturn:
     """Tell what msgspec found, with the line it is about and the fix."""
-    what, _, where = str(error).rpartition(" - at ") if " - at " in str(error) else (str(error), "", "")
+    told = one_place(error)
+    what, _, where = told.rpartition(" - at ") if " - at " in told else (told, "", "")
     place = re.search(r"\$[^`]*", where)
     steps_to = place.group() if place else "$"
     unknown = re.search(r"unknown field `(.*)`", what)

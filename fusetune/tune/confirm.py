@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from fusetune.core.config import BASELINE, Config
+from fusetune.core.config import Config
 from fusetune.core.decision import TIE, Decision, Gain, Outcome, choose
 from fusetune.errors import MeasurementError, NoisyMachineError
 from fusetune.measure.paired import NOISE_LIMIT, PairResult, is_quiet
@@ -27,6 +27,7 @@ class Final(msgspec.Struct, frozen=True):
     """
 
     decision: Decision
+    baseline: Config
     best: Config
     conservative: Config
     over_baseline: Mapping[Config, PairResult]
@@ -36,7 +37,7 @@ class Final(msgspec.Struct, frozen=True):
     @property
     def chosen(self) -> Config:
         """The config that stays."""
-        return {"conservative": self.conservative, "baseline": BASELINE}.get(self.decision.choice, self.best)
+        return {"conservative": self.conservative, "baseline": self.baseline}.get(self.decision.choice, self.best)
 
 
 def control(bench: Bench) -> PairResult:
@@ -45,7 +46,7 @@ def control(bench: Bench) -> PairResult:
     So it does where all blocks are throttled: such a run is over, and the next one measures anew.
     """
     with bench.log.phase("control", "Timing BASELINE against itself"):
-        result = bench.compare("control", BASELINE, BASELINE, comparisons=1, decided=is_quiet)
+        result = bench.compare("control", bench.baseline, bench.baseline, comparisons=1, decided=is_quiet)
     if isinstance(result, Failure) and result.reason == "throttled":
         raise NoisyMachineError(
             f"BASELINE against itself: {result.detail} and run the command again; nothing was written"
@@ -69,9 +70,10 @@ def confirm(
     `used` is what each takes of an SM (plan.resource_use), for choosing among equals. `library` is a library's config
     that may win, the last to be compared.
     """
-    contenders = [config for config in dict.fromkeys([*raced.finalists, raced.conservative]) if config != BASELINE]
+    baseline = bench.baseline
+    contenders = [config for config in dict.fromkeys([*raced.finalists, raced.conservative]) if config != baseline]
     comparisons = len(contenders) + 1 + (LIBRARY_PAIRS if library else 0)
-    finalists = [config for config in raced.finalists if config != BASELINE]
+    finalists = [config for config in raced.finalists if config != baseline]
     conservative = [config for config in contenders if config.is_conservative]
     ours = _best_of_ours(bench, finalists or conservative, conservative, used, comparisons)
     if library is None:
@@ -98,13 +100,13 @@ def _best_of_ours(
             best = lightest_of_fastest(_times_over_first(bench, left, comparisons), used)
             # Whoever failed beside the first is asked again where it is the first that goes.
             left.remove(best)
-            over_baseline = bench.compare("confirm", BASELINE, best, comparisons=comparisons)
+            over_baseline = bench.compare("confirm", bench.baseline, best, comparisons=comparisons)
             if isinstance(over_baseline, Failure):
                 continue
             judged = _judged(bench, best, over_baseline, conservative, comparisons)
             if judged is not None:
                 return judged
-    return Final(Decision("baseline", "revert", "no_candidate_left"), BASELINE, BASELINE, {}, None)
+    return Final(Decision("baseline", "revert", "no_candidate_left"), *(bench.baseline,) * 3, {}, None)
 
 
 def _times_over_first(bench: Bench, finalists: Sequence[Config], comparisons: int) -> dict[Config, float]:
@@ -129,9 +131,9 @@ def _judged(
     results = {best: over_baseline}
     if best.is_conservative:
         decision = choose(over_baseline.outcome, None, over_baseline.outcome)
-        return Final(decision, best, best, results, None)
+        return Final(decision, bench.baseline, best, best, results, None)
     # Of BASELINE and the others with 4 warps and 2 stages, the fastest is the one that the best gains least on.
-    reference, over_reference = BASELINE, over_baseline
+    reference, over_reference = bench.baseline, over_baseline
     for config in conservative:
         pair = bench.compare("confirm", config, best, comparisons=comparisons)
         if isinstance(pair, Failure):
@@ -142,19 +144,19 @@ def _judged(
     kept = over_baseline.outcome == over_reference.outcome == "keep"
     # What is no faster than one that does not gain enough does not gain enough either.
     hopeless = over_baseline.outcome == "revert" and over_reference.gain.low >= 0
-    if reference != BASELINE and not kept and not hopeless:
-        pair = bench.compare("confirm", BASELINE, reference, comparisons=comparisons)
+    if reference != bench.baseline and not kept and not hopeless:
+        pair = bench.compare("confirm", bench.baseline, reference, comparisons=comparisons)
         if not isinstance(pair, Failure):
             results[reference], reference_over_baseline = pair, pair.outcome
     decision = choose(over_baseline.outcome, over_reference.outcome, reference_over_baseline)
-    return Final(decision, best, reference, results, over_reference)
+    return Final(decision, bench.baseline, best, reference, results, over_reference)
 
 
 def _library_wins(
     bench: Bench, phase: Phase, ours: Final, library: Config, comparisons: int
 ) -> tuple[bool, dict[Config, PairResult]]:
     """Whether a library surely gains what any config must, and more than a TIE on what would stay without it."""
-    minimums = dict.fromkeys((BASELINE, ours.conservative), bench.rule.min_gain)
+    minimums = dict.fromkeys((bench.baseline, ours.conservative), bench.rule.min_gain)
     minimums[ours.chosen] = max(minimums.get(ours.chosen, 0.0), TIE)
     results: dict[Config, PairResult] = {}
     for reference, minimum in minimums.items():
@@ -172,9 +174,10 @@ def _with_library(ours: Final, library: Config, results: Mapping[Config, PairRes
     """The final that the library won."""
     return Final(
         decision=Decision("library", "keep", "library_gain_confirmed"),
+        baseline=ours.baseline,
         best=library,
         conservative=ours.conservative,
-        over_baseline={**ours.over_baseline, library: results[BASELINE]},
+        over_baseline={**ours.over_baseline, library: results[ours.baseline]},
         over_conservative=results[ours.conservative],
         ours=ours,
     )
@@ -208,7 +211,7 @@ def _revalidate_library(bench: Bench, final: Final, ours: Final) -> Final:
     if ours.decision.verdict == "keep":
         bench.log.note(f"{final.best.label()} did not win again in a fresh process; {ours.chosen.label()} is next")
         return _revalidate_ours(bench, ours, comparisons=LIBRARY_PAIRS)
-    over_baseline = {final.best: results[BASELINE]} if BASELINE in results else {}
+    over_baseline = {final.best: results[bench.baseline]} if bench.baseline in results else {}
     return msgspec.structs.replace(
         final,
         decision=Decision("baseline", "revert", "revalidation_disagrees"),
@@ -219,11 +222,11 @@ def _revalidate_library(bench: Bench, final: Final, ours: Final) -> Final:
 def _revalidate_ours(bench: Bench, final: Final, *, comparisons: int) -> Final:
     """`comparisons` others share the error budget."""
     chosen = final.chosen
-    against_conservative = final.decision.choice == "best" and final.conservative != BASELINE
+    against_conservative = final.decision.choice == "best" and final.conservative != bench.baseline
     pairs = 2 if against_conservative else 1
     comparisons += pairs
     with bench.log.phase("revalidate", "Revalidating in a new process", pairs) as phase:
-        over_baseline = bench.compare("revalidate", BASELINE, chosen, comparisons=comparisons)
+        over_baseline = bench.compare("revalidate", bench.baseline, chosen, comparisons=comparisons)
         phase.advance()
         over_conservative: PairResult | Failure | None = None
         if against_conservative:
@@ -242,6 +245,7 @@ def _revalidate_ours(bench: Bench, final: Final, *, comparisons: int) -> Final:
         over_conservative = over_baseline  # BASELINE is itself the fastest 4-warp / 2-stage config.
     return Final(
         decision=decision,
+        baseline=final.baseline,
         best=best,
         conservative=final.conservative,
         over_baseline={**final.over_baseline, chosen: over_baseline},

@@ -11,7 +11,7 @@ from typing import Final
 from filelock import BaseFileLock, FileLock, Timeout
 
 from fusetune.core.brief import brief
-from fusetune.core.config import BASELINE, Config
+from fusetune.core.config import Config
 from fusetune.core.environment import Environment, TargetIdentity
 from fusetune.core.trouble import is_recorded_trouble, why_not_written
 from fusetune.errors import JournalError
@@ -44,7 +44,8 @@ class Ledger:
     is written down again, so that a journal is whole by itself. `ids` are the numbers that the own journal gave.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, baseline: Config) -> None:
+        self._baseline = baseline
         self.ids: dict[Config, int] = {}
         self.compiled: dict[Config, Candidate] = {}
         self.checked: dict[Config, Candidate] = {}
@@ -71,7 +72,7 @@ class Ledger:
                     self.ids[record.config] = record.id
                     self._written.add((record.config, record.status))
                 if record.status in {"checked", "failed"}:
-                    if not _passes(record, own):
+                    if not self._passes(record, own):
                         checked[record.config] = record
                 elif record.resources is not None or (record.status == "rejected" and not _by_machine(record)):
                     compiled[record.config] = record
@@ -90,6 +91,13 @@ class Ledger:
         self.compiled = {**compiled, **self.compiled}
         self.checked = {**checked, **self.checked}
 
+    def _passes(self, failed: Candidate, own: bool) -> bool:
+        """Whether a failure says nothing of the config: BASELINE was right as the run began, and a GPU cools down."""
+        if failed.status != "failed":
+            return False
+        says_nothing = failed.config == self._baseline or _by_machine(failed)
+        return says_nothing or (failed.reason == "throttled" and not own)
+
     def is_written(self, config: Config, status: Status) -> bool:
         """Whether the own journal says this of the candidate already."""
         return (config, status) in self._written
@@ -105,13 +113,6 @@ class Ledger:
     def blocks(self, phase: Phase, baseline: Config, config: Config) -> Sequence[BlockTimes]:
         """The blocks of a pair, discarded ones too."""
         return self._blocks[phase, baseline, config]
-
-
-def _passes(failed: Candidate, own: bool) -> bool:
-    """Whether a failure says nothing of the config: BASELINE was right as the run began, and a GPU cools down."""
-    if failed.status != "failed":
-        return False
-    return failed.config == BASELINE or _by_machine(failed) or (failed.reason == "throttled" and not own)
 
 
 _MAYBE_BY_MACHINE: Final = BY_MACHINE | {"compile_timeout", "compiler_crash", "hang"}

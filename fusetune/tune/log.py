@@ -35,11 +35,13 @@ from fusetune.tune.request import SweepRequest, new_run_id, now
 
 
 class RunLog:
-    """Writes a run's journal and tells the user about it."""
+    """Writes a run's journal and tells the user about it. `baseline` is what all candidates are held against."""
 
-    def __init__(self, journal: JournalWriter, run: str, progress: Progress, ledger: Ledger | None = None) -> None:
-        self.journal, self.run, self.progress = journal, run, progress
-        self.ledger = ledger or Ledger()
+    def __init__(
+        self, journal: JournalWriter, run: str, progress: Progress, baseline: Config, ledger: Ledger | None = None
+    ) -> None:
+        self.journal, self.run, self.progress, self.baseline = journal, run, progress, baseline
+        self.ledger = ledger or Ledger(baseline)
         self._ids = dict(self.ledger.ids)
         taken = frozenset(self._ids.values())
         self._free_ids = (number for number in itertools.count() if number not in taken)
@@ -131,7 +133,7 @@ def open_run(
     A new one takes over what finished runs of the same question found out, unless the request is for a fresh one.
     Raises JournalError where the journal cannot be made.
     """
-    ledger = Ledger()
+    ledger = Ledger(request.baseline)
     unfinished: Unfinished | None = None
     if evidence == "measured" and not request.fresh:
         unfinished, finished = earlier_runs(request, identity, environment, progress.warn)
@@ -166,9 +168,10 @@ def open_run(
                         cache=request.cache,
                         prior=request.prior,
                         allow_library=request.allow_library,
+                        baseline=request.baseline,
                     )
                 )
-            yield RunLog(writer, run, progress, ledger)
+            yield RunLog(writer, run, progress, request.baseline, ledger)
         finally:
             if lock is not None:
                 unlock_journal(lock)

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from fusetune.compiler.facts import reject_resources
 from fusetune.compiler.pool import Compiled, Job, compile_jobs
-from fusetune.core.config import BASELINE, Config
-from fusetune.core.problem import Problem
+from fusetune.core.config import Config
 from fusetune.core.resources import Resources, occupancy
 from fusetune.core.roofline import roofline
 from fusetune.core.rules import propose
 from fusetune.core.space import Rejection
 from fusetune.core.target import Target
 from fusetune.core.trouble import Trouble
-from fusetune.errors import CompileError, ConfigFileError, FusetuneError, UnsupportedProblemError, UsageError
-from fusetune.ops.gemm_scale.estimate import estimate
-from fusetune.ops.gemm_scale.space import candidates, reject_reason
+from fusetune.errors import CompileError, ConfigFileError, FusetuneError, UsageError
 from fusetune.ops.spec import KernelSpec
 from fusetune.store.journal import Status
 from fusetune.store.paths import config_path, reachable_search_path
@@ -68,19 +66,6 @@ class Plan(msgspec.Struct, frozen=True):
         return tuple(dict.fromkeys((*self.configs, *self.references)))
 
 
-def check_problem(spec: KernelSpec, problem: Problem) -> None:
-    """Raise UnsupportedProblemError where the op does not compute this dtype or mode."""
-    if problem.dtype not in spec.dtypes:
-        raise UnsupportedProblemError(f"{spec.name} does not compute {problem.dtype}; it does {', '.join(spec.dtypes)}")
-    if problem.mode is None and None not in spec.modes:
-        modes = " or ".join(f"--mode {mode}" for mode in spec.modes)
-        raise UnsupportedProblemError(f"{spec.name} does not compute the same in each mode; give it one: {modes}")
-    spec.operands(problem)  # The op's own objection, where it has one.
-    if problem.mode not in spec.modes:
-        known = " and ".join(mode or "no mode at all" for mode in spec.modes)
-        raise UnsupportedProblemError(f"{spec.name} does not know the mode {problem.mode}; it knows {known}")
-
-
 def check_output(path: Path) -> None:
     """Raise ConfigFileError at once, not after minutes of work, where an entry could not be put into this file."""
     if os.access(path, os.F_OK):
@@ -96,18 +81,19 @@ def check_output(path: Path) -> None:
 
 
 def plausible(request: SweepRequest, target: Target) -> tuple[list[Config], dict[Config, Rejection]]:
-    """The candidates that reject_reason lets through, BASELINE first, and the others with their reason."""
+    """The candidates that the op lets through, BASELINE first, and the others with their reason."""
     passed: list[Config] = []
     rejected: dict[Config, Rejection] = {}
+    spec, problem = request.spec, request.problem
     if request.space == "rules":
         configs = proposed_by_rules(request, target)
     else:
-        configs = candidates(request.spec.space, request.space)
+        configs = spec.candidates(problem, target, request.space)
     for config in configs:
-        rejection = reject_reason(config, request.problem, target)
+        rejection = spec.reject(config, problem, target)
         if rejection is None:
             passed.append(config)
-        elif config == BASELINE:
+        elif config == request.baseline:
             raise _without_baseline(rejection, target)
         else:
             rejected[config] = rejection
@@ -127,25 +113,32 @@ def make_plan(request: SweepRequest, target: Target) -> Plan:
     if begin is not None and begin not in passed:
         passed.append(begin)
     references = references_of(request.spec, request.problem)
-    try:
-        predicted = {config: estimate(config, request.problem, target).time_us for config in passed}
-    except UsageError:
-        predicted = {}
+    baseline, predicted = request.baseline, predictions(request, passed, target)
     if not request.prior or not predicted:
-        order = sorted(passed, key=lambda config: (config != BASELINE, config != begin))
+        order = sorted(passed, key=lambda config: (config != baseline, config != begin))
         return Plan(target, tuple(order), rejected, {}, references, begin)
-    order = sorted(passed, key=lambda config: (config != BASELINE, config != begin, predicted[config]))
+    order = sorted(passed, key=lambda config: (config != baseline, config != begin, predicted[config]))
     if len(order) <= PRIOR_SPARES:
         return Plan(target, tuple(order), rejected, {}, references, begin)
-    skipped = predicted_slow(order, predicted, never=begin)
+    skipped = predicted_slow(order, predicted, {baseline, begin})
     chosen = tuple(config for config in order if config not in skipped)
     return Plan(target, chosen, rejected, skipped, references, begin)
 
 
+def predictions(request: SweepRequest, configs: Iterable[Config], target: Target) -> dict[Config, float]:
+    """The predicted microseconds of each; empty where the op has no cost model, or the table lacks a figure for it."""
+    try:
+        found = {config: request.spec.estimate(config, request.problem, target) for config in configs}
+    except UsageError:
+        return {}
+    times = {config: estimate.time_us for config, estimate in found.items() if estimate is not None}
+    return times if len(times) == len(found) else {}
+
+
 def predicted_slow(
-    order: Sequence[Config], predicted: Mapping[Config, float], never: Config | None = None
+    order: Sequence[Config], predicted: Mapping[Config, float], never: Collection[Config | None]
 ) -> dict[Config, Rejection]:
-    """What the prior leaves out of `order`, which begins with BASELINE and goes on from the best predicted time."""
+    """What the prior leaves out of `order`, which goes on from the best predicted time; `never` those."""
     safe = [config for config in order if config.is_conservative]
     third = max(PRIOR_SPARES, len(order) // PRIOR_PART)
     most_safe = min(PRIOR_MOST_CONSERVATIVE, third // 5)
@@ -154,7 +147,7 @@ def predicted_slow(
         best_us = min(predicted[config] for config in kind)
         for place, config in enumerate(kind):
             skipped.pop(config, None)  # A 4-warp / 2-stage one is judged by its own kind, which comes last.
-            if config not in {BASELINE, never} and (place >= most or predicted[config] > PRIOR_LIMIT * best_us):
+            if config not in never and (place >= most or predicted[config] > PRIOR_LIMIT * best_us):
                 told = f"predicted {predicted[config]:.3g} us, the best {best_us:.3g} us"
                 skipped[config] = Rejection("predicted_slow", told)
     return skipped
@@ -178,12 +171,12 @@ def predicted_before(request: SweepRequest, target: Target) -> Config | None:
         for entry in entries:
             if entry.problem == request.problem and entry.evidence == "predicted":
                 config = entry.config
-                runs = reject_reason(config, request.problem, target) is None
-                return config if runs and config in request.spec.space.configs() else None
+                runs = request.spec.reject(config, request.problem, target) is None
+                return config if runs and config in request.spec.candidates(request.problem, target, "full") else None
     return None
 
 
-def references_of(spec: KernelSpec, problem: Problem) -> tuple[Config, ...]:
+def references_of(spec: KernelSpec, problem: Any) -> tuple[Config, ...]:
     """What the op offers of a library. Raises UsageError where that does not call itself so."""
     references = spec.references(problem)
     for config in references:
@@ -197,18 +190,20 @@ def proposed_by_rules(request: SweepRequest, target: Target) -> tuple[Config, ..
 
     Raises CompileError where it does not compile, MachineError or UsageError where the machine does not let it.
     """
-    ((_, result),) = start_compiling(request, [BASELINE], target)
+    baseline = request.baseline
+    ((_, result),) = start_compiling(request, [baseline], target)
     if isinstance(result, Trouble):
         raise result.error()
     if isinstance(result, Rejection):
         raise _without_baseline(result, target)
     try:
         spec, problem = request.spec, request.problem
-        compute_bound = roofline(spec.flops(problem), spec.bytes(problem), problem, target).bound == "compute"
+        walls = roofline(spec.flops(problem), spec.bytes(problem), spec.kind(problem), target)
+        compute_bound = walls.bound == "compute"
     except UsageError:
         compute_bound = True  # Peaks unknown; a GEMM's tile is made to be.
-    held = occupancy(result.registers, result.shared_bytes, BASELINE.num_warps, target)
-    return propose(result, held, request.spec.staged_loads, compute_bound=compute_bound).configs
+    held = occupancy(result.registers, result.shared_bytes, baseline.num_warps, target)
+    return propose(result, held, spec.staged_loads, compute_bound=compute_bound, baseline=baseline).configs
 
 
 def _without_baseline(why: Rejection, target: Target) -> FusetuneError:
@@ -262,6 +257,7 @@ def compile_all(
     shared memory than the target has, and as `troubled.allow_for` does.
     """
     made: dict[Config, Resources] = {}
+    baseline = request.baseline
     troubled: dict[Config, Trouble] = {}
 
     def accept(config: Config, result: Resources) -> None:
@@ -274,7 +270,7 @@ def compile_all(
         known = {
             config: record
             for config in configs
-            if (record := log.ledger.compiled.get(config)) and (config != BASELINE or record.status == "compiled")
+            if (record := log.ledger.compiled.get(config)) and (config != baseline or record.status == "compiled")
         }
         for config, record in known.items():
             log.take_over(record)
@@ -293,19 +289,24 @@ def compile_all(
             if isinstance(result, Trouble):
                 troubled[config] = result
                 log.candidate(config, "skipped", reason=NOT_TRIED, detail=result.detail)
-                if config == BASELINE:
+                if config == baseline:
                     break
                 continue
-            rejection = result if isinstance(result, Rejection) else reject_resources(config, result, target)
+            rejection = (
+                result
+                if isinstance(result, Rejection)
+                else reject_resources(result, target, is_baseline=config == baseline)
+            )
             resources = result if isinstance(result, Resources) else None
             if rejection is not None:
                 log.candidate(config, "rejected", reason=rejection.reason, detail=rejection.detail, resources=resources)
-                if config == BASELINE:
+                if config == request.baseline:
                     raise _without_baseline(rejection, target)
             elif resources is not None:
-                if config == BASELINE and resources.spills:
+                if config == request.baseline and resources.spills:
                     log.note(f"BASELINE spills {resources.stack_bytes} bytes of stack a thread; it is the reference")
-                predicted_us = predict_us(config, request.problem, target, resources)
+                time_us = predict_us(request, config, target, resources)
+                predicted_us = None if time_us is None else round(time_us, 3)
                 log.candidate(config, "compiled", resources=resources, predicted_us=predicted_us)
                 accept(config, resources)
     allow_for(troubled, len(configs) - len(troubled), request, target, log)
@@ -313,14 +314,13 @@ def compile_all(
     return {config: made[config] for config in configs if config in made}
 
 
-def predict_us(config: Config, problem: Problem, target: Target, resources: Resources | None = None) -> float | None:
-    """The cost model's time in microseconds; None for a library, and for a GPU whose peaks the table does not hold."""
-    if config.is_library:
-        return None
+def predict_us(request: SweepRequest, config: Config, target: Target, resources: Resources) -> float | None:
+    """The cost model's microseconds; None without a model, and for a GPU whose peaks the table does not hold."""
     try:
-        return round(estimate(config, problem, target, resources).time_us, 3)
+        found = request.spec.estimate(config, request.problem, target, resources)
     except UsageError:
         return None
+    return found.time_us if found else None
 
 
 def resource_use(config: Config, resources: Resources, target: Target) -> tuple[float, int, int]:

@@ -8,18 +8,19 @@ from importlib.metadata import version
 from msgspec import structs
 
 from fusetune.compiler.build import ptxas_version
-from fusetune.core.config import BASELINE, Config
+from fusetune.core.config import Config
 from fusetune.core.decision import ROUNDING, Outcome, choose, gain
 from fusetune.core.environment import Environment, TargetIdentity
 from fusetune.core.progress import Progress
+from fusetune.core.resources import Resources, occupancy
+from fusetune.core.roofline import roofline
 from fusetune.core.target import Target
-from fusetune.ops.gemm_scale.estimate import estimate
 from fusetune.store.journal import RunEnd
 from fusetune.store.paths import config_path
 from fusetune.store.schema import Entry, Times
 from fusetune.store.yaml_files import write_entry
 from fusetune.tune.log import journal_path, open_run
-from fusetune.tune.plan import check_output, check_problem, compile_all, plausible, record_plan, resource_use
+from fusetune.tune.plan import check_output, compile_all, plausible, predict_us, predictions, record_plan, resource_use
 from fusetune.tune.request import Ranked, SweepRequest, SweepResult, today
 from fusetune.tune.troubled import ends_with_nothing
 
@@ -28,6 +29,12 @@ SHORTLIST = 32
 CONSERVATIVE_SHORTLIST = 4
 """At least this many of them run with 4 warps and 2 stages, so that the safe choice is among them."""
 SHOWN = 3
+NO_MODEL = (
+    "{op} has no cost model: candidates are ordered by their occupancy and what they take of an SM, every time is the "
+    "roofline's, and BASELINE stays until a GPU has timed them"
+)
+_LEAST_US = 0.001
+"""What the YAML keeps of a time is a thousandth of a microsecond."""
 
 
 def predict(request: SweepRequest, target: Target, progress: Progress) -> SweepResult:
@@ -41,7 +48,7 @@ def predict(request: SweepRequest, target: Target, progress: Progress) -> SweepR
 
 
 def _predict(request: SweepRequest, target: Target, progress: Progress) -> SweepResult:
-    check_problem(request.spec, request.problem)
+    request.spec.check(request.problem)
     path = config_path(request.output, target.name, request.spec.name)
     check_output(path)
     identity = TargetIdentity(name=target.name, capability=target.capability, sms=target.sms)
@@ -51,32 +58,39 @@ def _predict(request: SweepRequest, target: Target, progress: Progress) -> Sweep
     with open_run(request, progress, identity=identity, environment=environment, evidence="predicted") as log:
         passed, rejected = plausible(request, target)
         record_plan(passed, rejected, log)
-        guessed = {config: estimate(config, request.problem, target).time_us for config in passed}
-        shortlist = shortlist_of(guessed)
+        guessed = predictions(request, passed, target)
+        if not guessed:
+            log.note(NO_MODEL.format(op=request.spec.name))
+        shortlist = shortlist_of(guessed or dict.fromkeys(passed, 0.0), request.baseline)
         for config in passed:
             if config not in shortlist:
-                log.candidate(config, "skipped", reason="predicted_slow", predicted_us=round(guessed[config], 3))
+                predicted_us = round(guessed[config], 3) if guessed else None
+                reason = "predicted_slow" if guessed else "not_compiled"
+                log.candidate(config, "skipped", reason=reason, predicted_us=predicted_us)
         compiled = compile_all(request, shortlist, target, log)
-        times = {
-            config: estimate(config, request.problem, target, resources).time_us
-            for config, resources in compiled.items()
-        }
+        times = _times(request, compiled, target)
         ranking = sorted(
-            times, key=lambda config: (round(times[config], 3), resource_use(config, compiled[config], target), config)
+            times,
+            key=lambda config: (
+                round(times[config], 3),
+                0.0 if guessed else -_occupied(config, compiled[config], target),
+                resource_use(config, compiled[config], target),
+                config,
+            ),
         )
-        conservative = next(config for config in ranking if config.is_conservative)
-        chosen = _choose(ranking[0], conservative, times, request.rule.min_gain)
+        conservative = next((config for config in ranking if config.is_conservative), request.baseline)
+        chosen = _choose(ranking[0], conservative, request.baseline, times, request.rule.min_gain)
         entry = Entry(
             problem=request.problem,
             config=chosen,
             evidence="predicted",
             verdict="unverified",
             reason="predicted_not_timed",
-            environment=structs.replace(environment, kernel_hash=request.spec.source_hash(chosen.variant)),
+            environment=structs.replace(environment, kernel_hash=request.spec.source_hash(chosen)),
             run=log.run,
             date=today(),
             predicted_us=Times(
-                baseline=round(times[BASELINE], 3),
+                baseline=round(times[request.baseline], 3),
                 conservative=round(times[conservative], 3),
                 config=round(times[chosen], 3),
             ),
@@ -96,23 +110,40 @@ def _predict(request: SweepRequest, target: Target, progress: Progress) -> Sweep
         )
 
 
-def _choose(best: Config, conservative: Config, times: dict[Config, float], min_gain: float) -> Config:
+def _times(request: SweepRequest, compiled: Mapping[Config, Resources], target: Target) -> dict[Config, float]:
+    """Predicted microseconds; without a cost model those of the roofline, which are the same for all."""
+    times = {config: predict_us(request, config, target, resources) for config, resources in compiled.items()}
+    known = {config: time_us for config, time_us in times.items() if time_us is not None}
+    if len(known) == len(times):
+        return known
+    spec, problem = request.spec, request.problem
+    floor_us = roofline(spec.flops(problem), spec.bytes(problem), spec.kind(problem), target).time_us
+    return dict.fromkeys(times, max(floor_us, _LEAST_US))
+
+
+def _occupied(config: Config, resources: Resources, target: Target) -> float:
+    return occupancy(resources.registers, resources.shared_bytes, config.num_warps, target).fraction
+
+
+def _choose(
+    best: Config, conservative: Config, baseline: Config, times: Mapping[Config, float], min_gain: float
+) -> Config:
     """The keep rule on predicted times: it keeps no more than a measurement could."""
 
     def outcome(config: Config, over: Config) -> Outcome:
         return "keep" if gain(times[config], times[over]) >= min_gain - ROUNDING else "revert"
 
     decision = choose(
-        best_over_baseline=outcome(best, BASELINE),
+        best_over_baseline=outcome(best, baseline),
         best_over_conservative=None if best == conservative else outcome(best, conservative),
-        conservative_over_baseline=outcome(conservative, BASELINE),
+        conservative_over_baseline=outcome(conservative, baseline),
     )
-    return {"best": best, "conservative": conservative, "baseline": BASELINE}[decision.choice]
+    return {"best": best, "conservative": conservative, "baseline": baseline}[decision.choice]
 
 
-def shortlist_of(guessed: Mapping[Config, float]) -> list[Config]:
+def shortlist_of(guessed: Mapping[Config, float], baseline: Config) -> list[Config]:
     """BASELINE, the best by the guessed times, and enough conservative ones."""
     ranking = sorted(guessed, key=lambda config: guessed[config])
     conservative = [config for config in ranking if config.is_conservative]
-    chosen = [BASELINE, *ranking[:SHORTLIST], *conservative[:CONSERVATIVE_SHORTLIST]]
+    chosen = [baseline, *ranking[:SHORTLIST], *conservative[:CONSERVATIVE_SHORTLIST]]
     return list(dict.fromkeys(chosen))

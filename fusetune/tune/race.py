@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import msgspec
 import numpy
 
-from fusetune.core.config import BASELINE, Config
+from fusetune.core.config import Config
 from fusetune.errors import MeasurementError
 from fusetune.measure.protocol import Failure, Measurer
 from fusetune.store.journal import Sample
@@ -71,7 +71,7 @@ class FirstRound:
 
     def __init__(self, measurer: Measurer, planned: Sequence[Config], log: RunLog) -> None:
         self.rough_us: dict[Config, float] = {}
-        self._measurer, self._planned, self._log = measurer, planned, log
+        self._measurer, self._planned, self._log, self._baseline = measurer, planned, log, log.baseline
         own, others = log.ledger.samples(1)
         self._have = {config for config, _ in (*own, *others)}
         self._new: list[Taken] = []
@@ -82,14 +82,14 @@ class FirstRound:
     def add(self, config: Config, rough_us: float) -> None:
         """Time a candidate that is right, unless one launch of it took far too long against the best one so far."""
         self.rough_us[config] = rough_us
-        if config != BASELINE:
+        if config != self._baseline:
             self._waiting.append(config)
         # Not before BASELINE is in the journal: its samples belong to no candidate until then.
-        while self._waiting and BASELINE in self.rough_us:
+        while self._waiting and self._baseline in self.rough_us:
             self._time(self._waiting.pop(0))
 
     def _time(self, config: Config) -> None:
-        if config in self._have or config not in _without_hopeless(self.rough_us):
+        if config in self._have or config not in _without_hopeless(self.rough_us, self._baseline):
             return
         # Does nothing where the GPU has just been timing; while it waited for the compiler it may have slowed down.
         self._measurer.warm_up()
@@ -103,16 +103,16 @@ class FirstRound:
             self._new.append((config, time_us))
 
     def _time_baseline(self) -> None:
-        self._new.append((BASELINE, _baseline_sample(self._measurer, 1, self._log)))
+        self._new.append((self._baseline, _baseline_sample(self._measurer, 1, self._log)))
 
     def finish(self) -> tuple[list[Config], list[Taken]]:
         """The field of the race, BASELINE in it, and all samples of the round, closed by one of BASELINE."""
         own, others = _taken_over(1, list(self.rough_us), self._log)
         before = [*own, *self._new]
-        if (before or not others) and (not before or before[-1][0] != BASELINE):
+        if (before or not others) and (not before or before[-1][0] != self._baseline):
             self._measurer.warm_up()
             self._time_baseline()
-        hopeful = set(_without_hopeless(self.rough_us)) - self._failed
+        hopeful = set(_without_hopeless(self.rough_us, self._baseline)) - self._failed
         return [config for config in self._planned if config in hopeful], [*own, *self._new, *others]
 
 
@@ -122,6 +122,7 @@ def race(measurer: Measurer, first: FirstRound, seed: int, log: RunLog) -> RaceR
     Every sample is divided by BASELINE's nearest ones, so that a drift of the whole GPU falls out. Samples that the
     run's ledger holds are not taken again. A candidate that fails is recorded and out of the race.
     """
+    baseline = log.baseline
     field, sequence = first.finish()
     # Not before, when a candidate had one sample. From here on it has several, and one that is disturbed is outvoted.
     measurer.open_ahead()
@@ -134,27 +135,27 @@ def race(measurer: Measurer, first: FirstRound, seed: int, log: RunLog) -> RaceR
                 sequence = own + others
             for take in range(stage.samples if number > 1 else 0):
                 have = Counter(config for config, _ in sequence)
-                todo = [config for config in field if config == BASELINE or have[config] <= take]
+                todo = [config for config in field if config == baseline or have[config] <= take]
                 phase.advance(len(field) - len(todo))
                 order = random.Random(f"{seed}/{number}/{take}").sample(todo, len(todo))
                 failed = _one_pass(measurer, order, number, sequence, log, phase.advance)
                 field = [config for config in field if config not in failed]
                 ratios = {config: r for config, r in ratios.items() if config not in failed}
-            for config, ratio in _ratios(sequence):
+            for config, ratio in _ratios(sequence, baseline):
                 ratios.get(config, []).append(ratio)
-            baseline_us += [time_us for config, time_us in sequence if config == BASELINE]
-            field = _survivors(field, ratios, stage.survivors)
+            baseline_us += [time_us for config, time_us in sequence if config == baseline]
+            field = _survivors(field, ratios, stage.survivors, baseline)
     by_ratio = sorted(field, key=lambda config: _score(ratios[config]))
-    conservative = next((config for config in by_ratio if config.is_conservative), BASELINE)
-    finalists = [config for config in by_ratio if config != BASELINE][:FINALISTS]
-    standings = _standings(ratios, statistics.median(baseline_us))
+    conservative = next((config for config in by_ratio if config.is_conservative), baseline)
+    finalists = [config for config in by_ratio if config != baseline][:FINALISTS]
+    standings = _standings(ratios, baseline, statistics.median(baseline_us))
     return RaceResult(finalists=tuple(finalists), conservative=conservative, standings=tuple(standings))
 
 
-def _standings(ratios: Mapping[Config, list[float]], baseline_us: float) -> list[Standing]:
+def _standings(ratios: Mapping[Config, list[float]], baseline: Config, baseline_us: float) -> list[Standing]:
     """Who got furthest comes first, and of those the fastest. BASELINE got as far as anybody; it has more samples."""
     samples = {config: len(r) for config, r in ratios.items() if r}
-    samples[BASELINE] = max((count for config, count in samples.items() if config != BASELINE), default=1)
+    samples[baseline] = max((count for config, count in samples.items() if config != baseline), default=1)
     scored = (Standing(config, score, score * baseline_us) for config in samples for score in [_score(ratios[config])])
     return sorted(scored, key=lambda standing: (-samples[standing.config], standing.ratio))
 
@@ -178,19 +179,20 @@ def _one_pass(
 ) -> set[Config]:
     """Time each config once, BASELINE before, between and after; returns those that failed."""
     failed: set[Config] = set()
-    others = [config for config in order if config != BASELINE]
-    if not others and sequence and sequence[-1][0] == BASELINE:
+    baseline = log.baseline
+    others = [config for config in order if config != baseline]
+    if not others and sequence and sequence[-1][0] == baseline:
         return failed  # Taken over whole, down to the BASELINE that closes it.
     for index, config in enumerate(others):
         if index % BASELINE_EVERY == 0:
-            sequence.append((BASELINE, _baseline_sample(measurer, number, log)))
+            sequence.append((baseline, _baseline_sample(measurer, number, log)))
         time_us = _candidate_sample(measurer, config, number, log)
         advance()
         if time_us is None:
             failed.add(config)
         else:
             sequence.append((config, time_us))
-    sequence.append((BASELINE, _baseline_sample(measurer, number, log)))
+    sequence.append((baseline, _baseline_sample(measurer, number, log)))
     return failed
 
 
@@ -209,10 +211,10 @@ def _baseline_sample(measurer: Measurer, number: int, log: RunLog) -> float:
     """One time of BASELINE; raises MeasurementError where it cannot be timed BASELINE_TRIES times in a row."""
     seen = ""
     for _ in range(BASELINE_TRIES):
-        time_us = measurer.sample(BASELINE)
+        time_us = measurer.sample(log.baseline)
         if not isinstance(time_us, Failure):
             time_us = round(time_us, 4)
-            log.journal.write(Sample(id=log.id_of(BASELINE), round=number, us=time_us))
+            log.journal.write(Sample(id=log.id_of(log.baseline), round=number, us=time_us))
             return time_us
         # The worker that a candidate broke is replaced on the next call; BASELINE was checked when it opened.
         seen = f"BASELINE could not be timed ({time_us.reason}: {time_us.detail})"
@@ -221,9 +223,9 @@ def _baseline_sample(measurer: Measurer, number: int, log: RunLog) -> float:
     raise MeasurementError(f"{seen}, {BASELINE_TRIES} times in a row; check the GPU and run the command again")
 
 
-def _ratios(sequence: Sequence[Taken]) -> Iterator[tuple[Config, float]]:
+def _ratios(sequence: Sequence[Taken], baseline: Config) -> Iterator[tuple[Config, float]]:
     """Each sample over BASELINE's time at that place, which lies on the line between its two nearest samples."""
-    anchors = [(index, time_us) for index, (config, time_us) in enumerate(sequence) if config == BASELINE]
+    anchors = [(index, time_us) for index, (config, time_us) in enumerate(sequence) if config == baseline]
     places, times = zip(*anchors, strict=True)
     steady = _without_single_outliers(times)
     for index, (config, time_us) in enumerate(sequence):
@@ -248,16 +250,18 @@ def _without_single_outliers(times: Sequence[float]) -> list[float]:
     return [first, *inner, last]
 
 
-def _without_hopeless(rough_us: Mapping[Config, float]) -> list[Config]:
+def _without_hopeless(rough_us: Mapping[Config, float], baseline: Config) -> list[Config]:
     best = min(rough_us.values())
     limit = HOPELESS * best + LAUNCH_NOISE_US
-    return [config for config, time_us in rough_us.items() if time_us <= limit or config == BASELINE]
+    return [config for config, time_us in rough_us.items() if time_us <= limit or config == baseline]
 
 
-def _survivors(field: Sequence[Config], ratios: dict[Config, list[float]], count: int) -> list[Config]:
+def _survivors(
+    field: Sequence[Config], ratios: dict[Config, list[float]], count: int, baseline: Config
+) -> list[Config]:
     ordered = sorted(field, key=lambda config: _score(ratios[config]))
     conservative = [config for config in ordered if config.is_conservative][:CONSERVATIVE_KEPT]
-    return list(dict.fromkeys([*ordered[:count], *conservative, BASELINE]))
+    return list(dict.fromkeys([*ordered[:count], *conservative, baseline]))
 
 
 def _score(ratios: Sequence[float]) -> float:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from fusetune.core.config import BASELINE, Config
+from fusetune.core.config import Config
 from fusetune.core.decision import Gain, inverted
 from fusetune.measure.paired import PairResult
 from fusetune.measure.protocol import Failure
@@ -29,9 +29,9 @@ def time_references(bench: Bench, references: Sequence[Config]) -> Reference | N
     timed: list[Reference] = []
     with bench.log.phase("reference", "Timing the library", len(references)) as phase:
         for config in references:
-            result = _shown(bench, BASELINE, config)
+            result = _shown(bench, bench.baseline, config)
             if result is not None:
-                timed.append(Reference(config, BASELINE, result))
+                timed.append(Reference(config, bench.baseline, result))
             phase.advance()
     return max(timed, key=lambda reference: reference.result.gain.median, default=None)
 
@@ -41,10 +41,10 @@ def beside_chosen(bench: Bench, chosen: Config, timed: Reference | None, untimed
 
     It is the one that was `timed` as the fastest, or else the only one, where none had to be.
     """
-    if chosen == BASELINE and untimed:
+    if chosen == bench.baseline and untimed:
         return time_references(bench, untimed)
     config = timed.config if timed else next(iter(untimed), None)
-    if config is None or chosen.is_library or chosen == BASELINE:
+    if config is None or chosen.is_library or chosen == bench.baseline:
         return timed
     with bench.log.phase("reference", "Timing the library beside what stays"):
         result = _shown(bench, chosen, config)

@@ -44,6 +44,11 @@ class SweepRequest(msgspec.Struct, frozen=True):
     exclusive: bool = False
     lock_mhz: int | None = None
 
+    @property
+    def baseline(self) -> Config:
+        """The op's BASELINE for this problem."""
+        return self.spec.baseline(self.problem)
+
 
 class Ranked(msgspec.Struct, frozen=True):
     """A candidate among the best, with its screening or predicted time in microseconds."""

@@ -10,7 +10,7 @@ from msgspec import structs
 
 from fusetune.compiler.build import ptxas_version
 from fusetune.compiler.pool import Compiled, CompileRun
-from fusetune.core.config import BASELINE, Config
+from fusetune.core.config import Config
 from fusetune.core.decision import Gain
 from fusetune.core.environment import Environment
 from fusetune.core.progress import Progress
@@ -33,7 +33,6 @@ from fusetune.tune.log import RunLog, journal_path, open_run
 from fusetune.tune.plan import (
     Plan,
     check_output,
-    check_problem,
     compile_all,
     make_plan,
     record_plan,
@@ -61,7 +60,7 @@ def sweep(request: SweepRequest, measurer: Measurer, progress: Progress) -> Swee
 
 
 def _held_sweep(request: SweepRequest, measurer: Measurer, progress: Progress) -> SweepResult:
-    check_problem(request.spec, request.problem)
+    request.spec.check(request.problem)
     early = _EarlyStart(request, measurer.likely_target())
     threading.Thread(target=preload, daemon=True).start()
     try:
@@ -238,7 +237,7 @@ def _compile_and_screen(
     log.journal.write(PhaseTime(name="check", seconds=round(checking_s, 3), within="compile"))
     log.journal.write(PhaseTime(name="first_round", seconds=round(screening_s, 3), within="compile"))
     allow_for(troubled, len(resources) - len(troubled), request, plan.target, log)
-    if BASELINE not in first.rough_us:
+    if request.baseline not in first.rough_us:
         raise MeasurementError("BASELINE was right at first and failed its second check; run the command again")
     return resources, first, [config for config in plan.references if config in right]
 
@@ -265,7 +264,7 @@ def _entry(
         evidence="measured",
         verdict=final.decision.verdict,
         reason=final.decision.reason,
-        environment=structs.replace(environment, kernel_hash=request.spec.source_hash(final.chosen.variant)),
+        environment=structs.replace(environment, kernel_hash=request.spec.source_hash(final.chosen)),
         run=run,
         date=today(),
         gain=_rounded(result.gain),

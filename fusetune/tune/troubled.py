@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
 
-from fusetune.core.config import BASELINE, Config
+from fusetune.core.config import Config
 from fusetune.core.target import Target
 from fusetune.core.trouble import Trouble
 from fusetune.errors import ConfigFileError, MachineError, NothingTunedError
@@ -41,8 +41,8 @@ def allow_for(
     if not troubled:
         return
     first = next(iter(troubled.values()))
-    if BASELINE in troubled:
-        raise _as(troubled[BASELINE], f"BASELINE could not be tried for {target.name}")
+    if request.baseline in troubled:
+        raise _as(troubled[request.baseline], f"BASELINE could not be tried for {target.name}")
     if len(troubled) >= tried:
         raise _as(first, f"{len(troubled)} of {len(troubled) + tried} candidates could not be tried")
     held = _held(request, target)

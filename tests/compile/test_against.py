@@ -13,15 +13,15 @@ import msgspec
 import pytest
 
 from fusetune.compiler.build import compile_launch
-from fusetune.core.config import BASELINE, Config
-from fusetune.core.problem import make_problem
 from fusetune.core.target import find_target
 from fusetune.errors import UnsupportedProblemError, UsageError
 from fusetune.gate import against
 from fusetune.gate.against import Revision
 from fusetune.measure.protocol import CannotLaunchError
 from fusetune.ops.gemm_scale.batch_norm import SPEC as BATCH_NORM
+from fusetune.ops.gemm_scale.config import BASELINE, Config
 from fusetune.ops.gemm_scale.linear_scale import SPEC
+from fusetune.ops.gemm_scale.problem import Problem, make_problem
 from fusetune.ops.spec import KernelSpec, Launch, TileDescriptor, abstract_tensors
 
 ROOT = Path(__file__).parents[2]
@@ -151,6 +151,6 @@ def test_what_the_other_revision_does_not_support_is_told_apart_from_what_fails_
     with pytest.raises(UnsupportedProblemError, match="there is no variant"):
         _launches(spec, Config("a_later_variant"))  # This revision's own, which no candidate of a sweep is.
     earlier = msgspec.defstruct("Config", [("variant", str)], forbid_unknown_fields=True)
-    monkeypatch.setattr(against, "_type_of", lambda *_: earlier)
+    monkeypatch.setattr(against, "_types_at", lambda *_: (Problem, earlier))
     with pytest.raises(CannotLaunchError, match="the other revision does not know 64x64x32 w4 s2"):
         _launches(spec, head.config(BASELINE))

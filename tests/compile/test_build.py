@@ -11,12 +11,12 @@ from triton.compiler import ASTSource
 from triton.compiler import compile as triton_compile
 
 from fusetune.compiler.build import compile_config, compile_launch, ptxas_version, resources_of_cubin, specialize
-from fusetune.core.config import BASELINE, Config
-from fusetune.core.problem import Problem, make_problem
 from fusetune.core.resources import Resources, occupancy
 from fusetune.core.target import Target, find_target
 from fusetune.errors import CompileError
+from fusetune.ops.gemm_scale.config import BASELINE, Config
 from fusetune.ops.gemm_scale.linear_scale import SPEC
+from fusetune.ops.gemm_scale.problem import Problem, make_problem
 from fusetune.ops.gemm_scale.space import candidates, pipelined_shared_bytes, reject_reason, uses_wgmma
 from fusetune.ops.spec import AbstractTensor, Launch, TileDescriptor, abstract_tensors
 from tests.support.broken_kernels import calls_one_that_does_not_compile, shapes_do_not_fit

@@ -8,11 +8,11 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
-from fusetune.core.config import BASELINE, Config
-from fusetune.core.problem import make_problem
 from fusetune.ops import direct
 from fusetune.ops.device import Gpu
+from fusetune.ops.gemm_scale.config import BASELINE, Config
 from fusetune.ops.gemm_scale.launches import KERNELS, gemm_launches, workspace
+from fusetune.ops.gemm_scale.problem import make_problem
 from fusetune.runtime.plans import EPS, OPERANDS, StandIn, direct_launches
 
 M, N, K = 128, 512, 1024

@@ -13,10 +13,10 @@ from triton.compiler import compile as triton_compile
 
 from fusetune.compiler.build import specialize
 from fusetune.compiler.sass import sass_of_cubin
-from fusetune.core.config import Config
-from fusetune.core.problem import make_problem
 from fusetune.core.target import Target, find_target
+from fusetune.ops.gemm_scale.config import Config
 from fusetune.ops.gemm_scale.linear_scale import SPEC
+from fusetune.ops.gemm_scale.problem import make_problem
 from fusetune.ops.spec import Launch, abstract_tensors
 from tests.support.exporting import exported
 

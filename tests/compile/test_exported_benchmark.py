@@ -9,9 +9,9 @@ import pytest
 from msgspec import structs
 
 from fusetune.compiler.build import compile_launch
-from fusetune.core.problem import make_problem
 from fusetune.core.target import find_target
-from fusetune.gate.against import OTHER
+from fusetune.ops.gemm_scale.config import OTHER
+from fusetune.ops.gemm_scale.problem import make_problem
 from fusetune.ops.spec import Launch, abstract_tensors
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))

@@ -18,12 +18,12 @@ import pytest
 from msgspec import structs
 
 from fusetune.compiler.build import compile_launch
-from fusetune.core.config import BASELINE, Config
-from fusetune.core.problem import DTYPES, PRECISIONS, Dtype, Problem, make_problem
 from fusetune.core.target import find_target
 from fusetune.errors import CompileError, UsageError
 from fusetune.ops.gemm_scale import linear_scale as gemm_scale
+from fusetune.ops.gemm_scale.config import BASELINE, Config
 from fusetune.ops.gemm_scale.persistent import parts_of
+from fusetune.ops.gemm_scale.problem import DTYPES, PRECISIONS, Dtype, Problem, make_problem
 from fusetune.ops.gemm_scale.space import reject_reason
 from fusetune.ops.gemm_scale.split import joins_summands
 from fusetune.ops.spec import KernelSpec, Launch, load_spec

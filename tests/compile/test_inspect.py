@@ -9,16 +9,16 @@ import pytest
 
 from fusetune.compiler.facts import kernel_facts
 from fusetune.compiler.inspect import diagnoses, inspect_config, inspect_space
-from fusetune.core.config import BASELINE, Config
-from fusetune.core.config_text import parse_config
 from fusetune.core.environment import TargetIdentity
-from fusetune.core.problem import make_problem
 from fusetune.core.progress import SilentProgress
 from fusetune.core.rules import MULTI_INPUT
 from fusetune.core.target import find_target
 from fusetune.errors import UsageError
 from fusetune.gate.static import static_gate
+from fusetune.ops.gemm_scale.config import BASELINE, Config
+from fusetune.ops.gemm_scale.config_text import parse_config
 from fusetune.ops.gemm_scale.linear_scale import SPEC
+from fusetune.ops.gemm_scale.problem import make_problem
 from fusetune.ops.spec import load_spec
 from fusetune.report.inspection import space_text, to_builtins, to_text
 from fusetune.store.schema import ConfigFile

@@ -18,14 +18,14 @@ from fusetune.compiler import build, pool
 from fusetune.compiler.build import compile_config, nvidia_tool
 from fusetune.compiler.pool import Compiled, Job, compile_jobs
 from fusetune.compiler.record import kernel_records
-from fusetune.core.config import BASELINE, Config
 from fusetune.core.environment import Environment, TargetIdentity
-from fusetune.core.problem import Problem, make_problem
 from fusetune.core.target import find_target
 from fusetune.core.trouble import Trouble
 from fusetune.errors import FusetuneError, MachineError, UsageError
 from fusetune.gate.pins import pins_path
+from fusetune.ops.gemm_scale.config import BASELINE, Config
 from fusetune.ops.gemm_scale.linear_scale import SPEC
+from fusetune.ops.gemm_scale.problem import Problem, make_problem
 from fusetune.store.schema import ConfigFile, Entry, Times
 from fusetune.store.yaml_files import dump_config_file
 from tests.support import compile_faults
@@ -172,7 +172,7 @@ def files(tmp_path: Path) -> Path:
         evidence="predicted",
         verdict="unverified",
         reason="predicted_not_timed",
-        environment=Environment(triton="3.7.1", kernel_hash=SPEC.source_hash("tiled")),
+        environment=Environment(triton="3.7.1", kernel_hash=SPEC.source_hash(BASELINE)),
         run="20261123T101500-3f9a",
         date="2026-11-23",
         predicted_us=Times(baseline=20.0, conservative=20.0, config=20.0),

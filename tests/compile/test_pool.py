@@ -13,13 +13,13 @@ import pytest
 
 from fusetune.compiler.build import compile_config
 from fusetune.compiler.pool import Job, compile_jobs, usable_cores
-from fusetune.core.config import BASELINE, Config
-from fusetune.core.problem import make_problem
 from fusetune.core.resources import Resources
 from fusetune.core.space import Rejection
 from fusetune.core.target import find_target
 from fusetune.core.trouble import Trouble
+from fusetune.ops.gemm_scale.config import BASELINE, Config
 from fusetune.ops.gemm_scale.linear_scale import SPEC
+from fusetune.ops.gemm_scale.problem import make_problem
 from fusetune.ops.gemm_scale.space import SEED_SPACE
 from tests.support import compile_faults
 
@@ -90,7 +90,7 @@ _TWICE = textwrap.dedent(
 
     from fusetune.compiler.build import compile_config
     from fusetune.compiler.pool import Job, compile_jobs
-    from fusetune.core.problem import make_problem
+    from fusetune.ops.gemm_scale.problem import make_problem
     from fusetune.ops.gemm_scale.space import SEED_SPACE
     from fusetune.core.target import find_target
     from fusetune.ops.gemm_scale.linear_scale import SPEC

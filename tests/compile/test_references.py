@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from fusetune.compiler.build import compile_config
-from fusetune.core.problem import make_problem
 from fusetune.core.resources import Resources
 from fusetune.core.target import find_target
+from fusetune.ops.gemm_scale.problem import make_problem
 from fusetune.ops.spec import load_spec
 
 

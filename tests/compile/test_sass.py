@@ -9,11 +9,11 @@ from triton.compiler import compile as triton_compile
 
 from fusetune.compiler.build import specialize
 from fusetune.compiler.sass import InstructionCounts, instructions_of_cubin
-from fusetune.core.config import BASELINE, Config
-from fusetune.core.problem import make_problem
 from fusetune.core.target import Target, find_target
 from fusetune.errors import CompileError
+from fusetune.ops.gemm_scale.config import BASELINE, Config
 from fusetune.ops.gemm_scale.linear_scale import SPEC
+from fusetune.ops.gemm_scale.problem import make_problem
 from fusetune.ops.spec import Launch, abstract_tensors
 
 RTX_4090 = find_target("rtx4090")

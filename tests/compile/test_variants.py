@@ -12,12 +12,12 @@ from triton.compiler import ASTSource
 from triton.compiler import compile as triton_compile
 
 from fusetune.compiler.build import compile_launch, specialize
-from fusetune.core.config import BASELINE, Config
-from fusetune.core.problem import Problem, make_problem
 from fusetune.core.target import Target, find_target
 from fusetune.ops.gemm_scale.batch_norm import SPEC as WITH_BN
+from fusetune.ops.gemm_scale.config import BASELINE, Config
 from fusetune.ops.gemm_scale.launches import gemm_launches
 from fusetune.ops.gemm_scale.linear_scale import SPEC as PLAIN
+from fusetune.ops.gemm_scale.problem import Problem, make_problem
 from fusetune.ops.gemm_scale.space import pipelined_shared_bytes
 from fusetune.ops.gemm_scale.split import joins_summands
 from fusetune.ops.spec import AbstractTensor, KernelSpec, Launch, abstract_tensors

@@ -18,9 +18,9 @@ import msgspec
 import pytest
 import yaml
 
-from fusetune.core.config import Config
 from fusetune.errors import EXIT_NO_GPU, EXIT_OK, EXIT_REGRESSION, EXIT_USAGE
 from fusetune.measure.nvml import gpu_present
+from fusetune.ops.gemm_scale.config import Config
 
 pytestmark = pytest.mark.skipif(gpu_present(), reason="there is a GPU here; these tests say what happens without one")
 

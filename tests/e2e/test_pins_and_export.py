@@ -7,10 +7,10 @@ import re
 import pytest
 import yaml
 
-from fusetune.core.config import BASELINE
-from fusetune.core.problem import make_problem
 from fusetune.errors import EXIT_INCONCLUSIVE, EXIT_OK, EXIT_REGRESSION
 from fusetune.measure.nvml import gpu_present
+from fusetune.ops.gemm_scale.config import BASELINE
+from fusetune.ops.gemm_scale.problem import make_problem
 from fusetune.store.schema import ConfigFile, Entry, Environment, TargetIdentity, Times
 from fusetune.store.yaml_files import dump_config_file
 from tests.e2e.test_commands import FILE, Workplace

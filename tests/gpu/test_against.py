@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from fusetune.core.config import Config
 from fusetune.core.decision import Gain
-from fusetune.core.problem import make_problem
 from fusetune.core.progress import SilentProgress
 from fusetune.gate.against import Revision
 from fusetune.gate.live import LiveOptions, live_gate
 from fusetune.measure.cuda import CudaMeasurer
 from fusetune.ops.device import gpu_identity
+from fusetune.ops.gemm_scale.config import BASELINE, Config
 from fusetune.ops.gemm_scale.linear_scale import SPEC
+from fusetune.ops.gemm_scale.problem import make_problem
 from fusetune.store.schema import ConfigFile, Entry, Environment, Times
 
 ROOT = Path(__file__).parents[2]
@@ -31,7 +31,7 @@ def test_unchanged_kernels_are_no_regression_against_head(tmp_path: Path) -> Non
         evidence="measured",
         verdict="keep",
         reason="gain_confirmed",
-        environment=Environment(triton="3.7.1", kernel_hash=SPEC.source_hash("tiled")),
+        environment=Environment(triton="3.7.1", kernel_hash=SPEC.source_hash(BASELINE)),
         run="20261123T101500-3f9a",
         date="2026-11-23",
         gain=Gain(median=0.5, low=0.49, high=0.51, confidence=0.95, min_gain=0.02, blocks=50),

@@ -8,9 +8,9 @@ import pytest
 import triton
 
 from fusetune.compiler.build import compile_config
-from fusetune.core.problem import make_problem
 from fusetune.core.resources import Resources
 from fusetune.ops.device import local_target
+from fusetune.ops.gemm_scale.problem import make_problem
 from fusetune.ops.gemm_scale.space import candidates, reject_reason
 from fusetune.ops.spec import load_spec
 from tests.gpu.test_variants import drawn

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from fusetune.core.config import Config
 from fusetune.core.target import Target
 from fusetune.ops.device import local_target
+from fusetune.ops.gemm_scale.config import Config
 from tests.support.exporting import OPS, OWNER, REREAD, exported
 
 M, N, K = 128, 512, 1024

@@ -12,9 +12,9 @@ from triton.compiler import ASTSource
 from triton.compiler import compile as triton_compile
 
 from fusetune.compiler.build import specialize
-from fusetune.core.config import BASELINE, Config
-from fusetune.core.problem import Problem, make_problem
 from fusetune.core.target import find_target
+from fusetune.ops.gemm_scale.config import BASELINE, Config
+from fusetune.ops.gemm_scale.problem import Problem, make_problem
 from fusetune.ops.spec import Launch, abstract_tensors
 from tests.gpu.test_variants import _error, drawn, spec_of
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from fusetune import fused_gemm_scale
-from fusetune.core.config import BASELINE, Config
-from fusetune.core.problem import Problem, make_problem
+from fusetune.ops.gemm_scale.config import BASELINE, Config
 from fusetune.ops.gemm_scale.linear_scale import SPEC
+from fusetune.ops.gemm_scale.problem import Problem, make_problem
 
 SHAPES = [(1, 1, 1), (5, 123, 77), (16, 16, 16), (64, 1024, 512), (129, 1000, 65), (300, 513, 1030), (1024, 2048, 512)]
 FORMS = [

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from fusetune import ModelNew
-from fusetune.core.config import BASELINE, Config
-from fusetune.core.problem import make_problem
 from fusetune.measure.cuda import CudaMeasurer
 from fusetune.measure.protocol import BlockTimes, Checked
+from fusetune.ops.gemm_scale.config import BASELINE, Config
+from fusetune.ops.gemm_scale.problem import make_problem
 from fusetune.ops.spec import load_spec
 from fusetune.runtime import dispatch
 from fusetune.runtime.bound import forget_plans

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from fusetune import ModelNew, fused_gemm_scale, fused_gemm_scale_batch_norm
-from fusetune.core.config import BASELINE, Config
+from fusetune.ops.gemm_scale.config import BASELINE, Config
 from fusetune.runtime import dispatch
 from fusetune.runtime.bound import forget_plans
 

@@ -9,12 +9,12 @@ import sys
 import pytest
 
 from fusetune.compiler.inspect import inspect_config
-from fusetune.core.config_text import parse_config
-from fusetune.core.problem import make_problem
 from fusetune.errors import FusetuneError
 from fusetune.measure.nvml import gpu_present
 from fusetune.measure.profile import find_ncu, ncu_command, profile_config
 from fusetune.ops.device import local_target
+from fusetune.ops.gemm_scale.config_text import parse_config
+from fusetune.ops.gemm_scale.problem import make_problem
 from fusetune.ops.spec import load_spec
 
 pytestmark = pytest.mark.skipif(not gpu_present(), reason="needs an NVIDIA GPU")

@@ -14,8 +14,8 @@ from torch import nn
 
 import fusetune
 from fusetune import FusedLinearScale, ModelNew, fused_gemm_scale
-from fusetune.core.config import BASELINE, Config
 from fusetune.ops import direct
+from fusetune.ops.gemm_scale.config import BASELINE, Config
 from fusetune.runtime import dispatch
 from fusetune.runtime.bound import forget_plans
 from fusetune.runtime.linear_scale import BOUND

@@ -8,14 +8,14 @@ import pytest
 import torch
 
 import fusetune
-from fusetune.core.config import BASELINE
-from fusetune.core.problem import make_problem
 from fusetune.core.progress import SilentProgress
 from fusetune.gate.findings import exit_code
 from fusetune.gate.live import live_gate
 from fusetune.measure.cuda import CudaMeasurer
 from fusetune.measure.protocol import Checked, Failure
+from fusetune.ops.gemm_scale.config import BASELINE
 from fusetune.ops.gemm_scale.linear_scale import SPEC
+from fusetune.ops.gemm_scale.problem import make_problem
 from fusetune.store.journal import Candidate, read_journal
 from fusetune.store.yaml_files import read_config_file
 from fusetune.tune.request import SweepRequest

@@ -8,13 +8,13 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from fusetune.core.config import BASELINE, Config
-from fusetune.core.problem import Problem, make_problem
 from fusetune.ops.device import local_target
 from fusetune.ops.gemm_scale.batch_norm import EPS, MOMENTUM
 from fusetune.ops.gemm_scale.batch_norm import SPEC as WITH_BN
+from fusetune.ops.gemm_scale.config import BASELINE, Config
 from fusetune.ops.gemm_scale.launches import gemm_launches
 from fusetune.ops.gemm_scale.linear_scale import SPEC as PLAIN
+from fusetune.ops.gemm_scale.problem import Problem, make_problem
 from fusetune.ops.gemm_scale.space import reject_reason
 from fusetune.ops.spec import KernelSpec
 

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from fusetune import ModelNew, fused_gemm_scale_batch_norm, reload
-from fusetune.core.config import Config
-from fusetune.core.problem import make_problem
 from fusetune.ops.gemm_scale.batch_norm import SPEC
+from fusetune.ops.gemm_scale.config import Config
+from fusetune.ops.gemm_scale.problem import make_problem
 from fusetune.runtime import dispatch, folded
 
 FOLDED = Config(variant="library_folded")

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from fusetune import ModelNew, fused_gemm_scale
-from fusetune.core.config import BASELINE, Config
-from fusetune.core.problem import Problem, make_problem
 from fusetune.errors import UsageError
+from fusetune.ops.gemm_scale.config import BASELINE, Config
 from fusetune.ops.gemm_scale.linear_scale import SPEC
+from fusetune.ops.gemm_scale.problem import Problem, make_problem
 
 SHAPES = [(1, 1, 1), (5, 123, 77), (16, 16, 16), (33, 70, 50), (64, 64, 64), (70, 40, 130)]
 # What rounding y to its dtype may cost. The interpreter cuts bfloat16 off instead of rounding it to the nearest.

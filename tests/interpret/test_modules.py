@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from fusetune import FusedLinearScaleBatchNorm, ModelNew, fused_gemm_scale, fused_gemm_scale_batch_norm
-from fusetune.core.config import BASELINE, Config
 from fusetune.errors import UsageError
+from fusetune.ops.gemm_scale.config import BASELINE, Config
 from fusetune.runtime import dispatch
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}

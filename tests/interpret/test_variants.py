@@ -9,14 +9,14 @@ import pytest
 import torch
 from triton.runtime import interpreter
 
-from fusetune.core.config import Config
-from fusetune.core.problem import Problem, make_problem
 from fusetune.ops.gemm_scale import launches as launches_module
 from fusetune.ops.gemm_scale import split
 from fusetune.ops.gemm_scale.batch_norm import EPS, MOMENTUM
 from fusetune.ops.gemm_scale.batch_norm import SPEC as WITH_BN
+from fusetune.ops.gemm_scale.config import Config
 from fusetune.ops.gemm_scale.launches import gemm_launches
 from fusetune.ops.gemm_scale.linear_scale import SPEC as PLAIN
+from fusetune.ops.gemm_scale.problem import Problem, make_problem
 from fusetune.ops.gemm_scale.space import DEFERRED_STEPS, holds_columns
 from fusetune.ops.spec import KernelSpec
 

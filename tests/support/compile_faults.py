@@ -7,9 +7,9 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fusetune.core.config import Config
-from fusetune.core.problem import Problem
+from fusetune.ops.gemm_scale.config import Config
 from fusetune.ops.gemm_scale.linear_scale import GemmScale
+from fusetune.ops.gemm_scale.problem import Problem
 from fusetune.ops.spec import Launch
 from tests.support.broken_kernels import shapes_do_not_fit
 

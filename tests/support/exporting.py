@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from msgspec import structs
 
-from fusetune.core.config import BASELINE, Config
-from fusetune.core.problem import Dtype, Problem, make_problem
 from fusetune.core.target import Target
+from fusetune.ops.gemm_scale.config import BASELINE, Config
+from fusetune.ops.gemm_scale.problem import Dtype, Problem, make_problem
 from fusetune.ops.spec import KernelSpec, load_spec
 from fusetune.report.export.choice import Choice
 from fusetune.report.export.module import module_text

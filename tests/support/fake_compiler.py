@@ -9,16 +9,16 @@ from typing import Any
 import pytest
 
 from fusetune.compiler.pool import TIME_LIMIT_S, Compiled, Job
-from fusetune.core.config import BASELINE, Config
-from fusetune.core.problem import Problem
 from fusetune.core.resources import Resources
-from fusetune.core.space import Rejection, Space
+from fusetune.core.space import Rejection
 from fusetune.core.target import Target
 from fusetune.core.trouble import Trouble
 from fusetune.measure.fake import FakeMeasurer, TrueTime
 from fusetune.measure.protocol import BlockTimes, Failure
+from fusetune.ops.gemm_scale.config import BASELINE, Config
 from fusetune.ops.gemm_scale.linear_scale import GemmScale
-from fusetune.ops.gemm_scale.space import pipelined_shared_bytes
+from fusetune.ops.gemm_scale.problem import Problem
+from fusetune.ops.gemm_scale.space import Space, pipelined_shared_bytes
 from fusetune.ops.spec import KernelSpec
 
 PTXAS = "12.9.86"

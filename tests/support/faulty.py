@@ -8,10 +8,10 @@ from typing import Any
 import triton
 import triton.language as tl
 
-from fusetune.core.config import BASELINE, Config
-from fusetune.core.problem import Problem
-from fusetune.core.space import Space
+from fusetune.ops.gemm_scale.config import BASELINE, Config
 from fusetune.ops.gemm_scale.linear_scale import GemmScale
+from fusetune.ops.gemm_scale.problem import Problem
+from fusetune.ops.gemm_scale.space import Space
 from fusetune.ops.spec import Launch
 
 HANG = Config(BLOCK_M=64, BLOCK_N=16, BLOCK_K=64, num_stages=4)

@@ -19,9 +19,9 @@ import pytest
 import torch
 
 from fusetune.compiler.build import specialize
-from fusetune.core.problem import Problem
 from fusetune.core.target import Target
 from fusetune.errors import CompileError
+from fusetune.ops.gemm_scale.problem import Problem
 from fusetune.ops.spec import AbstractTensor, Launch, TileDescriptor
 
 FUNCTIONS = {None: "fused_gemm_scale", "eval": "fused_gemm_scale_bn_eval", "train": "fused_gemm_scale_bn_train"}

@@ -17,13 +17,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from fusetune.core.config import BASELINE, Config
-from fusetune.core.problem import make_problem
 from fusetune.core.progress import SilentProgress
 from fusetune.core.resources import Resources
 from fusetune.core.target import find_target
 from fusetune.measure.fake import FakeMeasurer
 from fusetune.measure.protocol import BlockTimes, Checked, Failure
+from fusetune.ops.gemm_scale.config import BASELINE, Config
+from fusetune.ops.gemm_scale.problem import make_problem
 from fusetune.store.journal import Block, Candidate, Record, Sample
 from fusetune.tune.request import SweepRequest
 from fusetune.tune.sweep import sweep

@@ -9,9 +9,9 @@ import sys
 
 import torch
 
-from fusetune.core.config import BASELINE, Config
-from fusetune.core.problem import Problem, make_problem
 from fusetune.ops.device import local_target
+from fusetune.ops.gemm_scale.config import BASELINE, Config
+from fusetune.ops.gemm_scale.problem import Problem, make_problem
 from fusetune.ops.gemm_scale.space import reject_reason
 from fusetune.ops.spec import load_spec
 

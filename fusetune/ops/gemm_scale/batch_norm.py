@@ -7,11 +7,11 @@ from typing import Any, ClassVar, Final, Literal
 
 from msgspec import structs
 
-from fusetune.core.config import Config
-from fusetune.core.problem import DTYPES, Mode, Problem
 from fusetune.errors import UnsupportedProblemError
+from fusetune.ops.gemm_scale.config import Config
 from fusetune.ops.gemm_scale.launches import OWNER_KERNELS, constants, gemm_launches, references, workspace
 from fusetune.ops.gemm_scale.linear_scale import GemmScale
+from fusetune.ops.gemm_scale.problem import DTYPES, Mode, Problem
 from fusetune.ops.gemm_scale.space import BATCH_NORM_SPACE
 from fusetune.ops.spec import Call, Launch, Operand, Tolerance
 

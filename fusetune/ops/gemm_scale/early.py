@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Final, Literal
 
-from fusetune.core.problem import Problem
 from fusetune.ops.gemm_scale.endings import moments_of_rows
 from fusetune.ops.gemm_scale.owner import normalize_owned_columns
+from fusetune.ops.gemm_scale.problem import Problem
 
 Ending = Literal["scale", "eval", "train"]
 """What becomes of the products: the scale alone, or BatchNorm after it in one of its modes."""

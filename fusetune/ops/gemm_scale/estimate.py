@@ -29,11 +29,11 @@ from typing import Final
 
 import msgspec
 
-from fusetune.core.config import Config
-from fusetune.core.peaks import dram_bytes_per_ns, kind_of, peak_flops_per_ns
-from fusetune.core.problem import Problem
+from fusetune.core.estimate import Estimate as AnyEstimate
+from fusetune.core.peaks import dram_bytes_per_ns, peak_flops_per_ns
 from fusetune.core.resources import Resources, occupancy
 from fusetune.core.target import Target
+from fusetune.ops.gemm_scale.config import Config
 from fusetune.ops.gemm_scale.machine import (
     COPIES_PER_CLOCK,
     FIRST_PRODUCTS,
@@ -47,10 +47,12 @@ from fusetune.ops.gemm_scale.machine import (
     machine_of,
 )
 from fusetune.ops.gemm_scale.persistent import ctas_per_sm
+from fusetune.ops.gemm_scale.problem import Problem
 from fusetune.ops.gemm_scale.second import after_products_ns
 from fusetune.ops.gemm_scale.space import holds_columns, is_pipelined, pipelined_shared_bytes, uses_wgmma
 from fusetune.ops.gemm_scale.split import joins_summands
 from fusetune.ops.gemm_scale.traffic import LINE_BYTES, Work, distinct_share, traffic
+from fusetune.units import format_bytes, format_us
 
 _FREE_STACK_BYTES: Final = 1024
 """A stack up to this size was seen not to slow the loop down: what is kept there is used before and after it."""
@@ -75,7 +77,7 @@ An SM has 128 lanes; a value is multiplied, rounded with its neighbour, and its 
 """
 
 
-class Estimate(msgspec.Struct, frozen=True):
+class Estimate(AnyEstimate, frozen=True):
     """Predicted microseconds of one launch, and of its parts were each alone.
 
     `tail_us` is the part of the SMs' time in which not all of them are busy. `dram_bytes` and `l2_bytes` are what the
@@ -83,7 +85,6 @@ class Estimate(msgspec.Struct, frozen=True):
     most the theoretical occupancy. `bound` names the longest of compute, shared, l2, latency and dram.
     """
 
-    time_us: float
     compute_us: float
     shared_us: float
     l2_us: float
@@ -98,6 +99,27 @@ class Estimate(msgspec.Struct, frozen=True):
     dram_bytes: float
     warps_active: float
     bound: str
+
+    def lines(self, floor_us: float) -> tuple[tuple[str, str], ...]:
+        """See the base: what is moved, what works side by side, and what comes one by one."""
+        parts = {
+            "compute": self.compute_us,
+            "shared memory": self.shared_us,
+            "L2": self.l2_us,
+            "latency": self.latency_us,
+            "DRAM": self.dram_us,
+        }
+        beside = ", ".join(f"{name} {format_us(part)}" for name, part in parts.items())
+        moved = f"{format_bytes(int(self.l2_bytes))} through L2, {format_bytes(int(self.dram_bytes))} through DRAM"
+        after = (
+            f"launch and first load {format_us(self.overhead_us)}, what follows {format_us(self.second_us)}; "
+            f"SMs idle {format_us(self.tail_us)} at the end"
+        )
+        return (
+            ("traffic", moved),
+            ("  side by side", f"{beside}; the longest is {self.bound}"),
+            ("  one by one", after),
+        )
 
 
 def estimate(
@@ -118,7 +140,7 @@ def estimate(
         M=problem.M,
         N=problem.N,
         K=problem.K,
-        kind=kind_of(problem),
+        kind=problem.kind,
         load_bytes=size,
         store_bytes=4 if config.SPLIT_K > 1 else size,
         rounds=problem.precision == "tf32" and not config.is_walking,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from fusetune.core.brief import brief_value
-from fusetune.core.config import WALKING, Config
-from fusetune.core.problem import Mode, Problem
+from fusetune.ops.gemm_scale.config import WALKING, Config
+from fusetune.ops.gemm_scale.problem import Mode, Problem
 from fusetune.ops.gemm_scale.space import DEFERRED_STEPS, WHOLE_COLUMNS
 from fusetune.ops.gemm_scale.split import joins_summands
 

@@ -9,10 +9,9 @@ import triton
 import triton.language as tl
 
 from fusetune.core.brief import brief
-from fusetune.core.config import Config
-from fusetune.core.problem import Problem
 from fusetune.errors import UnsupportedProblemError
 from fusetune.ops.device import Gpu, gpu_of
+from fusetune.ops.gemm_scale.config import Config
 from fusetune.ops.gemm_scale.deferred import (
     as_pairs,
     column_affine,
@@ -54,6 +53,7 @@ from fusetune.ops.gemm_scale.passes import (
     rows_of_moments,
 )
 from fusetune.ops.gemm_scale.persistent import ctas_per_sm, parts_of
+from fusetune.ops.gemm_scale.problem import Problem
 from fusetune.ops.gemm_scale.space import OWNED_AT_ONCE, holds_columns, owned_columns
 from fusetune.ops.gemm_scale.split import joins_summands, tiles_of
 from fusetune.ops.gemm_scale.tiles import (

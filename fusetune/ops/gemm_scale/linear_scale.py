@@ -2,29 +2,89 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, ClassVar
 
-from fusetune.core.config import Config
-from fusetune.core.problem import DTYPES, Problem
+from fusetune.core.estimate import Estimate
+from fusetune.core.resources import Resources
+from fusetune.core.space import Rejection, SpaceName
+from fusetune.core.target import Target
 from fusetune.errors import UnsupportedProblemError
+from fusetune.ops.gemm_scale.config import BASELINE, Config
+from fusetune.ops.gemm_scale.config_text import parse_config
+from fusetune.ops.gemm_scale.estimate import estimate
 from fusetune.ops.gemm_scale.launchable import unlaunchable
 from fusetune.ops.gemm_scale.launches import DEFERRED_KERNELS, KERNELS, gemm_launches, references, workspace
-from fusetune.ops.gemm_scale.space import GEMM_SPACE
-from fusetune.ops.spec import Call, Launch, Operand, Tolerance, hash_kernels
+from fusetune.ops.gemm_scale.problem import DTYPES, Problem
+from fusetune.ops.gemm_scale.space import GEMM_SPACE, candidates, reject_reason
+from fusetune.ops.gemm_scale.split import joins_summands
+from fusetune.ops.gemm_scale.typed import check_config
+from fusetune.ops.gemm_scale.types import TYPES
+from fusetune.ops.hashing import hash_kernels
+from fusetune.ops.spec import Call, KernelSpec, Launch, Operand, Tolerance
 
 
-class GemmScale:
+class GemmScale(KernelSpec):
     """The KernelSpec of gemm_scale."""
 
     name = "gemm_scale"
     space = GEMM_SPACE
     dtypes = DTYPES
     modes: tuple[str | None, ...] = (None,)
+    types = TYPES
     later_kernels: ClassVar[Mapping[str, tuple[Any, ...]]] = {"deferred": DEFERRED_KERNELS}
     """What variants that came later run besides, or instead of, the kernels that all others share."""
     staged_loads = 2  # x and W; bias and scale are loaded once, after the loop
+
+    def check(self, problem: Problem) -> None:
+        """See KernelSpec."""
+        if problem.dtype not in self.dtypes:
+            raise UnsupportedProblemError(
+                f"{self.name} does not compute {problem.dtype}; it does {', '.join(self.dtypes)}"
+            )
+        if problem.mode is None and None not in self.modes:
+            modes = " or ".join(f"--mode {mode}" for mode in self.modes)
+            raise UnsupportedProblemError(f"{self.name} does not compute the same in each mode; give it one: {modes}")
+        self.operands(problem)
+        if problem.mode not in self.modes:
+            known = " and ".join(mode or "no mode at all" for mode in self.modes)
+            raise UnsupportedProblemError(f"{self.name} does not know the mode {problem.mode}; it knows {known}")
+
+    def baseline(self, problem: Problem) -> Config:
+        """64 x 64 x 32, for every problem."""
+        return BASELINE
+
+    def candidates(self, problem: Problem, target: Target, space: SpaceName) -> tuple[Config, ...]:
+        """See KernelSpec."""
+        return candidates(self.space, space)
+
+    def reject(self, config: Config, problem: Problem, target: Target) -> Rejection | None:
+        """See KernelSpec."""
+        return reject_reason(config, problem, target)
+
+    def estimate(
+        self, config: Config, problem: Problem, target: Target, resources: Resources | None = None
+    ) -> Estimate | None:
+        """See KernelSpec; a library's kernels are others', and none of the model's."""
+        return None if config.is_library else estimate(config, problem, target, resources)
+
+    def parse_config(self, text: str) -> Config:
+        """See KernelSpec."""
+        return parse_config(text)
+
+    def signature(self, problem: Problem, config: Config) -> Hashable:
+        """The launches of a variant have one signature each, and others where K is split."""
+        return config.variant, config.SPLIT_K > 1, joins_summands(config, problem)
+
+    def check_config(self, problem: Problem, config: Config, target: Target | None = None) -> None:
+        """See KernelSpec; what would take the compiler minutes is refused, too."""
+        check_config(self, problem, config, target)
+
+    def kind(self, problem: Problem) -> str:
+        """The precision, or the dtype of 16-bit inputs."""
+        return problem.kind
 
     def operands(self, problem: Problem) -> tuple[Operand, ...]:
         """x, weight, bias, scale and y; the weight is spread as nn.Linear spreads it, so that y is of order one."""
@@ -48,10 +108,6 @@ class GemmScale:
     def unlaunchable(self, problem: Problem, config: Config) -> str | None:
         """What our variants cannot do, which depends on the mode."""
         return unlaunchable(config, problem, problem.mode)
-
-    def constants(self, problem: Problem, config: Config, tensors: Mapping[str, Any]) -> Mapping[str, Any]:
-        """None: every variant reads the weights as they are."""
-        return {}
 
     def references(self, problem: Problem) -> tuple[Config, ...]:
         """Products by cuBLAS, and a kernel that finishes them."""
@@ -89,12 +145,12 @@ class GemmScale:
         """x, W, bias, scale and y once each."""
         return float(sum(operand.numel for operand in self.operands(problem)) * problem.element_bytes)
 
-    def deterministic(self, config: Config) -> bool:
-        """Every tile is summed by one CTA in a fixed order."""
-        return True
-
-    def source_hash(self, variant: str | None = None) -> str:
+    def source_hash(self, config: Config | None = None) -> str:
         """The hash of a variant's kernels, or of all. Those that came first share one."""
+        return self._hash_of(None if config is None else config.variant)
+
+    @functools.cache  # noqa: B019 - one spec lives as long as the process
+    def _hash_of(self, variant: str | None) -> str:
         chosen = self.later_kernels if variant is None else {variant} & self.later_kernels.keys()
         later = dict.fromkeys(kernel for name in chosen for kernel in self.later_kernels[name])
         return hash_kernels(*KERNELS, *later)

@@ -6,8 +6,8 @@ from typing import Final
 
 import triton
 
-from fusetune.core.config import Config
-from fusetune.core.problem import Problem
+from fusetune.ops.gemm_scale.config import Config
+from fusetune.ops.gemm_scale.problem import Problem
 from fusetune.ops.gemm_scale.space import owns_columns
 
 MOMENTS_ROWS, MOMENTS_COLUMNS, MOMENTS_STAGES = 32, 64, 3

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from fusetune.core.config import Config
-from fusetune.core.problem import Problem
+from fusetune.ops.gemm_scale.config import Config
+from fusetune.ops.gemm_scale.problem import Problem
 from fusetune.ops.gemm_scale.split import joins_summands
 
 _SHARED_BYTES_PER_SM: Final = 233472

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from typing import Final
 
-from fusetune.core.config import Config
 from fusetune.core.peaks import dram_bytes_per_ns
-from fusetune.core.problem import Problem
 from fusetune.core.target import Target
+from fusetune.ops.gemm_scale.config import Config
 from fusetune.ops.gemm_scale.machine import Machine, clock_ghz
+from fusetune.ops.gemm_scale.problem import Problem
 from fusetune.ops.gemm_scale.space import holds_columns, owned_columns
 from fusetune.ops.gemm_scale.split import joins_summands
 from fusetune.ops.gemm_scale.traffic import L2_KEEPS_ALL

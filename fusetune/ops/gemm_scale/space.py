@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Mapping
 from typing import Final
 
-from fusetune.core.config import BASELINE, Config
-from fusetune.core.problem import Problem
-from fusetune.core.space import SPACE_NAMES, Rejection, Space, SpaceName
+import msgspec
+
+from fusetune.core.space import SPACE_NAMES, Rejection, SpaceName
 from fusetune.core.target import Target
 from fusetune.errors import UsageError
+from fusetune.ops.gemm_scale.config import BASELINE, Config
 from fusetune.ops.gemm_scale.persistent import persistent_shared_bytes
+from fusetune.ops.gemm_scale.problem import Problem
 from fusetune.ops.gemm_scale.split import joins_summands
 
 MMA_TILE = 16 * 8
@@ -34,6 +38,29 @@ OWNED_AT_ONCE: Final = 128
 """Rows that a CTA of such a kernel reads at a time, of 32 columns that it owns, or of 16 (`owned_columns`)."""
 CTAS_PER_SM_TO_SPLIT_FOR: Final = 4
 """More CTAs than so many an SM only make the sum of their parts longer."""
+
+
+class Space(msgspec.Struct, frozen=True):
+    """Values of each tunable parameter, by name of a field of Config; the space is their product.
+
+    `others` are spaces of other variants, whose parameters take other values.
+    """
+
+    values: Mapping[str, tuple[int, ...]]
+    variants: tuple[str, ...] = ("tiled",)
+    others: tuple[Space, ...] = ()
+
+    def configs(self) -> tuple[Config, ...]:
+        """All products, BASELINE first and once."""
+        names = list(self.values)
+        configs = [
+            Config(variant=variant, **dict(zip(names, values, strict=True)))
+            for variant in self.variants
+            for values in itertools.product(*self.values.values())
+        ]
+        for other in self.others:
+            configs += [config for config in other.configs() if config.variant in other.variants]
+        return (BASELINE, *(config for config in dict.fromkeys(configs) if config != BASELINE))
 
 
 SPLIT_K_SPACE: Final = Space(

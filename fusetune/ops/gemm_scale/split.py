@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from fusetune.core.config import Config
-from fusetune.core.problem import Problem
+from fusetune.ops.gemm_scale.config import Config
+from fusetune.ops.gemm_scale.problem import Problem
 
 JOINED_BYTES: Final = 16 * 1024
 """Summands of a tile up to which one CTA reads them all.

@@ -6,8 +6,8 @@ from typing import Final
 
 import msgspec
 
-from fusetune.core.config import Config
 from fusetune.core.target import Target
+from fusetune.ops.gemm_scale.config import Config
 from fusetune.ops.gemm_scale.machine import Machine
 
 L2_KEEPS_ALL: Final = 0.6

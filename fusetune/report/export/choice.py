@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import cast
 
 import msgspec
 
 import fusetune
-from fusetune.core.config import BASELINE, Config
 from fusetune.core.environment import Environment, TargetIdentity
-from fusetune.core.problem import Problem
 from fusetune.core.target import Target
 from fusetune.core.text import printable
 from fusetune.errors import UsageError
+from fusetune.ops.gemm_scale.config import BASELINE, Config
+from fusetune.ops.gemm_scale.problem import Problem
 from fusetune.ops.spec import KernelSpec, rounds_in_descriptor
 from fusetune.report.model import config_paths
 from fusetune.runtime.believed import read_believed_file
@@ -36,7 +37,7 @@ class Choice(msgspec.Struct, frozen=True):
     @property
     def config(self) -> Config:
         """The config that the module launches."""
-        return self.found.config
+        return cast("Config", self.found.config)
 
 
 def choose_config(spec: KernelSpec, problem: Problem, target: Target, roots: Sequence[Path]) -> Choice:
@@ -47,15 +48,19 @@ def choose_config(spec: KernelSpec, problem: Problem, target: Target, roots: Seq
     files: list[tuple[Path, ConfigFile]] = [(path, read_believed_file(path)) for path in config_paths(roots)]
     identity = TargetIdentity(target.name, target.capability, target.sms)
     here = Environment(triton=version("triton"), kernel_hash=spec.source_hash())
-    found = lookup(files, spec.name, problem, identity, here, allow_predicted=True, source_hash=spec.source_hash)
+    found = lookup(
+        files, spec.name, problem, identity, here, allow_predicted=True, baseline=BASELINE, source_hash=spec.source_hash
+    )
     if found.config.is_library:
         raise UsageError(
             f"{found.file}: a library won for {problem.describe()}, so there is no kernel to export; "
             "sweep without --allow-library"
         )
     over = found.entry.gain_over_conservative if found.entry else None
-    conservative = [over.config] if over and over.config.variant == found.config.variant else []
-    return Choice(problem, found, tuple(dict.fromkeys([found.config, *conservative, BASELINE]))[:MAX_CONFIGS])
+    chosen = cast("Config", found.config)
+    beside = cast("Config", over.config) if over else chosen
+    conservative = [beside] if beside.variant == chosen.variant else []
+    return Choice(problem, found, tuple(dict.fromkeys([chosen, *conservative, BASELINE]))[:MAX_CONFIGS])
 
 
 def header(spec: KernelSpec, choices: Sequence[Choice], target: Target, *, autotune: bool) -> list[str]:
@@ -87,7 +92,7 @@ def _evidence(found: Lookup) -> str:
     if entry is None:
         return f"{label}, the 4-warp / 2-stage baseline: no tuned config fits this problem on this GPU."
     where = f"run {entry.run}, {entry.date}"
-    nearest = "" if found.rung == "exact" else f"tuned for M={entry.problem.M}, the nearest size; "
+    nearest = "" if found.rung == "exact" else f"tuned for M={entry.problem.sizes()['M']}, the nearest size; "
     if entry.time_us is None or entry.gain is None:
         predicted = f"{format_us(entry.predicted_us.config)} predicted" if entry.predicted_us else "predicted"
         return f"{label}: {nearest}{predicted}, nothing was timed ({where}; triton {entry.environment.triton})."

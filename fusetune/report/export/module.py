@@ -10,12 +10,12 @@ from typing import Any, Final
 
 from msgspec import structs
 
-from fusetune.core.config import Config
-from fusetune.core.problem import MODES, Problem
 from fusetune.core.target import Target
 from fusetune.errors import UsageError
 from fusetune.ops.gemm_scale.batch_norm import EPS, MOMENTUM
+from fusetune.ops.gemm_scale.config import Config
 from fusetune.ops.gemm_scale.launches import gemm_launches
+from fusetune.ops.gemm_scale.problem import MODES, Problem
 from fusetune.ops.spec import AbstractTensor, KernelSpec, Launch, abstract_tensors
 from fusetune.report.export.choice import Choice, choose_config, header
 from fusetune.report.export.shared import shared_functions

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from fusetune.core.problem import Problem
+from fusetune.ops.gemm_scale.problem import Problem
 
 _FITTING: Final = '''def fitting(x: torch.Tensor, weight: torch.Tensor, **vectors: torch.Tensor) -> list[torch.Tensor]:
     """The vectors without gaps, where x [M, K], weight [N, K] and vectors [N] fit together.

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from fusetune.core.config import BASELINE
-from fusetune.core.problem import Dtype
 from fusetune.core.target import Target, match_target
+from fusetune.core.values import Value
 from fusetune.errors import UsageError
 from fusetune.ops.spec import spec_named
 from fusetune.report import wording
@@ -22,14 +21,10 @@ class Point(msgspec.Struct, frozen=True):
     """One candidate with a time: its config, what it takes of an SM, and the time that it was ranked by, in us."""
 
     label: str
-    tile: str
-    BLOCK_M: int
-    BLOCK_N: int
-    BLOCK_K: int
+    constants: Mapping[str, Value]
     num_warps: int
     num_stages: int
-    GROUP_M: int
-    variant: str
+    is_library: bool
     status: str
     time_us: float
     registers: int | None
@@ -100,7 +95,9 @@ def run_data(records: Sequence[Record]) -> RunData:
             points.append(_point(row, time_us))
     roofs, why = _roofs(summary)
     blocks = tuple(record for record in records if isinstance(record, Block))
-    labels = {record.id: wording.config_text(record.config) for record in records if isinstance(record, Candidate)}
+    baseline = wording.baseline_of_run(summary)
+    seen = [record for record in records if isinstance(record, Candidate)]
+    labels = {record.id: wording.config_text(record.config, baseline) for record in seen}
     return RunData(
         summary=summary,
         points=tuple(sorted(points, key=lambda point: point.time_us)),
@@ -117,21 +114,17 @@ def _point(row: CandidateRow, time_us: float) -> Point:
     config, used = row.config, row.resources
     return Point(
         label=config.label(),
-        tile=f"{config.BLOCK_M}x{config.BLOCK_N}x{config.BLOCK_K}",
-        BLOCK_M=config.BLOCK_M,
-        BLOCK_N=config.BLOCK_N,
-        BLOCK_K=config.BLOCK_K,
+        constants=config.constants(),
         num_warps=config.num_warps,
         num_stages=config.num_stages,
-        GROUP_M=config.GROUP_M,
-        variant=config.variant,
+        is_library=config.is_library,
         status=row.status,
         time_us=time_us,
         registers=used.registers if used else None,
         stack_bytes=used.stack_bytes if used else None,
         shared_bytes=used.shared_bytes if used else None,
         chosen=row.chosen,
-        baseline=config == BASELINE,
+        baseline=row.is_baseline,
     )
 
 
@@ -162,18 +155,25 @@ def _roofs(summary: RunSummary) -> tuple[Roofs | None, str]:
     target = match_target(summary.target.name, summary.target.capability, summary.target.sms)
     if target is None:
         return None, f"the table of targets has no {summary.target.name}"
-    peak = _peak(target, summary.problem.dtype, summary.problem.precision)
-    if peak is None or target.dram_gb_s is None:
-        return None, f"no document states the peak of {target.name} for {wording.form_text(summary.problem)}"
     try:
         spec = spec_named(summary.op)
+        if not isinstance(summary.problem, spec.types.problem):
+            return None, f"the journal was not begun as one of {summary.op}"
+        flops, kind = spec.flops(summary.problem), spec.kind(summary.problem)
     except UsageError as error:
         return None, str(error)
-    return Roofs(spec.flops(summary.problem), spec.bytes(summary.problem), peak, target.dram_gb_s, target.name), ""
+    peak = _peak(target, kind)
+    if peak is None or target.dram_gb_s is None:
+        return None, f"no document states the peak of {target.name} for {summary.problem.form_text()}"
+    return Roofs(flops, spec.bytes(summary.problem), peak, target.dram_gb_s, target.name), ""
 
 
-def _peak(target: Target, dtype: Dtype, precision: str | None) -> float | None:
-    if dtype == "float32":
-        # Split products spend several TF32 or bfloat16 ones on each: no table states a peak for them.
-        return {"tf32": target.tf32_tflops, "ieee": target.fp32_tflops}.get(precision or "tf32")
-    return {"float16": target.fp16_tflops, "bfloat16": target.bf16_tflops}[dtype]
+def _peak(target: Target, kind: str | None) -> float | None:
+    # Split products spend several TF32 or bfloat16 ones on each: no table states a peak for them.
+    peaks = {
+        "tf32": target.tf32_tflops,
+        "ieee": target.fp32_tflops,
+        "float16": target.fp16_tflops,
+        "bfloat16": target.bf16_tflops,
+    }
+    return peaks.get(kind or "")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import html
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from fusetune.core.values import Value
 from fusetune.report.html.data import Pair, Point, Roofs, RunData
 from fusetune.report.model import ProblemRow
 
@@ -16,12 +18,10 @@ if TYPE_CHECKING:
 AXES: Final[Mapping[str, str]] = {
     "num_warps": "num_warps",
     "num_stages": "num_stages",
-    "tile": "elements of the tile of y",
-    "BLOCK_K": "BLOCK_K",
     "registers": "registers a thread",
     "shared_bytes": "shared memory a CTA, KiB",
 }
-"""What the time of a candidate can be drawn against."""
+"""What the time of a candidate can be drawn against, beside its constants."""
 _JITTER: Final = 0.16
 _SYMBOLS: Final = {1: "cross", 2: "triangle-up", 4: "circle", 8: "square", 16: "diamond", 32: "x"}
 
@@ -84,23 +84,36 @@ def axis_values(points: Sequence[Point], axis: str) -> list[float | None]:
     ]
 
 
+def axes(run: RunData) -> dict[str, str]:
+    """What a reader may choose for this run, with titles: the constants that are numbers and differ come first."""
+    return {**{name: name for name in varying(run)}, **AXES}
+
+
+def varying(run: RunData) -> list[str]:
+    """Names of the constants that are numbers, and of which the candidates have several values."""
+    seen: dict[str, set[Value]] = defaultdict(set)
+    for point in run.points:
+        for name, value in point.constants.items():
+            if type(value) is int and not point.is_library:
+                seen[name].add(value)
+    return [name for name, values in seen.items() if len(values) > 1]
+
+
 def _axis_value(point: Point, axis: str) -> float | None:
-    if axis == "tile":
-        return float(point.BLOCK_M * point.BLOCK_N)
     if axis == "shared_bytes":
         return None if point.shared_bytes is None else point.shared_bytes / 1024
-    value = getattr(point, axis)
-    return None if value is None else float(value)
+    value = point.constants[axis] if axis in point.constants else getattr(point, axis, None)
+    return float(value) if isinstance(value, int | float) else None
 
 
-def tiles(run: RunData) -> go.Figure:
-    """The best time of each BLOCK_M x BLOCK_N."""
+def tiles(run: RunData, names: tuple[str, str]) -> go.Figure:
+    """The best time of each pair of values of two constants."""
     import plotly.graph_objects as go
 
-    best: dict[tuple[int, int], Point] = {}
+    best: dict[tuple[Any, Any], Point] = {}
     for point in run.points:
-        place = (point.BLOCK_M, point.BLOCK_N)
-        if point.variant.startswith("library"):
+        place = (point.constants.get(names[0]), point.constants.get(names[1]))
+        if point.is_library or None in place:
             continue
         if place not in best or point.time_us < best[place].time_us:
             best[place] = point
@@ -117,8 +130,8 @@ def tiles(run: RunData) -> go.Figure:
         colorscale="Viridis_r",
         showscale=False,
     )
-    figure.update_xaxes(title="BLOCK_N", type="category")
-    figure.update_yaxes(title="BLOCK_M", type="category")
+    figure.update_xaxes(title=names[1], type="category")
+    figure.update_yaxes(title=names[0], type="category")
     return figure
 
 

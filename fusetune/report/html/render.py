@@ -87,6 +87,7 @@ def _section(index: int, run: RunData, drawn: dict[str, Any]) -> dict[str, Any]:
         drawn[f"{prefix}-{name}"] = figures.plain(figure)
         shown.append((f"{prefix}-{name}", title, told))
 
+    axes = figures.axes(run)
     if run.points:
         draw("candidates", "Candidates", "Every candidate's time, as in the table below.", figures.candidates(run))
         drawn[f"{prefix}-candidates"]["axes"] = {
@@ -101,9 +102,12 @@ def _section(index: int, run: RunData, drawn: dict[str, Any]) -> dict[str, Any]:
                     )
                 ],
             }
-            for axis, title in figures.AXES.items()
+            for axis, title in axes.items()
         }
-        draw("tiles", "Tiles", "The best time of each BLOCK_M x BLOCK_N, in us.", figures.tiles(run))
+        names = figures.varying(run)[:2]
+        if len(names) == 2:
+            told = f"The best time of each {names[0]} x {names[1]}, in us."
+            draw("tiles", "Tiles", told, figures.tiles(run, (names[0], names[1])))
     if run.points and run.roofs is not None:
         draw("roofline", "Roofline", "Achieved arithmetic under the GPU's peaks.", figures.roofline(run, run.roofs))
     for number, pair in enumerate(run.pairs):
@@ -112,7 +116,7 @@ def _section(index: int, run: RunData, drawn: dict[str, Any]) -> dict[str, Any]:
             draw(f"gain{number}", pair.title, told, figures.gains(pair, run.summary.rule.min_gain))
     if any(block.sm_mhz is not None or block.power_w is not None for block in run.blocks):
         draw("clocks", "Clock and power", "SM clock and power over the blocks.", figures.clocks(run))
-    return {"id": prefix, "run": run, "figures": shown, "axes": figures.AXES}
+    return {"id": prefix, "run": run, "figures": shown, "axes": axes}
 
 
 def _embedded(drawn: dict[str, Any]) -> str:

@@ -10,9 +10,9 @@ import gate
 import pytest
 from decision import SMALL_CONFIG
 
-from fusetune.core.config import BASELINE, Config
 from fusetune.core.target import find_target
 from fusetune.measure.fake import FakeMeasurer
+from fusetune.ops.gemm_scale.config import BASELINE, Config
 
 
 def true_us(config: Config) -> float:

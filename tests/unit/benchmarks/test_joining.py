@@ -9,9 +9,9 @@ import pytest
 from family_sweeps import Cell
 from joining import Arm
 
-from fusetune.core.config import Config
 from fusetune.core.target import find_target
 from fusetune.ops.gemm_scale import split
+from fusetune.ops.gemm_scale.config import Config
 
 H200 = find_target("h200")
 WHOLE = Config(BLOCK_M=32, BLOCK_N=32)

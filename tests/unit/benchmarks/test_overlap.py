@@ -8,9 +8,9 @@ import overlap
 import pytest
 from family_sweeps import Cell
 
-from fusetune.core.config import Config
-from fusetune.core.config_text import parse_config
 from fusetune.core.target import find_target
+from fusetune.ops.gemm_scale.config import Config
+from fusetune.ops.gemm_scale.config_text import parse_config
 from fusetune.ops.spec import abstract_tensors, load_spec
 
 RESULTS = Path(overlap.__file__).parent / "results"

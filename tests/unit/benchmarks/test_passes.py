@@ -7,7 +7,7 @@ import passes
 import pytest
 from passes import Shape
 
-from fusetune.core.problem import make_problem
+from fusetune.ops.gemm_scale.problem import make_problem
 
 RESULTS = Path(passes.__file__).parent / "results"
 

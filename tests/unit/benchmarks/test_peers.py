@@ -15,7 +15,7 @@ import peers
 import pytest
 from family_sweeps import Cell, family
 
-from fusetune.core.config import BASELINE
+from fusetune.ops.gemm_scale.config import BASELINE
 from fusetune.store.lookup import Lookup
 
 

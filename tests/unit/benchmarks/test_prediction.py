@@ -6,12 +6,12 @@ import msgspec
 import prediction
 import pytest
 
-from fusetune.core.config import BASELINE, Config
-from fusetune.core.problem import Problem, make_problem
 from fusetune.core.resources import Resources
 from fusetune.core.target import find_target
+from fusetune.ops.gemm_scale.config import BASELINE, Config
 from fusetune.ops.gemm_scale.estimate import estimate
 from fusetune.ops.gemm_scale.linear_scale import SPEC
+from fusetune.ops.gemm_scale.problem import Problem, make_problem
 from fusetune.ops.gemm_scale.space import candidates, pipelined_shared_bytes, reject_reason
 
 H200 = find_target("h200")

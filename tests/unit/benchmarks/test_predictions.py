@@ -8,11 +8,12 @@ from pathlib import Path
 import predictions
 from family_sweeps import family
 
-from fusetune.core.config import Config
 from fusetune.core.decision import KeepRule
 from fusetune.core.environment import Environment, TargetIdentity
-from fusetune.core.problem import Problem
 from fusetune.core.target import find_target
+from fusetune.ops.gemm_scale.config import Config
+from fusetune.ops.gemm_scale.problem import Problem
+from fusetune.ops.types import types_of
 from fusetune.store.journal import JOURNAL_VERSION, JournalWriter, RunEnd, RunStart
 from fusetune.store.schema import Entry, Times
 from fusetune.store.shapes import read_shapes
@@ -24,7 +25,7 @@ def test_the_list_holds_every_cell_of_the_family_as_it_is(tmp_path: Path) -> Non
     cells = family()
     path = tmp_path / "shapes.csv"
     predictions.write_shapes(path, cells)
-    shapes = read_shapes(path, {})
+    shapes = read_shapes(path, "gemm_scale", {}, lambda op, values: types_of(op).make(values))
     assert [(shape.op, shape.problem) for shape in shapes] == [(cell.spec_name, cell.problem) for cell in cells]
     assert len(cells) >= 63
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import spaces
 from family_sweeps import family
 
-from fusetune.core.config import BASELINE, Config
 from fusetune.core.decision import Gain
+from fusetune.ops.gemm_scale.config import BASELINE, Config
 from fusetune.ops.gemm_scale.space import candidates
 from fusetune.ops.spec import load_spec
 from fusetune.store.journal import Candidate, Comparison

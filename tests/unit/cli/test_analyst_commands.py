@@ -58,7 +58,7 @@ def test_targets_as_json_hold_limits_and_sources() -> None:
         (("inspect", *SIZES, "--op", "nothing"), "nothing"),
         (("inspect", *SIZES, "--mode", "train"), "mode"),
         (("sweep",), "--M, --K, --N missing"),
-        (("sweep", "--M", "3"), "--K, --N missing"),
+        (("sweep", "--M", "3"), "--K, --N: K, N are missing"),
         (("sweep", *SIZES, "--shapes", "s.yaml"), "leave out --M"),
         (("sweep", "--shapes", "/no/such/s.yaml", "--target", "rtx4090"), "/no/such/s.yaml"),
         (("profile", *SIZES, "--config", "library", "--print-command"), "cannot be read"),

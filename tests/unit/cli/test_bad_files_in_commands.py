@@ -11,8 +11,8 @@ import click
 import pytest
 
 from fusetune.cli.main import cli
-from fusetune.core.config import Config
 from fusetune.errors import EXIT_USAGE, FusetuneError
+from fusetune.ops.gemm_scale.config import BASELINE, Config
 from fusetune.ops.gemm_scale.linear_scale import SPEC
 from fusetune.store.paths import config_path
 from fusetune.store.schema import Environment
@@ -21,7 +21,7 @@ from tests.support.bad_files import CONFIG_FILES, JOURNALS, PACKED_JOURNALS
 from tests.unit.store.store_examples import RTX4090, config_file, measured
 
 TILE = Config(BLOCK_N=16, BLOCK_K=128, num_stages=3)
-HERE = Environment(triton=version("triton"), kernel_hash=SPEC.source_hash("tiled"))
+HERE = Environment(triton=version("triton"), kernel_hash=SPEC.source_hash(BASELINE))
 GOOD = dump_config_file(config_file(measured(config=TILE, environment=HERE)))
 RUN = "20261123T062848-845c"
 SECONDS = 20.0

@@ -11,11 +11,11 @@ from click.testing import CliRunner, Result
 
 from fusetune.cli.gate import gate
 from fusetune.cli.signals import Signals
-from fusetune.core.config import BASELINE
 from fusetune.errors import FusetuneError, NoUsableGpuError, UsageError
 from fusetune.gate import static
 from fusetune.gate.pins import Toolchain, pins_path
 from fusetune.measure.fake import FakeMeasurer
+from fusetune.ops.gemm_scale.config import BASELINE
 from fusetune.store.yaml_files import dump_config_file
 from tests.support.fake_compiler import install
 from tests.unit.gate.test_gate import RTX4090, WINNER, file_of, kept

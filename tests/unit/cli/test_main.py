@@ -16,15 +16,15 @@ import pytest
 import fusetune
 from fusetune import errors
 from fusetune.cli.main import cli, main
-from fusetune.core.config import BASELINE, Config
 from fusetune.core.environment import Environment, TargetIdentity
-from fusetune.core.problem import make_problem
 from fusetune.core.resources import Resources
 from fusetune.core.target import find_target
 from fusetune.measure.fake import FakeMeasurer
 from fusetune.measure.protocol import Failure
 from fusetune.ops import spec as spec_module
+from fusetune.ops.gemm_scale.config import BASELINE, Config
 from fusetune.ops.gemm_scale.linear_scale import SPEC
+from fusetune.ops.gemm_scale.problem import make_problem
 from fusetune.store.journal import RunStart, read_journal
 from fusetune.store.schema import Entry, Times
 from fusetune.store.yaml_files import read_config_file, write_entry

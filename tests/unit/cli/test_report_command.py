@@ -9,10 +9,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from fusetune.cli.report import report
-from fusetune.core.config import BASELINE, Config
 from fusetune.core.decision import Gain, KeepRule
-from fusetune.core.problem import make_problem
 from fusetune.errors import UsageError
+from fusetune.ops.gemm_scale.config import BASELINE, Config
+from fusetune.ops.gemm_scale.problem import make_problem
 from fusetune.store.journal import JOURNAL_VERSION, Candidate, JournalWriter, RunEnd, RunStart, Sample
 from fusetune.store.schema import Entry, Environment, TargetIdentity, Times
 from fusetune.store.yaml_files import write_entry

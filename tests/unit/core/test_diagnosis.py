@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from fusetune.core.diagnosis import DRAM, GRID, L2, L2_HITS, SM, WARPS, Diagnosis, believed, diagnose, products_at_half
-from fusetune.core.problem import Problem, make_problem
 from fusetune.core.resources import occupancy
 from fusetune.core.target import Target, find_target
+from fusetune.ops.gemm_scale.problem import Problem, make_problem
 
 RTX_4090 = find_target("rtx4090")
 PROBLEM = make_problem(1024, 8192, 8192, "float32")
@@ -19,7 +19,7 @@ def told(
     metrics: dict[str, float], *, target: Target = RTX_4090, problem: Problem = PROBLEM, grid: int = 2048
 ) -> Diagnosis:
     held = occupancy(registers=126, shared_bytes=32768, num_warps=4, target=target)
-    return diagnose("kernel", metrics, held, problem, target, grid=grid)
+    return diagnose("kernel", metrics, held, problem.kind, target, grid=grid)
 
 
 def test_the_brief_s_kernel_is_limited_by_products_at_half_rate_and_every_figure_is_told() -> None:
@@ -70,11 +70,11 @@ def test_a_grid_that_does_not_fill_the_gpu_is_said() -> None:
 
 def test_only_geforce_s_tensor_cores_end_at_half_and_only_for_products_on_them() -> None:
     halves = {
-        target.aliases[0]: products_at_half(PROBLEM, target)
+        target.aliases[0]: products_at_half(PROBLEM.kind, target)
         for target in map(find_target, ("rtx4090", "rtx3090", "rtx5090", "l4", "l40s", "a10", "a100-80gb", "h200"))
     }
     assert [name for name, half in halves.items() if half] == ["rtx4090", "rtx3090", "rtx5090"]
-    assert not products_at_half(make_problem(64, 64, 64, "float32", "ieee"), RTX_4090)
+    assert not products_at_half("ieee", RTX_4090)
 
 
 @pytest.mark.parametrize("value", [9130.0, 101.5, -0.5, float("nan"), float("inf")])

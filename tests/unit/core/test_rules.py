@@ -5,10 +5,10 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from fusetune.core.config import BASELINE, Config
 from fusetune.core.resources import Resources, occupancy
 from fusetune.core.rules import HIGH_PRESSURE, LOW_PRESSURE, MULTI_INPUT, Proposal, contradictions, propose
 from fusetune.core.target import find_target
+from fusetune.ops.gemm_scale.config import BASELINE, Config
 
 RTX_4090 = find_target("rtx4090")
 W8, S3 = Config(num_warps=8), Config(num_stages=3)
@@ -18,7 +18,9 @@ def proposal(
     registers: int, *, stack: int = 0, shared: int = 16384, loads: int = 2, compute_bound: bool = True
 ) -> Proposal:
     resources = Resources(registers=registers, stack_bytes=stack, shared_bytes=shared)
-    return propose(resources, occupancy(registers, shared, 4, RTX_4090), loads, compute_bound=compute_bound)
+    return propose(
+        resources, occupancy(registers, shared, 4, RTX_4090), loads, compute_bound=compute_bound, baseline=BASELINE
+    )
 
 
 def test_low_pressure_tries_eight_warps_and_three_stages_one_at_a_time() -> None:
@@ -88,10 +90,12 @@ LARGE = Config(BLOCK_M=128, BLOCK_N=128, num_warps=8, num_stages=3)
 
 def test_another_tile_is_proposed_with_the_rules_warps_and_stages_beside_baseline() -> None:
     held = occupancy(200, 65536, 8, RTX_4090)
-    found = propose(Resources(200, 0, 65536), held, 2, compute_bound=True, tile=LARGE)
+    found = propose(Resources(200, 0, 65536), held, 2, compute_bound=True, baseline=BASELINE, tile=LARGE)
     assert found.fired == (HIGH_PRESSURE,)
     assert found.configs == (BASELINE, msgspec.structs.replace(LARGE, num_warps=4, num_stages=2))
-    low = propose(Resources(90, 0, 65536), occupancy(90, 65536, 8, RTX_4090), 2, compute_bound=True, tile=LARGE)
+    low = propose(
+        Resources(90, 0, 65536), occupancy(90, 65536, 8, RTX_4090), 2, compute_bound=True, baseline=BASELINE, tile=LARGE
+    )
     assert low.configs[0] == BASELINE
     assert len(low.configs) == 3
     assert LARGE not in low.configs
@@ -99,14 +103,21 @@ def test_another_tile_is_proposed_with_the_rules_warps_and_stages_beside_baselin
 
 @pytest.mark.parametrize("config", [BASELINE, S3, W8])
 def test_nothing_is_proposed_twice(config: Config) -> None:
-    found = propose(Resources(80, 0, 32768), occupancy(80, 32768, 4, RTX_4090), 2, compute_bound=True, tile=config)
+    found = propose(
+        Resources(80, 0, 32768),
+        occupancy(80, 32768, 4, RTX_4090),
+        2,
+        compute_bound=True,
+        baseline=BASELINE,
+        tile=config,
+    )
     assert len(set(found.configs)) == len(found.configs) <= 3
     assert BASELINE in found.configs
 
 
 def spoken(resources: Resources, config: Config = S3, made: dict[Config, Resources] | None = None) -> str:
     held = occupancy(resources.registers, resources.shared_bytes, config.num_warps, RTX_4090)
-    fired = propose(resources, held, 2, compute_bound=True, tile=config).fired
+    fired = propose(resources, held, 2, compute_bound=True, baseline=BASELINE, tile=config).fired
     return " ".join(contradictions(config, resources, held, fired, made or {}))
 
 

@@ -10,22 +10,21 @@ from typing import Any
 import msgspec
 import pytest
 
-from fusetune.core.config import BASELINE, Config
-from fusetune.core.problem import make_problem
 from fusetune.core.progress import SilentProgress
 from fusetune.errors import NoUsableGpuError, UsageError
-from fusetune.gate.against import OTHER
 from fusetune.gate.findings import Finding, exit_code
 from fusetune.gate.live import LiveOptions, live_gate
 from fusetune.gate.replayed import gate_from
 from fusetune.measure.fake import FakeMeasurer
 from fusetune.measure.protocol import Failure
+from fusetune.ops.gemm_scale.config import BASELINE, Config
+from fusetune.ops.gemm_scale.problem import make_problem
 from fusetune.ops.spec import KernelSpec
 from tests.support.fake_compiler import install
 from tests.unit.gate.test_gate import ELSEWHERE, PATH, REVERTED, RTX4090, WINNER, file_of, kept
 
 JOURNALS = Path(__file__).parents[2] / "support" / "journals"
-AT_REV = msgspec.structs.replace(WINNER, variant=f"{OTHER}tiled")
+AT_REV = WINNER.elsewhere()
 
 
 class FakeRevision:
@@ -37,7 +36,7 @@ class FakeRevision:
         return spec
 
     def config(self, config: Config) -> Config:
-        return msgspec.structs.replace(config, variant=OTHER + config.variant)
+        return config.elsewhere()
 
 
 def gated(
@@ -192,7 +191,7 @@ def test_what_fails_at_either_revision_is_no_pass(reason: str, arm: Config) -> N
 
 
 def test_what_was_measured_and_not_kept_is_held_against_the_revision_too() -> None:
-    times = {BASELINE: 20.0, msgspec.structs.replace(BASELINE, variant=f"{OTHER}tiled"): 20.0}
+    times = {BASELINE: 20.0, BASELINE.elsewhere(): 20.0}
     (finding,) = against(times, REVERTED)
     assert (finding.status, finding.entry) == ("holds", REVERTED)
 

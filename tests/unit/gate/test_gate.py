@@ -7,10 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from fusetune.core.config import BASELINE, Config
 from fusetune.core.decision import Gain
 from fusetune.core.environment import Environment, TargetIdentity
-from fusetune.core.problem import Problem, make_problem
 from fusetune.core.progress import SilentProgress
 from fusetune.core.resources import Resources
 from fusetune.core.space import Rejection
@@ -22,7 +20,9 @@ from fusetune.gate.live import LiveOptions, live_gate
 from fusetune.gate.static import static_gate
 from fusetune.measure.fake import FakeMeasurer
 from fusetune.measure.protocol import Failure, SamplingFacts
+from fusetune.ops.gemm_scale.config import BASELINE, Config
 from fusetune.ops.gemm_scale.linear_scale import SPEC
+from fusetune.ops.gemm_scale.problem import Problem, make_problem
 from fusetune.ops.spec import KernelSpec
 from fusetune.store.schema import ConfigFile, Entry, Times
 from tests.support.fake_compiler import BreakingMeasurer, FakeCompiler, install
@@ -44,7 +44,7 @@ def kept(problem: Problem = SMALL, config: Config = WINNER, *, min_gain: float =
         evidence="measured",
         verdict="keep",
         reason="gain_confirmed",
-        environment=Environment(triton="3.7.1", kernel_hash=SPEC.source_hash("tiled")),
+        environment=Environment(triton="3.7.1", kernel_hash=SPEC.source_hash(BASELINE)),
         run="20261123T101500-3f9a",
         date="2026-11-23",
         gain=Gain(median=0.5, low=0.49, high=0.51, confidence=0.95, min_gain=min_gain, blocks=50),

@@ -10,9 +10,7 @@ import pytest
 
 from fusetune.compiler.record import KernelRecord
 from fusetune.compiler.sass import InstructionCounts
-from fusetune.core.config import BASELINE, Config
 from fusetune.core.environment import Environment, TargetIdentity
-from fusetune.core.problem import make_problem
 from fusetune.core.progress import SilentProgress
 from fusetune.core.resources import Resources
 from fusetune.core.space import Rejection
@@ -23,7 +21,9 @@ from fusetune.gate import static
 from fusetune.gate.drift import METRICS, drift
 from fusetune.gate.findings import Finding, exit_code
 from fusetune.gate.pins import Override, Toolchain, pins_path, read_pins, write_pins
+from fusetune.ops.gemm_scale.config import BASELINE, Config
 from fusetune.ops.gemm_scale.linear_scale import SPEC
+from fusetune.ops.gemm_scale.problem import make_problem
 from fusetune.store.schema import ConfigFile, Entry, Times
 from tests.support.fake_compiler import FakeCompiler, install
 
@@ -44,7 +44,7 @@ def entry_of(problem: Any = PROBLEM, config: Config = WINNER) -> Entry:
         evidence="predicted",
         verdict="unverified",
         reason="predicted_not_timed",
-        environment=Environment(triton="3.7.1", kernel_hash=SPEC.source_hash("tiled")),
+        environment=Environment(triton="3.7.1", kernel_hash=SPEC.source_hash(BASELINE)),
         run="20261123T101500-3f9a",
         date="2026-11-23",
         predicted_us=Times(baseline=20.0, conservative=12.0, config=10.0),
@@ -58,7 +58,7 @@ class Workplace:
         self.path = folder / "nvidia-geforce-rtx-4090" / "gemm_scale.yaml"
         self.path.parent.mkdir(parents=True)
         self.file = ConfigFile(schema=1, op="gemm_scale", target=IDENTITY, entries=(entry_of(),))
-        self.compiler, self.toolchain, self.hash = compiler, HERE, SPEC.source_hash("tiled")
+        self.compiler, self.toolchain, self.hash = compiler, HERE, SPEC.source_hash(BASELINE)
         self.records: dict[Config, tuple[KernelRecord, ...]] = {WINNER: (RECORD,), BASELINE: (RECORD,)}
         monkeypatch.setattr(static, "kernel_records", lambda spec, problem, config, target: self.records[config])
         monkeypatch.setattr(static, "toolchain_for", lambda target: self.toolchain)

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from fusetune.core.config import BASELINE, Config
 from fusetune.core.decision import Gain, KeepRule
 from fusetune.core.target import find_target
 from fusetune.measure.fake import FakeMeasurer
 from fusetune.measure.paired import NOISE_LIMIT, PairResult, compare, is_quiet
 from fusetune.measure.protocol import BlockTimes, Failure
+from fusetune.ops.gemm_scale.config import BASELINE, Config
 
 RTX4090 = find_target("rtx4090")
 OTHER = Config(BLOCK_K=64)

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from fusetune.core.config import Config
 from fusetune.core.diagnosis import METRICS, SM
-from fusetune.core.problem import make_problem
 from fusetune.errors import EXIT_NO_GPU, MeasurementError, NoUsableGpuError
 from fusetune.measure.profile import WARM_UPS, find_ncu, ncu_command, profile_config
+from fusetune.ops.gemm_scale.config import Config
+from fusetune.ops.gemm_scale.problem import make_problem
 
 PROBLEM = make_problem(128, 512, 1024, "float32")
 TABLE = f'''"ID","Kernel Name","{SM}"

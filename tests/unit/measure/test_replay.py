@@ -8,13 +8,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from fusetune.core.config import BASELINE, Config
 from fusetune.core.decision import KeepRule
 from fusetune.core.progress import SilentProgress
 from fusetune.errors import MeasurementError
 from fusetune.measure.fake import FakeMeasurer
 from fusetune.measure.protocol import BlockTimes, Checked, Failure, SamplingFacts
 from fusetune.measure.replay import ReplayMeasurer
+from fusetune.ops.gemm_scale.config import BASELINE, Config
 from fusetune.store.journal import Block, Candidate, Record, RunStart, Sample, Sampling, read_journal
 from fusetune.tune.request import SweepResult
 from fusetune.tune.sweep import sweep

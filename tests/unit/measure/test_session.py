@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from fusetune.core.config import BASELINE, Config
 from fusetune.measure import session as module
 from fusetune.measure.nvml import GpuState
 from fusetune.measure.protocol import Checked, Failure, SamplingFacts
 from fusetune.measure.session import STILL_TRUE_S, WARM_UP_S, GpuSession
+from fusetune.ops.gemm_scale.config import BASELINE, Config
 
 OTHER = Config(num_warps=8)
 SOUND, SLOWED = GpuState(sm_mhz=1980), GpuState(sm_mhz=1200, discard="thermal throttling")
@@ -65,6 +65,7 @@ class Session(GpuSession):
     """Everything but the tensors: 4 input sets of 100 bytes, an L2 of 100."""
 
     def __init__(self, monitor: CountingMonitor, *, baseline_us: float = 20.0, floor_us: float | None = None) -> None:
+        self._baseline = BASELINE
         self._monitor = monitor  # type: ignore[assignment]
         self._sets = [{}, {}, {}, {}]
         self._set_bytes, self._l2_bytes, self._cold = 100, 100, True

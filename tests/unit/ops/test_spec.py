@@ -11,27 +11,28 @@ from typing import Any
 
 import pytest
 
-from fusetune.core.config import BASELINE, Config
-from fusetune.core.problem import DTYPES, make_problem
-from fusetune.core.space import Space
+from fusetune.core.config import NamedConfig
+from fusetune.core.target import find_target
 from fusetune.errors import UnsupportedProblemError, UsageError
 from fusetune.ops import spec as spec_module
+from fusetune.ops.gemm_scale.config import BASELINE, Config
 from fusetune.ops.gemm_scale.launches import DEFERRED_KERNELS, KERNELS, OWNER_KERNELS
-from fusetune.ops.gemm_scale.linear_scale import SPEC, GemmScale
-from fusetune.ops.gemm_scale.space import GEMM_SPACE, SEED_SPACE, candidates
+from fusetune.ops.gemm_scale.linear_scale import SPEC
+from fusetune.ops.gemm_scale.problem import DTYPES, make_problem
+from fusetune.ops.gemm_scale.space import GEMM_SPACE, SEED_SPACE
 from fusetune.ops.gemm_scale.tiles import tiled_products
+from fusetune.ops.hashing import hash_kernels
 from fusetune.ops.spec import (
     AbstractTensor,
     KernelSpec,
     Launch,
     Operand,
-    Tolerance,
     abstract_tensors,
-    hash_kernels,
     load_spec,
     spec_named,
 )
 
+RTX4090 = find_target("rtx4090")
 PROBLEM = make_problem(100, 200, 96, "float32")
 
 KERNEL = '''
@@ -110,14 +111,24 @@ def test_the_hash_is_sixteen_hex_digits_and_the_same_every_time() -> None:
 def test_a_variant_that_came_later_has_a_hash_of_its_own_and_leaves_the_others_theirs() -> None:
     plain, trained = load_spec("gemm_scale"), load_spec("gemm_scale_bn")
     for spec, first in ((plain, {"library"}), (trained, {"reread"})):
-        shared = {spec.source_hash(variant) for variant in {"tiled", "split_k", "persistent", *first}}
+        shared = {spec.source_hash(Config(variant=variant)) for variant in {"tiled", "split_k", "persistent", *first}}
         assert shared == {hash_kernels(*KERNELS)}
-        assert spec.source_hash("deferred") == hash_kernels(*KERNELS, *DEFERRED_KERNELS)
-    assert plain.source_hash() == plain.source_hash("deferred")
+        assert spec.source_hash(Config(variant="deferred")) == hash_kernels(*KERNELS, *DEFERRED_KERNELS)
+    assert plain.source_hash() == plain.source_hash(Config(variant="deferred"))
     # A library trains by the kernel of owners too; without BatchNorm there is none.
-    assert trained.source_hash("owner") == trained.source_hash("library") == hash_kernels(*KERNELS, *OWNER_KERNELS)
+    assert (
+        trained.source_hash(Config(variant="owner"))
+        == trained.source_hash(Config(variant="library"))
+        == hash_kernels(*KERNELS, *OWNER_KERNELS)
+    )
     assert trained.source_hash() == hash_kernels(*KERNELS, *DEFERRED_KERNELS, *OWNER_KERNELS)
-    assert len({trained.source_hash(variant) for variant in ("tiled", "deferred", "owner", None)}) == 4
+    assert (
+        len(
+            {trained.source_hash(Config(variant=variant)) for variant in ("tiled", "deferred", "owner")}
+            | {trained.source_hash()}
+        )
+        == 4
+    )
 
 
 def test_the_hash_of_a_kernel_does_not_mind_where_it_is_defined(tmp_path: Path) -> None:
@@ -148,80 +159,57 @@ def test_every_built_in_op_loads_under_its_own_name() -> None:
 
 USER_SPEC = """
 from fusetune.core.space import Space
-from fusetune.ops.spec import Launch, Operand, Tolerance
+from fusetune.ops.spec import KernelSpec, Launch, Operand
 
 
-class Double:
+class Double(KernelSpec):
     name = "double"
-    space = Space({"BLOCK_M": (32, 64)})
-    dtypes = ("float32",)
-    modes = (None,)
-    staged_loads = 1
+    space = Space({"BLOCK": (32, 64)})
 
     def operands(self, problem):
-        return (Operand("x", (problem.M,), "float32"), Operand("y", (problem.M,), "float32", role="output"))
-
-    def workspace(self, problem, config):
-        return ()
-
-    def constants(self, problem, config, tensors):
-        return {}
-
-    def references(self, problem):
-        return ()
+        return (Operand("x", (problem.n,), "float32"), Operand("y", (problem.n,), "float32", role="output"))
 
     def launches(self, problem, config, tensors):
-        return [Launch(None, (1,), dict(tensors), {"BLOCK": config.BLOCK_M})]
+        return [Launch(None, (1,), dict(tensors), {"BLOCK": config.BLOCK})]
 
     def reference(self, problem, inputs):
         return {"y": inputs["x"] * 2}
 
-    def tolerance(self, problem):
-        return Tolerance(1e-6, 1e-5)
 
-    def flops(self, problem):
-        return float(problem.M)
-
-    def bytes(self, problem):
-        return 8.0 * problem.M
-
-    def deterministic(self, config):
-        return True
-
-    def source_hash(self, variant=None):
-        return "0" * 16
-
-
-class WithoutAReference(Double):
-    reference = None
-
-
-SPEC = Double()
-NOT_A_SPEC = {"name": "double"}
-del WithoutAReference.reference
-
-
-class Half:
+class Half(KernelSpec):
     name = "half"
-    space = Double.space
+    operands, launches = Double.operands, Double.launches
 
 
-HALF = Half()
+class Unnamed(Double):
+    name = "my/../op"
+
+
+class Nameless(KernelSpec):
+    operands, launches, reference = Double.operands, Double.launches, Double.reference
+
+
+SPEC, HALF, UNNAMED, NAMELESS, NOT_A_SPEC = Double(), Half(), Unnamed(), Nameless(), {"name": "double"}
 """
 
 
 def test_a_user_s_own_op_comes_in_through_module_and_attribute(folder: Path) -> None:
     (folder / "my_ops.py").write_text(USER_SPEC, encoding="utf-8")
     spec = load_spec("my_ops:SPEC")
+    problem = spec.problem({"n": 100})
     assert isinstance(spec, KernelSpec)
-    assert spec.name == "double"
-    assert spec.space == Space({"BLOCK_M": (32, 64)})
-    assert candidates(spec.space, "full")[0] == BASELINE
-    tensors = abstract_tensors(spec, PROBLEM, BASELINE)
+    assert spec.baseline(problem) == NamedConfig(BLOCK=32, num_warps=4, num_stages=2)
+    tried = spec.candidates(problem, RTX4090, "standard")
+    assert tried[0] == spec.baseline(problem)
+    assert {config.BLOCK for config in tried} == {32, 64}
+    assert {config.num_warps for config in tried} == {1, 2, 4, 8, 16}
+    assert len(set(tried)) == len(tried) == 2 * 5 * 5
+    tensors = abstract_tensors(spec, problem, tried[0])
     assert tensors == {"x": AbstractTensor((100,), "float32"), "y": AbstractTensor((100,), "float32")}
-    (launch,) = spec.launches(PROBLEM, Config(BLOCK_M=32), tensors)
-    assert (launch.arguments, launch.constants, launch.options) == (tensors, {"BLOCK": 32}, {})
-    assert spec.tolerance(PROBLEM) == Tolerance(frobenius=1e-6, maximum=1e-5)
+    (launch,) = spec.launches(problem, NamedConfig(BLOCK=64), tensors)
+    assert (launch.arguments, launch.constants, launch.options) == (tensors, {"BLOCK": 64}, {})
+    assert spec.bytes(problem) == 800.0
+    assert (spec.flops(problem), spec.kind(problem), spec.estimate(tried[0], problem, RTX4090)) == (0.0, None, None)
 
 
 @pytest.mark.parametrize(
@@ -234,8 +222,10 @@ def test_a_user_s_own_op_comes_in_through_module_and_attribute(folder: Path) -> 
         ("my_ops:", "cannot load my_ops:"),
         (":SPEC", "op ':SPEC': write it as module:attribute"),
         (".my_ops:SPEC", "op '.my_ops:SPEC': write it as module:attribute"),
-        ("my_ops:NOT_A_SPEC", "my_ops:NOT_A_SPEC is not a KernelSpec; see fusetune/ops/spec.py"),
-        ("my_ops:HALF", "my_ops:HALF is not a KernelSpec"),
+        ("my_ops:NOT_A_SPEC", "my_ops:NOT_A_SPEC is not a KernelSpec; derive its class from fusetune.KernelSpec"),
+        ("my_ops:HALF", "my_ops:HALF lacks reference; a KernelSpec has at least name, operands, launches, reference"),
+        ("my_ops:NAMELESS", "my_ops:NAMELESS lacks name"),
+        ("my_ops:UNNAMED", "its name is 'my/../op', and has to be lower-case letters"),
         ("my_ops:Double", r"my_ops:Double is a class; name an instance of it, as in SPEC = Double\(\)"),
         ("broken_imports:SPEC", "No module named 'not_installed_anywhere'"),
     ],
@@ -401,11 +391,3 @@ def test_gemm_scale_offers_the_gemm_space_and_counts_its_work() -> None:
     problem = make_problem(3, 5, 7, "float16")
     assert SPEC.flops(problem) == 2 * 3 * 5 * 7 + 2 * 3 * 5
     assert SPEC.bytes(problem) == 2 * (3 * 7 + 5 * 7 + 5 + 5 + 3 * 5)
-
-
-@pytest.mark.parametrize("missing", ["launches", "workspace", "reference", "tolerance", "source_hash", "space"])
-def test_an_object_that_lacks_a_part_is_no_kernel_spec(missing: str) -> None:
-    parts = {name: getattr(SPEC, name) for name in dir(GemmScale) if not name.startswith("_")}
-    assert isinstance(type("Whole", (), parts)(), KernelSpec)
-    del parts[missing]
-    assert not isinstance(type("Part", (), parts)(), KernelSpec)

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from fusetune.core.config import BASELINE, Config
 from fusetune.core.decision import Gain, KeepRule
-from fusetune.core.problem import make_problem
 from fusetune.core.resources import Resources
+from fusetune.ops.gemm_scale.config import BASELINE, Config
+from fusetune.ops.gemm_scale.problem import make_problem
 from fusetune.store.journal import (
     JOURNAL_VERSION,
     Block,

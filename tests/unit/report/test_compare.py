@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from report_examples import KEPT, MEASURED_FILE, PREDICTED, REVERTED, gain_of, measured_run, replace, write_run
 
-from fusetune.core.config import BASELINE, Config
 from fusetune.core.environment import Environment
 from fusetune.errors import UsageError
+from fusetune.ops.gemm_scale.config import BASELINE, Config
 from fusetune.report.compare import Difference, compare, describe, load_side
 from fusetune.report.intervals import draw_intervals
 from fusetune.store.schema import Entry

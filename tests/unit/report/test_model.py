@@ -22,8 +22,8 @@ from report_examples import (
     write_run,
 )
 
-from fusetune.core.config import BASELINE, Config
 from fusetune.errors import JournalError
+from fusetune.ops.gemm_scale.config import BASELINE, Config
 from fusetune.report.model import GainFigures, Report, load_report, rows_from_files, summarize_run
 from fusetune.report.wording import run_facts
 from fusetune.store.journal import Candidate, Comparison, Note, PhaseTime, RunEnd, Sample

@@ -13,8 +13,8 @@ import pytest
 from report_examples import FILES, KEPT, measured_run, predicted_run, replace
 
 from fusetune.cli.main import cli
-from fusetune.core.config import Config
 from fusetune.errors import UsageError
+from fusetune.ops.gemm_scale.config import Config
 from fusetune.report.model import rows_from_files
 from fusetune.report.other_tuners import to_cachefile, to_t4, to_vllm
 from fusetune.store.journal import read_journal

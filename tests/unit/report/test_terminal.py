@@ -21,8 +21,8 @@ from report_examples import (
 )
 from rich.console import Console
 
-from fusetune.core.config import BASELINE, Config
 from fusetune.core.resources import Resources
+from fusetune.ops.gemm_scale.config import BASELINE, Config
 from fusetune.report.model import DamagedFile, Report, rows_from_files, summarize_run
 from fusetune.report.terminal import render
 from fusetune.store.journal import Candidate, Comparison, RunEnd, Sample

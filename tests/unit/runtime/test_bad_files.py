@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 
 import fusetune
-from fusetune.core.config import BASELINE, Config
-from fusetune.core.problem import make_problem
 from fusetune.core.target import find_target
 from fusetune.errors import ConfigFileError
+from fusetune.ops.gemm_scale.config import BASELINE, Config
 from fusetune.ops.gemm_scale.linear_scale import SPEC
+from fusetune.ops.gemm_scale.problem import make_problem
 from fusetune.runtime import configs, warmup
 from fusetune.store.paths import config_path
 from fusetune.store.schema import Environment, TargetIdentity
@@ -45,7 +45,7 @@ def alone(tmp_path, monkeypatch):
 
 
 def _good(count: int = 1) -> str:
-    here = Environment(triton=version("triton"), kernel_hash=SPEC.source_hash("tiled"))
+    here = Environment(triton=version("triton"), kernel_hash=SPEC.source_hash(BASELINE))
     entries = [measured(problem(128, N=512 + 16 * n), TILE, environment=here) for n in range(count)]
     return dump_config_file(config_file(*entries))
 

@@ -13,12 +13,12 @@ import pytest
 import torch
 
 import fusetune
-from fusetune.core.config import BASELINE, Config
 from fusetune.core.decision import Gain
-from fusetune.core.problem import make_problem
 from fusetune.core.target import find_target
 from fusetune.errors import ConfigFileError, MissingConfigError, NoUsableGpuError, UnknownTargetError
+from fusetune.ops.gemm_scale.config import BASELINE, Config
 from fusetune.ops.gemm_scale.linear_scale import SPEC
+from fusetune.ops.gemm_scale.problem import make_problem
 from fusetune.runtime import configs
 from fusetune.store.paths import config_path
 from fusetune.store.schema import ConfigFile, Entry, Environment, TargetIdentity, Times
@@ -28,7 +28,7 @@ NARROW = Config(BLOCK_N=16, BLOCK_K=128, num_stages=3)
 WIDE = Config(BLOCK_M=128, BLOCK_N=128, num_warps=8, num_stages=3)
 HERE = Environment(
     triton=version("triton"),
-    kernel_hash=SPEC.source_hash("tiled"),
+    kernel_hash=SPEC.source_hash(BASELINE),
     torch=str(torch.__version__),
     cuda=torch.version.cuda,
 )
@@ -89,7 +89,7 @@ def _explain(M: int = 128, target: str = "rtx4090"):
 
 @pytest.mark.parametrize(
     ("M", "config", "rung"),
-    [(128, NARROW, "exact"), (100, NARROW, "nearest_m"), (129, BASELINE, "baseline"), (64, BASELINE, "baseline")],
+    [(128, NARROW, "exact"), (100, NARROW, "nearest"), (129, BASELINE, "baseline"), (64, BASELINE, "baseline")],
 )
 def test_the_exact_problem_then_the_nearest_m_of_its_bucket_then_baseline(tmp_path, M, config, rung):
     path = _put(tmp_path / "configs", _entry())
@@ -118,7 +118,7 @@ def test_an_entry_for_another_kernel_source_is_not_used_and_the_answer_says_so()
     found = _explain()
     assert found.config == BASELINE
     assert (
-        f"the kernel source has changed since (0123456789abcdef then, {SPEC.source_hash('tiled')} now)"
+        f"the kernel source has changed since (0123456789abcdef then, {SPEC.source_hash(BASELINE)} now)"
         in found.explain()
     )
 
@@ -126,7 +126,7 @@ def test_an_entry_for_another_kernel_source_is_not_used_and_the_answer_says_so()
 def test_what_is_found_says_where_and_with_which_evidence():
     _put(Path("configs"), _entry())
     text = _explain(100).explain()
-    assert text.startswith("64x16x128 w4 s3: the entry for M=128, the nearest M")
+    assert text.startswith("64x16x128 w4 s3: the entry for M=128, the nearest ")
     assert "configs/nvidia-geforce-rtx-4090/gemm_scale.yaml" in text
     assert "measured, keep" in text
     assert "59.8 %" in text

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fusetune.core.config import BASELINE, Config
-from fusetune.core.problem import make_problem
+from fusetune.ops.gemm_scale.config import BASELINE, Config
 from fusetune.ops.gemm_scale.launches import takes
+from fusetune.ops.gemm_scale.problem import make_problem
 from fusetune.runtime import dispatch
 
 PERSISTENT = Config(variant="persistent", BLOCK_M=128, BLOCK_N=128, num_warps=8)

@@ -17,10 +17,10 @@ from triton.compiler.errors import CompilationError
 from triton.runtime.errors import OutOfResources, PTXASError
 
 import fusetune
-from fusetune.core.config import BASELINE, Config
-from fusetune.core.problem import make_problem
 from fusetune.errors import MissingConfigError
+from fusetune.ops.gemm_scale.config import BASELINE, Config
 from fusetune.ops.gemm_scale.linear_scale import SPEC
+from fusetune.ops.gemm_scale.problem import make_problem
 from fusetune.ops.refusals import is_refusal
 from fusetune.runtime import bound, configs, dispatch
 from fusetune.runtime.bound import BoundPlans
@@ -83,7 +83,7 @@ def gpu(tmp_path, monkeypatch):
 
 
 def _tune(*entries: tuple[int, Config]) -> None:
-    here = Environment(triton=version("triton"), kernel_hash=SPEC.source_hash("tiled"))
+    here = Environment(triton=version("triton"), kernel_hash=SPEC.source_hash(BASELINE))
     made = tuple(
         measured(make_problem(M, PROBLEM.N, PROBLEM.K, "float32"), config, environment=here) for M, config in entries
     )

@@ -11,8 +11,9 @@ import torch
 
 import fusetune
 from fusetune.cli.main import cli
-from fusetune.core.problem import make_problem
 from fusetune.errors import FusetuneError, NoUsableGpuError, UsageError
+from fusetune.ops.gemm_scale.config import BASELINE
+from fusetune.ops.gemm_scale.problem import make_problem
 from fusetune.runtime import bound, configs, warmup
 from fusetune.runtime.plans import MOST_PLANS, Plan, Plans
 
@@ -70,7 +71,7 @@ def test_the_command_says_what_it_lacks(arguments, error, told):
 
 def _plan(M):
     problem = make_problem(M, 4, 4, "float32")
-    return Plan(fusetune.core.config.BASELINE, problem, None, (), 0, generation=bound.PLANS.generation)
+    return Plan(BASELINE, problem, None, (), 0, generation=bound.PLANS.generation)
 
 
 def test_plans_are_bounded_and_forgotten_when_other_configs_are_loaded():
@@ -96,8 +97,9 @@ _FORK = """
 import os, threading
 import torch, fusetune
 from fusetune.runtime import bound, configs
-from fusetune.core.config import BASELINE
-from fusetune.core.problem import make_problem
+from fusetune.ops.gemm_scale.config import BASELINE
+from fusetune.ops.gemm_scale.config import BASELINE
+from fusetune.ops.gemm_scale.problem import make_problem
 from fusetune.runtime.plans import Plan
 
 fusetune.fused_gemm_scale(torch.randn(5, 7), torch.randn(4, 7), torch.randn(4), torch.randn(4))

@@ -30,10 +30,10 @@ from store_examples import (
     times_us,
 )
 
-from fusetune.core.config import BASELINE, Config
 from fusetune.core.decision import Gain, KeepRule
 from fusetune.core.resources import Resources
 from fusetune.errors import JournalError
+from fusetune.ops.gemm_scale.config import BASELINE, Config
 from fusetune.store import journal
 from fusetune.store.journal import (
     JOURNAL_VERSION,
@@ -162,7 +162,7 @@ def test_any_records_are_read_as_they_were_written(
 ) -> None:
     # A journal names a candidate before anything else is said of it.
     numbers_used = {number for record in written for number in journal.candidates_of(record)}
-    written = [*(Candidate(number, BASELINE, "compiled") for number in sorted(numbers_used)), *written]
+    written = [START, *(Candidate(number, BASELINE, "compiled") for number in sorted(numbers_used)), *written]
     path = write(tmp_path_factory.mktemp("any") / "run.jsonl", *written)
     assert list(read_journal(path)) == written
     assert path.read_bytes().count(b"\n") == len(written)
@@ -172,7 +172,7 @@ def test_an_unbounded_interval_and_a_nan_error_survive_the_journal(tmp_path: Pat
     unbounded = Comparison("confirm", 0, 1, msgspec.structs.replace(GAIN, low=-math.inf, high=math.inf), "inconclusive")
     nan = Candidate(1, BASELINE, "failed", "wrong result", error=math.nan)
     right = Candidate(0, BASELINE, "checked")
-    _, candidate, comparison = read_journal(write(tmp_path / "run.jsonl", right, nan, unbounded))
+    _, _, candidate, comparison = read_journal(write(tmp_path / "run.jsonl", START, right, nan, unbounded))
     assert comparison == unbounded
     assert isinstance(candidate, Candidate)
     assert candidate.error is not None

@@ -20,8 +20,9 @@ from store_examples import (
     problem,
 )
 
-from fusetune.core.config import BASELINE, Config
-from fusetune.core.problem import Problem
+from fusetune.core.config import Config as AnyConfig
+from fusetune.ops.gemm_scale.config import BASELINE, Config
+from fusetune.ops.gemm_scale.problem import Problem
 from fusetune.store.lookup import Lookup, lookup, target_differences
 from fusetune.store.schema import ConfigFile, Entry, Environment, Library
 
@@ -33,7 +34,9 @@ def find(
     *files: ConfigFile, at: Problem | None = None, environment: Environment = ENVIRONMENT, predicted_too: bool = False
 ) -> Lookup:
     named = list(zip((FIRST, SECOND), files, strict=False))
-    return lookup(named, "gemm_scale", at or problem(), RTX4090, environment, allow_predicted=predicted_too)
+    return lookup(
+        named, "gemm_scale", at or problem(), RTX4090, environment, allow_predicted=predicted_too, baseline=BASELINE
+    )
 
 
 def at_m(M: int, config: Config = WIDE) -> Entry:
@@ -47,13 +50,13 @@ def test_an_entry_for_the_very_problem_is_used() -> None:
 
 def test_the_nearest_m_of_the_same_bucket_is_used_when_the_problem_itself_is_not_there() -> None:
     near = at_m(100, NARROW)
-    assert find(config_file(at_m(70), near, at_m(129)), at=problem(120)) == Lookup(NARROW, "nearest_m", FIRST, near)
+    assert find(config_file(at_m(70), near, at_m(129)), at=problem(120)) == Lookup(NARROW, "nearest", FIRST, near)
 
 
 @pytest.mark.parametrize(("M", "wanted", "same"), [(65, 128, True), (128, 65, True), (64, 65, False), (1, 2, False)])
 def test_a_bucket_ends_at_a_power_of_two_and_starts_above_the_one_before(M: int, wanted: int, same: bool) -> None:
     found = find(config_file(at_m(M)), at=problem(wanted))
-    assert found.rung == ("nearest_m" if same else "baseline")
+    assert found.rung == ("nearest" if same else "baseline")
 
 
 def test_of_two_equally_near_sizes_the_larger_one_is_used() -> None:
@@ -91,7 +94,7 @@ def test_the_earlier_file_wins_on_the_same_rung() -> None:
     found = find(config_file(at_m(128, NARROW)), config_file(at_m(128)))
     assert (found.config, found.file, found.rung) == (NARROW, FIRST, "exact")
     found = find(config_file(at_m(70, NARROW)), config_file(at_m(127)))
-    assert (found.config, found.file, found.rung) == (NARROW, FIRST, "nearest_m")
+    assert (found.config, found.file, found.rung) == (NARROW, FIRST, "nearest")
 
 
 def test_an_exact_entry_of_a_later_file_beats_a_near_one_of_an_earlier_file() -> None:
@@ -140,7 +143,7 @@ def test_predicted_entries_are_used_on_request_only() -> None:
 def test_the_next_best_entry_is_used_when_the_best_may_not_be() -> None:
     file = config_file(predicted(problem(128)), at_m(100, NARROW))
     found = find(file)
-    assert (found.config, found.rung, len(found.skipped)) == (NARROW, "nearest_m", 1)
+    assert (found.config, found.rung, len(found.skipped)) == (NARROW, "nearest", 1)
 
 
 def test_entries_that_would_not_have_come_first_are_not_listed_as_skipped() -> None:
@@ -174,7 +177,7 @@ def test_an_explanation_tells_rung_file_evidence_differences_and_what_was_passed
     file = config_file(predicted(problem(128)), at_m(100))
     found = find(file, environment=msgspec.structs.replace(ENVIRONMENT, triton="3.6.0"))
     assert found.explain().splitlines() == [
-        "64x16x128 w4 s3: the entry for M=100, the nearest M in the same power-of-two bucket",
+        "64x16x128 w4 s3: the entry for M=100, the nearest in the same power-of-two bucket",
         "  file: first.yaml",
         "  measured, keep: the gain over BASELINE and over the fastest 4-warp / 2-stage config is confirmed",
         "  gain over BASELINE: +59.8 %, [+59.6, +60.1] %, run 20261123T101500-3f9a",
@@ -210,9 +213,15 @@ def test_an_entry_is_held_to_the_source_of_its_own_variant_where_variants_have_o
     """Another variant's kernels, or all of them, may have changed since."""
     entry = measured()
     elsewhere = msgspec.structs.replace(ENVIRONMENT, kernel_hash="e" * 16)
-    hashes = {entry.config.variant: now, "deferred": "d" * 16}
+    hashes: dict[AnyConfig, str] = {entry.config: now, Config(variant="deferred"): "d" * 16}
     found = lookup(
-        [(FIRST, config_file(entry))], "gemm_scale", entry.problem, RTX4090, elsewhere, source_hash=hashes.__getitem__
+        [(FIRST, config_file(entry))],
+        "gemm_scale",
+        entry.problem,
+        RTX4090,
+        elsewhere,
+        baseline=BASELINE,
+        source_hash=hashes.__getitem__,
     )
     assert found.rung == ("exact" if used else "baseline")
     if not used:

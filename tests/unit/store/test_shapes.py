@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from fusetune.core.problem import make_problem
 from fusetune.errors import UsageError
-from fusetune.store.shapes import MOST_TOLD, read_shapes
+from fusetune.ops.gemm_scale.problem import make_problem
+from fusetune.ops.types import types_of
+from fusetune.store import shapes
+from fusetune.store.shapes import MOST_TOLD, Shape
 
 DEFAULTS = {"op": "gemm_scale", "dtype": "float32", "precision": None, "mode": None}
+
+
+def read_shapes(path: Path, given: Mapping[str, Any]) -> tuple[Shape, ...]:
+    """As the command reads them, by the types of the ops alone."""
+    defaults = {name: value for name, value in given.items() if name != "op"}
+    return shapes.read_shapes(path, given["op"], defaults, lambda op, values: types_of(op).make(values))
 
 
 def written(folder: Path, text: str, name: str) -> Path:
@@ -45,9 +55,9 @@ def written(folder: Path, text: str, name: str) -> Path:
     ],
 )
 def test_yaml_csv_and_json_hold_the_same_rows(tmp_path: Path, name: str, text: str) -> None:
-    shapes = read_shapes(written(tmp_path, text, name), DEFAULTS)
-    assert [shape.op for shape in shapes] == ["gemm_scale", "gemm_scale_bn"]
-    assert [shape.problem for shape in shapes] == [
+    found = read_shapes(written(tmp_path, text, name), DEFAULTS)
+    assert [shape.op for shape in found] == ["gemm_scale", "gemm_scale_bn"]
+    assert [shape.problem for shape in found] == [
         make_problem(128, 512, 1024, "float32"),
         make_problem(16, 64, 64, "float16", mode="eval"),
     ]
@@ -88,7 +98,7 @@ def test_every_bad_row_is_told_with_its_line_and_none_is_dropped(tmp_path: Path)
         ("s.yaml", "", "holds no problems"),
         ("s.yaml", "M: 3", "expected a list"),
         ("s.yaml", "- {M: 1, N: [", "s.yaml, line [12]"),
-        ("s.csv", "A,B\n1,2\n", "header has to name M, N and K"),
+        ("s.csv", "A,B\n1,2\n", "line 2: M, K, N are missing"),
         ("s.csv", "M,N,K\n1,2,3,4\n", "4 cells under 3 headings"),
     ],
 )

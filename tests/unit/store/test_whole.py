@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from fusetune.core.config import Config
 from fusetune.core.environment import TargetIdentity
 from fusetune.errors import ConfigFileError, UsageError
 from fusetune.gate.outputs import write_outputs
+from fusetune.ops.gemm_scale.config import Config
 from fusetune.report import files
 from fusetune.store.whole import write_whole
 from fusetune.store.yaml_files import write_entry

@@ -28,8 +28,8 @@ from store_examples import (
     problem,
 )
 
-from fusetune.core.config import BASELINE, Config
 from fusetune.errors import EXIT_USAGE, ConfigFileError, NewerSchemaError
+from fusetune.ops.gemm_scale.config import BASELINE, Config
 from fusetune.store import yaml_files
 from fusetune.store.migrations import migrate
 from fusetune.store.schema import Entry

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from fusetune.core.config import BASELINE, Config
 from fusetune.core.decision import KeepRule
 from fusetune.core.progress import SilentProgress
 from fusetune.core.target import find_target
 from fusetune.measure.fake import FakeMeasurer
 from fusetune.measure.protocol import BlockTimes, Failure
+from fusetune.ops.gemm_scale.config import BASELINE, Config
 from fusetune.store.journal import JournalWriter
 from fusetune.tune.confirm import Bench, Final, confirm
 from fusetune.tune.log import RunLog
@@ -53,7 +53,7 @@ def final_of(
     used = dict.fromkeys(times_us, (0.25,))
     raced = RaceResult(finalists=finalists, conservative=screened, standings=())
     with JournalWriter(tmp_path / "run.jsonl") as journal:
-        log = RunLog(journal, "run", SilentProgress())
+        log = RunLog(journal, "run", SilentProgress(), BASELINE)
         return confirm(Bench(measurer, KeepRule(), 0, log), raced, used)
 
 

@@ -6,17 +6,17 @@ from typing import Any
 import msgspec
 import pytest
 
-from fusetune.core.config import BASELINE, Config
 from fusetune.core.decision import KeepRule, gain
-from fusetune.core.problem import make_problem
 from fusetune.core.progress import SilentProgress
 from fusetune.core.resources import Resources
 from fusetune.core.space import Rejection
 from fusetune.core.target import find_target
 from fusetune.errors import CompileError, ConfigFileError, UnsupportedProblemError, UsageError
 from fusetune.measure.fake import FakeMeasurer
+from fusetune.ops.gemm_scale.config import BASELINE, Config
 from fusetune.ops.gemm_scale.estimate import estimate
 from fusetune.ops.gemm_scale.linear_scale import SPEC, GemmScale
+from fusetune.ops.gemm_scale.problem import make_problem
 from fusetune.ops.gemm_scale.space import candidates, reject_reason
 from fusetune.store.journal import Block, Candidate, Note, PhaseTime, RunEnd, RunStart, Sample, read_journal
 from fusetune.store.paths import config_path
@@ -49,8 +49,7 @@ def model(monkeypatch: pytest.MonkeyPatch) -> dict[Config, float]:
         known = estimate(config, problem, target, resources)
         return msgspec.structs.replace(known, time_us=table.get(config, 50.0))
 
-    for place in ("predict", "plan"):
-        monkeypatch.setattr(f"fusetune.tune.{place}.estimate", look_up)
+    monkeypatch.setattr("fusetune.ops.gemm_scale.linear_scale.estimate", look_up)
     return table
 
 
@@ -83,7 +82,7 @@ def test_a_prediction_says_that_it_is_one(tmp_path: Path) -> None:
     assert (entry.gain, entry.gain_over_conservative, entry.time_us) == (None, None, None)
     assert (entry.environment.driver, entry.environment.torch) == (None, None)
     assert entry.environment.ptxas == PTXAS
-    assert entry.environment.kernel_hash == SPEC.source_hash(entry.config.variant)
+    assert entry.environment.kernel_hash == SPEC.source_hash(entry.config)
     assert result.file == config_path(tmp_path / "configs", "NVIDIA GeForce RTX 4090", "gemm_scale")
     file = read_config_file(result.file)
     assert file.entries == (entry,)

@@ -8,14 +8,15 @@ from typing import Any, ClassVar
 import msgspec
 import pytest
 
-from fusetune.core.config import BASELINE, Config
 from fusetune.core.environment import Environment, TargetIdentity
-from fusetune.core.problem import make_problem
 from fusetune.core.progress import SilentProgress
 from fusetune.core.target import Target, find_target
 from fusetune.measure.fake import FakeMeasurer
+from fusetune.ops.gemm_scale import linear_scale
+from fusetune.ops.gemm_scale.config import BASELINE, Config
 from fusetune.ops.gemm_scale.estimate import estimate
 from fusetune.ops.gemm_scale.linear_scale import SPEC
+from fusetune.ops.gemm_scale.problem import make_problem
 from fusetune.ops.gemm_scale.space import candidates
 from fusetune.report.run_summary import summarize_run
 from fusetune.store.journal import Candidate, RunStart, read_journal
@@ -106,13 +107,13 @@ def test_at_most_a_third_of_what_can_run_is_compiled(tmp_path: Path, sizes: tupl
 def test_a_four_warp_two_stage_candidate_is_held_against_the_best_of_its_own_kind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = plan.estimate
+    real = linear_scale.estimate
 
     def slower(config: Config, *rest: Any) -> Any:
         found = real(config, *rest)
         return msgspec.structs.replace(found, time_us=found.time_us * (100 if config.is_conservative else 1))
 
-    monkeypatch.setattr(plan, "estimate", slower)
+    monkeypatch.setattr(linear_scale, "estimate", slower)
     made = planned(tmp_path)
     safe = min(predicted(config) for config in made.configs if config.is_conservative)
     kept = {config for config in made.configs if config.is_conservative} - {BASELINE}
@@ -124,13 +125,13 @@ def test_a_four_warp_two_stage_candidate_is_held_against_the_best_of_its_own_kin
 
 
 def test_baseline_is_never_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = plan.estimate
+    real = linear_scale.estimate
 
     def hopeless(config: Config, *rest: Any) -> Any:
         found = real(config, *rest)
         return msgspec.structs.replace(found, time_us=1e9 if config == BASELINE else found.time_us)
 
-    monkeypatch.setattr(plan, "estimate", hopeless)
+    monkeypatch.setattr(linear_scale, "estimate", hopeless)
     made = planned(tmp_path)
     assert made.configs[0] == BASELINE
     assert BASELINE not in made.skipped

@@ -8,22 +8,48 @@ from typing import Any
 
 import pytest
 
-from fusetune.core.config import BASELINE, Config
-from fusetune.core.problem import make_problem
+from fusetune.core.decision import KeepRule
+from fusetune.core.environment import Environment, TargetIdentity
 from fusetune.core.progress import SilentProgress
 from fusetune.core.target import find_target
 from fusetune.errors import MeasurementError
 from fusetune.measure.fake import TrueTime
 from fusetune.measure.protocol import Failure
+from fusetune.ops.gemm_scale.config import BASELINE, Config
 from fusetune.ops.gemm_scale.linear_scale import SPEC
+from fusetune.ops.gemm_scale.problem import make_problem
 from fusetune.ops.gemm_scale.space import candidates, reject_reason
-from fusetune.store.journal import Candidate, JournalWriter, Note, PhaseTime, Record, Sample, read_journal
+from fusetune.store.journal import (
+    JOURNAL_VERSION,
+    Candidate,
+    JournalWriter,
+    Note,
+    PhaseTime,
+    Record,
+    RunStart,
+    Sample,
+    read_journal,
+)
 from fusetune.tune.log import RunLog
 from fusetune.tune.race import BASELINE_EVERY, BASELINE_TRIES, FINALISTS, ROUNDS, FirstRound, RaceResult, race
 from tests.support.fake_compiler import BreakingMeasurer
 
 RTX4090 = find_target("rtx4090")
 PROBLEM = make_problem(128, 512, 1024, "float32")
+START = RunStart(
+    journal=JOURNAL_VERSION,
+    run="run",
+    started="2026-11-23T10:15:00Z",
+    fusetune="0.1.0",
+    op=SPEC.name,
+    problem=PROBLEM,
+    target=TargetIdentity(RTX4090.name, RTX4090.capability, RTX4090.sms),
+    evidence="measured",
+    environment=Environment(triton="3.7.1", kernel_hash="0" * 16),
+    space="standard",
+    seed=0,
+    rule=KeepRule(),
+)
 FIELD = [config for config in candidates(SPEC.space, "standard") if reject_reason(config, PROBLEM, RTX4090) is None]
 CRASH = Failure("crash", "the worker died", fatal=True)
 
@@ -36,7 +62,8 @@ class Raced:
         self.records: list[Record] = [
             record
             for record in read_journal(log.journal.path)
-            if not (isinstance(record, Candidate) and record.status == "compiled")  # what named them, before the race
+            if not isinstance(record, RunStart)
+            and not (isinstance(record, Candidate) and record.status == "compiled")  # what named them, before the race
         ]
         self._id_of = log.id_of
 
@@ -66,7 +93,8 @@ def start(tmp_path: Path) -> Callable[..., Raced]:
         rough_us = {config: true_us(config) + 30 for config in (FIELD if field is None else field)}
         rough_us.update(rough or {})
         with JournalWriter(tmp_path / f"{runs}.jsonl") as writer:
-            log = RunLog(writer, "run", SilentProgress())
+            writer.write(START)
+            log = RunLog(writer, "run", SilentProgress(), BASELINE)
             for config in FIELD:
                 log.candidate(config, "compiled")  # as a run names them before it times any
             first = FirstRound(measurer, list(rough_us), log)

@@ -8,9 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from fusetune.core.config import BASELINE, Config
 from fusetune.core.decision import KeepRule
-from fusetune.core.problem import make_problem
 from fusetune.core.progress import SilentProgress
 from fusetune.core.resources import Resources
 from fusetune.core.space import Rejection
@@ -19,7 +17,9 @@ from fusetune.errors import UsageError
 from fusetune.measure.fake import FakeMeasurer
 from fusetune.measure.protocol import BlockTimes, Checked, Failure
 from fusetune.ops.gemm_scale.batch_norm import SPEC as WITH_BN
+from fusetune.ops.gemm_scale.config import BASELINE, Config
 from fusetune.ops.gemm_scale.linear_scale import SPEC
+from fusetune.ops.gemm_scale.problem import make_problem
 from fusetune.report.run_summary import summarize_run
 from fusetune.store.journal import Block, Candidate, Comparison, Note, RunEnd, RunStart, read_journal
 from fusetune.store.yaml_files import read_config_file

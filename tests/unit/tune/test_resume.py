@@ -12,13 +12,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from fusetune.core.config import BASELINE, Config
 from fusetune.core.decision import KeepRule
-from fusetune.core.problem import make_problem
 from fusetune.core.progress import SilentProgress
 from fusetune.errors import MeasurementError, NoisyMachineError
 from fusetune.measure.fake import FakeMeasurer
 from fusetune.measure.protocol import BlockTimes, Checked, Failure, GpuFacts
+from fusetune.ops.gemm_scale.config import BASELINE, Config
+from fusetune.ops.gemm_scale.problem import make_problem
 from fusetune.store.journal import Block, Candidate, Comparison, Record, RunEnd, RunStart, Sample, read_journal
 from fusetune.store.yaml_files import read_config_file
 from fusetune.tune import ledger

@@ -13,9 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from fusetune.core.config import BASELINE, Config
 from fusetune.core.decision import Gain, KeepRule, summarize
-from fusetune.core.problem import make_problem
 from fusetune.core.progress import Progress, SilentProgress
 from fusetune.core.resources import Resources
 from fusetune.core.space import Rejection
@@ -31,7 +29,9 @@ from fusetune.errors import (
 )
 from fusetune.measure.fake import FakeMeasurer, TrueTime
 from fusetune.measure.protocol import BlockTimes, Checked, Failure, GpuFacts, SamplingFacts
+from fusetune.ops.gemm_scale.config import BASELINE, Config
 from fusetune.ops.gemm_scale.linear_scale import SPEC
+from fusetune.ops.gemm_scale.problem import make_problem
 from fusetune.store.journal import (
     Block,
     Candidate,
@@ -555,7 +555,7 @@ def test_the_journal_tells_the_run_in_order_and_ends_with_the_entry(tmp_path: Pa
     assert isinstance(begin, RunStart)
     assert (begin.run, begin.evidence, begin.space, begin.problem) == (result.run, "measured", "full", PROBLEM)
     # The journal is of all kernels, the entry of those of its config.
-    of_entry = SPEC.source_hash(result.entry.config.variant)
+    of_entry = SPEC.source_hash(result.entry.config)
     assert msgspec.structs.replace(begin.environment, kernel_hash=of_entry) == result.entry.environment
     assert isinstance(end, RunEnd)
     assert (end.entry, end.file, end.message) == (result.entry, str(result.file), "keep")

@@ -8,13 +8,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from fusetune.core.config import BASELINE, Config
 from fusetune.core.progress import SilentProgress
 from fusetune.core.resources import Resources
 from fusetune.core.space import Rejection
 from fusetune.core.trouble import Trouble
 from fusetune.errors import FusetuneError, MachineError, NothingTunedError, UsageError
 from fusetune.measure.protocol import Failure
+from fusetune.ops.gemm_scale.config import BASELINE, Config
 from fusetune.store.journal import Candidate, Note, RunEnd, read_journal
 from fusetune.tune.predict import predict
 from fusetune.tune.request import SweepRequest, SweepResult

@@ -13,7 +13,6 @@ import msgspec
 import numpy
 import pytest
 
-from fusetune.core.config import BASELINE, Config
 from fusetune.core.decision import Gain, KeepRule, Outcome
 from fusetune.core.progress import SilentProgress
 from fusetune.core.stats import Interval, median_interval
@@ -21,6 +20,7 @@ from fusetune.errors import NoisyMachineError
 from fusetune.measure.fake import FakeMeasurer
 from fusetune.measure.paired import PairResult, compare
 from fusetune.measure.protocol import BlockTimes, Failure
+from fusetune.ops.gemm_scale.config import BASELINE, Config
 from fusetune.store.journal import Block, Comparison, RunEnd, read_journal
 from fusetune.tune.request import SweepResult
 from fusetune.tune.sweep import sweep

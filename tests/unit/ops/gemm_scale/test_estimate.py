@@ -5,12 +5,12 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from fusetune.core.config import Config
-from fusetune.core.problem import DTYPES, PRECISIONS, Dtype, Mode, Problem, make_problem
 from fusetune.core.resources import Resources
 from fusetune.core.target import Target, find_target, known_targets
 from fusetune.errors import UsageError
+from fusetune.ops.gemm_scale.config import Config
 from fusetune.ops.gemm_scale.estimate import copied_bytes, estimate, estimate_work, guessed_resources
+from fusetune.ops.gemm_scale.problem import DTYPES, PRECISIONS, Dtype, Mode, Problem, make_problem
 from fusetune.ops.gemm_scale.space import GEMM_SPACE, is_pipelined
 from fusetune.ops.gemm_scale.traffic import Work
 

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from fusetune.core.config import BASELINE, Config
-from fusetune.core.problem import MODES, make_problem
 from fusetune.core.target import known_targets
 from fusetune.errors import UnsupportedProblemError
 from fusetune.ops.gemm_scale.batch_norm import SPEC as BATCH_NORM
+from fusetune.ops.gemm_scale.config import BASELINE, Config
 from fusetune.ops.gemm_scale.launchable import VARIANTS, incapable, unlaunchable
 from fusetune.ops.gemm_scale.linear_scale import SPEC as PLAIN
+from fusetune.ops.gemm_scale.problem import MODES, make_problem
 from fusetune.ops.gemm_scale.space import candidates, reject_reason
-from fusetune.ops.spec import abstract_tensors, why_unlaunchable
+from fusetune.ops.spec import KernelSpec, abstract_tensors
 from fusetune.runtime.believed import read_believed_file
 from fusetune.store.paths import config_files
 
@@ -40,7 +40,7 @@ def test_what_the_kernels_refuse_is_what_is_told_beforehand(mode, dtype):
         else:
             with pytest.raises(UnsupportedProblemError, match=re.escape(why)):
                 spec.launches(problem, config, tensors)
-        assert why is None or why_unlaunchable(spec, problem, config) == why
+        assert why is None or spec.unlaunchable(problem, config) == why
 
 
 @pytest.mark.parametrize("path", config_files(SHIPPED), ids=lambda path: f"{path.parent.name}/{path.stem}")
@@ -53,7 +53,7 @@ def test_nothing_that_a_sweep_would_try_is_refused(problem):
     spec = PLAIN if problem.mode is None else BATCH_NORM
     for target in known_targets():
         tried = [one for one in candidates(spec.space, "full") if reject_reason(one, problem, target) is None]
-        assert [one for one in tried if why_unlaunchable(spec, problem, one)] == []
+        assert [one for one in tried if spec.unlaunchable(problem, one)] == []
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,4 @@ def test_baseline_is_never_refused():
 
 
 def test_an_op_that_does_not_tell_is_believed():
-    class Other:
-        pass
-
-    assert why_unlaunchable(Other(), _problem(), Config("mine")) is None
+    assert KernelSpec().unlaunchable(_problem(), Config("mine")) is None

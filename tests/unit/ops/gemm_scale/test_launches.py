@@ -9,16 +9,16 @@ from typing import Any
 import pytest
 import torch
 
-from fusetune.core.config import BASELINE, Config
-from fusetune.core.problem import DTYPES, Problem, make_problem
 from fusetune.core.target import Target, find_target
 from fusetune.errors import UnsupportedProblemError
 from fusetune.ops.device import Gpu, gpu_of
 from fusetune.ops.gemm_scale.batch_norm import SPEC as WITH_BN
+from fusetune.ops.gemm_scale.config import BASELINE, Config
 from fusetune.ops.gemm_scale.endings import finish_split, moments_of_rows, normalize_columns
 from fusetune.ops.gemm_scale.launches import gemm_launches
 from fusetune.ops.gemm_scale.linear_scale import SPEC as PLAIN
 from fusetune.ops.gemm_scale.owner import normalize_owned_columns
+from fusetune.ops.gemm_scale.problem import DTYPES, Problem, make_problem
 from fusetune.ops.gemm_scale.space import OWNED_ROWS
 from fusetune.ops.gemm_scale.tiles import joined_products, persistent_products, tiled_products
 from fusetune.ops.spec import (

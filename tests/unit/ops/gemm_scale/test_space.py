@@ -6,17 +6,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusetune.core.config import BASELINE, Config
-from fusetune.core.problem import DTYPES, PRECISIONS, Mode, Problem, make_problem
-from fusetune.core.space import SPACE_NAMES, Rejection, Space, SpaceName
+from fusetune.core.space import SPACE_NAMES, Rejection, SpaceName
 from fusetune.core.target import Target, find_target, known_targets
 from fusetune.errors import UsageError
+from fusetune.ops.gemm_scale.config import BASELINE, Config
 from fusetune.ops.gemm_scale.persistent import ctas_per_sm, parts_of, persistent_shared_bytes
+from fusetune.ops.gemm_scale.problem import DTYPES, PRECISIONS, Mode, Problem, make_problem
 from fusetune.ops.gemm_scale.space import (
     GEMM_SPACE,
     PERSISTENT_SPACE,
     SEED_SPACE,
     SMALL_PERSISTENT_SPACE,
+    Space,
     candidates,
     holds_columns,
     pipelined_shared_bytes,

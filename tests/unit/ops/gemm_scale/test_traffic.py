@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusetune.core.config import Config
 from fusetune.core.target import find_target
+from fusetune.ops.gemm_scale.config import Config
 from fusetune.ops.gemm_scale.machine import machine_of
 from fusetune.ops.gemm_scale.traffic import NEIGHBOURS, Work, distinct_share, traffic
 

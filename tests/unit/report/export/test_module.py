@@ -14,14 +14,14 @@ from typing import Any
 import pytest
 import torch
 
-from fusetune.core.config import BASELINE, Config
 from fusetune.core.environment import Environment, TargetIdentity
-from fusetune.core.problem import make_problem
 from fusetune.core.target import find_target
 from fusetune.errors import UsageError
 from fusetune.ops.gemm_scale.batch_norm import SPEC as BATCH_NORM
+from fusetune.ops.gemm_scale.config import BASELINE, Config
 from fusetune.ops.gemm_scale.launches import gemm_launches
 from fusetune.ops.gemm_scale.linear_scale import SPEC
+from fusetune.ops.gemm_scale.problem import make_problem
 from fusetune.ops.gemm_scale.space import holds_columns
 from fusetune.ops.spec import load_spec
 from fusetune.report.export.module import export_module

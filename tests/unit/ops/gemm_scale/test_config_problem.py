@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusetune.core.config import BASELINE, Config
-from fusetune.core.problem import DTYPES, PRECISIONS, Problem, make_problem
 from fusetune.errors import EXIT_USAGE, UnsupportedProblemError
+from fusetune.ops.gemm_scale.config import BASELINE, Config
+from fusetune.ops.gemm_scale.problem import DTYPES, PRECISIONS, Problem, make_problem
 from fusetune.ops.gemm_scale.space import GEMM_SPACE
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Final
 
-from fusetune.core.config import LIBRARY, WALKING, Config
-from fusetune.core.launchable import MOST_ACCUMULATORS
 from fusetune.core.near import did_you_mean
-from fusetune.core.problem import Problem
-from fusetune.core.space import Space
 from fusetune.core.target import Target
 from fusetune.errors import FusetuneError, UnsupportedProblemError
+from fusetune.ops.gemm_scale.config import LIBRARY, WALKING, Config
+from fusetune.ops.gemm_scale.launchable import MOST_ACCUMULATORS
+from fusetune.ops.gemm_scale.problem import Problem
+from fusetune.ops.gemm_scale.space import Space
 from fusetune.ops.spec import KernelSpec, abstract_tensors
 
 _OURS: Final = ("tiled", "split_k", *WALKING, LIBRARY, f"{LIBRARY}_folded")

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusetune.core.config import BASELINE, Config
-from fusetune.core.config_text import parse_config
 from fusetune.errors import UsageError
+from fusetune.ops.gemm_scale.config import BASELINE, Config
+from fusetune.ops.gemm_scale.config_text import parse_config
 from fusetune.ops.gemm_scale.space import GEMM_SPACE
 
 

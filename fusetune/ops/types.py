@@ -1,0 +1,65 @@
+"""The types that an op's problems and configs have, in files, journals and look-ups: known without its kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Any, Final, NamedTuple
+
+from fusetune.core.config import Config, NamedConfig
+from fusetune.core.problem import NamedProblem, Problem
+from fusetune.errors import UnsupportedProblemError
+
+
+def named_problem(values: Mapping[str, Any]) -> Problem:
+    """A problem of any named values. Raises UnsupportedProblemError for what is none."""
+    try:
+        return NamedProblem(**values)
+    except (TypeError, ValueError) as error:
+        raise UnsupportedProblemError(str(error)) from error
+
+
+class OpTypes(NamedTuple):
+    """An op's Problem and Config, and what takes no more than these to say.
+
+    `make` makes a problem of named values as people give them; it raises UnsupportedProblemError. `baseline` is the
+    BASELINE of a problem, and `unfit` why an op of these types cannot launch a config for a problem, with None for what
+    it can; both are None where only the spec can say.
+    """
+
+    problem: type[Problem] = NamedProblem
+    config: type[Config] = NamedConfig
+    make: Callable[[Mapping[str, Any]], Problem] = named_problem
+    baseline: Callable[[Problem], Config] | None = None
+    unfit: Callable[[str, Any, Any], str | None] | None = None
+
+
+NAMED: Final = OpTypes()
+"""What an op has that brings no types of its own."""
+
+_BUILT_IN: Final = dict.fromkeys(("gemm_scale", "gemm_scale_bn"), "fusetune.ops.gemm_scale.types:TYPES")
+_known: dict[str, OpTypes] = {}
+
+
+def types_of(op: str) -> OpTypes:
+    """The types of an op by the name that it has in a file: a built-in one's, or those that `register` was told.
+
+    Loads no kernels, and nothing that a file names: an op that is not known has NAMED.
+    """
+    if op in _BUILT_IN:
+        module, _, attribute = _BUILT_IN[op].partition(":")
+        types: OpTypes = getattr(import_module(module), attribute)
+        return types
+    return _known.get(op, NAMED)
+
+
+def baseline_of(op: str, problem: Problem, recorded: Config | None = None) -> Config | None:
+    """BASELINE of a problem, as it was recorded or as the op's types say; None where neither does."""
+    of_types = types_of(op).baseline
+    return recorded or (of_types(problem) if of_types else None)
+
+
+def register(op: str, types: OpTypes) -> None:
+    """Have `types_of` know the types of an op that has been loaded."""
+    if op not in _BUILT_IN:
+        _known[op] = types

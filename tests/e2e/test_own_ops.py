@@ -1,0 +1,73 @@
+"""Ops of a user's own, from files that name four members: swept, reported, gated and compared as ours are."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+pytestmark = pytest.mark.e2e
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+ADD = f"{EXAMPLES / 'vector_add.py'}:SPEC"
+SIZES = {
+    "vector_add": ("n=1048576",),
+    "row_softmax": ("rows=512", "columns=1000"),
+    "rms_norm": ("rows=512", "columns=1024"),
+    "matmul_leaky_relu": ("m=256", "n=256", "k=128"),
+}
+
+
+def fusetune(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "fusetune", *arguments]
+    environment = {**os.environ, "FUSETUNE_CONFIGS": str(folder / "configs")}
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, env=environment)
+
+
+def sized(name: str) -> list[str]:
+    return [word for size in SIZES[name] for word in ("--size", size)]
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_an_op_of_a_file_goes_the_whole_way_without_a_gpu(name: str, tmp_path: Path) -> None:
+    op = f"{EXAMPLES / f'{name}.py'}:SPEC"
+    swept = fusetune(tmp_path, "sweep", "--op", op, *sized(name), "--target", "rtx4090")
+    assert swept.returncode == 0, swept.stderr
+    assert f"{name} has no cost model" in swept.stdout + swept.stderr
+    file = tmp_path / "configs" / "nvidia-geforce-rtx-4090" / f"{name}.yaml"
+    (entry,) = yaml.safe_load(file.read_text())["entries"]
+    assert entry["problem"] == {key: int(value) for key, value in (size.split("=") for size in SIZES[name])}
+    assert (entry["evidence"], entry["verdict"]) == ("predicted", "unverified")
+    assert entry["config"]["num_warps"] == 4, "BASELINE, since nothing was timed and no model says that another gains"
+    reported = fusetune(tmp_path, "report", "--format", "json")
+    assert reported.returncode == 0, reported.stderr
+    (row,) = (row for row in json.loads(reported.stdout)["rows"] if row["op"] == name)
+    assert (row["config"], row["problem"]) == (entry["config"], entry["problem"])
+    page = fusetune(tmp_path, "report", "--html", "page.html")
+    assert page.returncode == 0, page.stderr
+    compared = fusetune(tmp_path, "compare", str(file), str(file))
+    assert compared.returncode == 0, compared.stderr
+    inspected = fusetune(tmp_path, "inspect", "--op", op, *sized(name), "--json")
+    assert inspected.returncode == 0, inspected.stderr
+    assert json.loads(inspected.stdout)["estimate"] is None
+
+
+def test_a_file_that_is_not_there_and_a_size_that_is_none_are_one_line(tmp_path: Path) -> None:
+    for arguments, told in (
+        (("--op", "nowhere.py:SPEC", "--size", "n=1"), "there is no file nowhere.py"),
+        (("--op", ADD, "--size", "n"), "--size 'n': write NAME=VALUE"),
+        (
+            ("--op", ADD, "--size", "m=4"),
+            "op vector_add: its operands() fails: AttributeError",
+        ),
+    ):
+        done = fusetune(tmp_path, "sweep", *arguments)
+        assert done.returncode == 2, done.stderr
+        assert told in done.stderr
+        assert "Traceback" not in done.stderr
+        assert not (tmp_path / "configs").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,12 @@ from hypothesis import settings
 # A machine that does something else too is no fault of what is tested.
 settings.register_profile("fusetune", deadline=None)
 settings.load_profile("fusetune")
+
+# Under nohup, or behind a script's `&`, signals are ignored, and so by every child; a handler is not handed down. The
+# tests of what a signal does need it to arrive, and the run itself still survives it.
+for _number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    if signal.getsignal(_number) == signal.SIG_IGN:
+        signal.signal(_number, lambda *_: None)
 
 _FOLDERS = ("compile", "interpret", "gpu", "e2e")
 _HERE = Path(__file__).parent

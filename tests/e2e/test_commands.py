@@ -253,7 +253,7 @@ def test_the_gate_without_a_gpu_exits_4_and_names_the_static_one(swept):
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (("sweep", "--M", "128", "--K", "1024"), "--N missing"),
+        (("sweep", "--M", "128", "--K", "1024"), "--N: N is missing: a problem has M, K and N"),
         (("sweep", *SIZES, "--target", "rtx4091"), "target 'rtx4091' is not known; use one of: rtx4090"),
         (("sweep", *SIZES, "--op", "conv"), "op 'conv' is not known"),
         (("sweep", *SIZES, "--dtype", "float16", "--precision", "ieee"), "applies to float32 inputs only"),

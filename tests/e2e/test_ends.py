@@ -167,7 +167,9 @@ def signalled(process: subprocess.Popen[str], number: int, *, group: bool) -> st
             os.killpg(process.pid, signal.SIGKILL)
 
 
-MOMENTS = [random.Random(38).uniform(0.15, 1.6) for _ in range(2)]
+_CHANCE = random.Random(38)
+MOMENTS = [_CHANCE.uniform(0.15, 1.6) for _ in range(2)]
+LAST_WORDS = "to measure and verify.\n"
 
 
 @pytest.mark.parametrize("moment", [0.15, *MOMENTS])
@@ -179,10 +181,12 @@ def test_a_signal_at_any_moment_is_quiet_has_its_exit_code_and_leaves_nothing_ha
     time.sleep(moment)
     if process.poll() is None:
         said = signalled(process, number, group=number == signal.SIGINT)
-        assert process.returncode == 128 + number, said
+        # No signal changes the exit code of a process that the kernel is taking apart already: all was done by then.
+        assert process.returncode == 128 + number or (process.returncode == 0 and said.endswith(LAST_WORDS)), said
     else:
         said = process.communicate()[0]
         assert process.returncode == 0
+        assert said.endswith(LAST_WORDS)
     assert "Traceback" not in said
     assert "Error" not in said
     for path in tmp_path.rglob("*.yaml"):

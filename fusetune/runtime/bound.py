@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import torch
 
+from fusetune.runtime.configs import forget_at_load
 from fusetune.runtime.guards import make_check
 from fusetune.runtime.plans import PLANS, Plan, contiguous_strides, empty
 
@@ -72,6 +73,9 @@ def forget_plans() -> None:
     PLANS.forget()
     for bound in _ALL:
         bound.forget()
+
+
+forget_at_load(forget_plans)
 
 
 class BoundPlans:

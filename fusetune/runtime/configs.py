@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import functools
 import os
-import sys
 import threading
 import warnings
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final, cast
@@ -21,7 +21,6 @@ from fusetune.ops.gemm_scale.config import Config
 from fusetune.ops.gemm_scale.problem import Dtype, Mode, Precision, Problem, make_problem
 from fusetune.ops.spec import KernelSpec, load_spec
 from fusetune.runtime.believed import unfit_for_op
-from fusetune.runtime.folded import KEPT
 from fusetune.store.indexed import IndexedFile, open_config_file
 from fusetune.store.lookup import Lookup, lookup
 from fusetune.store.paths import config_path, reachable_search_path
@@ -234,7 +233,7 @@ def load(path: str | Path | None = None, *, strict: bool = False, allow_predicte
     if where is not None and not is_folder(where) and strict:
         read_config_file(where, unfit=unfit_for_op)
     _source = ConfigSource(where, strict=strict, allow_predicted=allow_predicted)
-    _forget_plans()
+    _tell_dependents()
 
 
 def _refuse_absent(path: Path) -> None:
@@ -252,20 +251,24 @@ def _refuse_absent(path: Path) -> None:
 def reload() -> None:
     """Read the files again at the next call: a file changed on disk is never picked up otherwise.
 
-    Weights are folded anew, too, where a config folds them.
+    What calls have made of configs and of tensors is made anew, too: folded weights, for one.
     """
     global _source  # noqa: PLW0603
-    KEPT.forget()
     _source = ConfigSource(_source._path, strict=_source.strict, allow_predicted=_source._allow_predicted)
-    _forget_plans()
+    _tell_dependents()
 
 
-def _forget_plans() -> None:
-    # Without torch nothing has been planned yet, and loading files needs none.
-    if "torch" in sys.modules:
-        from fusetune.runtime.bound import forget_plans
+_dependents: list[Callable[[], None]] = []
 
-        forget_plans()
+
+def forget_at_load(forget: Callable[[], None]) -> None:
+    """Have `forget` called whenever other configs have been loaded: it drops what was made with those of before."""
+    _dependents.append(forget)
+
+
+def _tell_dependents() -> None:
+    for forget in _dependents:
+        forget()
 
 
 def explain(

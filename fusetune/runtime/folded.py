@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from fusetune.ops.gemm_scale.library import folded
+from fusetune.runtime.configs import forget_at_load
 
 if TYPE_CHECKING:
     import torch
@@ -141,3 +142,4 @@ def _is_representable(tensors: Mapping[str, torch.Tensor], eps: float) -> bool:
 
 KEPT: Final = FoldedWeights()
 """What this process has folded."""
+forget_at_load(KEPT.forget)

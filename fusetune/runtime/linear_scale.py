@@ -8,7 +8,6 @@ from typing import Any, Final
 import torch
 from torch.nn.functional import linear
 
-import fusetune.runtime.ops  # noqa: F401 - registers torch.ops.fusetune
 from fusetune.errors import UsageError
 from fusetune.ops.gemm_scale.linear_scale import SPEC
 from fusetune.ops.gemm_scale.problem import Precision, make_problem
@@ -16,6 +15,7 @@ from fusetune.runtime.bound import BoundPlan, BoundPlans
 from fusetune.runtime.dispatch import DTYPES, check_tensors, computed_by_pytorch, fits, launch, wants_gradient
 from fusetune.runtime.gradients import Gradients, linear_scale_backward
 from fusetune.runtime.guards import autocast_dtype, castable, is_exporting, stands_for_tensors, way
+from fusetune.runtime.ops import implement
 from fusetune.runtime.plans import Plan
 
 _NAME: Final = "fused_gemm_scale"
@@ -87,6 +87,9 @@ def compute(
 ) -> torch.Tensor:
     """The same for x [M, K], without a gradient, by a kernel or by PyTorch; the tensors are known to fit."""
     return _with_plan(x, weight, bias, scale, precision)[0]
+
+
+implement(SPEC.name, compute)
 
 
 def by_pytorch(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, scale: torch.Tensor) -> torch.Tensor:

@@ -7,7 +7,6 @@ from typing import Any, Final
 import torch
 from torch.nn.functional import batch_norm, linear
 
-import fusetune.runtime.ops  # noqa: F401 - registers torch.ops.fusetune
 from fusetune.ops.gemm_scale.batch_norm import SPEC
 from fusetune.ops.gemm_scale.problem import Mode, Precision, make_problem
 from fusetune.runtime.bound import BoundPlan, BoundPlans
@@ -23,6 +22,7 @@ from fusetune.runtime.gradients import Gradients, batch_norm_backward
 from fusetune.runtime.guards import autocast_dtype, castable, is_exporting, stands_for_tensors, way
 from fusetune.runtime.linear_scale import without_autocast
 from fusetune.runtime.norms import Inputs, Norm, checked_norm, common_dtype, known_norm
+from fusetune.runtime.ops import implement
 from fusetune.runtime.plans import Plan
 
 _NAME: Final = "fused_gemm_scale_batch_norm"
@@ -167,6 +167,10 @@ def compute_train(
     mean, var = (torch.zeros(weight.shape[0], dtype=dtype, device=x.device) for _ in range(2))
     y, _ = _forward(inputs, Norm(of_batch=True, running=(mean, var), counter=None, momentum=1.0, eps=eps), precision)
     return y, mean, var
+
+
+implement(f"{SPEC.name}_eval", compute_eval)
+implement(f"{SPEC.name}_train", compute_train)
 
 
 def _shortly(

@@ -5,11 +5,12 @@
     gemm_scale_bn_train(x, weight, bias, scale, gamma, beta, eps, precision) -> (y, mean, var)
 
 All are functional: training returns the batch's mean and unbiased variance [N], float32 for 16 bits too, and leaves the
-running ones to its caller. Importing this registers them, which takes no GPU and no Triton.
+running ones to its caller. Importing this defines them, which takes no GPU and no Triton; who computes them says so.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 import torch
@@ -31,39 +32,18 @@ _SCHEMAS: Final = {
 LIBRARY: Final = torch.library.Library("fusetune", "DEF")
 
 
-# What computes them uses them as well, and is imported first.
+def implement(name: str, compute: Callable[..., Any]) -> None:
+    """Have an operator computed by this function, which its own module gives: one that knows nothing of modules above.
 
-
-def _gemm_scale(*arguments: Any) -> torch.Tensor:
-    from fusetune.runtime.linear_scale import compute
-
-    return compute(*arguments)
-
-
-def _gemm_scale_bn_eval(*arguments: Any) -> torch.Tensor:
-    from fusetune.runtime.linear_scale_bn import compute_eval
-
-    return compute_eval(*arguments)
-
-
-def _gemm_scale_bn_train(*arguments: Any) -> tuple[torch.Tensor, ...]:
-    from fusetune.runtime.linear_scale_bn import compute_train
-
-    return compute_train(*arguments)
-
-
-_COMPUTE: Final = {
-    "gemm_scale": _gemm_scale,
-    "gemm_scale_bn_eval": _gemm_scale_bn_eval,
-    "gemm_scale_bn_train": _gemm_scale_bn_train,
-}
+    Until then it has a schema, a shape and gradients alone.
+    """
+    for key in ("CUDA", "CPU"):
+        LIBRARY.impl(name, compute, key)
 
 
 def _register() -> None:
     for name, schema in _SCHEMAS.items():
         LIBRARY.define(name + schema, tags=(torch.Tag.needs_fixed_stride_order,))
-        for key in ("CUDA", "CPU"):
-            LIBRARY.impl(name, _COMPUTE[name], key)
     register = torch.library
     register.register_fake("fusetune::gemm_scale", _fake, lib=LIBRARY)
     register.register_fake("fusetune::gemm_scale_bn_eval", _fake, lib=LIBRARY)

@@ -16,11 +16,11 @@ from torch.nn.functional import linear
 
 import fusetune
 from fusetune.core.environment import Environment
+from fusetune.nn.plans import PLANS
 from fusetune.ops.gemm_scale.launches import gemm_launches, workspace
 from fusetune.ops.gemm_scale.problem import make_problem
 from fusetune.ops.spec import Launch
 from fusetune.runtime.configs import active_source
-from fusetune.runtime.plans import PLANS
 
 Arm = Callable[[], Any]
 COMPILE_MODES = {"compile": "default", "max-autotune": "max-autotune-no-cudagraphs"}

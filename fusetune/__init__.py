@@ -14,23 +14,23 @@ if TYPE_CHECKING:
     from typing import Any
 
     from fusetune.core.space import Space
+    from fusetune.nn.linear_scale import fused_gemm_scale
+    from fusetune.nn.linear_scale_bn import fused_gemm_scale_batch_norm
+    from fusetune.nn.modules import FusedLinearScale, FusedLinearScaleBatchNorm, ModelNew
+    from fusetune.nn.warmup import warmup
     from fusetune.ops.spec import KernelSpec, Launch, Operand, Tolerance
     from fusetune.runtime.configs import explain, load, reload
-    from fusetune.runtime.linear_scale import fused_gemm_scale
-    from fusetune.runtime.linear_scale_bn import fused_gemm_scale_batch_norm
-    from fusetune.runtime.modules import FusedLinearScale, FusedLinearScaleBatchNorm, ModelNew
-    from fusetune.runtime.warmup import warmup
 
 _PUBLIC = {
-    "fused_gemm_scale": "fusetune.runtime.linear_scale",
-    "fused_gemm_scale_batch_norm": "fusetune.runtime.linear_scale_bn",
-    "FusedLinearScale": "fusetune.runtime.modules",
-    "FusedLinearScaleBatchNorm": "fusetune.runtime.modules",
-    "ModelNew": "fusetune.runtime.modules",
+    "fused_gemm_scale": "fusetune.nn.linear_scale",
+    "fused_gemm_scale_batch_norm": "fusetune.nn.linear_scale_bn",
+    "FusedLinearScale": "fusetune.nn.modules",
+    "FusedLinearScaleBatchNorm": "fusetune.nn.modules",
+    "ModelNew": "fusetune.nn.modules",
     "explain": "fusetune.runtime.configs",
     "load": "fusetune.runtime.configs",
     "reload": "fusetune.runtime.configs",
-    "warmup": "fusetune.runtime.warmup",
+    "warmup": "fusetune.nn.warmup",
     "KernelSpec": "fusetune.ops.spec",
     "Launch": "fusetune.ops.spec",
     "Operand": "fusetune.ops.spec",

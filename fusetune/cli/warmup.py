@@ -49,8 +49,8 @@ def warmup(
     if not gpu_present():
         raise NoUsableGpuError("there is no NVIDIA GPU here to compile for and load on")
 
+    from fusetune.nn.warmup import warmup as warm_up
     from fusetune.runtime.configs import load
-    from fusetune.runtime.warmup import warmup as warm_up
 
     load(path, allow_predicted=allow_predicted)
     done = warm_up(problems or None, op=op)

@@ -8,11 +8,11 @@ import torch
 from fusetune import ModelNew
 from fusetune.measure.cuda import CudaMeasurer
 from fusetune.measure.protocol import BlockTimes, Checked
+from fusetune.nn import dispatch
+from fusetune.nn.bound import forget_plans
 from fusetune.ops.gemm_scale.config import BASELINE, Config
 from fusetune.ops.gemm_scale.problem import make_problem
 from fusetune.ops.spec import load_spec
-from fusetune.runtime import dispatch
-from fusetune.runtime.bound import forget_plans
 
 PROBLEMS = [
     ("gemm_scale", make_problem(128, 512, 1024, "float32")),

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from fusetune import ModelNew, fused_gemm_scale, fused_gemm_scale_batch_norm
+from fusetune.nn import dispatch
+from fusetune.nn.bound import forget_plans
 from fusetune.ops.gemm_scale.config import BASELINE, Config
-from fusetune.runtime import dispatch
-from fusetune.runtime.bound import forget_plans
 
 WHOLE = Config(BLOCK_M=128, BLOCK_N=16, BLOCK_K=64)
 LIBRARY = Config(variant="library")

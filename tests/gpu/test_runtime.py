@@ -14,12 +14,12 @@ from torch import nn
 
 import fusetune
 from fusetune import FusedLinearScale, ModelNew, fused_gemm_scale
+from fusetune.nn import dispatch
+from fusetune.nn.bound import forget_plans
+from fusetune.nn.linear_scale import BOUND
+from fusetune.nn.plans import PLANS
 from fusetune.ops import direct
 from fusetune.ops.gemm_scale.config import BASELINE, Config
-from fusetune.runtime import dispatch
-from fusetune.runtime.bound import forget_plans
-from fusetune.runtime.linear_scale import BOUND
-from fusetune.runtime.plans import PLANS
 
 PERSISTENT = Config(variant="persistent", BLOCK_M=64, BLOCK_N=64, BLOCK_K=32, num_stages=3)
 SPLIT = Config(variant="split_k", BLOCK_M=64, BLOCK_N=64, BLOCK_K=32, SPLIT_K=8)
@@ -82,7 +82,7 @@ def test_a_second_call_goes_the_short_way_and_gives_the_same(config, monkeypatch
     tensors = _draw()
     first = fused_gemm_scale(*tensors)
     assert len(BOUND) == 1
-    monkeypatch.setattr("fusetune.runtime.linear_scale._launched", lambda *_: pytest.fail("the long way"))
+    monkeypatch.setattr("fusetune.nn.linear_scale._launched", lambda *_: pytest.fail("the long way"))
     second = fused_gemm_scale(*tensors)
     assert torch.equal(first, second)
     assert first.data_ptr() != second.data_ptr()

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from fusetune import FusedLinearScale, ModelNew
-from fusetune.runtime import dispatch
+from fusetune.nn import dispatch
 from tests.support.drop_in import CHANGES, NORM_CHANGES, WATCHES, WAYS, K, N, assert_same, outcome, pair, rows
 
 each_kind = pytest.mark.parametrize("kind", [FusedLinearScale, ModelNew], ids=lambda kind: kind.__name__)

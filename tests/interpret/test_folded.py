@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from fusetune import ModelNew, fused_gemm_scale_batch_norm, reload
+from fusetune.nn import dispatch, folded
 from fusetune.ops.gemm_scale.batch_norm import SPEC
 from fusetune.ops.gemm_scale.config import Config
 from fusetune.ops.gemm_scale.problem import make_problem
-from fusetune.runtime import dispatch, folded
 
 FOLDED = Config(variant="library_folded")
 LIBRARY = Config(variant="library")

@@ -10,8 +10,8 @@ from torch import nn
 
 from fusetune import FusedLinearScaleBatchNorm, ModelNew, fused_gemm_scale, fused_gemm_scale_batch_norm
 from fusetune.errors import UsageError
+from fusetune.nn import dispatch
 from fusetune.ops.gemm_scale.config import BASELINE, Config
-from fusetune.runtime import dispatch
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
 VARIANTS = [
@@ -289,8 +289,8 @@ def test_without_gradients_nothing_is_kept_for_a_backward_pass(context, monkeypa
     def trap(*args):
         raise AssertionError("the autograd Function was called")
 
-    monkeypatch.setattr("fusetune.runtime.linear_scale_bn._FusedGemmScaleBatchNorm.apply", trap)
-    monkeypatch.setattr("fusetune.runtime.linear_scale._FusedGemmScale.apply", trap)
+    monkeypatch.setattr("fusetune.nn.linear_scale_bn._FusedGemmScaleBatchNorm.apply", trap)
+    monkeypatch.setattr("fusetune.nn.linear_scale._FusedGemmScale.apply", trap)
     torch.manual_seed(3)
     ours = ModelNew(40, 24, (24,))
     plain = Plain(ours)

@@ -10,11 +10,11 @@ from typing import Any, Final
 
 import torch
 
+from fusetune.nn.scratch import Kept
 from fusetune.ops.direct import DirectLaunch, direct_launch
 from fusetune.ops.gemm_scale.config import Config
 from fusetune.ops.gemm_scale.problem import Problem
 from fusetune.ops.spec import Call, Launch, Operand, TileDescriptor
-from fusetune.runtime.scratch import Kept
 
 OPERANDS: Final = (
     *("x", "weight", "bias", "scale", "gamma", "beta", "running_mean", "running_var", "num_batches_tracked"),

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 
 from fusetune.errors import UsageError
-from fusetune.runtime.dispatch import DTYPES, check_devices, fits
+from fusetune.nn.dispatch import DTYPES, check_devices, fits
 
 
 class Inputs(NamedTuple):

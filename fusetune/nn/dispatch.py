@@ -9,6 +9,10 @@ from typing import Any, Final, Literal
 import torch
 
 from fusetune.errors import UsageError
+from fusetune.nn.folded import KEPT
+from fusetune.nn.guards import PLAIN, autocast_dtype, way
+from fusetune.nn.plans import OPERANDS, PLANS, Plan, StandIn, alignment, direct_launches
+from fusetune.nn.scratch import kept_for
 from fusetune.ops.direct import load
 from fusetune.ops.gemm_scale.config import BASELINE, Config
 from fusetune.ops.gemm_scale.early import Ending
@@ -17,10 +21,6 @@ from fusetune.ops.gemm_scale.problem import PRECISIONS, Dtype, Precision, Proble
 from fusetune.ops.refusals import is_refusal, told
 from fusetune.ops.spec import Launch
 from fusetune.runtime.configs import config_for, refuse_config
-from fusetune.runtime.folded import KEPT
-from fusetune.runtime.guards import PLAIN, autocast_dtype, way
-from fusetune.runtime.plans import OPERANDS, PLANS, Plan, StandIn, alignment, direct_launches
-from fusetune.runtime.scratch import kept_for
 
 Counter = Literal["none", "count", "average"]
 

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from fusetune.runtime import bound as module
-from fusetune.runtime.bound import BoundPlan
-from fusetune.runtime.plans import ARRIVALS, EPS, MOMENTUM, OPERANDS, SCRATCH
+from fusetune.nn import bound as module
+from fusetune.nn.bound import BoundPlan
+from fusetune.nn.plans import ARRIVALS, EPS, MOMENTUM, OPERANDS, SCRATCH
 
 
 @pytest.fixture

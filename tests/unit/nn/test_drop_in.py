@@ -16,7 +16,7 @@ from fusetune import (
     fused_gemm_scale,
     fused_gemm_scale_batch_norm,
 )
-from fusetune.runtime import dispatch
+from fusetune.nn import dispatch
 from tests.support.drop_in import (
     CHANGES,
     KINDS,

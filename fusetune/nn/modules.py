@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from fusetune.errors import ChannelsError, FusetuneError, UsageError
-from fusetune.runtime.dispatch import DTYPES, config_told
-from fusetune.runtime.guards import PLAIN, as_vector, is_plain_linear, is_plain_norm
-from fusetune.runtime.linear_scale import fused_call as fused_product
-from fusetune.runtime.linear_scale_bn import averaged_call, fused_call
+from fusetune.nn.dispatch import DTYPES, config_told
+from fusetune.nn.guards import PLAIN, as_vector, is_plain_linear, is_plain_norm
+from fusetune.nn.linear_scale import fused_call as fused_product
+from fusetune.nn.linear_scale_bn import averaged_call, fused_call
 
 
 class FusedLinearScale(nn.Module):

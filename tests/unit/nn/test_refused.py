@@ -18,14 +18,15 @@ from triton.runtime.errors import OutOfResources, PTXASError
 
 import fusetune
 from fusetune.errors import MissingConfigError
+from fusetune.nn import bound, dispatch
+from fusetune.nn.bound import BoundPlans
+from fusetune.nn.folded import FoldedWeights
+from fusetune.nn.plans import PLANS, Plan, StandIn
 from fusetune.ops.gemm_scale.config import BASELINE, Config
 from fusetune.ops.gemm_scale.linear_scale import SPEC
 from fusetune.ops.gemm_scale.problem import make_problem
 from fusetune.ops.refusals import is_refusal
-from fusetune.runtime import bound, configs, dispatch
-from fusetune.runtime.bound import BoundPlans
-from fusetune.runtime.folded import FoldedWeights
-from fusetune.runtime.plans import PLANS, Plan, StandIn
+from fusetune.runtime import configs
 from fusetune.store.paths import config_path
 from fusetune.store.schema import ConfigFile, Environment, TargetIdentity
 from fusetune.store.yaml_files import dump_config_file
@@ -280,15 +281,15 @@ def test_weights_that_are_being_folded_during_a_reload_are_not_kept(monkeypatch)
     weight = torch.ones(4, 4)
     names = ("bias", "scale", "gamma", "beta", "running_mean", "running_var")
     tensors = {"weight": weight, **{name: torch.ones(4) for name in names}}
-    really = fusetune.runtime.folded.folded
+    really = fusetune.nn.folded.folded
 
     def meanwhile(*given):
         kept.forget()
         return really(*given)
 
-    monkeypatch.setattr(fusetune.runtime.folded, "folded", meanwhile)
+    monkeypatch.setattr(fusetune.nn.folded, "folded", meanwhile)
     assert kept.find(tensors, [weight], 1e-5) is not None
     assert len(kept) == 0
-    monkeypatch.setattr(fusetune.runtime.folded, "folded", really)
+    monkeypatch.setattr(fusetune.nn.folded, "folded", really)
     assert kept.find(tensors, [weight], 1e-5) is not None
     assert len(kept) == 1

@@ -16,7 +16,7 @@ from typing import Any, Final
 import torch
 
 from fusetune.errors import UsageError
-from fusetune.runtime.gradients import Gradients, batch_norm_backward, linear_scale_backward
+from fusetune.nn.gradients import Gradients, batch_norm_backward, linear_scale_backward
 
 _PRODUCT: Final = "Tensor x, Tensor weight, Tensor? bias, Tensor scale"
 _SCHEMAS: Final = {

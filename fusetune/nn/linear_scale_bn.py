@@ -7,10 +7,8 @@ from typing import Any, Final
 import torch
 from torch.nn.functional import batch_norm, linear
 
-from fusetune.ops.gemm_scale.batch_norm import SPEC
-from fusetune.ops.gemm_scale.problem import Mode, Precision, make_problem
-from fusetune.runtime.bound import BoundPlan, BoundPlans
-from fusetune.runtime.dispatch import (
+from fusetune.nn.bound import BoundPlan, BoundPlans
+from fusetune.nn.dispatch import (
     DTYPES,
     Counter,
     check_tensors,
@@ -18,12 +16,14 @@ from fusetune.runtime.dispatch import (
     launch,
     wants_gradient,
 )
-from fusetune.runtime.gradients import Gradients, batch_norm_backward
-from fusetune.runtime.guards import autocast_dtype, castable, is_exporting, stands_for_tensors, way
-from fusetune.runtime.linear_scale import without_autocast
-from fusetune.runtime.norms import Inputs, Norm, checked_norm, common_dtype, known_norm
-from fusetune.runtime.ops import implement
-from fusetune.runtime.plans import Plan
+from fusetune.nn.gradients import Gradients, batch_norm_backward
+from fusetune.nn.guards import autocast_dtype, castable, is_exporting, stands_for_tensors, way
+from fusetune.nn.linear_scale import without_autocast
+from fusetune.nn.norms import Inputs, Norm, checked_norm, common_dtype, known_norm
+from fusetune.nn.operators import implement
+from fusetune.nn.plans import Plan
+from fusetune.ops.gemm_scale.batch_norm import SPEC
+from fusetune.ops.gemm_scale.problem import Mode, Precision, make_problem
 
 _NAME: Final = "fused_gemm_scale_batch_norm"
 BOUND: Final = BoundPlans()

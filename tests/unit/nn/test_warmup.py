@@ -12,10 +12,11 @@ import torch
 import fusetune
 from fusetune.cli.main import cli
 from fusetune.errors import FusetuneError, NoUsableGpuError, UsageError
+from fusetune.nn import bound, warmup
+from fusetune.nn.plans import MOST_PLANS, Plan, Plans
 from fusetune.ops.gemm_scale.config import BASELINE
 from fusetune.ops.gemm_scale.problem import make_problem
-from fusetune.runtime import bound, configs, warmup
-from fusetune.runtime.plans import MOST_PLANS, Plan, Plans
+from fusetune.runtime import configs
 
 without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="says what is said without a GPU")
 
@@ -96,11 +97,12 @@ def test_plans_are_bounded_and_forgotten_when_other_configs_are_loaded():
 _FORK = """
 import os, threading
 import torch, fusetune
-from fusetune.runtime import bound, configs
+from fusetune.nn import bound
+from fusetune.runtime import configs
 from fusetune.ops.gemm_scale.config import BASELINE
 from fusetune.ops.gemm_scale.config import BASELINE
 from fusetune.ops.gemm_scale.problem import make_problem
-from fusetune.runtime.plans import Plan
+from fusetune.nn.plans import Plan
 
 fusetune.fused_gemm_scale(torch.randn(5, 7), torch.randn(4, 7), torch.randn(4), torch.randn(4))
 bound.PLANS.put(("gemm_scale", 1), Plan(BASELINE, make_problem(1, 4, 4, "float32"), None, (), 0))

@@ -9,14 +9,14 @@ import torch
 from torch.nn.functional import linear
 
 from fusetune.errors import UsageError
+from fusetune.nn.bound import BoundPlan, BoundPlans
+from fusetune.nn.dispatch import DTYPES, check_tensors, computed_by_pytorch, fits, launch, wants_gradient
+from fusetune.nn.gradients import Gradients, linear_scale_backward
+from fusetune.nn.guards import autocast_dtype, castable, is_exporting, stands_for_tensors, way
+from fusetune.nn.operators import implement
+from fusetune.nn.plans import Plan
 from fusetune.ops.gemm_scale.linear_scale import SPEC
 from fusetune.ops.gemm_scale.problem import Precision, make_problem
-from fusetune.runtime.bound import BoundPlan, BoundPlans
-from fusetune.runtime.dispatch import DTYPES, check_tensors, computed_by_pytorch, fits, launch, wants_gradient
-from fusetune.runtime.gradients import Gradients, linear_scale_backward
-from fusetune.runtime.guards import autocast_dtype, castable, is_exporting, stands_for_tensors, way
-from fusetune.runtime.ops import implement
-from fusetune.runtime.plans import Plan
 
 _NAME: Final = "fused_gemm_scale"
 BOUND: Final = BoundPlans()

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from fusetune.nn import dispatch
 from fusetune.ops.gemm_scale.config import BASELINE, Config
 from fusetune.ops.gemm_scale.launches import takes
 from fusetune.ops.gemm_scale.problem import make_problem
-from fusetune.runtime import dispatch
 
 PERSISTENT = Config(variant="persistent", BLOCK_M=128, BLOCK_N=128, num_warps=8)
 WHOLE = Config(BLOCK_M=32, BLOCK_N=16)

@@ -82,8 +82,8 @@ def _loaded(index: int) -> list[tuple[str, Problem]]:
 def _warm(op: str, problem: Problem, index: int) -> Warmed:
     import torch
 
-    from fusetune.runtime.dispatch import Counter, plan_for
-    from fusetune.runtime.plans import StandIn
+    from fusetune.nn.dispatch import Counter, plan_for
+    from fusetune.nn.plans import StandIn
 
     began = time.perf_counter()
     device, dtype = torch.device("cuda", index), getattr(torch, problem.dtype)

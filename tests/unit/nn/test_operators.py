@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 from fusetune import FusedLinearScale, ModelNew, fused_gemm_scale, fused_gemm_scale_batch_norm
-from fusetune.runtime import dispatch, guards
+from fusetune.nn import dispatch, guards
 
 each_mode = pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 

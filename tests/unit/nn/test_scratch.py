@@ -7,9 +7,9 @@ import threading
 import pytest
 import torch
 
+from fusetune.nn import scratch
+from fusetune.nn.scratch import CAPTURED_COUNTS, MOST_STREAMS, KeptScratch, kept_for
 from fusetune.ops.spec import Operand
-from fusetune.runtime import scratch
-from fusetune.runtime.scratch import CAPTURED_COUNTS, MOST_STREAMS, KeptScratch, kept_for
 
 SUMMANDS = Operand("partial", (6, 2, 16, 16), "float32", role="output")
 COUNTS = Operand("arrivals", (6,), "int32", role="counter", std=0.0)

@@ -9,9 +9,9 @@ from typing import Any, Final
 
 import torch
 
+from fusetune.nn.guards import make_check
+from fusetune.nn.plans import PLANS, Plan, contiguous_strides, empty
 from fusetune.runtime.configs import forget_at_load
-from fusetune.runtime.guards import make_check
-from fusetune.runtime.plans import PLANS, Plan, contiguous_strides, empty
 
 MOST_BOUND: Final = 4096
 """So many calls are known; then all are forgotten, since what died is among them."""

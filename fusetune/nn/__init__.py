@@ -1,0 +1,1 @@
+"""What PyTorch users import of our op: the fused functions, modules, operators and their gradients."""

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     "--config",
     "config_text",
     metavar="CONFIG",
-    help="Figures such as 64,64,32,4,3 (BLOCK_M, BLOCK_N, BLOCK_K, num_warps, num_stages, then GROUP_M and SPLIT_K "
-    "where wanted) or a label such as 'persistent 128x256x32 w8 s3 g8'.  [default: BASELINE]",
+    help="A label as reports show it, such as 'BLOCK=1024 w4 s2', or what else the op reads: ours figures, as "
+    "64,64,32,4,3 (the tile, warps, stages).  [default: BASELINE]",
 )
 @click.option("--target", "target_name", metavar="NAME", default=DEFAULT_TARGET, show_default=True, help="The GPU.")
 @click.option("--all", "whole_space", is_flag=True, help="A table over the space, with every rejection's reason.")

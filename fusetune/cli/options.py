@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 
 from fusetune.errors import UnsupportedProblemError, UsageError
+from fusetune.ops.built_in import OpValue, about_ops, default_op, named_values
 
 if TYPE_CHECKING:
     from fusetune.core.config import Config
@@ -18,31 +19,44 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-DEFAULT_OP: Final = "gemm_scale"
-_NAMED: Final = ("M", "K", "N", "dtype", "mode", "precision")
-"""What of a problem has an option of its own; all else is --size NAME=VALUE."""
+_GIVEN: Final = "given_"
+"""Begins the names of parameters that hold values of a problem."""
 
-_PROBLEM = (
-    click.option("--op", default=DEFAULT_OP, show_default=True, help="The op, or module:attribute of a KernelSpec."),
-    click.option("--M", "size_m", type=click.IntRange(1), help="Rows of x [M, K]."),
-    click.option("--K", "size_k", type=click.IntRange(1), help="Columns of x and of W [N, K]."),
-    click.option("--N", "size_n", type=click.IntRange(1), help="Rows of W, columns of y [M, N]."),
-    click.option(
+
+def _option(value: OpValue, *, repeated: bool = False) -> Callable[[F], F]:
+    again = repeated and value.is_size
+    return click.option(
+        f"--{value.name}",
+        f"{_GIVEN}{value.name}",
+        type=click.IntRange(1) if value.is_size else None,
+        multiple=again,
+        help=value.help.rstrip(".") + "; may be given again." if again else value.help,
+    )
+
+
+def problem_options(command: F, *, repeated: bool = False) -> F:
+    """Give a command --op, --size, and the options of the values that built-in ops name.
+
+    `repeated`: of a size that has an option several may be given.
+    """
+    sizes = click.option(
         "--size",
         "sizes",
         metavar="NAME=VALUE",
         multiple=True,
         help="A size or another value of the problem of any op, as n=16777216; may be given again.",
-    ),
-    click.option("--dtype", help="Of x, W and y: float32 (default), float16 or bfloat16."),
-    click.option("--mode", help="train or eval, for an op that tells them apart."),
-    click.option("--precision", help="How float32 is multiplied: tf32 (default), ieee, tf32x3 or bf16x3."),
-)
-
-
-def problem_options(command: F) -> F:
-    """Give a command --op, --M, --K, --N, --size, --dtype, --mode and --precision."""
-    for option in reversed(_PROBLEM):
+    )
+    op = click.option(
+        "--op",
+        default=default_op(),
+        show_default=True,
+        help=f"The op: {about_ops()}; or module:attribute or FILE.py:attribute of a KernelSpec of your own.",
+    )
+    values = [_option(value, repeated=repeated) for value in named_values()]
+    is_size = [value.is_size for value in named_values()]
+    ordered = [op, *(one for one, size in zip(values, is_size, strict=True) if size), sizes]
+    ordered += [one for one, size in zip(values, is_size, strict=True) if not size]
+    for option in reversed(ordered):
         command = option(command)
     return command
 
@@ -55,8 +69,8 @@ def values_of(given: dict[str, Any]) -> dict[str, Any]:
     from fusetune.core.config_text import parse_value
 
     sizes: Sequence[str] = given.pop("sizes")
-    options = {name: given.pop(f"size_{name.lower()}" if len(name) == 1 else name) for name in _NAMED}
-    values = {name: value for name, value in options.items() if value is not None}
+    options = {value.name: given.pop(f"{_GIVEN}{value.name}") for value in named_values()}
+    values = {name: value for name, value in options.items() if value not in (None, ())}
     for text in sizes:
         name, equals, value = text.partition("=")
         if not equals or not name.isidentifier() or not value:
@@ -94,7 +108,8 @@ def naming_options() -> Iterator[None]:
     try:
         yield
     except UnsupportedProblemError as error:
-        options = [f"--{name}" if name in _NAMED else f"--size {name}" for name in error.names]
+        own = {value.name for value in named_values()}
+        options = [f"--{name}" if name in own else f"--size {name}" for name in error.names]
         if not options:
             raise
         raise UnsupportedProblemError(f"{', '.join(options)}: {error}", *error.names) from error

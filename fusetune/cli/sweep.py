@@ -16,9 +16,10 @@ from fusetune.core.space import SPACE_NAMES
 from fusetune.core.target import DEFAULT_TARGET, Target, find_target
 from fusetune.core.text import slugify
 from fusetune.errors import EXIT_INCONCLUSIVE, EXIT_OK, FusetuneError, UsageError
+from fusetune.ops.built_in import named_values
 from fusetune.ops.types import types_of
 from fusetune.store.paths import runs_dir
-from fusetune.store.shapes import OPTIONAL, Shape, read_shapes
+from fusetune.store.shapes import Shape, optional_names, read_shapes
 from fusetune.units import format_gain, format_interval, format_speedup, format_us
 
 if TYPE_CHECKING:
@@ -34,8 +35,8 @@ if TYPE_CHECKING:
     "--shapes",
     metavar="FILE",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Sweep a list of problems instead of one: YAML or CSV rows of M, N, K and, optionally, op, dtype, precision, "
-    "mode.",
+    help="Sweep a list of problems instead of one: rows of a YAML, JSON or CSV file, whose columns are named as the "
+    "options are.",
 )
 @click.option(
     "--space",
@@ -80,7 +81,9 @@ if TYPE_CHECKING:
     show_default=True,
     help="Whether to leave out what the cost model predicts to be far slower than its best.",
 )
-@click.option("--allow-library", is_flag=True, help="Let cuBLAS win, which is timed beside ours in any case.")
+@click.option(
+    "--allow-library", is_flag=True, help="Let a library win, which is timed in any case if there is one."
+)
 @click.option("--exclusive", is_flag=True, help="Fail where another process uses the GPU, instead of warning.")
 @click.option(
     "--lock-clocks",
@@ -126,7 +129,7 @@ def sweep(
     runs: Path | None,
     **given: Any,
 ) -> None:
-    """Find the best launch configuration for y = (x @ W.T + bias) * scale, x [M, K], W [N, K].
+    """Find the best launch configuration of an op for one problem, or for each of a list.
 
     On a GPU, candidates are compiled, checked, timed and confirmed in paired blocks; one is kept only if it is surely
     at least 2 % faster than the 4-warp / 2-stage baseline. Without a GPU, they are compiled for --target and ranked
@@ -137,17 +140,19 @@ def sweep(
 
     --shapes sweeps a list of problems, one after another; its mistakes are told before the first one begins.
 
-    cuBLAS is timed for the same problem, and the result says which is faster; it is used only after --allow-library.
+    Where the op names a library that computes the same, it is timed, too, and the result says which is faster; it is
+    used only after --allow-library.
     """
     target = find_target(target_name) if target_name else None
     values = values_of(given)
     if shapes is None:
         if not values:
-            raise UsageError("--M, --K, --N missing: give them, or --size, or a list of problems with --shapes")
+            sizes = ", ".join(f"--{value.name}" for value in named_values() if value.is_size)
+            raise UsageError(f"{sizes} missing: give them, or --size, or a list of problems with --shapes")
         with naming_options():
             types_of(op).make(values)  # A mistake of a built-in op's is told before anything is started.
     else:
-        sized = [name for name in values if name not in OPTIONAL]
+        sized = [name for name in values if name not in optional_names()]
         if sized:
             raise UsageError(f"--shapes lists the problems: leave out {', '.join(f'--{name}' for name in sized)}")
         read_shapes(shapes, op, values, lambda name, row: types_of(name).make(row))

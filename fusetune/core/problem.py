@@ -48,6 +48,10 @@ class Problem:
         """Where it stands in a file: those that have much in common together."""
         return tuple((name, str(type(value)), value) for name, value in self.to_builtins().items())
 
+    def options(self) -> str:
+        """The problem as a command takes it: `--size n=4096`."""
+        return " ".join(f"--size {name}={value}" for name, value in self.to_builtins().items())
+
     def to_builtins(self) -> dict[str, Any]:
         """The fields as YAML and JSON have them."""
         built: dict[str, Any] = msgspec.to_builtins(self)

@@ -23,17 +23,11 @@ from fusetune.core.config import Config
 from fusetune.core.problem import Problem
 from fusetune.errors import UnsupportedProblemError, UsageError
 from fusetune.measure.protocol import CannotLaunchError
-from fusetune.ops.spec import (
-    BUILT_IN_OPS,
-    Call,
-    KernelSpec,
-    Launch,
-    Operand,
-    TileDescriptor,
-)
+from fusetune.ops.built_in import built_in_ops
+from fusetune.ops.spec import Call, KernelSpec, Launch, Operand, TileDescriptor
 
 _WORKTREES: Final = "fusetune-against-"
-_DOORS: Final = ("ops.spec", "kernels.spec")
+_DOORS: Final = (("ops.built_in", "built_in_ops"), ("ops.spec", "BUILT_IN_OPS"), ("kernels.spec", "BUILT_IN_OPS"))
 """Where the table of built-in ops is, and where it was."""
 _BARE_IMPORT: Final = r"^(?P<lead>[ \t]*)import {package}[ \t]*$"
 _IMPORT: Final = r"^(?P<lead>[ \t]*(?:from|import)[ \t]+){package}(?=[\s.,])"
@@ -77,7 +71,7 @@ class Revision:
     def beside(self, spec: KernelSpec, op: str) -> KernelSpec:
         """See Against."""
         # The spec's own module may be a user's; a name that stands in a file leads to the built-in ops alone.
-        module, _, attribute = BUILT_IN_OPS.get(op, "").partition(":")
+        module, _, attribute = built_in_ops().get(op, "").partition(":")
         top = self._package.name
         if module != top and not module.startswith(f"{top}."):
             raise UsageError(f"--against compares the kernels of {top}; the op {op} is not among them")
@@ -90,9 +84,10 @@ class Revision:
 
     def _stood_at(self, op: str) -> tuple[str, str] | None:
         """Module and attribute of a built-in op at that revision, which may have had another house; None for others."""
-        for door in _DOORS:
+        for door, name in _DOORS:
             with contextlib.suppress(ModuleNotFoundError):
-                table: Mapping[str, str] = import_module(f"{self._alias}.{door}").BUILT_IN_OPS
+                found = getattr(import_module(f"{self._alias}.{door}"), name)
+                table: Mapping[str, str] = found() if callable(found) else found
                 module, _, attribute = table.get(op, "").partition(":")
                 return (module, attribute) if module else None
         return None

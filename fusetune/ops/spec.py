@@ -24,6 +24,7 @@ from fusetune.core.space import SPACE_NAMES, Rejection, Space, SpaceName
 from fusetune.core.target import Target
 from fusetune.core.text import OP_NAME
 from fusetune.errors import FusetuneError, UnsupportedProblemError, UsageError
+from fusetune.ops.built_in import built_in_ops
 from fusetune.ops.device import NO_GPU, Gpu
 from fusetune.ops.hashing import hash_kernels, kernels_named_by
 from fusetune.ops.importing import make_importable
@@ -34,10 +35,6 @@ if TYPE_CHECKING:
 
 Role = Literal["input", "output", "state", "counter"]
 
-BUILT_IN_OPS: dict[str, str] = {
-    "gemm_scale": "fusetune.ops.gemm_scale.linear_scale:SPEC",
-    "gemm_scale_bn": "fusetune.ops.gemm_scale.batch_norm:SPEC",
-}
 ENTRY_POINT_GROUP = "fusetune.ops"
 _NO_ROOM = "failed to map segment"
 """The dynamic linker's words where there is too little memory for a library."""
@@ -447,14 +444,15 @@ def spec_named(op: str) -> KernelSpec:
     Whatever the name is, it chooses among these: data that names a module imports none. Raises UsageError where there
     is no such op, or what the plug-in's entry point in the group `fusetune.ops` leads to is no KernelSpec.
     """
-    if op in BUILT_IN_OPS:
-        return _imported(op, BUILT_IN_OPS[op])
+    built_in = built_in_ops()
+    if op in built_in:
+        return _imported(op, built_in[op])
     if op in _given:
         return _given[op]
     plugins = {point.name: point.value for point in entry_points(group=ENTRY_POINT_GROUP)}
     if op not in plugins:
-        known = ", ".join(sorted({**plugins, **BUILT_IN_OPS}))
-        near = did_you_mean(op, {**plugins, **BUILT_IN_OPS})
+        known = ", ".join(sorted({**plugins, **built_in}))
+        near = did_you_mean(op, {**plugins, **built_in})
         raise UsageError(
             f"op {op[:100]!r} is not known; use one of: {known}, or module:attribute of your own KernelSpec{near}"
         )

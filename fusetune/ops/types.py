@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple
 from fusetune.core.config import Config, NamedConfig
 from fusetune.core.problem import NamedProblem, Problem
 from fusetune.errors import UnsupportedProblemError
+from fusetune.ops.built_in import built_in_types
 
 
 def named_problem(values: Mapping[str, Any]) -> Problem:
@@ -17,6 +18,11 @@ def named_problem(values: Mapping[str, Any]) -> Problem:
         return NamedProblem(**values)
     except (TypeError, ValueError) as error:
         raise UnsupportedProblemError(str(error)) from error
+
+
+def merged(row: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """A row's own values, and what was given for all rows where it has none."""
+    return {**defaults, **row}
 
 
 class OpTypes(NamedTuple):
@@ -32,12 +38,13 @@ class OpTypes(NamedTuple):
     make: Callable[[Mapping[str, Any]], Problem] = named_problem
     baseline: Callable[[Problem], Config] | None = None
     unfit: Callable[[str, Any, Any], str | None] | None = None
+    merge: Callable[[Mapping[str, Any], Mapping[str, Any]], dict[str, Any]] = merged
+    """The values of a row of a list, with those that were given for the whole list where they can apply to it."""
 
 
 NAMED: Final = OpTypes()
 """What an op has that brings no types of its own."""
 
-_BUILT_IN: Final = dict.fromkeys(("gemm_scale", "gemm_scale_bn"), "fusetune.ops.gemm_scale.types:TYPES")
 _known: dict[str, OpTypes] = {}
 
 
@@ -46,8 +53,9 @@ def types_of(op: str) -> OpTypes:
 
     Loads no kernels, and nothing that a file names: an op that is not known has NAMED.
     """
-    if op in _BUILT_IN:
-        module, _, attribute = _BUILT_IN[op].partition(":")
+    place = built_in_types().get(op)
+    if place is not None:
+        module, _, attribute = place.partition(":")
         types: OpTypes = getattr(import_module(module), attribute)
         return types
     return _known.get(op, NAMED)
@@ -61,5 +69,5 @@ def baseline_of(op: str, problem: Problem, recorded: Config | None = None) -> Co
 
 def register(op: str, types: OpTypes) -> None:
     """Have `types_of` know the types of an op that has been loaded."""
-    if op not in _BUILT_IN:
+    if op not in built_in_types():
         _known[op] = types

@@ -14,19 +14,33 @@ from typing import Any, Final
 import msgspec
 import yaml
 
+from fusetune.core.config_text import parse_value
 from fusetune.core.problem import Problem
 from fusetune.errors import UsageError
+from fusetune.ops.built_in import named_values
+from fusetune.ops.types import NAMED, types_of
 from fusetune.store.foreign import DELIMITERS, cells_of, read_foreign_bytes, shown, text_of
 from fusetune.store.yaml_reader import load_words
 
-OPTIONAL: Final = ("op", "dtype", "precision", "mode")
-"""What the command line may give to all rows at once."""
-_EXAMPLE: Final = "a row is M, N, K and, where they differ from the options, op, dtype, precision, mode"
 MOST_TOLD: Final = 50
 """Bad rows beyond these are counted."""
 _WHOLE: Final = re.compile(r"[-+]?[0-9]{1,18}", re.ASCII)
 _LIST_IN_JSON: Final = re.compile(r'\s*(?:\{\s*"shapes"\s*:\s*)?\[')
 _BETWEEN_IN_JSON: Final = re.compile(r"[\s,]*")
+
+
+def optional_names() -> tuple[str, ...]:
+    """What the command line may give to all rows at once."""
+    return ("op", *(value.name for value in named_values() if not value.is_size))
+
+
+def example() -> str:
+    """What a row looks like, for people."""
+    sizes = ", ".join(value.name for value in named_values() if value.is_size)
+    return (
+        f"a row is {sizes}, or the sizes of an op of your own, and, where they differ from the options, "
+        f"{', '.join(optional_names())}"
+    )
 
 
 class Shape(msgspec.Struct, frozen=True):
@@ -49,7 +63,7 @@ def read_shapes(
     """
     found = _rows(path)
     if not found:
-        raise UsageError(f"{path} holds no problems; {_EXAMPLE}")
+        raise UsageError(f"{path} holds no problems; {example()}")
     shapes: list[Shape] = []
     mistakes: list[str] = []
     seen: dict[tuple[str, Problem], str] = {}
@@ -73,31 +87,37 @@ def read_shapes(
 
 def _row(row: Any, op: str, defaults: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     if not isinstance(row, dict):
-        raise UsageError(f"{shown(row)} is not a problem; {_EXAMPLE}")
+        raise UsageError(f"{shown(row)} is not a problem; {example()}")
     unfit = [name for name in row if not isinstance(name, str) or not name.isidentifier()]
     if unfit:
-        raise UsageError(f"{shown(unfit[0])} is no name of a value; {_EXAMPLE}")
+        raise UsageError(f"{shown(unfit[0])} is no name of a value; {example()}")
     named = _text(row, "op", op) or op
     if ":" in named and named != op:
         raise UsageError(
             f"op is {shown(named)}, and a file names no module to import: give it as --op, and leave it out"
         )
-    words = {name: _text(row, name, defaults.get(name)) for name in OPTIONAL if name != "op"}
-    # An option given for the whole list is for the rows that it can apply to.
-    if "precision" not in row and (words["dtype"] or "float32") != "float32":
-        words["precision"] = None
-    sizes = {name: _size(row, name) for name in row if name not in OPTIONAL}
-    return named, {**sizes, **{name: word for name, word in words.items() if word is not None}}
+    words = optional_names()
+    types = types_of(named)
+    read = _any_value if types is NAMED else _size
+    own = {name: _text(row, name, None) if name in words else read(row, name) for name in row if name != "op"}
+    given = {name: value for name, value in defaults.items() if value is not None}
+    return named, types.merge({name: value for name, value in own.items() if value is not None}, given)
 
 
 def _size(row: Mapping[str, Any], name: str) -> int:
     value = row.get(name)
     if value is None or value == "":
-        raise UsageError(f"{name} is missing; {_EXAMPLE}")
+        raise UsageError(f"{name} is missing; {example()}")
     text = value.strip() if isinstance(value, str) else ""
     if not _WHOLE.fullmatch(text):
         raise UsageError(f"{name} is {shown(value)}, and has to be a whole number, in digits and below 2147483648")
     return int(text)
+
+
+def _any_value(row: Mapping[str, Any], name: str) -> Any:
+    """A value of an op that takes any: a number, a flag or a word."""
+    value = row[name]
+    return parse_value(_text(row, name, None) or "") if isinstance(value, str) else value
 
 
 def _text(row: Mapping[str, Any], name: str, default: str | None) -> str | None:
@@ -175,7 +195,7 @@ def _csv_rows(text: str, path: Path) -> Iterator[tuple[str, Any]]:
     delimiter, header = max(headers.items(), key=lambda item: len(item[1]))
     unfit = [name for name in header if name and not name.isidentifier()]
     if unfit or not any(header):
-        raise UsageError(f"{place}: the header has to name the values, as M,K,N; {_EXAMPLE}")
+        raise UsageError(f"{place}: the header has to name the values, as M,K,N; {example()}")
     repeated = _first_repeated([name for name in header if name])
     if repeated is not None:
         raise UsageError(f"{place}: the header names {shown(repeated)} twice; keep one of the two")

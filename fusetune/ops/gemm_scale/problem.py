@@ -61,6 +61,16 @@ class Problem(msgspec.Struct, AnyProblem, frozen=True, forbid_unknown_fields=Tru
         """Problems that differ only in M or precision stand together, so that a diff in review stays small."""
         return (self.N, self.K, self.M, self.dtype, self.precision or "", self.mode or "")
 
+    def options(self) -> str:
+        """Its sizes, and what differs from the defaults."""
+        words = {
+            "mode": self.mode,
+            "dtype": None if self.dtype == "float32" else self.dtype,
+            "precision": None if self.precision == "tf32" else self.precision,
+        }
+        told = "".join(f" --{name} {word}" for name, word in words.items() if word is not None)
+        return f"--M {self.M} --K {self.K} --N {self.N}{told}"
+
     @property
     def kind(self) -> str:
         """How its products are made: the precision, or the dtype of 16-bit inputs."""
@@ -115,3 +125,11 @@ def problem_of(values: Mapping[str, Any]) -> Problem:
     if broken:
         raise UnsupportedProblemError(f"{broken[0]} is {values[broken[0]]!r}, and has to be a whole number", *broken)
     return make_problem(**{"dtype": "float32", **values})
+
+
+def merged(row: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """A row's values and the defaults: a precision that was given for a whole list is for its float32 rows."""
+    values = {**defaults, **row}
+    if "precision" not in row and values.get("dtype", "float32") != "float32":
+        values.pop("precision", None)
+    return values

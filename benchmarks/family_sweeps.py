@@ -26,7 +26,7 @@ from pathlib import Path
 from fusetune.errors import ConfigFileError
 from fusetune.ops.gemm_scale.config import Config
 from fusetune.ops.gemm_scale.problem import Problem, make_problem
-from fusetune.ops.spec import load_spec
+from fusetune.ops.loading import load_spec
 from fusetune.store.journal import RunEnd, read_journal
 from fusetune.store.paths import config_path
 from fusetune.store.schema import Entry

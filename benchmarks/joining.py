@@ -40,7 +40,7 @@ from fusetune.ops.gemm_scale.config import Config
 from fusetune.ops.gemm_scale.estimate import estimate
 from fusetune.ops.gemm_scale.problem import Problem
 from fusetune.ops.gemm_scale.space import candidates, reject_reason
-from fusetune.ops.spec import load_spec
+from fusetune.ops.loading import load_spec
 
 HERE = Path(__file__).resolve().parent
 CELLS = (

@@ -9,7 +9,7 @@ from fusetune.core.environment import Environment, TargetIdentity
 from fusetune.core.target import find_target
 from fusetune.ops.gemm_scale.config import BASELINE, Config
 from fusetune.ops.gemm_scale.problem import Problem, make_problem
-from fusetune.ops.spec import load_spec
+from fusetune.ops.loading import load_spec
 from fusetune.store.schema import ConfigFile, ConservativeGain, Entry, Times
 from fusetune.store.yaml_files import dump_config_file
 

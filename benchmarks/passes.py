@@ -31,7 +31,8 @@ from fusetune.ops.gemm_scale.early import PDL_CAPABILITY, launches_early, waits_
 from fusetune.ops.gemm_scale.endings import moments_of_rows, normalize_columns
 from fusetune.ops.gemm_scale.owner import normalize_owned_columns
 from fusetune.ops.gemm_scale.problem import Dtype, Problem, make_problem
-from fusetune.ops.spec import Launch, abstract_tensors, load_spec
+from fusetune.ops.loading import load_spec
+from fusetune.ops.spec import Launch, abstract_tensors
 
 HERE = Path(__file__).resolve().parent
 SIZES: tuple[tuple[int, int, Dtype], ...] = (

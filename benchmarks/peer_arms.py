@@ -28,7 +28,8 @@ from fusetune.measure.launcher import Launcher
 from fusetune.ops.gemm_scale.batch_norm import EPS, MOMENTUM
 from fusetune.ops.gemm_scale.config import BASELINE, Config
 from fusetune.ops.gemm_scale.tiles import tiled_products
-from fusetune.ops.spec import KernelSpec, load_spec
+from fusetune.ops.loading import load_spec
+from fusetune.ops.spec import KernelSpec
 
 L2_TURNOVER = 3
 REPLAY_US = 1000.0

@@ -39,7 +39,7 @@ from fusetune.ops.gemm_scale.config import BASELINE, Config
 from fusetune.ops.gemm_scale.estimate import estimate
 from fusetune.ops.gemm_scale.machine import Machine
 from fusetune.ops.gemm_scale.problem import Problem
-from fusetune.ops.spec import load_spec
+from fusetune.ops.loading import load_spec
 from fusetune.store.journal import Candidate, RunStart, Sample, read_journal
 from fusetune.tune.plan import PRIOR_SPARES, predicted_slow
 from fusetune.tune.predict import shortlist_of

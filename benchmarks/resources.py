@@ -32,7 +32,8 @@ from fusetune.ops.device import local_target
 from fusetune.ops.gemm_scale.config import Config
 from fusetune.ops.gemm_scale.problem import Problem, make_problem
 from fusetune.ops.gemm_scale.space import candidates, reject_reason
-from fusetune.ops.spec import KernelSpec, load_spec
+from fusetune.ops.loading import load_spec
+from fusetune.ops.spec import KernelSpec
 
 HERE = Path(__file__).resolve().parent
 THEORY = "sm__maximum_warps_per_active_cycle_pct"

@@ -32,7 +32,7 @@ from fusetune.measure.cuda import CudaMeasurer
 from fusetune.measure.paired import compare
 from fusetune.measure.protocol import Failure
 from fusetune.ops.gemm_scale.config import Config
-from fusetune.ops.spec import load_spec
+from fusetune.ops.loading import load_spec
 from fusetune.store.journal import Candidate, Comparison, Record, RunEnd, read_journal
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from importlib import import_module
 
+from fusetune import nn as _nn
+
 __version__ = "0.1.0"
 
 TYPE_CHECKING = False  # typing's own takes longer to load than all of this, and `fusetune` has to be there at once.
@@ -14,23 +16,16 @@ if TYPE_CHECKING:
     from typing import Any
 
     from fusetune.core.space import Space
-    from fusetune.nn.linear_scale import fused_gemm_scale
-    from fusetune.nn.linear_scale_bn import fused_gemm_scale_batch_norm
-    from fusetune.nn.modules import FusedLinearScale, FusedLinearScaleBatchNorm, ModelNew
-    from fusetune.nn.warmup import warmup
+    from fusetune.nn import *  # noqa: F403
     from fusetune.ops.spec import KernelSpec, Launch, Operand, Tolerance
-    from fusetune.runtime.configs import explain, load, reload
+    from fusetune.runtime.configs import load, reload
+    from fusetune.runtime.warmup import warmup
 
 _PUBLIC = {
-    "fused_gemm_scale": "fusetune.nn.linear_scale",
-    "fused_gemm_scale_batch_norm": "fusetune.nn.linear_scale_bn",
-    "FusedLinearScale": "fusetune.nn.modules",
-    "FusedLinearScaleBatchNorm": "fusetune.nn.modules",
-    "ModelNew": "fusetune.nn.modules",
-    "explain": "fusetune.runtime.configs",
+    **_nn.PUBLIC,
     "load": "fusetune.runtime.configs",
     "reload": "fusetune.runtime.configs",
-    "warmup": "fusetune.nn.warmup",
+    "warmup": "fusetune.runtime.warmup",
     "KernelSpec": "fusetune.ops.spec",
     "Launch": "fusetune.ops.spec",
     "Operand": "fusetune.ops.spec",
@@ -39,22 +34,17 @@ _PUBLIC = {
 }
 
 __all__ = [
-    "FusedLinearScale",
-    "FusedLinearScaleBatchNorm",
     "KernelSpec",
     "Launch",
-    "ModelNew",
     "Operand",
     "Space",
     "Tolerance",
     "__version__",
-    "explain",
-    "fused_gemm_scale",
-    "fused_gemm_scale_batch_norm",
     "load",
     "reload",
     "warmup",
 ]
+__all__ += _nn.__all__
 
 
 def __getattr__(name: str) -> Any:

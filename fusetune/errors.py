@@ -4,7 +4,7 @@
     +-- UsageError                2   an option, an argument or a shape that cannot be used
     |   +-- UnknownTargetError    2   a GPU name that the target table does not hold
     |   +-- UnsupportedProblemError 2 a problem that the op does not compute
-    |   +-- ChannelsError         2   an x whose dim 1 is not the channels of BatchNorm1d; a RuntimeError, too
+    |   +-- TensorShapeError      2   a tensor of a shape for which PyTorch raises RuntimeError; one of these, too
     |   +-- ConfigFileError       2   a YAML file that cannot be read, parsed or believed
     |       +-- NewerSchemaError  2   a file written by a newer fusetune
     |   +-- JournalError          2   a run's journal that cannot be read
@@ -58,8 +58,8 @@ class UnsupportedProblemError(UsageError):
         self.names = names
 
 
-class ChannelsError(UsageError, RuntimeError):
-    """An x of three dimensions whose dim 1 is not the channels of BatchNorm1d; PyTorch raises RuntimeError there."""
+class TensorShapeError(UsageError, RuntimeError):
+    """A tensor of a shape that a module does not take, where PyTorch's own would raise RuntimeError."""
 
 
 class ConfigFileError(UsageError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -94,12 +95,29 @@ def problem_of(given: dict[str, Any]) -> tuple[KernelSpec, Problem]:
 
 def spec_and_problem(given: dict[str, Any]) -> tuple[KernelSpec, Problem]:
     """The same, not checked: for a command that takes other problems than the op does."""
-    from fusetune.ops.spec import load_spec
+    from fusetune.ops.loading import load_spec
 
     spec = load_spec(given.pop("op"))
     values = values_of(given)
     with naming_options():
         return spec, spec.problem(values)
+
+
+def problems_of(given: dict[str, Any]) -> tuple[str, list[Problem]]:
+    """The name of the op, and every problem that the options ask for; none without a size.
+
+    For options that were made with `repeated`: each size of several stands with each other. Raises as `problem_of`.
+    """
+    from fusetune.ops.loading import load_spec
+
+    spec = load_spec(given.pop("op"))
+    values = values_of(given)
+    several = {name: value if isinstance(value, tuple) else (value,) for name, value in values.items()}
+    if not {*several} - {value.name for value in named_values() if not value.is_size}:
+        return spec.name, []
+    with naming_options():
+        rows = itertools.product(*several.values())
+        return spec.name, [problem_with(spec, dict(zip(several, row, strict=True))) for row in rows]
 
 
 @contextmanager

@@ -81,9 +81,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Whether to leave out what the cost model predicts to be far slower than its best.",
 )
-@click.option(
-    "--allow-library", is_flag=True, help="Let a library win, which is timed in any case if there is one."
-)
+@click.option("--allow-library", is_flag=True, help="Let a library win, which is timed in any case if there is one.")
 @click.option("--exclusive", is_flag=True, help="Fail where another process uses the GPU, instead of warning.")
 @click.option(
     "--lock-clocks",
@@ -164,7 +162,7 @@ def sweep(
     # First of all, before triton is loaded: it is this process that everything waits for.
     server = libraries.start_server() if target is None and nvml.gpu_present() else None
     with closing(server) if server else nullcontext():
-        from fusetune.ops.spec import load_spec, spec_named
+        from fusetune.ops.loading import load_spec, spec_named
         from fusetune.tune.request import SweepRequest
 
         # A list of problems names ops; a module to import comes from --op alone.

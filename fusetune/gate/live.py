@@ -20,7 +20,8 @@ from fusetune.gate.recording import GateJournal
 from fusetune.gate.static import static_findings
 from fusetune.measure.lock import hold_gpu_of
 from fusetune.measure.protocol import GpuFacts, Measurer
-from fusetune.ops.spec import KernelSpec, spec_named
+from fusetune.ops.loading import spec_named
+from fusetune.ops.spec import KernelSpec
 from fusetune.store.lookup import target_differences
 from fusetune.store.schema import ConfigFile, Entry
 

@@ -23,7 +23,8 @@ from fusetune.errors import CompileError, FusetuneError, UsageError
 from fusetune.gate.drift import METRICS, Drift, drift
 from fusetune.gate.findings import Finding, LoadedFile, Status
 from fusetune.gate.pins import PINS_VERSION, Pin, PinFile, Toolchain, merged, pins_path, read_pins, write_pins
-from fusetune.ops.spec import KernelSpec, spec_named
+from fusetune.ops.loading import spec_named
+from fusetune.ops.spec import KernelSpec
 from fusetune.store.schema import ConfigFile
 from fusetune.units import format_bytes
 

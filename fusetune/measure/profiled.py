@@ -25,7 +25,7 @@ def main(text: str) -> int:
     """Launch the job's config WARM_UPS times and once more; returns the exit code."""
     import torch
 
-    from fusetune.ops.spec import load_spec
+    from fusetune.ops.loading import load_spec
     from fusetune.store.typed import decoding_of
 
     if not torch.cuda.is_available():

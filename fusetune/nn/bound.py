@@ -10,7 +10,8 @@ from typing import Any, Final
 import torch
 
 from fusetune.nn.guards import make_check
-from fusetune.nn.plans import PLANS, Plan, contiguous_strides, empty
+from fusetune.nn.plans import PLANS, Plan, empty
+from fusetune.ops.stand_in import contiguous_strides
 from fusetune.runtime.configs import forget_at_load
 
 MOST_BOUND: Final = 4096

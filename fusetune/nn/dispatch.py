@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from contextlib import nullcontext
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, cast
 
 import torch
 
 from fusetune.errors import UsageError
 from fusetune.nn.folded import KEPT
 from fusetune.nn.guards import PLAIN, autocast_dtype, way
-from fusetune.nn.plans import OPERANDS, PLANS, Plan, StandIn, alignment, direct_launches
+from fusetune.nn.plans import OPERANDS, PLANS, Plan, alignment, direct_launches
 from fusetune.nn.scratch import kept_for
 from fusetune.ops.direct import load
 from fusetune.ops.gemm_scale.config import BASELINE, Config
@@ -20,6 +20,7 @@ from fusetune.ops.gemm_scale.launches import gemm_launches, takes, workspace
 from fusetune.ops.gemm_scale.problem import PRECISIONS, Dtype, Precision, Problem
 from fusetune.ops.refusals import is_refusal, told
 from fusetune.ops.spec import Launch
+from fusetune.ops.stand_in import StandIn
 from fusetune.runtime.configs import config_for, refuse_config
 
 Counter = Literal["none", "count", "average"]
@@ -329,7 +330,7 @@ def config_told(op: str, weight: torch.Tensor, *, training: bool) -> str:
 
 def _config(op: str, problem: Problem, x: Any) -> Config:
     # Triton's interpreter has no GPU to look up a config for.
-    return BASELINE if _interpreting() else config_for(op, problem, x.device.index)
+    return BASELINE if _interpreting() else cast("Config", config_for(op, problem, x.device.index))
 
 
 def _interpreting() -> bool:

@@ -5,11 +5,8 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-import re
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import import_module
-from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from fusetune.core.brief import brief
@@ -17,27 +14,20 @@ from fusetune.core.config import OPTIONS, SAFE_STAGES, SAFE_WARPS, Config, with_
 from fusetune.core.config_text import parse_named_config
 from fusetune.core.dtypes import element_type
 from fusetune.core.estimate import Estimate
-from fusetune.core.near import did_you_mean
 from fusetune.core.problem import Problem
 from fusetune.core.resources import Resources
 from fusetune.core.space import SPACE_NAMES, Rejection, Space, SpaceName
 from fusetune.core.target import Target
-from fusetune.core.text import OP_NAME
 from fusetune.errors import FusetuneError, UnsupportedProblemError, UsageError
-from fusetune.ops.built_in import built_in_ops
 from fusetune.ops.device import NO_GPU, Gpu
 from fusetune.ops.hashing import hash_kernels, kernels_named_by
-from fusetune.ops.importing import make_importable
-from fusetune.ops.types import NAMED, OpTypes, register
+from fusetune.ops.types import NAMED, OpTypes
 
 if TYPE_CHECKING:
     import torch
 
 Role = Literal["input", "output", "state", "counter"]
 
-ENTRY_POINT_GROUP = "fusetune.ops"
-_NO_ROOM = "failed to map segment"
-"""The dynamic linker's words where there is too little memory for a library."""
 _TFLOAT32 = 11
 """CU_TENSOR_MAP_DATA_TYPE_TFLOAT32 of the CUDA driver."""
 
@@ -261,6 +251,8 @@ class KernelSpec:
     types: OpTypes = NAMED
     staged_loads: int = 0
     """Loads inside the pipelined loop, which num_stages multiplies; those before and after it do not count."""
+    warmed_by: str | None = None
+    """`module:function` that makes a problem ready for those who call the op; None: what it launches is compiled."""
 
     def __init_subclass__(cls, **rest: Any) -> None:
         """Have what an op's own members raise told with the op's and the member's name."""
@@ -399,7 +391,6 @@ class KernelSpec:
         return hash_kernels(*kernels_named_by(type(self).launches))
 
 
-_NEEDED: Final = ("name", "operands", "launches", "reference")
 _ROUNDING: Final[Mapping[str, float]] = {
     "float64": 1e-12,
     "float32": 1e-5,
@@ -412,81 +403,6 @@ _ROUNDING: Final[Mapping[str, float]] = {
 _WARP: Final = 32
 _MOST_THREADS: Final = 1024
 """Of a CTA, on every GPU (CUDA C++ Programming Guide, technical specifications)."""
-
-
-_given: dict[str, KernelSpec] = {}
-"""By their own names: what `load_spec` has loaded of what a user gave as `module:attribute` in this process."""
-
-
-def load_spec(op: str) -> KernelSpec:
-    """The KernelSpec of an op that a user asks for: one with a name, as `spec_named` finds it, or of a module or file.
-
-    These are written `module:attribute` and `folder/file.py:attribute`; modules of the current folder are found, too.
-    It imports what it is told to, so that it is for a command line or a caller, never for what stands in a file: those
-    name ops, and `spec_named` knows them. Raises UsageError where there is no such op, or what is there is no
-    KernelSpec.
-    """
-    if ":" not in op:
-        return spec_named(op)
-    spec = _imported(op, make_importable(op))
-    if not re.match(OP_NAME, str(spec.name)):
-        raise UsageError(
-            f"op {op!r}: its name is {str(spec.name)[:100]!r}, and has to be lower-case letters, digits and "
-            "underscores, a letter first: files are called by it"
-        )
-    _given[spec.name] = spec
-    return spec
-
-
-def spec_named(op: str) -> KernelSpec:
-    """The KernelSpec of an op by its name alone: built in, loaded by `load_spec` before, or of an installed plug-in.
-
-    Whatever the name is, it chooses among these: data that names a module imports none. Raises UsageError where there
-    is no such op, or what the plug-in's entry point in the group `fusetune.ops` leads to is no KernelSpec.
-    """
-    built_in = built_in_ops()
-    if op in built_in:
-        return _imported(op, built_in[op])
-    if op in _given:
-        return _given[op]
-    plugins = {point.name: point.value for point in entry_points(group=ENTRY_POINT_GROUP)}
-    if op not in plugins:
-        known = ", ".join(sorted({**plugins, **built_in}))
-        near = did_you_mean(op, {**plugins, **built_in})
-        raise UsageError(
-            f"op {op[:100]!r} is not known; use one of: {known}, or module:attribute of your own KernelSpec{near}"
-        )
-    return _imported(op, plugins[op])
-
-
-def _imported(op: str, reference: str) -> KernelSpec:
-    module_name, _, attribute = reference.partition(":")
-    if not module_name or module_name.startswith("."):
-        raise UsageError(f"op {op!r}: write it as module:attribute, with the module's full name")
-    try:
-        spec = getattr(import_module(module_name), attribute)
-    except (FusetuneError, MemoryError):
-        raise
-    except Exception as error:  # Whatever a module of the user's does when it is loaded.
-        if (isinstance(error, OSError) and error.errno is not None) or _NO_ROOM in str(error):
-            raise  # The machine's trouble, and nothing of the op's.
-        named = "" if isinstance(error, ImportError | AttributeError) else f"{type(error).__name__}: "
-        raise UsageError(f"op {op!r}: cannot load {reference}: {named}{error}") from error
-    if isinstance(spec, type):
-        raise UsageError(f"op {op!r}: {reference} is a class; name an instance of it, as in SPEC = {attribute}()")
-    if not isinstance(spec, KernelSpec):
-        raise UsageError(f"op {op!r}: {reference} is not a KernelSpec; derive its class from fusetune.KernelSpec")
-    _refuse_unfit(spec, f"op {op!r}: {reference}")
-    register(spec.name, spec.types)
-    return spec
-
-
-def _refuse_unfit(spec: KernelSpec, place: str) -> None:
-    """Raise UsageError for what a spec lacks."""
-    own = [name for name in _NEEDED if getattr(type(spec), name, None) is getattr(KernelSpec, name, None)]
-    missing = [name for name in own if name != "name" or not hasattr(spec, "name")]
-    if missing:
-        raise UsageError(f"{place} lacks {' and '.join(missing)}; a KernelSpec has at least {', '.join(_NEEDED)}")
 
 
 def abstract_tensors(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fusetune.errors import UsageError
-from fusetune.ops.spec import spec_named
+from fusetune.ops.loading import spec_named
 from fusetune.ops.types import types_of
 from fusetune.store.schema import ConfigFile, Entry
 from fusetune.store.yaml_files import read_config_file

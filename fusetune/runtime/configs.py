@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
 import threading
 import warnings
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Final, cast
+from typing import Final
 
 from fusetune.core.brief import brief
+from fusetune.core.config import Config
 from fusetune.core.environment import Environment, TargetIdentity
+from fusetune.core.problem import Problem
 from fusetune.core.target import find_target
 from fusetune.core.text import printable
 from fusetune.errors import ConfigFileError, MissingConfigError, NoUsableGpuError
+from fusetune.ops.built_in import default_op
 from fusetune.ops.device import gpu_identity
-from fusetune.ops.gemm_scale.config import Config
-from fusetune.ops.gemm_scale.problem import Dtype, Mode, Precision, Problem, make_problem
-from fusetune.ops.spec import KernelSpec, load_spec
+from fusetune.ops.loading import spec_named
+from fusetune.ops.spec import KernelSpec
 from fusetune.runtime.believed import unfit_for_op
 from fusetune.store.indexed import IndexedFile, open_config_file
 from fusetune.store.lookup import Lookup, lookup
@@ -28,13 +31,12 @@ from fusetune.store.regular import is_folder, is_there, reason
 from fusetune.store.schema import Entry
 from fusetune.store.yaml_files import read_config_file
 
-DEFAULT_OP = "gemm_scale"
-
-
 MOST_FOUND: Final = 4096
 """So many look-ups are kept, 2 MB; then all are made anew, since a process with more has no hot ones."""
 MOST_WARNINGS: Final = 20
 """So much is said of the files of one source; after that, that there is more."""
+
+_PACKAGE: Final = f"{Path(__file__).resolve().parents[1]}{os.sep}"
 
 _Key = tuple[str, Problem, TargetIdentity]
 _Read = tuple[tuple[tuple[Path, IndexedFile], ...], tuple[str, ...]]
@@ -132,7 +134,7 @@ class ConfigSource:
         refused = self._refused.get(key, {})
 
         def obstacle(entry: Entry) -> str | None:
-            why = refused.get(cast(Config, entry.config))
+            why = refused.get(entry.config)
             return None if why is None else f"it cannot be launched here ({why})"
 
         return lookup(
@@ -194,7 +196,15 @@ class ConfigSource:
             if not told:
                 self._warned |= {text}
         if not told:
-            warnings.warn(printable(text), RuntimeWarning, stacklevel=4)
+            warnings.warn(printable(text), RuntimeWarning, stacklevel=_users_level())
+
+
+def _users_level() -> int:
+    """What `stacklevel` of the caller's warning points to the code of the user: the first frame outside of fusetune."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 def _keep(kept: dict[_Key, Lookup], key: _Key, found: Lookup) -> None:
@@ -271,22 +281,11 @@ def _tell_dependents() -> None:
         forget()
 
 
-def explain(
-    M: int,
-    N: int,
-    K: int,
-    dtype: Dtype = "float32",
-    *,
-    precision: Precision | None = None,
-    mode: Mode | None = None,
-    op: str = DEFAULT_OP,
-    target: str | None = None,
-) -> Lookup:
-    """Which config a call with these sizes uses, and why: `print(explain(M=128, N=512, K=1024).explain())`.
+def explain_problem(op: str, problem: Problem, target: str | None = None) -> Lookup:
+    """Which config a call uses for a problem of an op, and why.
 
     `target` names a known GPU instead of the one here. Raises NoUsableGpuError where there is none and none is named.
     """
-    problem = make_problem(M, N, K, dtype, precision, mode)
     return active_source().find(op, problem, _identity(target))
 
 
@@ -309,14 +308,8 @@ def why_no_gpu() -> str:
 
 
 def _sweep(op: str, problem: Problem) -> str:
-    command = f"fusetune sweep --M {problem.M} --K {problem.K} --N {problem.N}"
-    options = {
-        "op": None if op == DEFAULT_OP else op,
-        "mode": problem.mode,
-        "dtype": None if problem.dtype == "float32" else problem.dtype,
-        "precision": None if problem.precision == "tf32" else problem.precision,
-    }
-    return command + "".join(f" --{name} {value}" for name, value in options.items() if value is not None)
+    named = "" if op == default_op() else f"--op {op} "
+    return f"fusetune sweep {named}{problem.options()}"
 
 
 @functools.cache
@@ -327,7 +320,7 @@ def device_identity(index: int) -> TargetIdentity:
 
 @functools.lru_cache(maxsize=64)
 def _spec(op: str) -> KernelSpec:
-    return load_spec(op)
+    return spec_named(op)
 
 
 @functools.lru_cache(maxsize=256)  # of a user's own op, a file may hold any config
@@ -349,8 +342,7 @@ def _environment(op: str) -> Environment:
 
 def config_for(op: str, problem: Problem, device_index: int) -> Config:
     """The config that a call uses on a CUDA device."""
-    found: Config = active_source().find(op, problem, device_identity(device_index)).config  # type: ignore[assignment]
-    return found
+    return active_source().find(op, problem, device_identity(device_index)).config
 
 
 def refuse_config(op: str, problem: Problem, device_index: int, config: Config, why: str) -> None:

@@ -8,12 +8,13 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
-from fusetune.nn.plans import EPS, OPERANDS, StandIn, direct_launches
+from fusetune.nn.plans import EPS, OPERANDS, direct_launches
 from fusetune.ops import direct
 from fusetune.ops.device import Gpu
 from fusetune.ops.gemm_scale.config import BASELINE, Config
 from fusetune.ops.gemm_scale.launches import KERNELS, gemm_launches, workspace
 from fusetune.ops.gemm_scale.problem import make_problem
+from fusetune.ops.stand_in import StandIn
 
 M, N, K = 128, 512, 1024
 PERSISTENT = Config(variant="persistent", BLOCK_M=64, BLOCK_N=64, BLOCK_K=32, num_stages=3)

@@ -26,7 +26,8 @@ from fusetune.ops.gemm_scale.persistent import parts_of
 from fusetune.ops.gemm_scale.problem import DTYPES, PRECISIONS, Dtype, Problem, make_problem
 from fusetune.ops.gemm_scale.space import reject_reason
 from fusetune.ops.gemm_scale.split import joins_summands
-from fusetune.ops.spec import KernelSpec, Launch, load_spec
+from fusetune.ops.loading import load_spec
+from fusetune.ops.spec import KernelSpec, Launch
 from fusetune.report.export import choice, module
 from fusetune.report.export.module import export_module, module_text
 from fusetune.runtime.believed import read_believed_file

@@ -19,7 +19,7 @@ from fusetune.ops.gemm_scale.config import BASELINE, Config
 from fusetune.ops.gemm_scale.config_text import parse_config
 from fusetune.ops.gemm_scale.linear_scale import SPEC
 from fusetune.ops.gemm_scale.problem import make_problem
-from fusetune.ops.spec import load_spec
+from fusetune.ops.loading import load_spec
 from fusetune.report.inspection import space_text, to_builtins, to_text
 from fusetune.store.schema import ConfigFile
 from fusetune.tune.predict import predict

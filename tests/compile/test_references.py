@@ -8,7 +8,7 @@ from fusetune.compiler.build import compile_config
 from fusetune.core.resources import Resources
 from fusetune.core.target import find_target
 from fusetune.ops.gemm_scale.problem import make_problem
-from fusetune.ops.spec import load_spec
+from fusetune.ops.loading import load_spec
 
 
 @pytest.mark.compile

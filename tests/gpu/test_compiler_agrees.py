@@ -12,7 +12,7 @@ from fusetune.core.resources import Resources
 from fusetune.ops.device import local_target
 from fusetune.ops.gemm_scale.problem import make_problem
 from fusetune.ops.gemm_scale.space import candidates, reject_reason
-from fusetune.ops.spec import load_spec
+from fusetune.ops.loading import load_spec
 from tests.gpu.test_variants import drawn
 
 PROBLEMS = [

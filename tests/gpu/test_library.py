@@ -12,7 +12,7 @@ from fusetune.nn import dispatch
 from fusetune.nn.bound import forget_plans
 from fusetune.ops.gemm_scale.config import BASELINE, Config
 from fusetune.ops.gemm_scale.problem import make_problem
-from fusetune.ops.spec import load_spec
+from fusetune.ops.loading import load_spec
 
 PROBLEMS = [
     ("gemm_scale", make_problem(128, 512, 1024, "float32")),

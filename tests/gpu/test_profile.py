@@ -15,7 +15,7 @@ from fusetune.measure.profile import find_ncu, ncu_command, profile_config
 from fusetune.ops.device import local_target
 from fusetune.ops.gemm_scale.config_text import parse_config
 from fusetune.ops.gemm_scale.problem import make_problem
-from fusetune.ops.spec import load_spec
+from fusetune.ops.loading import load_spec
 
 pytestmark = pytest.mark.skipif(not gpu_present(), reason="needs an NVIDIA GPU")
 

@@ -7,7 +7,8 @@ from msgspec import structs
 from fusetune.core.target import Target
 from fusetune.ops.gemm_scale.config import BASELINE, Config
 from fusetune.ops.gemm_scale.problem import Dtype, Problem, make_problem
-from fusetune.ops.spec import KernelSpec, load_spec
+from fusetune.ops.loading import load_spec
+from fusetune.ops.spec import KernelSpec
 from fusetune.report.export.choice import Choice
 from fusetune.report.export.module import module_text
 from fusetune.store.lookup import Lookup

@@ -13,7 +13,7 @@ from fusetune.ops.device import local_target
 from fusetune.ops.gemm_scale.config import BASELINE, Config
 from fusetune.ops.gemm_scale.problem import Problem, make_problem
 from fusetune.ops.gemm_scale.space import reject_reason
-from fusetune.ops.spec import load_spec
+from fusetune.ops.loading import load_spec
 
 CONFIGS = (
     BASELINE,

@@ -10,7 +10,7 @@ import msgspec
 from fusetune.core.target import Target, match_target
 from fusetune.core.values import Value
 from fusetune.errors import UsageError
-from fusetune.ops.spec import spec_named
+from fusetune.ops.loading import spec_named
 from fusetune.report import wording
 from fusetune.report.run_summary import CandidateRow, RunSummary, candidate_rows, summarize_run
 from fusetune.store.journal import Block, Candidate, Record

@@ -11,7 +11,8 @@ from family_sweeps import Cell
 from fusetune.core.target import find_target
 from fusetune.ops.gemm_scale.config import Config
 from fusetune.ops.gemm_scale.config_text import parse_config
-from fusetune.ops.spec import abstract_tensors, load_spec
+from fusetune.ops.loading import load_spec
+from fusetune.ops.spec import abstract_tensors
 
 RESULTS = Path(overlap.__file__).parent / "results"
 REREAD = Config("reread", 128, 256, 64, num_warps=8, num_stages=3)

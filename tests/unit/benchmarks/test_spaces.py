@@ -11,7 +11,7 @@ from family_sweeps import family
 from fusetune.core.decision import Gain
 from fusetune.ops.gemm_scale.config import BASELINE, Config
 from fusetune.ops.gemm_scale.space import candidates
-from fusetune.ops.spec import load_spec
+from fusetune.ops.loading import load_spec
 from fusetune.store.journal import Candidate, Comparison
 
 OTHER = Config(num_warps=8)

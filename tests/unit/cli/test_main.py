@@ -21,7 +21,7 @@ from fusetune.core.resources import Resources
 from fusetune.core.target import find_target
 from fusetune.measure.fake import FakeMeasurer
 from fusetune.measure.protocol import Failure
-from fusetune.ops import spec as spec_module
+from fusetune.ops import loading as spec_module
 from fusetune.ops.gemm_scale.config import BASELINE, Config
 from fusetune.ops.gemm_scale.linear_scale import SPEC
 from fusetune.ops.gemm_scale.problem import make_problem

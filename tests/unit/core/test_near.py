@@ -7,7 +7,7 @@ import pytest
 from fusetune.core.near import did_you_mean
 from fusetune.core.target import find_target
 from fusetune.errors import UnknownTargetError, UsageError
-from fusetune.ops.spec import load_spec
+from fusetune.ops.loading import load_spec
 
 
 def test_the_nearest_name_is_told_as_it_is_written_and_nothing_where_none_is_near() -> None:

@@ -21,11 +21,12 @@ from fusetune.errors import MissingConfigError
 from fusetune.nn import bound, dispatch
 from fusetune.nn.bound import BoundPlans
 from fusetune.nn.folded import FoldedWeights
-from fusetune.nn.plans import PLANS, Plan, StandIn
+from fusetune.nn.plans import PLANS, Plan
 from fusetune.ops.gemm_scale.config import BASELINE, Config
 from fusetune.ops.gemm_scale.linear_scale import SPEC
 from fusetune.ops.gemm_scale.problem import make_problem
 from fusetune.ops.refusals import is_refusal
+from fusetune.ops.stand_in import StandIn
 from fusetune.runtime import configs
 from fusetune.store.paths import config_path
 from fusetune.store.schema import ConfigFile, Environment, TargetIdentity

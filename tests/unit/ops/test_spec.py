@@ -14,7 +14,7 @@ import pytest
 from fusetune.core.config import NamedConfig
 from fusetune.core.target import find_target
 from fusetune.errors import UnsupportedProblemError, UsageError
-from fusetune.ops import spec as spec_module
+from fusetune.ops import loading as spec_module
 from fusetune.ops.built_in import built_in_ops
 from fusetune.ops.gemm_scale.config import BASELINE, Config
 from fusetune.ops.gemm_scale.launches import DEFERRED_KERNELS, KERNELS, OWNER_KERNELS
@@ -23,15 +23,8 @@ from fusetune.ops.gemm_scale.problem import DTYPES, make_problem
 from fusetune.ops.gemm_scale.space import GEMM_SPACE, SEED_SPACE
 from fusetune.ops.gemm_scale.tiles import tiled_products
 from fusetune.ops.hashing import hash_kernels
-from fusetune.ops.spec import (
-    AbstractTensor,
-    KernelSpec,
-    Launch,
-    Operand,
-    abstract_tensors,
-    load_spec,
-    spec_named,
-)
+from fusetune.ops.loading import load_spec, spec_named
+from fusetune.ops.spec import AbstractTensor, KernelSpec, Launch, Operand, abstract_tensors
 
 RTX4090 = find_target("rtx4090")
 PROBLEM = make_problem(100, 200, 96, "float32")

@@ -16,11 +16,10 @@ import pytest
 import fusetune
 from fusetune.core.target import find_target
 from fusetune.errors import ConfigFileError
-from fusetune.nn import warmup
 from fusetune.ops.gemm_scale.config import BASELINE, Config
 from fusetune.ops.gemm_scale.linear_scale import SPEC
 from fusetune.ops.gemm_scale.problem import make_problem
-from fusetune.runtime import configs
+from fusetune.runtime import configs, warmup
 from fusetune.store.paths import config_path
 from fusetune.store.schema import Environment, TargetIdentity
 from fusetune.store.yaml_files import dump_config_file

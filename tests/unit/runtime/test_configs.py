@@ -299,10 +299,10 @@ def test_a_missing_entry_of_another_op_is_told_with_the_command_that_makes_it(tm
     fusetune.load(tmp_path, strict=True)
     with pytest.raises(MissingConfigError) as caught:
         fusetune.explain(128, 512, 1024, op="gemm_scale_bn", mode="train", target="rtx4090")
-    assert "`fusetune sweep --M 128 --K 1024 --N 512 --op gemm_scale_bn --mode train`" in str(caught.value)
+    assert "`fusetune sweep --op gemm_scale_bn --M 128 --K 1024 --N 512 --mode train`" in str(caught.value)
     with pytest.raises(MissingConfigError) as caught:
         fusetune.explain(128, 512, 1024, "float16", op="gemm_scale_bn", mode="eval", target="rtx4090")
-    assert "--op gemm_scale_bn --mode eval --dtype float16`" in str(caught.value)
+    assert "--op gemm_scale_bn --M 128 --K 1024 --N 512 --mode eval --dtype float16`" in str(caught.value)
     with pytest.raises(MissingConfigError) as caught:
         fusetune.explain(128, 512, 1024, precision="tf32x3", target="rtx4090")
     assert "`fusetune sweep --M 128 --K 1024 --N 512 --precision tf32x3`" in str(caught.value)

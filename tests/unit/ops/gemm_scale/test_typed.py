@@ -8,7 +8,7 @@ from fusetune.errors import EXIT_USAGE, UnsupportedProblemError
 from fusetune.ops.gemm_scale.config import BASELINE, Config
 from fusetune.ops.gemm_scale.problem import Mode, Problem, make_problem
 from fusetune.ops.gemm_scale.typed import check_config, variants_of
-from fusetune.ops.spec import load_spec
+from fusetune.ops.loading import load_spec
 
 LARGE = make_problem(512, 512, 1024, "float32")
 

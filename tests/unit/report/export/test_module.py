@@ -23,7 +23,7 @@ from fusetune.ops.gemm_scale.launches import gemm_launches
 from fusetune.ops.gemm_scale.linear_scale import SPEC
 from fusetune.ops.gemm_scale.problem import make_problem
 from fusetune.ops.gemm_scale.space import holds_columns
-from fusetune.ops.spec import load_spec
+from fusetune.ops.loading import load_spec
 from fusetune.report.export.module import export_module
 from fusetune.store.schema import ConfigFile
 from fusetune.store.yaml_files import dump_config_file

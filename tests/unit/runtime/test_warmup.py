@@ -12,11 +12,11 @@ import torch
 import fusetune
 from fusetune.cli.main import cli
 from fusetune.errors import FusetuneError, NoUsableGpuError, UsageError
-from fusetune.nn import bound, warmup
+from fusetune.nn import bound
 from fusetune.nn.plans import MOST_PLANS, Plan, Plans
 from fusetune.ops.gemm_scale.config import BASELINE
 from fusetune.ops.gemm_scale.problem import make_problem
-from fusetune.runtime import configs
+from fusetune.runtime import configs, warmup
 
 without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="says what is said without a GPU")
 
@@ -33,12 +33,12 @@ def test_without_a_gpu_there_is_nothing_to_warm_up():
     [
         (
             {"M": 1, "N": 2},
-            "a problem to warm up is M, N, K and at most dtype, precision, mode and op; got {'M': 1, 'N'",
+            "K is missing: a problem has M, K and N",
         ),
-        ({"M": 1, "N": 2, "K": 3, "rows": 4}, "at most dtype, precision, mode and op"),
-        ({"M": 1, "N": 2, "K": 3, "op": "mine"}, "op 'mine' is not called by this runtime; warm up one of gemm_scale"),
-        ({"M": 1, "N": 2, "K": 3, "mode": "eval"}, "leave its mode out"),
-        ({"M": 1, "N": 2, "K": 3, "op": "gemm_scale_bn"}, "give its mode, train or eval"),
+        ({"M": 1, "N": 2, "K": 3, "rows": 4}, "'rows' is not known: a problem has M, K, N"),
+        ({"M": 1, "N": 2, "K": 3, "op": "mine"}, "op 'mine' is not known; use one of: gemm_scale"),
+        ({"M": 1, "N": 2, "K": 3, "mode": "eval"}, "gemm_scale has no mode 'eval'"),
+        ({"M": 1, "N": 2, "K": 3, "op": "gemm_scale_bn"}, "give it one: --mode train or --mode eval"),
         ({"M": 0, "N": 2, "K": 3}, "M is 0; a size to tune lies between"),
         ({"M": 1, "N": 2, "K": 3, "dtype": "float64"}, "dtype 'float64' is not known"),
     ],
@@ -59,8 +59,8 @@ def test_a_problem_is_a_mapping_with_defaults_or_a_problem():
 @pytest.mark.parametrize(
     ("arguments", "error", "told"),
     [
-        (["--M", "3"], UsageError, "give --M, --K and --N together, or none"),
-        (["--K", "3", "--N", "3"], UsageError, "give --M, --K and --N together, or none"),
+        (["--M", "3"], UsageError, "--K, --N: K, N are missing: a problem has M, K and N"),
+        (["--K", "3", "--N", "3"], UsageError, "--M: M is missing"),
         (["--M", "3", "--K", "3", "--N", "3"], NoUsableGpuError, "no NVIDIA GPU here"),
         ([], NoUsableGpuError, "no NVIDIA GPU here"),
     ],

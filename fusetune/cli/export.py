@@ -60,7 +60,7 @@ def export(
         if not is_folder(folder):
             raise UsageError(f"--configs {brief(folder)}: there is no such folder")
 
-    from fusetune.report.export.module import export_module
+    from fusetune.nn.export.module import export_module
     from fusetune.report.files import write_whole
 
     spec, problem = spec_and_problem(given)

@@ -10,17 +10,17 @@ from typing import Any, Final
 
 from msgspec import structs
 
+from fusetune.code.source import LINE_LENGTH, KernelSource, written
 from fusetune.core.target import Target
 from fusetune.errors import UsageError
+from fusetune.nn.export.choice import Choice, choose_config, header
+from fusetune.nn.export.shared import shared_functions
+from fusetune.nn.export.wrapper import Part, tuned_decorators, wrapper_text
 from fusetune.ops.gemm_scale.batch_norm import EPS, MOMENTUM
 from fusetune.ops.gemm_scale.config import Config
 from fusetune.ops.gemm_scale.launches import gemm_launches
 from fusetune.ops.gemm_scale.problem import MODES, Problem
 from fusetune.ops.spec import AbstractTensor, KernelSpec, Launch, abstract_tensors
-from fusetune.report.export.choice import Choice, choose_config, header
-from fusetune.report.export.shared import shared_functions
-from fusetune.report.export.source import LINE_LENGTH, KernelSource, written
-from fusetune.report.export.wrapper import Part, tuned_decorators, wrapper_text
 
 EXPORTED_OPS: Final = ("gemm_scale", "gemm_scale_bn")
 

@@ -264,6 +264,8 @@ class KernelSpec:
     types: OpTypes = NAMED
     staged_loads: int = 0
     """Loads inside the pipelined loop, which num_stages multiplies; those before and after it do not count."""
+    exported_by: str | None = None
+    """`module:function` that writes this op as a standalone module (see cli/export.py); None where nothing does."""
 
     def __init_subclass__(cls, **rest: Any) -> None:
         """Have what an op's own members raise told with the op's and the member's name."""
@@ -415,8 +417,6 @@ _ROUNDING: Final[Mapping[str, float]] = {
 _WARP: Final = 32
 _MOST_THREADS: Final = 1024
 """Of a CTA, on every GPU (CUDA C++ Programming Guide, technical specifications)."""
-
-
 _given: dict[str, KernelSpec] = {}
 """By their own names: what `load_spec` has loaded of what a user gave as `module:attribute` in this process."""
 

@@ -63,8 +63,8 @@ def export_module(
 ) -> str:
     """The text of a module for one problem on one GPU, with the configs that the files under `roots` hold.
 
-    `problem.mode` does not count: for an op with modes the module has both. Raises UsageError for an op that is not
-    built in, where a library won, where `autotune` has nothing to choose between, or where black is not installed.
+    `problem.mode` does not count: for an op with modes the module has both. Raises UsageError for any other op,
+    where a library won, where `autotune` has nothing to choose between, or where black is not installed.
     """
     if spec.name not in EXPORTED_OPS:
         raise UsageError(

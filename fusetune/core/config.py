@@ -45,6 +45,8 @@ class Config:
     """
 
     __slots__ = ()
+    legend: ClassVar[str | None] = None
+    """What the short words of `label` mean, for a reader of tables; None where labels explain themselves."""
 
     num_warps: int
     num_stages: int

@@ -47,7 +47,7 @@ class ProblemRow(msgspec.Struct, frozen=True):
     Times are microseconds of one launch: BASELINE, the fastest 4-warp / 2-stage config (`conservative_config`, None
     where it is `config` itself) and `config`. A measured row has the `_us` times and the gain; a predicted row has
     `predicted_us` instead and none of them, so that no reader can take a prediction for a measurement. `library` is
-    what cuBLAS takes, `library_text` that in words.
+    what a library takes, `library_text` that in words.
     """
 
     op: str

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, ClassVar, Final
 
 import msgspec
 
@@ -40,6 +40,8 @@ class Config(msgspec.Struct, AnyConfig, frozen=True, forbid_unknown_fields=True,
     GROUP_M the number of tile rows that are walked together so that they share W in L2, SPLIT_K the number of
     CTAs that share one tile along K. num_warps and num_stages are Triton's.
     """
+
+    legend: ClassVar[str | None] = "BLOCK_M x BLOCK_N x BLOCK_K, w num_warps, s num_stages, g GROUP_M, k SPLIT_K"
 
     variant: str = "tiled"
     BLOCK_M: BlockSize = 64

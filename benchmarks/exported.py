@@ -27,14 +27,14 @@ from fusetune.core.text import slugify
 from fusetune.measure.cuda import CudaMeasurer
 from fusetune.measure.paired import compare
 from fusetune.measure.protocol import Failure
+from fusetune.nn.export.choice import Choice
+from fusetune.nn.export.module import module_text, parts_of_module
 from fusetune.ops.gemm_scale.batch_norm import EPS, MOMENTUM, GemmScaleBatchNorm
 from fusetune.ops.gemm_scale.config import OTHER, Config
 from fusetune.ops.gemm_scale.launches import gemm_launches
 from fusetune.ops.gemm_scale.problem import Problem, make_problem
 from fusetune.ops.loading import load_spec
 from fusetune.ops.spec import Launch, Operand
-from fusetune.report.export.choice import Choice
-from fusetune.report.export.module import module_text, parts_of_module
 from fusetune.store.lookup import Lookup
 
 RESULTS = Path(__file__).resolve().parent / "results"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,6 +17,9 @@ from fusetune.core.text import printable
 from fusetune.errors import NoUsableGpuError, UsageError
 from fusetune.store.paths import search_path
 from fusetune.store.regular import is_folder
+
+if TYPE_CHECKING:
+    from fusetune.ops.spec import KernelSpec
 
 
 @click.command("export")
@@ -51,26 +56,39 @@ def export(
     output: Path | None,
     **given: Any,
 ) -> None:
-    """Write the kernel with its tuned config as a standalone module: imports, kernels, wrappers, class ModelNew.
+    """Write the kernel with its tuned config as a standalone module: imports, kernels, wrappers, a module of PyTorch's.
 
-    It is made from the library's own kernels and needs only torch and triton. The header says where its config and its
-    figures come from; without a tuned config that fits, it has the 4-warp / 2-stage baseline.
+    It is made from the op's own kernels and needs only torch and triton. The header says where its config and its
+    figures come from; without a tuned config that fits, it has the 4-warp / 2-stage baseline. An op names what writes
+    it so in its `exported_by`; one that names nothing cannot be exported.
     """
     for folder in config_roots:
         if not is_folder(folder):
             raise UsageError(f"--configs {brief(folder)}: there is no such folder")
 
-    from fusetune.report.export.module import export_module
     from fusetune.report.files import write_whole
 
     spec, problem = spec_and_problem(given)
-    text = export_module(
-        spec, cast(Any, problem), _target(target_name), config_roots or search_path(), autotune=autotune
-    )
+    write = _writer_of(spec)
+    text = write(spec, problem, _target(target_name), config_roots or search_path(), autotune=autotune)
     if output is None:
         click.echo(text, nl=False)
     elif write_whole(output, text):
         echo(printable(f"Wrote {output}"))
+
+
+def _writer_of(spec: KernelSpec) -> Callable[..., str]:
+    """What writes an op as a standalone module. Raises UsageError where nothing does, or it cannot be loaded."""
+    if spec.exported_by is None:
+        raise UsageError(
+            f"op {spec.name}: nothing writes it as a standalone module; name what does in its spec's `exported_by`"
+        )
+    module, _, name = spec.exported_by.partition(":")
+    try:
+        function: Callable[..., str] = getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UsageError(f"op {spec.name}: cannot load {spec.exported_by}, which is to write it: {error}") from error
+    return function
 
 
 def _target(name: str | None) -> Target:

@@ -13,6 +13,7 @@ from fusetune.cli.shown import echo
 from fusetune.core.brief import brief
 from fusetune.core.text import printable
 from fusetune.errors import EXIT_REGRESSION, NoUsableGpuError, UsageError
+from fusetune.ops.built_in import example_command
 from fusetune.store.paths import config_files, find_run, runs_dir, search_path
 from fusetune.store.regular import is_folder, is_regular, is_there, reason
 from fusetune.store.schema import ConfigFile
@@ -217,7 +218,7 @@ def _read(paths: Sequence[Path]) -> Files:
             raise UsageError(f"{brief(path)}: no such file or folder")
     if not found:
         where = ", ".join(map(brief, paths)) or "./configs"
-        raise UsageError(f"no tuned configs in {where}; `fusetune sweep --M 128 --K 1024 --N 512` writes one")
+        raise UsageError(f"no tuned configs in {where}; `{example_command()}` writes one")
     return [(path, read_believed_file(path)) for path in found]
 
 

@@ -14,6 +14,7 @@ from fusetune.cli.shown import echo, echo_console, echo_laid_out
 from fusetune.core.brief import brief
 from fusetune.core.text import no_command, printable
 from fusetune.errors import EXIT_USAGE, UsageError
+from fusetune.ops.built_in import example_command
 from fusetune.store.paths import runs_dir, search_path
 from fusetune.store.regular import is_folder, is_regular
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 FORMATS: Final = ("table", "json", "csv", "md", "t4", "cachefile", "vllm")
 OF_ONE_RUN: Final = ("t4", "cachefile")
 
-_HOW_TO_MAKE_ONE: Final = "fusetune sweep --M 128 --K 1024 --N 512"
 _RESTRICTION: Final = "tune_kernel(..., simulation_mode=True) needs a restriction to the configs that it holds"
 _FILE_COLUMNS: Final = 140
 """Width of a table that goes to a file, where no terminal tells one."""
@@ -75,7 +75,7 @@ def report(
     """Show the tuned problems with their evidence, and what each run tried.
 
     t4 and cachefile are Kernel Tuner's forms of one run; kernel_tuner.tune_cache(PATH) simulates searches on a
-    cachefile. vllm writes tables in the form of vLLM's (M -> config) for kernels of your own: vLLM itself opens none.
+    cachefile. vllm writes tables in the form of vLLM's, a size -> config, for your own kernels: vLLM opens none.
 
     Every figure comes from the config files and the runs' journals; nothing is measured. Exit code 2 when there is
     nothing to show or a file is damaged; what could be read is shown all the same.
@@ -116,7 +116,7 @@ def _tuned(roots: Sequence[Path], folders: Sequence[Path]) -> Report:
     found = load_report(roots, folders)
     if not found.rows and not found.problems:
         looked = ", ".join(brief(root) if is_folder(root) else f"{brief(root)} (no such folder)" for root in roots)
-        raise UsageError(f"no tuned configs found in {looked}; `{_HOW_TO_MAKE_ONE}` makes one")
+        raise UsageError(f"no tuned configs found in {looked}; `{example_command()}` makes one")
     return found
 
 
@@ -148,9 +148,7 @@ def _write_vllm(found: Report, output: Path | None) -> None:
     from fusetune.report.other_tuners import to_vllm
 
     if output is None or is_regular(output):
-        raise UsageError(
-            "--format vllm writes a table for each op, N, K, GPU and number format; name a folder for them with -o"
-        )
+        raise UsageError("--format vllm writes a table for each op, GPU and weight; name a folder for them with -o")
     for name, text in to_vllm(found.rows).items():
         try:
             output.mkdir(parents=True, exist_ok=True)
@@ -164,7 +162,7 @@ def _write_vllm(found: Report, output: Path | None) -> None:
 def _refuse_missing(option: str, folders: Sequence[Path]) -> None:
     for folder in folders:
         if not is_folder(folder):
-            raise UsageError(f"{option} {brief(folder)}: there is no such folder; `{_HOW_TO_MAKE_ONE}` makes a config")
+            raise UsageError(f"{option} {brief(folder)}: there is no such folder; `{example_command()}` makes a config")
 
 
 def _show(found: Report) -> None:

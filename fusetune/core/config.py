@@ -24,6 +24,19 @@ LIBRARY: Final = "library"
 C = TypeVar("C", bound="Config")
 
 
+class VllmRow(msgspec.Struct, frozen=True):
+    """A config as a row of a table in vLLM's form.
+
+    `sizes` and `forms` belong to the table's name, before and after the GPU's; what is None there is left out. A reader
+    takes the row of the nearest `size`, and finds `values` by vLLM's keys.
+    """
+
+    sizes: Mapping[str, Value]
+    forms: Mapping[str, Value]
+    size: int
+    values: Mapping[str, int]
+
+
 class Config:
     """Base of all configs, which are compared, hashed, ordered and never changed.
 
@@ -32,6 +45,8 @@ class Config:
     """
 
     __slots__ = ()
+    legend: ClassVar[str | None] = None
+    """What the short words of `label` mean, for a reader of tables; None where labels explain themselves."""
 
     num_warps: int
     num_stages: int
@@ -91,6 +106,10 @@ class Config:
         parts += [f"c{self.num_ctas}"] if self.num_ctas != 1 else []
         parts += [f"r{self.maxnreg}"] if self.maxnreg is not None else []
         return " ".join(parts)
+
+    def vllm_row(self, problem: Any) -> VllmRow | None:
+        """The config in vLLM's words, for a problem of its op; None, as here, where those have no place for it."""
+        return None
 
     def to_builtins(self) -> dict[str, Any]:
         """The fields as YAML and JSON have them."""

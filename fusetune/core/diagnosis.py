@@ -158,5 +158,7 @@ def _notes(metrics: Mapping[str, float], held: Occupancy, target: Target, grid: 
         )
     waves = grid / max(1, held.ctas_per_sm * target.sms)
     if warps is not None and waves < 1 and warps < held.fraction * 90:
-        notes.append(f"{grid} CTAs do not fill the GPU once ({waves:.2f} waves): smaller tiles or SPLIT_K would.")
+        notes.append(
+            f"{grid} CTAs do not fill the GPU once ({waves:.2f} waves): smaller tiles or more CTAs a tile would."
+        )
     return notes

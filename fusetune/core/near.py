@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`; did you mean persistent?` for persistant, or nothing where no name is near."""
+    """`; did you mean rtx4090?` for rtx4900, or nothing where no name is near."""
     import difflib  # Here, since hardly any command needs it.
 
     by_lower = {name.lower(): name for name in known}

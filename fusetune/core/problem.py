@@ -86,6 +86,10 @@ class NamedProblem(NamedValues, Problem):
         return others, frozenset((name, size % _ALIGNED == 0) for name, size in sizes.items())
 
     def order(self) -> tuple[Any, ...]:
-        """Words first, then sizes, each in the order of names."""
-        words = sorted((name, str(value)) for name, value in self._items.items() if name not in self.sizes())
-        return (*words, *sorted(self.sizes().items()))
+        """Words first, then sizes, each in the order of names. One may be a number here and a word there."""
+        sizes = self.sizes()
+        return tuple(sorted(_place(name, value, name in sizes) for name, value in self._items.items()))
+
+
+def _place(name: str, value: Value, is_size: bool) -> tuple[Any, ...]:
+    return is_size, name, type(value).__name__, "" if value is None else value

@@ -4,9 +4,9 @@
     pressure high   over 128 registers, or registers limit occupancy: 4 warps, 2 stages
     multi-input     3 or more loads staged per step of the loop: 2 stages, 4 warps
 
-"Each stage buffers all inputs" is the reason of the last rule, so only loads inside the pipelined loop count: bias and
-scale of a GEMM's epilogue are loaded once, after it. Where rules disagree, the more careful one wins. At most three
-configs are proposed, and BASELINE is always one of them.
+"Each stage buffers all inputs" is the reason of the last rule, so only loads inside the pipelined loop count: what an
+epilogue reads is loaded once, after it. Where rules disagree, the more careful one wins. At most three configs are
+proposed, and BASELINE is always one of them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The ops that come with fusetune: each folder beside this file is one, or a family of them, and says what it holds.
 
 A folder's `__init__` loads no kernels and has `SPECS` (module:attribute by the op's name), `TYPES` (where their OpTypes
-are, as module:attribute), `ABOUT` (what each op computes, in half a line), and `VALUES`.
+are, as module:attribute), `ABOUT` (what each op computes, in half a line), `VALUES`, and
+`EXAMPLE`, the options of a problem as a user may begin with.
 """
 
 from __future__ import annotations
@@ -58,3 +59,8 @@ def default_op() -> str:
 def about_ops() -> str:
     """What the built-in ops compute, for people."""
     return "; ".join(f"{name}, {about}" for family in families() for name, about in family.ABOUT.items())
+
+
+def example_command() -> str:
+    """A sweep that a user may begin with."""
+    return f"fusetune sweep {families()[0].EXAMPLE}"

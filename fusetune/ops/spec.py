@@ -253,6 +253,8 @@ class KernelSpec:
     """Loads inside the pipelined loop, which num_stages multiplies; those before and after it do not count."""
     warmed_by: str | None = None
     """`module:function` that makes a problem ready for those who call the op; None: what it launches is compiled."""
+    exported_by: str | None = None
+    """`module:function` that writes this op as a standalone module (see cli/export.py); None where nothing does."""
 
     def __init_subclass__(cls, **rest: Any) -> None:
         """Have what an op's own members raise told with the op's and the member's name."""

@@ -28,7 +28,7 @@ def to_json(report: Report) -> str:
     """The whole report as JSON; times in microseconds, gains as ratios.
 
     A figure that there is not is null, and so is the end of an interval that nothing bounds: JSON has no infinity.
-    What does not apply to a problem or an environment, as the precision of float16, is left out.
+    What does not apply to a problem or an environment is left out.
     """
     report = shown(report, encodable)
     body = {
@@ -67,7 +67,8 @@ def to_markdown(report: Report) -> str:
         header = ("op", "problem", "BASELINE", "winner", "config", "gain", "interval", "over conservative", "library")
         cells = [_markdown_cells(row) for row in report.rows]
         lines += [*_table((*header, "verdict", "evidence", "GPU", "versions", "date"), cells), ""]
-        lines += [f"{wording.legend(report)}.", ""]
+        meant = wording.legend(report)
+        lines += [f"{meant}.", ""] if meant else []
         hints = [f"- {markdown(hint)}" for hint in wording.library_hints(report)]
         lines += [*hints, ""] if hints else []
     if wording.has_predictions(report):

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -17,7 +16,7 @@ from fusetune.ops.types import baseline_of
 from fusetune.report.run_summary import CandidateRow, RunSummary, summarize_run
 from fusetune.runtime.believed import read_believed_file
 from fusetune.store.journal import read_journal
-from fusetune.store.paths import config_files, find_run
+from fusetune.store.paths import config_paths, find_run
 from fusetune.store.schema import SCHEMA_VERSION, ConfigFile, Environment, Library, Times
 
 __all__ = [
@@ -27,7 +26,6 @@ __all__ = [
     "ProblemRow",
     "Report",
     "RunSummary",
-    "config_paths",
     "load_report",
     "load_run",
     "rows_from_files",
@@ -49,7 +47,7 @@ class ProblemRow(msgspec.Struct, frozen=True):
     Times are microseconds of one launch: BASELINE, the fastest 4-warp / 2-stage config (`conservative_config`, None
     where it is `config` itself) and `config`. A measured row has the `_us` times and the gain; a predicted row has
     `predicted_us` instead and none of them, so that no reader can take a prediction for a measurement. `library` is
-    what cuBLAS takes, `library_text` that in words.
+    what a library takes, `library_text` that in words.
     """
 
     op: str
@@ -133,15 +131,6 @@ def rows_from_files(files: Sequence[tuple[Path, ConfigFile]]) -> list[ProblemRow
                 )
             )
     return rows
-
-
-def config_paths(roots: Iterable[Path]) -> list[Path]:
-    """The YAML files in the roots and in their folders, one deep, each once, in the order of the roots."""
-    found: dict[str, Path] = {}
-    for root in roots:
-        for path in config_files(root):
-            found.setdefault(os.path.realpath(path), path)
-    return list(found.values())
 
 
 def load_report(config_roots: Sequence[Path], run_dirs: Sequence[Path]) -> Report:

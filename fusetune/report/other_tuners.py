@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
 
-from fusetune.core.config import Config
+from fusetune.core.config import Config, VllmRow
 from fusetune.core.text import file_part, json_text
 from fusetune.errors import UsageError
 from fusetune.report.model import ProblemRow
@@ -21,7 +21,6 @@ T4_VERSION: Final = "1.0.0"
 CACHE_VERSION: Final = "1.1.0"
 """Of the cache schema, kernel_tuner/schema/cache/1.1.0/schema.json in the same repository."""
 
-_PARAMETERS: Final = ("variant", "BLOCK_M", "BLOCK_N", "BLOCK_K", "GROUP_M", "SPLIT_K", "num_warps", "num_stages")
 _COMPILING: Final = {"compile_error", "compiler_crash", "compile_timeout"}
 _US_PER_MS: Final = 1000.0
 
@@ -124,51 +123,31 @@ def to_cachefile(records: Iterable[Record]) -> str:
 
 
 def to_vllm(rows: Sequence[ProblemRow]) -> dict[str, str]:
-    """Tuned configs as tables in vLLM's form: a file name for each op, N, K, GPU and number format, and its JSON.
+    """Tuned configs as tables in vLLM's form: a file name for each op, GPU and all but one size, and its JSON.
 
-    Inside, M -> config by vLLM's keys; a reader takes the nearest M, as vLLM's do. vLLM itself opens none of these
-    files: its dense kernels multiply FP8 or INT8 by blocks and look for names that say so, for which nothing was tuned
-    here. They are for kernels of one's own that read such tables. Only `tiled` configs can be told: those keys have no
-    others. Predicted ones are left out, since a file has no place to say so. Raises UsageError where none is left.
+    Inside, that size -> config by vLLM's keys; a reader takes the nearest size, as vLLM's do. vLLM itself opens none of
+    these files: its dense kernels multiply FP8 or INT8 by blocks and look for names that say so, for which nothing was
+    tuned here. They are for kernels of one's own that read such tables. A config that those keys have no words for is
+    left out (`Config.vllm_row`), and so are predicted ones, since a file has no place to say so. Raises UsageError
+    where none is left.
     """
-    files: defaultdict[str, dict[str, dict[str, int]]] = defaultdict(dict)
-    for row in sorted(rows, key=lambda row: row.problem.order()):
-        if row.config.to_builtins().get("variant") != "tiled" or row.evidence != "measured":
-            continue
-        problem, config = _ours(row)
-        files[_table_name(row)][str(problem.M)] = {
-            "BLOCK_SIZE_M": config.BLOCK_M,
-            "BLOCK_SIZE_N": config.BLOCK_N,
-            "BLOCK_SIZE_K": config.BLOCK_K,
-            "GROUP_SIZE_M": config.GROUP_M,
-            "num_warps": config.num_warps,
-            "num_stages": config.num_stages,
-        }
+    files: defaultdict[str, dict[str, Mapping[str, int]]] = defaultdict(dict)
+    for row in sorted(rows, key=lambda row: (row.op, row.problem.order())):  # Ops have no order in common.
+        told = row.config.vllm_row(row.problem) if row.evidence == "measured" else None
+        if told is not None:
+            files[_table_name(row, told)][str(told.size)] = told.values
     if not files:
         raise UsageError(
-            "--format vllm tells measured configs of the variant tiled alone, and there is none; use --format json"
+            "--format vllm tells measured configs that vLLM's keys have words for, and there is none; use --format json"
         )
     return {name: json.dumps(configs, indent=4) + "\n" for name, configs in files.items()}
 
 
-def _ours(row: ProblemRow) -> tuple[Any, Any]:
-    return row.problem, row.config
-
-
-def _table_name(row: ProblemRow) -> str:
+def _table_name(row: ProblemRow, told: VllmRow) -> str:
     """All that tells one table from another: what is not in the name must not be in the table either."""
-    problem, _ = _ours(row)
-    told = {
-        "op": row.op,
-        "N": problem.N,
-        "K": problem.K,
-        "device_name": row.gpu,
-        "dtype": problem.dtype,
-        "precision": problem.precision,
-        "mode": problem.mode,
-    }
+    parts = {"op": row.op, **told.sizes, "device_name": row.gpu, **told.forms}
     return (
-        ",".join(f"{name}={file_part(str(value))[:60]}" for name, value in told.items() if value is not None) + ".json"
+        ",".join(f"{name}={file_part(str(value))[:60]}" for name, value in parts.items() if value is not None) + ".json"
     )
 
 

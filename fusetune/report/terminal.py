@@ -33,7 +33,8 @@ def render(report: Report, console: Console) -> None:
     if report.rows:
         console.print()
         console.print(first_that_fits(console, _wide_table(report.rows), _stacked_table(report.rows)))
-        console.print(Text(f"\n{wording.legend(report)}", style="dim"))
+        if meant := wording.legend(report):
+            console.print(Text(f"\n{meant}", style="dim"))
         for hint in wording.library_hints(report):
             console.print(Text(hint, style="yellow"))
     for run in report.runs:

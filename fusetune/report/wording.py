@@ -50,11 +50,12 @@ def has_predictions(report: Report) -> bool:
 
 
 def legend(report: Report) -> str:
-    """What the figures and the short words of the table of problems mean."""
+    """What the figures and the short words of the table of problems mean, as far as they need it."""
     confidences = sorted({row.confidence for row in report.rows if row.confidence is not None})
     spans = " or ".join(f"{confidence * 100:g}" for confidence in confidences)
-    gain = f"gain: time saved, with its {spans} % interval; " if confidences else ""
-    return f"{gain}config: BLOCK_M x BLOCK_N x BLOCK_K, w num_warps, s num_stages, g GROUP_M, k SPLIT_K"
+    gain = [f"gain: time saved, with its {spans} % interval"] if confidences else []
+    legends = dict.fromkeys(row.config.legend for row in report.rows if row.config.legend)
+    return "; ".join([*gain, *(f"config: {one}" for one in legends)])
 
 
 def plural(count: int, word: str) -> str:

@@ -46,6 +46,15 @@ def config_files(folder: Path) -> list[Path]:
     return sorted(found)
 
 
+def config_paths(roots: Iterable[Path]) -> list[Path]:
+    """The YAML files in the roots and in their folders, one deep, each once, in the order of the roots."""
+    found: dict[str, Path] = {}
+    for root in roots:
+        for path in config_files(root):
+            found.setdefault(os.path.realpath(path), path)
+    return list(found.values())
+
+
 def _is_config(path: Path) -> bool:
     # Editors leave links to nowhere, `.#name.yaml`.
     return path.name.endswith(".yaml") and not is_folder(path) and (path.name[0] != "." or is_regular(path))

@@ -63,7 +63,7 @@ class LibraryGain(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Library(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The fastest way to leave the products to a library: its config, its microseconds and what ours gains on it."""
+    """The fastest way to leave the work to a library: its config, its microseconds and what ours gains on it."""
 
     config: Config
     us: PositiveTime
@@ -75,7 +75,7 @@ class Library(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return 1.0 / (1.0 - self.gain.median)
 
     def describe(self) -> str:
-        """One line for people: `cuBLAS and a finishing kernel: 8.72 us, 34 % slower`."""
+        """One line for people: the library's name, then `: 8.72 us, 34 % slower`."""
         return f"{self.config.library_name}: {format_us(self.us)}, {format_slower(self.ratio)}"
 
 

@@ -31,10 +31,10 @@ from fusetune.tune.troubled import NOT_TRIED, allow_for
 PRIOR_LIMIT = 2.5
 """What is predicted to take more than so many times the best predicted time is not compiled.
 
-In six sweeps that skipped nothing (an H200, the first kernels, variant tiled), what screening timed within 3 % of the
-fastest was predicted at 1.25 times the best predicted time or less, and at 1.20 among the 4-warp / 2-stage candidates;
-in nine of all variants that skipped nothing, at 1.18 and 1.47. In 69 sweeps of today's kernels on an H200, which
-skipped what this says, it was 1.26 and 1.52 (`python benchmarks/prediction.py`)."""
+In six sweeps that skipped nothing (an H200, the first kernels alone), what screening timed within 3 % of the fastest
+was predicted at 1.25 times the best predicted time or less, and at 1.20 among the 4-warp / 2-stage candidates; in nine
+of all kernels that skipped nothing, at 1.18 and 1.47. In 69 sweeps of today's kernels on an H200, which skipped what
+this says, it was 1.26 and 1.52 (`python benchmarks/prediction.py`)."""
 PRIOR_MOST = 480
 """Nor is what so many others are predicted to beat. In those sweeps the fastest was among the first 73 predicted."""
 PRIOR_MOST_CONSERVATIVE = 96
@@ -181,7 +181,7 @@ def references_of(spec: KernelSpec, problem: Any) -> tuple[Config, ...]:
     references = spec.references(problem)
     for config in references:
         if not config.is_library:
-            raise UsageError(f"{spec.name} names {config.label()} as a reference; begin its variant with `library`")
+            raise UsageError(f"{spec.name} names {config.label()} as a reference, which is no library's (`is_library`)")
     return references
 
 
@@ -201,7 +201,7 @@ def proposed_by_rules(request: SweepRequest, target: Target) -> tuple[Config, ..
         walls = roofline(spec.flops(problem), spec.bytes(problem), spec.kind(problem), target)
         compute_bound = walls.bound == "compute"
     except UsageError:
-        compute_bound = True  # Peaks unknown; a GEMM's tile is made to be.
+        compute_bound = True  # Peaks unknown: 8 warps are among what is tried then.
     held = occupancy(result.registers, result.shared_bytes, baseline.num_warps, target)
     return propose(result, held, spec.staged_loads, compute_bound=compute_bound, baseline=baseline).configs
 

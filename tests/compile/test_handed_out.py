@@ -20,6 +20,8 @@ from msgspec import structs
 from fusetune.compiler.build import compile_launch
 from fusetune.core.target import Target, find_target
 from fusetune.errors import CompileError, UsageError
+from fusetune.nn.export import choice, module
+from fusetune.nn.export.module import export_module, module_text
 from fusetune.ops.gemm_scale import linear_scale as gemm_scale
 from fusetune.ops.gemm_scale.config import BASELINE, Config
 from fusetune.ops.gemm_scale.persistent import parts_of
@@ -28,8 +30,6 @@ from fusetune.ops.gemm_scale.space import reject_reason
 from fusetune.ops.gemm_scale.split import joins_summands
 from fusetune.ops.loading import load_spec
 from fusetune.ops.spec import KernelSpec, Launch
-from fusetune.report.export import choice, module
-from fusetune.report.export.module import export_module, module_text
 from fusetune.runtime.believed import read_believed_file
 from tests.support.exporting import OPS, choice_of, modes_of
 from tests.support.handed_out import identity, kind, launches_of, loaded, through_front_end

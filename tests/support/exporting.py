@@ -5,12 +5,12 @@ from __future__ import annotations
 from msgspec import structs
 
 from fusetune.core.target import Target
+from fusetune.nn.export.choice import Choice
+from fusetune.nn.export.module import module_text
 from fusetune.ops.gemm_scale.config import BASELINE, Config
 from fusetune.ops.gemm_scale.problem import Dtype, Problem, make_problem
 from fusetune.ops.loading import load_spec
 from fusetune.ops.spec import KernelSpec
-from fusetune.report.export.choice import Choice
-from fusetune.report.export.module import module_text
 from fusetune.store.lookup import Lookup
 
 TILED = Config(BLOCK_M=32, BLOCK_N=16, BLOCK_K=64, GROUP_M=2, num_stages=3)

@@ -23,3 +23,4 @@ VALUES: Final = (
     OpValue("mode", "train or eval, for an op that tells them apart."),
     OpValue("precision", "How float32 is multiplied: tf32 (default), ieee, tf32x3 or bf16x3."),
 )
+EXAMPLE: Final = "--M 128 --K 1024 --N 512"

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, ClassVar, Final
 
 import msgspec
 
 from fusetune.core.config import Config as AnyConfig
+from fusetune.core.config import VllmRow
+
+if TYPE_CHECKING:
+    from fusetune.ops.gemm_scale.problem import Problem
 
 BlockSize = Annotated[int, msgspec.Meta(ge=16, le=1024)]
 Positive = Annotated[int, msgspec.Meta(ge=1, le=1024)]
@@ -36,6 +40,8 @@ class Config(msgspec.Struct, AnyConfig, frozen=True, forbid_unknown_fields=True,
     GROUP_M the number of tile rows that are walked together so that they share W in L2, SPLIT_K the number of
     CTAs that share one tile along K. num_warps and num_stages are Triton's.
     """
+
+    legend: ClassVar[str | None] = "BLOCK_M x BLOCK_N x BLOCK_K, w num_warps, s num_stages, g GROUP_M, k SPLIT_K"
 
     variant: str = "tiled"
     BLOCK_M: BlockSize = 64
@@ -100,6 +106,21 @@ class Config(msgspec.Struct, AnyConfig, frozen=True, forbid_unknown_fields=True,
         if self.variant != "tiled":
             parts.insert(0, self.variant)
         return " ".join(parts)
+
+    def vllm_row(self, problem: Problem) -> VllmRow | None:
+        """By M, in a table for N, K and the form of a problem; vLLM's keys tell tiles alone, and no other variant."""
+        if self.variant != "tiled":
+            return None
+        values = {
+            "BLOCK_SIZE_M": self.BLOCK_M,
+            "BLOCK_SIZE_N": self.BLOCK_N,
+            "BLOCK_SIZE_K": self.BLOCK_K,
+            "GROUP_SIZE_M": self.GROUP_M,
+            "num_warps": self.num_warps,
+            "num_stages": self.num_stages,
+        }
+        forms = {"dtype": problem.dtype, "precision": problem.precision, "mode": problem.mode}
+        return VllmRow({"N": problem.N, "K": problem.K}, forms, problem.M, values)
 
 
 BASELINE: Final = Config()

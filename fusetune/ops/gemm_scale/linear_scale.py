@@ -37,6 +37,7 @@ class GemmScale(KernelSpec):
     later_kernels: ClassVar[Mapping[str, tuple[Any, ...]]] = {"deferred": DEFERRED_KERNELS}
     """What variants that came later run besides, or instead of, the kernels that all others share."""
     warmed_by = "fusetune.nn.warming:warm"
+    exported_by = "fusetune.nn.export.module:export_module"
     staged_loads = 2  # x and W; bias and scale are loaded once, after the loop
 
     def check(self, problem: Problem) -> None:

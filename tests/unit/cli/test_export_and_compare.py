@@ -79,6 +79,37 @@ def test_a_mistake_in_export_is_told_in_one_sentence(arguments: tuple[str, ...],
     assert [path.name for path in Path().iterdir()] == ["tuned"]
 
 
+def test_an_op_that_names_nothing_that_writes_it_cannot_be_exported() -> None:
+    op = ("--op", f"{ROOT / 'examples' / 'vector_add.py'}:SPEC", "--size", "n=4096")
+    assert told("export", *op).startswith("op vector_add: nothing writes it as a standalone module")
+
+
+OF_A_USER = """
+from fusetune import KernelSpec
+
+class Doubling(KernelSpec):
+    name = "doubling"
+    exported_by = "doubling:written"
+    operands = launches = reference = lambda *_: ()
+
+class Lost(Doubling):
+    exported_by = "doubling:nothing_of_that_name"
+
+def written(spec, problem, target, roots, *, autotune):
+    return f"# {spec.name} {problem.n} {target.name} {autotune}\\n"
+
+SPEC, LOST = Doubling(), Lost()
+"""
+
+
+def test_an_op_of_a_user_s_own_is_written_by_what_it_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("doubling.py").write_text(OF_A_USER)
+    monkeypatch.syspath_prepend(str(Path.cwd()))
+    sized = ("--size", "n=4096", "--target", "rtx4090")
+    assert run("export", "--op", "doubling:SPEC", *sized).output == "# doubling 4096 NVIDIA GeForce RTX 4090 False\n"
+    assert "op doubling: cannot load doubling:nothing_of_that_name" in told("export", "--op", "doubling:LOST", *sized)
+
+
 def test_compare_tells_two_files_and_two_runs() -> None:
     same = run("compare", MEASURED, MEASURED)
     assert same.exit_code == 0

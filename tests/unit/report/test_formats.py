@@ -18,10 +18,13 @@ from report_examples import (
     with_libraries,
 )
 
+from fusetune.core.config import NamedConfig
 from fusetune.core.decision import Gain
+from fusetune.core.problem import NamedProblem
 from fusetune.ops.gemm_scale.config import BASELINE, Config
 from fusetune.report.formats import to_csv, to_json, to_markdown
 from fusetune.report.model import DamagedFile, Report, rows_from_files, summarize_run
+from fusetune.report.wording import legend
 from fusetune.store.journal import Candidate, Comparison, Note
 from fusetune.store.schema import TargetIdentity
 
@@ -202,3 +205,14 @@ def test_a_run_shows_the_library_s_comparisons_and_calls_them_no_verdict() -> No
     assert "| reference | library | BASELINE | +46.2 % [+45.9, +46.5] % | 25 | 0 | reference |" in text
     assert "| reference | library | 64x16x128 w4 s3 | -34.0 % [-34.3, -33.7] % | 25 | 0 | reference |" in text
     assert "- library: cuBLAS and a finishing kernel: 7.10 us, 34 % slower" in text
+
+
+def test_the_legend_explains_the_labels_that_need_it_and_each_kind_once() -> None:
+    rows = rows_from_files(FILES)
+    named = msgspec.structs.replace(rows[0], op="row_sum", config=NamedConfig(BLOCK=64), problem=NamedProblem(n=4096))
+    assert legend(Report(rows=(*rows, named))) == legend(Report(rows=tuple(rows)))
+    assert legend(Report(rows=tuple(rows))).endswith(f"; config: {Config.legend}")
+    assert legend(Report(rows=(named,))) == "gain: time saved, with its 95 % interval"
+    predicted = msgspec.structs.replace(named, confidence=None)
+    assert legend(Report(rows=(predicted,))) == ""
+    assert "\n.\n" not in to_markdown(Report(rows=(predicted,)))

@@ -13,6 +13,8 @@ import pytest
 from report_examples import FILES, KEPT, measured_run, predicted_run, replace
 
 from fusetune.cli.main import cli
+from fusetune.core.config import NamedConfig
+from fusetune.core.problem import NamedProblem
 from fusetune.errors import UsageError
 from fusetune.ops.gemm_scale.config import Config
 from fusetune.report.model import rows_from_files
@@ -187,7 +189,15 @@ def test_whatever_an_op_or_a_gpu_is_called_its_table_lies_in_the_folder(tmp_path
 def test_what_vllm_s_keys_cannot_tell_is_left_out_and_nothing_left_is_an_error() -> None:
     path, file = FILES[0]
     split = replace(file, entries=(replace(KEPT, config=Config(variant="split_k", SPLIT_K=4)),))
-    with pytest.raises(UsageError, match="measured configs of the variant tiled alone"):
+    with pytest.raises(UsageError, match="measured configs that vLLM's keys have words for"):
         to_vllm(rows_from_files([(path, split)]))
-    with pytest.raises(UsageError, match="measured configs of the variant tiled alone"):
+    with pytest.raises(UsageError, match="measured configs that vLLM's keys have words for"):
         to_vllm([row for row in rows_from_files(FILES) if row.evidence == "predicted"])
+
+
+def test_a_config_that_says_nothing_of_vllm_s_keys_is_in_no_table() -> None:
+    measured = [row for row in rows_from_files(FILES) if row.evidence == "measured"]
+    named = replace(measured[0], op="row_sum", config=NamedConfig(BLOCK=64), problem=NamedProblem(n=4096))
+    assert to_vllm([*measured, named]) == to_vllm(measured)
+    with pytest.raises(UsageError, match="vLLM's keys have words for"):
+        to_vllm([named])

@@ -326,7 +326,7 @@ def test_the_built_in_ops_name_what_cublas_offers() -> None:
 
 
 def test_a_reference_that_does_not_call_itself_a_library_is_refused() -> None:
-    with pytest.raises(UsageError, match="names 64x16x128 w4 s3 as a reference; begin its variant with `library`"):
+    with pytest.raises(UsageError, match="names 64x16x128 w4 s3 as a reference, which is no library's"):
         references_of(ListedSpec(references=(FAST,)), PROBLEM)
 
 

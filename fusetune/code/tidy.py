@@ -10,7 +10,7 @@ import ast
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
-from fusetune.report.export.source import KernelSource
+from fusetune.code.source import KernelSource
 
 _ACTS: Final = ("store", "atomic_", "debug_barrier", "device_", "inline_asm", "static_")
 """How the names of Triton's functions begin that do more than to compute a value."""

@@ -9,8 +9,8 @@ import pytest
 import triton
 import triton.language as tl
 
-from fusetune.report.export.source import written
-from fusetune.report.export.specialize import specialize
+from fusetune.code.source import written
+from fusetune.code.specialize import specialize
 
 
 @triton.jit

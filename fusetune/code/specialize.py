@@ -12,8 +12,8 @@ import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from fusetune.report.export.source import KernelSource, source_of
-from fusetune.report.export.tidy import tidied
+from fusetune.code.source import KernelSource, source_of
+from fusetune.code.tidy import tidied
 
 Statements = list[ast.stmt]
 

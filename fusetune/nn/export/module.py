@@ -10,17 +10,17 @@ from typing import Any, Final
 
 from msgspec import structs
 
+from fusetune.code.source import LINE_LENGTH, KernelSource, written
 from fusetune.core.target import Target
 from fusetune.errors import UsageError
+from fusetune.nn.export.choice import Choice, choose_config, header
+from fusetune.nn.export.shared import shared_functions
+from fusetune.nn.export.wrapper import Part, tuned_decorators, wrapper_text
 from fusetune.ops.gemm_scale.batch_norm import EPS, MOMENTUM
 from fusetune.ops.gemm_scale.config import Config
 from fusetune.ops.gemm_scale.launches import gemm_launches
 from fusetune.ops.gemm_scale.problem import MODES, Problem
 from fusetune.ops.spec import AbstractTensor, KernelSpec, Launch, abstract_tensors
-from fusetune.report.export.choice import Choice, choose_config, header
-from fusetune.report.export.shared import shared_functions
-from fusetune.report.export.source import LINE_LENGTH, KernelSource, written
-from fusetune.report.export.wrapper import Part, tuned_decorators, wrapper_text
 
 EXPORTED_OPS: Final = ("gemm_scale", "gemm_scale_bn")
 
@@ -63,8 +63,8 @@ def export_module(
 ) -> str:
     """The text of a module for one problem on one GPU, with the configs that the files under `roots` hold.
 
-    `problem.mode` does not count: for an op with modes the module has both. Raises UsageError for an op that is not
-    built in, where a library won, where `autotune` has nothing to choose between, or where black is not installed.
+    `problem.mode` does not count: for an op with modes the module has both. Raises UsageError for any other op,
+    where a library won, where `autotune` has nothing to choose between, or where black is not installed.
     """
     if spec.name not in EXPORTED_OPS:
         raise UsageError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from fusetune.code.specialize import Specialized, specialize
 from fusetune.errors import UsageError
 from fusetune.ops.gemm_scale.config import Config
 from fusetune.ops.gemm_scale.early import PDL_CAPABILITY, PDL_MOST_BYTES, waits_for_products
@@ -13,7 +14,6 @@ from fusetune.ops.gemm_scale.persistent import ctas_per_sm, parts_of
 from fusetune.ops.gemm_scale.problem import Problem
 from fusetune.ops.gemm_scale.space import DEFERRED_STEPS, OWNED_AT_ONCE, holds_columns
 from fusetune.ops.spec import Launch, rounds_in_descriptor
-from fusetune.report.export.specialize import Specialized, specialize
 
 DECIDED: Final = ("EPILOGUE", "COUNTER", "PRECISION", "JOINS", "PARTS", "UPWARDS", "STAGES")
 """Constants that op, mode, precision and config decide, whatever the sizes of a call: they are resolved.

@@ -17,9 +17,9 @@ from fusetune.errors import UsageError
 from fusetune.ops.gemm_scale.config import BASELINE, Config
 from fusetune.ops.gemm_scale.problem import Problem
 from fusetune.ops.spec import KernelSpec, rounds_in_descriptor
-from fusetune.report.model import config_paths
 from fusetune.runtime.believed import read_believed_file
 from fusetune.store.lookup import Lookup, lookup
+from fusetune.store.paths import config_paths
 from fusetune.store.schema import ConfigFile
 from fusetune.units import format_gain, format_interval, format_us
 

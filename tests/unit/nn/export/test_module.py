@@ -17,6 +17,7 @@ import torch
 from fusetune.core.environment import Environment, TargetIdentity
 from fusetune.core.target import find_target
 from fusetune.errors import UsageError
+from fusetune.nn.export.module import export_module
 from fusetune.ops.gemm_scale.batch_norm import SPEC as BATCH_NORM
 from fusetune.ops.gemm_scale.config import BASELINE, Config
 from fusetune.ops.gemm_scale.launches import gemm_launches
@@ -24,7 +25,6 @@ from fusetune.ops.gemm_scale.linear_scale import SPEC
 from fusetune.ops.gemm_scale.problem import make_problem
 from fusetune.ops.gemm_scale.space import holds_columns
 from fusetune.ops.loading import load_spec
-from fusetune.report.export.module import export_module
 from fusetune.store.schema import ConfigFile
 from fusetune.store.yaml_files import dump_config_file
 from tests.support import handed_out

@@ -53,4 +53,4 @@ def large_file(entries: int) -> str:
         for problem in problems(entries)
     )
     target = TargetIdentity(name=known.name, capability=known.capability, sms=known.sms)
-    return dump_config_file(ConfigFile(schema=1, op="gemm_scale", target=target, entries=made))
+    return dump_config_file(ConfigFile(schema=2, op="gemm_scale", target=target, entries=made))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import signal
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -18,6 +21,10 @@ settings.load_profile("fusetune")
 for _number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
     if signal.getsignal(_number) == signal.SIG_IGN:
         signal.signal(_number, lambda *_: None)
+
+# Where ops are that a user named is written down in the user's state folder: here in one of the tests' own.
+os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="fusetune-state-")
+atexit.register(shutil.rmtree, os.environ["XDG_STATE_HOME"], ignore_errors=True)
 
 _FOLDERS = ("compile", "interpret", "gpu", "e2e")
 _HERE = Path(__file__).parent

@@ -10,6 +10,7 @@ import click
 from fusetune.cli.shown import echo, echo_json
 from fusetune.core.text import encodable, printable
 from fusetune.core.values import to_builtins
+from fusetune.ops import loading  # noqa: F401 - a user's own ops may have types of their own
 from fusetune.store.paths import runs_dir
 
 FORMATS: Final = ("table", "json")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from fusetune.cli.options import named_op
 from fusetune.cli.shown import echo
 from fusetune.core.brief import brief
 from fusetune.core.text import printable
@@ -58,6 +59,13 @@ def _outputs(command: F) -> F:
 )
 @click.option("--budget", metavar="SECONDS", type=click.FloatRange(0, min_open=True), help="Live: begin nothing later.")
 @click.option("--workers", type=click.IntRange(1), help="Compilations at once.  [default: one a core]")
+@click.option(
+    "--op",
+    "ops",
+    metavar="SPEC",
+    multiple=True,
+    help="A KernelSpec of your own that files are for, as module:attribute or FILE.py:attribute; may be given again.",
+)
 @_outputs
 @click.pass_context
 def gate(
@@ -72,6 +80,7 @@ def gate(
     on_mismatch: str,
     budget: float | None,
     workers: int | None,
+    ops: tuple[str, ...],
     json: Path | None,
     markdown: Path | None,
     junit: Path | None,
@@ -84,6 +93,8 @@ def gate(
     GitHub workflow it also annotates and appends to the step's summary.
     """
     _refuse_mixed(static=static, live=live, run=run, pins=pins, against=against, budget=budget, paths=paths)
+    for op in ops:
+        named_op(op)
     if pins:
         ctx.exit(_pin(_read(paths), workers))
     if run is not None:

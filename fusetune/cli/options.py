@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
+from fusetune.cli.shown import echo
 from fusetune.errors import UnsupportedProblemError, UsageError
 from fusetune.ops.built_in import OpValue, about_ops, default_op, named_values
 
@@ -95,9 +96,7 @@ def problem_of(given: dict[str, Any]) -> tuple[KernelSpec, Problem]:
 
 def spec_and_problem(given: dict[str, Any]) -> tuple[KernelSpec, Problem]:
     """The same, not checked: for a command that takes other problems than the op does."""
-    from fusetune.ops.loading import load_spec
-
-    spec = load_spec(given.pop("op"))
+    spec = named_op(given.pop("op"))
     values = values_of(given)
     with naming_options():
         return spec, spec.problem(values)
@@ -108,9 +107,7 @@ def problems_of(given: dict[str, Any]) -> tuple[str, list[Problem]]:
 
     For options that were made with `repeated`: each size of several stands with each other. Raises as `problem_of`.
     """
-    from fusetune.ops.loading import load_spec
-
-    spec = load_spec(given.pop("op"))
+    spec = named_op(given.pop("op"))
     values = values_of(given)
     several = {name: value if isinstance(value, tuple) else (value,) for name, value in values.items()}
     if not {*several} - {value.name for value in named_values() if not value.is_size}:
@@ -118,6 +115,21 @@ def problems_of(given: dict[str, Any]) -> tuple[str, list[Problem]]:
     with naming_options():
         rows = itertools.product(*several.values())
         return spec.name, [problem_with(spec, dict(zip(several, row, strict=True))) for row in rows]
+
+
+def named_op(op: str) -> KernelSpec:
+    """The op that a command was given; one of a file or a module is found again by later commands of this user.
+
+    Raises UsageError where there is no such op.
+    """
+    from fusetune.ops.loading import load_spec, remember
+
+    spec = load_spec(op)
+    if ":" in op:
+        why = remember(spec)
+        if why is not None:
+            echo(f"Note: where op {spec.name} is could not be written down ({why}): name it again, with --op", err=True)
+    return spec
 
 
 @contextmanager

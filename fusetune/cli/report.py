@@ -14,6 +14,7 @@ from fusetune.cli.shown import echo, echo_console, echo_laid_out
 from fusetune.core.brief import brief
 from fusetune.core.text import no_command, printable
 from fusetune.errors import EXIT_USAGE, UsageError
+from fusetune.ops import loading  # noqa: F401 - a user's own ops may have types of their own
 from fusetune.ops.built_in import example_command
 from fusetune.store.paths import runs_dir, search_path
 from fusetune.store.regular import is_folder, is_regular
@@ -75,7 +76,8 @@ def report(
     """Show the tuned problems with their evidence, and what each run tried.
 
     t4 and cachefile are Kernel Tuner's forms of one run; kernel_tuner.tune_cache(PATH) simulates searches on a
-    cachefile. vllm writes tables in the form of vLLM's, a size -> config, for your own kernels: vLLM opens none.
+    cachefile. vllm writes tables in the form of vLLM's, of a size -> config, for your own kernels: vLLM itself opens
+    none.
 
     Every figure comes from the config files and the runs' journals; nothing is measured. Exit code 2 when there is
     nothing to show or a file is damaged; what could be read is shown all the same.

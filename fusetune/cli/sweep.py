@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from fusetune.cli.options import naming_options, problem_options, problem_with, values_of
+from fusetune.cli.options import named_op, naming_options, problem_options, problem_with, values_of
 from fusetune.cli.shown import echo
 from fusetune.core.decision import REASON_TEXT, KeepRule
 from fusetune.core.space import SPACE_NAMES
@@ -162,7 +162,7 @@ def sweep(
     # First of all, before triton is loaded: it is this process that everything waits for.
     server = libraries.start_server() if target is None and nvml.gpu_present() else None
     with closing(server) if server else nullcontext():
-        from fusetune.ops.loading import load_spec, spec_named
+        from fusetune.ops.loading import spec_named
         from fusetune.tune.request import SweepRequest
 
         # A list of problems names ops; a module to import comes from --op alone.
@@ -170,7 +170,7 @@ def sweep(
 
         def make(name: str, row: Mapping[str, Any]) -> Problem:
             if name not in specs:
-                specs[name] = load_spec(name) if name == op else spec_named(name)
+                specs[name] = named_op(name) if name == op else spec_named(name)
             return problem_with(specs[name], row)
 
         if shapes is None:

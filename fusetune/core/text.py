@@ -21,6 +21,8 @@ T = TypeVar("T")
 
 OP_NAME: Final = r"^[a-z][a-z0-9_]{0,99}\Z"
 """What the name of an op is made of: it stands in files, and files are called by it."""
+SPEC_PLACE: Final = r"^[^\x00-\x1f\x7f:]{1,900}:[A-Za-z_]\w{0,99}\Z"
+"""Where the spec of a user's own op is: `module:attribute` or `folder/file.py:attribute`."""
 MAX_NAME: Final = 100
 """Characters of one part of a file's name that comes from data."""
 

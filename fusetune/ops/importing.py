@@ -33,3 +33,9 @@ def make_importable(op: str) -> str:
     if loaded is not None and (held is None or Path(held).resolve() != path):
         raise UsageError(f"op {op!r}: a module {path.stem} is loaded already, from {held}; give the file another name")
     return f"{path.stem}:{attribute}"
+
+
+def absolute_place(op: str) -> str:
+    """The place of an op that was typed, as it is the same from any folder: a file by its whole path."""
+    place, colon, attribute = op.rpartition(":")
+    return f"{Path(place).resolve()}:{attribute}" if colon and place.endswith(".py") else op

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 import re
+import sys
 from importlib import import_module
 from importlib.metadata import entry_points
-from typing import Final
+from pathlib import Path
+from typing import Any, Final
 
+from fusetune.core.brief import brief
 from fusetune.core.near import did_you_mean
 from fusetune.core.text import OP_NAME
 from fusetune.errors import FusetuneError, UsageError
+from fusetune.ops.approved import Approved, Place, approve, approved, approved_ops, digest_of, noted_place
 from fusetune.ops.built_in import built_in_ops
-from fusetune.ops.importing import make_importable
+from fusetune.ops.hashing import kernels_named_by
+from fusetune.ops.importing import absolute_place, make_importable
 from fusetune.ops.spec import KernelSpec
-from fusetune.ops.types import register
+from fusetune.ops.types import NAMED, OpTypes, find_by, register
 
 ENTRY_POINT_GROUP = "fusetune.ops"
 _NO_ROOM = "failed to map segment"
@@ -22,6 +29,8 @@ _NEEDED: Final = ("name", "operands", "launches", "reference")
 
 _given: dict[str, KernelSpec] = {}
 """By their own names: what `load_spec` has loaded of what a user gave as `module:attribute` in this process."""
+_places: dict[str, Place] = {}
+"""Where these are."""
 
 
 def load_spec(op: str) -> KernelSpec:
@@ -41,33 +50,95 @@ def load_spec(op: str) -> KernelSpec:
             "underscores, a letter first: files are called by it"
         )
     _given[spec.name] = spec
+    _places[spec.name] = absolute_place(op)
     return spec
 
 
-def spec_named(op: str) -> KernelSpec:
-    """The KernelSpec of an op by its name alone: built in, loaded by `load_spec` before, or of an installed plug-in.
+def place_of(op: str) -> Place | None:
+    """Where a user's own op is, as a file of configs remembers it; None for one that has a name everywhere."""
+    return _places.get(op)
 
-    Whatever the name is, it chooses among these: data that names a module imports none. Raises UsageError where there
-    is no such op, or what the plug-in's entry point in the group `fusetune.ops` leads to is no KernelSpec.
+
+def remember(spec: KernelSpec) -> str | None:
+    """Have later commands of this user find an op again that `load_spec` has loaded by its place.
+
+    Returns why it could not be written down, in half a line, or None.
+    """
+    place = _places.get(spec.name)
+    if place is None:
+        return None
+    own, base = type(spec), KernelSpec
+    own_types = spec.types is not NAMED
+    plain = not own_types and own.unlaunchable is base.unlaunchable
+    kernels = kernels_named_by(own.launches) if own.source_hash is base.source_hash else ()
+    files = {inspect.getsourcefile(_innermost(kernel)) for kernel in (*kernels, own)} if kernels else set()
+    digests = {str(Path(file).resolve()): digest_of(file) for file in files if file is not None}
+    sources = {path: digest for path, digest in digests.items() if digest is not None}
+    known = spec.source_hash() if kernels and len(sources) == len(files) else None
+    folder = None if place.rpartition(":")[0].endswith(".py") else _folder_of(place)
+    return approve(place, Approved(spec.name, folder, own_types, plain, known, sources))
+
+
+def spec_named(op: str) -> KernelSpec:
+    """The KernelSpec of an op by its name alone.
+
+    Built in, loaded by `load_spec` before, of a place that this user has named to a command (`remember`), or of an
+    installed plug-in. Whatever the name is, it chooses among these: data that names a module imports none. Raises
+    UsageError where there is no such op, or what is in its place is no KernelSpec.
     """
     built_in = built_in_ops()
     if op in built_in:
         return _imported(op, built_in[op])
     if op in _given:
         return _given[op]
-    plugins = _plugins()
-    if op not in plugins:
-        known = ", ".join(sorted({**plugins, **built_in}))
-        near = did_you_mean(op, {**plugins, **built_in})
+    found = approved(op)
+    if found is not None:
+        place, known = found
+        if known.folder is not None and known.folder not in sys.path:
+            sys.path.append(known.folder)
+        spec = load_spec(place)
+        if spec.name == op:
+            return spec
         raise UsageError(
-            f"op {op[:100]!r} is not known; use one of: {known}, or module:attribute of your own KernelSpec{near}"
+            f"op {op[:100]!r}: {place} is the op {spec.name} by now; give its place, as in --op FILE.py:SPEC"
         )
-    return _imported(op, plugins[op])
+    plugins = _plugins()
+    if op in plugins:
+        return _imported(op, plugins[op])
+    named = noted_place(op)
+    if named is not None:
+        raise UsageError(
+            f"op {op[:100]!r} is of {brief(named)}, which is imported only where you name it yourself: "
+            f"once, as in `fusetune inspect --op {brief(named)}`, or here, with --op"
+        )
+    known_names = {**plugins, **built_in}
+    near = did_you_mean(op, known_names)
+    raise UsageError(
+        f"op {op[:100]!r} is not known; use one of: {', '.join(sorted(known_names))}, or module:attribute of your own "
+        f"KernelSpec{near}"
+    )
 
 
 def known_ops() -> tuple[str, ...]:
     """The names that `spec_named` knows."""
-    return tuple(dict.fromkeys((*built_in_ops(), *_given, *_plugins())))
+    own = (op.name for op in approved_ops().values())
+    return tuple(dict.fromkeys((*built_in_ops(), *_given, *own, *_plugins())))
+
+
+def _innermost(kernel: Any) -> Any:
+    while hasattr(kernel, "fn"):
+        kernel = kernel.fn
+    return kernel
+
+
+def _folder_of(place: Place) -> str | None:
+    """The folder in which Python finds the module of a place, where that is one of files."""
+    name = place.partition(":")[0]
+    file = getattr(sys.modules.get(name), "__file__", None)
+    if file is None:
+        return None
+    above = Path(file).resolve().parents
+    return str(above[name.count(".") + (Path(file).name == "__init__.py")])
 
 
 def _plugins() -> dict[str, str]:
@@ -102,3 +173,15 @@ def _refuse_unfit(spec: KernelSpec, place: str) -> None:
     missing = [name for name in own if name != "name" or not hasattr(spec, "name")]
     if missing:
         raise UsageError(f"{place} lacks {' and '.join(missing)}; a KernelSpec has at least {', '.join(_NEEDED)}")
+
+
+def _own_types(op: str) -> OpTypes | None:
+    found = approved(op)
+    if found is None or not found[1].own_types:
+        return None
+    with contextlib.suppress(UsageError):  # who needs the op itself is told
+        return spec_named(op).types
+    return None
+
+
+find_by(_own_types)

@@ -46,19 +46,22 @@ NAMED: Final = OpTypes()
 """What an op has that brings no types of its own."""
 
 _known: dict[str, OpTypes] = {}
+_finders: list[Callable[[str], OpTypes | None]] = []
 
 
 def types_of(op: str) -> OpTypes:
     """The types of an op by the name that it has in a file: a built-in one's, or those that `register` was told.
 
-    Loads no kernels, and nothing that a file names: an op that is not known has NAMED.
+    Loads no kernels of a built-in op, and nothing that a file alone names: an op that is not known has NAMED.
     """
     place = built_in_types().get(op)
     if place is not None:
         module, _, attribute = place.partition(":")
         types: OpTypes = getattr(import_module(module), attribute)
         return types
-    return _known.get(op, NAMED)
+    if op in _known:
+        return _known[op]
+    return next((found for find in _finders if (found := find(op)) is not None), NAMED)
 
 
 def baseline_of(op: str, problem: Problem, recorded: Config | None = None) -> Config | None:
@@ -71,3 +74,8 @@ def register(op: str, types: OpTypes) -> None:
     """Have `types_of` know the types of an op that has been loaded."""
     if op not in built_in_types():
         _known[op] = types
+
+
+def find_by(finder: Callable[[str], OpTypes | None]) -> None:
+    """Have `types_of` ask for the types of an op that has not been loaded; None is for one that has none of its own."""
+    _finders.append(finder)

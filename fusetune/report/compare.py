@@ -19,7 +19,7 @@ from fusetune.report.model import load_run
 from fusetune.runtime.believed import read_believed_file
 from fusetune.store.paths import find_run
 from fusetune.store.regular import is_regular
-from fusetune.store.schema import ConfigFile, Entry, TargetIdentity
+from fusetune.store.schema import SCHEMA_VERSION, ConfigFile, Entry, TargetIdentity
 from fusetune.units import format_gain, format_interval
 
 Change = Literal["added", "removed", "faster", "slower", "equal", "undecided", "not_comparable"]
@@ -81,7 +81,7 @@ def load_side(named: str, run_dirs: Sequence[Path]) -> Side:
     (run,) = report.runs
     if run.entry is None:
         raise UsageError(f"the run {run.run} decided on no entry to compare: {wording.result_text(run)}")
-    return _side(named, [ConfigFile(schema=1, op=run.op, target=run.target, entries=(run.entry,))])
+    return _side(named, [ConfigFile(schema=SCHEMA_VERSION, op=run.op, target=run.target, entries=(run.entry,))])
 
 
 def compare(first: Side, second: Side) -> list[Difference]:

@@ -20,7 +20,7 @@ from fusetune.core.problem import Problem
 from fusetune.errors import ConfigFileError
 from fusetune.ops.types import types_of
 from fusetune.store.quick_entry import NotPlainError, quick_entry, quick_flow
-from fusetune.store.schema import SCHEMA_VERSION, ConfigFile, Entry
+from fusetune.store.schema import ConfigFile, Entry
 from fusetune.store.typed import decoding
 from fusetune.store.yaml_reader import parse_config_file, read_text
 
@@ -28,7 +28,8 @@ LARGE_BYTES: Final = 64_000
 """From this size on, which is some seventy entries, reading all of them is felt at the first call."""
 
 _HEAD: Final = re.compile(
-    rf"(?:#[^\n]*\n)*schema: {SCHEMA_VERSION}\nop: [a-z][a-z0-9_]*\ntarget: \{{[^\n{{}}]*\}}\nentries:\n(?=- problem: )"
+    r"(?:#[^\n]*\n)*schema: [12]\nop: [a-z][a-z0-9_]*\n(?:spec: [^\n]*\n)?"
+    r"target: \{[^\n{}]*\}\nentries:\n(?=- problem: )"
 )
 _ENTRY: Final = re.compile(r"\n- problem: \{([^\n{}]*)\}(?=\n)")
 _FOREIGN: Final = re.compile(r"\n(?![ -] )")

@@ -14,8 +14,8 @@ from fusetune.store.schema import SCHEMA_VERSION
 
 Step = Callable[[dict[str, Any]], dict[str, Any]]
 
-STEPS: Final[Mapping[int, Step]] = {}
-"""From which schema each step starts. Empty, because schema 1 is the first."""
+STEPS: Final[Mapping[int, Step]] = {1: dict}
+"""From which schema each step starts. What schema 2 added may be left out, so that a file of schema 1 is one of it."""
 
 
 def migrate(raw: dict[str, Any], steps: Mapping[int, Step] = STEPS, to: int = SCHEMA_VERSION) -> dict[str, Any]:

@@ -1,7 +1,8 @@
-"""The YAML file of tuned configs, schema 1, as types.
+"""The YAML file of tuned configs, schema 2, as types.
 
 History of the format:
     1   first version
+    2   `spec`, where an op of a user's own is; `before` in an entry, what ran before where that was not BASELINE
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from fusetune.core.problem import Problem
 from fusetune.core.text import OP_NAME
 from fusetune.units import format_slower, format_us
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -79,8 +80,10 @@ class Library(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return f"{self.config.library_name}: {format_us(self.us)}, {format_slower(self.ratio)}"
 
 
-class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
     """One problem and the config to use for it, with its evidence.
+
+    `before` is the config that ran before anything was tuned, None where that was the op's BASELINE.
 
     A measured entry has `gain` and `time_us`; a predicted one has `predicted_us` instead, so that a prediction is
     never read as a measurement. A measured one has `library` where a library was timed beside its config. `run` names
@@ -88,6 +91,7 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     """
 
     problem: Problem
+    before: Config | None = None
     config: Config
     evidence: Evidence
     verdict: VerdictName
@@ -130,10 +134,17 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
         return self.library.describe() + (": --allow-library lets it win" if wins else "")
 
 
-class ConfigFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One file: the tuned configs of one op on one GPU."""
+class ConfigFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
+    """One file: the tuned configs of one op on one GPU.
+
+    `spec` says where an op of a user's own is, `module:attribute` or `file.py:attribute`; a file's path is relative to
+    the folder that holds the folder of configs, where it lies in it.
+    """
 
     schema: Annotated[int, msgspec.Meta(ge=1, le=SCHEMA_VERSION)]
     op: Annotated[str, msgspec.Meta(pattern=OP_NAME)]
+    spec: (
+        Annotated[str, msgspec.Meta(pattern=r"^[^\x00-\x1f\x7f:]+:[A-Za-z_][A-Za-z0-9_.]*\Z", max_length=1000)] | None
+    ) = None
     target: TargetIdentity
     entries: tuple[Entry, ...] = ()

@@ -10,7 +10,7 @@ import msgspec
 
 from fusetune.core.config import Config
 from fusetune.core.problem import Problem
-from fusetune.ops.types import OpTypes, types_of
+from fusetune.ops.types import NAMED, OpTypes, types_of
 
 _PLACES = re.compile(r" - at `\$([^`]*)` - at `(\$[^`]*)`")
 
@@ -31,7 +31,7 @@ def decoding(types: OpTypes) -> Callable[[type, Any], Any]:
 
 def decoding_of(op: Any) -> Callable[[type, Any], Any]:
     """The same for the op that a file names; what is no name at all is refused with the rest of the file."""
-    return decoding(types_of(op if isinstance(op, str) else ""))
+    return decoding(types_of(op) if isinstance(op, str) else NAMED)
 
 
 def one_place(error: msgspec.ValidationError) -> str:

@@ -11,7 +11,9 @@ import msgspec
 import yaml
 
 from fusetune.core.brief import brief, brief_value
+from fusetune.core.text import SPEC_PLACE
 from fusetune.errors import ConfigFileError, NewerSchemaError
+from fusetune.ops.approved import note_place, place_from_file
 from fusetune.store.migrations import STEPS, Step, migrate
 from fusetune.store.regular import read_regular, reason
 from fusetune.store.schema import SCHEMA_VERSION, ConfigFile, Entry
@@ -165,6 +167,11 @@ def parse_config_file(
             f"{brief(path)}, line 1: the file is {found}, not a mapping with `schema: {SCHEMA_VERSION}`"
         )
     raw = _current(raw, root, path, steps)
+    op, spec = raw.get("op"), raw.get("spec")
+    if (
+        isinstance(op, str) and isinstance(spec, str) and re.match(SPEC_PLACE, spec)
+    ):  # before the types of the op are asked for
+        note_place(op, place_from_file(spec, path))
     try:
         file = msgspec.convert(raw, ConfigFile, dec_hook=decoding_of(raw.get("op")))
     except msgspec.ValidationError as error:

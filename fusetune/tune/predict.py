@@ -15,6 +15,7 @@ from fusetune.core.progress import Progress
 from fusetune.core.resources import Resources, occupancy
 from fusetune.core.roofline import roofline
 from fusetune.core.target import Target
+from fusetune.ops.loading import place_of
 from fusetune.store.journal import RunEnd
 from fusetune.store.paths import config_path
 from fusetune.store.schema import Entry, Times
@@ -95,7 +96,7 @@ def _predict(request: SweepRequest, target: Target, progress: Progress) -> Sweep
                 config=round(times[chosen], 3),
             ),
         )
-        result = write_entry(path, request.spec.name, identity, entry)
+        result = write_entry(path, request.spec.name, identity, entry, place_of(request.spec.name))
         log.journal.write(
             RunEnd(entry=entry, file=str(path) if result.written else None, message="predicted; nothing was timed")
         )

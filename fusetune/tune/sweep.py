@@ -23,6 +23,7 @@ from fusetune.measure.clocks import locked_clocks_of
 from fusetune.measure.lock import hold_gpu_of
 from fusetune.measure.paired import PairResult
 from fusetune.measure.protocol import BY_MACHINE, Failure, GpuFacts, Measurer
+from fusetune.ops.loading import place_of
 from fusetune.store.journal import PhaseTime, RunEnd, Sampling
 from fusetune.store.paths import config_path
 from fusetune.store.schema import ConservativeGain, Entry, Times
@@ -122,7 +123,7 @@ def _sweep(
             final = revalidate(bench, final)
         reference = beside_chosen(bench, final.chosen, reference, () if several else right)
         entry = _entry(request, environment, final, aa, reference, log.run)
-        result = write_entry(path, request.spec.name, facts.identity, entry)
+        result = write_entry(path, request.spec.name, facts.identity, entry, place_of(request.spec.name))
         log.journal.write(RunEnd(entry=entry, file=str(path), message=entry.verdict))
         return SweepResult(
             run=log.run,

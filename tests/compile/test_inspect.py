@@ -164,7 +164,7 @@ def test_baseline_that_spills_is_swept_inspected_and_gated_as_the_reference(tmp_
     rows = inspect_space(spec, problem, gpu, SilentProgress(), space="seed", workers=1)
     assert next(row.status for row in rows if row.config == BASELINE) == "compiled"
     held = msgspec.structs.replace(result.entry, config=BASELINE)
-    file = ConfigFile(schema=1, op=op, target=TargetIdentity(gpu.name, gpu.capability, gpu.sms), entries=(held,))
+    file = ConfigFile(schema=2, op=op, target=TargetIdentity(gpu.name, gpu.capability, gpu.sms), entries=(held,))
     (finding,) = static_gate([(tmp_path / "file.yaml", file)], SilentProgress(), workers=1)
     assert finding.status == "holds"
     assert "as BASELINE may" in finding.detail

@@ -180,7 +180,7 @@ def files(tmp_path: Path) -> Path:
     identity = TargetIdentity(name=TARGET.name, capability=TARGET.capability, sms=TARGET.sms)
     path = tmp_path / "configs" / "nvidia-geforce-rtx-4090" / "gemm_scale.yaml"
     path.parent.mkdir(parents=True)
-    path.write_text(dump_config_file(ConfigFile(schema=1, op="gemm_scale", target=identity, entries=(entry,))))
+    path.write_text(dump_config_file(ConfigFile(schema=2, op="gemm_scale", target=identity, entries=(entry,))))
     return path
 
 

@@ -41,7 +41,7 @@ def pinned(tmp_path_factory) -> Workplace:
     target = TargetIdentity("NVIDIA GeForce RTX 4090", "8.9", 128)
     path = workplace.folder / FILE
     path.parent.mkdir(parents=True)
-    path.write_text(dump_config_file(ConfigFile(schema=1, op="gemm_scale", target=target, entries=(entry_of(128),))))
+    path.write_text(dump_config_file(ConfigFile(schema=2, op="gemm_scale", target=target, entries=(entry_of(128),))))
     done = workplace.fusetune("gate", "--pin")
     assert done.returncode == EXIT_OK, done.stdout + done.stderr
     assert f"Pinned 1 config in {PINS}" in done.stdout
@@ -83,7 +83,7 @@ def test_more_registers_than_pinned_fail_the_build_and_fewer_ask_for_a_new_pin(p
 def test_an_entry_that_nobody_pinned_is_exit_3(pinned: Workplace) -> None:
     held = (pinned.folder / FILE).read_text()
     target = TargetIdentity("NVIDIA GeForce RTX 4090", "8.9", 128)
-    both = ConfigFile(schema=1, op="gemm_scale", target=target, entries=(entry_of(128), entry_of(256)))
+    both = ConfigFile(schema=2, op="gemm_scale", target=target, entries=(entry_of(128), entry_of(256)))
     try:
         (pinned.folder / FILE).write_text(dump_config_file(both))
         done = pinned.fusetune("gate", "--static")

@@ -37,7 +37,7 @@ def test_unchanged_kernels_are_no_regression_against_head(tmp_path: Path) -> Non
         gain=Gain(median=0.5, low=0.49, high=0.51, confidence=0.95, min_gain=0.02, blocks=50),
         time_us=Times(baseline=20.0, conservative=12.0, config=10.0),
     )
-    file = ConfigFile(schema=1, op="gemm_scale", target=gpu_identity(0), entries=(entry,))
+    file = ConfigFile(schema=2, op="gemm_scale", target=gpu_identity(0), entries=(entry,))
     with Revision("HEAD", tmp_path) as head:
         options = LiveOptions(against=head, journals=tmp_path)
         kept, against = live_gate([(Path("x.yaml"), file)], CudaMeasurer, SilentProgress(), options)

@@ -67,7 +67,7 @@ PREDICTED = kept(
 
 
 def file_of(*entries: Entry, target: TargetIdentity = HERE, op: str = "gemm_scale") -> ConfigFile:
-    return ConfigFile(schema=1, op=op, target=target, entries=entries)
+    return ConfigFile(schema=2, op=op, target=target, entries=entries)
 
 
 class Bench:

@@ -57,7 +57,7 @@ class Workplace:
     def __init__(self, folder: Path, compiler: FakeCompiler, monkeypatch: pytest.MonkeyPatch) -> None:
         self.path = folder / "nvidia-geforce-rtx-4090" / "gemm_scale.yaml"
         self.path.parent.mkdir(parents=True)
-        self.file = ConfigFile(schema=1, op="gemm_scale", target=IDENTITY, entries=(entry_of(),))
+        self.file = ConfigFile(schema=2, op="gemm_scale", target=IDENTITY, entries=(entry_of(),))
         self.compiler, self.toolchain, self.hash = compiler, HERE, SPEC.source_hash(BASELINE)
         self.records: dict[Config, tuple[KernelRecord, ...]] = {WINNER: (RECORD,), BASELINE: (RECORD,)}
         monkeypatch.setattr(static, "kernel_records", lambda spec, problem, config, target: self.records[config])

@@ -91,7 +91,7 @@ def _tune(*entries: tuple[int, Config]) -> None:
     )
     path = config_path(Path("configs"), GPU.name, "gemm_scale")
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(dump_config_file(ConfigFile(schema=1, op="gemm_scale", target=GPU, entries=made)))
+    path.write_text(dump_config_file(ConfigFile(schema=2, op="gemm_scale", target=GPU, entries=made)))
     fusetune.reload()
 
 

@@ -101,8 +101,8 @@ PREDICTED = Entry(
     predicted_us=Times(baseline=1303.0, conservative=650.0, config=502.0),
 )
 
-MEASURED_FILE = ConfigFile(schema=1, op="gemm_scale", target=H200, entries=(KEPT, REVERTED))
-PREDICTED_FILE = ConfigFile(schema=1, op="gemm_scale", target=RTX_4090, entries=(PREDICTED,))
+MEASURED_FILE = ConfigFile(schema=2, op="gemm_scale", target=H200, entries=(KEPT, REVERTED))
+PREDICTED_FILE = ConfigFile(schema=2, op="gemm_scale", target=RTX_4090, entries=(PREDICTED,))
 FILES = [
     (Path("configs/nvidia-h200/gemm_scale.yaml"), MEASURED_FILE),
     (Path("configs/nvidia-geforce-rtx-4090/gemm_scale.yaml"), PREDICTED_FILE),

@@ -79,7 +79,7 @@ def _put(root: Path, *entries: Entry, target: str = "rtx4090") -> Path:
     identity = TargetIdentity(name=known.name, capability=known.capability, sms=known.sms)
     path = config_path(root, known.name, "gemm_scale")
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(dump_config_file(ConfigFile(schema=1, op="gemm_scale", target=identity, entries=entries)))
+    path.write_text(dump_config_file(ConfigFile(schema=2, op="gemm_scale", target=identity, entries=entries)))
     return path
 
 

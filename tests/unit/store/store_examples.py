@@ -67,7 +67,7 @@ def predicted(at: Problem | None = None, config: Config = WIDE) -> Entry:
 
 
 def config_file(*entries: Entry, op: str = "gemm_scale", target: TargetIdentity = RTX4090) -> ConfigFile:
-    return ConfigFile(schema=1, op=op, target=target, entries=entries)
+    return ConfigFile(schema=2, op=op, target=target, entries=entries)
 
 
 # A lone surrogate is no character: no UTF-8 file can hold it.
@@ -171,7 +171,7 @@ targets = st.builds(
 )
 config_files = st.builds(
     ConfigFile,
-    schema=st.just(1),
+    schema=st.just(2),
     op=st.sampled_from(["gemm_scale", "gemm_scale_bn"]),
     target=targets,
     entries=st.lists(entries, max_size=4, unique_by=lambda entry: entry.problem).map(tuple),

@@ -28,10 +28,13 @@ from store_examples import (
     problem,
 )
 
+from fusetune.core.config import NamedConfig
+from fusetune.core.problem import NamedProblem
 from fusetune.errors import EXIT_USAGE, ConfigFileError, NewerSchemaError
+from fusetune.ops.approved import place_from_file
 from fusetune.ops.gemm_scale.config import BASELINE, Config
 from fusetune.store import yaml_files
-from fusetune.store.migrations import migrate
+from fusetune.store.migrations import STEPS, migrate
 from fusetune.store.schema import Entry
 from fusetune.store.yaml_files import WriteResult, dump_config_file, read_config_file, write_entry
 
@@ -55,10 +58,10 @@ def test_a_predicted_entry_is_read_as_it_stands_in_the_file() -> None:
     ("asset", "words"),
     [
         ("corrupt.yaml", ["line 6, column 11", "not readable as YAML"]),
-        ("not-a-mapping.yaml", ["the file is a list, not a mapping with `schema: 1`"]),
+        ("not-a-mapping.yaml", ["the file is a list, not a mapping with `schema: 2`"]),
         ("empty.yaml", ["the file is empty, not a mapping"]),
         ("duplicate-key.yaml", ["line 15, column 5", "'evidence' is also on line 7", "keep one"]),
-        ("missing-schema.yaml", ["line 1", "`schema` is missing", "`schema: 1`"]),
+        ("missing-schema.yaml", ["line 1", "`schema` is missing", "`schema: 2`"]),
         ("unknown-key.yaml", ["line 6:", "unknown field `warps` at $.entries[0].config", "spelling or remove it"]),
         ("out-of-range.yaml", ["line 6:", "<= 32 at $.entries[0].config.num_warps", "correct it"]),
         ("not-a-power-of-two.yaml", ["line 6:", "power of two, not 6 at $.entries[0].config"]),
@@ -83,7 +86,7 @@ def test_a_bad_file_is_an_error_that_names_file_line_place_and_fix(asset: str, w
 
 
 def test_a_newer_schema_is_refused_before_anything_else_is_looked_at() -> None:
-    with pytest.raises(NewerSchemaError, match=r"newer-schema\.yaml, line 1: .*schema 2; .*upgrade fusetune"):
+    with pytest.raises(NewerSchemaError, match=r"newer-schema\.yaml, line 1: .*schema 3; .*upgrade fusetune"):
         read_config_file(ASSETS / "newer-schema.yaml")
 
 
@@ -91,7 +94,7 @@ def test_a_newer_schema_is_refused_before_anything_else_is_looked_at() -> None:
 def test_a_schema_that_is_no_whole_number_is_refused_with_its_line(tmp_path: Path, value: str) -> None:
     path = tmp_path / "bad.yaml"
     path.write_text(f"op: gemm_scale\nschema: {value}\n")
-    with pytest.raises(ConfigFileError, match=r"line 2: `schema` is .*; write a number: 1"):
+    with pytest.raises(ConfigFileError, match=r"line 2: `schema` is .*; write a number: 2"):
         read_config_file(path)
 
 
@@ -163,9 +166,54 @@ def test_an_older_file_is_migrated_step_by_step(tmp_path: Path) -> None:
         -1: lambda raw: {("op" if key == "kernel" else key): value for key, value in raw.items()},
         0: lambda raw: {("target" if key == "gpu" else key): value for key, value in raw.items()},
     }
-    assert read_config_file(path, steps) == config_file()
+    assert read_config_file(path, {**STEPS, **steps}) == config_file()
     with pytest.raises(ConfigFileError, match="unknown field `kernel`"):
-        read_config_file(ASSETS / "older-schema.yaml", {0: steps[0]})
+        read_config_file(ASSETS / "older-schema.yaml", {**STEPS, 0: steps[0]})
+
+
+def test_a_file_of_schema_1_says_the_same_and_becomes_one_of_today_at_the_next_write(tmp_path: Path) -> None:
+    path = tmp_path / "gemm_scale.yaml"
+    path.write_text((ASSETS / "keep.yaml").read_text().replace("schema: 2", "schema: 1"))
+    read = read_config_file(path)
+    assert read == read_config_file(ASSETS / "keep.yaml")
+    assert "schema: 1" in path.read_text(), "reading changes nothing on disk"
+    put(path, measured(problem(64)))
+    assert "schema: 2" in path.read_text()
+    assert set(read_config_file(path).entries) == {*read.entries, measured(problem(64))}
+
+
+def test_what_ran_before_stands_in_an_entry_where_it_was_not_baseline(tmp_path: Path) -> None:
+    path = tmp_path / "gemm_scale.yaml"
+    entry = msgspec.structs.replace(measured(), before=Config(BLOCK_M=16))
+    put(path, entry)
+    assert read_config_file(path).entries == (entry,)
+
+
+@pytest.mark.parametrize("folder", ["repository", "elsewhere"])
+def test_a_file_remembers_where_its_op_is_and_names_it_from_its_own_place(tmp_path: Path, folder: str) -> None:
+    path = tmp_path / "repository" / "configs" / "gpu" / "mine.yaml"
+    place = f"{tmp_path / folder / 'ops' / 'mine.py'}:SPEC"
+    named = "ops/mine.py:SPEC" if folder == "repository" else place
+    for number in (32, 64):
+        write_entry(path, "elsewhere", RTX4090, _mine(number), place)
+    write_entry(path, "elsewhere", RTX4090, _mine(128))  # by a command that knows the op by name
+    assert read_config_file(path).spec == named
+    assert place_from_file(named, path) == place
+
+
+def _mine(n: int) -> Entry:
+    config = NamedConfig(BLOCK=64)
+    return msgspec.structs.replace(predicted(), problem=NamedProblem(n=n), config=config)
+
+
+@pytest.mark.parametrize("spec", ["mine", "a:b:c", ":SPEC", "mine.py:1", "3", "[mine.py:SPEC]"])
+def test_a_place_that_can_be_none_is_refused_with_its_line(tmp_path: Path, spec: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        dump_config_file(config_file(op="elsewhere")).replace("op: elsewhere", f"op: elsewhere\nspec: {spec}")
+    )
+    with pytest.raises(ConfigFileError, match=r"line 4: .*\$\.spec"):
+        read_config_file(path)
 
 
 def test_each_migration_step_sees_the_version_that_it_starts_from_and_leaves_its_input_alone() -> None:

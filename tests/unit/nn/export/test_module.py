@@ -338,7 +338,7 @@ def test_tensors_on_another_gpu_than_the_current_one_are_computed_there(tmp_path
 
 def roots_with(tmp_path: Any, **changes: Any) -> list[Any]:
     identity = TargetIdentity(H200.name, H200.capability, H200.sms)
-    file = ConfigFile(schema=1, op="gemm_scale", target=identity, entries=(kept(**changes),))
+    file = ConfigFile(schema=2, op="gemm_scale", target=identity, entries=(kept(**changes),))
     path = tmp_path / "nvidia-h200" / "gemm_scale.yaml"
     path.parent.mkdir()
     path.write_text(dump_config_file(file))

@@ -33,6 +33,12 @@ def sized(name: str) -> list[str]:
     return [word for size in SIZES[name] for word in ("--size", size)]
 
 
+def test_every_example_has_forty_lines_at_most_with_its_kernel() -> None:
+    lines = {path.stem: len(path.read_text().splitlines()) for path in EXAMPLES.glob("*.py")}
+    assert lines.keys() == SIZES.keys()
+    assert {name: count for name, count in lines.items() if count > 40} == {}
+
+
 @pytest.mark.parametrize("name", SIZES)
 def test_an_op_of_a_file_goes_the_whole_way_without_a_gpu(name: str, tmp_path: Path) -> None:
     op = f"{EXAMPLES / f'{name}.py'}:SPEC"

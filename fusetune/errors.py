@@ -4,6 +4,7 @@
     +-- UsageError                2   an option, an argument or a shape that cannot be used
     |   +-- UnknownTargetError    2   a GPU name that the target table does not hold
     |   +-- UnsupportedProblemError 2 a problem that the op does not compute
+    |   +-- OpError               2   an op of a user's own whose code fails, or describes what cannot be launched
     |   +-- TensorShapeError      2   a tensor of a shape for which PyTorch raises RuntimeError; one of these, too
     |   +-- ConfigFileError       2   a YAML file that cannot be read, parsed or believed
     |       +-- NewerSchemaError  2   a file written by a newer fusetune
@@ -56,6 +57,10 @@ class UnsupportedProblemError(UsageError):
     def __init__(self, message: str, *names: str) -> None:
         super().__init__(message)
         self.names = names
+
+
+class OpError(UsageError):
+    """A mistake in an op's own code: a member of its KernelSpec fails, or describes what cannot be launched."""
 
 
 class TensorShapeError(UsageError, RuntimeError):

@@ -20,7 +20,7 @@ from fusetune.core.target import Target
 from fusetune.errors import FusetuneError, UnsupportedProblemError, UsageError
 from fusetune.ops.device import NO_GPU, Gpu
 from fusetune.ops.hashing import hash_kernels, kernels_named_by
-from fusetune.ops.told import TOLD_BY_NAME, told_by_name
+from fusetune.ops.told import TOLD_BY_NAME, naming, told_by_name
 from fusetune.ops.types import NAMED, OpTypes
 
 if TYPE_CHECKING:
@@ -328,7 +328,8 @@ class KernelSpec:
     def check_config(self, problem: Any, config: Any, target: Target | None = None) -> None:
         """Raise UnsupportedProblemError where the op launches nothing of a config that somebody typed."""
         try:
-            self.launches(problem, config, abstract_tensors(self, problem, config, target))
+            with naming(self, "launches"):
+                self.launches(problem, config, abstract_tensors(self, problem, config, target))
         except FusetuneError as error:
             raise UnsupportedProblemError(f"{self.name} does not launch {config.label()}: {error}") from error
 

@@ -18,7 +18,7 @@ from fusetune.core.rules import propose
 from fusetune.core.space import Rejection
 from fusetune.core.target import Target
 from fusetune.core.trouble import Trouble
-from fusetune.errors import CompileError, ConfigFileError, FusetuneError, UsageError
+from fusetune.errors import CompileError, ConfigFileError, FusetuneError, OpError, UsageError
 from fusetune.ops.spec import KernelSpec
 from fusetune.store.journal import Status
 from fusetune.store.paths import config_path, reachable_search_path
@@ -129,6 +129,8 @@ def predictions(request: SweepRequest, configs: Iterable[Config], target: Target
     """The predicted microseconds of each; empty where the op has no cost model, or the table lacks a figure for it."""
     try:
         found = {config: request.spec.estimate(config, request.problem, target) for config in configs}
+    except OpError:
+        raise
     except UsageError:
         return {}
     times = {config: estimate.time_us for config, estimate in found.items() if estimate is not None}
@@ -200,6 +202,8 @@ def proposed_by_rules(request: SweepRequest, target: Target) -> tuple[Config, ..
         spec, problem = request.spec, request.problem
         walls = roofline(spec.flops(problem), spec.bytes(problem), spec.kind(problem), target)
         compute_bound = walls.bound == "compute"
+    except OpError:
+        raise
     except UsageError:
         compute_bound = True  # Peaks unknown: 8 warps are among what is tried then.
     held = occupancy(result.registers, result.shared_bytes, baseline.num_warps, target)
@@ -318,6 +322,8 @@ def predict_us(request: SweepRequest, config: Config, target: Target, resources:
     """The cost model's microseconds; None without a model, and for a GPU whose peaks the table does not hold."""
     try:
         found = request.spec.estimate(config, request.problem, target, resources)
+    except OpError:
+        raise
     except UsageError:
         return None
     return found.time_us if found else None

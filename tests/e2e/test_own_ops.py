@@ -63,6 +63,43 @@ def test_an_op_of_a_file_goes_the_whole_way_without_a_gpu(name: str, tmp_path: P
     assert json.loads(inspected.stdout)["estimate"] is None
 
 
+MISTAKES = {
+    "blok": (
+        '{"BLOCK": config.BLOCK}',
+        '{"BLOK": config.BLOCK}',
+        "its launches() give add a BLOK, which it does not take",
+    ),
+    "options": ("config.options()", '{"warps": 4}', "its launches() give add the option warps, which Triton does not"),
+    "dtype": ('"float32"', '"float31"', "its operands() give x the dtype 'float31'; write one of float64, float32"),
+    "raises": ('tensors["x"]', 'tensors["a"]', "its launches() fails: KeyError: 'a' (wrong_raises.py:27)"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_in_an_op_is_one_line_and_no_work_is_begun(mistake: str, tmp_path: Path) -> None:
+    old, new, told = MISTAKES[mistake]
+    source = (EXAMPLES / "vector_add.py").read_text()
+    assert old in source
+    (tmp_path / f"wrong_{mistake}.py").write_text(source.replace(old, new))
+    op = ("--op", f"wrong_{mistake}.py:SPEC", "--size", "n=1024")
+    for command in (("sweep", *op, "--target", "h200"), ("sweep", *op), ("inspect", *op), ("profile", *op)):
+        done = fusetune(tmp_path, *command)
+        assert done.returncode == 2, done.stderr
+        assert done.stderr.startswith(f"Error: op vector_add: {told}"), done.stderr
+        assert done.stderr.count("\n") == 1
+        assert done.stdout == ""
+    assert not (tmp_path / "configs").exists()
+    assert not (tmp_path / ".fusetune").exists()
+
+
+def test_a_built_in_op_s_name_is_nobody_else_s(tmp_path: Path) -> None:
+    source = (EXAMPLES / "vector_add.py").read_text().replace('name = "vector_add"', 'name = "gemm_scale"')
+    (tmp_path / "taken.py").write_text(source)
+    done = fusetune(tmp_path, "sweep", "--op", "taken.py:SPEC", "--size", "n=1024", "--target", "h200")
+    assert done.returncode == 2, done.stderr
+    assert "is named gemm_scale, as the built-in op fusetune.ops.gemm_scale.linear_scale:SPEC is" in done.stderr
+
+
 def test_a_file_that_is_not_there_and_a_size_that_is_none_are_one_line(tmp_path: Path) -> None:
     for arguments, told in (
         (("--op", "nowhere.py:SPEC", "--size", "n=1"), "there is no file nowhere.py"),

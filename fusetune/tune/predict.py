@@ -20,7 +20,15 @@ from fusetune.store.paths import config_path
 from fusetune.store.schema import Entry, Times
 from fusetune.store.yaml_files import write_entry
 from fusetune.tune.log import journal_path, open_run
-from fusetune.tune.plan import check_output, compile_all, plausible, predict_us, predictions, record_plan, resource_use
+from fusetune.tune.plan import (
+    Made,
+    check_output,
+    compile_all,
+    plausible,
+    predictions,
+    record_plan,
+    resource_use,
+)
 from fusetune.tune.request import Ranked, SweepRequest, SweepResult, today
 from fusetune.tune.troubled import ends_with_nothing
 
@@ -73,8 +81,8 @@ def _predict(request: SweepRequest, target: Target, progress: Progress) -> Sweep
             times,
             key=lambda config: (
                 round(times[config], 3),
-                0.0 if guessed else -_occupied(config, compiled[config], target),
-                resource_use(config, compiled[config], target),
+                0.0 if guessed else -_occupied(config, compiled[config].resources, target),
+                resource_use(config, compiled[config].resources, target),
                 config,
             ),
         )
@@ -110,15 +118,14 @@ def _predict(request: SweepRequest, target: Target, progress: Progress) -> Sweep
         )
 
 
-def _times(request: SweepRequest, compiled: Mapping[Config, Resources], target: Target) -> dict[Config, float]:
+def _times(request: SweepRequest, compiled: Mapping[Config, Made], target: Target) -> dict[Config, float]:
     """Predicted microseconds; without a cost model those of the roofline, which are the same for all."""
-    times = {config: predict_us(request, config, target, resources) for config, resources in compiled.items()}
-    known = {config: time_us for config, time_us in times.items() if time_us is not None}
-    if len(known) == len(times):
+    known = {config: made.predicted_us for config, made in compiled.items() if made.predicted_us is not None}
+    if len(known) == len(compiled):
         return known
     spec, problem = request.spec, request.problem
     floor_us = roofline(spec.flops(problem), spec.bytes(problem), spec.kind(problem), target).time_us
-    return dict.fromkeys(times, max(floor_us, _LEAST_US))
+    return dict.fromkeys(compiled, max(floor_us, _LEAST_US))
 
 
 def _occupied(config: Config, resources: Resources, target: Target) -> float:

@@ -233,7 +233,8 @@ def _compile_and_screen(
         screening_s += time.monotonic() - checked
 
     running = early.results(plan)
-    resources = compile_all(request, plan.compiled, plan.target, log, running=running, on_compiled=check_and_time)
+    made = compile_all(request, plan.compiled, plan.target, log, running=running, on_compiled=check_and_time)
+    resources = {config: found.resources for config, found in made.items()}
     log.journal.write(PhaseTime(name="check", seconds=round(checking_s, 3), within="compile"))
     log.journal.write(PhaseTime(name="first_round", seconds=round(screening_s, 3), within="compile"))
     allow_for(troubled, len(resources) - len(troubled), request, plan.target, log)

@@ -12,6 +12,7 @@
     |   +-- MissingPackageError   2   torch or triton is not installed; an ImportError, too
     +-- MissingConfigError        2   strict look-up found no entry
     +-- NoisyMachineError         3   the machine is too noisy to decide anything
+    +-- NoCandidateError          3   a sweep or a prediction in which nothing but BASELINE can run
     +-- MachineError              3   a full disk, a killed process, no memory: nothing follows for any kernel
     |   +-- NothingTunedError     4   the same in a sweep or a prediction, which then writes nothing
     +-- NoUsableGpuError          4   no GPU, or another one than the file's
@@ -89,6 +90,12 @@ class MissingConfigError(FusetuneError):
 
 class NoisyMachineError(FusetuneError):
     """The baseline, timed against itself, did not come out equal: nothing can be decided here."""
+
+    exit_code = EXIT_INCONCLUSIVE
+
+
+class NoCandidateError(FusetuneError):
+    """Every candidate but BASELINE was rejected or gave no right result: there is nothing to choose from."""
 
     exit_code = EXIT_INCONCLUSIVE
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 
 from msgspec import structs
@@ -19,7 +19,8 @@ from fusetune.store.journal import RunEnd
 from fusetune.store.paths import config_path
 from fusetune.store.schema import Entry, Times
 from fusetune.store.yaml_files import write_entry
-from fusetune.tune.log import journal_path, open_run
+from fusetune.tune.alone import end_if_alone
+from fusetune.tune.log import RunLog, journal_path, open_run
 from fusetune.tune.plan import (
     Made,
     check_output,
@@ -49,7 +50,8 @@ def predict(request: SweepRequest, target: Target, progress: Progress) -> SweepR
     """Rank the candidates for a GPU that is not there and write the best with `evidence: predicted`.
 
     Nothing is timed. A measured entry for the same problem stays where it is. Raises UnsupportedProblemError,
-    UsageError, ConfigFileError, CompileError, and NothingTunedError where the machine does not let it be compiled.
+    UsageError, ConfigFileError, CompileError, NoCandidateError where everything but BASELINE is rejected, and
+    NothingTunedError where the machine does not let it be compiled.
     """
     with ends_with_nothing():
         return _predict(request, target, progress)
@@ -75,7 +77,8 @@ def _predict(request: SweepRequest, target: Target, progress: Progress) -> Sweep
                 predicted_us = round(guessed[config], 3) if guessed else None
                 reason = "predicted_slow" if guessed else "not_compiled"
                 log.candidate(config, "skipped", reason=reason, predicted_us=predicted_us)
-        compiled = compile_all(request, shortlist, target, log)
+        compiled = _compile(request, shortlist, passed, target, log)
+        end_if_alone(request, log, compiled, (*passed, *rejected))
         times = _times(request, compiled, target)
         ranking = sorted(
             times,
@@ -115,7 +118,20 @@ def _predict(request: SweepRequest, target: Target, progress: Progress) -> Sweep
             journal=journal_path(request, log),
             target_name=target.name,
             kept_instead=result.kept,
+            has_model=bool(guessed),
         )
+
+
+def _compile(
+    request: SweepRequest, shortlist: Sequence[Config], passed: Sequence[Config], target: Target, log: RunLog
+) -> dict[Config, Made]:
+    """What compiles of the shortlist; where that is BASELINE alone, of the others too, until one of them does."""
+    compiled = compile_all(request, shortlist, target, log)
+    left = [config for config in passed if config not in shortlist]
+    while left and compiled.keys() == {request.baseline}:
+        compiled |= compile_all(request, left[:SHORTLIST], target, log)
+        left = left[SHORTLIST:]
+    return compiled
 
 
 def _times(request: SweepRequest, compiled: Mapping[Config, Made], target: Target) -> dict[Config, float]:

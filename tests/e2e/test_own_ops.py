@@ -45,6 +45,8 @@ def test_an_op_of_a_file_goes_the_whole_way_without_a_gpu(name: str, tmp_path: P
     swept = fusetune(tmp_path, "sweep", "--op", op, *sized(name), "--target", "rtx4090")
     assert swept.returncode == 0, swept.stderr
     assert f"{name} has no cost model" in swept.stdout + swept.stderr
+    assert f"First three by the resources of the compiled kernels; {name} has no cost model:" in swept.stdout
+    assert "by the cost model" not in swept.stdout
     file = tmp_path / "configs" / "nvidia-geforce-rtx-4090" / f"{name}.yaml"
     (entry,) = yaml.safe_load(file.read_text())["entries"]
     assert entry["problem"] == {key: int(value) for key, value in (size.split("=") for size in SIZES[name])}
@@ -90,6 +92,26 @@ def test_a_mistake_in_an_op_is_one_line_and_no_work_is_begun(mistake: str, tmp_p
         assert done.stdout == ""
     assert not (tmp_path / "configs").exists()
     assert not (tmp_path / ".fusetune").exists()
+
+
+def test_an_op_of_which_nothing_but_baseline_can_run_ends_with_3_and_a_journal(tmp_path: Path) -> None:
+    source = (EXAMPLES / "vector_add.py").read_text()
+    rejecting = """
+    def reject(self, config, problem, target):
+        from fusetune.core.space import Rejection
+        return None if config == self.baseline(problem) else Rejection("too_odd", "not today")
+
+    def reference("""
+    (tmp_path / "odd.py").write_text(source.replace("\n    def reference(", rejecting))
+    done = fusetune(tmp_path, "sweep", "--op", "odd.py:SPEC", "--size", "n=1024", "--target", "h200")
+    assert done.returncode == 3, done.stderr
+    assert "nothing is left beside BASELINE, since none of 29 other candidates can be used: 29 too_odd" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "configs").exists()
+    (journal,) = (tmp_path / ".fusetune" / "runs").glob("*.jsonl")
+    reported = fusetune(tmp_path, "report", "--run", journal.stem)
+    assert reported.returncode == 0, reported.stderr
+    assert "nothing is left beside BASELINE" in " ".join(reported.stdout.split())
 
 
 def test_a_built_in_op_s_name_is_nobody_else_s(tmp_path: Path) -> None:

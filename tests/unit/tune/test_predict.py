@@ -137,7 +137,7 @@ def test_the_minimum_gain_that_was_asked_for_is_the_one_that_holds(tmp_path: Pat
 
 
 def test_the_real_model_keeps_no_more_than_the_rule_allows(tmp_path: Path) -> None:
-    for problem in (PROBLEM, make_problem(16384, 4096, 4096, "float16"), make_problem(1, 16, 16, "float32")):
+    for problem in (PROBLEM, make_problem(16384, 4096, 4096, "float16"), make_problem(1, 64, 64, "float32")):
         entry = predicted(tmp_path, problem=problem).entry
         times = entry.predicted_us
         assert times is not None
@@ -200,14 +200,15 @@ def test_baseline_that_spills_is_the_reference_all_the_same(
     assert notes == ["BASELINE spills 80 bytes of stack a thread; it is the reference"]
 
 
-def test_where_all_spills_baseline_is_what_stays(
-    tmp_path: Path, compiler: FakeCompiler, model: dict[Config, float]
+def test_where_all_others_that_were_compiled_spill_the_rest_is_compiled_too(
+    tmp_path: Path, compiler: FakeCompiler, monkeypatch: pytest.MonkeyPatch, model: dict[Config, float]
 ) -> None:
-    compiler.planted = {config: Resources(255, 80, 4096) for config in LISTED.values()}
-    result = listed(tmp_path, model, FAST=1.0, SAFE=2.0)
-    assert result.entry.config == BASELINE
-    assert [ranked.config for ranked in result.best] == [BASELINE]
-    assert {last_words(result)[config].reason for config in (FAST, SAFE)} == {"spills"}
+    monkeypatch.setattr("fusetune.tune.predict.SHORTLIST", 1)
+    monkeypatch.setattr("fusetune.tune.predict.CONSERVATIVE_SHORTLIST", 1)
+    compiler.planted = {config: Resources(255, 80, 4096) for config in (FAST, SAFE, WARPS8)}
+    result = listed(tmp_path, model, FAST=1.0, SAFE=2.0, WARPS8=3.0, OTHER=4.0)
+    assert result.entry.config == OTHER
+    assert {last_words(result)[config].reason for config in (FAST, SAFE, WARPS8)} == {"spills"}
 
 
 @pytest.mark.parametrize("space", ["seed", "rules"])

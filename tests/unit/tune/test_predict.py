@@ -11,7 +11,7 @@ from fusetune.core.progress import SilentProgress
 from fusetune.core.resources import Resources
 from fusetune.core.space import Rejection
 from fusetune.core.target import find_target
-from fusetune.errors import CompileError, ConfigFileError, UnsupportedProblemError, UsageError
+from fusetune.errors import CompileError, ConfigFileError, OpError, UnsupportedProblemError, UsageError
 from fusetune.measure.fake import FakeMeasurer
 from fusetune.ops.gemm_scale.config import BASELINE, Config
 from fusetune.ops.gemm_scale.estimate import estimate
@@ -361,3 +361,12 @@ def test_rules_cannot_propose_where_baseline_does_not_compile(tmp_path: Path, co
     compiler.planted[BASELINE] = Rejection("compile_error", "planted")
     with pytest.raises(CompileError, match="BASELINE does not compile for NVIDIA GeForce RTX 4090: planted"):
         predicted(tmp_path, space="rules")
+
+
+def test_a_cost_model_that_fails_is_told_and_not_taken_for_none(tmp_path: Path) -> None:
+    class Failing(GemmScale):
+        def estimate(self, config: Any, problem: Any, target: Any, resources: Resources | None = None) -> Any:
+            return {}["time_us"]
+
+    with pytest.raises(OpError, match=r"op gemm_scale: its estimate\(\) fails: KeyError: 'time_us' \(test_predict.py:"):
+        predicted(tmp_path, spec=Failing())

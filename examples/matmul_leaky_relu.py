@@ -8,16 +8,15 @@ from fusetune import KernelSpec, Launch, Operand, Space
 
 @triton.jit
 def matmul(a_ptr, b_ptr, c_ptr, m, n, k, TILE_M: tl.constexpr, TILE_N: tl.constexpr, TILE_K: tl.constexpr):
-    rows = tl.program_id(0) * TILE_M + tl.arange(0, TILE_M)
+    rows = (tl.program_id(0) * TILE_M + tl.arange(0, TILE_M))[:, None]
     columns = tl.program_id(1) * TILE_N + tl.arange(0, TILE_N)
     acc = tl.zeros((TILE_M, TILE_N), tl.float32)
     for start in range(0, k, TILE_K):
         at = start + tl.arange(0, TILE_K)
-        a = tl.load(a_ptr + rows[:, None] * k + at, mask=(rows[:, None] < m) & (at < k), other=0.0)
+        a = tl.load(a_ptr + rows * k + at, mask=(rows < m) & (at < k), other=0.0)
         b = tl.load(b_ptr + at[:, None] * n + columns, mask=(at[:, None] < k) & (columns < n), other=0.0)
         acc = tl.dot(a, b, acc)
-    c = tl.where(acc > 0, acc, 0.01 * acc).to(tl.float16)
-    tl.store(c_ptr + rows[:, None] * n + columns, c, mask=(rows[:, None] < m) & (columns < n))
+    tl.store(c_ptr + rows * n + columns, tl.where(acc > 0, acc, 0.01 * acc), mask=(rows < m) & (columns < n))
 
 
 class MatmulLeakyRelu(KernelSpec):  # a [m, k] by b [k, n]
@@ -25,9 +24,8 @@ class MatmulLeakyRelu(KernelSpec):  # a [m, k] by b [k, n]
     space = Space({"TILE_M": (64, 32, 128), "TILE_N": (64, 32, 128), "TILE_K": (32, 64), "num_warps": (4, 8)})
 
     def operands(self, problem):
-        m, n, k = problem.m, problem.n, problem.k
-        shapes = {"a": ((m, k), "input"), "b": ((k, n), "input"), "c": ((m, n), "output")}
-        return tuple(Operand(name, shape, "float16", role) for name, (shape, role) in shapes.items())
+        a, b = Operand("a", (problem.m, problem.k), "float16"), Operand("b", (problem.k, problem.n), "float16")
+        return a, b, Operand("c", (problem.m, problem.n), "float16", "output")
 
     def launches(self, problem, config, tensors):
         arguments = {f"{name}_ptr": tensors[name] for name in "abc"} | {name: problem[name] for name in "mnk"}

@@ -4,6 +4,7 @@
     +-- UsageError                2   an option, an argument or a shape that cannot be used
     |   +-- UnknownTargetError    2   a GPU name that the target table does not hold
     |   +-- UnsupportedProblemError 2 a problem that the op does not compute
+    |   +-- OpError               2   an op of a user's own whose code fails, or describes what cannot be launched
     |   +-- TensorShapeError      2   a tensor of a shape for which PyTorch raises RuntimeError; one of these, too
     |   +-- ConfigFileError       2   a YAML file that cannot be read, parsed or believed
     |       +-- NewerSchemaError  2   a file written by a newer fusetune
@@ -11,6 +12,7 @@
     |   +-- MissingPackageError   2   torch or triton is not installed; an ImportError, too
     +-- MissingConfigError        2   strict look-up found no entry
     +-- NoisyMachineError         3   the machine is too noisy to decide anything
+    +-- NoCandidateError          3   a sweep or a prediction in which nothing but BASELINE can run
     +-- MachineError              3   a full disk, a killed process, no memory: nothing follows for any kernel
     |   +-- NothingTunedError     4   the same in a sweep or a prediction, which then writes nothing
     +-- NoUsableGpuError          4   no GPU, or another one than the file's
@@ -58,6 +60,10 @@ class UnsupportedProblemError(UsageError):
         self.names = names
 
 
+class OpError(UsageError):
+    """A mistake in an op's own code: a member of its KernelSpec fails, or describes what cannot be launched."""
+
+
 class TensorShapeError(UsageError, RuntimeError):
     """A tensor of a shape that a module does not take, where PyTorch's own would raise RuntimeError."""
 
@@ -84,6 +90,12 @@ class MissingConfigError(FusetuneError):
 
 class NoisyMachineError(FusetuneError):
     """The baseline, timed against itself, did not come out equal: nothing can be decided here."""
+
+    exit_code = EXIT_INCONCLUSIVE
+
+
+class NoCandidateError(FusetuneError):
+    """Every candidate but BASELINE was rejected or gave no right result: there is nothing to choose from."""
 
     exit_code = EXIT_INCONCLUSIVE
 

@@ -172,8 +172,9 @@ def _package_of(filename: str) -> str | None:
 
 
 def _files_asked_for() -> set[str]:
-    """The modules that the command line names, as in `--op module:attribute`, as far as they were loaded."""
-    names = {argument.rpartition("=")[2].partition(":")[0] for argument in sys.argv[1:] if ":" in argument}
+    """The modules that the command line names, as in `--op module:attribute`, or whose files, as far as loaded."""
+    places = {argument.rpartition("=")[2].rpartition(":")[0] for argument in sys.argv[1:] if ":" in argument}
+    names = {Path(place).stem if place.endswith(".py") else place for place in places}
     return {str(sys.modules[name].__file__) for name in names if name in sys.modules}
 
 

@@ -86,11 +86,14 @@ def values_of(given: dict[str, Any]) -> dict[str, Any]:
 def problem_of(given: dict[str, Any]) -> tuple[KernelSpec, Problem]:
     """The op and the problem that those options ask for; they are taken out of `given`.
 
-    Raises UsageError where there is no such op, UnsupportedProblemError where it does not compute this.
+    Raises UsageError where there is no such op or it is not fit to be tuned, UnsupportedProblemError where it does not
+    compute this.
     """
+    from fusetune.ops.checking import check_spec
+
     spec, problem = spec_and_problem(given)
     with naming_options():
-        spec.check(problem)
+        check_spec(spec, problem)
     return spec, problem
 
 
@@ -159,6 +162,8 @@ def config_of(spec: KernelSpec, problem: Problem, text: str | None, target: Targ
 
 def problem_with(spec: KernelSpec, values: Mapping[str, Any]) -> Problem:
     """The checked problem of these values. Raises UnsupportedProblemError where the op does not compute it."""
+    from fusetune.ops.checking import check_spec
+
     problem = spec.problem(values)
-    spec.check(problem)
+    check_spec(spec, problem)
     return problem

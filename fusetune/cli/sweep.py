@@ -296,11 +296,17 @@ def _predict(request: SweepRequest, target: Target, why: str) -> int:
     result = predict(request, target, make_progress())
     predicted = result.entry.predicted_us
     assert predicted is not None, "a predicted entry has predicted times"
-    echo("\nBest three by the cost model, from the resources of the compiled kernels:")
+    if result.has_model:
+        echo("\nBest three by the cost model, from the resources of the compiled kernels:")
+        of = "predicted"
+    else:
+        echo(f"\nFirst three by the resources of the compiled kernels; {request.spec.name} has no cost model:")
+        of = "by the roofline"
     for place, ranked in enumerate(result.best, start=1):
-        echo(f"  {place}. {ranked.config.label():<22} predicted {format_us(ranked.time_us)}")
-    echo(f"     BASELINE {'':<13} predicted {format_us(predicted.baseline)}")
-    echo(f"By the keep rule on these predictions: {result.entry.config.label()}")
+        echo(f"  {place}. {ranked.config.label():<22} {of} {format_us(ranked.time_us)}")
+    echo(f"     BASELINE {'':<13} {of} {format_us(predicted.baseline)}")
+    why = "By the keep rule on these predictions" if result.has_model else "Until a GPU has timed them"
+    echo(f"{why}: {result.entry.config.label()}")
     if result.file is not None:
         echo(f"Wrote {result.file} (evidence: predicted, verdict: unverified; journal {result.journal})")
     elif result.kept_instead is not None:

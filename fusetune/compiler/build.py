@@ -21,6 +21,7 @@ from fusetune.core.resources import Resources
 from fusetune.core.target import Target
 from fusetune.core.trouble import is_recorded_trouble, machine_told, trouble_of, trouble_of_exit
 from fusetune.errors import CompileError, FusetuneError, MachineError, MissingPackageError
+from fusetune.ops.parameters import completed
 from fusetune.ops.spec import AbstractTensor, KernelSpec, Launch, TileDescriptor, abstract_tensors
 
 _ALIGNMENT = 16
@@ -182,9 +183,10 @@ def _build_launcher(source: Any, metadata: Any) -> None:
 def specialize(launch: Launch) -> tuple[dict[str, str], dict[tuple[int, ...], Any], dict[tuple[int, ...], Any]]:
     """The signature, constants and attributes that Triton's JIT would derive from the arguments of a launch.
 
-    Integers equal to 1 become constants, those divisible by 16 and all pointers are marked so (torch aligns its
-    allocations to 512 bytes). The result has the JIT's own form, so that both share one entry of Triton's cache.
+    Integers equal to 1 and None become constants, those divisible by 16 and all pointers are marked so (torch aligns
+    its allocations to 512 bytes). The result has the JIT's own form, so that both share one entry of Triton's cache.
     """
+    launch = completed(launch)
     signature: dict[str, str] = {}
     constants: dict[tuple[int, ...], Any] = {}
     attributes: dict[tuple[int, ...], Any] = {}
@@ -198,7 +200,7 @@ def specialize(launch: Launch) -> tuple[dict[str, str], dict[tuple[int, ...], An
             signature[name] = f"tensordesc<{element_type(value.tensor.dtype).triton}{list(value.block_shape)}>"
         elif isinstance(value, float) and name not in launch.constants:
             signature[name] = "fp32"
-        elif name in launch.constants or value == 1:
+        elif name in launch.constants or value is None or value == 1:
             signature[name], constants[(index,)] = "constexpr", value
             if _lists_constants() or isinstance(value, str):
                 attributes[(index,)] = []

@@ -20,7 +20,7 @@ from fusetune.core.rules import Rule, contradictions, propose
 from fusetune.core.space import Rejection, SpaceName
 from fusetune.core.target import Target
 from fusetune.core.trouble import Trouble
-from fusetune.errors import CompileError, UsageError
+from fusetune.errors import CompileError, OpError, UsageError
 from fusetune.ops.spec import KernelSpec
 
 
@@ -123,6 +123,8 @@ def _predicted(
     try:
         found = spec.estimate(config, problem, target, resources)
         walls = roofline(spec.flops(problem), spec.bytes(problem), spec.kind(problem), target)
+    except OpError:
+        raise
     except UsageError as error:
         return None, None, str(error)
     return found, walls, None if found else f"{spec.name} has no cost model"
@@ -249,6 +251,8 @@ def _guess(
 ) -> float | None:
     try:
         found = spec.estimate(config, problem, target, resources)
+    except OpError:
+        raise
     except UsageError:
         return None
     return found.time_us if found else None

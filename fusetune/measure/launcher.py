@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from fusetune.errors import MeasurementError
+from fusetune.ops.parameters import completed
 from fusetune.ops.spec import Call, Launch, TileDescriptor
 
 
@@ -33,6 +34,7 @@ class Launcher:
             return
         # CompiledKernel takes every argument since Triton 3.3, the compile-time ones too.
         kernel = launch.run()[(*launch.grid, 1, 1)[:3]]
+        launch = completed(launch)
         everything = {**launch.arguments, **launch.constants}
         template = [(name, everything[name]) for name in launch.kernel.arg_names]
         self._launches = [

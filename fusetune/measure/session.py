@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from fusetune.core.config import Config
 from fusetune.core.problem import Problem
 from fusetune.core.roofline import roofline
-from fusetune.errors import UsageError
+from fusetune.errors import OpError, UsageError
 from fusetune.measure.launcher import Launcher
 from fusetune.measure.nvml import GpuState, Monitor
 from fusetune.measure.protocol import BlockTimes, Checked, Failure, SamplingFacts
@@ -25,8 +25,10 @@ from fusetune.measure.timers import (
     is_short,
     launches_for,
 )
+from fusetune.ops.checking import check_reference
 from fusetune.ops.device import local_target
-from fusetune.ops.spec import KernelSpec, Operand, Role
+from fusetune.ops.spec import Call, KernelSpec, Launch, Operand, Role
+from fusetune.ops.told import naming
 
 if TYPE_CHECKING:
     import torch
@@ -135,6 +137,8 @@ class GpuSession:
         try:
             target = local_target(self._torch.cuda.current_device())
             roof = roofline(spec.flops(problem), spec.bytes(problem), spec.kind(problem), target)
+        except OpError:
+            raise
         except UsageError:
             return None
         return roof.time_us if self._cold else roof.compute_us
@@ -153,12 +157,22 @@ class GpuSession:
         return flush_bytes
 
     def check(self, config: Config) -> Checked | Failure:
-        """Poison the outputs, run once, compare with float64; then time one launch roughly."""
+        """Poison the outputs, run once, compare with float64; then time one launch roughly.
+
+        Raises OpError for a mistake in the op's own code at BASELINE; at another config it is that config's outcome.
+        """
+        try:
+            return self._checked(config)
+        except OpError as error:
+            if config == self._baseline:
+                raise
+            return Failure("launch_error", str(error))
+
+    def _checked(self, config: Config) -> Checked | Failure:
         torch = self._torch
         tensors = self._sets[0]
         if self._references is None:
-            with torch.no_grad():
-                self._references = dict(self._spec.reference(self._problem, self._inputs(tensors)))
+            self._references = self._reference(tensors)
             self._states = {operand.name: tensors[operand.name].clone() for operand in self._operands("state")}
         for name in self._references:
             tensors[name].fill_(math.nan)
@@ -259,13 +273,20 @@ class GpuSession:
             tensors[operand.name] = tensor
         return tensors
 
+    def _reference(self, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        with naming(self._spec, "reference"), self._torch.no_grad():
+            references = self._spec.reference(self._problem, self._inputs(tensors))
+        check_reference(self._spec, self._problem, references)
+        return dict(references)
+
     def _scratch(self, config: Config) -> dict[str, torch.Tensor]:
         """A config's workspace, one for all input sets: a caller's allocator hands out the same memory again too."""
         return {operand.name: operand.allocate(self._device) for operand in self._spec.workspace(self._problem, config)}
 
     def _with_constants(self, config: Config, tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
         """One set, and what the config wants made of it beforehand."""
-        return {**tensors, **self._spec.constants(self._problem, config, tensors)}
+        with naming(self._spec, "constants"):
+            return {**tensors, **self._spec.constants(self._problem, config, tensors)}
 
     def _operands(self, role: Role) -> list[Operand]:
         return [operand for operand in self._spec.operands(self._problem) if operand.role == role]
@@ -274,15 +295,19 @@ class GpuSession:
         return {o.name: tensors[o.name] for o in self._operands("input") + self._operands("state")}
 
     def _run(self, config: Config, tensors: dict[str, Any]) -> None:
-        for launch in self._spec.launches(self._problem, config, tensors):
+        for launch in self._launches(config, tensors):
             launch.run()
+
+    def _launches(self, config: Config, tensors: dict[str, Any]) -> Sequence[Launch | Call]:
+        with naming(self._spec, "launches"):
+            return self._spec.launches(self._problem, config, tensors)
 
     def _run_arm(self, arm: _Arm, index: int) -> Sequence[Launcher]:
         config = arm[0]
         if config not in self._launchers:
             scratch = self._scratch(config)
             sets = [self._with_constants(config, tensors) for tensors in self._sets]
-            launches = self._spec.launches(self._problem, config, {**sets[0], **scratch})
+            launches = self._launches(config, {**sets[0], **scratch})
             self._launchers[config] = [Launcher(launch, sets, scratch) for launch in launches]
         launchers = self._launchers[config]
         for launcher in launchers:

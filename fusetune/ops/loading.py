@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import re
 import sys
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from fusetune.core.brief import brief
 from fusetune.core.near import did_you_mean
-from fusetune.core.text import OP_NAME
 from fusetune.errors import FusetuneError, UsageError
 from fusetune.ops.approved import Approved, Place, approve, approved, approved_ops, digest_of, noted_place
 from fusetune.ops.built_in import built_in_ops
+from fusetune.ops.checking import refuse_unfit
 from fusetune.ops.hashing import kernels_named_by
 from fusetune.ops.importing import absolute_place, make_importable
 from fusetune.ops.spec import KernelSpec
@@ -25,7 +24,6 @@ from fusetune.ops.types import NAMED, OpTypes, find_by, register
 ENTRY_POINT_GROUP = "fusetune.ops"
 _NO_ROOM = "failed to map segment"
 """The dynamic linker's words where there is too little memory for a library."""
-_NEEDED: Final = ("name", "operands", "launches", "reference")
 
 _given: dict[str, KernelSpec] = {}
 """By their own names: what `load_spec` has loaded of what a user gave as `module:attribute` in this process."""
@@ -44,11 +42,6 @@ def load_spec(op: str) -> KernelSpec:
     if ":" not in op:
         return spec_named(op)
     spec = _imported(op, make_importable(op))
-    if not re.match(OP_NAME, str(spec.name)):
-        raise UsageError(
-            f"op {op!r}: its name is {str(spec.name)[:100]!r}, and has to be lower-case letters, digits and "
-            "underscores, a letter first: files are called by it"
-        )
     _given[spec.name] = spec
     _places[spec.name] = absolute_place(op)
     return spec
@@ -162,17 +155,9 @@ def _imported(op: str, reference: str) -> KernelSpec:
         raise UsageError(f"op {op!r}: {reference} is a class; name an instance of it, as in SPEC = {attribute}()")
     if not isinstance(spec, KernelSpec):
         raise UsageError(f"op {op!r}: {reference} is not a KernelSpec; derive its class from fusetune.KernelSpec")
-    _refuse_unfit(spec, f"op {op!r}: {reference}")
+    refuse_unfit(spec, f"op {op!r}: {reference}", reference)
     register(spec.name, spec.types)
     return spec
-
-
-def _refuse_unfit(spec: KernelSpec, place: str) -> None:
-    """Raise UsageError for what a spec lacks."""
-    own = [name for name in _NEEDED if getattr(type(spec), name, None) is getattr(KernelSpec, name, None)]
-    missing = [name for name in own if name != "name" or not hasattr(spec, "name")]
-    if missing:
-        raise UsageError(f"{place} lacks {' and '.join(missing)}; a KernelSpec has at least {', '.join(_NEEDED)}")
 
 
 def _own_types(op: str) -> OpTypes | None:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from fusetune.core.brief import brief
 from fusetune.core.config import OPTIONS, SAFE_STAGES, SAFE_WARPS, Config, with_options
 from fusetune.core.config_text import parse_named_config
 from fusetune.core.dtypes import element_type
@@ -21,6 +20,7 @@ from fusetune.core.target import Target
 from fusetune.errors import FusetuneError, UnsupportedProblemError, UsageError
 from fusetune.ops.device import NO_GPU, Gpu
 from fusetune.ops.hashing import hash_kernels, kernels_named_by
+from fusetune.ops.told import TOLD_BY_NAME, naming, told_by_name
 from fusetune.ops.types import NAMED, OpTypes
 
 if TYPE_CHECKING:
@@ -212,32 +212,6 @@ class Tolerance:
     maximum: float
 
 
-_TOLD_BY_NAME: Final = frozenset(
-    {
-        *("problem", "check", "operands", "tolerance", "kind", "flops", "bytes", "baseline", "candidates", "reject"),
-        *("estimate", "parse_config", "unlaunchable", "references", "signature", "source_hash"),
-    }
-)
-"""Members that compute with numbers and words alone. What launches or calls PyTorch may meet trouble of the machine."""
-
-
-def _told_by_name(member: Any) -> Any:
-    if not callable(member):
-        return member
-
-    @functools.wraps(member)
-    def called(self: Any, *arguments: Any, **named: Any) -> Any:
-        try:
-            return member(self, *arguments, **named)
-        except (FusetuneError, OSError, MemoryError):
-            raise
-        except Exception as error:
-            what = f"{type(error).__name__}: {brief(error)}"
-            raise UsageError(f"op {self.name}: its {member.__name__}() fails: {what}") from error
-
-    return called
-
-
 class KernelSpec:
     """An op that can be tuned, as everything above it knows it.
 
@@ -259,8 +233,8 @@ class KernelSpec:
     def __init_subclass__(cls, **rest: Any) -> None:
         """Have what an op's own members raise told with the op's and the member's name."""
         super().__init_subclass__(**rest)
-        for name in _TOLD_BY_NAME & vars(cls).keys():
-            setattr(cls, name, _told_by_name(vars(cls)[name]))
+        for name in TOLD_BY_NAME & vars(cls).keys():
+            setattr(cls, name, told_by_name(vars(cls)[name]))
 
     # What the op computes.
 
@@ -354,7 +328,8 @@ class KernelSpec:
     def check_config(self, problem: Any, config: Any, target: Target | None = None) -> None:
         """Raise UnsupportedProblemError where the op launches nothing of a config that somebody typed."""
         try:
-            self.launches(problem, config, abstract_tensors(self, problem, config, target))
+            with naming(self, "launches"):
+                self.launches(problem, config, abstract_tensors(self, problem, config, target))
         except FusetuneError as error:
             raise UnsupportedProblemError(f"{self.name} does not launch {config.label()}: {error}") from error
 

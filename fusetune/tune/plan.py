@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -18,7 +18,7 @@ from fusetune.core.rules import propose
 from fusetune.core.space import Rejection
 from fusetune.core.target import Target
 from fusetune.core.trouble import Trouble
-from fusetune.errors import CompileError, ConfigFileError, FusetuneError, UsageError
+from fusetune.errors import CompileError, ConfigFileError, FusetuneError, OpError, UsageError
 from fusetune.ops.spec import KernelSpec
 from fusetune.store.journal import Status
 from fusetune.store.paths import config_path, reachable_search_path
@@ -43,6 +43,13 @@ PRIOR_PART = 3
 """Of the candidates that can run, one in so many is compiled at most, a fifth of those 4-warp / 2-stage ones."""
 PRIOR_SPARES = 32
 """So many candidates, or fewer, are all compiled: leaving some out would save nothing."""
+
+
+class Made(NamedTuple):
+    """What compiled: its Resources, and the cost model's microseconds by them where the op has a model."""
+
+    resources: Resources
+    predicted_us: float | None
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -84,7 +91,7 @@ def plausible(request: SweepRequest, target: Target) -> tuple[list[Config], dict
     """The candidates that the op lets through, BASELINE first, and the others with their reason."""
     passed: list[Config] = []
     rejected: dict[Config, Rejection] = {}
-    spec, problem = request.spec, request.problem
+    spec, problem, baseline = request.spec, request.problem, request.baseline
     if request.space == "rules":
         configs = proposed_by_rules(request, target)
     else:
@@ -93,7 +100,7 @@ def plausible(request: SweepRequest, target: Target) -> tuple[list[Config], dict
         rejection = spec.reject(config, problem, target)
         if rejection is None:
             passed.append(config)
-        elif config == request.baseline:
+        elif config == baseline:
             raise _without_baseline(rejection, target)
         else:
             rejected[config] = rejection
@@ -109,7 +116,7 @@ def make_plan(request: SweepRequest, target: Target) -> Plan:
     can be predicted. The config of a predicted entry comes first after BASELINE, and is never skipped.
     """
     passed, rejected = plausible(request, target)
-    begin = predicted_before(request, target)
+    begin = predicted_before(request, target, passed, rejected)
     if begin is not None and begin not in passed:
         passed.append(begin)
     references = references_of(request.spec, request.problem)
@@ -129,6 +136,8 @@ def predictions(request: SweepRequest, configs: Iterable[Config], target: Target
     """The predicted microseconds of each; empty where the op has no cost model, or the table lacks a figure for it."""
     try:
         found = {config: request.spec.estimate(config, request.problem, target) for config in configs}
+    except OpError:
+        raise
     except UsageError:
         return {}
     times = {config: estimate.time_us for config, estimate in found.items() if estimate is not None}
@@ -153,9 +162,12 @@ def predicted_slow(
     return skipped
 
 
-def predicted_before(request: SweepRequest, target: Target) -> Config | None:
+def predicted_before(
+    request: SweepRequest, target: Target, passed: Collection[Config], rejected: Collection[Config]
+) -> Config | None:
     """The config that a predicted entry holds for this very problem on this GPU, in the output folder or shipped.
 
+    The op is asked about it only where it is none of the candidates, of which `passed` and `rejected` say all.
     None in a space that was chosen to be small, for a config that cannot run or that the op does not list, and without
     `request.prior`. A file that cannot be read has no say.
     """
@@ -171,6 +183,8 @@ def predicted_before(request: SweepRequest, target: Target) -> Config | None:
         for entry in entries:
             if entry.problem == request.problem and entry.evidence == "predicted":
                 config = entry.config
+                if config in passed or config in rejected:
+                    return config if config in passed else None
                 runs = request.spec.reject(config, request.problem, target) is None
                 return config if runs and config in request.spec.candidates(request.problem, target, "full") else None
     return None
@@ -200,6 +214,8 @@ def proposed_by_rules(request: SweepRequest, target: Target) -> tuple[Config, ..
         spec, problem = request.spec, request.problem
         walls = roofline(spec.flops(problem), spec.bytes(problem), spec.kind(problem), target)
         compute_bound = walls.bound == "compute"
+    except OpError:
+        raise
     except UsageError:
         compute_bound = True  # Peaks unknown: 8 warps are among what is tried then.
     held = occupancy(result.registers, result.shared_bytes, baseline.num_warps, target)
@@ -248,7 +264,7 @@ def compile_all(
     *,
     running: Iterable[Compiled] | None = None,
     on_compiled: Callable[[Config, Resources], None] | None = None,
-) -> dict[Config, Resources]:
+) -> dict[Config, Made]:
     """Compile for `target`; what compiles without a spill and fits is returned, the rest recorded with its reason.
 
     BASELINE is returned whatever it spills. `running` are compilations that began earlier. `on_compiled` is called for
@@ -256,12 +272,12 @@ def compile_all(
     recorded as not tried. Raises CompileError where BASELINE itself does not compile, UsageError where it takes more
     shared memory than the target has, and as `troubled.allow_for` does.
     """
-    made: dict[Config, Resources] = {}
+    made: dict[Config, Made] = {}
     baseline = request.baseline
     troubled: dict[Config, Trouble] = {}
 
-    def accept(config: Config, result: Resources) -> None:
-        made[config] = result
+    def accept(config: Config, result: Resources, predicted_us: float | None) -> None:
+        made[config] = Made(result, predicted_us)
         if on_compiled is not None:
             on_compiled(config, result)
 
@@ -276,7 +292,7 @@ def compile_all(
             log.take_over(record)
             phase.advance()
             if record.status == "compiled" and record.resources is not None:
-                accept(config, record.resources)
+                accept(config, record.resources, record.predicted_us)
         todo = [config for config in configs if config not in known]
         if not todo:
             running = ()
@@ -300,24 +316,26 @@ def compile_all(
             resources = result if isinstance(result, Resources) else None
             if rejection is not None:
                 log.candidate(config, "rejected", reason=rejection.reason, detail=rejection.detail, resources=resources)
-                if config == request.baseline:
+                if config == baseline:
                     raise _without_baseline(rejection, target)
             elif resources is not None:
-                if config == request.baseline and resources.spills:
+                if config == baseline and resources.spills:
                     log.note(f"BASELINE spills {resources.stack_bytes} bytes of stack a thread; it is the reference")
-                time_us = predict_us(request, config, target, resources)
+                time_us = _predict_us(request, config, target, resources)
                 predicted_us = None if time_us is None else round(time_us, 3)
                 log.candidate(config, "compiled", resources=resources, predicted_us=predicted_us)
-                accept(config, resources)
+                accept(config, resources, time_us)
     allow_for(troubled, len(configs) - len(troubled), request, target, log)
     # Compilations end in any order; everything after goes by the plan's own.
     return {config: made[config] for config in configs if config in made}
 
 
-def predict_us(request: SweepRequest, config: Config, target: Target, resources: Resources) -> float | None:
+def _predict_us(request: SweepRequest, config: Config, target: Target, resources: Resources) -> float | None:
     """The cost model's microseconds; None without a model, and for a GPU whose peaks the table does not hold."""
     try:
         found = request.spec.estimate(config, request.problem, target, resources)
+    except OpError:
+        raise
     except UsageError:
         return None
     return found.time_us if found else None

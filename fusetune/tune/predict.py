@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 
 from msgspec import structs
@@ -20,8 +20,17 @@ from fusetune.store.journal import RunEnd
 from fusetune.store.paths import config_path
 from fusetune.store.schema import Entry, Times
 from fusetune.store.yaml_files import write_entry
-from fusetune.tune.log import journal_path, open_run
-from fusetune.tune.plan import check_output, compile_all, plausible, predict_us, predictions, record_plan, resource_use
+from fusetune.tune.alone import end_if_alone
+from fusetune.tune.log import RunLog, journal_path, open_run
+from fusetune.tune.plan import (
+    Made,
+    check_output,
+    compile_all,
+    plausible,
+    predictions,
+    record_plan,
+    resource_use,
+)
 from fusetune.tune.request import Ranked, SweepRequest, SweepResult, today
 from fusetune.tune.troubled import ends_with_nothing
 
@@ -42,7 +51,8 @@ def predict(request: SweepRequest, target: Target, progress: Progress) -> SweepR
     """Rank the candidates for a GPU that is not there and write the best with `evidence: predicted`.
 
     Nothing is timed. A measured entry for the same problem stays where it is. Raises UnsupportedProblemError,
-    UsageError, ConfigFileError, CompileError, and NothingTunedError where the machine does not let it be compiled.
+    UsageError, ConfigFileError, CompileError, NoCandidateError where everything but BASELINE is rejected, and
+    NothingTunedError where the machine does not let it be compiled.
     """
     with ends_with_nothing():
         return _predict(request, target, progress)
@@ -68,14 +78,15 @@ def _predict(request: SweepRequest, target: Target, progress: Progress) -> Sweep
                 predicted_us = round(guessed[config], 3) if guessed else None
                 reason = "predicted_slow" if guessed else "not_compiled"
                 log.candidate(config, "skipped", reason=reason, predicted_us=predicted_us)
-        compiled = compile_all(request, shortlist, target, log)
+        compiled = _compile(request, shortlist, passed, target, log)
+        end_if_alone(request, log, compiled, (*passed, *rejected))
         times = _times(request, compiled, target)
         ranking = sorted(
             times,
             key=lambda config: (
                 round(times[config], 3),
-                0.0 if guessed else -_occupied(config, compiled[config], target),
-                resource_use(config, compiled[config], target),
+                0.0 if guessed else -_occupied(config, compiled[config].resources, target),
+                resource_use(config, compiled[config].resources, target),
                 config,
             ),
         )
@@ -108,18 +119,30 @@ def _predict(request: SweepRequest, target: Target, progress: Progress) -> Sweep
             journal=journal_path(request, log),
             target_name=target.name,
             kept_instead=result.kept,
+            has_model=bool(guessed),
         )
 
 
-def _times(request: SweepRequest, compiled: Mapping[Config, Resources], target: Target) -> dict[Config, float]:
+def _compile(
+    request: SweepRequest, shortlist: Sequence[Config], passed: Sequence[Config], target: Target, log: RunLog
+) -> dict[Config, Made]:
+    """What compiles of the shortlist; where that is BASELINE alone, of the others too, until one of them does."""
+    compiled = compile_all(request, shortlist, target, log)
+    left = [config for config in passed if config not in shortlist]
+    while left and compiled.keys() == {request.baseline}:
+        compiled |= compile_all(request, left[:SHORTLIST], target, log)
+        left = left[SHORTLIST:]
+    return compiled
+
+
+def _times(request: SweepRequest, compiled: Mapping[Config, Made], target: Target) -> dict[Config, float]:
     """Predicted microseconds; without a cost model those of the roofline, which are the same for all."""
-    times = {config: predict_us(request, config, target, resources) for config, resources in compiled.items()}
-    known = {config: time_us for config, time_us in times.items() if time_us is not None}
-    if len(known) == len(times):
+    known = {config: made.predicted_us for config, made in compiled.items() if made.predicted_us is not None}
+    if len(known) == len(compiled):
         return known
     spec, problem = request.spec, request.problem
     floor_us = roofline(spec.flops(problem), spec.bytes(problem), spec.kind(problem), target).time_us
-    return dict.fromkeys(times, max(floor_us, _LEAST_US))
+    return dict.fromkeys(compiled, max(floor_us, _LEAST_US))
 
 
 def _occupied(config: Config, resources: Resources, target: Target) -> float:

@@ -58,7 +58,10 @@ class Ranked(msgspec.Struct, frozen=True):
 
 
 class SweepResult(msgspec.Struct, frozen=True):
-    """The entry decided on and where it went; `file` is None when an entry already there was left in place."""
+    """The entry decided on and where it went; `file` is None when an entry already there was left in place.
+
+    `has_model`: whether predicted times are a cost model's; without one they are the roofline's, the same for all.
+    """
 
     run: str
     entry: Entry
@@ -67,6 +70,7 @@ class SweepResult(msgspec.Struct, frozen=True):
     journal: Path
     target_name: str
     kept_instead: Entry | None = None
+    has_model: bool = True
 
 
 def new_run_id() -> str:

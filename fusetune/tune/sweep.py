@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from msgspec import structs
 
@@ -28,6 +28,7 @@ from fusetune.store.journal import PhaseTime, RunEnd, Sampling
 from fusetune.store.paths import config_path
 from fusetune.store.schema import ConservativeGain, Entry, Times
 from fusetune.store.yaml_files import write_entry
+from fusetune.tune.alone import end_if_alone
 from fusetune.tune.bench import Bench
 from fusetune.tune.confirm import Final, confirm, control, revalidate
 from fusetune.tune.log import RunLog, journal_path, open_run
@@ -53,8 +54,9 @@ def sweep(request: SweepRequest, measurer: Measurer, progress: Progress) -> Swee
 
     A killed sweep goes on where it stopped when it is called again; another one on the same GPU is waited for. Raises
     NoisyMachineError (nothing is written) where BASELINE timed against itself does not come out equal,
-    NoUsableGpuError, WrongResultError or CompileError where BASELINE cannot be run, UnsupportedProblemError, and
-    NothingTunedError where the machine does not let it come to an end.
+    NoCandidateError (likewise) where every candidate but BASELINE is rejected or fails its check, NoUsableGpuError,
+    WrongResultError or CompileError where BASELINE cannot be run, UnsupportedProblemError, and NothingTunedError where
+    the machine does not let it come to an end.
     """
     with ends_with_nothing():
         return _held_sweep(request, measurer, progress)
@@ -99,10 +101,13 @@ def _sweep(
             log.note(f"{_told(others)}. Timings may be disturbed; the A/A control will tell")
         plan = early.plan(facts.target)
         record_plan(plan.compiled, plan.rejected, log, plan.skipped)
+        asked = (*plan.configs, *plan.skipped, *plan.rejected)
+        end_if_alone(request, log, _of_ours(request, plan.configs, plan.references), asked)
         if plan.predicted_before is not None:
             progress.say(f"Starting from the predicted entry for this problem, {plan.predicted_before.label()}")
         _prepare(measurer, request.seed, log)
         resources, first, right = _compile_and_screen(request, measurer, plan, early, log)
+        end_if_alone(request, log, _of_ours(request, first.rough_us, right), asked)
         measurer.warm_up()
         raced = race(measurer, first, request.seed, log)
         measurer.settle()
@@ -172,6 +177,11 @@ class _EarlyStart:
             self._running.close()
 
 
+def _of_ours(request: SweepRequest, configs: Collection[Config], references: Collection[Config]) -> tuple[Config, ...]:
+    """What may be chosen: candidates, and a library's configs where those are let win."""
+    return (*configs, *(references if request.allow_library else ()))
+
+
 def _told(others: Sequence[str]) -> str:
     return f"Other processes use this GPU: {', '.join(others)}"
 
@@ -234,7 +244,8 @@ def _compile_and_screen(
         screening_s += time.monotonic() - checked
 
     running = early.results(plan)
-    resources = compile_all(request, plan.compiled, plan.target, log, running=running, on_compiled=check_and_time)
+    made = compile_all(request, plan.compiled, plan.target, log, running=running, on_compiled=check_and_time)
+    resources = {config: found.resources for config, found in made.items()}
     log.journal.write(PhaseTime(name="check", seconds=round(checking_s, 3), within="compile"))
     log.journal.write(PhaseTime(name="first_round", seconds=round(screening_s, 3), within="compile"))
     allow_for(troubled, len(resources) - len(troubled), request, plan.target, log)

@@ -33,12 +33,20 @@ def sized(name: str) -> list[str]:
     return [word for size in SIZES[name] for word in ("--size", size)]
 
 
+def test_every_example_has_forty_lines_at_most_with_its_kernel() -> None:
+    lines = {path.stem: len(path.read_text().splitlines()) for path in EXAMPLES.glob("*.py")}
+    assert lines.keys() == SIZES.keys()
+    assert {name: count for name, count in lines.items() if count > 40} == {}
+
+
 @pytest.mark.parametrize("name", SIZES)
 def test_an_op_of_a_file_goes_the_whole_way_without_a_gpu(name: str, tmp_path: Path) -> None:
     op = f"{EXAMPLES / f'{name}.py'}:SPEC"
     swept = fusetune(tmp_path, "sweep", "--op", op, *sized(name), "--target", "rtx4090")
     assert swept.returncode == 0, swept.stderr
     assert f"{name} has no cost model" in swept.stdout + swept.stderr
+    assert f"First three by the resources of the compiled kernels; {name} has no cost model:" in swept.stdout
+    assert "by the cost model" not in swept.stdout
     file = tmp_path / "configs" / "nvidia-geforce-rtx-4090" / f"{name}.yaml"
     (entry,) = yaml.safe_load(file.read_text())["entries"]
     assert entry["problem"] == {key: int(value) for key, value in (size.split("=") for size in SIZES[name])}
@@ -55,6 +63,63 @@ def test_an_op_of_a_file_goes_the_whole_way_without_a_gpu(name: str, tmp_path: P
     inspected = fusetune(tmp_path, "inspect", "--op", op, *sized(name), "--json")
     assert inspected.returncode == 0, inspected.stderr
     assert json.loads(inspected.stdout)["estimate"] is None
+
+
+MISTAKES = {
+    "blok": (
+        '{"BLOCK": config.BLOCK}',
+        '{"BLOK": config.BLOCK}',
+        "its launches() give add a BLOK, which it does not take",
+    ),
+    "options": ("config.options()", '{"warps": 4}', "its launches() give add the option warps, which Triton does not"),
+    "dtype": ('"float32"', '"float31"', "its operands() give x the dtype 'float31'; write one of float64, float32"),
+    "raises": ('tensors["x"]', 'tensors["a"]', "its launches() fails: KeyError: 'a' (wrong_raises.py:27)"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_in_an_op_is_one_line_and_no_work_is_begun(mistake: str, tmp_path: Path) -> None:
+    old, new, told = MISTAKES[mistake]
+    source = (EXAMPLES / "vector_add.py").read_text()
+    assert old in source
+    (tmp_path / f"wrong_{mistake}.py").write_text(source.replace(old, new))
+    op = ("--op", f"wrong_{mistake}.py:SPEC", "--size", "n=1024")
+    for command in (("sweep", *op, "--target", "h200"), ("sweep", *op), ("inspect", *op), ("profile", *op)):
+        done = fusetune(tmp_path, *command)
+        assert done.returncode == 2, done.stderr
+        assert done.stderr.startswith(f"Error: op vector_add: {told}"), done.stderr
+        assert done.stderr.count("\n") == 1
+        assert done.stdout == ""
+    assert not (tmp_path / "configs").exists()
+    assert not (tmp_path / ".fusetune").exists()
+
+
+def test_an_op_of_which_nothing_but_baseline_can_run_ends_with_3_and_a_journal(tmp_path: Path) -> None:
+    source = (EXAMPLES / "vector_add.py").read_text()
+    rejecting = """
+    def reject(self, config, problem, target):
+        from fusetune.core.space import Rejection
+        return None if config == self.baseline(problem) else Rejection("too_odd", "not today")
+
+    def reference("""
+    (tmp_path / "odd.py").write_text(source.replace("\n    def reference(", rejecting))
+    done = fusetune(tmp_path, "sweep", "--op", "odd.py:SPEC", "--size", "n=1024", "--target", "h200")
+    assert done.returncode == 3, done.stderr
+    assert "nothing is left beside BASELINE, since none of 29 other candidates can be used: 29 too_odd" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "configs").exists()
+    (journal,) = (tmp_path / ".fusetune" / "runs").glob("*.jsonl")
+    reported = fusetune(tmp_path, "report", "--run", journal.stem)
+    assert reported.returncode == 0, reported.stderr
+    assert "nothing is left beside BASELINE" in " ".join(reported.stdout.split())
+
+
+def test_a_built_in_op_s_name_is_nobody_else_s(tmp_path: Path) -> None:
+    source = (EXAMPLES / "vector_add.py").read_text().replace('name = "vector_add"', 'name = "gemm_scale"')
+    (tmp_path / "taken.py").write_text(source)
+    done = fusetune(tmp_path, "sweep", "--op", "taken.py:SPEC", "--size", "n=1024", "--target", "h200")
+    assert done.returncode == 2, done.stderr
+    assert "is named gemm_scale, as the built-in op fusetune.ops.gemm_scale.linear_scale:SPEC is" in done.stderr
 
 
 def test_a_file_that_is_not_there_and_a_size_that_is_none_are_one_line(tmp_path: Path) -> None:

@@ -266,8 +266,9 @@ def test_what_ends_a_thread_ends_the_command_that_would_wait_for_it_for_ever(
     assert ran.err == "Error: /f: No space left; make room there, or name another folder\n"
 
 
+@pytest.mark.parametrize("named", ["own_op_fails:SPEC", "some/folder/own_op_fails.py:SPEC"])
 def test_an_op_of_the_user_s_own_that_fails_is_no_fault_of_fusetune(
-    run: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    run: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, named: str
 ) -> None:
     (tmp_path / "own_op_fails.py").write_text("def f():\n    raise ValueError('mine')\n")
     monkeypatch.syspath_prepend(tmp_path)
@@ -276,6 +277,6 @@ def test_an_op_of_the_user_s_own_that_fails_is_no_fault_of_fusetune(
     command = cli.get_command(click.Context(cli), "targets")
     assert command is not None
     monkeypatch.setattr(command, "callback", lambda **_: own_op_fails.f())
-    ran = run("targets", "own_op_fails:SPEC")
+    ran = run("targets", named)
     assert ran.code == 2
     assert "own_op_fails.py:2 failed with ValueError: mine" in ran.err

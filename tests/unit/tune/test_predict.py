@@ -11,7 +11,7 @@ from fusetune.core.progress import SilentProgress
 from fusetune.core.resources import Resources
 from fusetune.core.space import Rejection
 from fusetune.core.target import find_target
-from fusetune.errors import CompileError, ConfigFileError, UnsupportedProblemError, UsageError
+from fusetune.errors import CompileError, ConfigFileError, OpError, UnsupportedProblemError, UsageError
 from fusetune.measure.fake import FakeMeasurer
 from fusetune.ops.gemm_scale.config import BASELINE, Config
 from fusetune.ops.gemm_scale.estimate import estimate
@@ -137,7 +137,7 @@ def test_the_minimum_gain_that_was_asked_for_is_the_one_that_holds(tmp_path: Pat
 
 
 def test_the_real_model_keeps_no_more_than_the_rule_allows(tmp_path: Path) -> None:
-    for problem in (PROBLEM, make_problem(16384, 4096, 4096, "float16"), make_problem(1, 16, 16, "float32")):
+    for problem in (PROBLEM, make_problem(16384, 4096, 4096, "float16"), make_problem(1, 64, 64, "float32")):
         entry = predicted(tmp_path, problem=problem).entry
         times = entry.predicted_us
         assert times is not None
@@ -200,14 +200,15 @@ def test_baseline_that_spills_is_the_reference_all_the_same(
     assert notes == ["BASELINE spills 80 bytes of stack a thread; it is the reference"]
 
 
-def test_where_all_spills_baseline_is_what_stays(
-    tmp_path: Path, compiler: FakeCompiler, model: dict[Config, float]
+def test_where_all_others_that_were_compiled_spill_the_rest_is_compiled_too(
+    tmp_path: Path, compiler: FakeCompiler, monkeypatch: pytest.MonkeyPatch, model: dict[Config, float]
 ) -> None:
-    compiler.planted = {config: Resources(255, 80, 4096) for config in LISTED.values()}
-    result = listed(tmp_path, model, FAST=1.0, SAFE=2.0)
-    assert result.entry.config == BASELINE
-    assert [ranked.config for ranked in result.best] == [BASELINE]
-    assert {last_words(result)[config].reason for config in (FAST, SAFE)} == {"spills"}
+    monkeypatch.setattr("fusetune.tune.predict.SHORTLIST", 1)
+    monkeypatch.setattr("fusetune.tune.predict.CONSERVATIVE_SHORTLIST", 1)
+    compiler.planted = {config: Resources(255, 80, 4096) for config in (FAST, SAFE, WARPS8)}
+    result = listed(tmp_path, model, FAST=1.0, SAFE=2.0, WARPS8=3.0, OTHER=4.0)
+    assert result.entry.config == OTHER
+    assert {last_words(result)[config].reason for config in (FAST, SAFE, WARPS8)} == {"spills"}
 
 
 @pytest.mark.parametrize("space", ["seed", "rules"])
@@ -360,3 +361,12 @@ def test_rules_cannot_propose_where_baseline_does_not_compile(tmp_path: Path, co
     compiler.planted[BASELINE] = Rejection("compile_error", "planted")
     with pytest.raises(CompileError, match="BASELINE does not compile for NVIDIA GeForce RTX 4090: planted"):
         predicted(tmp_path, space="rules")
+
+
+def test_a_cost_model_that_fails_is_told_and_not_taken_for_none(tmp_path: Path) -> None:
+    class Failing(GemmScale):
+        def estimate(self, config: Any, problem: Any, target: Any, resources: Resources | None = None) -> Any:
+            return {}["time_us"]
+
+    with pytest.raises(OpError, match=r"op gemm_scale: its estimate\(\) fails: KeyError: 'time_us' \(test_predict.py:"):
+        predicted(tmp_path, spec=Failing())

@@ -266,9 +266,8 @@ def test_a_candidate_that_breaks_is_recorded_with_its_reason_and_never_wins(tmp_
     assert FAST not in {ranked.config for ranked in result.best}
 
 
-def test_where_every_candidate_breaks_baseline_stays_and_its_own_control_is_the_evidence(tmp_path: Path) -> None:
-    failures = {FAST: Failure("nan", "planted"), WARPS8: Failure("crash", "planted")}
-    result = swept(tmp_path, fake={"failures": failures}, FAST=1, WARPS8=2)
+def test_where_every_finalist_breaks_baseline_stays_and_its_own_control_is_the_evidence(tmp_path: Path) -> None:
+    result = broken(lambda _, config, __: config != BASELINE, tmp_path, FAST=1, WARPS8=2)
     entry = result.entry
     assert (entry.config, entry.verdict, entry.reason) == (BASELINE, "revert", "no_candidate_left")
     control = next(record for record in of_kind(records_of(result), Comparison) if record.phase == "control")

@@ -19,10 +19,12 @@ if TYPE_CHECKING:
     from fusetune.nn import *  # noqa: F403
     from fusetune.ops.spec import KernelSpec, Launch, Operand, Tolerance
     from fusetune.runtime.configs import load, reload
+    from fusetune.runtime.tuned import config
     from fusetune.runtime.warmup import warmup
 
 _PUBLIC = {
     **_nn.PUBLIC,
+    "config": "fusetune.runtime.tuned",
     "load": "fusetune.runtime.configs",
     "reload": "fusetune.runtime.configs",
     "warmup": "fusetune.runtime.warmup",
@@ -40,6 +42,7 @@ __all__ = [
     "Space",
     "Tolerance",
     "__version__",
+    "config",
     "load",
     "reload",
     "warmup",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import subprocess
+import sys
 from typing import Any, Final, NamedTuple
 
 from fusetune.core.environment import TargetIdentity
@@ -103,3 +105,41 @@ def local_target(index: int) -> Target:
         shared_bytes_per_cta=properties.shared_memory_per_block_optin,
         l2_bytes=properties.L2_cache_size,
     )
+
+
+_ASK_DRIVER: Final = """
+import ctypes, sys
+cuda, name = ctypes.CDLL("libcuda.so.1"), ctypes.create_string_buffer(256)
+device, value = ctypes.c_int(), ctypes.c_int()
+assert cuda.cuInit(0) == 0 and cuda.cuDeviceGet(ctypes.byref(device), 0) == 0
+assert cuda.cuDeviceGetName(name, 256, device) == 0
+told = []
+for attribute in (75, 76, 16):  # of cuda.h: major and minor compute capability, SMs
+    assert cuda.cuDeviceGetAttribute(ctypes.byref(value), attribute, device) == 0
+    told.append(str(value.value))
+sys.stdout.buffer.write(" ".join(told).encode() + b"\\n" + name.value)
+"""
+_ASK_LIMIT_S: Final = 60.0
+
+
+@functools.cache
+def identity_by_driver() -> TargetIdentity | None:
+    """The first GPU that CUDA's driver shows to this process, as `gpu_identity` has it; None where there is none.
+
+    Asked in a process of its own, for which no PyTorch is loaded: CUDA is not initialised in this one, so that its
+    forks can still use a GPU.
+    """
+    command = [sys.executable, "-I", "-S", "-c", _ASK_DRIVER]
+    try:
+        done = subprocess.run(command, capture_output=True, check=False, timeout=_ASK_LIMIT_S)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    if done.returncode != 0:
+        return None
+    numbers, _, name = done.stdout.partition(b"\n")
+    major, minor, sms = numbers.split()
+    try:
+        told = name.decode()
+    except UnicodeDecodeError:
+        told = ""
+    return TargetIdentity(name=told or UNKNOWN_NAME, capability=f"{int(major)}.{int(minor)}", sms=int(sms))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import inspect
 import io
@@ -13,13 +14,33 @@ from typing import Any
 
 def hash_kernels(*kernels: Any) -> str:
     """Sixteen hex digits of the SHA-256 of the kernels' code, blind to comments, blank lines and indentation width."""
+    return hash_sources(*(inspect.getsource(innermost(kernel)) for kernel in kernels))
+
+
+def hash_sources(*sources: str) -> str:
+    """The same of the source of each, with its decorators."""
     digest = hashlib.sha256()
-    for kernel in kernels:
-        while hasattr(kernel, "fn"):
-            kernel = kernel.fn  # noqa: PLW2901 - an autotuner, heuristics, the JIT: each holds the next one
-        source = textwrap.dedent(inspect.getsource(kernel))
-        digest.update("\x1f".join(_code_tokens(source)).encode())
+    for source in sources:
+        digest.update("\x1f".join(_code_tokens(textwrap.dedent(source))).encode())
     return digest.hexdigest()[:16]
+
+
+def functions_in(text: str) -> dict[str, str]:
+    """The source of each function of a module by its name, with its decorators, as `inspect.getsource` has it."""
+    lines = text.splitlines(keepends=True)
+    found = {}
+    for node in ast.parse(text).body:
+        if isinstance(node, ast.FunctionDef):
+            first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+            found[node.name] = "".join(lines[first - 1 : node.end_lineno])
+    return found
+
+
+def innermost(kernel: Any) -> Any:
+    """The Python function in an autotuner, heuristics and a JITFunction, of which each holds the next one."""
+    while hasattr(kernel, "fn"):
+        kernel = kernel.fn
+    return kernel
 
 
 def kernels_named_by(function: Any) -> tuple[Any, ...]:
@@ -39,8 +60,7 @@ def kernels_named_by(function: Any) -> tuple[Any, ...]:
 
 def _unwrapped(function: Any) -> tuple[Any, Mapping[str, Any]]:
     """The Python function in an autotuner, heuristics and a JITFunction, and the names that its code can see."""
-    while hasattr(function, "fn"):
-        function = function.fn
+    function = innermost(function)
     return function, {**function.__globals__, **inspect.getclosurevars(function).nonlocals}
 
 

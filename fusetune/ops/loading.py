@@ -8,7 +8,6 @@ import sys
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
 
 from fusetune.core.brief import brief
 from fusetune.core.near import did_you_mean
@@ -16,7 +15,7 @@ from fusetune.errors import FusetuneError, UsageError
 from fusetune.ops.approved import Approved, Place, approve, approved, approved_ops, digest_of, noted_place
 from fusetune.ops.built_in import built_in_ops
 from fusetune.ops.checking import refuse_unfit
-from fusetune.ops.hashing import kernels_named_by
+from fusetune.ops.hashing import innermost, kernels_named_by
 from fusetune.ops.importing import absolute_place, make_importable
 from fusetune.ops.spec import KernelSpec
 from fusetune.ops.types import NAMED, OpTypes, find_by, register
@@ -64,7 +63,7 @@ def remember(spec: KernelSpec) -> str | None:
     own_types = spec.types is not NAMED
     plain = not own_types and own.unlaunchable is base.unlaunchable
     kernels = kernels_named_by(own.launches) if own.source_hash is base.source_hash else ()
-    files = {inspect.getsourcefile(_innermost(kernel)) for kernel in (*kernels, own)} if kernels else set()
+    files = {inspect.getsourcefile(innermost(kernel)) for kernel in (*kernels, own)} if kernels else set()
     digests = {str(Path(file).resolve()): digest_of(file) for file in files if file is not None}
     sources = {path: digest for path, digest in digests.items() if digest is not None}
     known = spec.source_hash() if kernels and len(sources) == len(files) else None
@@ -116,12 +115,6 @@ def known_ops() -> tuple[str, ...]:
     """The names that `spec_named` knows."""
     own = (op.name for op in approved_ops().values())
     return tuple(dict.fromkeys((*built_in_ops(), *_given, *own, *_plugins())))
-
-
-def _innermost(kernel: Any) -> Any:
-    while hasattr(kernel, "fn"):
-        kernel = kernel.fn
-    return kernel
 
 
 def _folder_of(place: Place) -> str | None:

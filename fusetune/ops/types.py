@@ -38,6 +38,8 @@ class OpTypes(NamedTuple):
     make: Callable[[Mapping[str, Any]], Problem] = named_problem
     baseline: Callable[[Problem], Config] | None = None
     unfit: Callable[[str, Any, Any], str | None] | None = None
+    source_hash: Callable[[str, Any], str] | None = None
+    """The hash of the code that an op launches for a config; None where only the spec can say."""
     merge: Callable[[Mapping[str, Any], Mapping[str, Any]], dict[str, Any]] = merged
     """The values of a row of a list, with those that were given for the whole list where they can apply to it."""
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import sys
 import threading
 import warnings
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
@@ -17,12 +17,12 @@ from fusetune.core.config import Config
 from fusetune.core.environment import Environment, TargetIdentity
 from fusetune.core.problem import Problem
 from fusetune.core.target import find_target
-from fusetune.core.text import printable
+from fusetune.core.text import OP_NAME, printable
 from fusetune.errors import ConfigFileError, MissingConfigError, NoUsableGpuError
 from fusetune.ops.built_in import default_op
-from fusetune.ops.device import gpu_identity
+from fusetune.ops.device import gpu_identity, identity_by_driver
 from fusetune.ops.loading import spec_named
-from fusetune.ops.spec import KernelSpec
+from fusetune.runtime import facts
 from fusetune.runtime.believed import unfit_for_op
 from fusetune.store.indexed import IndexedFile, open_config_file
 from fusetune.store.lookup import Lookup, lookup
@@ -119,7 +119,7 @@ class ConfigSource:
     @staticmethod
     def environment(op: str) -> Environment:
         """The software and the kernels of this process, which entries are held against."""
-        return _environment(op)
+        return facts.environment(op)
 
     def files(self, op: str, identity: TargetIdentity) -> tuple[tuple[Path, IndexedFile], ...]:
         """The files that a look-up reads, first one first, read once."""
@@ -144,9 +144,9 @@ class ConfigSource:
             identity,
             self.environment(op),
             allow_predicted=self._allow_predicted,
-            baseline=_spec(op).baseline(problem),
-            source_hash=functools.partial(_source_hash, op),
-            unfit=lambda entry: _spec(op).unlaunchable(problem, entry.config),
+            baseline=functools.partial(facts.baseline_of, op, problem),
+            source_hash=functools.partial(facts.source_hash, op),
+            unfit=lambda entry: facts.unlaunchable(op, problem, entry.config),
             refused=obstacle,
         )
 
@@ -155,7 +155,7 @@ class ConfigSource:
         key = (op, identity)
         read = self._files.get(key)
         if read is None:
-            _spec(op)  # before its name is part of a path, or is kept
+            _refuse_no_name(op)  # before it is part of a path, or is kept
             read = self._files[key] = self._read(op, identity)
         return read
 
@@ -205,6 +205,12 @@ def _users_level() -> int:
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
         frame, level = frame.f_back, level + 1
     return level
+
+
+def _refuse_no_name(op: str) -> None:
+    """Raise UsageError for what is no op's name. Whether it is one's is asked where something of the op is needed."""
+    if not isinstance(op, str) or not re.match(OP_NAME, op):
+        spec_named(str(op))
 
 
 def _keep(kept: dict[_Key, Lookup], key: _Key, found: Lookup) -> None:
@@ -293,6 +299,11 @@ def _identity(target: str | None) -> TargetIdentity:
     if target is not None:
         known = find_target(target)
         return TargetIdentity(name=known.name, capability=known.capability, sms=known.sms)
+    if "torch" not in sys.modules:
+        found = identity_by_driver()
+        if found is None:
+            raise NoUsableGpuError("there is no CUDA GPU here; name one, as in target='rtx4090'")
+        return found
     import torch
 
     if not torch.cuda.is_available():
@@ -316,28 +327,6 @@ def _sweep(op: str, problem: Problem) -> str:
 def device_identity(index: int) -> TargetIdentity:
     """The GPU behind a CUDA device index, asked for once."""
     return gpu_identity(index)
-
-
-@functools.lru_cache(maxsize=64)
-def _spec(op: str) -> KernelSpec:
-    return spec_named(op)
-
-
-@functools.lru_cache(maxsize=256)  # of a user's own op, a file may hold any config
-def _source_hash(op: str, config: Config) -> str:
-    return _spec(op).source_hash(config)
-
-
-@functools.lru_cache(maxsize=64)
-def _environment(op: str) -> Environment:
-    import torch
-
-    return Environment(
-        triton=version("triton"),
-        kernel_hash=_spec(op).source_hash(),
-        torch=str(torch.__version__),
-        cuda=torch.version.cuda,
-    )
 
 
 def config_for(op: str, problem: Problem, device_index: int) -> Config:

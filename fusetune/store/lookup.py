@@ -48,7 +48,7 @@ class Lookup(msgspec.Struct, frozen=True):
 
     def explain(self) -> str:
         """A few lines for people: the config, the rung, the evidence, what differs and what was passed over."""
-        lines = [f"{self.config.label()}: {self._why()}"]
+        lines = [f"{self.config.label()}: {self.reason}"]
         if self.entry is not None:
             entry = self.entry
             lines.append(f"  file: {self.file}")
@@ -63,7 +63,9 @@ class Lookup(msgspec.Struct, frozen=True):
         lines += [f"  not used: {reason}" for reason in (*self.skipped, *self.damaged)]
         return "\n".join(lines)
 
-    def _why(self) -> str:
+    @property
+    def reason(self) -> str:
+        """Why it is this config, in half a line."""
         if self.entry is None:
             return "BASELINE, because no entry fits this problem on this GPU"
         if self.rung == "exact":
@@ -80,7 +82,7 @@ def lookup(
     environment: Environment,
     *,
     allow_predicted: bool = False,
-    baseline: Config,
+    baseline: Callable[[], Config],
     source_hash: Callable[[Config], str] | None = None,
     unfit: Unfit | None = None,
     refused: Unfit | None = None,
@@ -88,7 +90,7 @@ def lookup(
     """The config for a problem on the GPU and in the environment at hand, from the first rung that answers.
 
     exact: an entry for this problem. nearest: one that differs only in sizes that the op lets differ, each from the
-    same power-of-two bucket. baseline: BASELINE, which is given. On one rung earlier files win. Entries of another GPU
+    same power-of-two bucket. baseline: what `baseline` gives. On one rung earlier files win. Entries of another GPU
     or of another kernel source are never used, predicted ones only with `allow_predicted`. `source_hash` gives the hash
     of a config's kernels, where they do not all have that of `environment`. An entry that is `unfit` is damaged,
     whoever may use it; one that is `refused` cannot be used here.
@@ -124,7 +126,7 @@ def lookup(
         rung: Rung = "nearest" if rank[0] else "exact"
         differences = _environment_differences(entry.environment, environment)
         return Lookup(entry.config, rung, path, entry, _some(skipped), differences, _some(damaged))
-    return Lookup(baseline, "baseline", skipped=_some(skipped), damaged=_some(damaged))
+    return Lookup(baseline(), "baseline", skipped=_some(skipped), damaged=_some(damaged))
 
 
 def _some(told: Sequence[str]) -> tuple[str, ...]:

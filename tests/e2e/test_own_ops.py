@@ -23,10 +23,11 @@ SIZES = {
 }
 
 
-def fusetune(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def fusetune(folder: Path, *arguments: str, where: Path | None = None, **more: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "fusetune", *arguments]
-    environment = {**os.environ, "FUSETUNE_CONFIGS": str(folder / "configs")}
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, env=environment)
+    environment = {**os.environ, "FUSETUNE_CONFIGS": str(folder / "configs"), "XDG_STATE_HOME": str(folder / "state")}
+    environment |= more
+    return subprocess.run(command, cwd=where or folder, capture_output=True, text=True, check=False, env=environment)
 
 
 def sized(name: str) -> list[str]:
@@ -60,9 +61,39 @@ def test_an_op_of_a_file_goes_the_whole_way_without_a_gpu(name: str, tmp_path: P
     assert page.returncode == 0, page.stderr
     compared = fusetune(tmp_path, "compare", str(file), str(file))
     assert compared.returncode == 0, compared.stderr
-    inspected = fusetune(tmp_path, "inspect", "--op", op, *sized(name), "--json")
+    # Named once, the op is found from any folder: by the file of configs, by its name.
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    inspected = fusetune(tmp_path, "inspect", "--op", name, *sized(name), "--json", where=elsewhere)
     assert inspected.returncode == 0, inspected.stderr
     assert json.loads(inspected.stdout)["estimate"] is None
+    gated = fusetune(tmp_path, "gate", "--static", str(tmp_path / "configs"), where=elsewhere)
+    assert gated.returncode == 0, gated.stderr
+    assert "gate: 1 ok" in gated.stdout
+    swept = fusetune(tmp_path, "sweep", "--op", name, *sized(name), "--target", "rtx4090", where=elsewhere)
+    assert swept.returncode == 0, swept.stderr
+
+
+def test_a_file_of_configs_alone_has_nothing_imported_until_the_op_is_named(tmp_path: Path) -> None:
+    source = tmp_path / "ops" / "vector_add.py"
+    source.parent.mkdir()
+    source.write_text((EXAMPLES / "vector_add.py").read_text() + f"\nopen({str(tmp_path / 'imported')!r}, 'w')\n")
+    op = "ops/vector_add.py:SPEC"
+    swept = fusetune(tmp_path, "sweep", "--op", op, *sized("vector_add"), "--target", "rtx4090")
+    assert swept.returncode == 0, swept.stderr
+    file = tmp_path / "configs" / "nvidia-geforce-rtx-4090" / "vector_add.yaml"
+    assert yaml.safe_load(file.read_text())["spec"] == op
+    (tmp_path / "imported").unlink()
+    stranger = {"XDG_STATE_HOME": str(tmp_path / "of another user")}
+    refused = fusetune(tmp_path, "gate", "--static", "configs", **stranger)
+    assert refused.returncode == 2
+    assert f"op 'vector_add' is of {source}:SPEC, which is imported only where you name it yourself" in refused.stderr
+    for command in (("report",), ("report", "--html", "page.html"), ("compare", str(file), str(file))):
+        assert fusetune(tmp_path, *command, **stranger).returncode == 0
+    assert not (tmp_path / "imported").exists()
+    gated = fusetune(tmp_path, "gate", "--static", "configs", "--op", op, **stranger)
+    assert gated.returncode == 0, gated.stderr
+    assert fusetune(tmp_path, "gate", "--static", "configs", **stranger).returncode == 0
 
 
 MISTAKES = {

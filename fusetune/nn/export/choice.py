@@ -49,7 +49,14 @@ def choose_config(spec: KernelSpec, problem: Problem, target: Target, roots: Seq
     identity = TargetIdentity(target.name, target.capability, target.sms)
     here = Environment(triton=version("triton"), kernel_hash=spec.source_hash())
     found = lookup(
-        files, spec.name, problem, identity, here, allow_predicted=True, baseline=BASELINE, source_hash=spec.source_hash
+        files,
+        spec.name,
+        problem,
+        identity,
+        here,
+        allow_predicted=True,
+        baseline=lambda: BASELINE,
+        source_hash=spec.source_hash,
     )
     if found.config.is_library:
         raise UsageError(

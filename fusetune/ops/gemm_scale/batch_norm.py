@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Final, Literal
+from typing import Any, Final, Literal
 
 from msgspec import structs
 
 from fusetune.errors import UnsupportedProblemError
 from fusetune.ops.gemm_scale.config import Config
-from fusetune.ops.gemm_scale.launches import OWNER_KERNELS, constants, gemm_launches, references, workspace
+from fusetune.ops.gemm_scale.launches import constants, gemm_launches, references, workspace
 from fusetune.ops.gemm_scale.linear_scale import GemmScale
 from fusetune.ops.gemm_scale.problem import DTYPES, Mode, Problem
 from fusetune.ops.gemm_scale.space import BATCH_NORM_SPACE
@@ -29,11 +29,6 @@ class GemmScaleBatchNorm(GemmScale):
 
     name = "gemm_scale_bn"
     space = BATCH_NORM_SPACE
-    later_kernels: ClassVar[Mapping[str, tuple[Any, ...]]] = {
-        **GemmScale.later_kernels,
-        "owner": OWNER_KERNELS,
-        "library": OWNER_KERNELS,
-    }
     dtypes = DTYPES
     modes: tuple[str | None, ...] = ("train", "eval")
 

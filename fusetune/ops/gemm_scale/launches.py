@@ -13,30 +13,13 @@ from fusetune.errors import UnsupportedProblemError
 from fusetune.ops.device import Gpu, gpu_of
 from fusetune.ops.gemm_scale.config import Config
 from fusetune.ops.gemm_scale.deferred import (
-    as_pairs,
-    column_affine,
     deferred_products,
-    from_pairs,
-    store_pairs,
-    with_affine,
 )
 from fusetune.ops.gemm_scale.early import PDL_CAPABILITY, Ending, launches_early, waits_for_products
 from fusetune.ops.gemm_scale.endings import (
-    arrives_last,
-    await_others,
-    batch_factor,
-    column_moments,
     finish_split,
-    finished,
     moments_of_rows,
     normalize_columns,
-    normalized_by_running,
-    prefetch,
-    prefetch_vectors,
-    scaled,
-    store_moments,
-    sum_of_all,
-    update_running,
 )
 from fusetune.ops.gemm_scale.launchable import incapable
 from fusetune.ops.gemm_scale.library import folded, multiply, multiply_and_add
@@ -54,42 +37,19 @@ from fusetune.ops.gemm_scale.passes import (
 )
 from fusetune.ops.gemm_scale.persistent import ctas_per_sm, parts_of
 from fusetune.ops.gemm_scale.problem import Problem
+from fusetune.ops.gemm_scale.sources import DEFERRED, OWNER, SHARED, loaded
 from fusetune.ops.gemm_scale.space import OWNED_AT_ONCE, holds_columns, owned_columns
 from fusetune.ops.gemm_scale.split import joins_summands, tiles_of
 from fusetune.ops.gemm_scale.tiles import (
-    halves,
     joined_products,
     persistent_products,
-    place_of,
-    rounded_to_tf32,
-    store_finished,
-    store_half,
-    store_part,
     tiled_products,
 )
 from fusetune.ops.spec import Call, Launch, Operand, TileDescriptor
 
-KERNELS: Final = (
-    *(
-        await_others,
-        prefetch,
-        prefetch_vectors,
-        scaled,
-        normalized_by_running,
-        column_moments,
-        store_moments,
-        batch_factor,
-    ),
-    *(arrives_last, sum_of_all, update_running, finished),
-    *(place_of, rounded_to_tf32, tiled_products, store_finished, joined_products),
-    *(persistent_products, halves, store_half, store_part),
-    *(finish_split, moments_of_rows, normalize_columns),
-)
-"""All code that launches of most variants may run: what an entry was tuned with."""
-DEFERRED_KERNELS: Final = (column_affine, with_affine, as_pairs, from_pairs, store_pairs, deferred_products)
-"""What launches of `deferred` may run besides."""
-OWNER_KERNELS: Final = (normalize_owned_columns,)
-"""What launches of `owner`, and of a library in training, may run besides."""
+KERNELS: Final = loaded(SHARED)
+DEFERRED_KERNELS: Final = loaded(DEFERRED)
+OWNER_KERNELS: Final = loaded(OWNER)
 
 _ELEMENT_TYPES: Final = {"float32": tl.float32, "float16": tl.float16, "bfloat16": tl.bfloat16}
 

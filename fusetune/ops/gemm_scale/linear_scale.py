@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 from fusetune.core.estimate import Estimate
 from fusetune.core.resources import Resources
@@ -16,13 +15,13 @@ from fusetune.ops.gemm_scale.config import BASELINE, Config
 from fusetune.ops.gemm_scale.config_text import parse_config
 from fusetune.ops.gemm_scale.estimate import estimate
 from fusetune.ops.gemm_scale.launchable import unlaunchable
-from fusetune.ops.gemm_scale.launches import DEFERRED_KERNELS, KERNELS, gemm_launches, references, workspace
+from fusetune.ops.gemm_scale.launches import gemm_launches, references, workspace
 from fusetune.ops.gemm_scale.problem import DTYPES, Problem
+from fusetune.ops.gemm_scale.sources import source_hash
 from fusetune.ops.gemm_scale.space import GEMM_SPACE, candidates, reject_reason
 from fusetune.ops.gemm_scale.split import joins_summands
 from fusetune.ops.gemm_scale.typed import check_config
 from fusetune.ops.gemm_scale.types import TYPES
-from fusetune.ops.hashing import hash_kernels
 from fusetune.ops.spec import Call, KernelSpec, Launch, Operand, Tolerance
 
 
@@ -34,8 +33,6 @@ class GemmScale(KernelSpec):
     dtypes = DTYPES
     modes: tuple[str | None, ...] = (None,)
     types = TYPES
-    later_kernels: ClassVar[Mapping[str, tuple[Any, ...]]] = {"deferred": DEFERRED_KERNELS}
-    """What variants that came later run besides, or instead of, the kernels that all others share."""
     warmed_by = "fusetune.nn.warming:warm"
     exported_by = "fusetune.nn.export.module:export_module"
     staged_loads = 2  # x and W; bias and scale are loaded once, after the loop
@@ -149,13 +146,7 @@ class GemmScale(KernelSpec):
 
     def source_hash(self, config: Config | None = None) -> str:
         """The hash of a variant's kernels, or of all. Those that came first share one."""
-        return self._hash_of(None if config is None else config.variant)
-
-    @functools.cache  # noqa: B019 - one spec lives as long as the process
-    def _hash_of(self, variant: str | None) -> str:
-        chosen = self.later_kernels if variant is None else {variant} & self.later_kernels.keys()
-        later = dict.fromkeys(kernel for name in chosen for kernel in self.later_kernels[name])
-        return hash_kernels(*KERNELS, *later)
+        return source_hash(self.name, config)
 
 
 SPEC = GemmScale()

@@ -7,6 +7,7 @@ from typing import Final
 from fusetune.ops.gemm_scale.config import BASELINE, Config
 from fusetune.ops.gemm_scale.launchable import unlaunchable
 from fusetune.ops.gemm_scale.problem import Problem, merged, problem_of
+from fusetune.ops.gemm_scale.sources import source_hash
 from fusetune.ops.types import OpTypes
 
 
@@ -20,4 +21,4 @@ def _unfit(op: str, problem: Problem, config: Config) -> str | None:
     return unlaunchable(config, problem, problem.mode)
 
 
-TYPES: Final = OpTypes(Problem, Config, problem_of, _baseline, _unfit, merged)
+TYPES: Final = OpTypes(Problem, Config, problem_of, _baseline, _unfit, source_hash, merged)

@@ -112,7 +112,7 @@ def test_a_large_file_gives_the_answers_of_one_that_was_read_whole(tmp_path, who
                         RTX4090,
                         ENVIRONMENT,
                         allow_predicted=allowed,
-                        baseline=BASELINE,
+                        baseline=lambda: BASELINE,
                     )
                     for file in (large, small)
                 ]
@@ -126,7 +126,7 @@ def test_an_entry_is_read_when_it_is_looked_up_and_once(tmp_path, monkeypatch):
     file = open_config_file(_file(tmp_path, *MANY))
     assert not read
     for _ in range(3):
-        lookup([(Path("a"), file)], "gemm_scale", problem(64), RTX4090, ENVIRONMENT, baseline=BASELINE)
+        lookup([(Path("a"), file)], "gemm_scale", problem(64), RTX4090, ENVIRONMENT, baseline=lambda: BASELINE)
     assert len(read) == 1
 
 
@@ -170,13 +170,16 @@ def test_damage_in_one_entry_is_told_with_its_line_and_leaves_the_others(tmp_pat
     with pytest.raises(ConfigFileError) as whole:
         parse_config_file(path.read_text(), path)
     file = open_config_file(path)
-    found = lookup([(path, file)], "gemm_scale", problem(64), RTX4090, ENVIRONMENT, baseline=BASELINE)
+    found = lookup([(path, file)], "gemm_scale", problem(64), RTX4090, ENVIRONMENT, baseline=lambda: BASELINE)
     assert found.rung == "baseline"
     assert found.damaged == (str(whole.value),)
     assert f"line {line}: " in found.damaged[0]
     assert "entries[2]" in found.damaged[0]
     assert found.damaged[0] in found.explain()
-    assert lookup([(path, file)], "gemm_scale", problem(128), RTX4090, ENVIRONMENT, baseline=BASELINE).rung == "exact"
+    assert (
+        lookup([(path, file)], "gemm_scale", problem(128), RTX4090, ENVIRONMENT, baseline=lambda: BASELINE).rung
+        == "exact"
+    )
 
 
 @settings(max_examples=30, deadline=None)

@@ -35,7 +35,13 @@ def find(
 ) -> Lookup:
     named = list(zip((FIRST, SECOND), files, strict=False))
     return lookup(
-        named, "gemm_scale", at or problem(), RTX4090, environment, allow_predicted=predicted_too, baseline=BASELINE
+        named,
+        "gemm_scale",
+        at or problem(),
+        RTX4090,
+        environment,
+        allow_predicted=predicted_too,
+        baseline=lambda: BASELINE,
     )
 
 
@@ -220,7 +226,7 @@ def test_an_entry_is_held_to_the_source_of_its_own_variant_where_variants_have_o
         entry.problem,
         RTX4090,
         elsewhere,
-        baseline=BASELINE,
+        baseline=lambda: BASELINE,
         source_hash=hashes.__getitem__,
     )
     assert found.rung == ("exact" if used else "baseline")

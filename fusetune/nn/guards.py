@@ -33,6 +33,13 @@ def _as_shipped(function: Any, home: Any) -> Any:
     return function if getattr(function, "__globals__", None) is vars(home) else None
 
 
+traced: Final = torch.compiler.is_dynamo_compiling
+"""Whether torch.compile traces the caller: it knows this function, which does nothing else.
+
+`torch.compiler.is_compiling` is true in torch.export as well, and asks torch.jit first. What export traces is no plain
+tensor, so that no kernel takes it.
+"""
+
 _Linear, _BatchNorm1d = nn.Linear, nn.BatchNorm1d
 _CALL: Final = _as_shipped(nn.Module.__call__, of_modules)
 _CALL_IMPL: Final = _as_shipped(nn.Module._call_impl, of_modules)

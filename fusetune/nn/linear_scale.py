@@ -12,7 +12,7 @@ from fusetune.errors import UsageError
 from fusetune.nn.bound import BoundPlan, BoundPlans
 from fusetune.nn.dispatch import DTYPES, check_tensors, computed_by_pytorch, fits, launch, wants_gradient
 from fusetune.nn.gradients import Gradients, linear_scale_backward
-from fusetune.nn.guards import autocast_dtype, castable, is_exporting, stands_for_tensors, way
+from fusetune.nn.guards import autocast_dtype, castable, is_exporting, stands_for_tensors, traced, way
 from fusetune.nn.operators import implement
 from fusetune.nn.plans import Plan
 from fusetune.ops.gemm_scale.linear_scale import SPEC
@@ -42,9 +42,22 @@ def fused_gemm_scale(
     precision; torch.func's transforms, forward-mode differentiation, export, modes, tracers and tensor subclasses.
     Raises UsageError for shapes, dtypes or devices that do not fit.
     """
-    y = fused_call(x, weight, bias, scale, precision)
-    if y is not None:
-        return y
+    if not traced():
+        # As in fused_call, written out: calling it costs a call that was made before a hundredth of its time.
+        try:
+            bound: BoundPlan | None = _bound((x.shape, id(weight), torch.is_grad_enabled(), precision))
+        except (AttributeError, TypeError):  # no tensor at all
+            bound = None
+        if bound is not None and bound.check(x, weight, bias, scale):
+            if bound.differentiates:
+                y: torch.Tensor = _apply(bound, precision, x, weight, bias, scale)
+                return y
+            found = bound.compute((x, weight, bias, scale))
+            if found is not None:
+                return found
+    fused = fused_call(x, weight, bias, scale, precision)
+    if fused is not None:
+        return fused
     if torch.compiler.is_compiling():
         return _compiled(x, weight, bias, scale)
     return _checked(x, weight, bias, scale, precision)
@@ -58,7 +71,7 @@ def fused_call(
     precision: Precision | None = None,
 ) -> torch.Tensor | None:
     """The same where a kernel computes it and PyTorch would give the same; None where it is PyTorch's to compute."""
-    if torch.compiler.is_compiling():
+    if traced():
         if is_exporting() or scale is None or not fits(x, weight, bias, scale, compiling=True):
             return None
         return _operator(x, weight, bias, scale, precision)

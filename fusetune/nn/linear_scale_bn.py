@@ -17,7 +17,7 @@ from fusetune.nn.dispatch import (
     wants_gradient,
 )
 from fusetune.nn.gradients import Gradients, batch_norm_backward
-from fusetune.nn.guards import autocast_dtype, castable, is_exporting, stands_for_tensors, way
+from fusetune.nn.guards import autocast_dtype, castable, is_exporting, stands_for_tensors, traced, way
 from fusetune.nn.linear_scale import without_autocast
 from fusetune.nn.norms import Inputs, Norm, checked_norm, common_dtype, known_norm
 from fusetune.nn.operators import implement
@@ -91,7 +91,7 @@ def fused_call(
 
     Without keywords, whose binding a module's every call would pay for.
     """
-    if torch.compiler.is_compiling():
+    if traced():
         if is_exporting() or scale is None:
             return None
         inputs = Inputs(x, weight, bias, scale, gamma, beta)

@@ -43,7 +43,19 @@ class FusedLinearScale(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Y [..., out_features] for x [..., in_features]."""
-        return _product(self, x)
+        gemm = self._modules.get("gemm")
+        if type(x) not in PLAIN or not is_plain_linear(gemm):
+            return _product(self, x)
+        try:
+            # Past nn.Module.__getattr__, which costs more than the rest.
+            parameters, scale = gemm._parameters, self._parameters["scale"]
+            weight, bias = parameters["weight"], parameters["bias"]
+            if scale.ndim != 1:
+                scale = as_vector(scale, x.ndim)
+        except (KeyError, AttributeError):  # a replica of DataParallel's keeps plain tensors
+            weight, bias, scale = gemm.weight, gemm.bias, as_vector(self.scale, x.ndim)
+        y = fused_product(x, weight, bias, scale)
+        return gemm(x) * self.scale if y is None else y
 
     def __prepare_scriptable__(self) -> nn.Module:
         return _scriptable(self)
@@ -138,14 +150,7 @@ def _product(module: Any, x: torch.Tensor) -> torch.Tensor:
     """Y [..., N] by a kernel where it gives what the parts give, which are called otherwise."""
     gemm = module._modules.get("gemm")
     if type(x) in PLAIN and is_plain_linear(gemm):
-        try:
-            parameters, scale = gemm._parameters, module._parameters["scale"]
-            weight, bias = parameters["weight"], parameters["bias"]
-            if scale.ndim != 1:
-                scale = as_vector(scale, x.ndim)
-        except (KeyError, AttributeError):  # a replica of DataParallel's keeps plain tensors
-            weight, bias, scale = gemm.weight, gemm.bias, as_vector(module.scale, x.ndim)
-        fused = fused_product(x, weight, bias, scale)
+        fused = fused_product(x, gemm.weight, gemm.bias, as_vector(module.scale, x.ndim))
         if fused is not None:
             return fused
     y: torch.Tensor = module.gemm(x) * module.scale

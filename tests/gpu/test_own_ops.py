@@ -35,7 +35,7 @@ def command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {
         **os.environ,
         "FUSETUNE_CONFIGS": str(folder / "configs"),
-        "PYTHONPATH": str(Path(fusetune.__file__).parents[1]),
+        "PYTHONPATH": os.pathsep.join([str(Path(fusetune.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]),
     }
     line = [sys.executable, "-m", "fusetune", *arguments]
     return subprocess.run(line, cwd=folder, capture_output=True, text=True, check=False, env=environment)

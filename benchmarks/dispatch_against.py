@@ -36,6 +36,7 @@ LIMIT = 1.03
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("revision", metavar="REV")
+    parser.add_argument("--name", help="What the result calls the other tree, where REV is a folder.")
     parser.add_argument("--rounds", type=int, default=400)
     parser.add_argument("--processes", type=int, default=4, help="Pairs of processes, one pair after another.")
     parser.add_argument("--output", type=Path, default=HERE / "results")
@@ -55,7 +56,7 @@ def main() -> None:
     result = {
         "date": f"{date.today():%Y-%m-%d}",
         **about,
-        "against": arguments.revision,
+        "against": arguments.name or arguments.revision,
         "problem": f"M={M} K={K} N={N} float32, BASELINE",
         "host_us": {tree: {arm: round(us, 3) for arm, us in arms.items()} for tree, arms in medians.items()},
         "ratios": ratios,

@@ -27,7 +27,7 @@ class GemmScaleBatchNorm(GemmScale):
     the variance unbiased, as PyTorch does. The linear bias cancels in y and moves running_mean alone.
     """
 
-    name = "gemm_scale_bn"
+    name = code_of = "gemm_scale_bn"
     space = BATCH_NORM_SPACE
     dtypes = DTYPES
     modes: tuple[str | None, ...] = ("train", "eval")

@@ -33,6 +33,8 @@ class GemmScale(KernelSpec):
     dtypes = DTYPES
     modes: tuple[str | None, ...] = (None,)
     types = TYPES
+    code_of: ClassVar[str] = "gemm_scale"
+    """The op whose code this launches: an op that is derived from one of ours has its own name."""
     warmed_by = "fusetune.nn.warming:warm"
     exported_by = "fusetune.nn.export.module:export_module"
     staged_loads = 2  # x and W; bias and scale are loaded once, after the loop
@@ -146,7 +148,7 @@ class GemmScale(KernelSpec):
 
     def source_hash(self, config: Config | None = None) -> str:
         """The hash of a variant's kernels, or of all. Those that came first share one."""
-        return source_hash(self.name, config)
+        return source_hash(self.code_of, config)
 
 
 SPEC = GemmScale()

@@ -1,19 +1,20 @@
 """What a call costs the host in this tree and in another one, in turns: `python benchmarks/dispatch_against.py REV`.
 
-REV is a git revision, or a folder that holds another checkout. Needs a GPU. Each tree has a process of its own, both
-alive at once; they take turns, round by round in random order, while the other one waits. A round is one batch of
-calls for each arm, clocked while the GPU is idle, as in dispatch.py; both use BASELINE. PyTorch's own arm says how far
-the two processes differ by themselves. Writes benchmarks/results/dispatch-against-<gpu>.json.
+REV is a git revision, or a folder that holds another checkout. Needs a GPU. The other tree is copied with its package
+renamed, so that one process has both: two processes differ by some percent whatever they run. Arms take turns in random
+order; a turn is a batch of calls, clocked while the GPU is idle, as in dispatch.py. Both use BASELINE. A ratio is the
+median over rounds of a round's own ratio. Writes benchmarks/results/dispatch-against-<gpu>.json.
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
+import importlib
 import io
 import json
-import os
 import random
+import re
 import statistics
 import subprocess
 import sys
@@ -21,12 +22,13 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
 from datetime import date
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
+RENAMED = "fusetune_before"
 M, K, N = 128, 1024, 512
 BATCH = 20
 LIMIT = 1.03
@@ -37,138 +39,69 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("revision", metavar="REV")
     parser.add_argument("--name", help="What the result calls the other tree, where REV is a folder.")
-    parser.add_argument("--rounds", type=int, default=400)
-    parser.add_argument("--processes", type=int, default=4, help="Pairs of processes, one pair after another.")
+    parser.add_argument("--rounds", type=int, default=600)
     parser.add_argument("--output", type=Path, default=HERE / "results")
-    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.serve:
-        serve()
-        return
-    times: dict[str, dict[str, list[float]]] = {"before": {}, "after": {}}
-    about: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory() as scratch:
-        trees = {"before": tree_of(arguments.revision, Path(scratch)), "after": HERE.parent}
-        for _ in range(arguments.processes):
-            about = pair(trees, arguments.rounds // arguments.processes, times)
-    medians = {tree: {arm: statistics.median(found) for arm, found in arms.items()} for tree, arms in times.items()}
-    ratios = {arm: round(us / medians["before"][arm], 4) for arm, us in medians["after"].items()}
-    result = {
-        "date": f"{date.today():%Y-%m-%d}",
-        **about,
-        "against": arguments.name or arguments.revision,
-        "problem": f"M={M} K={K} N={N} float32, BASELINE",
-        "host_us": {tree: {arm: round(us, 3) for arm, us in arms.items()} for tree, arms in medians.items()},
-        "ratios": ratios,
-    }
-    path = arguments.output / f"dispatch-against-{about['gpu'].lower().replace(' ', '-')}.json"
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=1) + "\n")
-    for arm, ratio in ratios.items():
-        mark = "" if arm == "eager" or ratio <= LIMIT else f"  over {LIMIT}"
-        print(f"{arm:<20} {medians['before'][arm]:8.3f} -> {medians['after'][arm]:8.3f} us   {ratio:.3f}{mark}")
-    print(f"wrote {path}")
-
-
-def tree_of(revision: str, scratch: Path) -> Path:
-    """A folder that is given, or the files of a revision, in a folder of their own."""
-    if Path(revision).is_dir():
-        return Path(revision).resolve()
-    archive = ["git", "-C", str(HERE.parent), "archive", revision, "fusetune"]
-    done = subprocess.run(archive, capture_output=True, check=False)
-    if done.returncode != 0:
-        sys.exit(f"{revision} is neither a folder nor a revision here: {done.stderr.decode().strip()}")
-    with tarfile.open(fileobj=io.BytesIO(done.stdout)) as files:
-        files.extractall(scratch, filter="data")
-    return scratch
-
-
-def pair(trees: dict[str, Path], rounds: int, times: dict[str, dict[str, list[float]]]) -> dict[str, Any]:
-    """One process a tree; adds the times of their rounds, and returns what they ran on."""
-    with ExitStack() as stack:
-        served = {}
-        for name, tree in trees.items():
-            paths = os.pathsep.join(filter(None, (str(tree), os.environ.get("PYTHONPATH"))))
-            command = [sys.executable, str(Path(__file__).resolve()), "-", "--serve"]
-            served[name] = stack.enter_context(
-                subprocess.Popen(
-                    command,
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    text=True,
-                    env={**os.environ, "PYTHONPATH": paths},
-                    cwd=tree,
-                )
-            )
-        about: dict[str, Any] = {}
-        for name, process in served.items():
-            about = answer(process)
-            if not Path(about.pop("fusetune")).is_relative_to(trees[name]):
-                sys.exit(f"{name}: another fusetune was imported; unset PYTHONPATH")
-        for _ in range(rounds):
-            for name in random.sample(list(served), 2):
-                process = served[name]
-                assert process.stdin is not None
-                process.stdin.write("round\n")
-                process.stdin.flush()
-                for arm, us in answer(process).items():
-                    times[name].setdefault(arm, []).append(us)
-        for process in served.values():
-            assert process.stdin is not None
-            process.stdin.close()
-    return about
-
-
-def answer(process: subprocess.Popen[str]) -> dict[str, Any]:
-    """What a process says next."""
-    assert process.stdout is not None
-    line = process.stdout.readline()
-    if not line:
-        sys.exit("a process ended early")
-    told: dict[str, Any] = json.loads(line)
-    return told
-
-
-def serve() -> None:
-    """Make one batch of calls for each arm whenever a line comes in, and say how long a call took, in microseconds."""
     import torch
     import triton
 
     import fusetune
 
-    with tempfile.TemporaryDirectory() as nothing:
-        fusetune.load(nothing)
-        calls = arms()
-        for call in calls.values():
-            for _ in range(50):
-                call()
-        torch.cuda.synchronize()
-        gc.collect()
-        gc.disable()
-        told = {"gpu": torch.cuda.get_device_name(), "torch": torch.__version__, "triton": triton.__version__}
-        print(json.dumps({**told, "python": sys.version.split()[0], "fusetune": fusetune.__file__}), flush=True)
-        order = list(calls)
-        for _ in sys.stdin:
-            random.shuffle(order)
-            times = {}
-            for name in order:
-                call = calls[name]
-                call()
-                torch.cuda.synchronize()
-                began = time.perf_counter_ns()
-                for _ in range(BATCH):
-                    call()
-                times[name] = (time.perf_counter_ns() - began) / BATCH / 1e3
-                torch.cuda.synchronize()
-            print(json.dumps(times), flush=True)
+    if not torch.cuda.is_available():
+        sys.exit("there is no GPU here")
+    with tempfile.TemporaryDirectory() as scratch:
+        rename(arguments.revision, Path(scratch))
+        sys.path.insert(0, scratch)
+        before = importlib.import_module(RENAMED)
+        empty = Path(scratch, "none")
+        empty.mkdir()
+        for package in (fusetune, before):
+            package.load(empty)
+        rounds = timed({"after": arms(fusetune), "before": arms(before)}, arguments.rounds)
+    gpu = torch.cuda.get_device_name()
+    result = {
+        "date": f"{date.today():%Y-%m-%d}",
+        "gpu": gpu,
+        "torch": torch.__version__,
+        "triton": triton.__version__,
+        "python": sys.version.split()[0],
+        "against": arguments.name or arguments.revision,
+        "problem": f"M={M} K={K} N={N} float32, BASELINE",
+        "rounds": arguments.rounds,
+        "arms": rounds,
+    }
+    path = arguments.output / f"dispatch-against-{gpu.lower().replace(' ', '-')}.json"
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    for arm, told in rounds.items():
+        mark = "" if told["ratio"] <= LIMIT else f"  over {LIMIT}"
+        print(f"{arm:<20} {told['before_us']:8.3f} -> {told['after_us']:8.3f} us   {told['ratio']:.3f}{mark}")
+    print(f"wrote {path}")
 
 
-def arms() -> dict[str, Callable[[], Any]]:
-    """The fused functions and modules by their public names, and the function in PyTorch's own operators."""
+def rename(revision: str, folder: Path) -> None:
+    """The package of a folder that is given, or of a revision, under its other name in `folder`."""
+    if Path(revision).is_dir():
+        files = {path: path.read_bytes() for path in Path(revision, "fusetune").rglob("*") if path.is_file()}
+        found = {path.relative_to(revision): data for path, data in files.items()}
+    else:
+        archive = ["git", "-C", str(HERE.parent), "archive", revision, "fusetune"]
+        done = subprocess.run(archive, capture_output=True, check=False)
+        if done.returncode != 0:
+            sys.exit(f"{revision} is neither a folder nor a revision here: {done.stderr.decode().strip()}")
+        with tarfile.open(fileobj=io.BytesIO(done.stdout)) as tar:
+            found = {Path(one.name): tar.extractfile(one).read() for one in tar if one.isfile()}  # type: ignore[union-attr]
+    for path, data in found.items():
+        # What it imports, and what it registers with PyTorch.
+        text = re.sub(rb"\bfusetune\b", RENAMED.encode(), data) if path.suffix == ".py" else data
+        place = folder / RENAMED / path.relative_to("fusetune")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(text)
+
+
+def arms(fusetune: ModuleType) -> dict[str, Callable[[], Any]]:
+    """The fused functions and modules by their public names."""
     import torch
-    from torch.nn import functional
-
-    import fusetune
 
     device = torch.device("cuda")
     torch.manual_seed(0)
@@ -190,7 +123,41 @@ def arms() -> dict[str, Callable[[], Any]]:
         "ModelNew, eval": without_gradient(evaluated),
         "ModelNew, train": lambda: trained(x),
         "FusedLinearScale": without_gradient(linear),
-        "eager": lambda: functional.linear(x, weight, bias) * scale,
+    }
+
+
+def timed(trees: dict[str, dict[str, Callable[[], Any]]], rounds: int) -> dict[str, dict[str, float]]:
+    """Microseconds a call of each arm in both trees, and the ratio of this one to the other."""
+    import torch
+
+    order = [(tree, arm) for tree, calls in trees.items() for arm in calls]
+    for tree, arm in order:
+        for _ in range(50):
+            trees[tree][arm]()
+    times: dict[tuple[str, str], list[float]] = {one: [] for one in order}
+    torch.cuda.synchronize()
+    gc.collect()
+    gc.disable()
+    for _ in range(rounds):
+        random.shuffle(order)
+        for tree, arm in order:
+            call = trees[tree][arm]
+            call()
+            torch.cuda.synchronize()
+            began = time.perf_counter_ns()
+            for _ in range(BATCH):
+                call()
+            times[tree, arm].append((time.perf_counter_ns() - began) / BATCH / 1e3)
+            torch.cuda.synchronize()
+    gc.enable()
+    return {
+        arm: {
+            **{f"{tree}_us": round(statistics.median(times[tree, arm]), 3) for tree in ("before", "after")},
+            "ratio": round(
+                statistics.median(a / b for a, b in zip(times["after", arm], times["before", arm], strict=True)), 4
+            ),
+        }
+        for arm in trees["after"]
     }
 
 

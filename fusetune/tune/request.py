@@ -14,6 +14,7 @@ from fusetune.core.decision import KeepRule
 from fusetune.core.problem import Problem
 from fusetune.core.space import SpaceName
 from fusetune.ops.spec import KernelSpec
+from fusetune.ops.types import register
 from fusetune.store.schema import Entry
 
 CacheMode = Literal["cold", "warm"]
@@ -43,6 +44,10 @@ class SweepRequest(msgspec.Struct, frozen=True):
     allow_library: bool = False
     exclusive: bool = False
     lock_mhz: int | None = None
+
+    def __post_init__(self) -> None:
+        # A spec that was made in code, and not loaded by its name: what is written is read back in its types.
+        register(self.spec.name, self.spec.types)
 
     @property
     def baseline(self) -> Config:

@@ -370,3 +370,14 @@ def test_a_cost_model_that_fails_is_told_and_not_taken_for_none(tmp_path: Path) 
 
     with pytest.raises(OpError, match=r"op gemm_scale: its estimate\(\) fails: KeyError: 'time_us' \(test_predict.py:"):
         predicted(tmp_path, spec=Failing())
+
+
+def test_what_an_op_that_was_made_in_code_writes_is_read_back_in_its_own_types(tmp_path: Path) -> None:
+    class Derived(GemmScale):
+        name = "derived_in_code"
+
+    request = request_of(tmp_path, spec=Derived())
+    entry = predict(request, RTX4090, SilentProgress()).entry
+    (read,) = read_config_file(config_path(request.output, RTX4090.name, "derived_in_code")).entries
+    assert (type(read.problem), type(read.config)) == (type(entry.problem), type(entry.config))
+    assert read == entry

@@ -19,8 +19,11 @@ SIZES = {
     "vector_add": ("n=1048576",),
     "row_softmax": ("rows=512", "columns=1000"),
     "rms_norm": ("rows=512", "columns=1024"),
+    "rms_norm_in_place": ("rows=512", "columns=1024"),
     "matmul_leaky_relu": ("m=256", "n=256", "k=128"),
 }
+
+PLACES = {"rms_norm_in_place": f"{EXAMPLES / 'rms_norm.py'}:IN_PLACE"}
 
 
 def fusetune(folder: Path, *arguments: str, where: Path | None = None, **more: str) -> subprocess.CompletedProcess[str]:
@@ -42,7 +45,7 @@ def test_every_example_has_forty_lines_at_most_with_its_kernel() -> None:
 
 @pytest.mark.parametrize("name", SIZES)
 def test_an_op_of_a_file_goes_the_whole_way_without_a_gpu(name: str, tmp_path: Path) -> None:
-    op = f"{EXAMPLES / f'{name}.py'}:SPEC"
+    op = PLACES.get(name, f"{EXAMPLES / f'{name}.py'}:SPEC")
     swept = fusetune(tmp_path, "sweep", "--op", op, *sized(name), "--target", "rtx4090")
     assert swept.returncode == 0, swept.stderr
     assert f"{name} has no cost model" in swept.stdout + swept.stderr

@@ -22,13 +22,19 @@ SWEPT = {
     "vector_add": ({"n": 1 << 26}, "standard"),
     "row_softmax": ({"rows": 4096, "columns": 1000}, "standard"),
     "rms_norm": ({"rows": 16384, "columns": 4096}, "standard"),
+    "rms_norm_in_place": ({"rows": 16384, "columns": 4096}, "standard"),
     "matmul_leaky_relu": ({"m": 512, "n": 512, "k": 512}, "seed"),
 }
 """Sizes, and the space: that of the matmul has 180 candidates, and the seed's four of them say as much here."""
-BY_BANDWIDTH = ("vector_add", "rms_norm")
+BY_BANDWIDTH = ("vector_add", "rms_norm", "rms_norm_in_place")
 NEAR = 1.10
 """At most so many times what the bytes take at the bandwidth of a plain copy."""
 TRIES, COPIES, BUFFERS = 15, 8, 4
+
+
+def place_of(name: str) -> str:
+    """Where the spec of an example is."""
+    return f"{EXAMPLES / 'rms_norm.py'}:IN_PLACE" if name == "rms_norm_in_place" else f"{EXAMPLES / name}.py:SPEC"
 
 
 def command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -47,7 +53,7 @@ def swept(request, tmp_path_factory):
     sizes, space = SWEPT[request.param]
     folder = tmp_path_factory.mktemp(request.param)
     given = [word for name, value in sizes.items() for word in ("--size", f"{name}={value}")]
-    done = command(folder, "sweep", "--op", f"{EXAMPLES / request.param}.py:SPEC", *given, "--space", space)
+    done = command(folder, "sweep", "--op", place_of(request.param), *given, "--space", space)
     assert done.returncode in {0, 3}, done.stderr
     files = list((folder / "configs").glob(f"*/{request.param}.yaml"))
     if done.returncode == 3 and not files:
@@ -92,7 +98,7 @@ def test_the_entry_is_measured_and_its_verdict_is_the_exit_code(swept):
 
 def test_the_config_of_the_entry_is_right(swept):
     name, _, _, entry = swept
-    spec = load_spec(f"{EXAMPLES / name}.py:SPEC")
+    spec = load_spec(place_of(name))
     problem = spec.problem(SWEPT[name][0])
     generator = torch.Generator(device="cuda").manual_seed(1)
     tensors = {operand.name: operand.allocate("cuda") for operand in spec.operands(problem)}
@@ -121,7 +127,7 @@ def test_what_device_memory_bounds_takes_as_long_as_a_copy_of_as_many_bytes(swep
     name, _, _, entry = swept
     if name not in BY_BANDWIDTH:
         pytest.skip("not bound by device memory at this size")
-    spec = load_spec(f"{EXAMPLES / name}.py:SPEC")
+    spec = load_spec(place_of(name))
     problem = spec.problem(SWEPT[name][0])
     moved = spec.bytes(problem)
     copy_us = moved / copied_bytes_per_us(int(moved))

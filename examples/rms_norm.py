@@ -16,8 +16,10 @@ def normalize(x_ptr, gain_ptr, y_ptr, columns, eps, BLOCK: tl.constexpr):
 
 
 class RmsNorm(KernelSpec):  # where y is x, that is a `state`: every check begins with it as it was
-    name, y = "rms_norm", "y"
     space = Space({"num_warps": (4, 1, 2, 8, 16), "num_stages": (2,)})
+
+    def __init__(self, name, y):
+        self.name, self.y = name, y
 
     def operands(self, problem):
         x, gain = (problem.rows, problem.columns), (problem.columns,)
@@ -35,5 +37,4 @@ class RmsNorm(KernelSpec):  # where y is x, that is a `state`: every check begin
         return {self.y: x * (x.square().mean(dim=1, keepdim=True) + 1e-6).rsqrt() * gain}
 
 
-SPEC = RmsNorm()
-IN_PLACE = type("InPlace", (RmsNorm,), {"name": "rms_norm_in_place", "y": "x"})()
+SPEC, IN_PLACE = RmsNorm("rms_norm", "y"), RmsNorm("rms_norm_in_place", "x")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import pickle
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
@@ -72,6 +73,7 @@ def check_spec(spec: KernelSpec, problem: Any) -> None:
 
     if not isinstance(problem, Problem):
         raise OpError(f"op {spec.name}: its problem() gives {brief_value(problem)}, and has to give a Problem")
+    _refuse_unpicklable(spec)
     spec.check(problem)
     operands = _operands(spec, spec.operands(problem), "operands")
     if not any(operand.role in {"output", "state"} for operand in operands):
@@ -85,6 +87,17 @@ def check_spec(spec: KernelSpec, problem: Any) -> None:
     with naming(spec, "launches"):
         launches = spec.launches(problem, baseline, abstract_tensors(spec, problem, baseline))
     check_launches(spec, launches)
+
+
+def _refuse_unpicklable(spec: KernelSpec) -> None:
+    """Kernels are compiled and timed in processes of their own, which get the spec."""
+    try:
+        pickle.dumps(spec)
+    except Exception as error:
+        raise OpError(
+            f"op {spec.name} cannot be handed to the processes that compile and time it ({brief(error)}); define its "
+            "class at the top of its module, and keep nothing in it that pickle cannot write"
+        ) from error
 
 
 def check_launches(spec: KernelSpec, launches: Any) -> None:

@@ -210,6 +210,16 @@ MISTAKES = {
         "    def workspace(self, problem, config):\n        return scratch\n\n    def reference",
         "its workspace() fails: NameError: name 'scratch' is not defined",
     ),
+    "a class that another process does not find": (
+        "SPEC = Double()",
+        "SPEC = type('Inner', (Double,), {})()",
+        "cannot be handed to the processes that compile and time it (Can't pickle <class",
+    ),
+    "what pickle cannot write": (
+        "SPEC = Double()",
+        "SPEC = Double()\nSPEC.made = lambda: 1",
+        "keep nothing in it that pickle cannot write",
+    ),
     "a workspace called as an operand": (
         "    def reference",
         '    def workspace(self, problem, config):\n        return [Operand("x", (4,), "int8")]\n\n    def reference',
@@ -238,7 +248,7 @@ def test_a_mistake_in_a_spec_is_one_line_before_anything_is_compiled(
     with pytest.raises(OpError) as caught:
         check_spec(spec, spec.problem({"n": 1000}))
     message = str(caught.value)
-    assert message.startswith("op double: "), message
+    assert message.startswith("op double"), message
     assert told in message
     assert "\n" not in message
 

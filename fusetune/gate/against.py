@@ -22,8 +22,8 @@ import msgspec
 from fusetune.core.config import Config
 from fusetune.core.problem import Problem
 from fusetune.errors import UnsupportedProblemError, UsageError
-from fusetune.measure.protocol import CannotLaunchError
 from fusetune.ops.built_in import built_in_ops
+from fusetune.ops.refusals import CannotLaunchError
 from fusetune.ops.spec import Call, KernelSpec, Launch, Operand, TileDescriptor
 
 _WORKTREES: Final = "fusetune-against-"

@@ -20,8 +20,9 @@ from fusetune.errors import FusetuneError, MeasurementError, NoUsableGpuError, W
 from fusetune.measure.fork_server import ForkServer
 from fusetune.measure.libraries import start_server
 from fusetune.measure.nvml import Monitor, visible_gpu
-from fusetune.measure.protocol import BlockTimes, CannotLaunchError, Checked, Failure, GpuFacts, SamplingFacts
+from fusetune.measure.protocol import BlockTimes, Checked, Failure, GpuFacts, SamplingFacts
 from fusetune.measure.worker import Worker, WorkerLostError
+from fusetune.ops.refusals import CannotLaunchError
 from fusetune.ops.spec import KernelSpec
 
 if TYPE_CHECKING:

@@ -37,10 +37,6 @@ class SamplingFacts(msgspec.Struct, frozen=True):
     tick_us: float = 0.0
 
 
-class CannotLaunchError(Exception):
-    """A spec has no launches for a config and says so: its outcome is `unsupported`, which is no fault of a kernel."""
-
-
 class Failure(msgspec.Struct, frozen=True, tag=True):
     """A candidate that did not come through: a code to count by, and what was seen.
 

@@ -27,6 +27,10 @@ _KILLED: Final = "failed with error code -"
 """An assembler that a signal ended: of the machine, as where memory is short."""
 
 
+class CannotLaunchError(Exception):
+    """A spec has no launches for a config and says so: its outcome is `unsupported`, which is no fault of a kernel."""
+
+
 def is_refusal(error: Exception, *, compiling: bool) -> bool:
     """Whether an error says that this very kernel cannot be compiled, loaded or launched on this GPU.
 

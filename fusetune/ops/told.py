@@ -13,6 +13,7 @@ from typing import Any, Final
 from fusetune.core.brief import brief
 from fusetune.core.trouble import trouble_of
 from fusetune.errors import FusetuneError, OpError
+from fusetune.ops.refusals import CannotLaunchError
 
 TOLD_BY_NAME: Final = frozenset(
     {
@@ -37,7 +38,7 @@ def told_by_name(member: Any) -> Any:
     def called(self: Any, *arguments: Any, **named: Any) -> Any:
         try:
             return member(self, *arguments, **named)
-        except (FusetuneError, OSError, MemoryError):
+        except (FusetuneError, CannotLaunchError, OSError, MemoryError):
             raise
         except Exception as error:
             raise _named(self, member.__name__, error) from error
@@ -58,7 +59,7 @@ def naming(spec: Any, member: str) -> Iterator[None]:
 
 def is_mistake(error: Exception) -> bool:
     """Whether an error is one of an op's Python code, and none of the machine, the GPU, its libraries or a compiler."""
-    if isinstance(error, FusetuneError | OSError | MemoryError) or trouble_of(error) is not None:
+    if isinstance(error, FusetuneError | CannotLaunchError | OSError | MemoryError) or trouble_of(error) is not None:
         return False
     if type(error).__module__.partition(".")[0] == "triton":
         return False

@@ -17,11 +17,11 @@ from fusetune.core.target import find_target
 from fusetune.errors import UnsupportedProblemError, UsageError
 from fusetune.gate import against
 from fusetune.gate.against import Revision
-from fusetune.measure.protocol import CannotLaunchError
 from fusetune.ops.gemm_scale.batch_norm import SPEC as BATCH_NORM
 from fusetune.ops.gemm_scale.config import BASELINE, Config
 from fusetune.ops.gemm_scale.linear_scale import SPEC
 from fusetune.ops.gemm_scale.problem import Problem, make_problem
+from fusetune.ops.refusals import CannotLaunchError
 from fusetune.ops.spec import KernelSpec, Launch, TileDescriptor, abstract_tensors
 
 ROOT = Path(__file__).parents[2]

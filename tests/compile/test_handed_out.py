@@ -22,7 +22,6 @@ from fusetune.core.target import Target, find_target
 from fusetune.errors import CompileError, UsageError
 from fusetune.nn.export import choice, module
 from fusetune.nn.export.module import export_module, module_text
-from fusetune.ops.gemm_scale import linear_scale as gemm_scale
 from fusetune.ops.gemm_scale.config import BASELINE, Config
 from fusetune.ops.gemm_scale.persistent import parts_of
 from fusetune.ops.gemm_scale.problem import DTYPES, PRECISIONS, Dtype, Problem, make_problem
@@ -45,11 +44,9 @@ groups = pytest.mark.parametrize(("generation", "op", "dtype"), list(itertools.p
 def _read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """What does not change from export to export of one test run is read once."""
     monkeypatch.setattr(choice, "read_believed_file", _read)
-    monkeypatch.setattr(gemm_scale, "hash_kernels", _hash)
 
 
 _read = functools.cache(read_believed_file)
-_hash = functools.cache(gemm_scale.hash_kernels)
 
 
 def shipped(folder: str, op: str) -> Iterator[Problem]:

@@ -13,12 +13,13 @@ from fusetune.core.target import find_target
 from fusetune.errors import MeasurementError, NoUsableGpuError, WrongResultError
 from fusetune.measure import cuda
 from fusetune.measure.cuda import CudaMeasurer
-from fusetune.measure.protocol import CannotLaunchError, Failure, GpuFacts, SamplingFacts
+from fusetune.measure.protocol import Failure, GpuFacts, SamplingFacts
 from fusetune.measure.session import loaded_bytes
 from fusetune.measure.worker import WorkerLostError
 from fusetune.ops.gemm_scale.config import BASELINE, Config
 from fusetune.ops.gemm_scale.linear_scale import SPEC
 from fusetune.ops.gemm_scale.problem import Problem, make_problem
+from fusetune.ops.refusals import CannotLaunchError
 
 H200 = find_target("h200")
 PROBLEM = make_problem(128, 512, 1024, "float32")

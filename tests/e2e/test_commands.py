@@ -89,7 +89,7 @@ def test_the_sweep_says_first_and_last_that_nothing_is_timed(swept):
 def test_the_entry_is_a_prediction_for_the_problem_and_no_measurement(swept):
     workplace, done = swept
     document = yaml.safe_load((workplace.folder / FILE).read_text())
-    assert (document["schema"], document["op"]) == (1, "gemm_scale")
+    assert (document["schema"], document["op"]) == (2, "gemm_scale")
     assert document["target"] == {"name": "NVIDIA GeForce RTX 4090", "capability": "8.9", "sms": 128}
     entry = workplace.entry()
     assert entry["problem"] == {"M": 128, "N": 512, "K": 1024, "dtype": "float32", "precision": "tf32"}

@@ -1,6 +1,6 @@
 """Every error that fusetune raises on purpose, with the exit code that the command line gives it.
 
-    FusetuneError                 1..5, see below
+    FusetuneError                 1..6, see below
     +-- UsageError                2   an option, an argument or a shape that cannot be used
     |   +-- UnknownTargetError    2   a GPU name that the target table does not hold
     |   +-- UnsupportedProblemError 2 a problem that the op does not compute
@@ -18,6 +18,7 @@
     +-- NoUsableGpuError          4   no GPU, or another one than the file's
     +-- CompileError              5   a kernel that had to compile did not
     +-- WrongResultError          5   a kernel that had to be right is not
+    +-- ProgramError              6   the user's own program failed
     +-- MeasurementError          4   the worker that owns the GPU could not do its work
 
 A message says what was wrong, where, and what to do next.
@@ -33,6 +34,7 @@ EXIT_USAGE = 2
 EXIT_INCONCLUSIVE = 3
 EXIT_NO_GPU = 4
 EXIT_WRONG_RESULT = 5
+EXIT_PROGRAM = 6
 EXIT_INTERNAL = 70
 """A fault of fusetune itself, or of something that nobody foresaw: EX_SOFTWARE of sysexits.h."""
 EXIT_INTERRUPTED = 130
@@ -137,3 +139,9 @@ class WrongResultError(FusetuneError):
     """A kernel that had to be right gave wrong numbers."""
 
     exit_code = EXIT_WRONG_RESULT
+
+
+class ProgramError(FusetuneError):
+    """The user's own program failed by itself, and its kernels could not be looked at."""
+
+    exit_code = EXIT_PROGRAM

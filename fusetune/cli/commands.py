@@ -15,6 +15,7 @@ COMMANDS: Final = {
     "report": "Show the tuned problems with their evidence, and what each run tried.",
     "compare": "Say what changed from A to B, and whether it matters.",
     "export": "Write the kernel with its tuned config as a standalone module.",
+    "capture": "Show the kernels that a program launches, and what of them may vary.",
     "gate": "Check that tuned configs still hold.",
     "inspect": "Compile a config for a GPU and tell what follows.",
     "profile": "Profile one config with Nsight Compute.",
@@ -72,6 +73,6 @@ def cli() -> None:
     """Find the fastest launch configuration of a fused Triton kernel, and keep it only with evidence.
 
     Exit codes: 0 done; 1 the gate found a regression; 2 usage or a bad file; 3 noisy, inconclusive, or trouble of the
-    machine such as a full disk; 4 no usable GPU; 5 wrong results; 70 a fault of fusetune, see --debug; 130 interrupted,
-    and 129 or 143 by SIGHUP or SIGTERM; 141 nobody reads the output any more.
+    machine such as a full disk; 4 no usable GPU; 5 wrong results; 6 your program failed; 70 a fault of fusetune, see
+    --debug; 130 interrupted, and 129 or 143 by SIGHUP or SIGTERM; 141 nobody reads the output any more.
     """

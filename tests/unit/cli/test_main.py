@@ -33,7 +33,7 @@ from tests.support.fake_compiler import FakeCompiler, install
 RTX4090 = find_target("rtx4090")
 IDENTITY = TargetIdentity(name=RTX4090.name, capability=RTX4090.capability, sms=RTX4090.sms)
 SIZES = ("--M", "128", "--K", "1024", "--N", "512")
-COMMANDS = ("sweep", "report", "compare", "export", "gate", "inspect", "profile", "targets", "warmup")
+COMMANDS = ("sweep", "report", "compare", "export", "capture", "gate", "inspect", "profile", "targets", "warmup")
 WARPS8 = Config(num_warps=8)
 PREDICTED = Entry(
     problem=make_problem(128, 512, 1024, "float32"),

@@ -1,0 +1,111 @@
+"""Cases: the distinct launches of a program, as any process can read them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+
+class TensorSeen(msgspec.Struct, frozen=True):
+    """A tensor that a launch was given.
+
+    `storage` numbers the storages of a launch in order of their first tensor, so that two of one number share memory;
+    `offset` is in elements from its begin, `storage_bytes` its whole size. `aligned`: it begins on 16 bytes. `block` is
+    the tile of a descriptor that the tensor was given by; None for a pointer.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    storage: int
+    offset: int
+    storage_bytes: int
+    aligned: bool
+    block: tuple[int, ...] | None = None
+
+    def describe(self) -> str:
+        """`float16 [4096, 1024]`, with what is unusual about it."""
+        sizes = ", ".join(map(str, self.shape))
+        tile = "" if self.block is None else f" in tiles of {list(self.block)}"
+        return f"{self.dtype} [{sizes}]{tile}"
+
+
+class KernelSeen(msgspec.Struct, frozen=True):
+    """A kernel by where it stands. `source_hash` is that of its code and of what it calls."""
+
+    name: str
+    module: str
+    file: str
+    line: int
+    source_hash: str | None = None
+
+    def place(self) -> str:
+        """`file:line`."""
+        return f"{self.file}:{self.line}"
+
+
+class KnobSeen(msgspec.Struct, frozen=True):
+    """A parameter of a launch: whether it may vary, and why."""
+
+    name: str
+    value: Any
+    varies: bool
+    reason: str
+    values: tuple[Any, ...] = ()
+
+
+class Case(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One distinct launch of a program, and how often it came.
+
+    `values` are the run-time arguments that are no tensors, `constants` the constexprs, both by name; what is neither a
+    number nor a word is told as one. `options` are those that the launch was given, `before` those that its compiled
+    kernel has. `proposals` are the configs of an autotune list above it. `findings` are sentences on what the source
+    asks for and does not get.
+    """
+
+    kernel: KernelSeen
+    grid: tuple[int, ...]
+    grid_kind: str
+    tensors: dict[str, TensorSeen]
+    values: dict[str, Any]
+    constants: dict[str, Any]
+    options: dict[str, Any]
+    before: dict[str, Any]
+    launches: int = 1
+    us: float | None = None
+    grid_why: str = ""
+    knobs: tuple[KnobSeen, ...] = ()
+    roles: dict[str, str] = {}
+    proposals: int = 0
+    findings: tuple[str, ...] = ()
+
+    def config_text(self) -> str:
+        """What runs, for people: `BLOCK=1024 w4 s3`."""
+        constants = [f"{name}={value}" for name, value in self.constants.items() if type(value) is int]
+        letters = {"num_warps": "w", "num_stages": "s", "num_ctas": "c", "maxnreg": "r"}
+        usual = {"num_ctas": 1, "maxnreg": None}
+        options = [
+            f"{letter}{self.before[name]}"
+            for name, letter in letters.items()
+            if self.before.get(name) is not None and self.before[name] != usual.get(name, "")
+        ]
+        return " ".join([*constants, *options])
+
+
+class Looked(msgspec.Struct, frozen=True):
+    """What one run of a program showed.
+
+    `compiled_for` names the GPU that launches were compiled for where none was run. `bypassed` counts launches of
+    kernels that came past Triton's JIT, by name, and `in_graphs` those while a CUDA graph was captured: neither is a
+    case. `trials` counts launches of autotuners that only timed. `failed` says how the program ended, where it failed.
+    """
+
+    cases: tuple[Case, ...]
+    compiled_for: str | None = None
+    gpu: str | None = None
+    seconds: float = 0.0
+    trials: int = 0
+    in_graphs: int = 0
+    bypassed: dict[str, int] = {}
+    failed: str | None = None

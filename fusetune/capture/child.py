@@ -1,0 +1,137 @@
+"""The process in which a program is looked at: `python -m fusetune.capture.child REQUEST ANSWER`.
+
+The request and the answer are files of JSON. What the program prints goes where it would go. Exit code 6 where the
+program fails; the answer is written all the same, with the launches seen so far.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final
+
+import msgspec
+
+from fusetune.capture.cases import KnobSeen, Looked
+from fusetune.capture.programs import Program, run_program
+from fusetune.capture.watch import Watch
+from fusetune.core.brief import brief
+from fusetune.core.target import find_target
+from fusetune.errors import EXIT_OK, EXIT_PROGRAM
+
+_OURS: Final = str(Path(__file__).resolve().parents[1])
+
+
+class Request(msgspec.Struct, frozen=True):
+    """What to look at. `target` is the GPU to compile for where none is to be used."""
+
+    program: Program
+    target: str | None = None
+
+
+def main() -> int:
+    """Run the program and write down what it launches."""
+    request = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=Request)
+    answer = Path(sys.argv[2])
+    began = time.monotonic()
+    watch = Watch(understand, timed=request.target is None)
+    failed: str | None = None
+    with contextlib.ExitStack() as stack:
+        if request.target is not None:
+            from fusetune.capture.stand_in import stand_in
+
+            stack.enter_context(stand_in(find_target(request.target)))
+        watch.install()
+        stack.callback(watch.remove)
+        try:
+            with _leaving(answer, watch, request):
+                run_program(request.program)
+        except SystemExit as error:
+            failed = None if error.code in {None, 0} else f"it ended with exit code {error.code}"
+        except BaseException as error:  # noqa: BLE001 - a KeyboardInterrupt, too, is the program's end
+            _print(error)
+            failed = f"{type(error).__name__}: {brief(error)}"
+        _write(answer, _looked(watch, request, time.monotonic() - began, failed))
+    return EXIT_OK if failed is None else EXIT_PROGRAM
+
+
+def understand(
+    kernel: Any,
+    bound: Mapping[str, Any],
+    constants: Mapping[str, Any],
+    grid: Any,
+    options: Mapping[str, Any],
+    frame: Any,
+    compiled: Any,
+    proposals: Any,
+) -> dict[str, Any]:
+    """What may vary of a launch and why, what its grid follows, and what the kernel does to its tensors."""
+    from fusetune.capture.grids import rule_of
+    from fusetune.capture.knobs import knobs_of
+    from fusetune.capture.roles import roles_of
+
+    rule = rule_of(kernel, bound, grid, frame)
+    knobs = knobs_of(kernel, bound, constants, rule, options, proposals=proposals)
+    found: dict[str, Any] = {
+        "grid_kind": rule.kind,
+        "grid_why": rule.why,
+        "knobs": tuple(KnobSeen(knob.name, knob.value, knob.varies, knob.reason, tuple(knob.values)) for knob in knobs),
+    }
+    if compiled is not None and "ttir" in getattr(compiled, "asm", {}):
+        found["roles"] = roles_of(compiled.asm["ttir"])
+    return found
+
+
+def _looked(watch: Watch, request: Request, seconds: float, failed: str | None) -> Looked:
+    gpu = None
+    if request.target is None:
+        torch = sys.modules.get("torch")
+        gpu = torch.cuda.get_device_name() if torch is not None and torch.cuda.is_initialized() else None
+    return watch.looked(compiled_for=request.target, gpu=gpu, seconds=round(seconds, 2), failed=failed)
+
+
+def _write(answer: Path, looked: Looked) -> None:
+    temporary = answer.with_suffix(".part")
+    temporary.write_bytes(msgspec.json.encode(looked))
+    os.replace(temporary, answer)  # noqa: PTH105
+
+
+@contextlib.contextmanager
+def _leaving(answer: Path, watch: Watch, request: Request) -> Iterator[None]:
+    """What a program that leaves by os._exit has launched is written down, too."""
+    leave = os._exit
+
+    def left(code: int) -> None:
+        with contextlib.suppress(Exception):
+            failed = None if code == 0 else f"it left by os._exit({code})"
+            _write(answer, _looked(watch, request, 0.0, failed))
+        leave(code)
+
+    os._exit = left  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        os._exit = leave
+
+
+def _print(error: BaseException) -> None:
+    """The program's own traceback: without the frames of what runs it."""
+    frames: TracebackType | None = error.__traceback__
+    while frames is not None and _is_ours(frames):
+        frames = frames.tb_next
+    traceback.print_exception(type(error), error, frames)
+
+
+def _is_ours(frames: TracebackType) -> bool:
+    name = frames.tb_frame.f_code.co_filename
+    return name.startswith((_OURS, "<frozen ")) or Path(name).name in {"runpy.py", "contextlib.py"}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

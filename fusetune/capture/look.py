@@ -1,0 +1,42 @@
+"""Look at a program: run it once, in a process of its own, and read what it launched."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import msgspec
+
+from fusetune.capture.cases import Looked
+from fusetune.capture.child import Request
+from fusetune.capture.programs import Program
+from fusetune.errors import EXIT_PROGRAM, MachineError, ProgramError
+
+
+def look(program: Program, *, target: str | None = None, limit_s: float | None = None) -> Looked:
+    """What a program launches. It runs in the current folder; what it prints goes to stderr.
+
+    With `target` nothing is run on a GPU: launches are compiled for that one. A program that fails by itself is told in
+    `failed`, and its traceback has been printed. Raises ProgramError where it ended without a word, as by a signal or
+    after `limit_s` seconds, and MachineError where no process could be started.
+    """
+    with tempfile.TemporaryDirectory(prefix="fusetune-capture-") as folder:
+        request, answer = Path(folder, "request.json"), Path(folder, "answer.json")
+        request.write_bytes(msgspec.json.encode(Request(program, target)))
+        command = [sys.executable, "-m", "fusetune.capture.child", str(request), str(answer)]
+        sys.stderr.flush()
+        try:
+            done = subprocess.run(command, stdout=2, stdin=subprocess.DEVNULL, check=False, timeout=limit_s)
+        except subprocess.TimeoutExpired as error:
+            raise ProgramError(f"the program did not end within {limit_s:g} s; give it less to do") from error
+        except OSError as error:
+            raise MachineError(f"no process for the program could be started: {error.strerror or error}") from error
+        if not answer.exists():
+            how = f"signal {-done.returncode}" if done.returncode < 0 else f"exit code {done.returncode}"
+            raise ProgramError(f"the program's process ended with {how}, and nothing could be seen of its launches")
+        looked = msgspec.json.decode(answer.read_bytes(), type=Looked)
+    if looked.failed is None and done.returncode not in {0, EXIT_PROGRAM}:
+        return msgspec.structs.replace(looked, failed=f"its process ended with exit code {done.returncode}")
+    return looked

@@ -1,0 +1,116 @@
+"""What a program launches, as a table and in words."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Final
+
+from rich.table import Table
+
+from fusetune.capture.cases import Case, Looked
+from fusetune.core.text import printable
+from fusetune.report.terminal_tables import make_table
+from fusetune.units import format_us
+
+SHARE: Final = 0.95
+"""Of the kernels' time: so much is shown where nothing else is asked for."""
+_ALWAYS: Final = ("num_warps", "num_stages")
+
+
+def selected(looked: Looked, *, kernel: str | None = None, top: int | None = None, share: float = SHARE) -> list[Case]:
+    """The cases of the kernels that are asked for: of a name, the first few, or those that make up a share of the time.
+
+    Where nothing was timed all of them count. Kernels in order of their time, or of their launches.
+    """
+    kernels: defaultdict[tuple[str, str], list[Case]] = defaultdict(list)
+    for case in looked.cases:
+        if kernel is None or fnmatchcase(case.kernel.name, kernel):
+            kernels[case.kernel.file, case.kernel.name].append(case)
+    ordered = sorted(kernels.values(), key=lambda cases: (-_us(cases), -sum(case.launches for case in cases)))
+    total = sum(map(_us, ordered))
+    chosen: list[list[Case]] = []
+    for cases in ordered:
+        enough = total > 0 and sum(map(_us, chosen)) >= share * total
+        if (top is not None and len(chosen) >= top) or (top is None and kernel is None and enough):
+            break
+        chosen.append(cases)
+    return [case for cases in chosen for case in cases]
+
+
+def table_of(looked: Looked, cases: Sequence[Case]) -> Table:
+    """A row for each case: kernel, place, launches, time and share, grid, the config that runs, and what may vary."""
+    total = sum(case.us or 0.0 for case in looked.cases)
+    here = Path.cwd()
+    table = make_table(("kernel", "where", ">launches", ">time", ">share", "grid", "what runs", "may vary"))
+    for case in cases:
+        varying = [knob.name for knob in case.knobs if knob.varies and knob.name not in _ALWAYS]
+        table.add_row(
+            *map(
+                printable,
+                (
+                    case.kernel.name,
+                    _place(case, here),
+                    str(case.launches),
+                    format_us(case.us) if case.us is not None else "",
+                    f"{100 * (case.us or 0.0) / total:.0f} %" if total else "",
+                    "x".join(map(str, case.grid)),
+                    case.config_text(),
+                    ", ".join(["warps", "stages", *varying]) if case.knobs else "",
+                ),
+            )
+        )
+    return table
+
+
+def to_explanation(cases: Sequence[Case]) -> str:
+    """All that was understood of each case: tensors with their roles, the grid, and every parameter with its reason."""
+    return "\n".join("\n".join(_explained(case)) + "\n" for case in cases)
+
+
+def _explained(case: Case) -> list[str]:
+    lines = [f"{case.kernel.name}  {case.kernel.place()}  {case.launches} launches, {case.config_text()}"]
+    lines.append(f"  grid {'x'.join(map(str, case.grid))}: {case.grid_why or case.grid_kind}")
+    for name, tensor in case.tensors.items():
+        role = case.roles.get(name, "")
+        shared = [other for other, one in case.tensors.items() if other != name and one.storage == tensor.storage]
+        beside = f", shares its memory with {', '.join(shared)}" if shared else ""
+        lines.append(f"  {name}: {tensor.describe()}{f', {role}' if role else ''}{beside}")
+    lines += [f"  {name} = {value}" for name, value in case.values.items()]
+    for knob in case.knobs:
+        which = "may vary" if knob.varies else "stays"
+        lines.append(f"  {knob.name} = {knob.value} {which}: {knob.reason}")
+    lines += [f"  note: {finding}" for finding in case.findings]
+    return lines
+
+
+def besides(looked: Looked, cases: Sequence[Case]) -> list[str]:
+    """What else was seen, a sentence each."""
+    lines = []
+    if not looked.cases:
+        lines.append("the program launched no Triton kernel that could be seen")
+    left = len(looked.cases) - len(cases)
+    if left:
+        lines.append(f"{left} more case{'s' if left > 1 else ''} of other kernels; --top or --share shows more")
+    if looked.compiled_for:
+        lines.append(f"no GPU was used: launches were compiled for {looked.compiled_for}, and nothing is timed")
+    if looked.trials:
+        lines.append(f"{looked.trials} launches of autotuners that only timed are not the program's")
+    if looked.in_graphs:
+        lines.append(f"{looked.in_graphs} launches came while a CUDA graph was captured, and are not captured")
+    for name, count in looked.bypassed.items():
+        lines.append(f"{count} launches of {name} came past Triton's JIT, and are not captured")
+    findings = dict.fromkeys(f"{case.kernel.name}: {finding}" for case in cases for finding in case.findings)
+    return lines + [f"note: {finding}" for finding in findings]
+
+
+def _place(case: Case, here: Path) -> str:
+    path = Path(case.kernel.file)
+    name = str(path.relative_to(here)) if path.is_relative_to(here) else "/".join(path.parts[-2:])
+    return f"{name}:{case.kernel.line}"
+
+
+def _us(cases: Sequence[Case]) -> float:
+    return sum(case.us or 0.0 for case in cases)

@@ -1,0 +1,1 @@
+"""From a program that launches Triton kernels to its launches, recorded in a process of its own."""

@@ -77,6 +77,13 @@ def test_our_op_s_own_folders_are_not_read_and_others_of_their_names_are(tmp_pat
     assert told(tmp_path)[0] == 1
 
 
+def test_capture_knows_a_file_of_a_model_and_no_other_word_of_ours(tmp_path: Path) -> None:
+    plant(tmp_path, "capture/programs.py", 'if "ModelNew" in names:')
+    assert told(tmp_path) == (0, [])
+    plant(tmp_path, "capture/launches.py", "BLOCK_M")
+    assert told(tmp_path)[0] == 1
+
+
 def test_what_means_something_else_is_no_leak(tmp_path: Path) -> None:
     plant(tmp_path, "core/fine.py", "\n".join(FINE))
     assert told(tmp_path) == (0, [])

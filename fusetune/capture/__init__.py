@@ -1,0 +1,1 @@
+"""A program -> cases: what it launches, what of it may vary, and why the rest may not."""

@@ -1,0 +1,319 @@
+"""How a launch's grid follows from its constants: by calling what computes it, the caller's source, or numbers."""
+
+from __future__ import annotations
+
+import ast
+import linecache
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import FrameType, FunctionType
+from typing import Any, Literal
+
+from fusetune.capture.call_sites import CallSite, call_site, parsed
+from fusetune.capture.expressions import Folder, NotPureError, Open, evaluated, key_of, names_in, text_of
+from fusetune.capture.inferred import Point, inferred
+
+Kind = Literal["callable", "expression", "cdiv", "fixed"]
+
+
+@dataclass(frozen=True)
+class GridRule:
+    """What a launch's grid is for other constants than its own, and how that is known.
+
+    `text` is source over the constants that `reads` names, empty where only `call` can tell: it needs the program's
+    process. `suspects` are the constants that a fixed grid may follow all the same. `buffers` has, by each constant
+    that sizes a tensor of the program, a sentence that says where; `tied` those that the caller gives one value.
+    """
+
+    kind: Kind
+    why: str
+    grid: tuple[int, ...]
+    constants: Mapping[str, Any]
+    reads: frozenset[str] = frozenset()
+    text: str = ""
+    suspects: frozenset[str] = frozenset()
+    buffers: Mapping[str, str] = field(default_factory=dict)
+    tied: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    call: Callable[[Mapping[str, Any]], Any] | None = field(default=None, repr=False, compare=False)
+
+    def at(self, constants: Mapping[str, Any]) -> tuple[int, ...] | None:
+        """The grid with these constants, and the launch's own for what they leave out; None where it is not known."""
+        merged = {**self.constants, **constants}
+        if any(merged[one] != merged[other] for one, group in self.tied.items() for other in group):
+            return None
+        changed = {name for name, value in constants.items() if value != self.constants.get(name)}
+        if changed & self.suspects:
+            return None
+        if not changed & self.reads:
+            return self.grid
+        found: Any = None
+        if self.text:
+            found = _or_none(lambda: evaluated(self.text, merged))
+        elif self.call is not None:
+            held = self.call
+            found = _or_none(lambda: held(merged))
+        return _as_grid(found, len(self.grid))
+
+
+def rule_of(
+    grid: Any,
+    real: Sequence[int],
+    named: Mapping[str, Any],
+    constants: Mapping[str, Any],
+    *,
+    kernel: Any = None,
+    frame: FrameType | None = None,
+    points: Sequence[Point] = (),
+) -> GridRule:
+    """The rule of one launch: `grid` as the program gave it, `real` what it came to, `named` all arguments by name.
+
+    `frame` is the one that did `kernel[grid](...)`, `points` are other launches of the same kernel.
+    """
+    real = tuple(int(one) for one in real)
+    named = {**named, **constants}
+    site = call_site(frame, kernel, constants) if frame is not None and kernel is not None else None
+    rule = _of_callable(grid, real, named, constants, site) if callable(grid) else None
+    if rule is None and not callable(grid) and site is not None:
+        rule = _of_expression(site, real, constants)
+    if rule is None:
+        found = inferred([Point(real, named, constants), *points])
+        kind: Kind = "cdiv" if found.text else "fixed"
+        reads = names_in(found.text) if found.text else frozenset()
+        rule = GridRule(kind, found.why, real, constants, reads, found.text, found.suspects)
+    if site is None:
+        return rule
+    left_open = site.left_open()
+    buffers = {
+        name: f"a buffer of the program is sized by it: line {one.line}, `{one.text}`"
+        for name, one in site.buffers(left_open, site.literals()).items()
+    }
+    tied = {name: group for name, group in site.tied().items() if rule.reads.intersection(group)}
+    reads = rule.reads.union(*tied.values()) if tied else rule.reads
+    return replace(rule, buffers=buffers, tied=tied, reads=reads)
+
+
+def _of_callable(
+    grid: Callable[[Mapping[str, Any]], Any],
+    real: tuple[int, ...],
+    named: Mapping[str, Any],
+    constants: Mapping[str, Any],
+    site: CallSite | None,
+) -> GridRule:
+    """A callable is asked again with other constants; its source, where it can be read, tells it without asking."""
+    text = _or_none(lambda: _text_of_callable(grid, real, named, constants, site)) or ""
+    recorder = _Reads(named)
+    first = _as_grid(_or_none(lambda: grid(recorder)), len(real))
+    reads = frozenset(recorder.names & constants.keys()) | (names_in(text) if text else frozenset())
+    if first != real and not text:
+        why = "the grid is a callable that does not give the same grid when it is asked again"
+        return GridRule("fixed", why, real, constants, suspects=frozenset(constants))
+    if not reads:
+        return GridRule("fixed", "the grid is a callable that reads no constant of the kernel", real, constants)
+    if text and not recorder.names >= names_in(text):
+        why = f"the grid is a callable around what the caller passes for a constant: {text}"
+    else:
+        why = f"the grid is a callable that reads {', '.join(sorted(reads))}"
+
+    def call(merged: Mapping[str, Any]) -> Any:
+        return grid({**named, **merged})
+
+    return GridRule("callable", why, real, constants, reads, text, call=call)
+
+
+class _Reads(dict[str, Any]):
+    """All arguments of a launch by name, that remembers which were asked for."""
+
+    def __init__(self, named: Mapping[str, Any]) -> None:
+        super().__init__(named)
+        self.names: set[str] = set()
+
+    def __getitem__(self, name: str) -> Any:
+        self.names.add(name)
+        return super().__getitem__(name)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """As a dict's."""
+        self.names.add(name)
+        return super().get(name, default)
+
+    def keys(self) -> Any:
+        """As a dict's; whoever asks may read all of them."""
+        self.names.update(self)
+        return super().keys()
+
+    def items(self) -> Any:
+        """As a dict's; whoever asks may read all of them."""
+        self.names.update(self)
+        return super().items()
+
+
+def _text_of_callable(
+    grid: Any, real: tuple[int, ...], named: Mapping[str, Any], constants: Mapping[str, Any], site: CallSite | None
+) -> str:
+    """The source of a grid's function over the constants, proven at this launch; raises where there is none."""
+    if not isinstance(grid, FunctionType):
+        raise NotPureError("no plain function")
+    (parameter,), body = _function_at(grid)
+    cells = zip(grid.__code__.co_freevars, grid.__closure__ or (), strict=True)
+    around = {**grid.__globals__, **{name: cell.cell_contents for name, cell in cells}}
+    around[parameter] = dict(named)
+    left_open = {key_of(ast.parse(f"{parameter}[{name!r}]").body[0].value): name for name in constants}  # type: ignore[attr-defined]
+    computed: frozenset[str] = frozenset()
+    if site is not None and site.file == grid.__code__.co_filename:
+        ours = {key: name for key, name in site.left_open().items() if key.partition("[")[0] != parameter}
+        computed = site.computed(ours)
+        left_open = {**ours, **left_open}
+    folder = _folder(around, left_open, site, computed)
+    text = text_of(folder.fold(body))
+    if _as_grid(evaluated(text, constants), len(real)) != real or not names_in(text):
+        raise NotPureError("another grid")
+    return text
+
+
+def _function_at(grid: FunctionType) -> tuple[list[str], ast.expr]:
+    """The parameters of a lambda, or of a function that only returns, and the expression that it gives."""
+    code = grid.__code__
+    tree = parsed(code.co_filename, "".join(linecache.getlines(code.co_filename, grid.__globals__)))
+    found: list[tuple[list[str], ast.expr]] = []
+    for node in ast.walk(tree) if tree is not None else ():
+        if not isinstance(node, ast.Lambda | ast.FunctionDef) or node.lineno != code.co_firstlineno:
+            continue
+        parameters = [one.arg for one in node.args.args]
+        if isinstance(node, ast.Lambda) and code.co_name == "<lambda>":
+            found.append((parameters, node.body))
+        elif isinstance(node, ast.FunctionDef) and node.name == code.co_name:
+            body = [one for one in node.body if not _is_docstring(one)]
+            if len(body) == 1 and isinstance(body[0], ast.Return) and body[0].value is not None:
+                found.append((parameters, body[0].value))
+    if len(found) != 1:
+        raise NotPureError("its source is not clear")
+    return found[0]
+
+
+def _is_docstring(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+
+
+def _folder(
+    values: Mapping[str, Any], left_open: Mapping[str, str], site: CallSite | None, computed: frozenset[str]
+) -> Folder:
+    """Folds with the names of a call site, those that were computed from a constant by what they were computed from."""
+
+    def value_of(name: str) -> Any:
+        if site is not None and name in computed:
+            made = site.assigned(name)
+            if made is None:
+                raise NotPureError(f"`{name}` follows a constant in a way that is not understood")
+            return folder.fold(made)
+        return values[name]
+
+    folder = Folder(value_of, left_open)
+    return folder
+
+
+def _of_expression(site: CallSite, real: tuple[int, ...], constants: Mapping[str, Any]) -> GridRule | None:
+    """A grid by the source of the call; None where the source does not give the grid or does not say how."""
+    node = _written(site, site.grid)
+    if node is None:
+        return None
+    left_open = site.left_open()
+    text = _proven(site, node, left_open, real, constants)
+    if text is None:
+        return None
+    if names_in(text):
+        return GridRule("expression", f"the caller computes the grid as {text}", real, constants, names_in(text), text)
+    twice = _written_twice(site, node, left_open, constants)
+    again = _proven(site, node, {**left_open, **twice}, real, constants) if twice else None
+    if again is not None and names_in(again):
+        why = f"the caller writes the number again in the grid: {again}"
+        return GridRule("expression", why, real, constants, names_in(again), again)
+    return GridRule(
+        "fixed", f"the caller computes the grid from no constant of the kernel: {ast.unparse(node)}", real, constants
+    )
+
+
+def _written(site: CallSite, node: ast.expr) -> ast.expr | None:
+    """The expression that gives a grid: where it is a name, what was assigned to it; None where that is elsewhere."""
+    while isinstance(node, ast.Name):
+        made = site.assigned(node.id)
+        if made is None:
+            return None
+        node = made
+    return node if isinstance(node, ast.Tuple | ast.List | ast.Call | ast.BinOp | ast.IfExp) else None
+
+
+def _proven(
+    site: CallSite, node: ast.expr, left_open: Mapping[str, str], real: tuple[int, ...], constants: Mapping[str, Any]
+) -> str | None:
+    """The source of a grid over constants; None where it is not pure, or does not give the real grid."""
+    try:
+        text = text_of(_folder(site.names, left_open, site, site.computed(left_open)).fold(node))
+        return text if _as_grid(evaluated(text, constants), len(real)) == real else None
+    except NotPureError:
+        return None
+
+
+def _written_twice(
+    site: CallSite, node: ast.expr, left_open: Mapping[str, str], constants: Mapping[str, Any]
+) -> dict[str, str]:
+    """What divides in a grid and is the very number of one constant: by its source, the constant."""
+    values = [name for name in constants if name not in left_open.values()]
+    found: dict[str, str] = {}
+    waiting, seen = [node], set()
+    while waiting:
+        for inner in ast.walk(waiting.pop()):
+            if isinstance(inner, ast.Name) and inner.id not in seen:
+                seen.add(inner.id)
+                if (made := site.assigned(inner.id)) is not None:
+                    waiting.append(made)
+            divisor = _divisor(inner)
+            number = None if divisor is None else _value(site, divisor)
+            if divisor is None or not isinstance(number, int) or number < 2:
+                continue
+            same = [name for name in values if constants[name] == number]
+            if len(same) == 1:
+                found[key_of(divisor)] = same[0]
+                found[str(number - 1)] = f"{same[0]} - 1"  # As in (n + 1023) // 1024.
+    return found
+
+
+def _divisor(node: ast.AST) -> ast.expr | None:
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.FloorDiv | ast.Div):
+        return node.right
+    if isinstance(node, ast.Call) and len(node.args) == 2:
+        return node.args[1]
+    return None
+
+
+def _as_grid(value: Any, count: int) -> tuple[int, ...] | None:
+    """A grid of `count` axes, of numbers above 0; None where it is none."""
+    if isinstance(value, Open) or not isinstance(value, tuple | list):
+        return None
+    numbers = [_whole(one) for one in value]
+    if not numbers or any(one is None or one < 1 for one in numbers):
+        return None
+    longer = tuple(one for one in numbers if one is not None)
+    longer += (1,) * (count - len(longer))
+    return longer[:count] if all(one == 1 for one in longer[count:]) else None
+
+
+def _or_none(ask: Callable[[], Any]) -> Any:
+    """What a function of the program gives; None where it raises."""
+    try:
+        return ask()
+    except Exception:  # noqa: BLE001 - somebody's function
+        return None
+
+
+def _whole(value: Any) -> int | None:
+    try:
+        return int(value)
+    except (TypeError, ValueError, RuntimeError):
+        return None
+
+
+def _value(site: CallSite, node: ast.expr) -> Any:
+    try:
+        return site.value(node)
+    except NotPureError:
+        return None

@@ -1,0 +1,255 @@
+"""Which parameters of a launch may vary, and for every other one the reason why it may not."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+from fusetune.capture.expressions import NotPureError, cdiv, evaluated, next_power_of_2
+from fusetune.capture.grids import GridRule
+from fusetune.capture.inferred import shape_of
+from fusetune.capture.kernel_facts import KernelFacts, facts_of
+
+WARPS: Final = (1, 2, 4, 8, 16)
+STAGES: Final = (1, 2, 3, 4, 5)
+CTAS: Final = (1, 2, 4)
+REGISTERS: Final = (64, 96, 128, 168, 255)
+LAYOUT: Final = re.compile(
+    r"PAGE_?SIZE|CHUNK(_?SIZE)?|QUANT_?(BLOCK|GROUP)(_?SIZE)?|(BLOCK|GROUP)_?SIZE_?QUANT|BLOCK_?SEQ|SCALE_?BLOCK(_?SIZE)?"
+    r"|(QUANT_|SCALE_)?GROUP(_?SIZE)?(_K)?",
+    re.IGNORECASE,
+)
+"""Names of constants that say how the input lies in memory. A group of rows of tiles, `..._M`, is none."""
+_LARGEST: Final = 65536
+_DEFAULTS: Final = {"num_warps": 4, "num_stages": 3, "num_ctas": 1, "maxnreg": None}
+
+
+class Knob(NamedTuple):
+    """One parameter of a launch: whether it may vary, why or why not, and the values to try, its own among them."""
+
+    name: str
+    value: Any
+    varies: bool
+    reason: str
+    values: tuple[Any, ...] = ()
+
+
+def knobs_of(
+    kernel: Any,
+    named: Mapping[str, Any],
+    constants: Mapping[str, Any],
+    grid: GridRule,
+    options: Mapping[str, Any],
+    *,
+    proposals: Sequence[Mapping[str, Any]] = (),
+) -> tuple[Knob, ...]:
+    """Each option and constant of a launch as a knob, the options first.
+
+    `named` are all arguments by name, `proposals` the configs of the program's own list: their constants and options.
+    """
+    try:
+        facts: KernelFacts | None = facts_of(kernel)
+    except (OSError, TypeError, SyntaxError, ValueError):
+        facts = None
+    case = _Case({**named, **constants}, constants, grid, facts, proposals)
+    given = {
+        name: value for name, value in constants.items() if name in _DEFAULTS
+    }  # Triton gives these to the kernel, too.
+    others = [case.knob(name, value) for name, value in constants.items() if name not in given]
+    return (*_options({**given, **options}, facts, proposals), *others)
+
+
+def _options(
+    options: Mapping[str, Any], facts: KernelFacts | None, proposals: Sequence[Mapping[str, Any]]
+) -> tuple[Knob, ...]:
+    held = {**_DEFAULTS, **{name: value for name, value in options.items() if value is not None}}
+    warps, stages = held["num_warps"], held["num_stages"]
+    pipelined = facts is None or facts.pipelined
+    return (
+        Knob(
+            "num_warps",
+            warps,
+            True,
+            "any launch may have another",
+            _merged(WARPS, warps, _listed("num_warps", proposals)),
+        ),
+        Knob(
+            "num_stages",
+            stages,
+            True,
+            "loops of the kernel load",
+            _merged(STAGES, stages, _listed("num_stages", proposals)),
+        )
+        if pipelined
+        else Knob("num_stages", stages, False, "no loop to pipeline", (stages,)),
+        Knob("num_ctas", held["num_ctas"], False, "on request", _merged(CTAS, held["num_ctas"])),
+        Knob("maxnreg", held["maxnreg"], False, "on request", (held["maxnreg"], *REGISTERS)),
+    )
+
+
+class _Case:
+    """One launch, of which each constant is asked in turn."""
+
+    def __init__(
+        self,
+        named: Mapping[str, Any],
+        constants: Mapping[str, Any],
+        grid: GridRule,
+        facts: KernelFacts | None,
+        proposals: Sequence[Mapping[str, Any]],
+    ) -> None:
+        self._named = named
+        self._constants = constants
+        self._grid = grid
+        self._facts = facts
+        self._proposals = proposals
+        self._dimensions = {
+            f"{name}.shape[{axis}]": size for name, one in named.items() for axis, size in enumerate(shape_of(one))
+        }
+
+    def knob(self, name: str, value: Any) -> Knob:
+        """Whether a constant may vary. What the program's own list varies does, whatever else there is against it."""
+        found = self._by_itself(name, value)
+        proposed = _listed(name, self._proposals)
+        if len(proposed) < 2:
+            return found
+        return Knob(
+            name, value, True, "the program's own list of configs varies it", _merged(found.values, value, proposed)
+        )
+
+    def _by_itself(self, name: str, value: Any) -> Knob:
+        """The same without a list; the first reason against it counts."""
+        if type(value) is not int:
+            return self._fixed(name, value, f"it is {_kind(value)}, no size")
+        against = self._buffer(name, value) or self._no_tile(name, value)
+        if against is not None:
+            return self._fixed(name, value, against)
+        return self._by_grid(name, value) if name in self._grid.reads else self._by_loop(name, value)
+
+    def _fixed(self, name: str, value: Any, reason: str) -> Knob:
+        return Knob(name, value, False, reason, (value,))
+
+    def _no_tile(self, name: str, value: int) -> str | None:
+        if value < 1 or value & (value - 1):
+            return "it is no power of two, so no tile"
+        if self._facts is not None and name not in self._facts.sizes:
+            return "it is no size of a block in the kernel"
+        follows = name in self._grid.reads
+        if LAYOUT.fullmatch(name) and not follows:
+            return "by its name it says how the input lies in memory"
+        if self._facts is None and not follows:
+            return "the kernel's source cannot be read, and the grid does not follow it"
+        return None
+
+    def _by_grid(self, name: str, value: int) -> Knob:
+        if name in self._grid.tied:
+            others = ", ".join(one for one in self._grid.tied[name] if one != name)
+            return self._fixed(name, value, f"the caller gives one value to it and to {others}")
+        values = tuple(one for one in _around(value) if one == value or self._grid.at({name: one}) is not None)
+        if not {value * 2, value // 2} & set(values):
+            return self._fixed(name, value, "the grid follows it, but is not known for twice or half of it")
+        return Knob(name, value, True, f"the grid follows it: {self._grid.why}", values)
+
+    def _by_loop(self, name: str, value: int) -> Knob:
+        bounds = self._facts.steps.get(name, frozenset()) if self._facts is not None else frozenset()
+        if (tied := self._tied_to(value, bounds)) is not None:
+            return self._fixed(name, value, tied)
+        if name in self._grid.suspects:
+            return self._fixed(name, value, f"the grid may follow it: {self._grid.why}")
+        if not bounds:
+            return self._fixed(name, value, f"neither the grid nor a loop of the kernel follows it: {self._grid.why}")
+        reason, values = "a loop of the kernel steps by it, and the grid does not", _around(value)
+        for limit, size in self._layouts():
+            if size >= value and size % value == 0:
+                values = tuple(one for one in values if size % one == 0)
+                reason += f"; at most {limit}, {size}"
+        return Knob(name, value, True, reason, values)
+
+    def _layouts(self) -> list[tuple[str, int]]:
+        """The arguments whose names say how the input lies in memory: a loop's tile may have to divide them."""
+        return [
+            (name, one) for name, one in self._named.items() if LAYOUT.fullmatch(name) and type(one) is int and one > 1
+        ]
+
+    def _tied_to(self, value: int, bounds: frozenset[str]) -> str | None:
+        """Why a tile follows the shape; one that a loop is known to step by more than once is free of it."""
+        covered = [self._worth(one) for one in bounds]
+        if covered and all(one is not None and one > value for one in covered):
+            return None
+        for one in (*bounds, *self._dimensions):
+            size = self._worth(one) if one in bounds else self._dimensions[one]
+            if size is None or size < 1:
+                continue
+            if size == value:
+                return f"it is the size {one}: a smaller one would compute a part of it"
+            if next_power_of_2(size) == value:
+                return f"it is the next power of two of {one}, {size}: a smaller one would compute a part of it"
+        return None
+
+    def _worth(self, bound: str) -> int | None:
+        """What a loop covers, as a number; None where the launch's arguments do not say."""
+        if not bound:
+            return None
+        try:
+            found = evaluated(bound, self._named)
+        except (NotPureError, SyntaxError):
+            return None
+        return found if type(found) is int else None
+
+    def _buffer(self, name: str, value: Any) -> str | None:
+        """Why a buffer of the program was sized by it: by the caller's source, or by this launch's numbers."""
+        if name in self._grid.buffers:
+            return self._grid.buffers[name]
+        if type(value) is not int or value < 2 or (self._facts is not None and name not in self._facts.sizes):
+            return None
+        integers = {told: one for told, one in self._named.items() if type(one) is int and one > 1}
+        for told, count in self._dimensions.items():
+            # A dimension that is passed as a number is a size of the problem, whatever else it equals.
+            if count < 2 or count in integers.values():
+                continue
+            tensor = told.partition(".")[0]
+            others = {one: size for one, size in self._dimensions.items() if one.partition(".")[0] != tensor}
+            others |= {one: size for one, size in integers.items() if one not in self._constants}
+            for other, size in others.items():
+                if size > value and cdiv(size, value) == count and count not in others.values():
+                    return f"a buffer of the program is sized by it: {told} is {count}, cdiv({other}, {name})"
+        return None
+
+
+def _around(value: int) -> tuple[int, ...]:
+    """Powers of two from a quarter to four times of a tile."""
+    found = [value * 4 >> shift for shift in range(5)]
+    least = min(16, value)
+    return tuple(sorted(one for one in found if least <= one <= max(_LARGEST, value)))
+
+
+def _listed(name: str, proposals: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """The different values of a parameter in the program's list of configs."""
+    found: list[Any] = []
+    for one in proposals:
+        if name in one and one[name] not in found:
+            found.append(one[name])
+    return found
+
+
+def _merged(values: Sequence[Any], own: Any, proposed: Sequence[Any] = ()) -> tuple[Any, ...]:
+    found = [*values, *(one for one in (own, *proposed) if one not in values)]
+    distinct = [one for index, one in enumerate(found) if one not in found[:index]]
+    return tuple(sorted(distinct)) if all(isinstance(one, int) for one in distinct) else tuple(distinct)
+
+
+def _kind(value: Any) -> str:
+    """What a constant is, in a word or two."""
+    for kind, told in (
+        (bool, "a bool"),
+        (str, "a string"),
+        (float, "a float"),
+        (tuple, "a tuple"),
+        (type(None), "None"),
+    ):
+        if isinstance(value, kind):
+            return told
+    if hasattr(value, "fn") or callable(value):
+        return "a function"
+    return f"a {type(value).__name__}"

@@ -1,0 +1,299 @@
+"""Kernels and the functions that launch them, one for each way in which programs come by a tile and a grid."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from triton.runtime.jit import JITFunction
+
+from fusetune.capture.grids import GridRule, rule_of
+from fusetune.capture.inferred import Point
+from fusetune.ops.parameters import is_constexpr, parameters_of
+
+TILE = 1024
+
+
+class Launched(NamedTuple):
+    """One launch as a recorder sees it."""
+
+    kernel: Any
+    given: Any
+    real: tuple[int, ...]
+    named: Mapping[str, Any]
+    constants: Mapping[str, Any]
+    rule: GridRule
+
+    def point(self) -> Point:
+        return Point(self.real, self.named, self.constants)
+
+
+@contextmanager
+def recording() -> Iterator[list[Launched]]:
+    """Record launches in place of them, as JITFunction.run sees them; their rules are made while the caller waits."""
+    found: list[Launched] = []
+
+    def run(self: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
+        frame: FrameType | None = sys._getframe(1)
+        while frame is not None and "triton/" in frame.f_code.co_filename:
+            frame = frame.f_back
+        parameters = parameters_of(self)
+        bound = inspect.signature(self.fn).bind(
+            *args, **{name: one for name, one in kwargs.items() if name in parameters}
+        )
+        bound.apply_defaults()
+        named = dict(bound.arguments)
+        constants = {name: named[name] for name, one in parameters.items() if is_constexpr(one)}
+        real = tuple(grid(named) if callable(grid) else grid)
+        rule = rule_of(grid, real, named, constants, kernel=self, frame=frame)
+        found.append(Launched(self, grid, real, named, constants, rule))
+
+    before = JITFunction.run
+    JITFunction.run = run
+    try:
+        yield found
+    finally:
+        JITFunction.run = before
+
+
+def launched(function: Any, *args: Any, **kwargs: Any) -> Launched:
+    """The one launch that a call makes."""
+    with recording() as found:
+        function(*args, **kwargs)
+    (one,) = found
+    return one
+
+
+@JITFunction
+def scaled(x_ptr, y_ptr, n, BLOCK: tl.constexpr):
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(y_ptr + at, tl.load(x_ptr + at, mask=at < n) * 2.0, mask=at < n)
+
+
+@JITFunction
+def softmax(x_ptr, y_ptr, columns, BLOCK: tl.constexpr):
+    at = tl.arange(0, BLOCK)
+    row = tl.program_id(0)
+    x = tl.load(x_ptr + row * columns + at, mask=at < columns, other=-float("inf"))
+    x = tl.exp(x - tl.max(x))
+    tl.store(y_ptr + row * columns + at, x / tl.sum(x), mask=at < columns)
+
+
+@JITFunction
+def row_sum(x_ptr, y_ptr, columns, BLOCK: tl.constexpr):
+    row = tl.program_id(0)
+    total = tl.zeros((BLOCK,), tl.float32)
+    for start in range(0, columns, BLOCK):
+        at = start + tl.arange(0, BLOCK)
+        total += tl.load(x_ptr + row * columns + at, mask=at < columns, other=0.0)
+    tl.store(y_ptr + row, tl.sum(total))
+
+
+@JITFunction
+def product(
+    a_ptr,
+    b_ptr,
+    c_ptr,
+    M,
+    N,
+    K,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    GROUP: tl.constexpr,
+):
+    program = tl.program_id(0)
+    across = tl.cdiv(N, BLOCK_N)
+    rows = program // across * BLOCK_M + tl.arange(0, BLOCK_M)
+    columns = program % across * BLOCK_N + tl.arange(0, BLOCK_N)
+    depth = tl.arange(0, BLOCK_K)
+    total = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    for step in range(tl.cdiv(K, BLOCK_K)):
+        at = step * BLOCK_K + depth
+        a = tl.load(a_ptr + rows[:, None] * K + at[None, :])
+        b = tl.load(b_ptr + at[:, None] * N + columns[None, :])
+        total += tl.dot(a, b)
+    tl.store(c_ptr + rows[:, None] * N + columns[None, :], total)
+
+
+@JITFunction
+def partial_sums(x_ptr, part_ptr, n, BLOCK: tl.constexpr):
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(part_ptr + tl.program_id(0), tl.sum(tl.load(x_ptr + at, mask=at < n, other=0.0)))
+
+
+@JITFunction
+def single(x_ptr, y_ptr, n):
+    at = tl.program_id(0)
+    tl.store(y_ptr + at, tl.load(x_ptr + at))
+
+
+@JITFunction
+def pages(x_ptr, y_ptr, table_ptr, n, PAGE_SIZE: tl.constexpr):
+    total = tl.zeros((PAGE_SIZE,), tl.float32)
+    for start in range(0, n, PAGE_SIZE):
+        page = tl.load(table_ptr + start // PAGE_SIZE)
+        total += tl.load(x_ptr + page * PAGE_SIZE + tl.arange(0, PAGE_SIZE))
+    tl.store(y_ptr + tl.program_id(0), tl.sum(total))
+
+
+@JITFunction
+def grouped(x_ptr, scale_ptr, y_ptr, K, group_size, BLOCK_K: tl.constexpr):
+    total = tl.zeros((BLOCK_K,), tl.float32)
+    for start in range(0, K, BLOCK_K):
+        scale = tl.load(scale_ptr + start // group_size)
+        total += tl.load(x_ptr + start + tl.arange(0, BLOCK_K)) * scale
+    tl.store(y_ptr + tl.program_id(0), tl.sum(total))
+
+
+@JITFunction
+def persistent(x_ptr, part_ptr, rows, columns, BLOCK: tl.constexpr, PROGRAMS: tl.constexpr):
+    total = tl.zeros((BLOCK,), tl.float32)
+    tiles = tl.cdiv(rows * columns, BLOCK)
+    for tile in range(tl.program_id(0), tiles, PROGRAMS):
+        at = tile * BLOCK + tl.arange(0, BLOCK)
+        total += tl.load(x_ptr + at, mask=at < rows * columns, other=0.0)
+    tl.store(part_ptr + tl.program_id(0), tl.sum(total))
+
+
+@JITFunction
+def _doubled(x, ACTIVATION: tl.constexpr, SQUARE: tl.constexpr):
+    x = x * x if SQUARE else x
+    return tl.maximum(x, 0.0) if ACTIVATION == "relu" else x
+
+
+@JITFunction
+def many_kinds(
+    x_ptr, bias_ptr, y_ptr, n, BLOCK: tl.constexpr, ACTIVATION: tl.constexpr, SQUARE: tl.constexpr, TO: tl.constexpr
+):
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    x = _doubled(tl.load(x_ptr + at, mask=at < n), ACTIVATION, SQUARE)
+    if bias_ptr is not None:
+        x += tl.load(bias_ptr + at, mask=at < n)
+    tl.store(y_ptr + at, x.to(TO), mask=at < n)
+
+
+def by_callable(x: torch.Tensor) -> None:
+    n = x.numel()
+    scaled[lambda meta: (triton.cdiv(n, meta["BLOCK"]),)](x, torch.empty_like(x), n, BLOCK=512)
+
+
+def by_callable_of_arguments(x: torch.Tensor) -> None:
+    def grid(meta: Mapping[str, Any]) -> tuple[int, ...]:
+        blocks = triton.cdiv(meta["n"], meta["BLOCK"])
+        return (blocks,)
+
+    scaled[grid](x, torch.empty_like(x), x.numel(), BLOCK=512)
+
+
+def by_callable_around_a_local(x: torch.Tensor) -> None:
+    size = 256
+    grid = lambda meta: (triton.cdiv(x.numel(), size),)  # noqa: E731
+    scaled[grid](x, torch.empty_like(x), x.numel(), BLOCK=size)
+
+
+def by_callable_of_another_literal(x: torch.Tensor) -> None:
+    scaled[lambda meta: (triton.cdiv(x.numel(), 512),)](x, torch.empty_like(x), x.numel(), BLOCK=1024)
+
+
+def by_tuple(x: torch.Tensor) -> None:
+    y = torch.empty_like(x)
+    n = x.numel()
+    size = 256
+    grid = (triton.cdiv(n, size),)
+    scaled[grid](
+        x,
+        y,
+        n,
+        BLOCK=size,
+    )
+
+
+def by_position(x: torch.Tensor, size: int = 256) -> None:
+    blocks = (x.numel() + size - 1) // size
+    scaled[(blocks, 1, 1)](x, torch.empty_like(x), x.numel(), size)
+
+
+def by_module_constant(x: torch.Tensor) -> None:
+    scaled[(triton.cdiv(x.shape[0], TILE),)](x, torch.empty_like(x), x.shape[0], BLOCK=TILE)
+
+
+def by_settings(x: torch.Tensor) -> None:
+    settings = {"BLOCK": 128}
+    scaled[(triton.cdiv(x.numel(), settings["BLOCK"]),)](x, torch.empty_like(x), x.numel(), **settings)
+
+
+def literal_written_twice(x: torch.Tensor) -> None:
+    scaled[((x.numel() + 1023) // 1024,)](x, torch.empty_like(x), x.numel(), BLOCK=1024)
+
+
+def over_launched(x: torch.Tensor) -> None:
+    scaled[(triton.cdiv(x.numel(), 512),)](x, torch.empty_like(x), x.numel(), BLOCK=1024)
+
+
+def given_grid(x: torch.Tensor, grid: tuple[int, ...], size: int) -> None:
+    scaled[grid](x, torch.empty_like(x), x.numel(), BLOCK=size)
+
+
+def softmax_by_rows(x: torch.Tensor) -> None:
+    rows, columns = x.shape
+    block = triton.next_power_of_2(columns)
+    softmax[(rows,)](x, torch.empty_like(x), columns, BLOCK=block)
+
+
+def sum_by_rows(x: torch.Tensor, size: int = 64) -> None:
+    row_sum[(x.shape[0],)](x, torch.empty(x.shape[0]), x.shape[1], BLOCK=size)
+
+
+def multiplied(a: torch.Tensor, b: torch.Tensor, tiles: tuple[int, int, int] = (128, 64, 32)) -> None:
+    (M, K), N = a.shape, b.shape[1]
+    BM, BN, BK = tiles
+    c = torch.empty(M, N)
+    product[(triton.cdiv(M, BM) * triton.cdiv(N, BN),)](a, b, c, M, N, K, BM, BN, BK, GROUP=8)
+
+
+def multiplied_by_one_tile(a: torch.Tensor, b: torch.Tensor, size: int = 64) -> None:
+    (M, K), N = a.shape, b.shape[1]
+    c = torch.empty(M, N)
+    grid = (triton.cdiv(M, size) * triton.cdiv(N, size),)
+    product[grid](a, b, c, M, N, K, BLOCK_M=size, BLOCK_N=size, BLOCK_K=32, GROUP=8)
+
+
+def summed_in_parts(x: torch.Tensor, size: int = 512) -> None:
+    blocks = triton.cdiv(x.numel(), size)
+    part = torch.empty(blocks)
+    partial_sums[(blocks,)](x, part, x.numel(), BLOCK=size)
+
+
+def summed_into(x: torch.Tensor, part: torch.Tensor) -> None:
+    partial_sums[lambda meta: (triton.cdiv(x.numel(), meta["BLOCK"]),)](x, part, x.numel(), BLOCK=512)
+
+
+def one_by_one(x: torch.Tensor) -> None:
+    single[(x.numel(),)](x, torch.empty_like(x), x.numel())
+
+
+def paged(x: torch.Tensor, table: torch.Tensor) -> None:
+    pages[(1,)](x, torch.empty(1), table, x.numel(), PAGE_SIZE=16)
+
+
+def dequantised(x: torch.Tensor, group_size: int = 128) -> None:
+    scales = torch.empty(x.shape[1] // group_size)
+    grouped[(1,)](x, scales, torch.empty(1), x.shape[1], group_size, BLOCK_K=64)
+
+
+def on_every_processor(x: torch.Tensor, programs: int = 132) -> None:
+    part = torch.empty(programs)
+    persistent[(programs,)](x, part, x.shape[0], x.shape[1], BLOCK=256, PROGRAMS=programs)
+
+
+def of_many_kinds(x: torch.Tensor) -> None:
+    grid = lambda meta: (triton.cdiv(meta["n"], meta["BLOCK"]),)  # noqa: E731
+    many_kinds[grid](x, None, torch.empty_like(x), x.numel(), BLOCK=256, ACTIVATION="relu", SQUARE=True, TO=tl.float32)

@@ -1,0 +1,142 @@
+"""How a grid follows from a launch's constants: callables, the caller's source, and numbers alone."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fusetune.capture.expressions import NotPureError, evaluated
+from fusetune.capture.grids import GridRule, rule_of
+from fusetune.capture.inferred import Point
+from tests.support import launched_kernels as programs
+from tests.support.launched_kernels import launched
+
+X = torch.empty(100_000)
+
+
+def test_a_callable_that_reads_the_tile_is_followed():
+    rule = launched(programs.by_callable, X).rule
+    assert (rule.kind, rule.reads) == ("callable", {"BLOCK"})
+    assert [rule.at({"BLOCK": size}) for size in (256, 512, 1024)] == [(391,), (196,), (98,)]
+    assert rule.text == "(cdiv(100000, BLOCK),)"
+
+
+def test_a_callable_that_reads_an_argument_by_name_is_asked_again():
+    rule = launched(programs.by_callable_of_arguments, X).rule
+    assert (rule.kind, rule.reads, rule.text) == ("callable", {"BLOCK"}, "")
+    assert rule.at({"BLOCK": 1024}) == (98,)
+
+
+def test_a_callable_around_a_local_that_is_passed_as_the_tile_follows_it():
+    rule = launched(programs.by_callable_around_a_local, X).rule
+    assert rule.at({"BLOCK": 1024}) == (98,)
+    assert "around what the caller passes" in rule.why
+
+
+def test_a_callable_with_a_literal_of_its_own_follows_nothing():
+    rule = launched(programs.by_callable_of_another_literal, X).rule
+    assert (rule.kind, rule.reads) == ("fixed", frozenset())
+    assert "reads no constant" in rule.why
+
+
+def test_a_callable_that_raises_for_some_constants_has_no_grid_for_these():
+    def grid(meta):
+        if meta["BLOCK"] > 512:
+            raise ValueError("too large")
+        return (100 // meta["BLOCK"] + 1,)
+
+    rule = rule_of(grid, (1,), {"n": 100}, {"BLOCK": 512})
+    assert rule.at({"BLOCK": 64}) == (2,)
+    assert rule.at({"BLOCK": 1024}) is None
+
+
+@pytest.mark.parametrize(
+    ("function", "text"),
+    [
+        (programs.by_tuple, "(cdiv(100000, BLOCK),)"),
+        (programs.by_position, "((100000 + BLOCK - 1) // BLOCK, 1, 1)"),
+        (programs.by_module_constant, "(cdiv(100000, BLOCK),)"),
+        (programs.by_settings, "(cdiv(100000, BLOCK),)"),
+    ],
+)
+def test_a_tuple_computed_by_the_caller_is_followed(function, text):
+    one = launched(function, X)
+    assert (one.rule.kind, one.rule.text) == ("expression", text)
+    assert one.rule.at(one.constants) == one.real
+    assert one.rule.at({"BLOCK": 2048})[0] == 49
+
+
+def test_two_tiles_in_one_axis_are_followed_each():
+    rule = launched(programs.multiplied, torch.empty(4096, 1024), torch.empty(1024, 2048)).rule
+    assert rule.reads == {"BLOCK_M", "BLOCK_N"}
+    assert rule.at({}) == (1024,)
+    assert rule.at({"BLOCK_M": 64}) == (2048,)
+    assert rule.at({"BLOCK_K": 64}) == (1024,)
+
+
+def test_one_name_for_two_tiles_keeps_them_together():
+    rule = launched(programs.multiplied_by_one_tile, torch.empty(4096, 1024), torch.empty(1024, 2048)).rule
+    assert rule.at({"BLOCK_M": 128}) is None
+    assert rule.at({"BLOCK_M": 128, "BLOCK_N": 128}) == (512,)
+
+
+def test_a_literal_written_in_the_grid_and_at_the_launch_is_one_tile():
+    rule = launched(programs.literal_written_twice, X).rule
+    assert rule.kind == "expression"
+    assert rule.why.startswith("the caller writes the number again")
+    assert rule.text == "((100000 + (BLOCK - 1)) // BLOCK,)"
+
+
+def test_a_grid_from_another_literal_than_the_tile_follows_nothing():
+    rule = launched(programs.over_launched, X).rule
+    assert (rule.kind, rule.reads) == ("fixed", frozenset())
+    assert "no constant of the kernel" in rule.why
+
+
+def test_a_grid_of_rows_is_not_taken_for_tiles_of_all_elements():
+    # 4096 rows are also cdiv(4096 * 1024, 1024).
+    assert launched(programs.softmax_by_rows, torch.empty(4096, 1024)).rule.kind == "fixed"
+    named = {"x": torch.empty(4096, 1024), "BLOCK": 1024}
+    rule = rule_of((4096,), (4096,), named, {"BLOCK": 1024})
+    assert rule.kind == "fixed"
+    assert rule.at({"BLOCK": 512}) is None
+
+
+def test_without_the_source_the_only_explanation_is_taken():
+    rule = launched(programs.given_grid, X, (391,), 256).rule
+    assert (rule.kind, rule.text) == ("cdiv", "(cdiv(100000, BLOCK),)")
+    assert rule.at({"BLOCK": 128}) == (782,)
+
+
+def test_without_the_source_a_grid_that_nothing_explains_is_fixed():
+    rule = launched(programs.given_grid, X, (400,), 256).rule
+    assert rule.kind == "fixed"
+
+
+def test_two_explanations_are_none_until_another_launch_tells_them_apart():
+    constants = {"BLOCK_M": 64, "BLOCK_N": 64}
+    first = Point((64,), {"M": 4096, "N": 512}, constants)
+    other = Point((16,), {"M": 2048, "N": 512}, {"BLOCK_M": 128, "BLOCK_N": 64})
+    alone = rule_of(first.grid, first.grid, first.named, constants)
+    assert alone.kind == "fixed"
+    assert "may be" in alone.why
+    assert alone.at({"BLOCK_M": 32}) is None
+    both = rule_of(first.grid, first.grid, first.named, constants, points=[other])
+    assert (both.kind, both.reads) == ("cdiv", {"BLOCK_M"})
+
+
+def test_a_buffer_that_is_sized_by_the_tile_is_named_with_its_line():
+    rule = launched(programs.summed_in_parts, X).rule
+    assert rule.reads == {"BLOCK"}
+    assert "`torch.empty(blocks)`" in rule.buffers["BLOCK"]
+    assert launched(programs.by_tuple, X).rule.buffers == {}
+
+
+def test_a_grid_below_one_is_none():
+    rule = GridRule("expression", "", (1,), {"BLOCK": 2}, frozenset({"BLOCK"}), "(4 // BLOCK,)")
+    assert rule.at({"BLOCK": 8}) is None
+
+
+def test_what_a_rule_evaluates_cannot_call_anything_else():
+    with pytest.raises(NotPureError):
+        evaluated("(exit(BLOCK),)", {"BLOCK": 1})

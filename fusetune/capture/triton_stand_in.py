@@ -1,12 +1,14 @@
 """Triton without a GPU: a launch is compiled for a Target and not made. Only a process that captures imports this.
 
 Private parts, each as in Triton 3.6 to 3.8: `driver._active` and `_default`; `JITFunction.run`, whose `warmup=True`
-ends behind the compiler, and `device_caches`; `Autotuner._bench`, `nargs`, `cache` and `check_disk_cache`;
+ends behind the compiler, and `device_caches`; `Autotuner._bench`, `nargs`, `cache`, `perf_model` and
+`check_disk_cache`;
 `CompiledKernel._init_handles`, which asks the driver's `utils`; the cache of `max_shared_mem`.
 """
 
 from __future__ import annotations
 
+import functools
 from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
@@ -149,6 +151,7 @@ def install(patches: Patches, target: Target) -> None:
     patches.put(triton.testing, "assert_close", nothing)
     patches.put(JITFunction, "run", _compiling(patches, target))
     patches.put(Autotuner, "_bench", _choosing(patches))
+    patches.wrap(Autotuner, "prune_configs", _pruning)
     if hasattr(Autotuner, "check_disk_cache"):
         patches.put(Autotuner, "check_disk_cache", _untold)
 
@@ -218,6 +221,26 @@ def _choosing(patches: Patches) -> Callable[..., Any]:
         return [ELAPSED_MS] * 3
 
     return bench
+
+
+def _pruning(own: Callable[..., Any]) -> Callable[..., Any]:
+    """Autotuner.prune_configs that does without a performance model which asks the GPU's driver for its clocks."""
+
+    @functools.wraps(own)
+    def pruned(self: Any, kwargs: dict[str, Any]) -> Any:
+        try:
+            return own(self, kwargs)
+        except Exception as error:
+            asked_driver = isinstance(error, OSError) or type(error).__module__ == "pynvml"
+            if self.perf_model is None or not asked_driver:
+                raise
+        model, self.perf_model = self.perf_model, None
+        try:
+            return own(self, kwargs)
+        finally:
+            self.perf_model = model
+
+    return pruned
 
 
 def _forget(cache: dict[Any, Any], before: dict[Any, Any]) -> None:

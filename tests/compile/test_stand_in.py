@@ -170,6 +170,20 @@ copy[(1,)](TensorDescriptor.from_tensor(x, [1, 1]), torch.empty_like(x))
     assert script(tmp_path, text, target="h100").ended_well().launches == [{"name": "copy", "sm": 90, "warps": 4}]
 
 
+@pytest.mark.parametrize(("model", "ends"), [("pynvml._nvmlCheckReturn(12)", 0), ("1 / 0", 1)])
+def test_a_model_of_times_that_asks_the_driver_is_done_without(tmp_path: Path, model: str, ends: int) -> None:
+    text = ADD.replace(
+        "@triton.jit",
+        "import pynvml\ndef times(**_): return " + model + "\n"
+        "def pruned(configs, args, **_): return configs[1:]\n"
+        "@triton.autotune([triton.Config({'BLOCK': 64 * w}, num_warps=w) for w in (1, 2, 4, 8)], ['n'],\n"
+        "    prune_configs_by={'perf_model': times, 'top_k': 1, 'early_config_prune': pruned})\n@triton.jit",
+    )
+    run = script(tmp_path, text + "x = torch.rand(64).cuda()\nadd[(1,)](x, x, x, 64)\n")
+    assert run.code == ends, run.err
+    assert [launch["warps"] for launch in run.launches] == ([] if ends else [2])
+
+
 def test_a_model_beside_its_reference_is_run_forward(tmp_path: Path) -> None:
     text = """
 class Model(torch.nn.Module): ...

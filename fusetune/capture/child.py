@@ -11,7 +11,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
@@ -20,7 +20,7 @@ import msgspec
 
 from fusetune.capture.cases import KnobSeen, Looked
 from fusetune.capture.programs import Program, run_program
-from fusetune.capture.watch import Watch
+from fusetune.capture.watch import Watch, before_of, told
 from fusetune.core.brief import brief
 from fusetune.core.target import find_target
 from fusetune.errors import EXIT_OK, EXIT_PROGRAM
@@ -64,27 +64,32 @@ def main() -> int:
 def understand(
     kernel: Any,
     bound: Mapping[str, Any],
-    constants: Mapping[str, Any],
     grid: Any,
+    resolved: tuple[int, ...],
     options: Mapping[str, Any],
     frame: Any,
     compiled: Any,
-    proposals: Any,
+    proposals: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
     """What may vary of a launch and why, what its grid follows, and what the kernel does to its tensors."""
     from fusetune.capture.grids import rule_of
     from fusetune.capture.knobs import knobs_of
     from fusetune.capture.roles import roles_of
 
-    rule = rule_of(kernel, bound, grid, frame)
-    knobs = knobs_of(kernel, bound, constants, rule, options, proposals=proposals)
+    constants = {one.name: bound[one.name] for one in kernel.params if one.is_constexpr and one.name in bound}
+    rule = rule_of(grid, resolved, bound, constants, kernel=kernel, frame=frame)
+    launched = {**before_of(compiled), **options}
+    knobs = knobs_of(kernel, bound, constants, rule, launched, proposals=proposals)
     found: dict[str, Any] = {
         "grid_kind": rule.kind,
         "grid_why": rule.why,
-        "knobs": tuple(KnobSeen(knob.name, knob.value, knob.varies, knob.reason, tuple(knob.values)) for knob in knobs),
+        "knobs": tuple(
+            KnobSeen(knob.name, told(knob.value), knob.varies, knob.reason, tuple(map(told, knob.values)))
+            for knob in knobs
+        ),
     }
-    if compiled is not None and "ttir" in getattr(compiled, "asm", {}):
-        found["roles"] = roles_of(compiled.asm["ttir"])
+    if "ttir" in getattr(compiled, "asm", {}):
+        found["roles"] = {name: role.does for name, role in roles_of(compiled).items()}
     return found
 
 

@@ -18,8 +18,14 @@ from fusetune.capture.cases import Case, KernelSeen, Looked, TensorSeen
 from fusetune.ops.hashing import hash_kernels, innermost, kernels_named_by
 
 MOST_CASES: Final = 2000
-MOST_TIMED: Final = 100_000
-"""Launches that are timed; what comes later is counted."""
+MOST_TIMED: Final = 20_000
+"""Launches that are timed at most; what comes later is counted."""
+TIMED_OF_A_CASE: Final = 20
+"""So many launches of a case say what all of them take."""
+_BUSY_CYCLES: Final = 400_000
+"""Of the GPU's clock, some 200 us: longer than the host takes for a launch."""
+_FIRST: Final = 20
+"""So many times as long at a kernel's first launch."""
 _BEFORE: Final = ("num_warps", "num_stages", "num_ctas", "maxnreg", "warp_size")
 _OPTIONS_OF_A_CONFIG: Final = ("num_warps", "num_stages", "num_ctas", "maxnreg")
 _OURS: Final = str(Path(__file__).resolve().parents[1])
@@ -36,7 +42,7 @@ class _Seen:
 class Watch:
     """Records launches between `install` and `remove`; `looked` is what was seen.
 
-    `understand(kernel, bound, constants, grid, options, frame, compiled, proposals)` may add to a case when it is seen
+    `understand(kernel, bound, grid, resolved, options, frame, compiled, proposals)` may add to a case when it is seen
     first, while its objects live: the fields that it returns replace the case's. What it raises is a finding.
     """
 
@@ -47,6 +53,7 @@ class Watch:
         self._lock = threading.Lock()
         self._undo: list[Callable[[], None]] = []
         self._timings = 0
+        self._launched: set[int] = set()
         self.trials = self.in_graphs = self.lost = 0
         self.bypassed: dict[str, int] = {}
 
@@ -84,10 +91,7 @@ class Watch:
     def looked(self, **about: Any) -> Looked:
         """What was seen so far."""
         self._finish_times()
-        cases = []
-        for seen in self._seen.values():
-            us = seen.case.us
-            cases.append(_replaced(seen.case, launches=seen.launches, us=us))
+        cases = [_replaced(seen.case, launches=seen.launches) for seen in self._seen.values()]
         cases.sort(key=lambda case: -(case.us or 0.0))
         return Looked(tuple(cases), trials=self.trials, in_graphs=self.in_graphs, bypassed=dict(self.bypassed), **about)
 
@@ -124,7 +128,7 @@ class Watch:
             depths[name] -= 1
 
     def _run(self, run: Any, kernel: Any, args: tuple[Any, ...], grid: Any, warmup: bool, named: dict[str, Any]) -> Any:
-        if warmup or getattr(self._here, "trial", 0):
+        if warmup or self._here.__dict__.get("trial", 0):
             with self._lock:
                 self.trials += not warmup
             with self._deeper("inside"):
@@ -134,8 +138,8 @@ class Watch:
                 self.in_graphs += 1
             with self._deeper("inside"):
                 return run(kernel, *args, grid=grid, warmup=warmup, **named)
-        events = _events() if self._timed and self._timings < MOST_TIMED else None
         with self._deeper("inside"):
+            events = self._events(run, kernel, args, grid, named) if self._timed else None
             if events:
                 events[0].record()
             compiled = run(kernel, *args, grid=grid, warmup=warmup, **named)
@@ -145,14 +149,35 @@ class Watch:
             seen = self._note(kernel, args, grid, named, compiled)
             if seen is not None:
                 seen.launches += 1
-                if events:
-                    self._timings += 1
+                if events and len(seen.events) < TIMED_OF_A_CASE:
                     seen.events.append(events)
         return compiled
 
+    def _events(
+        self, run: Any, kernel: Any, args: tuple[Any, ...], grid: Any, named: dict[str, Any]
+    ) -> tuple[Any, Any] | None:
+        """Events for a launch, with the GPU kept busy until both are queued: no time of the host's is between them.
+
+        A kernel is compiled and loaded before. Its first launch takes the host longer than others.
+        """
+        import torch
+
+        from fusetune.ops.direct import load
+
+        if self._timings >= MOST_TIMED:
+            return None
+        self._timings += 1
+        compiled = run(kernel, *args, grid=grid, warmup=True, **named)
+        if compiled is not None:
+            load(compiled)
+        is_first = id(kernel) not in self._launched
+        self._launched.add(id(kernel))
+        torch.cuda._sleep(_BUSY_CYCLES * (_FIRST if is_first else 1))
+        return torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+
     def _entered(self, metadata: Any) -> None:
         """Triton's own hook: a launch that no `run` was on the way of."""
-        if getattr(self._here, "inside", 0) or getattr(self._here, "trial", 0):
+        if self._here.__dict__.get("inside", 0) or self._here.__dict__.get("trial", 0):
             return
         with contextlib.suppress(Exception):
             name = str(metadata.get().get("name", "a kernel"))
@@ -195,7 +220,7 @@ class Watch:
                 frame = user_frame()
                 try:
                     more = self._understand(
-                        kernel, bound, constants, grid, options, frame, compiled, proposals_of(tuners)
+                        kernel, bound, grid, resolved, options, frame, compiled, proposals_of(tuners)
                     )
                     seen.case = _replaced(case, **more)
                 except Exception as error:  # noqa: BLE001 - the program goes on, and who reads the case is told
@@ -212,9 +237,9 @@ class Watch:
 
         torch.cuda.synchronize()
         for seen in self._seen.values():
-            total = sum(start.elapsed_time(end) for start, end in seen.events) * 1e3
-            seen.case = _replaced(seen.case, us=round((seen.case.us or 0.0) + total, 3))
-            seen.events.clear()
+            if seen.events:
+                mean = sum(start.elapsed_time(end) for start, end in seen.events) / len(seen.events)
+                seen.case = _replaced(seen.case, us=round(mean * 1e3 * seen.launches, 3))
 
 
 def bind(kernel: Any, args: Sequence[Any], named: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -351,9 +376,3 @@ def _replaced(case: Case, **changes: Any) -> Case:
 def _is_capturing() -> bool:
     torch = sys.modules.get("torch")
     return torch is not None and torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
-
-
-def _events() -> tuple[Any, Any]:
-    import torch
-
-    return torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)

@@ -79,9 +79,9 @@ def capture(
 
     words = [*(["-m", module] if module else []), *program]
     parsed = parse_program(words, args=expression, reference=reference)
+    if target_name is None and not gpu_present():
+        target_name = DEFAULT_TARGET
     target = find_target(target_name).name if target_name else None
-    if target is None and not gpu_present():
-        target = DEFAULT_TARGET
     looked = look(parsed, target=target, limit_s=limit_s)
     if as_json:
         import msgspec

@@ -17,7 +17,8 @@ from fusetune.units import format_us
 
 SHARE: Final = 0.95
 """Of the kernels' time: so much is shown where nothing else is asked for."""
-_ALWAYS: Final = ("num_warps", "num_stages")
+_SHORT: Final = {"num_warps": "warps", "num_stages": "stages"}
+_LONGEST_PLACE: Final = 40
 
 
 def selected(looked: Looked, *, kernel: str | None = None, top: int | None = None, share: float = SHARE) -> list[Case]:
@@ -44,24 +45,15 @@ def table_of(looked: Looked, cases: Sequence[Case]) -> Table:
     """A row for each case: kernel, place, launches, time and share, grid, the config that runs, and what may vary."""
     total = sum(case.us or 0.0 for case in looked.cases)
     here = Path.cwd()
-    table = make_table(("kernel", "where", ">launches", ">time", ">share", "grid", "what runs", "may vary"))
+    times = (">time", ">share") if total else ()
+    table = make_table(("kernel", "where", ">launches", *times, "grid", "what runs", "may vary"))
     for case in cases:
-        varying = [knob.name for knob in case.knobs if knob.varies and knob.name not in _ALWAYS]
-        table.add_row(
-            *map(
-                printable,
-                (
-                    case.kernel.name,
-                    _place(case, here),
-                    str(case.launches),
-                    format_us(case.us) if case.us is not None else "",
-                    f"{100 * (case.us or 0.0) / total:.0f} %" if total else "",
-                    "x".join(map(str, case.grid)),
-                    case.config_text(),
-                    ", ".join(["warps", "stages", *varying]) if case.knobs else "",
-                ),
-            )
-        )
+        us = case.us or 0.0
+        cells = [case.kernel.name, _place(case, here), str(case.launches)]
+        cells += [format_us(us), f"{100 * us / total:.0f} %"] if total else []
+        varying = [_SHORT.get(knob.name, knob.name) for knob in case.knobs if knob.varies]
+        cells += ["x".join(map(str, case.grid)), case.config_text(), ", ".join(varying)]
+        table.add_row(*map(printable, cells))
     return table
 
 
@@ -107,9 +99,10 @@ def besides(looked: Looked, cases: Sequence[Case]) -> list[str]:
 
 
 def _place(case: Case, here: Path) -> str:
+    """The kernel's file and line: from the current folder where that is short, the file's own name otherwise."""
     path = Path(case.kernel.file)
-    name = str(path.relative_to(here)) if path.is_relative_to(here) else "/".join(path.parts[-2:])
-    return f"{name}:{case.kernel.line}"
+    name = str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+    return f"{name if len(name) <= _LONGEST_PLACE else path.name}:{case.kernel.line}"
 
 
 def _us(cases: Sequence[Case]) -> float:

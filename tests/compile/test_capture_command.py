@@ -122,7 +122,7 @@ def test_a_program_that_fails_shows_its_own_traceback_and_the_launches_so_far():
 def test_the_table_and_the_explanation_are_for_people():
     done = capture(str(PROGRAMS / "softmax.py"))
     assert done.returncode == 0, done.stderr
-    assert "softmax.py:9" in done.stdout
+    assert "softmax.py:8" in done.stdout
     assert "no GPU was used" in done.stdout
     explained = capture("--explain", str(PROGRAMS / "softmax.py")).stdout
     assert "x_ptr: float32 [64, 1000], read" in explained
@@ -133,7 +133,7 @@ def test_the_table_and_the_explanation_are_for_people():
     ("words", "told"),
     [
         (("nowhere.py",), "nowhere.py"),
-        ((), "PROGRAM"),
+        ((), "no program is given"),
         (("tests.support.programs.partial_sums:nothing",), "nothing"),
     ],
 )

@@ -60,8 +60,8 @@ class Case(msgspec.Struct, frozen=True, omit_defaults=True):
 
     `values` are the run-time arguments that are no tensors, `constants` the constexprs, both by name; what is neither a
     number nor a word is told as one. `options` are those that the launch was given, `before` those that its compiled
-    kernel has. `us` are the microseconds of all launches, by those of the first few. `grid_kind` and `grid_why` say what
-    the grid follows. `roles` say what the kernel does to each tensor: read, written, both, atomic or unused.
+    kernel has. `us` are the microseconds of all launches, by those of the first few. `grid_kind` and `grid_why` say
+    what the grid follows. `roles` say what the kernel does to each tensor: read, written, both, atomic or unused.
     `proposals` counts the configs of an autotune list above it. `findings` are sentences on what the source asks for
     and does not get.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from functools import cache
@@ -17,7 +18,8 @@ ROOT = Path(__file__).parents[2]
 
 def capture(*words: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "fusetune", "capture", "--target", "rtx4090", *words]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=240)
+    environment = {**os.environ, "COLUMNS": "140"}
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=240, env=environment)
 
 
 @cache

@@ -86,6 +86,7 @@ def rule_of(
     buffers = {
         name: f"a buffer of the program is sized by it: line {one.line}, `{one.text}`"
         for name, one in site.buffers(left_open, site.literals()).items()
+        if type(constants[name]) is int and constants[name] > 1
     }
     tied = {name: group for name, group in site.tied().items() if rule.reads.intersection(group)}
     reads = rule.reads.union(*tied.values()) if tied else rule.reads
@@ -205,7 +206,8 @@ def _folder(
             if made is None:
                 raise NotPureError(f"`{name}` follows a constant in a way that is not understood")
             return folder.fold(made)
-        return values[name]
+        # What a local was computed from need not be seen by a function that only reads the local.
+        return site.names[name] if site is not None and name not in values else values[name]
 
     folder = Folder(value_of, left_open)
     return folder

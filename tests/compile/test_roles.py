@@ -146,6 +146,22 @@ def test_descriptors_are_followed(capability):
 
 
 @triton.jit
+def _by_hand(x_ptr, y_ptr, BLOCK: tl.constexpr):
+    at = tl.arange(0, BLOCK)
+    x = tl.inline_asm_elementwise(
+        "ld.global.nc.b32 $0, [$1];", "=r,l", [x_ptr + at], dtype=tl.int32, is_pure=False, pack=1
+    )
+    tl.inline_asm_elementwise(
+        "st.global.b32 [$1], $2; mov.u32 $0, 0;", "=r,l,r", [y_ptr + at, x], dtype=tl.int32, is_pure=False, pack=1
+    )
+
+
+def test_ptx_that_a_kernel_brings_is_read_for_whether_it_writes():
+    found = roles_for(_by_hand, {"BLOCK": 128}, x_ptr="*i32", y_ptr="*i32")
+    assert found == {"x_ptr": Role("read"), "y_ptr": Role("both")}
+
+
+@triton.jit
 def _locked(lock_ptr, y_ptr, BLOCK: tl.constexpr):
     while tl.atomic_cas(lock_ptr, 0, 1) == 1:
         pass

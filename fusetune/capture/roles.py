@@ -275,9 +275,9 @@ def roles(ttir: str, signature: Mapping[str, Any]) -> dict[str, Role]:
 
 
 def aliases(tensors: Mapping[str, Any]) -> tuple[tuple[str, ...], ...]:
-    """The groups of tensors that share a byte, each with at least two names, in the order of the names given.
+    """The groups of tensors that share a storage, each with at least two names, in the order of the names given.
 
-    A view of a storage that touches none of another's bytes, as the halves of one buffer, is no alias of it.
+    Storages that overlap, as somebody's own memory may, are one. What holds no byte, or is no tensor, is in none.
     """
     spans = {name: span for name, one in tensors.items() if (span := _span(one)) is not None}
     group = {name: name for name in spans}
@@ -300,14 +300,13 @@ def aliases(tensors: Mapping[str, Any]) -> tuple[tuple[str, ...], ...]:
 
 
 def _span(tensor: Any) -> tuple[str, int, int] | None:
-    """A tensor's device, and the addresses of its first byte and behind its last; None of what holds no byte."""
-    base = getattr(tensor, "base", None)  # What a tensor descriptor describes.
-    tensor = tensor if hasattr(tensor, "data_ptr") else base
-    if tensor is None or not hasattr(tensor, "data_ptr") or tensor.numel() == 0:
+    """The device of a tensor or of what a descriptor describes, and where its storage begins and ends."""
+    tensor = tensor if hasattr(tensor, "untyped_storage") else getattr(tensor, "base", None)
+    if not hasattr(tensor, "untyped_storage"):
         return None
-    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
-    start = int(tensor.data_ptr())
-    return (str(tensor.device), start, start + (last + 1) * int(tensor.element_size()))
+    storage = tensor.untyped_storage()
+    start = int(storage.data_ptr())
+    return (str(tensor.device), start, start + int(storage.nbytes())) if start else None
 
 
 def _together(does: set[Does]) -> Does:

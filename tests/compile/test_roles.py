@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 import triton
@@ -198,19 +200,18 @@ def test_tensors_in_a_tuple_have_names_of_their_own():
     assert roles(text, {"t": ("*fp32", "*fp32")}) == {"t.0": Role("unused"), "t.1": Role("read")}
 
 
-def test_tensors_that_share_bytes_are_aliases():
+def test_tensors_that_share_a_storage_are_aliases():
     whole = torch.empty(8, 16)
-    tensors = {
-        "whole": whole,
-        "row": whole[3],
-        "other": torch.empty(4),
-        "again": whole,
-        "none": None,
-        "empty": whole[:0],
-    }
+    tensors = {"whole": whole, "row": whole[3], "other": torch.empty(4), "again": whole, "none": None, "n": 3}
     assert aliases(tensors) == (("whole", "row", "again"),)
 
 
-def test_halves_of_one_storage_are_no_aliases():
+def test_halves_of_one_storage_are_aliases_since_both_are_within_it():
     whole = torch.empty(32)
-    assert aliases({"low": whole[:16], "high": whole[16:]}) == ()
+    assert aliases({"low": whole[:16], "high": whole[16:]}) == (("low", "high"),)
+
+
+def test_what_a_descriptor_describes_is_an_alias_and_what_holds_no_byte_is_none():
+    whole = torch.empty(32)
+    tensors = {"x": whole, "described": SimpleNamespace(base=whole), "empty": torch.empty(0), "other": torch.empty(0)}
+    assert aliases(tensors) == (("x", "described"),)

@@ -25,8 +25,28 @@ def test_a_callable_that_reads_the_tile_is_followed():
 
 def test_a_callable_that_reads_an_argument_by_name_is_asked_again():
     rule = launched(programs.by_callable_of_arguments, X).rule
-    assert (rule.kind, rule.reads, rule.text) == ("callable", {"BLOCK"}, "")
+    assert (rule.kind, rule.reads) == ("callable", {"BLOCK"})
     assert rule.at({"BLOCK": 1024}) == (98,)
+
+
+def test_source_is_found_for_what_a_callable_answers():
+    assert launched(programs.by_callable_of_arguments, X).rule.text == "(cdiv(100000, BLOCK),)"
+
+    def grid(meta):
+        rows = -(-4096 // meta["BLOCK_M"])
+        return (rows * -(-2048 // meta["BLOCK_N"]),)
+
+    rule = rule_of(grid, (1024,), {"M": 4096, "N": 2048}, {"BLOCK_M": 128, "BLOCK_N": 64})
+    assert rule.text == "(cdiv(2048, BLOCK_N) * cdiv(4096, BLOCK_M),)"
+
+
+def test_a_callable_that_nothing_explains_has_no_source_and_is_asked():
+    def grid(meta):
+        found = [one for one in range(77) if one % meta["BLOCK"] == 0]
+        return (len(found) + 3,)
+
+    rule = rule_of(grid, (13,), {"n": 77}, {"BLOCK": 8})
+    assert (rule.text, rule.at({"BLOCK": 4})) == ("", (23,))
 
 
 def test_a_callable_around_a_local_that_is_passed_as_the_tile_follows_it():

@@ -109,9 +109,8 @@ class CallSite:
         for call in (node for node in ast.walk(self._scope) if isinstance(node, ast.Call)):
             if _called(call.func) not in _ALLOCATES:
                 continue
-            for node in (
-                inner for one in (*call.args, *(key.value for key in call.keywords)) for inner in ast.walk(one)
-            ):
+            shape = (*call.args, *(one.value for one in call.keywords if one.arg in {None, "size", "shape"}))
+            for node in (inner for one in shape for inner in ast.walk(one)):
                 for name in _constants_of(node, left_open, tainted, literals):
                     found.setdefault(name, Buffer(call.lineno, ast.unparse(call)))
         return found
@@ -161,7 +160,11 @@ class CallSite:
 
 
 def call_site(frame: FrameType, kernel: Any, constants: Mapping[str, Any]) -> CallSite | None:
-    """The launch of `kernel` that a frame is in the middle of; None where its source cannot be read or is not clear."""
+    """The launch of `kernel` that a frame is in the middle of; None where its source cannot be read or is not clear.
+
+    The frame may be of what stands between the program and the kernel: an autotuner, heuristics, what derives from one.
+    """
+    frame = _program_frame(frame)
     tree = parsed(frame.f_code.co_filename, "".join(linecache.getlines(frame.f_code.co_filename, frame.f_globals)))
     if tree is None:
         return None
@@ -174,6 +177,18 @@ def call_site(frame: FrameType, kernel: Any, constants: Mapping[str, Any]) -> Ca
     if len(found) != 1:
         return None
     return CallSite(found[0], _scope_of(tree, frame.f_code), frame, innermost_jit(kernel), constants)
+
+
+def _program_frame(frame: FrameType) -> FrameType:
+    """The first frame from this one on that is neither Triton's own nor of a launcher that holds a kernel."""
+    found: FrameType | None = frame
+    while found is not None:
+        code = found.f_code
+        held = found.f_locals.get("self") if code.co_name in {"run", "<lambda>", "__call__"} else None
+        if "/triton/" not in code.co_filename.replace("\\", "/") and not hasattr(held, "fn"):
+            return found
+        found = found.f_back
+    return frame
 
 
 def innermost_jit(kernel: Any) -> Any:

@@ -6,6 +6,7 @@ import ast
 import linecache
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from types import FrameType, FunctionType
 from typing import Any, Literal
 
@@ -86,6 +87,7 @@ def rule_of(
     buffers = {
         name: f"a buffer of the program is sized by it: line {one.line}, `{one.text}`"
         for name, one in site.buffers(left_open, site.literals()).items()
+        if type(constants[name]) is int and constants[name] > 1
     }
     tied = {name: group for name, group in site.tied().items() if rule.reads.intersection(group)}
     reads = rule.reads.union(*tied.values()) if tied else rule.reads
@@ -117,7 +119,32 @@ def _of_callable(
     def call(merged: Mapping[str, Any]) -> Any:
         return grid({**named, **merged})
 
+    text = text or _text_of_answers(call, real, named, constants, reads)
     return GridRule("callable", why, real, constants, reads, text, call=call)
+
+
+def _text_of_answers(
+    call: Callable[[Mapping[str, Any]], Any],
+    real: tuple[int, ...],
+    named: Mapping[str, Any],
+    constants: Mapping[str, Any],
+    reads: frozenset[str],
+) -> str:
+    """Source of the grid that fits what a callable answers for other values of each constant; empty if none does."""
+    points = [Point(real, named, constants)]
+    for name in sorted(reads):
+        value = constants[name]
+        if type(value) is not int or value < 2:
+            continue
+        # Odd numbers tell apart what is the same for all powers of two.
+        for other in (value * 2, value // 2, value + 1, value * 3 - 1):
+            changed = {**constants, name: other}
+            answer = _as_grid(_or_none(partial(call, changed)), len(real))
+            if answer is not None:
+                points.append(Point(answer, {**named, name: other}, changed))
+    text = inferred(points).text if len(points) > 1 else ""
+    fits = text and all(_as_grid(evaluated(text, one.constants), len(real)) == one.grid for one in points)
+    return text if fits else ""
 
 
 class _Reads(dict[str, Any]):
@@ -205,7 +232,8 @@ def _folder(
             if made is None:
                 raise NotPureError(f"`{name}` follows a constant in a way that is not understood")
             return folder.fold(made)
-        return values[name]
+        # What a local was computed from need not be seen by a function that only reads the local.
+        return site.names[name] if site is not None and name not in values else values[name]
 
     folder = Folder(value_of, left_open)
     return folder

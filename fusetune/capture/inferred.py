@@ -87,7 +87,7 @@ def inferred(points: Sequence[Point]) -> Inferred:
             ((text, form),) = distinct.items()
             texts.append(text)
             told.append(f"axis {axis} is {form.told()}")
-    text = f"({', '.join(texts)},)"
+    text = f"({', '.join(texts)})" if len(texts) > 1 else f"({texts[0]},)"
     followed = {name for name in first.constants if any(f", {name})" in one for one in texts)}
     if not followed:
         why = "; ".join(told) or "no tile explains the grid's numbers"

@@ -16,8 +16,8 @@ STAGES: Final = (1, 2, 3, 4, 5)
 CTAS: Final = (1, 2, 4)
 REGISTERS: Final = (64, 96, 128, 168, 255)
 LAYOUT: Final = re.compile(
-    r"PAGE_?SIZE|CHUNK(_?SIZE)?|QUANT_?(BLOCK|GROUP)(_?SIZE)?|(BLOCK|GROUP)_?SIZE_?QUANT|BLOCK_?SEQ|SCALE_?BLOCK(_?SIZE)?"
-    r"|(QUANT_|SCALE_)?GROUP(_?SIZE)?(_K)?",
+    r"(?:\w+_)?(?:PAGE_?SIZE|CHUNK(_?SIZE)?|QUANT_?(BLOCK|GROUP)(_?SIZE)?|(BLOCK|GROUP)_?SIZE_?QUANT|BLOCK_?SEQ|SCALE_?BLOCK(_?SIZE)?"
+    r"|GROUP(_?SIZE)?(_K)?)",
     re.IGNORECASE,
 )
 """Names of constants that say how the input lies in memory. A group of rows of tiles, `..._M`, is none."""
@@ -160,6 +160,10 @@ class _Case:
         if not bounds:
             return self._fixed(name, value, f"neither the grid nor a loop of the kernel follows it: {self._grid.why}")
         reason, values = "a loop of the kernel steps by it, and the grid does not", _around(value)
+        covered = [self._worth(one) for one in bounds]
+        if all(one is not None for one in covered):
+            most = next_power_of_2(max(one for one in covered if one is not None))
+            values = tuple(one for one in values if one <= max(most, value))
         for limit, size in self._layouts():
             if size >= value and size % value == 0:
                 values = tuple(one for one in values if size % one == 0)
@@ -173,17 +177,13 @@ class _Case:
         ]
 
     def _tied_to(self, value: int, bounds: frozenset[str]) -> str | None:
-        """Why a tile follows the shape; one that a loop is known to step by more than once is free of it."""
-        covered = [self._worth(one) for one in bounds]
-        if covered and all(one is not None and one > value for one in covered):
+        """Why a tile follows the shape. What a loop is known to cover, it covers with a smaller one, too."""
+        if bounds and all(self._worth(one) is not None or (one and not one.isidentifier()) for one in bounds):
             return None
-        for one in (*bounds, *self._dimensions):
-            size = self._worth(one) if one in bounds else self._dimensions[one]
-            if size is None or size < 1:
-                continue
+        for one, size in self._dimensions.items():
             if size == value:
                 return f"it is the size {one}: a smaller one would compute a part of it"
-            if next_power_of_2(size) == value:
+            if size > 0 and next_power_of_2(size) == value:
                 return f"it is the next power of two of {one}, {size}: a smaller one would compute a part of it"
         return None
 
@@ -204,6 +204,8 @@ class _Case:
         if type(value) is not int or value < 2 or (self._facts is not None and name not in self._facts.sizes):
             return None
         integers = {told: one for told, one in self._named.items() if type(one) is int and one > 1}
+        if any(one == value and LAYOUT.fullmatch(told) for told, one in integers.items() if told != name):
+            return None  # What looks as if this had sized it was sized by that.
         for told, count in self._dimensions.items():
             # A dimension that is passed as a number is a size of the problem, whatever else it equals.
             if count < 2 or count in integers.values():

@@ -43,6 +43,10 @@ _NO_POINTER: Final = frozenset(
 )
 _OPAQUE: Final = frozenset({"tt.elementwise_inline_asm", "tt.extern_elementwise"})
 
+_READS: Final = re.compile(r"\b(?:ld|prefetch)\.")
+_WRITES: Final = re.compile(r"\b(?:st|red|atom|cp|multimem)\.")
+"""Of PTX that a kernel brings itself."""
+
 _Token = tuple[bool, str]
 """A tensor by its name, and whether what is meant is the memory that its integers point to."""
 
@@ -69,7 +73,7 @@ class _Reader:
         self._from: dict[int, list[tuple[int, bool]]] = defaultdict(list)
         self._origin: dict[int, str] = {}
         self._regions: list[_Region] = [_Region("module")]
-        self._accesses: list[tuple[Does, int]] = []
+        self._accesses: list[tuple[Does, int, bool]] = []  # The last: an integer, which is no loaded pointer.
         self._parameters: dict[str, list[int]] = {}
         self._returned: dict[str, list[list[int]]] = defaultdict(list)
         self._calls: list[tuple[str, list[int], list[int]]] = []
@@ -89,7 +93,8 @@ class _Reader:
 
     def accesses(self) -> Iterator[tuple[Does, frozenset[_Token]]]:
         tokens = self._tokens()
-        return ((does, tokens[value]) for does, value in self._accesses)
+        for does, value, is_integer in self._accesses:
+            yield does, frozenset(one for one in tokens[value] if not (is_integer and one[0]))
 
     def _tokens(self) -> dict[int, frozenset[_Token]]:
         """The tensors that each value may point into, through loops until nothing changes."""
@@ -190,18 +195,22 @@ class _Reader:
                 self._regions[-1].branches.append((label, values))
         elif (access := _TO_MEMORY.match(operation)) and operation != "tt.reduce" and operands:
             # Of a descriptor_reduce and of atomics the tensor is the first operand too.
-            self._accesses.append((_ACCESS.get(access[1], "atomic"), operands[0]))
+            self._accesses.append((_ACCESS.get(access[1], "atomic"), operands[0], False))
             for result in results:
                 self._link(result, operands[0], loaded=True)
         elif operation not in _NO_POINTER:
-            if operation in _OPAQUE and "!tt.ptr" in body:
-                self._accesses.extend(("both", operand) for operand in operands)
+            loads = operation in _OPAQUE and bool(_READS.search(body))
+            if operation in _OPAQUE:
+                kinds = body.rpartition(" -> ")[0].rpartition(" : ")[2].split(", ")
+                does: Does = "read" if loads and not _WRITES.search(body) else "both"
+                for operand, kind in zip(operands, kinds, strict=False):
+                    self._accesses.append((does, operand, "!tt.ptr" not in kind))
             first, last = (
                 (0, 1) if operation in _FIRST_ONLY else (1, None) if operation == "arith.select" else (0, None)
             )
             for result in results:
                 for operand in operands[first:last]:
-                    self._link(result, operand)
+                    self._link(result, operand, loaded=loads)
 
     def _yield(self, operation: str, operands: list[int]) -> None:
         region = self._regions[-1]
@@ -266,9 +275,9 @@ def roles(ttir: str, signature: Mapping[str, Any]) -> dict[str, Role]:
 
 
 def aliases(tensors: Mapping[str, Any]) -> tuple[tuple[str, ...], ...]:
-    """The groups of tensors that share a byte, each with at least two names, in the order of the names given.
+    """The groups of tensors that share a storage, each with at least two names, in the order of the names given.
 
-    A view of a storage that touches none of another's bytes, as the halves of one buffer, is no alias of it.
+    Storages that overlap, as somebody's own memory may, are one. What holds no byte, or is no tensor, is in none.
     """
     spans = {name: span for name, one in tensors.items() if (span := _span(one)) is not None}
     group = {name: name for name in spans}
@@ -291,14 +300,13 @@ def aliases(tensors: Mapping[str, Any]) -> tuple[tuple[str, ...], ...]:
 
 
 def _span(tensor: Any) -> tuple[str, int, int] | None:
-    """A tensor's device, and the addresses of its first byte and behind its last; None of what holds no byte."""
-    base = getattr(tensor, "base", None)  # What a tensor descriptor describes.
-    tensor = tensor if hasattr(tensor, "data_ptr") else base
-    if tensor is None or not hasattr(tensor, "data_ptr") or tensor.numel() == 0:
+    """The device of a tensor or of what a descriptor describes, and where its storage begins and ends."""
+    tensor = tensor if hasattr(tensor, "untyped_storage") else getattr(tensor, "base", None)
+    if not hasattr(tensor, "untyped_storage"):
         return None
-    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
-    start = int(tensor.data_ptr())
-    return (str(tensor.device), start, start + (last + 1) * int(tensor.element_size()))
+    storage = tensor.untyped_storage()
+    start = int(storage.data_ptr())
+    return (str(tensor.device), start, start + int(storage.nbytes())) if start else None
 
 
 def _together(does: set[Does]) -> Does:

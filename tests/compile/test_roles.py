@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 import triton
@@ -146,6 +148,22 @@ def test_descriptors_are_followed(capability):
 
 
 @triton.jit
+def _by_hand(x_ptr, y_ptr, BLOCK: tl.constexpr):
+    at = tl.arange(0, BLOCK)
+    x = tl.inline_asm_elementwise(
+        "ld.global.nc.b32 $0, [$1];", "=r,l", [x_ptr + at], dtype=tl.int32, is_pure=False, pack=1
+    )
+    tl.inline_asm_elementwise(
+        "st.global.b32 [$1], $2; mov.u32 $0, 0;", "=r,l,r", [y_ptr + at, x], dtype=tl.int32, is_pure=False, pack=1
+    )
+
+
+def test_ptx_that_a_kernel_brings_is_read_for_whether_it_writes():
+    found = roles_for(_by_hand, {"BLOCK": 128}, x_ptr="*i32", y_ptr="*i32")
+    assert found == {"x_ptr": Role("read"), "y_ptr": Role("both")}
+
+
+@triton.jit
 def _locked(lock_ptr, y_ptr, BLOCK: tl.constexpr):
     while tl.atomic_cas(lock_ptr, 0, 1) == 1:
         pass
@@ -182,19 +200,18 @@ def test_tensors_in_a_tuple_have_names_of_their_own():
     assert roles(text, {"t": ("*fp32", "*fp32")}) == {"t.0": Role("unused"), "t.1": Role("read")}
 
 
-def test_tensors_that_share_bytes_are_aliases():
+def test_tensors_that_share_a_storage_are_aliases():
     whole = torch.empty(8, 16)
-    tensors = {
-        "whole": whole,
-        "row": whole[3],
-        "other": torch.empty(4),
-        "again": whole,
-        "none": None,
-        "empty": whole[:0],
-    }
+    tensors = {"whole": whole, "row": whole[3], "other": torch.empty(4), "again": whole, "none": None, "n": 3}
     assert aliases(tensors) == (("whole", "row", "again"),)
 
 
-def test_halves_of_one_storage_are_no_aliases():
+def test_halves_of_one_storage_are_aliases_since_both_are_within_it():
     whole = torch.empty(32)
-    assert aliases({"low": whole[:16], "high": whole[16:]}) == ()
+    assert aliases({"low": whole[:16], "high": whole[16:]}) == (("low", "high"),)
+
+
+def test_what_a_descriptor_describes_is_an_alias_and_what_holds_no_byte_is_none():
+    whole = torch.empty(32)
+    tensors = {"x": whole, "described": SimpleNamespace(base=whole), "empty": torch.empty(0), "other": torch.empty(0)}
+    assert aliases(tensors) == (("x", "described"),)

@@ -199,6 +199,51 @@ def by_callable_around_a_local(x: torch.Tensor) -> None:
     scaled[grid](x, torch.empty_like(x), x.numel(), BLOCK=size)
 
 
+def by_callable_around_a_count(x: torch.Tensor, size: int = 256, sizes: list[int] | None = None) -> None:
+    blocks = triton.cdiv(x.numel(), size) if sizes is None else len(sizes)
+
+    def grid(meta: Mapping[str, Any]) -> tuple[int, ...]:
+        """The blocks of the whole."""
+        return (blocks, 1)
+
+    scaled[grid](x, torch.empty_like(x), x.numel(), BLOCK=size)
+
+
+class Launcher:
+    """What stands between a program and a kernel, as an autotuner does."""
+
+    def __init__(self, kernel: Any) -> None:
+        self.fn = kernel
+
+    def __getitem__(self, grid: Any) -> Any:
+        return lambda *args, **kwargs: self.run(*args, grid=grid, warmup=False, **kwargs)
+
+    def run(self, *args: Any, **kwargs: Any) -> Any:
+        return self.fn.run(*args, **kwargs)
+
+
+launcher = Launcher(scaled)
+
+
+def by_a_launcher(x: torch.Tensor, size: int = 256) -> None:
+    grid = (triton.cdiv(x.numel(), size),)
+    launcher[grid](x, torch.empty_like(x), x.numel(), BLOCK=size)
+
+
+def by_run(x: torch.Tensor, size: int = 256) -> None:
+    scaled.run(x, torch.empty_like(x), x.numel(), grid=(triton.cdiv(x.numel(), size),), warmup=False, BLOCK=size)
+
+
+def reassigned(x: torch.Tensor, size: int = 256) -> None:
+    grid = (triton.cdiv(x.numel(), size),)
+    size = 2 * size
+    scaled[grid](x, torch.empty_like(x), x.numel(), BLOCK=size)
+
+
+def kept_for_later(x: torch.Tensor, kept: Any, size: int = 256) -> None:
+    scaled[kept.grid](x, torch.empty_like(x), x.numel(), BLOCK=size)
+
+
 def by_callable_of_another_literal(x: torch.Tensor) -> None:
     scaled[lambda meta: (triton.cdiv(x.numel(), 512),)](x, torch.empty_like(x), x.numel(), BLOCK=1024)
 

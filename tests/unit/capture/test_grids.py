@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -23,14 +25,40 @@ def test_a_callable_that_reads_the_tile_is_followed():
 
 def test_a_callable_that_reads_an_argument_by_name_is_asked_again():
     rule = launched(programs.by_callable_of_arguments, X).rule
-    assert (rule.kind, rule.reads, rule.text) == ("callable", {"BLOCK"}, "")
+    assert (rule.kind, rule.reads) == ("callable", {"BLOCK"})
     assert rule.at({"BLOCK": 1024}) == (98,)
+
+
+def test_source_is_found_for_what_a_callable_answers():
+    assert launched(programs.by_callable_of_arguments, X).rule.text == "(cdiv(100000, BLOCK),)"
+
+    def grid(meta):
+        rows = -(-4096 // meta["BLOCK_M"])
+        return (rows * -(-2048 // meta["BLOCK_N"]),)
+
+    rule = rule_of(grid, (1024,), {"M": 4096, "N": 2048}, {"BLOCK_M": 128, "BLOCK_N": 64})
+    assert rule.text == "(cdiv(2048, BLOCK_N) * cdiv(4096, BLOCK_M),)"
+
+
+def test_a_callable_that_nothing_explains_has_no_source_and_is_asked():
+    def grid(meta):
+        found = [one for one in range(77) if one % meta["BLOCK"] == 0]
+        return (len(found) + 3,)
+
+    rule = rule_of(grid, (13,), {"n": 77}, {"BLOCK": 8})
+    assert (rule.text, rule.at({"BLOCK": 4})) == ("", (23,))
 
 
 def test_a_callable_around_a_local_that_is_passed_as_the_tile_follows_it():
     rule = launched(programs.by_callable_around_a_local, X).rule
     assert rule.at({"BLOCK": 1024}) == (98,)
     assert "around what the caller passes" in rule.why
+
+
+def test_a_callable_around_a_count_of_tiles_that_was_made_before_follows_the_tile():
+    rule = launched(programs.by_callable_around_a_count, X).rule
+    assert (rule.kind, rule.text) == ("callable", "(cdiv(100000, BLOCK), 1)")
+    assert launched(programs.by_callable_around_a_count, X, sizes=[1, 2]).rule.kind == "fixed"
 
 
 def test_a_callable_with_a_literal_of_its_own_follows_nothing():
@@ -57,6 +85,8 @@ def test_a_callable_that_raises_for_some_constants_has_no_grid_for_these():
         (programs.by_position, "((100000 + BLOCK - 1) // BLOCK, 1, 1)"),
         (programs.by_module_constant, "(cdiv(100000, BLOCK),)"),
         (programs.by_settings, "(cdiv(100000, BLOCK),)"),
+        (programs.by_a_launcher, "(cdiv(100000, BLOCK),)"),
+        (programs.by_run, "(cdiv(100000, BLOCK),)"),
     ],
 )
 def test_a_tuple_computed_by_the_caller_is_followed(function, text):
@@ -100,6 +130,18 @@ def test_a_grid_of_rows_is_not_taken_for_tiles_of_all_elements():
     rule = rule_of((4096,), (4096,), named, {"BLOCK": 1024})
     assert rule.kind == "fixed"
     assert rule.at({"BLOCK": 512}) is None
+
+
+def test_a_tile_that_was_changed_after_the_grid_was_made_is_not_followed():
+    rule = launched(programs.reassigned, X).rule
+    assert rule.at({"BLOCK": 1024}) is None or rule.kind == "fixed"
+    assert "BLOCK" not in rule.reads
+
+
+def test_a_grid_kept_from_elsewhere_is_explained_by_its_numbers():
+    kept = SimpleNamespace(grid=(391, 1, 1))
+    rule = launched(programs.kept_for_later, X, kept).rule
+    assert (rule.kind, rule.text) == ("cdiv", "(cdiv(100000, BLOCK), 1, 1)")
 
 
 def test_without_the_source_the_only_explanation_is_taken():

@@ -72,9 +72,13 @@ def _spec(op: str) -> KernelSpec:
 
 
 def _torch_version() -> str | None:
+    """As PyTorch says itself: what is installed may be called by less, 2.11.0 for 2.11.0+cu130."""
     loaded = sys.modules.get("torch")
     if loaded is not None:
         return str(loaded.__version__)
+    told = re.search(r"^__version__\b[^=\n]*=\s*['\"]([^'\"]+)['\"]", _version_of_torch(), re.MULTILINE)
+    if told:
+        return told[1]
     try:
         return version("torch")
     except PackageNotFoundError:
@@ -82,15 +86,19 @@ def _torch_version() -> str | None:
 
 
 def _cuda_version() -> str | None:
-    """Of the CUDA that PyTorch is built with, as its own `version.py` says."""
+    """Of the CUDA that PyTorch is built with."""
     loaded = sys.modules.get("torch")
     if loaded is not None:
         told: str | None = loaded.version.cuda
         return told
+    line = re.search(r"^cuda\b[^=\n]*=\s*['\"]([\d.]+)['\"]", _version_of_torch(), re.MULTILINE)
+    return line[1] if line else None
+
+
+def _version_of_torch() -> str:
+    """The text of PyTorch's own `version.py`, which is read, not run; nothing where there is none."""
     found = find_spec("torch")
     try:
-        text = (Path(found.origin or "").parent / "version.py").read_text(encoding="utf-8") if found else ""
+        return (Path(found.origin or "").parent / "version.py").read_text(encoding="utf-8") if found else ""
     except OSError:
-        return None
-    line = re.search(r"^cuda\b[^=\n]*=\s*['\"]([\d.]+)['\"]", text, re.MULTILINE)
-    return line[1] if line else None
+        return ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import fusetune
 from fusetune.core.config import NamedConfig
@@ -20,6 +22,7 @@ from fusetune.errors import NoUsableGpuError, UnsupportedProblemError, UsageErro
 from fusetune.ops import device
 from fusetune.ops.gemm_scale.config import BASELINE
 from fusetune.ops.loading import load_spec, remember
+from fusetune.runtime import facts
 from fusetune.store.paths import config_path
 from fusetune.store.schema import Entry, Environment, TargetIdentity, Times
 from fusetune.store.yaml_files import write_entry
@@ -132,3 +135,15 @@ def test_without_a_gpu_the_answer_says_what_to_name(monkeypatch):
     monkeypatch.delitem(sys.modules, "torch", raising=False)
     with pytest.raises(NoUsableGpuError, match="target='rtx4090'"):
         fusetune.config("gemm_scale", M=1, N=1, K=1)
+
+
+def test_versions_are_those_that_pytorch_says_whether_it_is_loaded_or_not(monkeypatch):
+    monkeypatch.delitem(sys.modules, "torch")
+    assert facts._torch_version() == torch.__version__
+    assert facts._cuda_version() == torch.version.cuda
+    for text, expected in (
+        ("__version__ = '2.11.0+cu130'\ncuda: Optional[str] = '13.0'\n", ("2.11.0+cu130", "13.0")),
+        ("cuda = None", (importlib.metadata.version("torch"), None)),
+    ):
+        monkeypatch.setattr(facts, "_version_of_torch", lambda text=text: text)
+        assert (facts._torch_version(), facts._cuda_version()) == expected

@@ -35,7 +35,8 @@ class Buffer(NamedTuple):
 class CallSite:
     """One launch in a program's source, with what the names there meant when it was made.
 
-    `passed` has, by each constant of the kernel, the expression that the caller gives for it; `grid` is the grid's.
+    `arguments` has the expression that the caller gives for each argument, `passed` those of the kernel's constants,
+    and `grid` is the grid's.
     """
 
     def __init__(
@@ -46,7 +47,9 @@ class CallSite:
         self._scope = scope
         self.names = {**frame.f_globals, **dict(frame.f_locals)}
         self.grid = _grid_of(call)
-        self.passed = {name: one for name, one in self._passed(call, kernel).items() if name in constants}
+        self.arguments = self._passed(call, kernel)
+        self._switches = frozenset(name for name, value in constants.items() if isinstance(value, bool))
+        self.passed = {name: one for name, one in self.arguments.items() if name in constants}
 
     def value(self, node: ast.expr) -> Any:
         """What an expression is worth there. Raises NotPureError."""
@@ -72,7 +75,7 @@ class CallSite:
         """
         found: dict[str, str] = {}
         for name, node in self.passed.items():
-            given: ast.expr | None = node
+            given: ast.expr | None = node if name not in self._switches else None  # Which may be computed from a tile.
             while given is not None and not isinstance(given, ast.Constant):
                 if key_of(given) in found:
                     break
@@ -101,6 +104,16 @@ class CallSite:
     def computed(self, left_open: Mapping[str, str]) -> frozenset[str]:
         """The local names that were computed from what stands for a constant."""
         return frozenset(self._tainted(left_open))
+
+    def derived(self, left_open: Mapping[str, str]) -> dict[str, frozenset[str]]:
+        """The arguments that the caller computes from what stands for a constant, each with the constants."""
+        tainted = self._tainted(left_open)
+        found = {}
+        for name, given in self.arguments.items():
+            inner = ast.walk(given) if key_of(given) not in left_open else ()
+            if names := frozenset(one for node in inner for one in _constants_of(node, left_open, tainted, {})):
+                found[name] = names
+        return found
 
     def buffers(self, left_open: Mapping[str, str], literals: Mapping[str, int]) -> dict[str, Buffer]:
         """The constants that size a tensor in the same function, each with the first place where one does."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from types import FrameType, FunctionType
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from fusetune.capture.call_sites import CallSite, call_site, parsed
 from fusetune.capture.expressions import Folder, NotPureError, Open, evaluated, key_of, names_in, text_of
@@ -17,13 +17,21 @@ from fusetune.capture.inferred import Point, inferred
 Kind = Literal["callable", "expression", "cdiv", "fixed"]
 
 
+class Derived(NamedTuple):
+    """An argument that the caller computes from constants: source over these, empty where that is not understood."""
+
+    text: str
+    reads: frozenset[str]
+
+
 @dataclass(frozen=True)
 class GridRule:
     """What a launch's grid is for other constants than its own, and how that is known.
 
     `text` is source over the constants that `reads` names, empty where only `call` can tell: it needs the program's
     process. `suspects` are the constants that a fixed grid may follow all the same. `buffers` has, by each constant
-    that sizes a tensor of the program, a sentence that says where; `tied` those that the caller gives one value.
+    that sizes a tensor of the program, a sentence that says where; `tied` those that the caller gives one value;
+    `derived` the other arguments that it computes from constants.
     """
 
     kind: Kind
@@ -35,6 +43,7 @@ class GridRule:
     suspects: frozenset[str] = frozenset()
     buffers: Mapping[str, str] = field(default_factory=dict)
     tied: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    derived: Mapping[str, Derived] = field(default_factory=dict)
     call: Callable[[Mapping[str, Any]], Any] | None = field(default=None, repr=False, compare=False)
 
     def at(self, constants: Mapping[str, Any]) -> tuple[int, ...] | None:
@@ -54,6 +63,19 @@ class GridRule:
             held = self.call
             found = _or_none(lambda: held(merged))
         return _as_grid(found, len(self.grid))
+
+    def arguments_at(self, constants: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The arguments that other constants change, such as a count of tiles; None where that is not understood."""
+        merged = {**self.constants, **constants}
+        changed = {name for name, value in constants.items() if value != self.constants.get(name)}
+        found = {}
+        for name, one in self.derived.items():
+            if one.reads & changed and name not in constants:
+                try:
+                    found[name] = evaluated(one.text, merged)
+                except (NotPureError, SyntaxError, ValueError):
+                    return None
+        return found
 
 
 def rule_of(
@@ -91,7 +113,17 @@ def rule_of(
     }
     tied = {name: group for name, group in site.tied().items() if rule.reads.intersection(group)}
     reads = rule.reads.union(*tied.values()) if tied else rule.reads
-    return replace(rule, buffers=buffers, tied=tied, reads=reads)
+    computed = site.computed(left_open)
+    derived = {}
+    for name, made_of in site.derived(left_open).items():
+        text = _or_none(partial(_text_of_argument, site, name, left_open, computed))
+        same = bool(text) and _or_none(partial(evaluated, text, constants)) == named.get(name)
+        derived[name] = Derived(text if same else "", made_of)
+    return replace(rule, buffers=buffers, tied=tied, reads=reads, derived=derived)
+
+
+def _text_of_argument(site: CallSite, name: str, left_open: Mapping[str, str], computed: frozenset[str]) -> str:
+    return text_of(_folder(site.names, left_open, site, computed).fold(site.arguments[name]))
 
 
 def _of_callable(

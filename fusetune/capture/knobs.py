@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
@@ -122,13 +123,23 @@ class _Case:
         """The same without a list; the first reason against it counts."""
         if type(value) is not int:
             return self._fixed(name, value, f"it is {_kind(value)}, no size")
-        against = self._buffer(name, value) or self._no_tile(name, value)
+        against = self._buffer(name, value) or self._derived(name) or self._no_tile(name, value)
         if against is not None:
             return self._fixed(name, value, against)
         return self._by_grid(name, value) if name in self._grid.reads else self._by_loop(name, value)
 
     def _fixed(self, name: str, value: Any, reason: str) -> Knob:
         return Knob(name, value, False, reason, (value,))
+
+    def _derived(self, name: str) -> str | None:
+        """Why the caller's own arithmetic keeps a constant: it is computed, or something is from it, out of sight."""
+        if name in self._grid.derived:
+            made_of = ", ".join(sorted(self._grid.derived[name].reads))
+            return f"the caller computes it from {made_of}"
+        for other, one in self._grid.derived.items():
+            if name in one.reads and not one.text:
+                return f"the caller computes {other} from it, in a way that is not understood"
+        return None
 
     def _no_tile(self, name: str, value: int) -> str | None:
         if value < 1 or value & (value - 1):
@@ -146,10 +157,18 @@ class _Case:
         if name in self._grid.tied:
             others = ", ".join(one for one in self._grid.tied[name] if one != name)
             return self._fixed(name, value, f"the caller gives one value to it and to {others}")
-        values = tuple(one for one in _around(value) if one == value or self._grid.at({name: one}) is not None)
+        counts = {one: self._programs(name, one) for one in _around(value)}
+        values = tuple(one for one, count in counts.items() if one == value or count is not None)
+        in_turn = [count for _, count in sorted(counts.items()) if count is not None]
+        if in_turn != sorted(in_turn, reverse=True):
+            return self._fixed(name, value, "the grid grows with it, so it is a size and no tile")
         if not {value * 2, value // 2} & set(values):
             return self._fixed(name, value, "the grid follows it, but is not known for twice or half of it")
         return Knob(name, value, True, f"the grid follows it: {self._grid.why}", values)
+
+    def _programs(self, name: str, value: int) -> int | None:
+        grid = self._grid.at({name: value})
+        return None if grid is None else math.prod(grid)
 
     def _by_loop(self, name: str, value: int) -> Knob:
         bounds = self._facts.steps.get(name, frozenset()) if self._facts is not None else frozenset()

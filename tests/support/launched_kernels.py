@@ -164,6 +164,12 @@ def persistent(x_ptr, part_ptr, rows, columns, BLOCK: tl.constexpr, PROGRAMS: tl
 
 
 @JITFunction
+def counted(x_ptr, y_ptr, n, blocks, BLOCK: tl.constexpr, EVEN: tl.constexpr):
+    at = (blocks - 1 - tl.program_id(0)) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(y_ptr + at, tl.load(x_ptr + at, mask=EVEN or (at < n)), mask=EVEN or (at < n))
+
+
+@JITFunction
 def _doubled(x, ACTIVATION: tl.constexpr, SQUARE: tl.constexpr):
     x = x * x if SQUARE else x
     return tl.maximum(x, 0.0) if ACTIVATION == "relu" else x
@@ -337,6 +343,22 @@ def dequantised(x: torch.Tensor, group_size: int = 128) -> None:
 def on_every_processor(x: torch.Tensor, programs: int = 132) -> None:
     part = torch.empty(programs)
     persistent[(programs,)](x, part, x.shape[0], x.shape[1], BLOCK=256, PROGRAMS=programs)
+
+
+def by_a_count(x: torch.Tensor, size: int = 256) -> None:
+    n = x.numel()
+    blocks = triton.cdiv(n, size)
+    counted[(blocks,)](x, torch.empty_like(x), n, blocks, BLOCK=size, EVEN=n % size == 0)
+
+
+def by_a_count_made_elsewhere(x: torch.Tensor, size: int = 256) -> None:
+    n = x.numel()
+    counted[(triton.cdiv(n, size),)](x, torch.empty_like(x), n, round(n / size + 0.5), BLOCK=size, EVEN=False)
+
+
+def softmax_of_a_square(x: torch.Tensor) -> None:
+    n = x.shape[0]
+    softmax[(n,)](x, torch.empty_like(x), n, BLOCK=n)
 
 
 def of_many_kinds(x: torch.Tensor) -> None:

@@ -139,6 +139,27 @@ def test_a_tile_is_held_within_the_group_that_shares_a_scale():
     assert knob.reason.endswith("at most group_size, 128")
 
 
+def test_arguments_that_the_caller_computes_from_the_tile_follow_it():
+    one = launched(programs.by_a_count, X)
+    found = knobs(one)
+    assert found["BLOCK"].varies
+    assert found["EVEN"].reason == "it is a bool, no size"
+    assert one.rule.arguments_at({"BLOCK": 32}) == {"blocks": 3125, "EVEN": True}
+    assert one.rule.arguments_at({}) == {}
+
+
+def test_an_argument_that_is_computed_from_the_tile_out_of_sight_keeps_it():
+    one = launched(programs.by_a_count_made_elsewhere, X)
+    assert "computes blocks from it" in knobs(one)["BLOCK"].reason
+    assert one.rule.arguments_at({"BLOCK": 32}) is None
+
+
+def test_a_tile_that_the_grid_grows_with_is_a_size():
+    knob = knobs(launched(programs.softmax_of_a_square, torch.empty(1024, 1024)))["BLOCK"]
+    assert not knob.varies
+    assert "so it is a size and no tile" in knob.reason
+
+
 def test_constants_that_are_no_sizes_stay_each_with_its_kind():
     """The fourteenth trap: None, strings, bools and dtypes among the arguments."""
     found = knobs(launched(programs.of_many_kinds, X))

@@ -88,7 +88,7 @@ def understand(
             for knob in knobs
         ),
     }
-    if "ttir" in getattr(compiled, "asm", {}):
+    with contextlib.suppress(AttributeError, KeyError, ValueError):  # a form of TTIR that is not known: no roles
         found["roles"] = {name: role.does for name, role in roles_of(compiled).items()}
     return found
 

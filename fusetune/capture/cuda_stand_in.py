@@ -62,6 +62,10 @@ class Stream:
         """Whether all is done."""
         return True
 
+    def is_capturing(self) -> bool:
+        """Whether a CUDA graph is made of what it is given: none can be."""
+        return False
+
     def record_event(self, event: Event | None = None) -> Event:
         """An event behind what was done so far."""
         return event or Event()

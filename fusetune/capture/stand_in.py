@@ -19,7 +19,7 @@ def stand_in(target: Target) -> Iterator[None]:
     It holds for the thread that enters it, and for those begun within. New tensors are zero where they would hold
     anything, and comparisons within a tolerance say that all is equal, since what kernels would have written is not
     there. Tensors on the CPU and on the GPU are the same ones: moving one gives itself. torch.compile gives what it was
-    given. Raises MissingPackageError where torch or triton is not installed.
+    given. Raises MissingPackageError where torch or triton is not installed, UsageError under TRITON_INTERPRET=1.
     """
     from fusetune.errors import MissingPackageError
 

@@ -32,6 +32,9 @@ _UNFILLED = {
     _TENSOR.new_empty_strided,
 }
 
+_FROM_SYSTEM = 64 * 2**20
+"""From here on memory is new from the system, which fills it with zeros: glibc keeps blocks of up to 32 MiB."""
+
 
 def there(device: Any) -> Any:
     """The device that is there for one that a program names; everything else as it is."""
@@ -65,7 +68,12 @@ class SeenOnGpu(TorchFunctionMode):
                 kwargs["device"] = _CPU
             kwargs.pop("pin_memory", None)
         result = func(*args, **kwargs)
-        if func in _UNFILLED and isinstance(result, torch.Tensor) and _is_there(result):
+        if (
+            func in _UNFILLED
+            and isinstance(result, torch.Tensor)
+            and _is_there(result)
+            and result.nbytes < _FROM_SYSTEM
+        ):
             result.detach().zero_()
         return result
 
@@ -99,10 +107,14 @@ def _itself(_func: Any, tensor: Any, *_arguments: Any, **_keywords: Any) -> Any:
 
 def _to(func: Any, tensor: Any, *args: Any, **kwargs: Any) -> Any:
     """Tensor.to, whose first argument may be a device by its number."""
+    return _parse_to(functools.partial(func, tensor), *args, **kwargs)
+
+
+def _parse_to(func: Any, *args: Any, **kwargs: Any) -> Any:
+    """What Module.to reads its arguments with: as Tensor.to."""
     if args and isinstance(args[0], int) and not isinstance(args[0], bool):
         args = (_CPU, *args[1:])
-    args = tuple(there(value) for value in args)
-    return func(tensor, *args, **{name: there(value) for name, value in kwargs.items()})
+    return func(*map(there, args), **{name: there(value) for name, value in kwargs.items()})
 
 
 def _type(func: Any, tensor: Any, *args: Any, **kwargs: Any) -> Any:
@@ -123,6 +135,7 @@ _OWN: dict[Any, Callable[..., Any]] = {
     _TENSOR.get_device: _index,
     _TENSOR.cuda: _itself,
     _TENSOR.to: _to,
+    torch._C._nn._parse_to: _parse_to,
     _TENSOR.type: _type,
     _TENSOR.pin_memory: _itself,
     _TENSOR.record_stream: lambda *_arguments: None,
@@ -161,6 +174,8 @@ def within(mode: SeenOnGpu, function: Callable[..., Any]) -> Callable[..., Any]:
 def install(patches: Patches, mode: SeenOnGpu) -> None:
     """Replace what the mode does not see, and bring it where a program's code is called back, until `patches` close."""
     patches.put(threading.Thread, "run", within(mode, threading.Thread.run))
+    hooks = torch.autograd.graph.saved_tensors_hooks
+    patches.wrap(hooks, "__init__", functools.partial(_hooking_within, mode))
     for module in (torch.autograd, torch.autograd.graph):
         patches.wrap(module, "_engine_run_backward", functools.partial(within, mode))
     patches.put(torch, "Generator", _Generator)
@@ -181,6 +196,15 @@ def install(patches: Patches, mode: SeenOnGpu) -> None:
     _default_device(patches)
     _autocast(patches)
     _custom_ops(patches, mode)
+
+
+def _hooking_within(mode: SeenOnGpu, own: Any) -> Any:
+    """What a forward saves and what a backward reads of it are told on one device, as checkpoint compares them."""
+
+    def begin(self: Any, pack_hook: Any, unpack_hook: Any) -> None:
+        own(self, within(mode, pack_hook), within(mode, unpack_hook))
+
+    return begin
 
 
 def _loading(load: Any) -> Any:
@@ -209,7 +233,7 @@ def _default_device(patches: Patches) -> None:
 
     def set_default_device(device: Any) -> None:
         given = torch.device(device) if isinstance(device, str | int) else device
-        told[0] = given if given is not None and given.type == "cuda" else None
+        told[0] = DEVICE if given is not None and given.type == "cuda" else None
         if told[0] is None:
             set_device(given)
 

@@ -28,6 +28,7 @@ from fusetune.capture.cuda_stand_in import DEVICE, ELAPSED_MS, nothing
 from fusetune.capture.patching import Patches
 from fusetune.compiler.build import resources_of_cubin
 from fusetune.core.target import Target
+from fusetune.errors import UsageError
 
 _TENSOR_MEMORY_COLUMNS = 512
 
@@ -139,7 +140,12 @@ def benched(fn: Callable[[], Any], *_arguments: Any, quantiles: Any = None, retu
 
 
 def install(patches: Patches, target: Target) -> None:
-    """Let Triton compile for `target` and launch nothing, until `patches` are closed."""
+    """Let Triton compile for `target` and launch nothing, until `patches` are closed.
+
+    Raises UsageError where Triton is told to interpret kernels, since it then compiles none.
+    """
+    if triton.knobs.runtime.interpret:
+        raise UsageError("TRITON_INTERPRET=1 lets Triton compile nothing; unset it")
     patches.callback(vars(driver).update, dict(vars(driver)))
     active = Driver(target)
     driver.set_active(active)

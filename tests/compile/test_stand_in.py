@@ -12,6 +12,10 @@ from typing import Any
 
 import pytest
 
+from fusetune.capture.stand_in import stand_in
+from fusetune.core.target import Target, find_target
+from fusetune.errors import UsageError
+
 pytestmark = pytest.mark.compile
 
 ROOT = Path(__file__).parents[2]
@@ -56,6 +60,11 @@ def summed(x, y):
     add[(triton.cdiv(x.numel(), 256),)](x, y, z, x.numel(), BLOCK=256)
     return z
 """
+
+
+@pytest.fixture
+def rtx_4090() -> Target:
+    return find_target("rtx4090")
 
 
 class Run:
@@ -283,7 +292,7 @@ print(x.device, torch.get_default_device(), z.tolist() == [0.0] * 1000)
     assert run.out.splitlines() == [
         "128 128 101376 NVIDIA GeForce RTX 4090",
         "(8, 9) 1.0 0",
-        "cuda:0 cuda True",
+        "cuda:0 cuda:0 True",
     ]
     assert len(run.launches) == 1
 
@@ -347,12 +356,15 @@ def test_torch_and_triton_are_as_before_afterwards(fails: bool) -> None:
     from triton.runtime.driver import driver
     from triton.runtime.jit import JITFunction
 
-    from fusetune.capture.stand_in import stand_in
-    from fusetune.core.target import find_target
-
     places = [torch, torch.cuda, torch.cuda.nvtx, torch.cuda.profiler, torch.accelerator, torch.version, torch.testing]
     places += [torch._C, torch.Tensor, torch.nn.Module, torch.library, torch.library.Library, torch.amp.autocast_mode]
-    places += [threading.Thread, torch.autograd, torch.autograd.graph, torch.amp.autocast_mode.autocast]
+    places += [
+        threading.Thread,
+        torch.autograd.graph.saved_tensors_hooks,
+        torch.autograd,
+        torch.autograd.graph,
+        torch.amp.autocast_mode.autocast,
+    ]
     places += [torch._library.custom_ops.CustomOpDef]
     places += [triton.testing, JITFunction, Autotuner, driver]
     with stand_in(find_target("rtx4090")):
@@ -374,13 +386,71 @@ def test_torch_and_triton_are_as_before_afterwards(fails: bool) -> None:
     assert torch.get_default_device().type == "cpu"
 
 
+def test_memory_that_nothing_filled_is_zero_of_any_size(rtx_4090: Target) -> None:
+    import torch
+
+    with stand_in(rtx_4090):
+        for size in (16, 2**20, 2**25):
+            used = torch.ones(size, device="cuda")
+            del used
+            assert not torch.empty(size, device="cuda").any()
+            assert not torch.ones(size).new_empty((size,)).any()
+
+
+def test_modules_checkpoints_and_random_states_are_as_on_a_gpu(rtx_4090: Target) -> None:
+    import torch
+    from torch.utils.checkpoint import checkpoint
+
+    with stand_in(rtx_4090):
+        layer = torch.nn.Linear(4, 4).to(0).half()
+        assert next(layer.parameters()).get_device() == 0
+        x = torch.ones(2, 4, device=torch.device("cuda", 0), dtype=torch.float16, requires_grad=True)
+        seen = []
+        x.register_hook(lambda gradient: seen.append(gradient.is_cuda))
+
+        def part(values: torch.Tensor) -> torch.Tensor:
+            seen.append(values.is_cuda)
+            return layer(values)
+
+        for reentrant in (False, True):
+            checkpoint(part, x, use_reentrant=reentrant).sum().backward()
+        assert seen == [True] * 6
+        with torch.random.fork_rng(), torch.amp.autocast("cuda"):
+            torch.cuda.manual_seed(1)
+            assert torch.is_autocast_enabled("cuda")
+            assert torch.mm(torch.ones(2, 2), torch.ones(2, 2)).dtype == torch.float16
+        scaler = torch.amp.GradScaler("cuda")
+        optimizer = torch.optim.AdamW(torch.nn.Linear(4, 4, device="cuda").parameters())
+        scaler.scale(torch.ones((), device="cuda", requires_grad=True) * 2).backward()
+        optimizer.step()
+        assert x.type() == "torch.cuda.HalfTensor"
+        assert x.pin_memory() is x
+        assert "cuda" not in repr(x.cpu().detach().numpy())
+
+
+def test_what_a_warm_up_compiled_can_be_launched_and_does_nothing(tmp_path: Path) -> None:
+    text = """
+x = torch.zeros(64).cuda()
+kernel = add.warmup(x, x, x, 64, BLOCK=64, grid=(1,))
+kernel[(1, 1, 1)](x, x, x, 64, 64)
+"""
+    assert script(tmp_path, ADD + text).ended_well().launches == []
+
+
+def test_an_interpreting_triton_is_refused(rtx_4090: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    available = torch.cuda.is_available
+    with pytest.raises(UsageError, match="unset it"), stand_in(rtx_4090):
+        pass
+    assert torch.cuda.is_available is available
+
+
 def test_kernels_and_choices_of_before_are_there_afterwards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import importlib
 
     import torch
-
-    from fusetune.capture.stand_in import stand_in
-    from fusetune.core.target import find_target
 
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "autotuned_add.py").write_text(

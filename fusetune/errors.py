@@ -5,7 +5,7 @@
     |   +-- UnknownTargetError    2   a GPU name that the target table does not hold
     |   +-- UnsupportedProblemError 2 a problem that the op does not compute
     |   +-- OpError               2   an op of a user's own whose code fails, or describes what cannot be launched
-    |   +-- TensorShapeError      2   a tensor of a shape for which PyTorch raises RuntimeError; one of these, too
+    |   +-- ChannelsError         2   an x whose dim 1 is not the channels of a module; a RuntimeError, too
     |   +-- ConfigFileError       2   a YAML file that cannot be read, parsed or believed
     |       +-- NewerSchemaError  2   a file written by a newer fusetune
     |   +-- JournalError          2   a run's journal that cannot be read
@@ -66,8 +66,8 @@ class OpError(UsageError):
     """A mistake in an op's own code: a member of its KernelSpec fails, or describes what cannot be launched."""
 
 
-class TensorShapeError(UsageError, RuntimeError):
-    """A tensor of a shape that a module does not take, where PyTorch's own would raise RuntimeError."""
+class ChannelsError(UsageError, RuntimeError):
+    """An x of three dimensions whose dim 1 is not the channels of a module; PyTorch raises RuntimeError there."""
 
 
 class ConfigFileError(UsageError):

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fusetune.errors import FusetuneError, TensorShapeError, UsageError
+from fusetune.errors import ChannelsError, FusetuneError, UsageError
 from fusetune.nn.dispatch import DTYPES, config_told
 from fusetune.nn.guards import PLAIN, as_vector, is_plain_linear, is_plain_norm
 from fusetune.nn.linear_scale import fused_call as fused_product
@@ -249,7 +249,7 @@ def _tell_channels(x: torch.Tensor, bn: Any, error: RuntimeError) -> None:
     """Say it where BatchNorm1d would have taken something else than features for its channels, and could not."""
     channels = getattr(bn, "num_features", None)
     if type(bn) is nn.BatchNorm1d and isinstance(x, torch.Tensor) and x.dim() == 3 and x.shape[1] != channels:
-        raise TensorShapeError(
+        raise ChannelsError(
             f"BatchNorm1d takes channels at dim 1, so that x [B, S, K] needs S = {channels}; got x {list(x.shape)}. "
             "To normalize features over all rows, call it with x.flatten(0, 1)"
         ) from error

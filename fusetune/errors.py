@@ -10,6 +10,7 @@
     |       +-- NewerSchemaError  2   a file written by a newer fusetune
     |   +-- JournalError          2   a run's journal that cannot be read
     |   +-- MissingPackageError   2   torch or triton is not installed; an ImportError, too
+    |   +-- CaptureError          2   a capture that is not there, damaged, or cannot be launched again
     +-- MissingConfigError        2   strict look-up found no entry
     +-- NoisyMachineError         3   the machine is too noisy to decide anything
     +-- NoCandidateError          3   a sweep or a prediction in which nothing but BASELINE can run
@@ -84,6 +85,10 @@ class JournalError(UsageError):
 
 class MissingPackageError(UsageError, ImportError):
     """A package that a call needs, torch or triton, is not installed."""
+
+
+class CaptureError(UsageError):
+    """A capture that is not there, cannot be read, or cannot be launched again."""
 
 
 class MissingConfigError(FusetuneError):

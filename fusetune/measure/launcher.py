@@ -57,6 +57,8 @@ def _of_set(value: Any, name: str, operand_of: Mapping[int, str], shared: set[in
         return replace(value, tensor=_of_set(value.tensor, name, operand_of, shared, tensors)).made()
     if id(value) in operand_of:
         return tensors[operand_of[id(value)]]
+    if type(value) is tuple:
+        return tuple(_of_set(one, name, operand_of, shared, tensors) for one in value)
     if hasattr(value, "data_ptr") and id(value) not in shared:
         raise MeasurementError(f"argument {name} of a launch is a tensor, but no operand of the op and no workspace")
     return value

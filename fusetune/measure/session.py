@@ -13,6 +13,7 @@ from fusetune.core.roofline import roofline
 from fusetune.errors import OpError, UsageError
 from fusetune.measure.launcher import Launcher
 from fusetune.measure.nvml import GpuState, Monitor
+from fusetune.measure.own_data import OwnData, Wrong
 from fusetune.measure.protocol import BlockTimes, Checked, Failure, SamplingFacts
 from fusetune.measure.timers import (
     L2_TURNOVER,
@@ -40,6 +41,10 @@ STILL_TRUE_S = 0.05
 _SETTLED = 0.01
 _CHOOSING_SAMPLES = 3
 _FLOAT64_BYTES = 8
+_MOST_SETS = 1024
+"""Of an op's own data. So many of tiny inputs may lie in L2; more of them would take longer to make than to time."""
+_SHARE_FOR_SETS = 0.3
+"""Of the GPU's free memory, for the sets of an op that changes its inputs."""
 _Arm = tuple[Config, int]
 """A config, and which of its copies: BASELINE against itself is two arms with a graph each, as any other pair."""
 
@@ -59,25 +64,35 @@ class GpuSession:
     graph of many launches where a launch may be short, events around flushed launches where all are long.
     """
 
+    _own: OwnData | None = None
+    _flush_bytes = 0
+
     def __init__(self, spec: KernelSpec, problem: Problem, seed: int, monitor: Monitor, *, cold: bool = True) -> None:
         import torch
 
         self._torch = torch
         self._spec, self._problem, self._monitor = spec, problem, monitor
-        self._baseline = spec.baseline(problem)
+        self._baseline = spec.before(problem) or spec.baseline(problem)
         self._device = torch.device("cuda", torch.cuda.current_device())
         self._l2_bytes = int(torch.cuda.get_device_properties(self._device).L2_cache_size)
-        set_bytes = sum(operand.size_bytes for operand in spec.operands(problem))
-        wanted = math.ceil(L2_TURNOVER * self._l2_bytes / set_bytes) if cold else 1
-        generator = torch.Generator(device=self._device).manual_seed(seed)
+        self._own = spec.own_data(problem, seed, self._device)
+        drawn_bytes = sum(operand.size_bytes for operand in spec.operands(problem))
+        self._set_bytes = set_bytes = self._own.set_bytes if self._own else drawn_bytes
+        wanted = math.ceil(L2_TURNOVER * self._l2_bytes / max(1, set_bytes)) if cold else 1
         self.seed = seed
-        self._sets = [self._draw(generator) for _ in range(max(1, wanted))]
-        self._set_bytes = set_bytes
+        self._sets: list[dict[str, Any]] = []
+        self._generator = torch.Generator(device=self._device).manual_seed(seed)
+        self._have_sets(max(1, min(wanted, _MOST_SETS) if self._own else wanted))
         self._cold = cold
         self._references: dict[str, torch.Tensor] | None = None
         self._states: dict[str, torch.Tensor] = {}
         self._launchers: dict[Config, list[Launcher]] = {}
-        self._timer: Timer = GraphTimer(self._run_arm, len(self._sets), len(self._sets))
+        self._timer: Timer = GraphTimer(
+            self._run_arm,
+            len(self._sets),
+            len(self._sets),
+            self._put_back if self._own and self._own.changes_inputs else None,
+        )
         self._screening: Timer = self._timer
         self._busy_until = -math.inf
         self._loaded = False
@@ -108,15 +123,19 @@ class GpuSession:
             floor_us = self._floor_us()
             timer = GraphTimer.name if is_short(baseline_us, floor_us) else EventTimer.name
             launches = launches_for(baseline_us, floor_us, len(self._sets) if timer == GraphTimer.name else 1)
-            flush_bytes = self._use(timer, launches)
+            if timer == GraphTimer.name and not self._can_put_back(launches):
+                timer, launches = EventTimer.name, launches_for(baseline_us, floor_us, 1)
+            self._use(timer, launches)
             tick_us = event_tick_us()
         else:
             launches, tick_us = like.launches, like.tick_us
-            flush_bytes = self._use(like.timer, launches)
+            self._use(like.timer, launches)
             self.warm_up()
+        flush_bytes = self._flush_bytes
         # Between two uses of one input set lies a whole walk through the sets, or one flush.
         turnover = max(self._set_bytes * len(self._sets), flush_bytes)
-        if self._cold and turnover < L2_TURNOVER * self._l2_bytes:
+        # Of tiny inputs there are as many sets as may be, and what is told says how far that goes.
+        if self._cold and turnover < L2_TURNOVER * self._l2_bytes and len(self._sets) < _MOST_SETS:
             raise AssertionError(f"only {turnover} bytes pass between two uses of an input, less than 3 x L2")
         check_tick(tick_us, MIN_ARM_US)
         return SamplingFacts(
@@ -141,20 +160,47 @@ class GpuSession:
             raise
         except UsageError:
             return None
-        return roof.time_us if self._cold else roof.compute_us
+        # A roofline of nothing is of an op whose bytes nobody counted.
+        return (roof.time_us if self._cold else roof.compute_us) or None
 
-    def _use(self, timer: str, launches: int) -> int:
-        """Time with graphs or with events from here on; returns the bytes that are flushed before a launch."""
-        sets = len(self._sets)
+    def _can_put_back(self, launches: int) -> bool:
+        """Whether a graph of so many launches can have its inputs back before each: a set for each has room.
+
+        Within a graph nothing is put back, since that would be timed.
+        """
+        if self._own is None or not self._own.changes_inputs:
+            return True
+        free, _ = self._torch.cuda.mem_get_info()
+        more = launches - len(self._sets)
+        return self._cold and launches <= _MOST_SETS and more * self._set_bytes <= _SHARE_FOR_SETS * free
+
+    def _have_sets(self, count: int) -> None:
+        """Make what is missing of so many sets of inputs."""
+        while len(self._sets) < count:
+            self._sets.append(self._own.make() if self._own else self._draw(self._generator))
+
+    def _use(self, timer: str, launches: int) -> None:
+        """Time with graphs or with events from here on."""
+        changes = self._own is not None and self._own.changes_inputs
+        if timer == GraphTimer.name and changes:
+            self._have_sets(launches)
+            self._launchers.clear()
+        sets, put_back = len(self._sets), self._put_back if changes else None
+        self._flush_bytes = 0
         if timer == GraphTimer.name:
-            self._timer = GraphTimer(self._run_arm, sets, launches)
+            self._timer = GraphTimer(self._run_arm, sets, launches, put_back)
             # As long as half a sample: a graph of few launches would rank configs by how they begin.
-            self._screening = GraphTimer(self._run_arm, sets, math.ceil(launches / (2 * sets)) * sets)
-            return 0
-        flush_bytes = L2_TURNOVER * self._l2_bytes if self._cold else 0
-        self._timer = EventTimer(self._run_arm, sets, launches, flush_bytes)
-        self._screening = EventTimer(self._run_arm, sets, 1, flush_bytes)
-        return flush_bytes
+            half = math.ceil(launches / 2) if changes else math.ceil(launches / (2 * sets)) * sets
+            self._screening = GraphTimer(self._run_arm, sets, half, put_back)
+            return
+        self._flush_bytes = L2_TURNOVER * self._l2_bytes if self._cold else 0
+        self._timer = EventTimer(self._run_arm, sets, launches, self._flush_bytes, put_back)
+        self._screening = EventTimer(self._run_arm, sets, 1, self._flush_bytes, put_back)
+
+    def _put_back(self, index: int) -> None:
+        """Let a set of inputs be as it was before any launch."""
+        assert self._own is not None, "only own data is changed by launches"
+        self._own.put_back(self._sets[index])
 
     def check(self, config: Config) -> Checked | Failure:
         """Poison the outputs, run once, compare with float64; then time one launch roughly.
@@ -171,6 +217,13 @@ class GpuSession:
     def _checked(self, config: Config) -> Checked | Failure:
         torch = self._torch
         tensors = self._sets[0]
+        if self._own is not None:
+            error = self._own.check(tensors, lambda: self._run(config, tensors))
+            if isinstance(error, Wrong):
+                return Failure(error.reason, error.detail)
+            rough_us = self._rough_us(config, tensors)
+            self._own.put_back(tensors)
+            return Checked(error=error, rough_us=rough_us)
         if self._references is None:
             self._references = self._reference(tensors)
             self._states = {operand.name: tensors[operand.name].clone() for operand in self._operands("state")}

@@ -31,6 +31,8 @@ before it, such as clocks that sag under its power, would no longer fall on both
 _KEPT_GRAPHS = 24
 """As many as the later rounds of screening have candidates, so that each is captured once a round."""
 
+PutBack = Callable[[int], object]
+"""Queues what lets the n-th set of inputs be as it was before any launch."""
 Run = Callable[[Any, int], object]
 """Launches a config once on the n-th set of inputs; returns what must not be freed while such a launch is repeated."""
 
@@ -53,16 +55,19 @@ class GraphTimer:
     """One replay of a CUDA graph of `launches` launches that walk through `sets` sets of inputs, in whole rounds.
 
     What a replay costs beside the launches is the same for every config, since all have equally many: it makes a gain
-    look smaller, never larger.
+    look smaller, never larger. With `put_back` each launch has a set of its own, and all of these are put back between
+    two arms, outside of what is timed.
     """
 
     name = "graph"
 
-    def __init__(self, run: Run, sets: int, launches: int) -> None:
+    def __init__(self, run: Run, sets: int, launches: int, put_back: PutBack | None = None) -> None:
         import torch
 
         self._torch, self._run, self._sets, self.launches = torch, run, sets, launches
-        self._lead = math.ceil(LEAD_SHARE * launches / sets) * sets
+        self._put_back = put_back
+        whole = math.ceil(LEAD_SHARE * launches / sets) * sets
+        self._lead = math.ceil(LEAD_SHARE * launches) if put_back else whole
         self._stream = torch.cuda.Stream()
         self._graphs: OrderedDict[tuple[Hashable, int], Any] = OrderedDict()
 
@@ -71,7 +76,10 @@ class GraphTimer:
         counts = [self._lead] + [self.launches] * (len(arms) - 1)
         graphs = [self._graph(arm, launches) for arm, launches in zip(arms, counts, strict=True)]
         events = []
-        for graph in graphs:
+        for graph, launches in zip(graphs, counts, strict=True):
+            if self._put_back is not None:
+                for index in range(launches):
+                    self._put_back(index)
             start, end = _event_pair(self._torch)
             start.record()
             graph.replay()
@@ -108,14 +116,18 @@ class GraphTimer:
 
 
 class EventTimer:
-    """Events around each of `launches` launches, L2 flushed before each by writing `flush_bytes` (0: left warm)."""
+    """Events around each of `launches` launches, L2 flushed before each by writing `flush_bytes` (0: left warm).
+
+    With `put_back` the set of inputs is put back before, and before the flush.
+    """
 
     name = "events"
 
-    def __init__(self, run: Run, sets: int, launches: int, flush_bytes: int) -> None:
+    def __init__(self, run: Run, sets: int, launches: int, flush_bytes: int, put_back: PutBack | None = None) -> None:
         import torch
 
         self._torch, self._run, self._sets, self.launches = torch, run, sets, launches
+        self._put_back = put_back
         self._flush = torch.empty(flush_bytes, dtype=torch.int8, device="cuda") if flush_bytes else None
 
     def times_us(self, arms: Sequence[Hashable]) -> list[float]:
@@ -124,6 +136,8 @@ class EventTimer:
         for arm in arms:
             pairs = []
             for index in range(self.launches):
+                if self._put_back is not None:
+                    self._put_back(index % self._sets)
                 if self._flush is not None:
                     self._flush.zero_()
                 start, end = _event_pair(self._torch)

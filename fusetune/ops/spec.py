@@ -283,6 +283,10 @@ class KernelSpec:
         """
         raise NotImplementedError
 
+    def before(self, problem: Any) -> Config | None:
+        """The config that the program runs today; None where that is BASELINE."""
+        return None
+
     def baseline(self, problem: Any) -> Config:
         """4 warps and 2 stages at the op's own tile: by default the first value of each constant of the space."""
         first = {name: values[0] for name, values in self.space.values.items() if name not in OPTIONS}
@@ -332,6 +336,13 @@ class KernelSpec:
                 self.launches(problem, config, abstract_tensors(self, problem, config, target))
         except FusetuneError as error:
             raise UnsupportedProblemError(f"{self.name} does not launch {config.label()}: {error}") from error
+
+    def own_data(self, problem: Any, seed: int, device: Any) -> Any:
+        """Tensors of its own to be checked and timed on (measure/own_data.py), in the place of drawn ones.
+
+        None, as here, has inputs drawn by `operands`, and results compared with `reference`.
+        """
+        return None
 
     def references(self, problem: Any) -> tuple[Any, ...]:
         """What a library offers for this problem, to be timed beside the candidates; often none.

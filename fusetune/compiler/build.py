@@ -14,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from fusetune.compiler.jit_signature import jit_signature
 from fusetune.core.config import Config
 from fusetune.core.dtypes import element_type
 from fusetune.core.problem import Problem
@@ -117,7 +118,8 @@ def _read_once(launch: Launch, target: Target) -> ReadKernel:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource, compile
 
-    signature, constants, attributes = specialize(launch)
+    made = jit_signature(launch, target.sm) if launch.by_jit else specialize(launch)
+    signature, constants, attributes = made
     source = ASTSource(launch.kernel, signature, constants, attributes)
     compiled = compile(source, target=GPUTarget("cuda", target.sm, 32), options=dict(launch.options))
     try:

@@ -38,7 +38,7 @@ class Operand:
 
     Inputs are drawn from a normal distribution with this mean and standard deviation. A state is an input that the op
     changes in place, such as running statistics. A counter is scratch that is all zeros before a launch, and again
-    after it.
+    after it. `aligned`: it begins on 16 bytes, as all that torch allocates does.
     """
 
     name: str
@@ -47,6 +47,7 @@ class Operand:
     role: Role = "input"
     mean: float = 0.0
     std: float = 1.0
+    aligned: bool = True
 
     @property
     def numel(self) -> int:
@@ -86,11 +87,12 @@ class Operand:
 
 @dataclass(frozen=True)
 class AbstractTensor:
-    """A contiguous, 16-byte aligned tensor that is not there: enough of one to compile for."""
+    """A contiguous tensor that is not there: enough of one to compile for. `aligned`: it begins on 16 bytes."""
 
     shape: tuple[int, ...]
     dtype: str
     gpu: Gpu = NO_GPU
+    aligned: bool = True
 
     def stride(self) -> tuple[int, ...]:
         """Strides in elements, innermost last."""
@@ -157,13 +159,17 @@ class Call:
 
 @dataclass(frozen=True)
 class Launch:
-    """One kernel launch: the @triton.jit function, its grid, run-time arguments, constexprs and compiler options."""
+    """One kernel launch: the @triton.jit function, its grid, run-time arguments, constexprs and compiler options.
+
+    `by_jit`: the compiler has Triton's own JIT say how arguments are specialized, for kernels of any form.
+    """
 
     kernel: Any
     grid: tuple[int, ...]
     arguments: Mapping[str, Any]
     constants: Mapping[str, Any]
     options: Mapping[str, Any] = field(default_factory=dict)
+    by_jit: bool = False
 
     def run(self) -> Any:
         """Launch on the current stream through Triton's JIT; returns the CompiledKernel."""
@@ -399,4 +405,4 @@ def abstract_tensors(
     """The op's operands and the config's workspace as tensors that are not there, on a GPU that is not either."""
     gpu = NO_GPU if target is None else Gpu(target.sm, target.sms)
     wanted = (*spec.operands(problem), *spec.workspace(problem, config))
-    return {operand.name: AbstractTensor(operand.shape, operand.dtype, gpu) for operand in wanted}
+    return {one.name: AbstractTensor(one.shape, one.dtype, gpu, one.aligned) for one in wanted}

@@ -123,6 +123,14 @@ class Exporter:
         around = scope_of(function)
         found = []
         for name, chains in sorted(names_of(definition, annotations=not future).items()):
+            if name in around and getattr(jitted(around[name]), "fn", around[name]) is not function:
+                found.append(self._binding(name, around[name], chains))
+        return found
+
+    def _bindings(self, function: FunctionType, definition: str, *, future: bool) -> list[_Binding]:
+        around = scope_of(function)
+        found = []
+        for name, chains in sorted(names_of(definition, annotations=not future).items()):
             if name in around and around[name] is not function and not self._is_itself(around[name], function):
                 found.append(self._binding(name, around[name], chains))
         return found
@@ -266,7 +274,7 @@ def _import_of(value: Any) -> tuple[str, str] | None:
         return None
     if getattr(builtins, name, None) is value:
         return "builtins", name
-    for module in (getattr(value, "__module__", None), getattr(innermost(value), "__module__", None)):
+    for module in (getattr(value, "__module__", None), getattr(getattr(jitted(value), "fn", None), "__module__", None)):
         known = isinstance(module, str) and is_installed(module)
         if isinstance(module, str) and known and getattr(sys.modules[module], name, None) is value:
             return module, name

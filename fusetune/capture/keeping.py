@@ -117,6 +117,8 @@ class Keeper:
         try:
             make_private(pending.part)
             self._take(pending, kernel, bound)
+        except _CannotError as error:
+            pending.cannot(str(error))
         except Exception as error:  # noqa: BLE001 - the program goes on, and who reads the case is told
             pending.cannot(f"what it is launched with could not be kept: {type(error).__name__}: {brief(error)}")
         return pending

@@ -11,17 +11,23 @@ import sys
 import textwrap
 from collections.abc import Iterator, Mapping
 from types import ModuleType
-from typing import Any
+from typing import Any, Final
 
 from fusetune.ops.hashing import hash_sources, innermost
+
+_MOST_WRAPPED: Final = 20
+"""Some objects have any attribute."""
 
 
 def jitted(value: Any) -> Any:
     """The Triton function right around a Python function, below autotuners and heuristics; None for anything else."""
-    while inspect.isfunction(innermost(value)) and hasattr(value, "fn"):
-        if inspect.isfunction(value.fn):
+    for _ in range(_MOST_WRAPPED):
+        held = getattr(value, "fn", None)
+        if inspect.isfunction(held):
             return value if hasattr(value, "signature") or hasattr(value, "rewrite") else None
-        value = value.fn
+        if held is None:
+            break
+        value = held
     return None
 
 

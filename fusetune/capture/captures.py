@@ -22,7 +22,7 @@ RUN_FILE: Final = "run.json"
 _RUN: Final = re.compile(r"\d{8}T\d{6}-[0-9a-f]{4}")
 
 
-class RunKept(msgspec.Struct, frozen=True, omit_defaults=True):
+class RunKept(msgspec.Struct, frozen=True):
     """What one run of a program left: how many cases, and how many bytes all of them have."""
 
     run: str

@@ -127,17 +127,6 @@ class Exporter:
                 found.append(self._binding(name, around[name], chains))
         return found
 
-    def _bindings(self, function: FunctionType, definition: str, *, future: bool) -> list[_Binding]:
-        around = scope_of(function)
-        found = []
-        for name, chains in sorted(names_of(definition, annotations=not future).items()):
-            if name in around and around[name] is not function and not self._is_itself(around[name], function):
-                found.append(self._binding(name, around[name], chains))
-        return found
-
-    def _is_itself(self, value: Any, function: FunctionType) -> bool:
-        return innermost(value) is function if hasattr(value, "fn") else False
-
     def _binding(self, name: str, value: Any, chains: Iterable[tuple[str, ...]] = ((),)) -> _Binding:
         """What defines a name. Raises NotExportedError where nothing does."""
         if isinstance(value, ModuleType):

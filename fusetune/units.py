@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 
 _BYTE_STEPS = (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10))
+_SIZE = re.compile(
+    r"(?P<number>\d{1,15}(?:\.\d{1,9})?)\s*(?P<unit>(?P<letter>[kmgt]?)(?:(?P<binary>i)?b)?)", re.IGNORECASE | re.ASCII
+)
 
 
 def format_us(time_us: float | None) -> str:
@@ -25,6 +29,15 @@ def format_bytes(size_bytes: int) -> str:
         if abs(size_bytes) >= step:
             return f"{size_bytes / step:.1f} {unit}"
     return f"{size_bytes} B"
+
+
+def parse_bytes(text: str) -> int:
+    """A size that somebody wrote: `4GiB`, `500 MB`, `1.5g` or bytes alone. Raises ValueError for anything else."""
+    found = _SIZE.fullmatch(text.strip())
+    if found is None:
+        raise ValueError(f"{text!r} is no size; write it as 4GiB or 500MB")
+    step = 1 << 10 if found["binary"] or len(found["unit"]) < 2 else 1000
+    return int(float(found["number"]) * step ** " kmgt".index((found["letter"] or " ").lower()))
 
 
 def format_gain(gain: float | None) -> str:

@@ -63,7 +63,7 @@ class Case(msgspec.Struct, frozen=True, omit_defaults=True):
     kernel has. `us` are the microseconds of all launches, by those of the first few. `grid_kind` and `grid_why` say
     what the grid follows. `roles` say what the kernel does to each tensor: read, written, both, atomic or unused.
     `proposals` counts the configs of an autotune list above it. `findings` are sentences on what the source asks for
-    and does not get.
+    and does not get. `kept` is the folder that it was kept in.
     """
 
     kernel: KernelSeen
@@ -81,6 +81,7 @@ class Case(msgspec.Struct, frozen=True, omit_defaults=True):
     roles: dict[str, str] = {}
     proposals: int = 0
     findings: tuple[str, ...] = ()
+    kept: str | None = None
 
     def config_text(self) -> str:
         """What runs, for people: `BLOCK=1024 w4 s3`."""
@@ -101,6 +102,7 @@ class Looked(msgspec.Struct, frozen=True):
     `compiled_for` names the GPU that launches were compiled for where none was run. `bypassed` counts launches of
     kernels that came past Triton's JIT, by name, and `in_graphs` those while a CUDA graph was captured: neither is a
     case. `trials` counts launches of autotuners that only timed. `failed` says how the program ended, where it failed.
+    `kept` is the folder of the run, where cases were kept.
     """
 
     cases: tuple[Case, ...]
@@ -111,3 +113,4 @@ class Looked(msgspec.Struct, frozen=True):
     in_graphs: int = 0
     bypassed: dict[str, int] = {}
     failed: str | None = None
+    kept: str | None = None

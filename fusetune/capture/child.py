@@ -19,20 +19,31 @@ from typing import Any, Final
 import msgspec
 
 from fusetune.capture.cases import KnobSeen, Looked
+from fusetune.capture.keeping import MOST_CASES, Keeper
 from fusetune.capture.programs import Program, run_program
-from fusetune.capture.watch import Watch, before_of, told
+from fusetune.capture.watch import Understood, Watch, before_of, told
 from fusetune.core.brief import brief
 from fusetune.core.target import find_target
 from fusetune.errors import EXIT_OK, EXIT_PROGRAM
 
+QUOTA_BYTES: Final = 8 << 30
+"""What the storages of one run take at most, unless said otherwise."""
 _OURS: Final = str(Path(__file__).resolve().parents[1])
 
 
 class Request(msgspec.Struct, frozen=True):
-    """What to look at. `target` is the GPU to compile for where none is to be used."""
+    """What to look at. `target` is the GPU to compile for where none is to be used.
+
+    `keep` is the folder to keep cases in, at most `most` of them and `quota` bytes of storages; with `exact` the large
+    ones of floats are kept with all their bytes, too.
+    """
 
     program: Program
     target: str | None = None
+    keep: str | None = None
+    exact: bool = False
+    quota: int = QUOTA_BYTES
+    most: int = MOST_CASES
 
 
 def main() -> int:
@@ -40,7 +51,7 @@ def main() -> int:
     request = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=Request)
     answer = Path(sys.argv[2])
     began = time.monotonic()
-    watch = Watch(understand, timed=request.target is None)
+    watch = Watch(understand, timed=request.target is None, keeper=_keeper(request))
     failed: str | None = None
     with contextlib.ExitStack() as stack:
         if request.target is not None:
@@ -70,6 +81,7 @@ def understand(
     frame: Any,
     compiled: Any,
     proposals: Sequence[Mapping[str, Any]],
+    heuristics: Mapping[str, Any] = {},
 ) -> dict[str, Any]:
     """What may vary of a launch and why, what its grid follows, and what the kernel does to its tensors."""
     from fusetune.capture.grids import rule_of
@@ -79,7 +91,7 @@ def understand(
     constants = {one.name: bound[one.name] for one in kernel.params if one.is_constexpr and one.name in bound}
     rule = rule_of(grid, resolved, bound, constants, kernel=kernel, frame=frame)
     launched = {**before_of(compiled), **options}
-    knobs = knobs_of(kernel, bound, constants, rule, launched, proposals=proposals)
+    knobs = knobs_of(kernel, bound, constants, rule, launched, proposals=proposals, heuristics=heuristics)
     found: dict[str, Any] = {
         "grid_kind": rule.kind,
         "grid_why": rule.why,
@@ -88,9 +100,26 @@ def understand(
             for knob in knobs
         ),
     }
+    pointers: tuple[str, ...] = ()
     with contextlib.suppress(AttributeError, KeyError, ValueError):  # a form of TTIR that is not known: no roles
-        found["roles"] = {name: role.does for name, role in roles_of(compiled).items()}
+        roles = roles_of(compiled)
+        found["roles"] = {name: role.does for name, role in roles.items()}
+        pointers = tuple(name for name, role in roles.items() if role.table)
+    found["understood"] = Understood(rule, knobs, pointers)
     return found
+
+
+def _keeper(request: Request) -> Keeper | None:
+    if request.keep is None:
+        return None
+    return Keeper(
+        Path(request.keep),
+        exact=request.exact,
+        quota_bytes=request.quota,
+        program=request.program.told(),
+        most=request.most,
+        reads=request.target is None,
+    )
 
 
 def _looked(watch: Watch, request: Request, seconds: float, failed: str | None) -> Looked:
@@ -98,7 +127,8 @@ def _looked(watch: Watch, request: Request, seconds: float, failed: str | None) 
     if request.target is None:
         torch = sys.modules.get("torch")
         gpu = torch.cuda.get_device_name() if torch is not None and torch.cuda.is_initialized() else None
-    return watch.looked(compiled_for=request.target, gpu=gpu, seconds=round(seconds, 2), failed=failed)
+    kept = request.keep if request.keep is not None and Path(request.keep).is_dir() else None
+    return watch.looked(compiled_for=request.target, gpu=gpu, seconds=round(seconds, 2), failed=failed, kept=kept)
 
 
 def _write(answer: Path, looked: Looked) -> None:

@@ -42,7 +42,8 @@ class StorageKept(msgspec.Struct, frozen=True, omit_defaults=True):
 class TensorKept(msgspec.Struct, frozen=True, tag="tensor", omit_defaults=True):
     """A tensor of a storage by its number; strides and `offset` in elements. `block` is a host descriptor's tile.
 
-    `read_as` is the dtype that the launch saw it as, where that is another (triton.reinterpret).
+    `read_as` is the dtype that the launch saw it as, where that is another (triton.reinterpret). `rounds`: a
+    descriptor that rounds float32 to TF32.
     """
 
     storage: int
@@ -53,12 +54,19 @@ class TensorKept(msgspec.Struct, frozen=True, tag="tensor", omit_defaults=True):
     block: tuple[int, ...] | None = None
     padding: str = "zero"
     read_as: str | None = None
+    rounds: bool = False
 
 
 class PlainKept(msgspec.Struct, frozen=True, tag="plain"):
     """A number, a flag, a word or None."""
 
     value: bool | int | float | str | None
+
+
+class FloatKept(msgspec.Struct, frozen=True, tag="float"):
+    """A float that JSON has no number for: `inf`, `-inf` or `nan`."""
+
+    text: str
 
 
 class TypeKept(msgspec.Struct, frozen=True, tag="type"):
@@ -80,7 +88,7 @@ class TupleKept(msgspec.Struct, frozen=True, tag="tuple"):
     items: tuple[ArgumentKept, ...]
 
 
-ArgumentKept = TensorKept | PlainKept | TypeKept | FunctionKept | TupleKept
+ArgumentKept = TensorKept | PlainKept | FloatKept | TypeKept | FunctionKept | TupleKept
 
 
 class Placed(msgspec.Struct, frozen=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from fusetune.capture.expressions import NotPureError, cdiv, evaluated, next_power_of_2
@@ -44,16 +44,18 @@ def knobs_of(
     options: Mapping[str, Any],
     *,
     proposals: Sequence[Mapping[str, Any]] = (),
+    heuristics: Collection[str] = (),
 ) -> tuple[Knob, ...]:
     """Each option and constant of a launch as a knob, the options first.
 
     `named` are all arguments by name, `proposals` the configs of the program's own list: their constants and options.
+    `heuristics` are the constants that functions of the program compute before each launch.
     """
     try:
         facts: KernelFacts | None = facts_of(kernel)
     except (OSError, TypeError, SyntaxError, ValueError):
         facts = None
-    case = _Case({**named, **constants}, constants, grid, facts, proposals)
+    case = _Case({**named, **constants}, constants, grid, facts, proposals, heuristics)
     given = {
         name: value for name, value in constants.items() if name in _DEFAULTS
     }  # Triton gives these to the kernel, too.
@@ -99,18 +101,28 @@ class _Case:
         grid: GridRule,
         facts: KernelFacts | None,
         proposals: Sequence[Mapping[str, Any]],
+        heuristics: Collection[str],
     ) -> None:
         self._named = named
         self._constants = constants
         self._grid = grid
         self._facts = facts
         self._proposals = proposals
+        self._heuristics = heuristics
+        self._tiles = {size for one in named.values() for size in getattr(one, "block_shape", ())}
         self._dimensions = {
             f"{name}.shape[{axis}]": size for name, one in named.items() for axis, size in enumerate(shape_of(one))
         }
 
     def knob(self, name: str, value: Any) -> Knob:
-        """Whether a constant may vary. What the program's own list varies does, whatever else there is against it."""
+        """Whether a constant may vary.
+
+        What the program's own list varies does, unless the launch's other arguments would have to follow.
+        """
+        if name in self._heuristics:
+            return self._fixed(name, value, "a heuristic of the program computes it")
+        if type(value) is int and value in self._tiles:
+            return self._fixed(name, value, "it is a host descriptor's tile")
         found = self._by_itself(name, value)
         proposed = _listed(name, self._proposals)
         if len(proposed) < 2:

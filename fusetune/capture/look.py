@@ -10,21 +10,34 @@ from pathlib import Path
 import msgspec
 
 from fusetune.capture.cases import Looked
-from fusetune.capture.child import Request
+from fusetune.capture.child import QUOTA_BYTES, Request
+from fusetune.capture.keeping import MOST_CASES
 from fusetune.capture.programs import Program
 from fusetune.errors import EXIT_PROGRAM, MachineError, ProgramError
 
 
-def look(program: Program, *, target: str | None = None, limit_s: float | None = None) -> Looked:
+def look(
+    program: Program,
+    *,
+    target: str | None = None,
+    limit_s: float | None = None,
+    keep: Path | None = None,
+    exact: bool = False,
+    quota_bytes: int = QUOTA_BYTES,
+    most: int = MOST_CASES,
+) -> Looked:
     """What a program launches. It runs in the current folder; what it prints goes to stderr.
 
-    With `target` nothing is run on a GPU: launches are compiled for that one. A program that fails by itself is told in
+    With `target` nothing is run on a GPU: launches are compiled for that one. With `keep`, a folder that is not there
+    yet, cases are kept in it: at most `most`, with storages of `quota_bytes` together, of which large ones of floats
+    are kept by their distribution unless `exact`. A program that fails by itself is told in
     `failed`, and its traceback has been printed. Raises ProgramError where it ended without a word, as by a signal or
     after `limit_s` seconds, and MachineError where no process could be started.
     """
+    asked = Request(program, target, None if keep is None else str(keep.absolute()), exact, quota_bytes, most)
     with tempfile.TemporaryDirectory(prefix="fusetune-capture-") as folder:
         request, answer = Path(folder, "request.json"), Path(folder, "answer.json")
-        request.write_bytes(msgspec.json.encode(Request(program, target)))
+        request.write_bytes(msgspec.json.encode(asked))
         command = [sys.executable, "-m", "fusetune.capture.child", str(request), str(answer)]
         sys.stderr.flush()
         try:

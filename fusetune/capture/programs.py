@@ -8,6 +8,7 @@ import importlib
 import importlib.util
 import os
 import runpy
+import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -39,6 +40,11 @@ class Program(msgspec.Struct, frozen=True):
     arguments: tuple[str, ...] = ()
     expression: str | None = None
     reference: str | None = None
+
+    def told(self) -> str:
+        """As it was named, for people."""
+        words = [*(["-m"] if self.kind == "module" else []), self.what, *self.arguments]
+        return shlex.join(words) + (f" --args {shlex.quote(self.expression)}" if self.expression else "")
 
 
 def parse_program(words: Sequence[str], *, args: str | None = None, reference: Path | None = None) -> Program:

@@ -12,10 +12,16 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from fusetune.capture.cases import Case, KernelSeen, Looked, TensorSeen
-from fusetune.ops.hashing import hash_kernels, innermost, kernels_named_by
+from fusetune.capture.grids import GridRule
+from fusetune.capture.keeping import Keeper, Pending
+from fusetune.capture.kept import Placed
+from fusetune.capture.knobs import Knob
+from fusetune.capture.placing import heuristics_of, placed_of
+from fusetune.capture.sources import source_hash_of
+from fusetune.ops.hashing import innermost
 
 MOST_CASES: Final = 2000
 MOST_TIMED: Final = 20_000
@@ -31,6 +37,14 @@ _OPTIONS_OF_A_CONFIG: Final = ("num_warps", "num_stages", "num_ctas", "maxnreg")
 _OURS: Final = str(Path(__file__).resolve().parents[1])
 
 
+class Understood(NamedTuple):
+    """What of a launch can only be told while the program lives. `pointers`: tensors that hold addresses."""
+
+    rule: GridRule
+    knobs: Sequence[Knob]
+    pointers: tuple[str, ...] = ()
+
+
 class _Seen:
     """A case while the program runs."""
 
@@ -42,12 +56,19 @@ class _Seen:
 class Watch:
     """Records launches between `install` and `remove`; `looked` is what was seen.
 
-    `understand(kernel, bound, grid, resolved, options, frame, compiled, proposals)` may add to a case when it is seen
-    first, while its objects live: the fields that it returns replace the case's. What it raises is a finding.
+    `understand(kernel, bound, grid, resolved, options, frame, compiled, proposals, heuristics)` may add to a case when
+    it is seen first, while its objects live: the fields that it returns replace the case's, but for `understood`, an
+    Understood. What it raises is a finding. A `keeper` keeps each case.
     """
 
-    def __init__(self, understand: Callable[..., Mapping[str, Any]] | None = None, *, timed: bool = False) -> None:
-        self._understand, self._timed = understand, timed
+    def __init__(
+        self,
+        understand: Callable[..., Mapping[str, Any]] | None = None,
+        *,
+        timed: bool = False,
+        keeper: Keeper | None = None,
+    ) -> None:
+        self._understand, self._timed, self._keeper = understand, timed, keeper
         self._seen: dict[Any, _Seen] = {}
         self._here = threading.local()
         self._lock = threading.Lock()
@@ -138,20 +159,48 @@ class Watch:
                 self.in_graphs += 1
             with self._deeper("inside"):
                 return run(kernel, *args, grid=grid, warmup=warmup, **named)
-        with self._deeper("inside"):
-            events = self._events(run, kernel, args, grid, named) if self._timed else None
-            if events:
-                events[0].record()
-            compiled = run(kernel, *args, grid=grid, warmup=warmup, **named)
-            if events:
-                events[1].record()
+        pending = self._before(kernel, args, grid, named) if self._keeper is not None else None
+        try:
+            compiled, events = self._launch(run, kernel, args, grid, named)
+        except BaseException:
+            self._drop(pending)
+            raise
+        if self._keeper is not None and pending is not None:
+            self._keeper.after(pending)
         with self._lock:
-            seen = self._note(kernel, args, grid, named, compiled)
+            seen = self._note(kernel, args, grid, named, compiled, pending)
             if seen is not None:
                 seen.launches += 1
                 if events and len(seen.events) < TIMED_OF_A_CASE:
                     seen.events.append(events)
         return compiled
+
+    def _launch(
+        self, run: Any, kernel: Any, args: tuple[Any, ...], grid: Any, named: dict[str, Any]
+    ) -> tuple[Any, tuple[Any, Any] | None]:
+        """Launch, and the events around it where it is timed."""
+        with self._deeper("inside"):
+            events = self._events(run, kernel, args, grid, named) if self._timed else None
+            if events:
+                events[0].record()
+            compiled = run(kernel, *args, grid=grid, warmup=False, **named)
+            if events:
+                events[1].record()
+        return compiled, events
+
+    def _before(self, kernel: Any, args: tuple[Any, ...], grid: Any, named: dict[str, Any]) -> Pending | None:
+        """What the keeper takes before a case's first launch; None for others, and where Triton will object."""
+        assert self._keeper is not None, "asked for with a keeper alone"
+        try:
+            bound, options = bind(kernel, args, named)
+            key = (id(kernel), resolved_grid(grid, bound), repr(described(kernel, bound)), repr(options))
+        except Exception:  # noqa: BLE001 - the launch itself tells the program
+            return None
+        return self._keeper.before(key, kernel, bound)
+
+    def _drop(self, pending: Pending | None) -> None:
+        if self._keeper is not None and pending is not None:
+            self._keeper.drop(pending)
 
     def _events(
         self, run: Any, kernel: Any, args: tuple[Any, ...], grid: Any, named: dict[str, Any]
@@ -185,13 +234,20 @@ class Watch:
                 self.bypassed[name] = self.bypassed.get(name, 0) + 1
 
     def _note(
-        self, kernel: Any, args: tuple[Any, ...], grid: Any, named: dict[str, Any], compiled: Any
+        self,
+        kernel: Any,
+        args: tuple[Any, ...],
+        grid: Any,
+        named: dict[str, Any],
+        compiled: Any,
+        pending: Pending | None = None,
     ) -> _Seen | None:
         """The case of a launch; the caller holds the lock."""
         try:
             bound, options = bind(kernel, args, named)
         except TypeError:  # Triton has taken it, so that this is ours to answer for
             self.lost += 1
+            self._drop(pending)
             return None
         tensors, values, constants = described(kernel, bound)
         resolved = resolved_grid(grid, bound)
@@ -201,6 +257,7 @@ class Watch:
         if seen is None:
             if len(self._seen) >= MOST_CASES:
                 self.lost += 1
+                self._drop(pending)
                 return None
             tuners = tuple(getattr(self._here, "tuners", ()))
             case = Case(
@@ -216,19 +273,54 @@ class Watch:
                 findings=findings_of(tuners, options, before),
             )
             seen = self._seen[key] = _Seen(case)
+            understood: Understood | None = None
             if self._understand is not None:
                 frame = user_frame()
                 try:
-                    more = self._understand(
-                        kernel, bound, grid, resolved, options, frame, compiled, proposals_of(tuners)
+                    more = dict(
+                        self._understand(
+                            kernel,
+                            bound,
+                            grid,
+                            resolved,
+                            options,
+                            frame,
+                            compiled,
+                            proposals_of(tuners),
+                            heuristics_of(tuners),
+                        )
                     )
+                    understood = more.pop("understood", None)
                     seen.case = _replaced(case, **more)
                 except Exception as error:  # noqa: BLE001 - the program goes on, and who reads the case is told
                     why = f"what may vary could not be found out: {type(error).__name__}: {error}"
                     seen.case = _replaced(case, findings=(*case.findings, why))
                 finally:
                     del frame
+            if pending is not None:
+                self._keep(pending, seen, understood, (grid, resolved, bound, options, tuners))
+        else:
+            self._drop(pending)
         return seen
+
+    def _keep(self, pending: Pending, seen: _Seen, understood: Understood | None, launch: tuple[Any, ...]) -> None:
+        """Write a case down, and note in it where, or why not."""
+        assert self._keeper is not None, "pending for a keeper alone"
+        grid, resolved, bound, options, tuners = launch
+        placed: tuple[Placed, ...] = ()
+        if understood is not None:
+            placed = placed_of(grid, resolved, bound, understood.rule, understood.knobs, heuristics_of(tuners))
+        folder = self._keeper.keep(
+            pending,
+            seen.case,
+            rule=understood.rule if understood is not None else None,
+            placed=placed,
+            proposals=proposals_of(tuners),
+            options=options,
+            pointers=understood.pointers if understood is not None else (),
+        )
+        notes = [f"it cannot be launched again: {pending.why}"] if pending.why is not None else []
+        seen.case = _replaced(seen.case, kept=folder, findings=(*seen.case.findings, *notes))
 
     def _finish_times(self) -> None:
         if not self._timings:
@@ -261,9 +353,10 @@ def described(kernel: Any, bound: Mapping[str, Any]) -> tuple[dict[str, TensorSe
     constexprs = {parameter.name for parameter in kernel.params if parameter.is_constexpr}
 
     def put(name: str, value: Any, into: dict[str, Any]) -> None:
-        tensor = getattr(value, "base", None) if hasattr(value, "block_shape") else value
+        # A descriptor and what triton.reinterpret gives hold their tensors.
+        tensor = value if hasattr(value, "untyped_storage") else getattr(value, "base", None)
         if hasattr(tensor, "data_ptr") and hasattr(tensor, "untyped_storage"):
-            block = tuple(value.block_shape) if tensor is not value else None
+            block = tuple(value.block_shape) if hasattr(value, "block_shape") else None
             tensors[name] = tensor_seen(tensor, storages, block)
         elif isinstance(value, tuple | list):
             for number, one in enumerate(value):
@@ -317,8 +410,8 @@ def kernel_seen(kernel: Any) -> KernelSeen:
     function = innermost(kernel)
     code = function.__code__
     try:
-        hashed: str | None = hash_kernels(kernel, *kernels_named_by(kernel))
-    except (OSError, TypeError, SyntaxError):  # its source is not to be had: made by a program
+        hashed: str | None = source_hash_of(kernel)
+    except (OSError, TypeError, SyntaxError, ValueError):  # its source is not to be had: made by a program
         hashed = None
     return KernelSeen(function.__qualname__, function.__module__, code.co_filename, code.co_firstlineno, hashed)
 
@@ -343,6 +436,8 @@ def findings_of(tuners: Sequence[Any], options: Mapping[str, Any], before: Mappi
             for name in _OPTIONS_OF_A_CONFIG
             if name in getattr(config, "kwargs", {})
         }
+        if any(getattr(config, "pre_hook", None) is not None for config in getattr(tuner, "configs", ())):
+            found.append("a Config has a pre_hook, which runs before each launch: what it did is kept, and not it")
         if hidden:
             names = ", ".join(sorted(hidden))
             found.append(

@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from fusetune.cli.shown import echo, echo_console, echo_json
 from fusetune.core.target import DEFAULT_TARGET, find_target
 from fusetune.core.text import printable
-from fusetune.errors import EXIT_OK, EXIT_PROGRAM
+from fusetune.errors import EXIT_OK, EXIT_PROGRAM, UsageError
+from fusetune.units import format_bytes, parse_bytes
+
+
+class _Size(click.ParamType[int]):
+    """A number of bytes, with or without a unit."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        try:
+            return parse_bytes(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
 @click.command("capture", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
@@ -47,6 +63,19 @@ from fusetune.errors import EXIT_OK, EXIT_PROGRAM
 @click.option(
     "--limit", "limit_s", metavar="SECONDS", type=click.FloatRange(0, min_open=True), help="End it after so long."
 )
+@click.option("--keep", is_flag=True, help="Keep the cases on disk, to be launched again without the program.")
+@click.option(
+    "--exact", is_flag=True, help="With --keep: large tensors of floats with all their bytes, not by distribution."
+)
+@click.option(
+    "--quota",
+    "quota_bytes",
+    type=_Size(),
+    metavar="SIZE",
+    help="With --keep: at most this, as 4GiB.  [default: 8GiB]",
+)
+@click.option("--list", "list_runs", is_flag=True, help="What is kept, and where.")
+@click.option("--remove", metavar="RUN", help="Remove a run that is kept, by its name in --list, or `all`.")
 @click.option("--json", "as_json", is_flag=True, help="Everything as JSON.")
 @click.pass_context
 def capture(
@@ -62,17 +91,31 @@ def capture(
     explain: bool,
     target_name: str | None,
     limit_s: float | None,
+    keep: bool,
+    exact: bool,
+    quota_bytes: int | None,
+    list_runs: bool,
+    remove: str | None,
     as_json: bool,
 ) -> None:
-    """Run a program once and show the Triton kernels that it launches: nothing is tuned, and no file is written.
+    """Run a program once and show the Triton kernels that it launches: nothing is tuned, and only --keep writes files.
 
     PROGRAM is a script with its arguments, `package.module:function` with --args, or a file with ModelNew beside a
     reference with Model, get_inputs and get_init_inputs; -m runs a module. What it prints goes to stderr. Launches of
     autotuners that only time are not the program's. Without a GPU the program runs on the CPU, its tensors stand in for
     those of a GPU, and its kernels are compiled, not run.
 
+    --keep keeps each case in a folder that is only yours: its kernel, its arguments, and the tensors before and after.
+
     Exit code 6 where the program fails by itself; its launches so far are shown.
     """
+    if list_runs or remove is not None:
+        _kept_before(program, module=module, list_runs=list_runs, remove=remove, as_json=as_json)
+        return
+    if not keep and (exact or quota_bytes is not None):
+        raise UsageError(f"{'--exact' if exact else '--quota'} belongs to --keep; add it, or leave that away")
+    from fusetune.capture.captures import new_run
+    from fusetune.capture.child import QUOTA_BYTES
     from fusetune.capture.look import look
     from fusetune.capture.programs import parse_program
     from fusetune.measure.nvml import gpu_present
@@ -82,7 +125,9 @@ def capture(
     if target_name is None and not gpu_present():
         target_name = DEFAULT_TARGET
     target = find_target(target_name).name if target_name else None
-    looked = look(parsed, target=target, limit_s=limit_s)
+    folder = new_run() if keep else None
+    quota_bytes = QUOTA_BYTES if quota_bytes is None else quota_bytes
+    looked = look(parsed, target=target, limit_s=limit_s, keep=folder, exact=exact, quota_bytes=quota_bytes)
     if as_json:
         import msgspec
 
@@ -99,6 +144,33 @@ def capture(
             echo_console(Console(), lambda console: console.print(table_of(looked, cases)))
         for line in besides(looked, cases):
             echo(printable(line))
+        if keep:
+            count = sum(case.kept is not None for case in looked.cases)
+            where = f" in {looked.kept}" if looked.kept else ": the program launched nothing that could be"
+            where += ", without what the tensors held" if looked.kept and looked.compiled_for else ""
+            echo(printable(f"{count} {'case is' if count == 1 else 'cases are'} kept{where}"))
     if looked.failed:
         echo(printable(f"The program failed by itself: {looked.failed}"), err=True)
     ctx.exit(EXIT_PROGRAM if looked.failed else EXIT_OK)
+
+
+def _kept_before(
+    program: tuple[str, ...], *, module: str | None, list_runs: bool, remove: str | None, as_json: bool
+) -> None:
+    """Show the runs that are kept, or remove some."""
+    from fusetune.capture.captures import captures_folder, remove_runs, runs
+
+    if program or module or (list_runs and remove is not None):
+        raise UsageError("--list and --remove stand alone; give no program, and one of them")
+    found = runs() if remove is None else remove_runs(remove)
+    if as_json:
+        import msgspec
+
+        echo_json(msgspec.json.format(msgspec.json.encode(found), indent=1).decode())
+        return
+    for one in found:
+        cases = f"{one.cases} {'case' if one.cases == 1 else 'cases'}"
+        gone = "removed: " if remove is not None else ""
+        echo(printable(f"{gone}{one.run}  {one.made or '-'}  {cases}  {format_bytes(one.bytes)}  {one.program}"))
+    if remove is None:
+        echo(printable(f"in {captures_folder()}" if found else "no case is kept; `fusetune capture --keep` keeps some"))

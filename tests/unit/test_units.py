@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusetune.units import format_bytes, format_gain, format_interval, format_slower, format_speedup, format_us
+from fusetune.units import (
+    format_bytes,
+    format_gain,
+    format_interval,
+    format_slower,
+    format_speedup,
+    format_us,
+    parse_bytes,
+)
 
 
 @pytest.mark.parametrize(
@@ -124,3 +132,17 @@ def test_a_time_of_nothing_has_no_speedup(gain: float) -> None:
 )
 def test_a_ratio_of_times_is_told_in_words(ratio: float, text: str) -> None:
     assert format_slower(ratio) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("4GiB", 4 << 30), ("500MB", 500_000_000), (" 1.5 g ", 3 << 29), ("100", 100), ("2 kb", 2000), ("7B", 7)],
+)
+def test_a_size_is_read_with_its_unit(text, size):
+    assert parse_bytes(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "GiB", "-1", "1e9", "3 parsecs", "9" * 40])
+def test_what_is_no_size_is_told(text):
+    with pytest.raises(ValueError, match="is no size"):
+        parse_bytes(text)

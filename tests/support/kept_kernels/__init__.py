@@ -1,0 +1,1 @@
+"""Kernels of a program, in modules that nobody installed."""

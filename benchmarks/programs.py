@@ -38,6 +38,8 @@ ROOT = HERE.parent
 DRY_TARGET = "rtx4090"
 LEAST_S = 20.0
 """With less than that left, no program is begun."""
+OURS = tuple(f"exit code {code}" for code in (2, 4, 70, 130))
+"""Ends that say nothing of the program: a bad command, no GPU, a fault, an interrupt. It is run again."""
 JUDGED = ("keep", "revert", "inconclusive")
 
 
@@ -109,7 +111,7 @@ def run_all(programs: Sequence[Program], folder: Path, gpu: str | None, argument
     path = folder / ("looked.jsonl" if arguments.look else "results.jsonl")
     held = {row["name"]: row for row in read(path) if row["on"] == on(gpu)}
     for program in () if arguments.show else programs:
-        if program.name in held and not arguments.again:
+        if program.name in held and held[program.name]["ended"] not in OURS and not arguments.again:
             continue
         left = arguments.limit - (time.monotonic() - began)
         if left < LEAST_S:

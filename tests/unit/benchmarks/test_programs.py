@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from program_sources import FOCUS, METRICS, Pair, code_of, extract, pair_of, spread, write_drivers
+from programs import after_us, figures, main, on, read, share_us, summary
+
+PROMPT = f"# Target\n{FOCUS}\n\n[CURRENT CODE]\n```python\nimport torch\n```\n\n{METRICS}\n```python\n# yours\n```\n"
+
+
+def case(verdict: str, before_us: float | None, best_us: float | None = None, **more: Any) -> dict[str, Any]:
+    return {"verdict": verdict, "before_us": before_us, "best_us": best_us, "seconds": 2.0, "failures": {}, **more}
+
+
+def row(name: str, *kernels: tuple[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    told = [{"kernel": kernel, "cases": cases} for kernel, cases in kernels]
+    return {"name": name, "ended": "done", "said": "", "seconds": 10.0, "kernels": told, "on": "predicted-rtx4090"}
+
+
+def test_a_prompt_of_the_seed_s_kind_holds_its_code_and_another_kind_none():
+    assert code_of(PROMPT) == "import torch\n"
+    assert code_of(PROMPT.replace(FOCUS, "Focus: something else.")) is None
+    assert code_of(PROMPT.replace(METRICS, "")) is None
+
+
+def test_a_prompt_s_path_says_its_problem_and_stage():
+    found = pair_of("results/level2/12_A_B/evaluation/llm_io/stage4_memory_prompt.txt")
+    assert found is not None
+    assert (found.level, found.number, found.stage, found.name) == ("level2", 12, 4, "level2_12_A_B")
+    assert pair_of("results/level2/12_A_B/evaluation/llm_io/0_raw_reply.txt") is None
+
+
+def test_pairs_are_taken_evenly():
+    pairs = [Pair("level2", f"{number}_x", number, 4, "") for number in range(10)]
+    assert [one.number for one in spread(pairs, 4)] == [0, 2, 5, 7]
+    assert spread(pairs, 20) == pairs
+
+
+def test_only_even_problems_and_their_last_stage_are_taken_out(tmp_path: Path):
+    checkout = tmp_path / "checkout"
+    for number in (3, 4):
+        io = checkout / f"results/level2/{number}_A/evaluation/llm_io"
+        io.mkdir(parents=True)
+        (io / "stage2_b_prompt.txt").write_text(PROMPT.replace("import torch", "early = 1"))
+        (io / "stage4_c_prompt.txt").write_text(PROMPT)
+        reference = checkout / f"KernelBench/level2/{number}_A.py"
+        reference.parent.mkdir(parents=True, exist_ok=True)
+        reference.write_text(f"problem = {number}\n")
+    (checkout / "LICENSE").write_text("as it is\n")
+    identity = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+    for words in (["init", "-q"], ["add", "."], [*identity, "commit", "-qm", "all"]):
+        subprocess.run(["git", "-C", str(checkout), *words], check=True)
+    assert [pair.name for pair in extract(checkout, tmp_path / "folder", 40)] == ["level2_4_A"]
+    place = tmp_path / "folder" / "pairs" / "level2_4_A"
+    assert (place / "current.py").read_text() == "import torch\n"
+    assert (place / "reference.py").read_text() == "problem = 4\n"
+
+
+def test_the_drivers_are_the_twelve_of_the_development_set(tmp_path: Path):
+    names = [path.name[:3] for path in write_drivers(tmp_path)]
+    assert names == [f"d{number:02}" for number in range(1, 13)]
+
+
+def test_launches_count_in_the_share_and_only_what_is_kept_is_faster():
+    kernel = {"cases": [case("keep", 10.0, 5.0, launches=3), case("revert", 4.0, 3.9)]}
+    assert share_us(kernel) == 34.0
+    assert after_us(kernel) == 19.0
+
+
+def test_the_summary_counts_programs_by_how_far_they_came():
+    rows = [
+        row("a", ("small", [case("revert", 1.0)]), ("large", [case("keep", 8.0, 2.0)])),
+        row("b", ("one", [case("revert", 5.0, 4.9)])),
+        row("c", ("odd", [case("skipped", None)])),
+        row("d"),
+    ]
+    found = summary(rows)
+    assert (found["programs"], found["with_a_launch"], found["with_a_verdict"]) == (4, 3, 2)
+    assert (found["main_kernels"], found["main_kernels_kept"], found["ratio_geometric_mean"]) == (2, 1, 0.5)
+    assert found["verdicts"] == {"revert": 2, "keep": 1, "skipped": 1}
+    assert (found["seconds_a_kernel_median"], found["seconds_a_kernel_most"]) == (2.0, 2.0)
+    assert figures(rows[0])["main"] == {
+        "kernel": "large",
+        "before_us": 8.0,
+        "after_us": 2.0,
+        "ratio": 0.25,
+        "verdicts": {"keep": 1},
+    }
+
+
+def test_measured_and_predicted_are_not_mixed_and_a_line_cut_off_is_none(tmp_path: Path):
+    assert on("NVIDIA H200") != on(None)
+    path = tmp_path / "results.jsonl"
+    path.write_text(json.dumps(row("a")) + '\n{"name": "b", "en')
+    assert [one["name"] for one in read(path)] == ["a"]
+
+
+def test_what_is_done_is_shown_without_running_it_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any):
+    monkeypatch.setattr("programs.gpu_name", lambda: None)
+    monkeypatch.setattr("programs.environment", lambda _folder: {})
+    (tmp_path / "results.jsonl").write_text(json.dumps(row("D1", ("k", [case("keep", 4.0, 2.0)]))) + "\n")
+    monkeypatch.setattr("sys.argv", ["programs.py", str(tmp_path), "--show", "--output", str(tmp_path / "out")])
+    assert main() == 0
+    written = json.loads((tmp_path / "out" / "programs-predicted-rtx4090.json").read_text())
+    assert written["predicted_for"] == "rtx4090"
+    assert written["summary"]["ratio_geometric_mean"] == 0.5
+    assert "D1" in capsys.readouterr().out

@@ -13,31 +13,11 @@ from fusetune.measure.paired import NOISE_LIMIT, PairResult, is_quiet
 from fusetune.measure.protocol import Failure
 from fusetune.store.journal import Phase
 from fusetune.tune.bench import Bench
+from fusetune.tune.final import Final
 from fusetune.tune.race import RaceResult
 
 LIBRARY_PAIRS = 3
 """Pairs that a library which may win adds: with BASELINE, with the conservative config, and with our choice."""
-
-
-class Final(msgspec.Struct, frozen=True):
-    """Every pair that was compared and what follows from it.
-
-    `best` and `conservative` may be the same config; `over_conservative` is None then. Where a library was chosen it is
-    `best`, and `ours` is what would stay without it.
-    """
-
-    decision: Decision
-    baseline: Config
-    best: Config
-    conservative: Config
-    over_baseline: Mapping[Config, PairResult]
-    over_conservative: PairResult | None
-    ours: Final | None = None
-
-    @property
-    def chosen(self) -> Config:
-        """The config that stays."""
-        return {"conservative": self.conservative, "baseline": self.baseline}.get(self.decision.choice, self.best)
 
 
 def control(bench: Bench) -> PairResult:

@@ -11,8 +11,6 @@ from msgspec import structs
 from fusetune.compiler.build import ptxas_version
 from fusetune.compiler.pool import Compiled, CompileRun
 from fusetune.core.config import Config
-from fusetune.core.decision import Gain
-from fusetune.core.environment import Environment
 from fusetune.core.progress import Progress
 from fusetune.core.resources import Resources
 from fusetune.core.stats import preload
@@ -21,16 +19,15 @@ from fusetune.core.trouble import Trouble
 from fusetune.errors import MeasurementError, NoisyMachineError, NoUsableGpuError
 from fusetune.measure.clocks import locked_clocks_of
 from fusetune.measure.lock import hold_gpu_of
-from fusetune.measure.paired import PairResult
 from fusetune.measure.protocol import BY_MACHINE, Failure, GpuFacts, Measurer
 from fusetune.ops.loading import place_of
 from fusetune.store.journal import PhaseTime, RunEnd, Sampling
 from fusetune.store.paths import config_path
-from fusetune.store.schema import ConservativeGain, Entry, Times
 from fusetune.store.yaml_files import write_entry
 from fusetune.tune.alone import end_if_alone
 from fusetune.tune.bench import Bench
-from fusetune.tune.confirm import Final, confirm, control, revalidate
+from fusetune.tune.confirm import confirm, control, revalidate
+from fusetune.tune.entry import entry_of
 from fusetune.tune.log import RunLog, journal_path, open_run
 from fusetune.tune.plan import (
     Plan,
@@ -42,8 +39,8 @@ from fusetune.tune.plan import (
     start_compiling,
 )
 from fusetune.tune.race import FirstRound, race
-from fusetune.tune.references import Reference, beside_chosen, library_row, time_references
-from fusetune.tune.request import Ranked, SweepRequest, SweepResult, today
+from fusetune.tune.references import beside_chosen, time_references
+from fusetune.tune.request import Ranked, SweepRequest, SweepResult
 from fusetune.tune.troubled import allow_for, ends_with_nothing
 
 SHOWN = 10
@@ -127,7 +124,7 @@ def _sweep(
             _prepare(measurer, request.seed + 1, log)
             final = revalidate(bench, final)
         reference = beside_chosen(bench, final.chosen, reference, () if several else right)
-        entry = _entry(request, environment, final, aa, reference, log.run)
+        entry = entry_of(request, environment, final, aa, reference, log.run)
         result = write_entry(path, request.spec.name, facts.identity, entry, place_of(request.spec.name))
         log.journal.write(RunEnd(entry=entry, file=str(path), message=entry.verdict))
         return SweepResult(
@@ -252,59 +249,3 @@ def _compile_and_screen(
     if request.baseline not in first.rough_us:
         raise MeasurementError("BASELINE was right at first and failed its second check; run the command again")
     return resources, first, [config for config in plan.references if config in right]
-
-
-def _entry(
-    request: SweepRequest,
-    environment: Environment,
-    final: Final,
-    aa: PairResult,
-    reference: Reference | None,
-    run: str,
-) -> Entry:
-    """What goes into the YAML. A reverted problem stores BASELINE, with the gain of the best that was not enough."""
-    judged = final.best if final.decision.choice == "baseline" else final.chosen
-    result = final.over_baseline.get(judged, aa)
-    kept = final.decision.choice != "baseline"
-    conservative_us = result.baseline_us if final.over_conservative is None else final.over_conservative.baseline_us
-    if kept and final.chosen == final.conservative:
-        conservative_us = result.config_us
-    over_conservative = _conservative_gain(final) if kept and final.chosen != final.conservative else None
-    return Entry(
-        problem=request.problem,
-        config=final.chosen,
-        evidence="measured",
-        verdict=final.decision.verdict,
-        reason=final.decision.reason,
-        environment=structs.replace(environment, kernel_hash=request.spec.source_hash(final.chosen)),
-        run=run,
-        date=today(),
-        gain=_rounded(result.gain),
-        gain_over_conservative=over_conservative,
-        time_us=Times(
-            baseline=round(result.baseline_us, 3),
-            conservative=round(conservative_us, 3),
-            config=round(result.config_us if kept else result.baseline_us, 3),
-        ),
-        library=library_row(final.chosen, reference),
-    )
-
-
-def _conservative_gain(final: Final) -> ConservativeGain | None:
-    if final.over_conservative is None:
-        return None
-    gain = _rounded(final.over_conservative.gain)
-    return ConservativeGain(
-        median=gain.median, low=gain.low, high=gain.high, blocks=gain.blocks, config=final.conservative
-    )
-
-
-def _rounded(gain: Gain) -> Gain:
-    return Gain(
-        median=min(round(gain.median, 4), 0.9999),  # below 1, where rounding would make it just that
-        low=round(gain.low, 4),
-        high=round(gain.high, 4),
-        confidence=gain.confidence,
-        min_gain=gain.min_gain,
-        blocks=gain.blocks,
-    )

@@ -225,6 +225,8 @@ class KernelSpec:
     types: OpTypes = NAMED
     staged_loads: int = 0
     """Loads inside the pipelined loop, which num_stages multiplies; those before and after it do not count."""
+    rejects_spills: bool = True
+    """Whether a config that spills registers to local memory is left out; where it is not, its Resources tell."""
     warmed_by: str | None = None
     """`module:function` that makes a problem ready for those who call the op; None: what it launches is compiled."""
     exported_by: str | None = None
@@ -288,6 +290,10 @@ class KernelSpec:
         first = {name: values[0] for name, values in self.space.values.items() if name not in OPTIONS}
         return self.types.config.from_builtins({**first, "num_warps": SAFE_WARPS, "num_stages": SAFE_STAGES})
 
+    def before(self, problem: Any) -> Config | None:
+        """The config that the program runs today, which all are then held against; None where that is BASELINE."""
+        return None
+
     def candidates(self, problem: Any, target: Target, space: SpaceName) -> tuple[Any, ...]:
         """The configs of a space by its name, BASELINE first. Raises UsageError for a name that is none."""
         baseline = self.baseline(problem)
@@ -304,6 +310,10 @@ class KernelSpec:
         if config.num_warps * _WARP > _MOST_THREADS:
             return Rejection("threads", f"{config.num_warps * _WARP} threads a CTA, {_MOST_THREADS} are the most")
         return None
+
+    def may_spill(self, problem: Any, config: Any) -> bool:
+        """Whether a config is tried although it spills: what all are held against is, or any of this op."""
+        return not self.rejects_spills or config in (self.before(problem), self.baseline(problem))
 
     def estimate(
         self, config: Any, problem: Any, target: Target, resources: Resources | None = None

@@ -34,7 +34,7 @@ MOST_JOURNAL_BYTES: Final = 64 << 20
 
 Status = Literal["rejected", "skipped", "compiled", "failed", "checked"]
 Phase = Literal["control", "reference", "confirm", "revalidate", "gate"]
-"""control: BASELINE against itself. reference: a library beside BASELINE or what stays, which decides nothing."""
+"""control: Before, or BASELINE, against itself. reference: a library beside it or what stays, which decides nothing."""
 
 _Count = Annotated[int, msgspec.Meta(ge=0)]
 _NonNegative = Annotated[float, msgspec.Meta(ge=0.0, lt=1e12)]
@@ -48,7 +48,8 @@ class RunStart(_Record, frozen=True, tag="run"):
     """The first line: what was asked for, and with what.
 
     `prior`: what was predicted to be slow was left out. `allow_library`: a library may win. `baseline`: the op's
-    BASELINE for the problem, which journals of earlier versions leave to the op.
+    BASELINE for the problem, which journals of earlier versions leave to the op. `before`: the config that ran before,
+    and that all are held against; None where that is BASELINE.
     """
 
     journal: int
@@ -67,6 +68,7 @@ class RunStart(_Record, frozen=True, tag="run"):
     prior: bool = False
     allow_library: bool = False
     baseline: Config | None = None
+    before: Config | None = None
 
 
 class Candidate(_Record, frozen=True, tag="candidate"):

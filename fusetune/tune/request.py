@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Literal
@@ -13,6 +14,7 @@ from fusetune.core.config import Config
 from fusetune.core.decision import KeepRule
 from fusetune.core.problem import Problem
 from fusetune.core.space import SpaceName
+from fusetune.ops.before import before_of, reference_of
 from fusetune.ops.spec import KernelSpec
 from fusetune.ops.types import register
 from fusetune.store.schema import Entry
@@ -54,6 +56,16 @@ class SweepRequest(msgspec.Struct, frozen=True):
         """The op's BASELINE for this problem."""
         return self.spec.baseline(self.problem)
 
+    @property
+    def before(self) -> Config | None:
+        """The config that the program runs today; None where that is BASELINE."""
+        return before_of(self.spec, self.problem)
+
+    @property
+    def reference(self) -> Config:
+        """What everything is compared with: Before, or BASELINE."""
+        return reference_of(self.spec, self.problem)
+
 
 class Ranked(msgspec.Struct, frozen=True):
     """A candidate among the best, with its screening or predicted time in microseconds."""
@@ -66,6 +78,8 @@ class SweepResult(msgspec.Struct, frozen=True):
     """The entry decided on and where it went; `file` is None when an entry already there was left in place.
 
     `has_model`: whether predicted times are a cost model's; without one they are the roofline's, the same for all.
+    `tried`: how many candidates beside the reference the run tried; `failures`: how many of them were rejected or
+    failed, by reason.
     """
 
     run: str
@@ -76,6 +90,8 @@ class SweepResult(msgspec.Struct, frozen=True):
     target_name: str
     kept_instead: Entry | None = None
     has_model: bool = True
+    tried: int = 0
+    failures: Mapping[str, int] = {}
 
 
 def new_run_id() -> str:

@@ -28,6 +28,7 @@ from fusetune.tune.alone import end_if_alone
 from fusetune.tune.bench import Bench
 from fusetune.tune.confirm import confirm, control, revalidate
 from fusetune.tune.entry import entry_of
+from fusetune.tune.fallen import tried_and_fallen, why_fallen
 from fusetune.tune.log import RunLog, journal_path, open_run
 from fusetune.tune.plan import (
     Plan,
@@ -50,10 +51,10 @@ def sweep(request: SweepRequest, measurer: Measurer, progress: Progress) -> Swee
     """Tune one problem on the measurer's GPU and write the outcome, keep or revert, as a measured entry.
 
     A killed sweep goes on where it stopped when it is called again; another one on the same GPU is waited for. Raises
-    NoisyMachineError (nothing is written) where BASELINE timed against itself does not come out equal,
-    NoCandidateError (likewise) where every candidate but BASELINE is rejected or fails its check, NoUsableGpuError,
-    WrongResultError or CompileError where BASELINE cannot be run, UnsupportedProblemError, and NothingTunedError where
-    the machine does not let it come to an end.
+    NoisyMachineError (nothing is written) where the reference, Before or BASELINE, timed against itself does not come
+    out equal, NoCandidateError (likewise) where every other candidate is rejected or fails its check, NoUsableGpuError,
+    WrongResultError or CompileError where the reference cannot be run, UnsupportedProblemError, and NothingTunedError
+    where the machine does not let it come to an end.
     """
     with ends_with_nothing():
         return _held_sweep(request, measurer, progress)
@@ -107,6 +108,9 @@ def _sweep(
         end_if_alone(request, log, _of_ours(request, first.rough_us, right), asked)
         measurer.warm_up()
         raced = race(measurer, first, request.seed, log)
+        if request.before is not None and raced.baseline is None:
+            why = why_fallen(journal_path(request, log), request.baseline)
+            log.note(f"BASELINE cannot be used ({why}); the rule goes without it")
         measurer.settle()
         bench = Bench(measurer, request.rule, request.seed, log)
         try:
@@ -114,7 +118,7 @@ def _sweep(
         except NoisyMachineError as error:
             log.journal.write(RunEnd(entry=None, file=None, message=str(error)))
             raise
-        # Among several, BASELINE's blocks find the fastest; a single one need only be timed beside what stays.
+        # Among several, the reference's blocks find the fastest; a single one need only be timed beside what stays.
         several = len(right) > 1 or request.allow_library
         reference = time_references(bench, right) if several else None
         contender = reference.config if reference and request.allow_library else None
@@ -127,6 +131,7 @@ def _sweep(
         entry = entry_of(request, environment, final, aa, reference, log.run)
         result = write_entry(path, request.spec.name, facts.identity, entry, place_of(request.spec.name))
         log.journal.write(RunEnd(entry=entry, file=str(path), message=entry.verdict))
+        tried, failures = tried_and_fallen(journal_path(request, log), (request.reference, *plan.references))
         return SweepResult(
             run=log.run,
             entry=entry,
@@ -135,6 +140,8 @@ def _sweep(
             journal=journal_path(request, log),
             target_name=facts.identity.name,
             kept_instead=result.kept,
+            tried=tried,
+            failures=failures,
         )
 
 
@@ -246,6 +253,7 @@ def _compile_and_screen(
     log.journal.write(PhaseTime(name="check", seconds=round(checking_s, 3), within="compile"))
     log.journal.write(PhaseTime(name="first_round", seconds=round(screening_s, 3), within="compile"))
     allow_for(troubled, len(resources) - len(troubled), request, plan.target, log)
-    if request.baseline not in first.rough_us:
-        raise MeasurementError("BASELINE was right at first and failed its second check; run the command again")
+    if log.reference not in first.rough_us:
+        name = log.reference_name
+        raise MeasurementError(f"{name} was right at first and failed its second check; run the command again")
     return resources, first, [config for config in plan.references if config in right]

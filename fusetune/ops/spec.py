@@ -305,6 +305,10 @@ class KernelSpec:
             raise UsageError(f"space {space!r} is not known; use one of {', '.join(SPACE_NAMES)}")
         return tuple(dict.fromkeys((baseline, *others)))
 
+    def neighbours(self, problem: Any, config: Any, target: Target) -> tuple[Any, ...]:
+        """Further candidates around one that does well, the most promising first; often there are none."""
+        return ()
+
     def reject(self, config: Any, problem: Any, target: Target) -> Rejection | None:
         """Why this config cannot run or cannot win on this target, from its numbers alone; None lets it through."""
         if config.num_warps * _WARP > _MOST_THREADS:

@@ -144,6 +144,14 @@ class Sampling(_Record, frozen=True, tag="sampling"):
     tick_us: _NonNegative = 0.0
 
 
+class Growth(_Record, frozen=True, tag="growth"):
+    """A round of growth, from 1 on: so many candidates were `added`, which are neighbours of those in `around`."""
+
+    number: _Count
+    around: tuple[_Count, ...]
+    added: _Count
+
+
 class PhaseTime(_Record, frozen=True, tag="phase"):
     """How long one phase of the run took, in seconds of wall time; `within` names the phase that it is a part of."""
 
@@ -166,7 +174,7 @@ class RunEnd(_Record, frozen=True, tag="end"):
     message: str
 
 
-Record = RunStart | Candidate | Sampling | Sample | Block | Comparison | PhaseTime | Note | RunEnd
+Record = RunStart | Candidate | Sampling | Sample | Growth | Block | Comparison | PhaseTime | Note | RunEnd
 
 _ENCODER = msgspec.json.Encoder(enc_hook=to_builtins)
 
@@ -308,6 +316,8 @@ def candidates_of(record: Record) -> Set[int]:
     """The candidates that a record is about, and that have to be known by then."""
     if isinstance(record, Sample):
         return {record.id}
+    if isinstance(record, Growth):
+        return frozenset(record.around)
     return {record.id, record.baseline_id} if isinstance(record, Block | Comparison) else frozenset()
 
 

@@ -159,6 +159,6 @@ def revalidate_over_before(bench: Bench, final: Final, comparisons: int) -> Fina
         decision=decision,
         best=best,
         over_reference={**final.over_reference, chosen: results[bench.reference]},
-        over_conservative=results.get(final.conservative, final.over_conservative),
+        over_conservative=final.over_conservative and results.get(final.conservative, final.over_conservative),
         over_baseline={**final.over_baseline, **over_baseline},
     )

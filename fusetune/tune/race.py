@@ -110,6 +110,25 @@ class FirstRound:
     def _time_reference(self) -> None:
         self._new.append((self._reference, _reference_sample(self._measurer, 1, self._log)))
 
+    def plan_more(self, configs: Sequence[Config]) -> None:
+        """Let these come into the round, too."""
+        self._planned = (*self._planned, *configs)
+
+    def ratios(self) -> dict[Config, float]:
+        """The times so far over the reference's beside them, of those that are in the race; empty where there are none.
+
+        Samples that the ledger holds count, and are written down again by `finish` only.
+        """
+        own, others = self._log.ledger.samples(1)
+        sequence = [taken for taken in (*own, *self._new, *others) if taken[0] in self.rough_us]
+        if all(config != self._reference for config, _ in sequence):
+            return {}
+        found: dict[Config, list[float]] = {}
+        for config, ratio in _ratios(sequence, self._reference):
+            found.setdefault(config, []).append(ratio)
+        in_race = set(_without_hopeless(self.rough_us, self._always)) - self._failed
+        return {config: statistics.median(of_config) for config, of_config in found.items() if config in in_race}
+
     def finish(self) -> tuple[list[Config], list[Taken]]:
         """The field of the race, the reference in it, and all samples of the round, closed by one of the reference."""
         own, others = _taken_over(1, list(self.rough_us), self._log)

@@ -30,6 +30,8 @@ class SweepRequest(msgspec.Struct, frozen=True):
     `fresh` takes nothing over from earlier runs. `prior` leaves out what the cost model predicts to be far too slow.
     `allow_library` lets a library win, which is timed in any case. `exclusive` makes another process on the GPU an
     error. `lock_mhz` is where the SM clock is held while measuring; None leaves the clocks alone.
+    `budget_s` is how long candidates are compiled, checked and screened before no neighbours are asked for any more,
+    and `grow_rounds` how often they are at most, as a replay of a run that its budget ended has to know (`rounds_of`).
     """
 
     spec: KernelSpec
@@ -46,6 +48,8 @@ class SweepRequest(msgspec.Struct, frozen=True):
     allow_library: bool = False
     exclusive: bool = False
     lock_mhz: int | None = None
+    budget_s: float | None = None
+    grow_rounds: int | None = None
 
     def __post_init__(self) -> None:
         # A spec that was made in code, and not loaded by its name: what is written is read back in its types.

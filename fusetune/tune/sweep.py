@@ -29,6 +29,7 @@ from fusetune.tune.bench import Bench
 from fusetune.tune.confirm import confirm, control, revalidate
 from fusetune.tune.entry import entry_of
 from fusetune.tune.fallen import tried_and_fallen, why_fallen
+from fusetune.tune.grow import grow
 from fusetune.tune.log import RunLog, journal_path, open_run
 from fusetune.tune.plan import (
     Plan,
@@ -211,8 +212,8 @@ def _compile_and_screen(
 ) -> tuple[dict[Config, Resources], FirstRound, list[Config]]:
     """Check every candidate against the float64 reference as soon as it is compiled, and time those that are right.
 
-    Others still compile meanwhile. Returns the resources of what compiled, the first round of screening, and the
-    library's configs that are right.
+    Others still compile meanwhile; where the op names neighbours of the best, those are tried next. Returns the
+    resources of what compiled, the first round of screening, and the library's configs that are right.
     """
     first = FirstRound(measurer, plan.configs, log)
     right: set[Config] = set()
@@ -247,8 +248,16 @@ def _compile_and_screen(
         checking_s += checked - began
         screening_s += time.monotonic() - checked
 
+    began = time.monotonic()
     running = early.results(plan)
     made = compile_all(request, plan.compiled, plan.target, log, running=running, on_compiled=check_and_time)
+
+    def try_more(configs: Sequence[Config]) -> None:
+        first.plan_more(configs)
+        more = compile_all(request, configs, plan.target, log, on_compiled=check_and_time, tried=len(made))
+        made.update(more)
+
+    grow(request, plan, first.ratios, try_more, log, began)
     resources = {config: found.resources for config, found in made.items()}
     log.journal.write(PhaseTime(name="check", seconds=round(checking_s, 3), within="compile"))
     log.journal.write(PhaseTime(name="first_round", seconds=round(screening_s, 3), within="compile"))

@@ -227,6 +227,8 @@ class KernelSpec:
     """Loads inside the pipelined loop, which num_stages multiplies; those before and after it do not count."""
     rejects_spills: bool = True
     """Whether a config that spills registers to local memory is left out; where it is not, its Resources tell."""
+    kernel_place: tuple[str, str] | None = None
+    """Of a kernel of somebody's program: `module:qualname` and the file that it stands in, as files of configs say."""
     warmed_by: str | None = None
     """`module:function` that makes a problem ready for those who call the op; None: what it launches is compiled."""
     exported_by: str | None = None

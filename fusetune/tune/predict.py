@@ -108,7 +108,8 @@ def _predict(request: SweepRequest, target: Target, progress: Progress) -> Sweep
             date=today(),
             predicted_us=_predicted_us(request, times, conservative, chosen),
         )
-        result = write_entry(path, request.spec.name, identity, entry, place_of(request.spec.name))
+        place = place_of(request.spec.name)
+        result = write_entry(path, request.spec.name, identity, entry, place, request.spec.kernel_place)
         log.journal.write(
             RunEnd(entry=entry, file=str(path) if result.written else None, message="predicted; nothing was timed")
         )

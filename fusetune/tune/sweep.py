@@ -130,7 +130,8 @@ def _sweep(
             final = revalidate(bench, final)
         reference = beside_chosen(bench, final.chosen, reference, () if several else right)
         entry = entry_of(request, environment, final, aa, reference, log.run)
-        result = write_entry(path, request.spec.name, facts.identity, entry, place_of(request.spec.name))
+        place = place_of(request.spec.name)
+        result = write_entry(path, request.spec.name, facts.identity, entry, place, request.spec.kernel_place)
         log.journal.write(RunEnd(entry=entry, file=str(path), message=entry.verdict))
         tried, failures = tried_and_fallen(journal_path(request, log), (request.reference, *plan.references))
         return SweepResult(

@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import itertools
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+from rich.console import Console
 
+from fusetune.cli.sweep import _print_verdict as print_verdict
+from fusetune.core.environment import TargetIdentity
 from fusetune.core.progress import SilentProgress
 from fusetune.core.resources import Resources
 from fusetune.core.space import Rejection
 from fusetune.core.target import Target
 from fusetune.errors import CompileError, NoCandidateError
+from fusetune.gate.replayed import gate_from
 from fusetune.measure.protocol import Failure
 from fusetune.measure.replay import ReplayMeasurer
 from fusetune.ops.gemm_scale.config import BASELINE, Config
 from fusetune.ops.gemm_scale.problem import Problem
+from fusetune.report.compare import Side, compare
+from fusetune.report.formats import to_csv, to_json, to_markdown
+from fusetune.report.html.render import render_html
+from fusetune.report.model import load_report
+from fusetune.report.terminal import render
 from fusetune.store.journal import Growth, Note, RunStart, Sample, read_journal
 from fusetune.store.schema import Entry
 from fusetune.store.yaml_files import read_config_file
@@ -31,6 +43,7 @@ from tests.support.fake_compiler import BreakingMeasurer, FakeCompiler, ListedSp
 from tests.support.killable import RTX4090
 from tests.unit.tune.test_sweep import FAST, OTHER, PROBLEM, SAFE
 
+TARGET = TargetIdentity(name=RTX4090.name, capability=RTX4090.capability, sms=RTX4090.sms)
 BEFORE = Config(BLOCK_M=64, BLOCK_N=64, BLOCK_K=32, num_warps=8, num_stages=3)
 
 
@@ -286,3 +299,76 @@ def test_a_grown_sweep_that_was_cut_off_goes_on_to_the_same_config(tmp_path: Pat
     result = grown(tmp_path, fresh=False)
     assert len(list((tmp_path / "runs").glob("*.jsonl"))) == 1
     assert result.entry.config == CHAIN[-1]
+
+
+# --- who reads it
+
+
+def test_reports_say_before_where_it_is_before(tmp_path: Path) -> None:
+    swept(tmp_path, {BEFORE: 20, BASELINE: 16, SAFE: 10, FAST: 8})
+    report = load_report([tmp_path / "configs"], [tmp_path / "runs"])
+    (row,) = report.rows
+    assert (row.before, row.before_us, row.baseline_us) == (BEFORE, *about(20, 16))
+    (run,) = report.runs
+    assert run.baseline is not None
+    assert (run.before, run.baseline.config) == (BEFORE, BEFORE)
+    text = to_markdown(report)
+    assert "| Before | winner |" in text
+    assert "20.0 us (BASELINE 16.0 us)" in text
+    assert "gain over Before" in text
+    assert "the gain over Before, over BASELINE and over the fastest" in text
+    (cells,) = csv.DictReader(io.StringIO(to_csv(report)))
+    assert cells["before_label"] == BEFORE.label()
+    assert float(cells["before_us"]) == pytest.approx(20, abs=0.02)
+    assert float(cells["gain_over_baseline_median"]) == pytest.approx(0.5, abs=0.01)
+    assert json.loads(to_json(report))["rows"][0]["gain_over_baseline"]["median"] == pytest.approx(0.5, abs=0.01)
+    console = Console(width=200, file=io.StringIO(), record=True)
+    render(report, console)
+    assert "Before" in console.export_text()
+    page = render_html(report, [tmp_path / "runs"])
+    assert "20.0 us (BASELINE 16.0 us)" in page
+    assert f"{BEFORE.label()} (Before)" in page
+
+
+def test_the_gate_decides_a_run_again_over_before(tmp_path: Path) -> None:
+    finding = gate_from(swept(tmp_path, {BEFORE: 20, BASELINE: 16, FAST: 8}).journal)
+    assert (finding.status, finding.baseline_us) == ("holds", pytest.approx(20, abs=0.02))
+
+
+def test_the_verdict_on_the_screen_names_before(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    print_verdict(swept(tmp_path, {BEFORE: 20, BASELINE: 16, FAST: 8}))
+    told = capsys.readouterr().out
+    assert f"Before          20.0 us, {BEFORE.label()}" in told
+    assert "BASELINE        16.0 us" in told
+    assert "over BASELINE: +50.0 %" in told
+
+
+def test_gains_over_different_configs_are_not_compared(tmp_path: Path) -> None:
+    one = swept(tmp_path / "one", {BEFORE: 20, BASELINE: 16, FAST: 8}).entry
+    two = msgspec.structs.replace(one, before=OTHER)
+    (difference,) = compare(*(Side("a", {("op", "gpu", PROBLEM): (TARGET, entry)}) for entry in (one, two)))
+    assert difference.change == "not_comparable"
+    assert "over different configs" in difference.why
+
+
+def test_a_file_keeps_the_place_of_its_kernel(tmp_path: Path) -> None:
+    spec = BeforeSpec(FAST)
+    spec.kernel_place = "net.layers:Block.<locals>.kernel", str(tmp_path / "net" / "layers.py")
+    times_us = {BEFORE: 20, BASELINE: 16, FAST: 8}
+    result = swept(tmp_path, times_us, spec=spec)
+    assert result.file is not None
+    placed = read_config_file(result.file)
+    assert (placed.kernel, placed.file) == ("net.layers:Block.<locals>.kernel", "net/layers.py")
+    swept(tmp_path, times_us)
+    again = read_config_file(result.file)
+    assert (again.kernel, again.file) == (placed.kernel, placed.file)
+
+
+def test_what_needs_before_is_refused_without_it(tmp_path: Path) -> None:
+    entry = swept(tmp_path, {BEFORE: 20, BASELINE: 16, FAST: 8}).entry
+    with pytest.raises(ValueError, match="needs the config that ran, `before`"):
+        msgspec.structs.replace(entry, before=None)
+    assert entry.time_us is not None
+    times = msgspec.structs.replace(entry.time_us, before=None, baseline=None)
+    with pytest.raises(ValueError, match="need `baseline` and `conservative`"):
+        msgspec.structs.replace(entry, before=None, time_us=times, gain_over_baseline=None)

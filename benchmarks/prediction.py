@@ -235,7 +235,7 @@ def judge(sweep: Measured, machine: Machine | None = None) -> dict[str, Any]:
     for count in FIRST:
         row[f"regret_top{count}"] = min(times[config] for config in ranking[:count]) / sweep.best_us - 1
     guessed = guesses(sweep, machine)
-    offline = [config for config in shortlist_of(guessed, BASELINE) if config in times]
+    offline = [config for config in shortlist_of(guessed, [BASELINE]) if config in times]
     first = sorted(offline, key=lambda config: predicted[config])[:3]
     row["regret_offline"] = min(times[config] for config in first) / sweep.best_us - 1
     order = sorted(guessed, key=lambda config: (config != BASELINE, guessed[config]))

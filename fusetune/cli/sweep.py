@@ -11,7 +11,7 @@ import click
 
 from fusetune.cli.options import named_op, naming_options, problem_options, problem_with, values_of
 from fusetune.cli.shown import echo
-from fusetune.core.decision import REASON_TEXT, KeepRule
+from fusetune.core.decision import KeepRule, reason_text
 from fusetune.core.space import SPACE_NAMES
 from fusetune.core.target import DEFAULT_TARGET, Target, find_target
 from fusetune.core.text import slugify
@@ -264,7 +264,9 @@ def _print_verdict(result: SweepResult) -> None:
     assert entry.gain is not None, "a measured entry has a gain"
     gain = entry.gain
     interval = format_interval(gain.low, gain.high)
-    echo(f"\n{entry.verdict.upper()}: {entry.config.label()}  ({REASON_TEXT[entry.reason]})")
+    echo(f"\n{entry.verdict.upper()}: {entry.config.label()}  ({reason_text(entry.reason, entry.before)})")
+    if entry.before is not None:
+        echo(f"  Before          {format_us(entry.time_us.before)}, {entry.before.label()}")
     echo(f"  BASELINE        {format_us(entry.time_us.baseline)}")
     if entry.verdict == "keep":
         echo(f"  {entry.config.label():<15} {format_us(entry.time_us.config)}")
@@ -275,6 +277,9 @@ def _print_verdict(result: SweepResult) -> None:
     else:
         needed = f"{gain.min_gain * 100:g} %"
         echo(f"  best candidate  {format_gain(gain.median)} in {interval}, where {needed} is needed")
+    beside = entry.gain_over_baseline
+    if beside is not None:
+        echo(f"  over BASELINE: {format_gain(beside.median)} in {format_interval(beside.low, beside.high)}")
     over = entry.gain_over_conservative
     if over is not None:
         echo(
@@ -304,6 +309,8 @@ def _predict(request: SweepRequest, target: Target, why: str) -> int:
         of = "by the roofline"
     for place, ranked in enumerate(result.best, start=1):
         echo(f"  {place}. {ranked.config.label():<22} {of} {format_us(ranked.time_us)}")
+    if result.entry.before is not None:
+        echo(f"     Before {'':<15} {of} {format_us(predicted.before)}")
     echo(f"     BASELINE {'':<13} {of} {format_us(predicted.baseline)}")
     why = "By the keep rule on these predictions" if result.has_model else "Until a GPU has timed them"
     echo(f"{why}: {result.entry.config.label()}")

@@ -46,12 +46,13 @@ def kernel_facts(spec: KernelSpec, problem: Problem, config: Config, target: Tar
         return tuple(_facts(launch, target) for launch in abstract_launches(spec, problem, config, target))
 
 
-def reject_resources(resources: Resources, target: Target, *, is_baseline: bool) -> Rejection | None:
+def reject_resources(resources: Resources, target: Target, *, may_spill: bool) -> Rejection | None:
     """Why a compiled config is not tried: it spills, or asks for more shared memory than a CTA can have.
 
-    BASELINE may spill: it is what everything is compared with, and what calls fall back to, whatever it is like.
+    BASELINE and Before may spill: they are what everything is compared with, and what calls fall back to, whatever they
+    are like. So may every config of an op that rejects none for it (`KernelSpec.rejects_spills`).
     """
-    if resources.spills and not is_baseline:
+    if resources.spills and not may_spill:
         return Rejection("spills", f"{resources.stack_bytes} bytes of stack a thread")
     if resources.shared_bytes > target.shared_bytes_per_cta:
         return Rejection(

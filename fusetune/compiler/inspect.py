@@ -105,7 +105,7 @@ def inspect_config(spec: KernelSpec, problem: Problem, config: Config, target: T
         waves=waves,
         tail_efficiency=waves / -(-waves // 1) if held.ctas_per_sm else 0.0,
         rejection=spec.reject(config, problem, target)
-        or reject_resources(main.resources, target, is_baseline=config == spec.baseline(problem)),
+        or reject_resources(main.resources, target, may_spill=spec.may_spill(problem, config)),
         estimate=found,
         roofline=walls,
         why_no_estimate=lacking,
@@ -139,7 +139,7 @@ def _suggestion(spec: KernelSpec, problem: Problem, config: Config, target: Targ
     except CompileError as error:
         return Suggestion(config, None, str(error), None)
     found, _, _ = _predicted(spec, problem, config, target, resources)
-    unfit = reject_resources(resources, target, is_baseline=config == spec.baseline(problem))
+    unfit = reject_resources(resources, target, may_spill=spec.may_spill(problem, config))
     return Suggestion(config, resources, unfit.detail if unfit else None, found.time_us if found else None)
 
 
@@ -223,8 +223,8 @@ def inspect_space(
             if isinstance(result, Trouble):
                 troubled[config] = result
                 continue
-            is_baseline = config == baseline
-            why = result if isinstance(result, Rejection) else reject_resources(result, target, is_baseline=is_baseline)
+            spill = spec.may_spill(problem, config)
+            why = result if isinstance(result, Rejection) else reject_resources(result, target, may_spill=spill)
             resources = result if isinstance(result, Resources) else None
             held = _held(resources, config, target) if resources is not None else None
             if why is not None:

@@ -17,6 +17,7 @@ Reason = Literal[
     "gain_confirmed",
     "conservative_gain_confirmed",
     "library_gain_confirmed",
+    "baseline_gain_confirmed",
     "gain_below_minimum",
     "no_candidate_left",
     "budget_exhausted",
@@ -28,12 +29,33 @@ REASON_TEXT: Final[dict[Reason, str]] = {
     "gain_confirmed": "the gain over BASELINE and over the fastest 4-warp / 2-stage config is confirmed",
     "conservative_gain_confirmed": "the fastest 4-warp / 2-stage config gains enough; no other surely adds as much",
     "library_gain_confirmed": "the library is faster than all of ours, and its gain over BASELINE is confirmed",
+    "baseline_gain_confirmed": "BASELINE gains enough on what ran before; no other surely adds as much",
     "gain_below_minimum": "no config gains the minimum over every reference that it must beat",
     "no_candidate_left": "no candidate but BASELINE compiled and gave right results",
     "budget_exhausted": "the blocks allowed did not settle it; the safer config stays",
     "revalidation_disagrees": "a fresh process did not confirm the gain",
     "predicted_not_timed": "predicted from compile facts; nothing was timed",
 }
+
+_REASON_TEXT_BEFORE: Final[dict[Reason, str]] = {
+    "gain_confirmed": "the gain over Before, over BASELINE and over the fastest 4-warp / 2-stage config is confirmed",
+    "conservative_gain_confirmed": "the fastest 4-warp / 2-stage config gains enough on Before and BASELINE; no other "
+    "surely adds as much",
+    "library_gain_confirmed": "the library is faster than all of ours, and its gain over Before is confirmed",
+    "no_candidate_left": "no candidate but Before compiled and gave right results",
+}
+"""Where Before is what everything was held against."""
+
+
+def reason_text(reason: Reason, before: object | None) -> str:
+    """What a reason says, where `before` is the config that ran before, None where that was BASELINE."""
+    return (_REASON_TEXT_BEFORE if before is not None else REASON_TEXT).get(reason, REASON_TEXT[reason])
+
+
+def reference_name(before: object | None) -> str:
+    """What people call the config that all are held against: Before, or BASELINE where that was what ran before."""
+    return "BASELINE" if before is None else "Before"
+
 
 LOOKS: Final[tuple[int, ...]] = (25, 50, 100, 200, 400)
 """After how many blocks an interval is looked at; every look spends a share of the error budget."""
@@ -128,7 +150,7 @@ def decide(measured: Gain) -> Outcome:
     return "inconclusive"
 
 
-Choice = Literal["best", "conservative", "baseline", "library"]
+Choice = Literal["best", "conservative", "baseline", "before", "library"]
 
 TIE: Final = 0.01
 """Configs whose times differ by less are equals; the one that takes less of an SM wins, and ours over a library's."""
@@ -163,3 +185,28 @@ def choose(
     if best_may_gain or conservative_over_baseline == "inconclusive":
         return Decision("baseline", "inconclusive", "budget_exhausted")
     return Decision("baseline", "revert", "gain_below_minimum")
+
+
+def all_of(*outcomes: Outcome | None) -> Outcome:
+    """What several gains come to that are all needed; None is for one that is not."""
+    if "revert" in outcomes:
+        return "revert"
+    return "inconclusive" if "inconclusive" in outcomes else "keep"
+
+
+def choose_over_before(best: Outcome | None, conservative: Outcome | None, baseline: Outcome | None) -> Decision:
+    """The keep rule where another config than BASELINE ran before, Before.
+
+    Each outcome is that of all gains which the config needs (`all_of`): over Before, of every other than BASELINE over
+    BASELINE, too, and of the best, where its warps or stages are others, over the fastest 4-warp / 2-stage config. None
+    is for a config that could not run, or that is named already: the best may be BASELINE or the conservative one.
+    """
+    if best == "keep":
+        return Decision("best", "keep", "gain_confirmed")
+    if conservative == "keep":
+        return Decision("conservative", "keep", "conservative_gain_confirmed")
+    if baseline == "keep":
+        return Decision("baseline", "keep", "baseline_gain_confirmed")
+    if "inconclusive" in {best, conservative, baseline}:
+        return Decision("before", "inconclusive", "budget_exhausted")
+    return Decision("before", "revert", "gain_below_minimum")

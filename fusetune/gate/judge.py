@@ -40,9 +40,9 @@ class Allowance(msgspec.Struct, frozen=True):
     deadline: float | None = None
     clock: Callable[[], float] = time.monotonic
 
-    def of(self, baseline: Config) -> Limits:
-        """The same for one problem, whose BASELINE this is."""
-        return Limits(baseline, self.seed, self.deadline, self.clock)
+    def of(self, baseline: Config, name: str = "BASELINE") -> Limits:
+        """The same for one problem, whose BASELINE, or Before, this is."""
+        return Limits(baseline, self.seed, self.deadline, self.clock, name)
 
     @property
     def over(self) -> bool:
@@ -51,12 +51,13 @@ class Allowance(msgspec.Struct, frozen=True):
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """Of the measurements of one problem: its BASELINE, and what an Allowance has."""
+    """Of the measurements of one problem: its BASELINE, or Before, as `name` says, and what an Allowance has."""
 
     baseline: Config
     seed: int = 0
     deadline: float | None = None
     clock: Callable[[], float] = time.monotonic
+    name: str = "BASELINE"
 
     @property
     def over(self) -> bool:
@@ -65,7 +66,7 @@ class Limits(msgspec.Struct, frozen=True):
 
 
 def judge_gain(measurer: Measurer, entry: Entry, limits: Limits, journal: GateJournal) -> Judgement:
-    """Whether the entry's config still gains its minimum over BASELINE."""
+    """Whether the entry's config still gains its minimum over BASELINE, or over Before where the entry has one."""
     assert entry.gain is not None, "the schema gives every measured entry a gain"
     rule = KeepRule(min_gain=entry.gain.min_gain, confidence=entry.gain.confidence)
 
@@ -73,7 +74,7 @@ def judge_gain(measurer: Measurer, entry: Entry, limits: Limits, journal: GateJo
         statuses: dict[str, Status] = {"keep": "holds", "revert": "regression", "inconclusive": "inconclusive"}
         return Judgement(statuses[result.outcome], _told_gain(result), result)
 
-    judgement = _twice(measurer, limits.baseline, entry.config, rule, judge, limits, journal)
+    judgement = _twice(measurer, entry.before or limits.baseline, entry.config, rule, judge, limits, journal)
     if judgement.result is None:
         return judgement
     then = f"{format_gain(entry.gain.median)} when it was kept"
@@ -182,7 +183,7 @@ def _once(
 
     # What is compared decides what has to be quiet: an arm against itself, in the order and the time of the others.
     noise = pair("control", baseline, baseline, is_quiet)
-    name = "BASELINE" if baseline == limits.baseline else baseline.label()
+    name = limits.name if baseline == limits.baseline else baseline.label()
     if isinstance(noise, Failure):
         return Judgement("inconclusive", f"this machine is too noisy: {name} against itself shows {noise.detail}")
     if not is_quiet(noise.gain) and limits.over:

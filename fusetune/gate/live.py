@@ -9,7 +9,7 @@ from typing import Literal
 
 import msgspec
 
-from fusetune.core.decision import KeepRule
+from fusetune.core.decision import KeepRule, reference_name
 from fusetune.core.problem import Problem
 from fusetune.core.progress import Progress
 from fusetune.errors import NoUsableGpuError
@@ -20,6 +20,7 @@ from fusetune.gate.recording import GateJournal
 from fusetune.gate.static import static_findings
 from fusetune.measure.lock import hold_gpu_of
 from fusetune.measure.protocol import GpuFacts, Measurer
+from fusetune.ops.before import before_of, reference_of
 from fusetune.ops.loading import spec_named
 from fusetune.ops.spec import KernelSpec
 from fusetune.store.lookup import target_differences
@@ -53,7 +54,7 @@ def live_gate(
     *,
     clock: Callable[[], float] = time.monotonic,
 ) -> list[Finding]:
-    """Measure every kept entry of the files against BASELINE on the GPU at hand, and every measured one against REV.
+    """Measure every kept entry of the files against BASELINE or Before on this GPU, and every measured one against REV.
 
     holds: the interval of the gain is at or above the entry's own minimum gain. regression: it is below it, in two
     measurements. inconclusive: neither, or BASELINE against itself was too noisy, or no time was left. Entries that
@@ -139,7 +140,7 @@ def _measure(
             return "; ".join(differences)
         with hold_gpu_of(facts, progress):
             journal = GateJournal(options.journals)
-            own = limits.of(spec.baseline(entry.problem))
+            own = limits.of(reference_of(spec, entry.problem), reference_name(before_of(spec, entry.problem)))
             judgement = _judge(measurer, facts, file, entry, check, against, own, journal)
             journal.end(entry, path, judgement.status)
     finally:

@@ -63,7 +63,8 @@ class GateJournal:
                 space=GATE_SPACE,
                 seed=seed,
                 rule=rule,
-                baseline=baseline,
+                baseline=None if entry.before else baseline,
+                before=entry.before,
             )
         )
         self.checked(baseline, None)

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from fusetune.core.config import Config
+from fusetune.core.decision import reference_name
 from fusetune.errors import MeasurementError, UsageError
 from fusetune.gate.findings import Check, Finding
 from fusetune.gate.judge import Judgement, Limits, judge_against, judge_gain
@@ -41,10 +42,10 @@ def gate_from(journal: Path) -> Finding:
 
 
 def _judge(measurer: ReplayMeasurer, start: RunStart, entry: Entry, other: Config | None) -> Judgement:
-    baseline = baseline_of(start.op, start.problem, start.baseline)
+    baseline = start.before or baseline_of(start.op, start.problem, start.baseline)
     if baseline is None:
         return Judgement("inconclusive", f"the run does not say what BASELINE of {start.op} was")
-    limits, silent = Limits(baseline), GateJournal(None)
+    limits, silent = Limits(baseline, name=reference_name(start.before)), GateJournal(None)
     try:
         if other is None:
             return judge_gain(measurer, entry, limits, silent)

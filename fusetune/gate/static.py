@@ -74,8 +74,8 @@ def static_findings(
                 troubles.append(compiled.result)
                 status, detail = _not_compiled(compiled.result)
             else:
-                is_baseline = entry.config == spec.baseline(entry.problem)
-                status, detail = _checked(entry.config, compiled.result, target, is_baseline=is_baseline)
+                may_spill = entry.config == entry.before or spec.may_spill(entry.problem, entry.config)
+                status, detail = _checked(entry.config, compiled.result, target, may_spill=may_spill)
                 if pins is not None and toolchain is not None:
                     job = Job(entry.problem, entry.config)
                     status, detail = _held_to_pin((status, detail), job, compiled.kernels, pins, spec, toolchain)
@@ -111,8 +111,8 @@ def pin(files: Sequence[LoadedFile], progress: Progress, *, workers: int | None 
             if isinstance(compiled.result, Trouble):
                 told = f"{path} was not pinned, {entry.config.label()} could not be compiled: {compiled.result.detail}"
                 raise Trouble(told, compiled.result.is_setting).error()
-            is_baseline = entry.config == spec.baseline(entry.problem)
-            status, detail = _checked(entry.config, compiled.result, target, is_baseline=is_baseline)
+            may_spill = entry.config == entry.before or spec.may_spill(entry.problem, entry.config)
+            status, detail = _checked(entry.config, compiled.result, target, may_spill=may_spill)
             override = old.override(entry.problem) if old else None
             if status == "regression" and not (override and _is_spill(compiled) and _accepts_spill(override.accepts)):
                 refused.append(f"{entry.problem.describe()}  {entry.config.label()}: {detail}")
@@ -189,11 +189,11 @@ def _refuse_other(pins: PinFile, file: ConfigFile, path: Path) -> None:
         )
 
 
-def _checked(config: Config, result: Resources | Rejection, target: Target, *, is_baseline: bool) -> Outcome:
+def _checked(config: Config, result: Resources | Rejection, target: Target, *, may_spill: bool) -> Outcome:
     """What can be said without a pin."""
     if isinstance(result, Rejection):
         return "regression", f"does not compile: {result.detail}"
-    if result.spills and not is_baseline:
+    if result.spills and not may_spill:
         return "regression", f"spills: {result.stack_bytes} bytes of stack a thread"
     if result.shared_bytes > target.shared_bytes_per_cta:
         return "regression", (
@@ -202,7 +202,7 @@ def _checked(config: Config, result: Resources | Rejection, target: Target, *, i
         )
     if config.is_library and not result.registers:
         return "holds", "a library's call: there is no kernel of ours to compile"
-    # BASELINE is the reference, and what calls fall back to, whatever it spills.
+    # BASELINE is the reference, and what calls fall back to, whatever it spills; Before likewise.
     stack = f"spills {result.stack_bytes} bytes a thread, as BASELINE may" if result.spills else "no spill"
     return "holds", f"{result.registers} registers, {stack}, {format_bytes(result.shared_bytes)} of shared memory"
 

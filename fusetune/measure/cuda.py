@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from fusetune.core.config import Config
+from fusetune.core.decision import reference_name
 from fusetune.core.environment import Environment
 from fusetune.core.problem import Problem
 from fusetune.core.target import Target, known_targets
@@ -22,6 +23,7 @@ from fusetune.measure.libraries import start_server
 from fusetune.measure.nvml import Monitor, visible_gpu
 from fusetune.measure.protocol import BlockTimes, Checked, Failure, GpuFacts, SamplingFacts
 from fusetune.measure.worker import Worker, WorkerLostError
+from fusetune.ops.before import before_of
 from fusetune.ops.refusals import CannotLaunchError
 from fusetune.ops.spec import KernelSpec
 
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 OPEN_LIMIT_S = 180.0
-"""Loading torch, allocating inputs and checking BASELINE must be done by then."""
+"""Loading torch, allocating inputs and checking the reference must be done by then."""
 CANDIDATE_LIMIT_S = 20.0
 """One check, sample or block must be done by then; a candidate that is not, hangs."""
 ROOM_AHEAD = 4
@@ -101,8 +103,8 @@ class CudaMeasurer:
     def prepare(self, seed: int) -> SamplingFacts:
         """Begin anew in a fresh process, which times as the first one did.
 
-        Raises WrongResultError where BASELINE itself does not come through, MeasurementError where it does not fit
-        into the GPU's memory.
+        Raises WrongResultError where Before, or BASELINE, itself does not come through, MeasurementError where it does
+        not fit into the GPU's memory.
         """
         if self._seed is None:
             self._seed = seed
@@ -131,7 +133,7 @@ class CudaMeasurer:
             self._spare = start_worker(self._server)
 
     def open_ahead(self) -> None:
-        """Have the process that stands by draw its inputs and check BASELINE, where both sessions fit into the GPU."""
+        """Have the process that stands by draw its inputs and check a config, where both sessions fit into the GPU."""
         if self._spare is not None and self._sampling is not None:
             sets = self._sampling.input_sets
             with contextlib.suppress(WorkerLostError):  # `settle` meets that again.
@@ -164,7 +166,7 @@ class CudaMeasurer:
         return self._guarded(_check, config)
 
     def warm_up(self) -> None:
-        """Run BASELINE until the clocks have settled."""
+        """Run the reference until the clocks have settled."""
         self._guarded(_warm_up)
 
     def sample(self, config: Config) -> float | Failure:
@@ -188,10 +190,12 @@ class CudaMeasurer:
     def _open(self) -> SamplingFacts:
         opened = self._ask(_open_session, self._spec, self._problem, self._seed, self._cold, self._sampling)
         if isinstance(opened, Failure):
-            seen = f"BASELINE itself failed at {self._problem.describe()} ({opened.reason}: {opened.detail})"
+            name = reference_name(before_of(self._spec, self._problem))
+            seen = f"{name} itself failed at {self._problem.describe()} ({opened.reason}: {opened.detail})"
             if opened.reason == "out_of_memory":
                 raise MeasurementError(f"{seen}; free the GPU's memory or tune a smaller problem")
-            raise WrongResultError(f"{seen}; nothing was tuned. Run `make test-gpu` and report what it says")
+            advice = ". Run `make test-gpu` and report what it says" if name == "BASELINE" else ""
+            raise WrongResultError(f"{seen}; nothing was tuned{advice}")
         self._opened = True
         self._sampling = self._sampling or opened
         return opened

@@ -84,10 +84,11 @@ class Measurer(Protocol):
         """The GPU and the software; raises NoUsableGpuError where there is none."""
 
     def prepare(self, seed: int) -> SamplingFacts:
-        """Begin anew, in a fresh process, with inputs drawn from `seed`; BASELINE is checked first.
+        """Begin anew, in a fresh process, with inputs drawn from `seed`.
 
+        What all are held against, Before or BASELINE, is checked first.
         The first chooses how samples are taken, and those after it take them alike.
-        Raises WrongResultError where BASELINE itself is wrong: then nothing here can be trusted.
+        Raises WrongResultError where that is wrong: then nothing here can be trusted.
         """
 
     def company(self) -> tuple[str, ...]:
@@ -109,7 +110,7 @@ class Measurer(Protocol):
         """Run once on NaN-poisoned outputs and compare with the float64 reference."""
 
     def warm_up(self) -> None:
-        """Run BASELINE until the clocks have settled."""
+        """Run Before, or BASELINE, until the clocks have settled."""
 
     def sample(self, config: Config) -> float | Failure:
         """One timing, for screening only."""

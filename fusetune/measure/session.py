@@ -26,6 +26,7 @@ from fusetune.measure.timers import (
     is_short,
     launches_for,
 )
+from fusetune.ops.before import reference_of
 from fusetune.ops.checking import check_reference
 from fusetune.ops.device import local_target
 from fusetune.ops.spec import Call, KernelSpec, Launch, Operand, Role
@@ -72,7 +73,7 @@ class GpuSession:
 
         self._torch = torch
         self._spec, self._problem, self._monitor = spec, problem, monitor
-        self._baseline = spec.before(problem) or spec.baseline(problem)
+        self._baseline = reference_of(spec, problem)
         self._device = torch.device("cuda", torch.cuda.current_device())
         self._l2_bytes = int(torch.cuda.get_device_properties(self._device).L2_cache_size)
         self._own = spec.own_data(problem, seed, self._device)

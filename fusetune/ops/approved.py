@@ -147,6 +147,13 @@ def place_in_file(place: Place, file: Path) -> str:
     return place
 
 
+def file_in_file(source: str, file: Path) -> str:
+    """How a YAML file names another file: likewise."""
+    with contextlib.suppress(ValueError):
+        return Path(source).relative_to(_base(file)).as_posix()
+    return source
+
+
 def place_from_file(named: str, file: Path) -> Place:
     """The place that a YAML file names."""
     source, _, attribute = named.rpartition(":")

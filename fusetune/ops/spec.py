@@ -231,6 +231,10 @@ class KernelSpec:
     types: OpTypes = NAMED
     staged_loads: int = 0
     """Loads inside the pipelined loop, which num_stages multiplies; those before and after it do not count."""
+    rejects_spills: bool = True
+    """Whether a config that spills registers to local memory is left out; where it is not, its Resources tell."""
+    kernel_place: tuple[str, str] | None = None
+    """Of a kernel of somebody's program: `module:qualname` and the file that it stands in, as files of configs say."""
     warmed_by: str | None = None
     """`module:function` that makes a problem ready for those who call the op; None: what it launches is compiled."""
     exported_by: str | None = None
@@ -289,14 +293,14 @@ class KernelSpec:
         """
         raise NotImplementedError
 
-    def before(self, problem: Any) -> Config | None:
-        """The config that the program runs today; None where that is BASELINE."""
-        return None
-
     def baseline(self, problem: Any) -> Config:
         """4 warps and 2 stages at the op's own tile: by default the first value of each constant of the space."""
         first = {name: values[0] for name, values in self.space.values.items() if name not in OPTIONS}
         return self.types.config.from_builtins({**first, "num_warps": SAFE_WARPS, "num_stages": SAFE_STAGES})
+
+    def before(self, problem: Any) -> Config | None:
+        """The config that the program runs today, which all are then held against; None where that is BASELINE."""
+        return None
 
     def candidates(self, problem: Any, target: Target, space: SpaceName) -> tuple[Any, ...]:
         """The configs of a space by its name, BASELINE first. Raises UsageError for a name that is none."""
@@ -309,11 +313,19 @@ class KernelSpec:
             raise UsageError(f"space {space!r} is not known; use one of {', '.join(SPACE_NAMES)}")
         return tuple(dict.fromkeys((baseline, *others)))
 
+    def neighbours(self, problem: Any, config: Any, target: Target) -> tuple[Any, ...]:
+        """Further candidates around one that does well, the most promising first; often there are none."""
+        return ()
+
     def reject(self, config: Any, problem: Any, target: Target) -> Rejection | None:
         """Why this config cannot run or cannot win on this target, from its numbers alone; None lets it through."""
         if config.num_warps * _WARP > _MOST_THREADS:
             return Rejection("threads", f"{config.num_warps * _WARP} threads a CTA, {_MOST_THREADS} are the most")
         return None
+
+    def may_spill(self, problem: Any, config: Any) -> bool:
+        """Whether a config is tried although it spills: what all are held against is, or any of this op."""
+        return not self.rejects_spills or config in (self.before(problem), self.baseline(problem))
 
     def estimate(
         self, config: Any, problem: Any, target: Target, resources: Resources | None = None

@@ -18,6 +18,7 @@ from fusetune.ops.refusals import CannotLaunchError
 TOLD_BY_NAME: Final = frozenset(
     {
         *("problem", "check", "operands", "tolerance", "kind", "flops", "bytes", "baseline", "candidates", "reject"),
+        *("before", "neighbours"),
         *("estimate", "parse_config", "unlaunchable", "references", "workspace", "signature", "deterministic"),
         "source_hash",
     }

@@ -45,7 +45,7 @@ class Side(msgspec.Struct, frozen=True):
 class Difference(msgspec.Struct, frozen=True):
     """One problem in both sides.
 
-    gain: that of the second's config over the first's, through BASELINE, which both were timed against in turns. Two
+    gain: that of the second's config over the first's, through BASELINE or Before, which both were timed against. Two
     times of different sessions are not compared. Its interval is the product of both intervals: where each holds with
     95 %, it does with 90 %.
     """
@@ -168,6 +168,9 @@ def _obstacle(old: Entry, new: Entry) -> str:
     for name, entry in (("first", old), ("second", new)):
         if entry.evidence != "measured":
             return f"the {name} is predicted; nothing was timed"
+    if old.before != new.before:
+        ran = [entry.before.label() if entry.before else "BASELINE" for entry in (old, new)]
+        return f"their gains are over different configs, {' and '.join(ran)}"
     if old.environment.kernel_hash != new.environment.kernel_hash:
         return "the kernels have changed in between, and BASELINE with them; `fusetune gate --against` times both"
     return ""

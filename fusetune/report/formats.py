@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
+from fusetune.core.decision import reference_name
 from fusetune.core.text import csv_cell, encodable, json_text, markdown, shown
 from fusetune.core.values import to_builtins
 from fusetune.report import wording
@@ -52,6 +53,7 @@ def to_csv(report: Report) -> str:
     problem = dict.fromkeys(name for row in report.rows for name in row.problem.to_builtins())
     config = dict.fromkeys(name for row in report.rows for name in row.config.to_builtins())
     columns = (*_COLUMNS_BEFORE, *problem, *_COLUMNS_BETWEEN, *config, *_COLUMNS_AFTER)
+    columns += _COLUMNS_WITH_BEFORE if any(row.before for row in report.rows) else ()
     writer = csv.DictWriter(text, fieldnames=columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows({name: csv_cell(value) for name, value in record.items()} for record in records)
@@ -64,7 +66,8 @@ def to_markdown(report: Report) -> str:
     lines += [f"- {c.count} {c.verdict} (`{c.reason}`): {c.text}" for c in wording.verdict_counts(report)]
     lines.append("")
     if report.rows:
-        header = ("op", "problem", "BASELINE", "winner", "config", "gain", "interval", "over conservative", "library")
+        reference = wording.reference_header(report.rows)
+        header = ("op", "problem", reference, "winner", "config", "gain", "interval", "over conservative", "library")
         cells = [_markdown_cells(row) for row in report.rows]
         lines += [*_table((*header, "verdict", "evidence", "GPU", "versions", "date"), cells), ""]
         meant = wording.legend(report)
@@ -109,6 +112,15 @@ _COLUMNS_AFTER: Final = (
 )
 
 
+_COLUMNS_WITH_BEFORE: Final = (
+    "before_label",
+    "before_us",
+    "predicted_before_us",
+    *(f"gain_over_baseline_{name}" for name in _GAIN_FIELDS),
+)
+"""Of a report in which another config than BASELINE ran before somewhere: there, `gain` is over that one."""
+
+
 def _csv_record(row: ProblemRow) -> dict[str, Any]:
     plain = ("op", "gpu", "verdict", "reason", "evidence", "baseline_us", "conservative_us", "config_us")
     record: dict[str, Any] = {name: getattr(row, name) for name in plain}
@@ -117,12 +129,16 @@ def _csv_record(row: ProblemRow) -> dict[str, Any]:
     record |= {name: getattr(row.environment, name) for name in _ENVIRONMENT_FIELDS}
     record["label"] = row.config.label()
     record["conservative_label"] = row.conservative_config.label() if row.conservative_config else None
+    if row.before:
+        record |= {"before_label": row.before.label(), "before_us": row.before_us}
+        record["predicted_before_us"] = row.predicted_us.before if row.predicted_us else None
     if row.predicted_us:
         record |= {f"predicted_{name}_us": getattr(row.predicted_us, name) for name in _TIME_FIELDS}
     record["library_label"] = row.library.config.label() if row.library else None
     record["library_us"] = row.library.us if row.library else None
     for prefix, figures in (
         ("gain", row.gain),
+        ("gain_over_baseline", row.gain_over_baseline),
         ("gain_over_conservative", row.gain_over_conservative),
         ("gain_over_library", row.library.gain if row.library else None),
     ):
@@ -141,9 +157,9 @@ def _markdown_cells(row: ProblemRow) -> tuple[str, ...]:
     return (
         row.op,
         row.problem.describe(),
-        wording.row_time(row, "baseline"),
+        wording.reference_time(row),
         wording.row_time(row, "config"),
-        f"{row.config.label()}{' (BASELINE)' if row.is_baseline else ''}",
+        f"{row.config.label()}{wording.marks(row)}",
         format_gain(gain.median) if gain else wording.NOT_TIMED,
         format_interval(gain.low, gain.high) if gain else "-",
         wording.gain_text(over) if over else "-",
@@ -176,10 +192,11 @@ def _markdown_run(run: RunSummary) -> list[str]:
 
 def _best_table(run: RunSummary) -> list[str]:
     time = "time" if run.evidence == "predicted" else "screening"
-    header = ("", "config", time, "round", "registers", "shared", "stack", "gain over BASELINE", "status")
+    name = reference_name(run.before)
+    header = ("", "config", time, "round", "registers", "shared", "stack", f"gain over {name}", "status")
     cells = [_candidate_cells(str(place), row, run) for place, row in enumerate(run.best, start=1)]
     if run.baseline is not None:
-        cells.append(_candidate_cells("BASELINE", run.baseline, run))
+        cells.append(_candidate_cells(name, run.baseline, run))
     return _table(header, cells)
 
 

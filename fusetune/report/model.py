@@ -41,13 +41,14 @@ class GainFigures(msgspec.Struct, frozen=True):
     high: float
 
 
-class ProblemRow(msgspec.Struct, frozen=True):
+class ProblemRow(msgspec.Struct, frozen=True, omit_defaults=True):
     """One problem on one GPU and what was decided for it.
 
     Times are microseconds of one launch: BASELINE, the fastest 4-warp / 2-stage config (`conservative_config`, None
     where it is `config` itself) and `config`. A measured row has the `_us` times and the gain; a predicted row has
     `predicted_us` instead and none of them, so that no reader can take a prediction for a measurement. `library` is
-    what a library takes, `library_text` that in words.
+    what a library takes, `library_text` that in words. Where another config than BASELINE ran before, `before` is that,
+    the gain is over it, and `gain_over_baseline` that over BASELINE.
     """
 
     op: str
@@ -74,6 +75,9 @@ class ProblemRow(msgspec.Struct, frozen=True):
     date: str
     run: str
     file: str
+    before: Config | None = None
+    before_us: float | None = None
+    gain_over_baseline: GainFigures | None = None
 
 
 class DamagedFile(msgspec.Struct, frozen=True):
@@ -102,6 +106,7 @@ def rows_from_files(files: Sequence[tuple[Path, ConfigFile]]) -> list[ProblemRow
     for path, file in files:
         for entry in file.entries:
             times, gain, over = entry.time_us, entry.gain, entry.gain_over_conservative
+            beside = entry.gain_over_baseline
             rows.append(
                 ProblemRow(
                     op=file.op,
@@ -128,6 +133,9 @@ def rows_from_files(files: Sequence[tuple[Path, ConfigFile]]) -> list[ProblemRow
                     date=entry.date,
                     run=entry.run,
                     file=str(path),
+                    before=entry.before,
+                    before_us=times.before if times else None,
+                    gain_over_baseline=GainFigures(beside.median, beside.low, beside.high) if beside else None,
                 )
             )
     return rows

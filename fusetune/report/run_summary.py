@@ -38,7 +38,7 @@ class CandidateRow(msgspec.Struct, frozen=True):
     """One candidate that may run.
 
     screening_us: median of its samples in its last screening round, `screening_round`; None where nothing was timed.
-    predicted_us: the cost model's time, never comparable with a screening time. gain: over BASELINE, from the
+    predicted_us: the cost model's time, never comparable with a screening time. gain: over BASELINE or Before, from the
     blocks of `gain_phase`. chosen: whether the run's entry holds this config. is_baseline: whether all are held
     against it.
     """
@@ -100,12 +100,13 @@ class PhaseSeconds(msgspec.Struct, frozen=True):
     within: str | None = None
 
 
-class RunSummary(msgspec.Struct, frozen=True):
+class RunSummary(msgspec.Struct, frozen=True, omit_defaults=True):
     """One run: what was asked for, the best candidates, why others fell, the comparisons and the entry.
 
     `best` holds up to ten candidates, BASELINE not among them: it is timed in every round and would take a place
-    that its time did not earn, so it stands in `baseline`. `finished` is False where the journal has no last line:
-    the run was killed or is still going. `counts` holds the number of candidates by their last status.
+    that its time did not earn, so it stands in `baseline`. Where `before` ran before, all that is true of that one.
+    `finished` is False where the journal has no last line: the run was killed or is still going. `counts` holds the
+    number of candidates by their last status.
     """
 
     run: str
@@ -132,6 +133,7 @@ class RunSummary(msgspec.Struct, frozen=True):
     file: str | None
     message: str | None
     finished: bool
+    before: Config | None = None
 
     @property
     def candidates(self) -> int:
@@ -194,6 +196,7 @@ def summarize_run(records: Iterable[Record]) -> RunSummary:
         file=end.file if end else None,
         message=end.message if end else None,
         finished=end is not None,
+        before=start.before,
     )
 
 
@@ -201,7 +204,7 @@ def _baseline_id(
     records: Sequence[Record], candidates: dict[int, Candidate], comparisons: Sequence[Comparison]
 ) -> int | None:
     start = next((record for record in records if isinstance(record, RunStart)), None)
-    baseline = baseline_of(start.op, start.problem, start.baseline) if start else None
+    baseline = (start.before or baseline_of(start.op, start.problem, start.baseline)) if start else None
     for candidate in candidates.values():
         if candidate.config == baseline:
             return candidate.id

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fusetune.core.decision import VerdictName
+from fusetune.core.decision import VerdictName, reference_name
 from fusetune.core.text import shown
 from fusetune.report import wording
 from fusetune.report.model import ProblemRow, Report
@@ -59,14 +59,14 @@ def _print_verdicts(report: Report, console: Console) -> None:
 
 def _wide_table(rows: Sequence[ProblemRow]) -> Table:
     with_library = any(row.library for row in rows)
-    headers = ["problem", ">BASELINE", ">winner", "config", "gain", "over conservative"]
+    headers = ["problem", f">{wording.reference_header(rows)}", ">winner", "config", "gain", "over conservative"]
     headers += ["library"] if with_library else []
     table = make_table([*headers, "verdict", "GPU, date"], leading=1)
     for row in rows:
         over = row.gain_over_conservative
         cells = [
             _problem_lines(row),
-            _broken(wording.row_time(row, "baseline")),
+            _broken(wording.reference_time(row)),
             _broken(wording.row_time(row, "config")),
             _config_lines(row),
             wording.gain_text(row.gain, "\n") if row.gain else wording.NOT_TIMED,
@@ -84,7 +84,7 @@ def _stacked_table(rows: Sequence[ProblemRow]) -> Table:
         gains = [wording.gain_text(row.gain, "\n") if row.gain else wording.NOT_TIMED]
         gains += ["over conservative", wording.gain_text(over, "\n")] if over else []
         between = "\n" if row.predicted_us else " "  # `predicted` and its figure stay on one line
-        times = f"{wording.row_time(row, 'config')}\nBASELINE{between}{wording.row_time(row, 'baseline')}"
+        times = f"{wording.row_time(row, 'config')}\n{reference_name(row.before)}{between}{wording.reference_time(row)}"
         times += f"\nlibrary {wording.library_text(row, chr(10))}" if row.library else ""
         cells = (_problem_lines(row), f"{_config_lines(row)}\n{times}", "\n".join(gains))
         verdict = Text.assemble(_verdict_lines(row), "\n", _gpu_lines(row))
@@ -98,11 +98,11 @@ def _problem_lines(row: ProblemRow) -> str:
 
 def _config_lines(row: ProblemRow) -> str:
     label = break_words(row.config.label(), _CONFIG_COLUMNS)
-    return f"{label}\n(BASELINE)" if row.is_baseline else label
+    return label + wording.marks(row).replace(" ", "\n")
 
 
 def _broken(time: str) -> str:
-    return time.replace("predicted ", "predicted\n")
+    return time.replace("predicted ", "predicted\n").replace(" (", "\n(")
 
 
 def _verdict_lines(row: ProblemRow) -> Text:

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from fusetune.core.decision import reference_name
 from fusetune.report import wording
 from fusetune.report.intervals import draw_intervals
 from fusetune.report.run_summary import CandidateRow, RunSummary
@@ -80,14 +81,14 @@ def _best_table(run: RunSummary, rows: Sequence[tuple[str, CandidateRow]], *, st
     headers += [">round"] if with_rounds else []
     headers += [">regs,\nstack", ">shared"] if stacked and with_stack else [">regs", ">shared"]
     headers += [">stack"] if with_stack and not stacked else []
-    headers += [f"gain over{break_here}BASELINE"] if with_gain else []
+    headers += [f"gain over{break_here}{reference_name(run.before)}"] if with_gain else []
     headers += ["status"] if with_status else []
     table = make_table(headers)
     for place, row in rows:
         registers, shared, stack = wording.resource_texts(row)
         cells = [
             f"{'*' if row.chosen else ' '}{place:>2}",
-            _config_cell(row),
+            _config_cell(row, run),
             wording.screening_text(row, run.evidence),
         ]
         cells += [_round_cell(row)] if with_rounds else []
@@ -99,8 +100,8 @@ def _best_table(run: RunSummary, rows: Sequence[tuple[str, CandidateRow]], *, st
     return table
 
 
-def _config_cell(row: CandidateRow) -> str:
-    return row.config.label() + (" (BASELINE)" if row.is_baseline else "")
+def _config_cell(row: CandidateRow, run: RunSummary) -> str:
+    return row.config.label() + (f" ({reference_name(run.before)})" if row.is_baseline else "")
 
 
 def _round_cell(row: CandidateRow) -> str:

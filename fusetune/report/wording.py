@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Final, Literal
 
 import msgspec
 
 from fusetune.core.config import Config
-from fusetune.core.decision import REASON_TEXT, Evidence, Gain, Reason, VerdictName
+from fusetune.core.decision import Evidence, Gain, Reason, VerdictName, reason_text, reference_name
 from fusetune.report.model import GainFigures, ProblemRow, Report
 from fusetune.report.run_summary import BlockCount, CandidateRow, ComparisonRow, RunSummary
 from fusetune.units import format_bytes, format_gain, format_interval, format_slower, format_us
@@ -17,7 +18,7 @@ NOT_TIMED: Final = "not timed"
 PREDICTED_WARNING: Final = "Predicted times come from the cost model alone: nothing was timed, so nothing is proved."
 
 _VERDICTS: Final[tuple[VerdictName, ...]] = ("keep", "revert", "inconclusive", "unverified")
-_TimeName = Literal["baseline", "conservative", "config"]
+_TimeName = Literal["before", "baseline", "conservative", "config"]
 
 
 class VerdictCount(msgspec.Struct, frozen=True):
@@ -31,9 +32,9 @@ class VerdictCount(msgspec.Struct, frozen=True):
 
 def verdict_counts(report: Report) -> list[VerdictCount]:
     """The verdicts of all problems, strongest first, the commonest reason of each first."""
-    counts = Counter((row.verdict, row.reason) for row in report.rows)
-    ordered = sorted(counts.items(), key=lambda item: (_VERDICTS.index(item[0][0]), -item[1], item[0][1]))
-    return [VerdictCount(verdict, reason, count, REASON_TEXT[reason]) for (verdict, reason), count in ordered]
+    counts = Counter((row.verdict, row.reason, reason_text(row.reason, row.before)) for row in report.rows)
+    ordered = sorted(counts.items(), key=lambda item: (_VERDICTS.index(item[0][0]), -item[1], *item[0][1:]))
+    return [VerdictCount(verdict, reason, count, text) for (verdict, reason, text), count in ordered]
 
 
 def headline(report: Report) -> str:
@@ -55,7 +56,17 @@ def legend(report: Report) -> str:
     spans = " or ".join(f"{confidence * 100:g}" for confidence in confidences)
     gain = [f"gain: time saved, with its {spans} % interval"] if confidences else []
     legends = dict.fromkeys(row.config.legend for row in report.rows if row.config.legend)
-    return "; ".join([*gain, *(f"config: {one}" for one in legends)])
+    ran = (
+        ["Before: the config that the program ran, which the gain is over"]
+        if any(r.before for r in report.rows)
+        else []
+    )
+    return "; ".join([*gain, *ran, *(f"config: {one}" for one in legends)])
+
+
+def reference_header(rows: Sequence[ProblemRow]) -> str:
+    """What the rows' candidates were held against: BASELINE, Before, or either."""
+    return " / ".join(sorted({reference_name(row.before) for row in rows}, reverse=True)) or reference_name(None)
 
 
 def plural(count: int, word: str) -> str:
@@ -63,23 +74,34 @@ def plural(count: int, word: str) -> str:
     return f"{count} {word}{'' if count == 1 else 's'}"
 
 
-def config_text(config: Config | None, baseline: Config | None, candidate_id: int | None = None) -> str:
-    """A config's label, BASELINE called by its name; the candidate's number where the config is not known."""
+def config_text(config: Config | None, run: RunSummary, candidate_id: int | None = None) -> str:
+    """A config's label, BASELINE and Before called by name; the candidate's number where the config is not known."""
     if config is None:
         return f"candidate {candidate_id}"
-    return "BASELINE" if config == baseline else config.label()
+    is_reference = run.baseline is not None and config == run.baseline.config
+    return reference_name(run.before) if is_reference else config.label()
 
 
-def baseline_of_run(run: RunSummary) -> Config | None:
-    """BASELINE of a run's problem; None where the journal does not hold it."""
-    return run.baseline.config if run.baseline else None
+def reference_time(row: ProblemRow) -> str:
+    """BASELINE's time; where another config ran before, that one's, and BASELINE's in brackets."""
+    if row.before is None:
+        return row_time(row, "baseline")
+    return f"{row_time(row, 'before')} (BASELINE {row_time(row, 'baseline')})"
+
+
+def marks(row: ProblemRow) -> str:
+    """What else the row's config is: ` (BASELINE)`, ` (Before)`, or nothing."""
+    if row.before is not None and row.config == row.before:
+        return " (Before)"
+    return " (BASELINE)" if row.is_baseline else ""
 
 
 def row_time(row: ProblemRow, which: _TimeName) -> str:
     """A time of a row, microseconds as people read them; a predicted one says so in the same breath."""
     if row.predicted_us is not None:
         return f"predicted {format_us(getattr(row.predicted_us, which))}"
-    return format_us({"baseline": row.baseline_us, "conservative": row.conservative_us, "config": row.config_us}[which])
+    of_name = {"before": row.before_us, "baseline": row.baseline_us, "conservative": row.conservative_us}
+    return format_us(of_name.get(which, row.config_us))
 
 
 def library_text(row: ProblemRow, separator: str = " ") -> str:
@@ -120,8 +142,7 @@ def resource_texts(candidate: CandidateRow) -> tuple[str, str, str]:
 
 def comparison_pair(row: ComparisonRow, run: RunSummary) -> tuple[str, str]:
     """The two sides of a comparison of a run: the candidate, and what it was timed against."""
-    own = baseline_of_run(run)
-    return config_text(row.config, own, row.id), config_text(row.baseline, own, row.baseline_id)
+    return config_text(row.config, run, row.id), config_text(row.baseline, run, row.baseline_id)
 
 
 def outcome_text(row: ComparisonRow) -> str:
@@ -183,9 +204,8 @@ def result_text(run: RunSummary) -> str:
         return "the journal has no last line: the run was killed or is still going"
     if run.entry is None:
         return run.message or "no entry was decided on"
-    chosen = (
-        f"{run.entry.verdict}: {config_text(run.entry.config, baseline_of_run(run))} ({REASON_TEXT[run.entry.reason]})"
-    )
+    why = reason_text(run.entry.reason, run.entry.before)
+    chosen = f"{run.entry.verdict}: {config_text(run.entry.config, run)} ({why})"
     return f"{chosen}; written to {run.file}" if run.file else f"{chosen}; not written to a file"
 
 
@@ -199,7 +219,8 @@ def ranking_text(run: RunSummary) -> str:
 
 def no_best_text(run: RunSummary) -> str:
     """What to say where no candidate can be ranked."""
-    return f"No candidate other than BASELINE was {'predicted' if run.evidence == 'predicted' else 'timed'}."
+    what = "predicted" if run.evidence == "predicted" else "timed"
+    return f"No candidate other than {reference_name(run.before)} was {what}."
 
 
 def missing_runs_text(report: Report) -> str:

@@ -28,7 +28,7 @@ LARGE_BYTES: Final = 64_000
 """From this size on, which is some seventy entries, reading all of them is felt at the first call."""
 
 _HEAD: Final = re.compile(
-    r"(?:#[^\n]*\n)*schema: [12]\nop: [a-z][a-z0-9_]*\n(?:spec: [^\n]*\n)?"
+    r"(?:#[^\n]*\n)*schema: [12]\nop: [a-z][a-z0-9_]*\n(?:spec: [^\n]*\n)?(?:kernel: [^\n]*\n)?(?:file: [^\n]*\n)?"
     r"target: \{[^\n{}]*\}\nentries:\n(?=- problem: )"
 )
 _ENTRY: Final = re.compile(r"\n- problem: \{([^\n{}]*)\}(?=\n)")

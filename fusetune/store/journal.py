@@ -34,7 +34,7 @@ MOST_JOURNAL_BYTES: Final = 64 << 20
 
 Status = Literal["rejected", "skipped", "compiled", "failed", "checked"]
 Phase = Literal["control", "reference", "confirm", "revalidate", "gate"]
-"""control: BASELINE against itself. reference: a library beside BASELINE or what stays, which decides nothing."""
+"""control: Before, or BASELINE, against itself. reference: a library beside it or what stays, which decides nothing."""
 
 _Count = Annotated[int, msgspec.Meta(ge=0)]
 _NonNegative = Annotated[float, msgspec.Meta(ge=0.0, lt=1e12)]
@@ -48,7 +48,8 @@ class RunStart(_Record, frozen=True, tag="run"):
     """The first line: what was asked for, and with what.
 
     `prior`: what was predicted to be slow was left out. `allow_library`: a library may win. `baseline`: the op's
-    BASELINE for the problem, which journals of earlier versions leave to the op.
+    BASELINE for the problem, which journals of earlier versions leave to the op. `before`: the config that ran before,
+    and that all are held against; None where that is BASELINE.
     """
 
     journal: int
@@ -67,6 +68,7 @@ class RunStart(_Record, frozen=True, tag="run"):
     prior: bool = False
     allow_library: bool = False
     baseline: Config | None = None
+    before: Config | None = None
 
 
 class Candidate(_Record, frozen=True, tag="candidate"):
@@ -142,6 +144,14 @@ class Sampling(_Record, frozen=True, tag="sampling"):
     tick_us: _NonNegative = 0.0
 
 
+class Growth(_Record, frozen=True, tag="growth"):
+    """A round of growth, from 1 on: so many candidates were `added`, which are neighbours of those in `around`."""
+
+    number: _Count
+    around: tuple[_Count, ...]
+    added: _Count
+
+
 class PhaseTime(_Record, frozen=True, tag="phase"):
     """How long one phase of the run took, in seconds of wall time; `within` names the phase that it is a part of."""
 
@@ -164,7 +174,7 @@ class RunEnd(_Record, frozen=True, tag="end"):
     message: str
 
 
-Record = RunStart | Candidate | Sampling | Sample | Block | Comparison | PhaseTime | Note | RunEnd
+Record = RunStart | Candidate | Sampling | Sample | Growth | Block | Comparison | PhaseTime | Note | RunEnd
 
 _ENCODER = msgspec.json.Encoder(enc_hook=to_builtins)
 
@@ -306,6 +316,8 @@ def candidates_of(record: Record) -> Set[int]:
     """The candidates that a record is about, and that have to be known by then."""
     if isinstance(record, Sample):
         return {record.id}
+    if isinstance(record, Growth):
+        return frozenset(record.around)
     return {record.id, record.baseline_id} if isinstance(record, Block | Comparison) else frozenset()
 
 

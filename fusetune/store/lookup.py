@@ -11,7 +11,7 @@ import msgspec
 
 from fusetune.core.brief import brief
 from fusetune.core.config import Config
-from fusetune.core.decision import REASON_TEXT
+from fusetune.core.decision import reason_text, reference_name
 from fusetune.core.problem import Problem
 from fusetune.core.text import slugify
 from fusetune.errors import ConfigFileError
@@ -52,11 +52,12 @@ class Lookup(msgspec.Struct, frozen=True):
         if self.entry is not None:
             entry = self.entry
             lines.append(f"  file: {self.file}")
-            lines.append(f"  {entry.evidence}, {entry.verdict}: {REASON_TEXT[entry.reason]}")
+            lines.append(f"  {entry.evidence}, {entry.verdict}: {reason_text(entry.reason, entry.before)}")
             if entry.gain is not None:
                 gain, interval = format_gain(entry.gain.median), format_interval(entry.gain.low, entry.gain.high)
                 whose = "gain" if entry.verdict == "keep" else "gain of the best one tried"
-                lines.append(f"  {whose} over BASELINE: {gain}, {interval}, run {entry.run}")
+                name = reference_name(entry.before)
+                lines.append(f"  {whose} over {name}: {gain}, {interval}, run {entry.run}")
             library = entry.library_text()
             lines += [f"  {library}"] if library else []
         lines += [f"  differs: {difference}" for difference in self.differences]

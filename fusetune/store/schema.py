@@ -2,7 +2,14 @@
 
 History of the format:
     1   first version
-    2   `spec`, where an op of a user's own is; `before` in an entry, what ran before where that was not BASELINE
+    2   `spec`, where an op of a user's own is; `kernel` and `file`, where a captured one is; `before` in an entry, what
+        ran before where that was not BASELINE, with `before` in its times and `gain_over_baseline`
+
+Where an entry has no `before`, BASELINE is what everything was held against: `gain` is over BASELINE. Where it has one,
+`gain` is over Before; `gain_over_baseline` is that over BASELINE, which every other config has to gain on as well, and
+`gain_over_conservative` that over the fastest 4-warp / 2-stage config, of one with other warps or stages. Those gains
+are of the entry's config, or where it is Before that stays, of the best that was tried and gained too little. BASELINE
+may not run where another ran before: then it has no time and no gain is over it.
 """
 
 from __future__ import annotations
@@ -26,6 +33,7 @@ __all__ = [
     "ConservativeGain",
     "Entry",
     "Environment",
+    "GainOver",
     "Library",
     "LibraryGain",
     "TargetIdentity",
@@ -36,22 +44,36 @@ PositiveTime = Annotated[float, msgspec.Meta(gt=0.0, lt=1e12)]
 """Microseconds: something, and less than twelve days."""
 
 
-class Times(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Microseconds of one launch: BASELINE, the fastest 4-warp / 2-stage config, and the entry's config."""
+class Times(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
+    """Microseconds of one launch: Before, BASELINE, the fastest 4-warp / 2-stage config, and the entry's config.
 
-    baseline: PositiveTime
-    conservative: PositiveTime
+    `before` is there where another config than BASELINE ran before; only then may BASELINE, or all of them that have 4
+    warps and 2 stages, be without a time: they did not run.
+    """
+
+    before: PositiveTime | None = None
+    baseline: PositiveTime | None = None
+    conservative: PositiveTime | None = None
     config: PositiveTime
 
+    @property
+    def reference(self) -> float | None:
+        """The time of what everything was held against: Before's, or BASELINE's."""
+        return self.baseline if self.before is None else self.before
 
-class ConservativeGain(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The gain of the entry's config over the fastest 4-warp / 2-stage config, and which config that was."""
+
+class GainOver(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The gain over a config other than the one that `gain` is over, and which config that was."""
 
     median: MedianGain
     low: LowGain
     high: HighGain
     blocks: BlockCount
     config: Config
+
+
+ConservativeGain = GainOver
+"""That over the fastest 4-warp / 2-stage config."""
 
 
 class LibraryGain(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -100,7 +122,8 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     run: str
     date: str
     gain: Gain | None = None
-    gain_over_conservative: ConservativeGain | None = None
+    gain_over_baseline: GainOver | None = None
+    gain_over_conservative: GainOver | None = None
     time_us: Times | None = None
     predicted_us: Times | None = None
     library: Library | None = None
@@ -116,14 +139,26 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
         else:
             if self.verdict != "unverified":
                 raise ValueError(f"a predicted entry is unverified, not {self.verdict!r}")
-            if self.gain is not None or self.time_us is not None or self.gain_over_conservative is not None:
+            gains = (self.gain, self.gain_over_baseline, self.gain_over_conservative)
+            if self.time_us is not None or any(gain is not None for gain in gains):
                 raise ValueError("a predicted entry has no `gain` or `time_us`; evidence is never mixed")
             if self.predicted_us is None:
                 raise ValueError("a predicted entry needs `predicted_us`")
             if self.library is not None:
                 raise ValueError("a predicted entry has no `library`; nothing was timed")
+        self._check_before()
         if self.library is not None and (not self.library.config.is_library or self.config.is_library):
             raise ValueError("`library` holds a library's config, beside an entry's that is none")
+
+    def _check_before(self) -> None:
+        """Raise ValueError for what only an entry with `before` may have, or leave out."""
+        times = self.time_us or self.predicted_us
+        if self.before is not None or times is None:
+            return
+        if times.before is not None or self.gain_over_baseline is not None:
+            raise ValueError("a time of `before` or a `gain_over_baseline` needs the config that ran, `before`")
+        if times.baseline is None or times.conservative is None:
+            raise ValueError("the times need `baseline` and `conservative` where there is no `before`")
 
     def library_text(self) -> str | None:
         """What a reader should know of the library: `... 3.1 % faster: --allow-library lets it win`."""
@@ -138,7 +173,8 @@ class ConfigFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
     """One file: the tuned configs of one op on one GPU.
 
     `spec` says where an op of a user's own is, `module:attribute` or `file.py:attribute`; a file's path is relative to
-    the folder that holds the folder of configs, where it lies in it.
+    the folder that holds the folder of configs, where it lies in it. `kernel` says which kernel of a program a captured
+    op is, `module:qualname`, and `file` which file that stands in, named likewise.
     """
 
     schema: Annotated[int, msgspec.Meta(ge=1, le=SCHEMA_VERSION)]
@@ -146,5 +182,13 @@ class ConfigFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
     spec: (
         Annotated[str, msgspec.Meta(pattern=r"^[^\x00-\x1f\x7f:]+:[A-Za-z_][A-Za-z0-9_.]*\Z", max_length=1000)] | None
     ) = None
+    kernel: (
+        Annotated[str, msgspec.Meta(pattern=r"^[^\x00-\x1f\x7f:]+:[^\x00-\x1f\x7f:]+\Z", max_length=1000)] | None
+    ) = None
+    file: Annotated[str, msgspec.Meta(pattern=r"^[^\x00-\x1f\x7f]+\Z", max_length=4000)] | None = None
     target: TargetIdentity
     entries: tuple[Entry, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.file is not None and self.kernel is None:
+            raise ValueError("`file` says where the kernel of `kernel` stands, and there is none")

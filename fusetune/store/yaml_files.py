@@ -14,7 +14,7 @@ import yaml
 from fusetune.core.trouble import why_not_written
 from fusetune.core.values import to_builtins
 from fusetune.errors import ConfigFileError
-from fusetune.ops.approved import Place, place_in_file
+from fusetune.ops.approved import Place, file_in_file, place_in_file
 from fusetune.store.lookup import target_differences
 from fusetune.store.migrations import STEPS, Step
 from fusetune.store.schema import SCHEMA_VERSION, ConfigFile, Entry, TargetIdentity
@@ -51,10 +51,19 @@ def dump_config_file(file: ConfigFile) -> str:
     return _HEADER + body
 
 
-def write_entry(path: Path, op: str, target: TargetIdentity, entry: Entry, place: Place | None = None) -> WriteResult:
+def write_entry(
+    path: Path,
+    op: str,
+    target: TargetIdentity,
+    entry: Entry,
+    place: Place | None = None,
+    kernel_place: tuple[str, str] | None = None,
+) -> WriteResult:
     """Put one entry into the file at `path`, in place of the one for the same problem, and make the file if need be.
 
-    `place` is where an op of a user's own is, for later commands. A file of an older schema becomes one of today's.
+    `place` is where an op of a user's own is, for later commands, and `kernel_place` what kernel of which file a
+    captured one is; where none is given, what the file says of it stays. A file of an older schema becomes one of
+    today's.
 
     Two processes at once lose no entry, and a kill leaves the old file or the new one. A predicted entry never
     replaces a measured one: then nothing is written, and the result names the entry that stays.
@@ -69,7 +78,7 @@ def write_entry(path: Path, op: str, target: TargetIdentity, entry: Entry, place
         real.parent.mkdir(parents=True, exist_ok=True)
         # The lock file stays behind: removing it would let a third process lock a name that a second still waits on.
         with filelock.FileLock(real.with_name(f".{real.name}.lock"), timeout=LOCK_TIMEOUT_S):
-            return _update(path, real, op, target, entry, place)
+            return _update(path, real, op, target, entry, place, kernel_place)
     except filelock.Timeout as error:
         raise ConfigFileError(
             f"cannot write {path}: another process has held its lock for {LOCK_TIMEOUT_S:.0f} s; "
@@ -81,7 +90,15 @@ def write_entry(path: Path, op: str, target: TargetIdentity, entry: Entry, place
         raise ConfigFileError(f"cannot write {path}: {told}") from error
 
 
-def _update(path: Path, real: Path, op: str, target: TargetIdentity, entry: Entry, place: Place | None) -> WriteResult:
+def _update(
+    path: Path,
+    real: Path,
+    op: str,
+    target: TargetIdentity,
+    entry: Entry,
+    place: Place | None,
+    kernel_place: tuple[str, str] | None,
+) -> WriteResult:
     """Read, replace, write; the caller holds the lock."""
     file = ConfigFile(schema=SCHEMA_VERSION, op=op, target=target)
     if real.exists():
@@ -97,7 +114,11 @@ def _update(path: Path, real: Path, op: str, target: TargetIdentity, entry: Entr
     others = [old for old in file.entries if old.problem != entry.problem]
     entries = tuple(sorted([*others, entry], key=lambda item: item.problem.order()))
     spec = file.spec if place is None else place_in_file(place, path)
-    text = dump_config_file(msgspec.structs.replace(file, schema=SCHEMA_VERSION, spec=spec, entries=entries))
+    kernel, source = (file.kernel, file.file) if kernel_place is None else kernel_place
+    if kernel_place is not None and source is not None:
+        source = file_in_file(source, path)
+    named = {"spec": spec, "kernel": kernel, "file": source}
+    text = dump_config_file(msgspec.structs.replace(file, schema=SCHEMA_VERSION, entries=entries, **named))
     # Structs made in code are not checked against their limits; better no file than one that nobody can read.
     try:
         parse_config_file(text, path)

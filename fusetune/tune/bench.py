@@ -19,7 +19,7 @@ class Bench:
 
     def __init__(self, measurer: Measurer, rule: KeepRule, seed: int, log: RunLog) -> None:
         self.measurer, self.rule, self.seed, self.log = measurer, rule, seed, log
-        self.baseline = log.baseline
+        self.reference, self.baseline, self.before = log.reference, log.baseline, log.before
 
     def compare(
         self,

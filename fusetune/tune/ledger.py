@@ -41,11 +41,12 @@ class Ledger:
     """Results by what they are of: compilations, checks and screening samples by config, blocks by phase and pair.
 
     What lies in this run's own journal, because it was killed and goes on, is told from what other runs found out: that
-    is written down again, so that a journal is whole by itself. `ids` are the numbers that the own journal gave.
+    is written down again, so that a journal is whole by itself. `ids` are the numbers that the own journal gave, and
+    `reference` is what all are held against.
     """
 
-    def __init__(self, baseline: Config) -> None:
-        self._baseline = baseline
+    def __init__(self, reference: Config) -> None:
+        self._reference = reference
         self.ids: dict[Config, int] = {}
         self.compiled: dict[Config, Candidate] = {}
         self.checked: dict[Config, Candidate] = {}
@@ -92,10 +93,10 @@ class Ledger:
         self.checked = {**checked, **self.checked}
 
     def _passes(self, failed: Candidate, own: bool) -> bool:
-        """Whether a failure says nothing of the config: BASELINE was right as the run began, and a GPU cools down."""
+        """Whether a failure says nothing of the config: the reference was right at first, and a GPU cools down."""
         if failed.status != "failed":
             return False
-        says_nothing = failed.config == self._baseline or _by_machine(failed)
+        says_nothing = failed.config == self._reference or _by_machine(failed)
         return says_nothing or (failed.reason == "throttled" and not own)
 
     def is_written(self, config: Config, status: Status) -> bool:
@@ -107,7 +108,7 @@ class Ledger:
         return (phase, baseline, config) in self._compared
 
     def samples(self, number: int) -> tuple[Sequence[Taken], Sequence[Taken]]:
-        """The samples of a screening round as they were taken, BASELINE's among them: the own ones, and others'."""
+        """The samples of a screening round as they were taken, the reference's too: the own ones, and others'."""
         return self._own_samples[number], self._other_samples[number]
 
     def blocks(self, phase: Phase, baseline: Config, config: Config) -> Sequence[BlockTimes]:
@@ -173,9 +174,9 @@ def earlier_runs(
 ) -> tuple[Unfinished | None, list[Sequence[Record]]]:
     """The newest unfinished run of this very command, and the finished ones of the same question, the newest first.
 
-    The question is op, problem, GPU, environment (so kernel source too), cache mode and seed; the command is that with
-    the same space, rule, prior and leave for a library. Journals that cannot be read are passed over, and `warn` is
-    told once of them all: they are somebody's files, not ours to judge.
+    The question is op, problem, what ran before, GPU, environment (so kernel source too), cache mode and seed; the
+    command is that with the same space, rule, prior and leave for a library. Journals that cannot be read are passed
+    over, and `warn` is told once of them all: they are somebody's files, not ours to judge.
     """
     finished: list[Sequence[Record]] = []
     unfinished: Unfinished | None = None
@@ -188,8 +189,9 @@ def earlier_runs(
             continue
         if not records or not isinstance(start := records[0], RunStart) or start.evidence != "measured":
             continue
-        asked = (start.op, start.problem, start.target, start.environment, start.cache, start.seed)
-        if asked != (request.spec.name, request.problem, identity, environment, request.cache, request.seed):
+        asked = (start.op, start.problem, start.target, start.environment, start.cache, start.seed, start.before)
+        ours = (request.spec.name, request.problem, identity, environment, request.cache, request.seed, request.before)
+        if asked != ours:
             continue
         end = next((record for record in records if isinstance(record, RunEnd)), None)
         asked_for = (request.space, request.rule, request.prior, request.allow_library)

@@ -12,7 +12,7 @@ from msgspec import structs
 
 import fusetune
 from fusetune.core.config import Config
-from fusetune.core.decision import Evidence
+from fusetune.core.decision import Evidence, reference_name
 from fusetune.core.environment import Environment, TargetIdentity
 from fusetune.core.progress import Phase, Progress
 from fusetune.core.resources import Resources
@@ -35,13 +35,26 @@ from fusetune.tune.request import SweepRequest, new_run_id, now
 
 
 class RunLog:
-    """Writes a run's journal and tells the user about it. `baseline` is what all candidates are held against."""
+    """Writes a run's journal and tells the user about it.
+
+    `reference` is what all candidates are held against, and `reference_name` its name: Before, or BASELINE. `baseline`
+    is BASELINE.
+    """
 
     def __init__(
-        self, journal: JournalWriter, run: str, progress: Progress, baseline: Config, ledger: Ledger | None = None
+        self,
+        journal: JournalWriter,
+        run: str,
+        progress: Progress,
+        baseline: Config,
+        ledger: Ledger | None = None,
+        *,
+        before: Config | None = None,
     ) -> None:
-        self.journal, self.run, self.progress, self.baseline = journal, run, progress, baseline
-        self.ledger = ledger or Ledger(baseline)
+        self.journal, self.run, self.progress, self.baseline, self.before = journal, run, progress, baseline, before
+        self.reference = before or baseline
+        self.reference_name = reference_name(before)
+        self.ledger = ledger or Ledger(self.reference)
         self._ids = dict(self.ledger.ids)
         taken = frozenset(self._ids.values())
         self._free_ids = (number for number in itertools.count() if number not in taken)
@@ -133,7 +146,7 @@ def open_run(
     A new one takes over what finished runs of the same question found out, unless the request is for a fresh one.
     Raises JournalError where the journal cannot be made.
     """
-    ledger = Ledger(request.baseline)
+    ledger = Ledger(request.reference)
     unfinished: Unfinished | None = None
     if evidence == "measured" and not request.fresh:
         unfinished, finished = earlier_runs(request, identity, environment, progress.warn)
@@ -169,9 +182,10 @@ def open_run(
                         prior=request.prior,
                         allow_library=request.allow_library,
                         baseline=request.baseline,
+                        before=request.before,
                     )
                 )
-            yield RunLog(writer, run, progress, request.baseline, ledger)
+            yield RunLog(writer, run, progress, request.baseline, ledger, before=request.before)
         finally:
             if lock is not None:
                 unlock_journal(lock)

@@ -12,6 +12,7 @@ import msgspec
 from fusetune.compiler.facts import reject_resources
 from fusetune.compiler.pool import Compiled, Job, compile_jobs
 from fusetune.core.config import Config
+from fusetune.core.decision import reference_name
 from fusetune.core.resources import Resources, occupancy
 from fusetune.core.roofline import roofline
 from fusetune.core.rules import propose
@@ -53,10 +54,10 @@ class Made(NamedTuple):
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """What is to be tried on `target`, in this order, BASELINE first; the rest, with the reason why it is not.
+    """What is to be tried on `target`, in this order, the reference first; the rest, with the reason why it is not.
 
     `rejected` cannot run; `skipped` could, and is predicted to be slow. `references` are a library's configs, which are
-    compiled and checked too, and take no part in screening. `predicted_before` comes second in `configs`: a prediction
+    compiled and checked too, and take no part in screening. `predicted_before` comes next in `configs`: a prediction
     for this problem and GPU that was written earlier.
     """
 
@@ -88,20 +89,22 @@ def check_output(path: Path) -> None:
 
 
 def plausible(request: SweepRequest, target: Target) -> tuple[list[Config], dict[Config, Rejection]]:
-    """The candidates that the op lets through, BASELINE first, and the others with their reason."""
+    """The candidates that the op lets through, the reference first, and the others with their reason."""
     passed: list[Config] = []
     rejected: dict[Config, Rejection] = {}
-    spec, problem, baseline = request.spec, request.problem, request.baseline
+    spec, problem, reference = request.spec, request.problem, request.reference
     if request.space == "rules":
         configs = proposed_by_rules(request, target)
     else:
         configs = spec.candidates(problem, target, request.space)
+    if request.before is not None:
+        configs = tuple(dict.fromkeys((reference, request.baseline, *configs)))
     for config in configs:
         rejection = spec.reject(config, problem, target)
         if rejection is None:
             passed.append(config)
-        elif config == baseline:
-            raise _without_baseline(rejection, target)
+        elif config == reference:
+            raise _without_reference(request, rejection, target)
         else:
             rejected[config] = rejection
     return passed, rejected
@@ -113,21 +116,25 @@ def make_plan(request: SweepRequest, target: Target) -> Plan:
     One is skipped that is predicted to take more than PRIOR_LIMIT times the best predicted time, or that PRIOR_MOST
     others are predicted to beat; a 4-warp / 2-stage one only where that is so among its own kind, since the fastest of
     them is a reference. Nothing is skipped without `request.prior`, and where the target's peaks are unknown nothing
-    can be predicted. The config of a predicted entry comes first after BASELINE, and is never skipped.
+    can be predicted. The config of a predicted entry comes first after the reference, and is never skipped. Nor is
+    BASELINE, where Before is that.
     """
     passed, rejected = plausible(request, target)
     begin = predicted_before(request, target, passed, rejected)
     if begin is not None and begin not in passed:
         passed.append(begin)
     references = references_of(request.spec, request.problem)
-    baseline, predicted = request.baseline, predictions(request, passed, target)
+    predicted, first = predictions(request, passed, target), (request.reference, request.baseline)
+
+    def place(config: Config) -> tuple[bool, ...]:
+        return (*(config != one for one in first), config != begin)
+
     if not request.prior or not predicted:
-        order = sorted(passed, key=lambda config: (config != baseline, config != begin))
-        return Plan(target, tuple(order), rejected, {}, references, begin)
-    order = sorted(passed, key=lambda config: (config != baseline, config != begin, predicted[config]))
+        return Plan(target, tuple(sorted(passed, key=place)), rejected, {}, references, begin)
+    order = sorted(passed, key=lambda config: (place(config), predicted[config]))
     if len(order) <= PRIOR_SPARES:
         return Plan(target, tuple(order), rejected, {}, references, begin)
-    skipped = predicted_slow(order, predicted, {baseline, begin})
+    skipped = predicted_slow(order, predicted, {*first, begin})
     chosen = tuple(config for config in order if config not in skipped)
     return Plan(target, chosen, rejected, skipped, references, begin)
 
@@ -204,12 +211,15 @@ def proposed_by_rules(request: SweepRequest, target: Target) -> tuple[Config, ..
 
     Raises CompileError where it does not compile, MachineError or UsageError where the machine does not let it.
     """
-    baseline = request.baseline
-    ((_, result),) = start_compiling(request, [baseline], target)
+    baseline = compiled = request.baseline
+    ((_, result),) = start_compiling(request, [compiled], target)
+    if isinstance(result, Rejection) and request.before is not None:
+        compiled = request.before  # The rules ask what a kernel takes of the GPU: the one that runs will do.
+        ((_, result),) = start_compiling(request, [compiled], target)
     if isinstance(result, Trouble):
         raise result.error()
     if isinstance(result, Rejection):
-        raise _without_baseline(result, target)
+        raise _without_reference(request, result, target)
     try:
         spec, problem = request.spec, request.problem
         walls = roofline(spec.flops(problem), spec.bytes(problem), spec.kind(problem), target)
@@ -218,17 +228,16 @@ def proposed_by_rules(request: SweepRequest, target: Target) -> tuple[Config, ..
         raise
     except UsageError:
         compute_bound = True  # Peaks unknown: 8 warps are among what is tried then.
-    held = occupancy(result.registers, result.shared_bytes, baseline.num_warps, target)
+    held = occupancy(result.registers, result.shared_bytes, compiled.num_warps, target)
     return propose(result, held, spec.staged_loads, compute_bound=compute_bound, baseline=baseline).configs
 
 
-def _without_baseline(why: Rejection, target: Target) -> FusetuneError:
-    """What ends a sweep that has no reference: BASELINE does not compile, or the target has no room for it."""
+def _without_reference(request: SweepRequest, why: Rejection, target: Target) -> FusetuneError:
+    """What ends a sweep that has no reference: that does not compile, or the target has no room for it."""
+    name = reference_name(request.before)
     if why.reason == "shared_memory":
-        return UsageError(
-            f"BASELINE cannot run on {target.name}, so that there is nothing to compare with: {why.detail}"
-        )
-    return CompileError(f"BASELINE does not compile for {target.name}: {why.detail}")
+        return UsageError(f"{name} cannot run on {target.name}, so that there is nothing to compare with: {why.detail}")
+    return CompileError(f"{name} does not compile for {target.name}: {why.detail}")
 
 
 def record_plan(
@@ -264,16 +273,18 @@ def compile_all(
     *,
     running: Iterable[Compiled] | None = None,
     on_compiled: Callable[[Config, Resources], None] | None = None,
+    tried: int = 0,
 ) -> dict[Config, Made]:
     """Compile for `target`; what compiles without a spill and fits is returned, the rest recorded with its reason.
 
-    BASELINE is returned whatever it spills. `running` are compilations that began earlier. `on_compiled` is called for
-    each config as soon as it is there, while others still compile. What the machine kept from being compiled is
-    recorded as not tried. Raises CompileError where BASELINE itself does not compile, UsageError where it takes more
-    shared memory than the target has, and as `troubled.allow_for` does.
+    What may spill (`KernelSpec.may_spill`) is returned whatever it spills. `running` are compilations that began
+    earlier. `on_compiled` is called for each config as soon as it is there, while others still compile. What the
+    machine kept from being compiled is recorded as not tried; so many were `tried` before. Raises CompileError where
+    the reference, Before or BASELINE, does not compile, UsageError where it takes more shared memory than the target
+    has, and as `troubled.allow_for` does.
     """
     made: dict[Config, Made] = {}
-    baseline = request.baseline
+    reference = request.reference
     troubled: dict[Config, Trouble] = {}
 
     def accept(config: Config, result: Resources, predicted_us: float | None) -> None:
@@ -282,11 +293,11 @@ def compile_all(
             on_compiled(config, result)
 
     with log.phase("compile", f"Compiling for {target.name}", len(configs)) as phase:
-        # A run ends where BASELINE is rejected: one that goes on has to see for itself.
+        # A run ends where the reference is rejected: one that goes on has to see for itself.
         known = {
             config: record
             for config in configs
-            if (record := log.ledger.compiled.get(config)) and (config != baseline or record.status == "compiled")
+            if (record := log.ledger.compiled.get(config)) and (config != reference or record.status == "compiled")
         }
         for config, record in known.items():
             log.take_over(record)
@@ -305,27 +316,28 @@ def compile_all(
             if isinstance(result, Trouble):
                 troubled[config] = result
                 log.candidate(config, "skipped", reason=NOT_TRIED, detail=result.detail)
-                if config == baseline:
+                if config == reference:
                     break
                 continue
             rejection = (
                 result
                 if isinstance(result, Rejection)
-                else reject_resources(result, target, is_baseline=config == baseline)
+                else reject_resources(result, target, may_spill=request.spec.may_spill(request.problem, config))
             )
             resources = result if isinstance(result, Resources) else None
             if rejection is not None:
                 log.candidate(config, "rejected", reason=rejection.reason, detail=rejection.detail, resources=resources)
-                if config == baseline:
-                    raise _without_baseline(rejection, target)
+                if config == reference:
+                    raise _without_reference(request, rejection, target)
             elif resources is not None:
-                if config == baseline and resources.spills:
-                    log.note(f"BASELINE spills {resources.stack_bytes} bytes of stack a thread; it is the reference")
+                if config == reference and resources.spills:
+                    stack = f"{resources.stack_bytes} bytes of stack a thread"
+                    log.note(f"{log.reference_name} spills {stack}; it is the reference")
                 time_us = _predict_us(request, config, target, resources)
                 predicted_us = None if time_us is None else round(time_us, 3)
                 log.candidate(config, "compiled", resources=resources, predicted_us=predicted_us)
                 accept(config, resources, time_us)
-    allow_for(troubled, len(configs) - len(troubled), request, target, log)
+    allow_for(troubled, tried + len(configs) - len(troubled), request, target, log)
     # Compilations end in any order; everything after goes by the plan's own.
     return {config: made[config] for config in configs if config in made}
 

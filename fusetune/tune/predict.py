@@ -9,7 +9,7 @@ from msgspec import structs
 
 from fusetune.compiler.build import ptxas_version
 from fusetune.core.config import Config
-from fusetune.core.decision import ROUNDING, Outcome, choose, gain
+from fusetune.core.decision import ROUNDING, Outcome, all_of, choose, choose_over_before, gain
 from fusetune.core.environment import Environment, TargetIdentity
 from fusetune.core.progress import Progress
 from fusetune.core.resources import Resources, occupancy
@@ -21,6 +21,7 @@ from fusetune.store.paths import config_path
 from fusetune.store.schema import Entry, Times
 from fusetune.store.yaml_files import write_entry
 from fusetune.tune.alone import end_if_alone
+from fusetune.tune.fallen import tried_and_fallen, why_fallen
 from fusetune.tune.log import RunLog, journal_path, open_run
 from fusetune.tune.plan import (
     Made,
@@ -41,7 +42,7 @@ CONSERVATIVE_SHORTLIST = 4
 SHOWN = 3
 NO_MODEL = (
     "{op} has no cost model: candidates are ordered by their occupancy and what they take of an SM, every time is the "
-    "roofline's, and BASELINE stays until a GPU has timed them"
+    "roofline's, and {stays} stays until a GPU has timed them"
 )
 _LEAST_US = 0.001
 """What the YAML keeps of a time is a thousandth of a microsecond."""
@@ -51,7 +52,7 @@ def predict(request: SweepRequest, target: Target, progress: Progress) -> SweepR
     """Rank the candidates for a GPU that is not there and write the best with `evidence: predicted`.
 
     Nothing is timed. A measured entry for the same problem stays where it is. Raises UnsupportedProblemError,
-    UsageError, ConfigFileError, CompileError, NoCandidateError where everything but BASELINE is rejected, and
+    UsageError, ConfigFileError, CompileError, NoCandidateError where everything but the reference is rejected, and
     NothingTunedError where the machine does not let it be compiled.
     """
     with ends_with_nothing():
@@ -71,8 +72,8 @@ def _predict(request: SweepRequest, target: Target, progress: Progress) -> Sweep
         record_plan(passed, rejected, log)
         guessed = predictions(request, passed, target)
         if not guessed:
-            log.note(NO_MODEL.format(op=request.spec.name))
-        shortlist = shortlist_of(guessed or dict.fromkeys(passed, 0.0), request.baseline)
+            log.note(NO_MODEL.format(op=request.spec.name, stays=log.reference_name))
+        shortlist = shortlist_of(guessed or dict.fromkeys(passed, 0.0), (request.reference, request.baseline))
         for config in passed:
             if config not in shortlist:
                 predicted_us = round(guessed[config], 3) if guessed else None
@@ -90,10 +91,14 @@ def _predict(request: SweepRequest, target: Target, progress: Progress) -> Sweep
                 config,
             ),
         )
-        conservative = next((config for config in ranking if config.is_conservative), request.baseline)
-        chosen = _choose(ranking[0], conservative, request.baseline, times, request.rule.min_gain)
+        conservative = next((config for config in ranking if config.is_conservative), request.reference)
+        chosen = _choose(ranking[0], conservative, request, times)
+        if request.before is not None and request.baseline not in times:
+            why = why_fallen(journal_path(request, log), request.baseline)
+            log.note(f"BASELINE cannot be used ({why}); the rule goes without it")
         entry = Entry(
             problem=request.problem,
+            before=request.before,
             config=chosen,
             evidence="predicted",
             verdict="unverified",
@@ -101,16 +106,14 @@ def _predict(request: SweepRequest, target: Target, progress: Progress) -> Sweep
             environment=structs.replace(environment, kernel_hash=request.spec.source_hash(chosen)),
             run=log.run,
             date=today(),
-            predicted_us=Times(
-                baseline=round(times[request.baseline], 3),
-                conservative=round(times[conservative], 3),
-                config=round(times[chosen], 3),
-            ),
+            predicted_us=_predicted_us(request, times, conservative, chosen),
         )
-        result = write_entry(path, request.spec.name, identity, entry, place_of(request.spec.name))
+        place = place_of(request.spec.name)
+        result = write_entry(path, request.spec.name, identity, entry, place, request.spec.kernel_place)
         log.journal.write(
             RunEnd(entry=entry, file=str(path) if result.written else None, message="predicted; nothing was timed")
         )
+        tried, failures = tried_and_fallen(journal_path(request, log), (request.reference,))
         return SweepResult(
             run=log.run,
             entry=entry,
@@ -120,16 +123,18 @@ def _predict(request: SweepRequest, target: Target, progress: Progress) -> Sweep
             target_name=target.name,
             kept_instead=result.kept,
             has_model=bool(guessed),
+            tried=tried,
+            failures=failures,
         )
 
 
 def _compile(
     request: SweepRequest, shortlist: Sequence[Config], passed: Sequence[Config], target: Target, log: RunLog
 ) -> dict[Config, Made]:
-    """What compiles of the shortlist; where that is BASELINE alone, of the others too, until one of them does."""
+    """What compiles of the shortlist; where that is the reference alone, of the others too, until one of them does."""
     compiled = compile_all(request, shortlist, target, log)
     left = [config for config in passed if config not in shortlist]
-    while left and compiled.keys() == {request.baseline}:
+    while left and compiled.keys() == {request.reference}:
         compiled |= compile_all(request, left[:SHORTLIST], target, log)
         left = left[SHORTLIST:]
     return compiled
@@ -149,25 +154,55 @@ def _occupied(config: Config, resources: Resources, target: Target) -> float:
     return occupancy(resources.registers, resources.shared_bytes, config.num_warps, target).fraction
 
 
-def _choose(
-    best: Config, conservative: Config, baseline: Config, times: Mapping[Config, float], min_gain: float
-) -> Config:
+def _predicted_us(request: SweepRequest, times: Mapping[Config, float], conservative: Config, chosen: Config) -> Times:
+    """Before's time where that is not BASELINE, which may be without one then, as may be all conservative configs."""
+    safe = conservative if request.before is None or conservative.is_conservative else None
+
+    def rounded(config: Config | None) -> float | None:
+        return round(times[config], 3) if config is not None and config in times else None
+
+    return Times(
+        before=rounded(request.before),
+        baseline=rounded(request.baseline),
+        conservative=rounded(safe),
+        config=round(times[chosen], 3),
+    )
+
+
+def _choose(best: Config, conservative: Config, request: SweepRequest, times: Mapping[Config, float]) -> Config:
     """The keep rule on predicted times: it keeps no more than a measurement could."""
+    reference, baseline = request.reference, request.baseline
 
     def outcome(config: Config, over: Config) -> Outcome:
-        return "keep" if gain(times[config], times[over]) >= min_gain - ROUNDING else "revert"
+        return "keep" if gain(times[config], times[over]) >= request.rule.min_gain - ROUNDING else "revert"
 
-    decision = choose(
-        best_over_baseline=outcome(best, baseline),
-        best_over_conservative=None if best == conservative else outcome(best, conservative),
-        conservative_over_baseline=outcome(conservative, baseline),
-    )
-    return {"best": best, "conservative": conservative, "baseline": baseline}[decision.choice]
+    def over_both(config: Config) -> Outcome:
+        return all_of(outcome(config, reference), outcome(config, baseline) if baseline in times else None)
+
+    if request.before is None:
+        decision = choose(
+            best_over_baseline=outcome(best, baseline),
+            best_over_conservative=None if best == conservative else outcome(best, conservative),
+            conservative_over_baseline=outcome(conservative, baseline),
+        )
+    else:
+        safest = outcome(best, conservative) if not best.is_conservative and conservative.is_conservative else None
+        decision = choose_over_before(
+            best=None if best in {reference, baseline} else all_of(over_both(best), safest),
+            conservative=None if conservative in {reference, baseline, best} else over_both(conservative),
+            baseline=outcome(baseline, reference) if baseline in times else None,
+        )
+    of_choice = {"best": best, "conservative": conservative, "baseline": baseline, "before": reference}
+    return of_choice[decision.choice]
 
 
-def shortlist_of(guessed: Mapping[Config, float], baseline: Config) -> list[Config]:
-    """BASELINE, the best by the guessed times, and enough conservative ones."""
+def shortlist_of(guessed: Mapping[Config, float], always: Sequence[Config]) -> list[Config]:
+    """Those `always`, Before and BASELINE, the best by the guessed times, and enough conservative ones."""
     ranking = sorted(guessed, key=lambda config: guessed[config])
     conservative = [config for config in ranking if config.is_conservative]
-    chosen = [baseline, *ranking[:SHORTLIST], *conservative[:CONSERVATIVE_SHORTLIST]]
+    chosen = [
+        *(config for config in always if config in guessed),
+        *ranking[:SHORTLIST],
+        *conservative[:CONSERVATIVE_SHORTLIST],
+    ]
     return list(dict.fromkeys(chosen))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Literal
@@ -13,6 +14,7 @@ from fusetune.core.config import Config
 from fusetune.core.decision import KeepRule
 from fusetune.core.problem import Problem
 from fusetune.core.space import SpaceName
+from fusetune.ops.before import before_of, reference_of
 from fusetune.ops.spec import KernelSpec
 from fusetune.ops.types import register
 from fusetune.store.schema import Entry
@@ -28,6 +30,8 @@ class SweepRequest(msgspec.Struct, frozen=True):
     `fresh` takes nothing over from earlier runs. `prior` leaves out what the cost model predicts to be far too slow.
     `allow_library` lets a library win, which is timed in any case. `exclusive` makes another process on the GPU an
     error. `lock_mhz` is where the SM clock is held while measuring; None leaves the clocks alone.
+    `budget_s` is how long candidates are compiled, checked and screened before no neighbours are asked for any more,
+    and `grow_rounds` how often they are at most, as a replay of a run that its budget ended has to know (`rounds_of`).
     """
 
     spec: KernelSpec
@@ -44,6 +48,8 @@ class SweepRequest(msgspec.Struct, frozen=True):
     allow_library: bool = False
     exclusive: bool = False
     lock_mhz: int | None = None
+    budget_s: float | None = None
+    grow_rounds: int | None = None
 
     def __post_init__(self) -> None:
         # A spec that was made in code, and not loaded by its name: what is written is read back in its types.
@@ -53,6 +59,16 @@ class SweepRequest(msgspec.Struct, frozen=True):
     def baseline(self) -> Config:
         """The op's BASELINE for this problem."""
         return self.spec.baseline(self.problem)
+
+    @property
+    def before(self) -> Config | None:
+        """The config that the program runs today; None where that is BASELINE."""
+        return before_of(self.spec, self.problem)
+
+    @property
+    def reference(self) -> Config:
+        """What everything is compared with: Before, or BASELINE."""
+        return reference_of(self.spec, self.problem)
 
 
 class Ranked(msgspec.Struct, frozen=True):
@@ -66,6 +82,8 @@ class SweepResult(msgspec.Struct, frozen=True):
     """The entry decided on and where it went; `file` is None when an entry already there was left in place.
 
     `has_model`: whether predicted times are a cost model's; without one they are the roofline's, the same for all.
+    `tried`: how many candidates beside the reference the run tried; `failures`: how many of them were rejected or
+    failed, by reason.
     """
 
     run: str
@@ -76,6 +94,8 @@ class SweepResult(msgspec.Struct, frozen=True):
     target_name: str
     kept_instead: Entry | None = None
     has_model: bool = True
+    tried: int = 0
+    failures: Mapping[str, int] = {}
 
 
 def new_run_id() -> str:

@@ -11,8 +11,6 @@ from msgspec import structs
 from fusetune.compiler.build import ptxas_version
 from fusetune.compiler.pool import Compiled, CompileRun
 from fusetune.core.config import Config
-from fusetune.core.decision import Gain
-from fusetune.core.environment import Environment
 from fusetune.core.progress import Progress
 from fusetune.core.resources import Resources
 from fusetune.core.stats import preload
@@ -21,16 +19,17 @@ from fusetune.core.trouble import Trouble
 from fusetune.errors import MeasurementError, NoisyMachineError, NoUsableGpuError
 from fusetune.measure.clocks import locked_clocks_of
 from fusetune.measure.lock import hold_gpu_of
-from fusetune.measure.paired import PairResult
 from fusetune.measure.protocol import BY_MACHINE, Failure, GpuFacts, Measurer
 from fusetune.ops.loading import place_of
 from fusetune.store.journal import PhaseTime, RunEnd, Sampling
 from fusetune.store.paths import config_path
-from fusetune.store.schema import ConservativeGain, Entry, Times
 from fusetune.store.yaml_files import write_entry
 from fusetune.tune.alone import end_if_alone
 from fusetune.tune.bench import Bench
-from fusetune.tune.confirm import Final, confirm, control, revalidate
+from fusetune.tune.confirm import confirm, control, revalidate
+from fusetune.tune.entry import entry_of
+from fusetune.tune.fallen import tried_and_fallen, why_fallen
+from fusetune.tune.grow import grow
 from fusetune.tune.log import RunLog, journal_path, open_run
 from fusetune.tune.plan import (
     Plan,
@@ -42,8 +41,8 @@ from fusetune.tune.plan import (
     start_compiling,
 )
 from fusetune.tune.race import FirstRound, race
-from fusetune.tune.references import Reference, beside_chosen, library_row, time_references
-from fusetune.tune.request import Ranked, SweepRequest, SweepResult, today
+from fusetune.tune.references import beside_chosen, time_references
+from fusetune.tune.request import Ranked, SweepRequest, SweepResult
 from fusetune.tune.troubled import allow_for, ends_with_nothing
 
 SHOWN = 10
@@ -53,10 +52,10 @@ def sweep(request: SweepRequest, measurer: Measurer, progress: Progress) -> Swee
     """Tune one problem on the measurer's GPU and write the outcome, keep or revert, as a measured entry.
 
     A killed sweep goes on where it stopped when it is called again; another one on the same GPU is waited for. Raises
-    NoisyMachineError (nothing is written) where BASELINE timed against itself does not come out equal,
-    NoCandidateError (likewise) where every candidate but BASELINE is rejected or fails its check, NoUsableGpuError,
-    WrongResultError or CompileError where BASELINE cannot be run, UnsupportedProblemError, and NothingTunedError where
-    the machine does not let it come to an end.
+    NoisyMachineError (nothing is written) where the reference, Before or BASELINE, timed against itself does not come
+    out equal, NoCandidateError (likewise) where every other candidate is rejected or fails its check, NoUsableGpuError,
+    WrongResultError or CompileError where the reference cannot be run, UnsupportedProblemError, and NothingTunedError
+    where the machine does not let it come to an end.
     """
     with ends_with_nothing():
         return _held_sweep(request, measurer, progress)
@@ -110,6 +109,9 @@ def _sweep(
         end_if_alone(request, log, _of_ours(request, first.rough_us, right), asked)
         measurer.warm_up()
         raced = race(measurer, first, request.seed, log)
+        if request.before is not None and raced.baseline is None:
+            why = why_fallen(journal_path(request, log), request.baseline)
+            log.note(f"BASELINE cannot be used ({why}); the rule goes without it")
         measurer.settle()
         bench = Bench(measurer, request.rule, request.seed, log)
         try:
@@ -117,7 +119,7 @@ def _sweep(
         except NoisyMachineError as error:
             log.journal.write(RunEnd(entry=None, file=None, message=str(error)))
             raise
-        # Among several, BASELINE's blocks find the fastest; a single one need only be timed beside what stays.
+        # Among several, the reference's blocks find the fastest; a single one need only be timed beside what stays.
         several = len(right) > 1 or request.allow_library
         reference = time_references(bench, right) if several else None
         contender = reference.config if reference and request.allow_library else None
@@ -127,9 +129,11 @@ def _sweep(
             _prepare(measurer, request.seed + 1, log)
             final = revalidate(bench, final)
         reference = beside_chosen(bench, final.chosen, reference, () if several else right)
-        entry = _entry(request, environment, final, aa, reference, log.run)
-        result = write_entry(path, request.spec.name, facts.identity, entry, place_of(request.spec.name))
+        entry = entry_of(request, environment, final, aa, reference, log.run)
+        place = place_of(request.spec.name)
+        result = write_entry(path, request.spec.name, facts.identity, entry, place, request.spec.kernel_place)
         log.journal.write(RunEnd(entry=entry, file=str(path), message=entry.verdict))
+        tried, failures = tried_and_fallen(journal_path(request, log), (request.reference, *plan.references))
         return SweepResult(
             run=log.run,
             entry=entry,
@@ -138,6 +142,8 @@ def _sweep(
             journal=journal_path(request, log),
             target_name=facts.identity.name,
             kept_instead=result.kept,
+            tried=tried,
+            failures=failures,
         )
 
 
@@ -207,8 +213,8 @@ def _compile_and_screen(
 ) -> tuple[dict[Config, Resources], FirstRound, list[Config]]:
     """Check every candidate against the float64 reference as soon as it is compiled, and time those that are right.
 
-    Others still compile meanwhile. Returns the resources of what compiled, the first round of screening, and the
-    library's configs that are right.
+    Others still compile meanwhile; where the op names neighbours of the best, those are tried next. Returns the
+    resources of what compiled, the first round of screening, and the library's configs that are right.
     """
     first = FirstRound(measurer, plan.configs, log)
     right: set[Config] = set()
@@ -243,68 +249,21 @@ def _compile_and_screen(
         checking_s += checked - began
         screening_s += time.monotonic() - checked
 
+    began = time.monotonic()
     running = early.results(plan)
     made = compile_all(request, plan.compiled, plan.target, log, running=running, on_compiled=check_and_time)
+
+    def try_more(configs: Sequence[Config]) -> None:
+        first.plan_more(configs)
+        more = compile_all(request, configs, plan.target, log, on_compiled=check_and_time, tried=len(made))
+        made.update(more)
+
+    grow(request, plan, first.ratios, try_more, log, began)
     resources = {config: found.resources for config, found in made.items()}
     log.journal.write(PhaseTime(name="check", seconds=round(checking_s, 3), within="compile"))
     log.journal.write(PhaseTime(name="first_round", seconds=round(screening_s, 3), within="compile"))
     allow_for(troubled, len(resources) - len(troubled), request, plan.target, log)
-    if request.baseline not in first.rough_us:
-        raise MeasurementError("BASELINE was right at first and failed its second check; run the command again")
+    if log.reference not in first.rough_us:
+        name = log.reference_name
+        raise MeasurementError(f"{name} was right at first and failed its second check; run the command again")
     return resources, first, [config for config in plan.references if config in right]
-
-
-def _entry(
-    request: SweepRequest,
-    environment: Environment,
-    final: Final,
-    aa: PairResult,
-    reference: Reference | None,
-    run: str,
-) -> Entry:
-    """What goes into the YAML. A reverted problem stores BASELINE, with the gain of the best that was not enough."""
-    judged = final.best if final.decision.choice == "baseline" else final.chosen
-    result = final.over_baseline.get(judged, aa)
-    kept = final.decision.choice != "baseline"
-    conservative_us = result.baseline_us if final.over_conservative is None else final.over_conservative.baseline_us
-    if kept and final.chosen == final.conservative:
-        conservative_us = result.config_us
-    over_conservative = _conservative_gain(final) if kept and final.chosen != final.conservative else None
-    return Entry(
-        problem=request.problem,
-        config=final.chosen,
-        evidence="measured",
-        verdict=final.decision.verdict,
-        reason=final.decision.reason,
-        environment=structs.replace(environment, kernel_hash=request.spec.source_hash(final.chosen)),
-        run=run,
-        date=today(),
-        gain=_rounded(result.gain),
-        gain_over_conservative=over_conservative,
-        time_us=Times(
-            baseline=round(result.baseline_us, 3),
-            conservative=round(conservative_us, 3),
-            config=round(result.config_us if kept else result.baseline_us, 3),
-        ),
-        library=library_row(final.chosen, reference),
-    )
-
-
-def _conservative_gain(final: Final) -> ConservativeGain | None:
-    if final.over_conservative is None:
-        return None
-    gain = _rounded(final.over_conservative.gain)
-    return ConservativeGain(
-        median=gain.median, low=gain.low, high=gain.high, blocks=gain.blocks, config=final.conservative
-    )
-
-
-def _rounded(gain: Gain) -> Gain:
-    return Gain(
-        median=min(round(gain.median, 4), 0.9999),  # below 1, where rounding would make it just that
-        low=round(gain.low, 4),
-        high=round(gain.high, 4),
-        confidence=gain.confidence,
-        min_gain=gain.min_gain,
-        blocks=gain.blocks,
-    )

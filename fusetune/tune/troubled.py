@@ -35,14 +35,15 @@ def allow_for(
 ) -> None:
     """Tell of the candidates that the machine kept from being compiled or checked, beside `tried` others with BASELINE.
 
-    Raises the trouble where what is left is no sweep: BASELINE was hit, or more than half of the others, or the config
-    that the file holds for this problem, which must not lose without having been tried.
+    Raises the trouble where what is left is no sweep: Before or BASELINE was hit, or more than half of the others, or
+    the config that the file holds for this problem, which must not lose without having been tried.
     """
     if not troubled:
         return
     first = next(iter(troubled.values()))
-    if request.baseline in troubled:
-        raise _as(troubled[request.baseline], f"BASELINE could not be tried for {target.name}")
+    for config, name in ((log.reference, log.reference_name), (request.baseline, "BASELINE")):
+        if config in troubled:
+            raise _as(troubled[config], f"{name} could not be tried for {target.name}")
     if len(troubled) >= tried:
         raise _as(first, f"{len(troubled)} of {len(troubled) + tried} candidates could not be tried")
     held = _held(request, target)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from fusetune.core.decision import reference_name
 from fusetune.core.target import Target, match_target
 from fusetune.core.values import Value
 from fusetune.errors import UsageError
@@ -18,7 +19,10 @@ from fusetune.units import format_bytes, format_us
 
 
 class Point(msgspec.Struct, frozen=True):
-    """One candidate with a time: its config, what it takes of an SM, and the time that it was ranked by, in us."""
+    """One candidate with a time: its config, what it takes of an SM, and the time that it was ranked by, in us.
+
+    `named` is what people call it where all are held against it: BASELINE, or Before; empty for the others.
+    """
 
     label: str
     constants: Mapping[str, Value]
@@ -32,6 +36,7 @@ class Point(msgspec.Struct, frozen=True):
     shared_bytes: int | None
     chosen: bool
     baseline: bool
+    named: str
 
     def hover(self) -> str:
         """What is told of it where a pointer rests on it; not escaped yet."""
@@ -92,12 +97,11 @@ def run_data(records: Sequence[Record]) -> RunData:
     for row in rows:
         time_us = row.predicted_us if predicted else row.screening_us
         if time_us is not None and math.isfinite(time_us) and row.status not in {"rejected", "failed"}:
-            points.append(_point(row, time_us))
+            points.append(_point(row, time_us, summary))
     roofs, why = _roofs(summary)
     blocks = tuple(record for record in records if isinstance(record, Block))
-    baseline = wording.baseline_of_run(summary)
     seen = [record for record in records if isinstance(record, Candidate)]
-    labels = {record.id: wording.config_text(record.config, baseline) for record in seen}
+    labels = {record.id: wording.config_text(record.config, summary) for record in seen}
     return RunData(
         summary=summary,
         points=tuple(sorted(points, key=lambda point: point.time_us)),
@@ -110,7 +114,7 @@ def run_data(records: Sequence[Record]) -> RunData:
     )
 
 
-def _point(row: CandidateRow, time_us: float) -> Point:
+def _point(row: CandidateRow, time_us: float, summary: RunSummary) -> Point:
     config, used = row.config, row.resources
     return Point(
         label=config.label(),
@@ -125,6 +129,7 @@ def _point(row: CandidateRow, time_us: float) -> Point:
         shared_bytes=used.shared_bytes if used else None,
         chosen=row.chosen,
         baseline=row.is_baseline,
+        named=reference_name(summary.before) if row.is_baseline else "",
     )
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from fusetune.core.values import Value
+from fusetune.report import wording
 from fusetune.report.html.data import Pair, Point, Roofs, RunData
 from fusetune.report.model import ProblemRow
 
@@ -54,7 +55,7 @@ def candidates(run: RunData) -> go.Figure:
         },
     )
     for name, symbol, marked in (
-        ("BASELINE", "star", [point for point in points if point.baseline]),
+        (next((point.named for point in points if point.named), "BASELINE"), "star", [p for p in points if p.baseline]),
         ("chosen", "circle-open", [point for point in points if point.chosen]),
     ):
         figure.add_scatter(
@@ -241,7 +242,9 @@ def comparison(rows: Sequence[ProblemRow], min_gain: float) -> go.Figure:
         hovertemplate="%{y}<br>%{text}, gain %{x:.1f} %<extra></extra>",
     )
     figure.add_vline(x=100 * min_gain, line={"color": "#d1495b", "width": 2, "dash": "dash"})
-    figure.update_xaxes(title=f"gain over BASELINE, %  (dashed: the {min_gain * 100:g} % needed)")
+    figure.update_xaxes(
+        title=f"gain over {wording.reference_header(rows)}, %  (dashed: the {min_gain * 100:g} % needed)"
+    )
     figure.update_yaxes(automargin=True)
     return figure
 

@@ -20,6 +20,7 @@ from fusetune.ops.gemm_scale.problem import make_problem
 from fusetune.ops.gemm_scale.space import candidates, reject_reason
 from fusetune.store.journal import Block, Candidate, Note, PhaseTime, RunEnd, RunStart, Sample, read_journal
 from fusetune.store.paths import config_path
+from fusetune.store.schema import Times
 from fusetune.store.yaml_files import read_config_file
 from fusetune.tune.predict import CONSERVATIVE_SHORTLIST, SHORTLIST, predict
 from fusetune.tune.request import SpaceChoice, SweepRequest, SweepResult
@@ -107,7 +108,7 @@ def test_the_times_of_the_entry_are_those_of_the_model(tmp_path: Path, model: di
     entry = listed(tmp_path, model, FAST=8.0, SAFE=10.0, OTHER=15.0).entry
     assert entry.config == FAST
     assert entry.predicted_us is not None
-    assert msgspec.structs.astuple(entry.predicted_us) == (20.0, 10.0, 8.0)
+    assert entry.predicted_us == Times(baseline=20.0, conservative=10.0, config=8.0)
 
 
 @pytest.mark.parametrize(

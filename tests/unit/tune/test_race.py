@@ -31,7 +31,7 @@ from fusetune.store.journal import (
     read_journal,
 )
 from fusetune.tune.log import RunLog
-from fusetune.tune.race import BASELINE_EVERY, BASELINE_TRIES, FINALISTS, ROUNDS, FirstRound, RaceResult, race
+from fusetune.tune.race import FINALISTS, REFERENCE_EVERY, REFERENCE_TRIES, ROUNDS, FirstRound, RaceResult, race
 from tests.support.fake_compiler import BreakingMeasurer
 
 RTX4090 = find_target("rtx4090")
@@ -223,9 +223,9 @@ def test_baseline_is_timed_again_throughout(start: Callable[..., Raced]) -> None
     for sample in samples:
         gap = 0 if sample.id == 0 else gap + 1
         longest = max(longest, gap)
-    assert longest <= BASELINE_EVERY
+    assert longest <= REFERENCE_EVERY
     others = len(samples) - len(raced.samples(BASELINE))
-    assert len(raced.samples(BASELINE)) > others / BASELINE_EVERY
+    assert len(raced.samples(BASELINE)) > others / REFERENCE_EVERY
     assert samples[0].id == samples[-1].id == 0
 
 
@@ -324,7 +324,7 @@ def test_baseline_that_cannot_be_timed_at_all_ends_the_race(start: Callable[...,
         start(lambda _: 10.0, fail_sample=lambda config, before: CRASH if config == BASELINE and before > 4 else None)
     assert caught.value.exit_code == 4
     notes = [record for record in read_journal(tmp_path / "1.jsonl") if isinstance(record, Note)]
-    assert len(notes) == BASELINE_TRIES
+    assert len(notes) == REFERENCE_TRIES
 
 
 def test_the_race_tells_how_long_it_took(start: Callable[..., Raced]) -> None:

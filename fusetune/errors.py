@@ -13,6 +13,7 @@
     |   +-- CaptureError          2   a capture that is not there, damaged, or cannot be launched again
     +-- MissingConfigError        2   strict look-up found no entry
     +-- NoisyMachineError         3   the machine is too noisy to decide anything
+    +-- NotCheckableError         3   a captured launch that gives another result each time: none can be compared
     +-- NoCandidateError          3   a sweep or a prediction in which nothing but BASELINE can run
     +-- MachineError              3   a full disk, a killed process, no memory: nothing follows for any kernel
     |   +-- NothingTunedError     4   the same in a sweep or a prediction, which then writes nothing
@@ -97,6 +98,12 @@ class MissingConfigError(FusetuneError):
 
 class NoisyMachineError(FusetuneError):
     """The baseline, timed against itself, did not come out equal: nothing can be decided here."""
+
+    exit_code = EXIT_INCONCLUSIVE
+
+
+class NotCheckableError(FusetuneError):
+    """A captured launch whose own results differ, or are not those of the program: nothing can be compared with it."""
 
     exit_code = EXIT_INCONCLUSIVE
 

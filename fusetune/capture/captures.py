@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import secrets
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -41,6 +43,17 @@ def captures_folder() -> Path:
 def new_run() -> Path:
     """A folder for one run, that nobody has; it is made when there is a case to keep."""
     return captures_folder() / f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
+
+
+@contextlib.contextmanager
+def kept_run(*, remove: bool) -> Iterator[Path]:
+    """A folder for one run, which is removed at the end where that is asked for."""
+    folder = new_run()
+    try:
+        yield folder
+    finally:
+        if remove:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def make_private(folder: Path) -> None:

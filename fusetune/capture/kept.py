@@ -19,6 +19,8 @@ from fusetune.errors import CaptureError
 
 VERSION: Final = 1
 MANIFEST: Final = "capture.json"
+KERNELS: Final = "kernels"
+"""The folder of sources in a capture's."""
 How = Literal["exact", "sampled", "constant", "nothing"]
 
 
@@ -166,6 +168,22 @@ class Kept(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
         except (NotPureError, SyntaxError, ValueError, ZeroDivisionError):
             return None
         return None if grid is None else Placed(dict(changed), grid, arguments)
+
+
+def named_tensors(kept: Kept) -> dict[str, TensorKept]:
+    """The tensors of a launch by the names of its arguments; those in a tuple as `name.0`."""
+    found: dict[str, TensorKept] = {}
+
+    def put(name: str, one: ArgumentKept) -> None:
+        if isinstance(one, TensorKept):
+            found[name] = one
+        elif isinstance(one, TupleKept):
+            for number, item in enumerate(one.items):
+                put(f"{name}.{number}", item)
+
+    for name, one in kept.arguments.items():
+        put(name, one)
+    return found
 
 
 def _as_grid(found: Any) -> tuple[int, ...] | None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from fusetune.cli.program_options import CONTEXT
 from fusetune.cli.shown import echo, echo_console, echo_json
 from fusetune.core.target import DEFAULT_TARGET, find_target
 from fusetune.core.text import printable
@@ -28,7 +29,7 @@ class _Size(click.ParamType[int]):
             self.fail(str(error), param, ctx)
 
 
-@click.command("capture", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.command("capture", context_settings=CONTEXT)
 @click.argument("program", nargs=-1, metavar="PROGRAM [ARGS]...", type=click.UNPROCESSED)
 @click.option(
     "-m", "module", metavar="MODULE", help="Run a module, as `python -m`: -m pytest tests/test_norm.py::test_a"

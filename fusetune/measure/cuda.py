@@ -17,7 +17,7 @@ from fusetune.core.problem import Problem
 from fusetune.core.target import Target, known_targets
 from fusetune.core.text import slugify
 from fusetune.core.trouble import damage_of, trouble_of
-from fusetune.errors import FusetuneError, MeasurementError, NoUsableGpuError, WrongResultError
+from fusetune.errors import FusetuneError, MeasurementError, NotCheckableError, NoUsableGpuError, WrongResultError
 from fusetune.measure.fork_server import ForkServer
 from fusetune.measure.libraries import start_server
 from fusetune.measure.nvml import Monitor, visible_gpu
@@ -192,6 +192,8 @@ class CudaMeasurer:
         if isinstance(opened, Failure):
             name = reference_name(before_of(self._spec, self._problem))
             seen = f"{name} itself failed at {self._problem.describe()} ({opened.reason}: {opened.detail})"
+            if opened.reason == "not_checkable":
+                raise NotCheckableError(opened.detail)
             if opened.reason == "out_of_memory":
                 raise MeasurementError(f"{seen}; free the GPU's memory or tune a smaller problem")
             advice = ". Run `make test-gpu` and report what it says" if name == "BASELINE" else ""

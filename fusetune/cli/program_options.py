@@ -1,0 +1,62 @@
+"""Which program is meant, and which of its kernels: options that `capture` and `tune` share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import click
+
+from fusetune.core.target import DEFAULT_TARGET
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+CONTEXT: Final = {"ignore_unknown_options": True}
+"""Options stand before the program or behind it; what is none of ours, and all behind `--`, is the program's own."""
+
+
+def program_options(command: F) -> F:
+    """Add the program, its form, and which kernels of it are meant."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+_OPTIONS: Final[Sequence[Callable[[Any], Any]]] = (
+    click.argument("program", nargs=-1, metavar="PROGRAM [ARGS]...", type=click.UNPROCESSED),
+    click.option(
+        "-m", "module", metavar="MODULE", help="Run a module, as `python -m`: -m pytest tests/test_norm.py::test_a"
+    ),
+    click.option(
+        "--args", "expression", metavar="EXPRESSION", help="Arguments of a function: \"torch.randn(8, device='cuda')\""
+    ),
+    click.option(
+        "--reference",
+        metavar="FILE",
+        type=click.Path(dir_okay=False, path_type=Path),
+        help="Where Model, get_inputs and get_init_inputs are, beside a file with ModelNew.",
+    ),
+    click.option("--kernel", metavar="GLOB", help="Kernels of this name alone, as *norm*."),
+    click.option("--top", type=click.IntRange(1), metavar="N", help="The first N kernels by their time."),
+    click.option(
+        "--share",
+        type=click.FloatRange(0, 1),
+        default=0.95,
+        show_default=True,
+        help="The kernels that make up this share of the time of all.",
+    ),
+    click.option(
+        "--target",
+        "target_name",
+        metavar="NAME",
+        help=f"Run nothing on a GPU, and compile for this one.  [default: the GPU here; without one, {DEFAULT_TARGET}]",
+    ),
+    click.option(
+        "--limit",
+        "limit_s",
+        metavar="SECONDS",
+        type=click.FloatRange(0, min_open=True),
+        help="End the program after so long.",
+    ),
+)

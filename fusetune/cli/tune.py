@@ -1,0 +1,248 @@
+"""`fusetune tune`: somebody's program as it is, each kernel of it to a verdict."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fusetune.cli.program_options import CONTEXT, program_options
+from fusetune.cli.shown import echo, echo_console, echo_json
+from fusetune.core.decision import KeepRule
+from fusetune.core.space import SPACE_NAMES
+from fusetune.core.target import DEFAULT_TARGET, Target, find_target
+from fusetune.core.text import printable
+from fusetune.errors import EXIT_INCONCLUSIVE, EXIT_OK, EXIT_PROGRAM, EXIT_WRONG_RESULT
+from fusetune.store.paths import runs_dir
+
+if TYPE_CHECKING:
+    from fusetune.capture.cases import Case, Looked
+    from fusetune.capture.spec import CapturedSpec
+    from fusetune.measure.fork_server import ForkServer
+    from fusetune.tune.program import Tuned
+    from fusetune.tune.request import CacheMode, SpaceChoice, SweepRequest, SweepResult
+
+CANDIDATE_LIMIT_S = 10.0
+"""Of one check or sample: a foreign kernel may hang for good, and each that does costs so long."""
+
+
+@click.command("tune", context_settings=CONTEXT)
+@program_options
+@click.option(
+    "--space",
+    type=click.Choice([*SPACE_NAMES, "rules"]),
+    help="standard: what lies around Before, and around what wins; full: every combination; rules: what the "
+    "conditional rules leave to try, three at most.  [default: standard; without a GPU, rules]",
+)
+@click.option("--num-ctas", "ctas", is_flag=True, help="Vary the CTAs of a cluster, too.")
+@click.option("--maxnreg", is_flag=True, help="Vary the most registers of a thread, too.")
+@click.option(
+    "--budget",
+    "budget_s",
+    metavar="SECONDS",
+    type=click.FloatRange(0, min_open=True),
+    default=30.0,
+    show_default=True,
+    help="Begin no further candidates of a case after so long.",
+)
+@click.option("--bit-exact", is_flag=True, help="A result has to be Before's bit for bit.")
+@click.option("--rtol", type=click.FloatRange(0), help="A result may be so far off, as in torch.allclose.")
+@click.option("--atol", type=click.FloatRange(0), help="Beside --rtol.  [default: by the dtype]")
+@click.option(
+    "--min-gain",
+    type=click.FloatRange(0, 1, max_open=True),
+    default=KeepRule().min_gain,
+    show_default=True,
+    help="Keep a config only if it is surely this share faster.",
+)
+@click.option(
+    "--cache", type=click.Choice(["cold", "warm"]), default="cold", show_default=True, help="L2 before a launch."
+)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of inputs and order.")
+@click.option("--fresh", is_flag=True, help="Measure everything again, whatever earlier runs found out.")
+@click.option("--exclusive", is_flag=True, help="Fail where another process uses the GPU, instead of warning.")
+@click.option("--workers", type=click.IntRange(1), help="Compilations at once.  [default: one a core]")
+@click.option("--exact", is_flag=True, help="Keep large floating-point inputs bit for bit, not by their distribution.")
+@click.option("--keep", is_flag=True, help="Leave the captures on disk; see `fusetune capture --list`.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("configs"),
+    show_default=True,
+    help="Folder for <gpu>/<op>.yaml.",
+)
+@click.option(
+    "--runs",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder for the journals.  [default: $FUSETUNE_RUNS or .fusetune/runs]",
+)
+@click.option("--json", "as_json", is_flag=True, help="Everything as JSON.")
+@click.pass_context
+def tune(
+    ctx: click.Context,
+    /,
+    *,
+    program: tuple[str, ...],
+    module: str | None,
+    expression: str | None,
+    reference: Path | None,
+    kernel: str | None,
+    top: int | None,
+    share: float,
+    target_name: str | None,
+    limit_s: float | None,
+    space: SpaceChoice | None,
+    ctas: bool,
+    maxnreg: bool,
+    budget_s: float,
+    bit_exact: bool,
+    rtol: float | None,
+    atol: float | None,
+    min_gain: float,
+    cache: CacheMode,
+    seed: int,
+    fresh: bool,
+    exclusive: bool,
+    workers: int | None,
+    exact: bool,
+    keep: bool,
+    output: Path,
+    runs: Path | None,
+    as_json: bool,
+) -> None:
+    """Tune the Triton kernels that a program launches, without an edit or a spec.
+
+    The program runs once, and its launches are kept with their arguments. Each is launched again with other warps,
+    stages and tiles: a config stays only if its result is Before's, and it is surely at least 2 % faster than what runs
+    today and than 4 warps / 2 stages. The outcome goes to YAML; nothing of the program is written to.
+
+    PROGRAM is a script with its arguments, `package.module:function` with --args, or a file with ModelNew beside a
+    reference; -m runs a module. Without a GPU its kernels are compiled for --target, and the answer is a prediction.
+
+    Exit code 6 where the program fails by itself; 3 where a kernel came to no verdict.
+    """
+    from fusetune.capture.look import look
+    from fusetune.capture.programs import parse_program
+    from fusetune.measure import libraries, nvml
+
+    began = time.monotonic()
+    parsed = parse_program([*(["-m", module] if module else []), *program], args=expression, reference=reference)
+    if target_name is None and not nvml.gpu_present():
+        target_name = DEFAULT_TARGET
+    target = find_target(target_name) if target_name else None
+    with ExitStack() as stack:
+        # It loads torch while the program runs.
+        server = None if target else stack.enter_context(closing(libraries.start_server()))
+        from fusetune.capture.captures import kept_run
+
+        folder = stack.enter_context(kept_run(remove=not keep))
+        looked = look(parsed, target=target.name if target else None, limit_s=limit_s, keep=folder, exact=exact)
+        from fusetune.capture.oracle import Strictness
+        from fusetune.report.captured import selected
+        from fusetune.tune.program import tune_case, worth_tuning
+        from fusetune.tune.request import SweepRequest
+
+        more = frozenset({*(["num_ctas"] if ctas else []), *(["maxnreg"] if maxnreg else [])})
+
+        def request(spec: CapturedSpec) -> SweepRequest:
+            spec.strictness, spec.more = Strictness(bit_exact, rtol, atol), more
+            return SweepRequest(
+                spec=spec,
+                problem=spec.captured_problem(),
+                output=output,
+                runs=runs or runs_dir(),
+                space=space or ("rules" if target else "standard"),
+                rule=KeepRule(min_gain=min_gain),
+                cache=cache,
+                seed=seed,
+                workers=workers,
+                fresh=fresh,
+                exclusive=exclusive,
+                budget_s=budget_s,
+            )
+
+        run = _measured(server) if server else _predicted(target or find_target(DEFAULT_TARGET))
+        cases = worth_tuning(selected(looked, kernel=kernel, top=top, share=share), share)
+        tuned = []
+        for number, case in enumerate(cases, start=1):
+            echo(f"[{number}/{len(cases)}] {printable(case.kernel.name)}  {printable(case.config_text())}", err=True)
+            tuned.append(tune_case(case, request, run))
+        _show(looked, cases, tuned, _words(module, program), time.monotonic() - began, output, as_json=as_json)
+    ctx.exit(_exit_code(looked, tuned))
+
+
+def _measured(server: ForkServer) -> Callable[[SweepRequest], SweepResult]:
+    from fusetune.cli.progress import make_progress
+    from fusetune.measure.cuda import CudaMeasurer
+    from fusetune.tune.sweep import sweep
+
+    def run(request: SweepRequest) -> SweepResult:
+        measurer = CudaMeasurer(
+            request.spec,
+            request.problem,
+            cold=request.cache == "cold",
+            time_limit_s=CANDIDATE_LIMIT_S,
+            server=server,
+        )
+        with closing(measurer):
+            return sweep(request, measurer, make_progress())
+
+    return run
+
+
+def _predicted(target: Target) -> Callable[[SweepRequest], SweepResult]:
+    from fusetune.cli.progress import make_progress
+    from fusetune.tune.predict import predict
+
+    return lambda request: predict(request, target, make_progress())
+
+
+def _words(module: str | None, program: Sequence[str]) -> str:
+    return " ".join([*(["-m", module] if module else []), *program])
+
+
+def _show(
+    looked: Looked,
+    cases: Sequence[Case],
+    tuned: Sequence[Tuned],
+    program: str,
+    seconds: float,
+    output: Path,
+    *,
+    as_json: bool,
+) -> None:
+    from fusetune.report.captured import besides
+    from fusetune.report.tuned import sentences_on, table_of_tuned, to_builtins
+
+    if as_json:
+        import json
+
+        gpu = looked.gpu or looked.compiled_for
+        made: dict[str, Any] = to_builtins(program, gpu, seconds, tuned)
+        echo_json(json.dumps({**made, "failed": looked.failed}, indent=1))
+    else:
+        from rich.console import Console
+
+        if tuned:
+            echo_console(Console(), lambda console: console.print(table_of_tuned(tuned)))
+        for line in [*sentences_on(tuned), *besides(looked, cases)]:
+            echo(printable(line))
+        files = sorted({str(one.result.file) for one in tuned if one.result is not None and one.result.file})
+        if files:
+            echo(f"Wrote {', '.join(files)}; `fusetune report --configs {output}` shows them")
+    if looked.failed:
+        echo(printable(f"The program failed by itself: {looked.failed}"), err=True)
+
+
+def _exit_code(looked: Looked, tuned: Sequence[Tuned]) -> int:
+    if looked.failed:
+        return EXIT_PROGRAM
+    ends = {one.end for one in tuned}
+    if "failed" in ends:
+        return EXIT_WRONG_RESULT
+    return EXIT_INCONCLUSIVE if "inconclusive" in ends else EXIT_OK

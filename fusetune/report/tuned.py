@@ -1,0 +1,123 @@
+"""What became of a program's kernels: a table for people, sentences beside it, and JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.table import Table
+
+from fusetune.core.decision import REASON_TEXT, Gain
+from fusetune.core.text import printable, shortened
+from fusetune.report.terminal_tables import make_table
+from fusetune.store.schema import Entry
+from fusetune.tune.program import Tuned, failures_of
+from fusetune.units import format_gain, format_interval, format_us
+
+_LONGEST_PROBLEM = 40
+_LEFT_OUT = frozenset({"grid", "not_compiled", "predicted_slow", "registers"})
+"""Reasons of what was not tried: nothing was found wrong with it."""
+
+
+def table_of_tuned(tuned: Sequence[Tuned]) -> Table:
+    """A row for each case: what runs, BASELINE and what was chosen, with times, the gain and the verdict."""
+    table = make_table(("kernel", "sizes", "Before", ">us", ">BASELINE us", "chosen", ">us", ">gain", "verdict"))
+    for one in tuned:
+        entry = one.result.entry if one.result is not None else None
+        times = _times(entry)
+        gain = entry.gain if entry is not None else None
+        cells = [
+            one.case.kernel.name,
+            shortened(_sizes(one), _LONGEST_PROBLEM),
+            one.before.label() if one.before is not None else one.case.config_text(),
+            *(format_us(times[name]) if times.get(name) is not None else "" for name in ("before", "baseline")),
+            entry.config.label() if entry is not None and entry.verdict in {"keep", "unverified"} else "",
+            format_us(times["config"]) if entry is not None and entry.verdict == "keep" else "",
+            _gain_text(gain),
+            one.end,
+        ]
+        table.add_row(*map(printable, cells))
+    return table
+
+
+def sentences_on(tuned: Sequence[Tuned]) -> list[str]:
+    """What the table does not say: reasons, what was wrong among the candidates, findings."""
+    lines = []
+    for one in tuned:
+        name = one.case.kernel.name
+        if one.why is not None:
+            lines.append(f"{name}: {one.end}: {one.why}")
+        elif one.result is not None and one.end != "keep":
+            lines.append(f"{name}: {one.end}: {REASON_TEXT[one.result.entry.reason]}")
+        wrong = {reason: count for reason, count in failures_of(one).items() if reason not in _LEFT_OUT}
+        if wrong and one.result is not None:
+            told = ", ".join(f"{count} {reason}" for reason, count in sorted(wrong.items(), key=lambda each: -each[1]))
+            lines.append(f"{name}: of {one.result.tried} candidates {told}")
+        lines += [f"{name}: note: {finding}" for finding in one.case.findings]
+    return list(dict.fromkeys(lines))
+
+
+def to_builtins(program: str, gpu: str | None, seconds: float, tuned: Sequence[Tuned]) -> dict[str, Any]:
+    """The same as JSON has it, cases under their kernels."""
+    kernels: dict[tuple[str, str], dict[str, Any]] = {}
+    for one in tuned:
+        kernel = one.case.kernel
+        told = kernels.setdefault(
+            (kernel.file, kernel.name),
+            {"op": one.op, "kernel": kernel.name, "file": kernel.file, "line": kernel.line, "cases": []},
+        )
+        told["cases"].append(_case(one))
+    return {"program": program, "gpu": gpu, "seconds": round(seconds, 2), "kernels": list(kernels.values())}
+
+
+def _case(one: Tuned) -> dict[str, Any]:
+    entry = one.result.entry if one.result is not None else None
+    times = _times(entry)
+    return {
+        "problem": one.problem.to_builtins() if one.problem is not None else None,
+        "launches": one.case.launches,
+        "program_us": one.case.us,
+        "before": one.before.to_builtins() if one.before is not None else None,
+        "chosen": entry.config.to_builtins() if entry is not None else None,
+        "verdict": one.end,
+        "reason": entry.reason if entry is not None else None,
+        "why": one.why,
+        "evidence": entry.evidence if entry is not None else None,
+        "before_us": times.get("before"),
+        "baseline_us": times.get("baseline"),
+        "best_us": times.get("config"),
+        "gain": _gain(entry.gain) if entry is not None else None,
+        "tried": one.result.tried if one.result is not None else 0,
+        "failures": dict(failures_of(one)),
+        "best": [
+            {"config": ranked.config.to_builtins(), "us": ranked.time_us}
+            for ranked in (one.result.best if one.result is not None else ())
+        ],
+        "seconds": one.seconds,
+        "run": one.result.run if one.result is not None else None,
+        "findings": list(one.case.findings),
+    }
+
+
+def _times(entry: Entry | None) -> dict[str, float | None]:
+    """Microseconds by what they are of; without a `before`, BASELINE is what ran before."""
+    times = None if entry is None else entry.time_us
+    if times is None:
+        return {}
+    before = times.baseline if times.before is None else times.before
+    return {"before": before, "baseline": times.baseline, "config": times.config}
+
+
+def _gain(gain: Gain | None) -> dict[str, float] | None:
+    return None if gain is None else {"median": gain.median, "low": gain.low, "high": gain.high}
+
+
+def _gain_text(gain: Gain | None) -> str:
+    return "" if gain is None else f"{format_gain(gain.median)} {format_interval(gain.low, gain.high)}"
+
+
+def _sizes(one: Tuned) -> str:
+    """The shapes of a case's largest tensors: what tells it from the kernel's other cases."""
+    tensors = sorted(one.case.tensors.values(), key=lambda each: -each.storage_bytes)
+    shapes = dict.fromkeys("x".join(map(str, each.shape)) + f" {each.dtype}" for each in tensors)
+    return ", ".join(list(shapes)[:2])

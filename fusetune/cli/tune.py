@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from fusetune.tune.program import Tuned
     from fusetune.tune.request import CacheMode, SpaceChoice, SweepRequest, SweepResult
 
-CANDIDATE_LIMIT_S = 10.0
+CANDIDATE_LIMIT_S = 5.0
 """Of one check or sample: a foreign kernel may hang for good, and each that does costs so long."""
 
 

@@ -193,7 +193,7 @@ class CudaMeasurer:
             name = reference_name(before_of(self._spec, self._problem))
             seen = f"{name} itself failed at {self._problem.describe()} ({opened.reason}: {opened.detail})"
             if opened.reason == "not_checkable":
-                raise NotCheckableError(opened.detail)
+                raise NotCheckableError(f"not checkable: {opened.detail}")
             if opened.reason == "out_of_memory":
                 raise MeasurementError(f"{seen}; free the GPU's memory or tune a smaller problem")
             advice = ". Run `make test-gpu` and report what it says" if name == "BASELINE" else ""

@@ -70,6 +70,7 @@ class GraphTimer:
         self._lead = math.ceil(LEAD_SHARE * launches) if put_back else whole
         self._stream = torch.cuda.Stream()
         self._graphs: OrderedDict[tuple[Hashable, int], Any] = OrderedDict()
+        self._back: dict[int, Any] = {}
 
     def times_us(self, arms: Sequence[Hashable]) -> list[float]:
         """One replay an arm; the first is of LEAD_SHARE as many launches, in whole rounds of the input sets."""
@@ -78,8 +79,7 @@ class GraphTimer:
         events = []
         for graph, launches in zip(graphs, counts, strict=True):
             if self._put_back is not None:
-                for index in range(launches):
-                    self._put_back(index)
+                self._putting_back(launches).replay()
             start, end = _event_pair(self._torch)
             start.record()
             graph.replay()
@@ -91,6 +91,21 @@ class GraphTimer:
             for (start, end), launches in zip(events, counts, strict=True)
         ]
 
+    def _putting_back(self, sets: int) -> Any:
+        """What puts the first so many sets back, captured: a thousand copies take the host longer than the GPU."""
+        assert self._put_back is not None, "only inputs that launches change are put back"
+        if sets not in self._back:
+            graph = self._torch.cuda.CUDAGraph()
+            with self._torch.cuda.stream(self._stream):
+                graph.capture_begin()
+                try:
+                    for index in range(sets):
+                        self._put_back(index)
+                finally:
+                    graph.capture_end()
+            self._back[sets] = graph
+        return self._back[sets]
+
     def _graph(self, arm: Hashable, launches: int) -> Any:
         """The captured launches of an arm; the last few are kept, each with what its launches write to."""
         key = (arm, launches)
@@ -98,6 +113,8 @@ class GraphTimer:
             self._graphs.move_to_end(key)
             return self._graphs[key][0]
         torch = self._torch
+        if self._put_back is not None:
+            self._put_back(0)
         used = self._run(arm, 0)  # Outside the capture: loading the machine code is not allowed within.
         torch.cuda.synchronize()
         graph = torch.cuda.CUDAGraph()

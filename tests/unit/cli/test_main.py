@@ -33,7 +33,9 @@ from tests.support.fake_compiler import FakeCompiler, install
 RTX4090 = find_target("rtx4090")
 IDENTITY = TargetIdentity(name=RTX4090.name, capability=RTX4090.capability, sms=RTX4090.sms)
 SIZES = ("--M", "128", "--K", "1024", "--N", "512")
-COMMANDS = ("sweep", "report", "compare", "export", "capture", "gate", "inspect", "profile", "targets", "warmup")
+COMMANDS = (
+    *("sweep", "tune", "report", "compare", "export", "capture", "gate", "inspect", "profile", "targets", "warmup"),
+)
 WARPS8 = Config(num_warps=8)
 PREDICTED = Entry(
     problem=make_problem(128, 512, 1024, "float32"),
@@ -137,7 +139,8 @@ MISTAKES = {
     "certainty": (("sweep", *SIZES, "--confidence", "1"), ("--confidence", "1")),
     "no workers": (("sweep", *SIZES, "--workers", "0"), ("--workers", "0")),
     "unknown option": (("sweep", *SIZES, "--fast"), ("--fast",)),
-    "unknown command": (("tune",), ("tune",)),
+    "unknown command": (("tone",), ("tone",)),
+    "no program": (("tune",), ("no program is given",)),
     "gate on nothing": (("gate", "--static", "nowhere"), ("nowhere", "no such file or folder")),
     "gate without configs": (("gate", "--static"), ("no tuned configs in ./configs", "fusetune sweep")),
     "report on nothing": (("report", "--configs", "nowhere"), ("--configs", "nowhere")),

@@ -216,8 +216,8 @@ def _show(
     *,
     as_json: bool,
 ) -> None:
+    from fusetune.cli.tuned import sentences_on, table_of_tuned, to_builtins
     from fusetune.report.captured import besides
-    from fusetune.report.tuned import sentences_on, table_of_tuned, to_builtins
 
     if as_json:
         import json

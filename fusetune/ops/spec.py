@@ -47,7 +47,7 @@ class Operand:
     role: Role = "input"
     mean: float = 0.0
     std: float = 1.0
-    aligned: bool = True
+    aligned: bool = field(default=True, kw_only=True)
 
     @property
     def numel(self) -> int:

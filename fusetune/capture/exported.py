@@ -21,12 +21,12 @@ from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any, Final, NamedTuple
 
+from fusetune.capture.kept import KERNELS
 from fusetune.capture.sources import definition_of, is_installed, is_triton_s, jitted, names_of, scope_of
 from fusetune.core.brief import brief
 from fusetune.errors import CaptureError
 from fusetune.ops.hashing import innermost
 
-FOLDER: Final = "kernels"
 _WHOLE: Final = frozenset({"triton", "torch", "numpy"})
 """Packages that are imported, not copied from."""
 _DECORATORS: Final = {
@@ -292,7 +292,7 @@ def _word(value: Any) -> str:
 
 def load_kernel(folder: Path, module: str, name: str) -> Any:
     """A kernel from the files of a capture's folder, the same object each time. Raises CaptureError."""
-    kernels = folder.resolve() / FOLDER
+    kernels = folder.resolve() / KERNELS
     if not (module.isidentifier() and name.isidentifier()):
         raise CaptureError(f"{brief(folder)} names no kernel; capture the program again")
     try:

@@ -16,9 +16,10 @@ import msgspec
 
 from fusetune.capture.captures import RUN_FILE, RunKept, make_private, write_private
 from fusetune.capture.cases import Case
-from fusetune.capture.exported import FOLDER, Exporter, NotExportedError, Place
+from fusetune.capture.exported import Exporter, NotExportedError, Place
 from fusetune.capture.grids import GridRule
 from fusetune.capture.kept import (
+    KERNELS,
     MANIFEST,
     VERSION,
     ArgumentKept,
@@ -211,7 +212,7 @@ class Keeper:
         return str(pending.folder)
 
     def _write(self, pending: Pending, kept: Kept) -> None:
-        kernels = pending.part / FOLDER
+        kernels = pending.part / KERNELS
         make_private(kernels)
         texts = {"__init__.py": '"""What a capture keeps of a program: its kernels."""\n'}
         for name, text in {**texts, **pending.exporter.texts()}.items():

@@ -52,7 +52,7 @@ def problem_of(kept: Kept, knobs: frozenset[str]) -> NamedProblem:
             values[value_name(name)] = _told(name, one, kept)
     for axis, programs in enumerate(kept.case.grid):
         if programs > 1:
-            values[f"grid_{axis}"] = programs
+            values.setdefault(f"grid_{axis}", programs)
     return NamedProblem(**values)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from fusetune.capture.kept import ArgumentKept, Kept, TensorKept, TupleKept, named_tensors, read_kept
-from fusetune.capture.naming import op_name, problem_of, value_name
+from fusetune.capture.naming import kernel_place, op_name, problem_of, value_name
 from fusetune.capture.oracle import BY_DTYPE, CapturedData, Strictness
 from fusetune.capture.restore import PaddedDescriptor, argument_of, load_kept_kernel
 from fusetune.core.config import OPTIONS, SAFE_STAGES, SAFE_WARPS, Config, NamedConfig, with_options
@@ -39,10 +39,10 @@ class CapturedSpec(KernelSpec):
         self.folder, self.strictness, self.more = Path(folder), strictness, more
         kernel = self.kept.case.kernel
         self.name = op_name(kernel.module, kernel.name, kernel.file)
-        self.kernel_place = (f"{kernel.module}:{kernel.name}", kernel.file)
+        self.kernel_place = (kernel_place(kernel.module, kernel.name, kernel.file), kernel.file)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "kept"}
+        return {name: value for name, value in self.__dict__.items() if name not in {"kept", "_names"}}
 
     @functools.cached_property
     def kept(self) -> Kept:
@@ -87,8 +87,13 @@ class CapturedSpec(KernelSpec):
         return CapturedData(self.kept, self.folder, seed, device, self.strictness)
 
     def bytes(self, problem: Any) -> float:
-        """See KernelSpec: how much of its tensors a kernel reads is not known."""
-        return 0.0
+        """See KernelSpec: each tensor once, of a storage no more than it has. What a kernel gathers is not known."""
+        storages: dict[int, float] = {}
+        for one in self.operands(problem):
+            number = named_tensors(self.kept)[one.name].storage
+            storages[number] = storages.get(number, 0.0) + one.size_bytes * (2 if one.role == "state" else 1)
+        sizes = self.kept.storages
+        return sum(min(asked, 2.0 * sizes[number].size) for number, asked in storages.items())
 
     def source_hash(self, config: Any = None) -> str:
         """See KernelSpec."""
@@ -160,7 +165,7 @@ class CapturedSpec(KernelSpec):
             raise CannotLaunchError("what the program would launch with these constants is not known")
         kernel = load_kept_kernel(kept, self.folder)
         options = {**{name: value for name, value in kept.options.items() if name not in OPTIONS}, **config.options()}
-        changed = {**placed.arguments, **{self._names()[name]: value for name, value in config.constants().items()}}
+        changed = {**placed.arguments, **{self._names[name]: value for name, value in config.constants().items()}}
         constexprs = (
             {one.name for one in kernel.params if one.is_constexpr}
             if hasattr(kernel, "params")
@@ -199,7 +204,7 @@ class CapturedSpec(KernelSpec):
             if knob.varies and knob.name in own and knob.name not in OPTIONS
         }
 
-    @functools.cache  # noqa: B019 - a spec lives as long as its sweep
+    @functools.cached_property
     def _names(self) -> dict[str, str]:
         """A config's names of constants, with the kernel's own."""
         return {value_name(name): name for name in self._knobs()}
@@ -225,7 +230,7 @@ class CapturedSpec(KernelSpec):
 
     def _proposals(self) -> Iterator[NamedConfig]:
         """The configs of the program's own list that differ in knobs alone."""
-        names = {own: name for name, own in self._names().items()}
+        names = {own: name for name, own in self._names.items()}
         ran = self.kept.case.before
         for one in self.kept.proposals:
             constants = {names[name]: value for name, value in one.items() if name in names and type(value) is int}
@@ -261,14 +266,14 @@ class CapturedSpec(KernelSpec):
 
     def _values_beside(self, name: str, value: int) -> Iterable[int]:
         """Half and twice a constant; for one that is no power of two, its neighbours in the program's list."""
-        values = self._knobs()[self._names()[name]]
+        values = self._knobs()[self._names[name]]
         if value & (value - 1):
             return _beside(value, tuple(sorted(values)))
         least = min(16, *values) if values else 1
         return [one for one in (value // 2, value * 2) if max(1, least) <= one <= max(65536, *values)]
 
     def _placed(self, config: Config) -> Any:
-        names = self._names()
+        names = self._names
         constants = {names[name]: value for name, value in config.constants().items() if name in names}
         return self.kept.at(constants)
 

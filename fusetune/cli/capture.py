@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from fusetune.cli.program_options import CONTEXT
+from fusetune.cli.program_options import CONTEXT, program_options
 from fusetune.cli.shown import echo, echo_console, echo_json
 from fusetune.core.target import DEFAULT_TARGET, find_target
 from fusetune.core.text import printable
@@ -30,39 +30,9 @@ class _Size(click.ParamType[int]):
 
 
 @click.command("capture", context_settings=CONTEXT)
-@click.argument("program", nargs=-1, metavar="PROGRAM [ARGS]...", type=click.UNPROCESSED)
-@click.option(
-    "-m", "module", metavar="MODULE", help="Run a module, as `python -m`: -m pytest tests/test_norm.py::test_a"
-)
-@click.option(
-    "--args", "expression", metavar="EXPRESSION", help="Arguments of a function: \"torch.randn(8, device='cuda')\""
-)
-@click.option(
-    "--reference",
-    metavar="FILE",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Where Model, get_inputs and get_init_inputs are, beside a file with ModelNew.",
-)
-@click.option("--kernel", metavar="GLOB", help="Kernels of this name alone, as *norm*.")
-@click.option("--top", type=click.IntRange(1), metavar="N", help="The first N kernels by their time.")
-@click.option(
-    "--share",
-    type=click.FloatRange(0, 1),
-    default=0.95,
-    show_default=True,
-    help="The kernels that make up this share of the time of all.",
-)
+@program_options
 @click.option(
     "--explain", is_flag=True, help="Each parameter with its reason, each tensor with its role, and the grid."
-)
-@click.option(
-    "--target",
-    "target_name",
-    metavar="NAME",
-    help=f"Run nothing on a GPU, and compile for this one.  [default: the GPU here; without one, {DEFAULT_TARGET}]",
-)
-@click.option(
-    "--limit", "limit_s", metavar="SECONDS", type=click.FloatRange(0, min_open=True), help="End it after so long."
 )
 @click.option("--keep", is_flag=True, help="Keep the cases on disk, to be launched again without the program.")
 @click.option(

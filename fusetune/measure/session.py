@@ -88,12 +88,7 @@ class GpuSession:
         self._references: dict[str, torch.Tensor] | None = None
         self._states: dict[str, torch.Tensor] = {}
         self._launchers: dict[Config, list[Launcher]] = {}
-        self._timer: Timer = GraphTimer(
-            self._run_arm,
-            len(self._sets),
-            len(self._sets),
-            self._put_back if self._own and self._own.changes_inputs else None,
-        )
+        self._timer: Timer = self._first_timer()
         self._screening: Timer = self._timer
         self._busy_until = -math.inf
         self._loaded = False
@@ -105,7 +100,15 @@ class GpuSession:
         if isinstance(checked, Failure):
             return checked
         self._loaded = True
+        if self._own is not None:  # Only the check says whether a launch changes what it reads.
+            self._timer = self._screening = self._first_timer()
         return None
+
+    def _first_timer(self) -> Timer:
+        """What times until it is known how long a launch takes: each set of inputs once."""
+        sets = len(self._sets)
+        changes = self._own is not None and self._own.changes_inputs
+        return GraphTimer(self._run_arm, sets, sets, self._put_back if changes else None)
 
     def begin(self, like: SamplingFacts | None = None) -> SamplingFacts | Failure:
         """Load what `load` has not, warm up, and choose the timer and the number of launches in a sample.
@@ -154,8 +157,10 @@ class GpuSession:
     def _floor_us(self) -> float | None:
         """What no launch on this GPU can be quicker than; None where its peaks are not known.
 
-        Where L2 is warm, device memory is none of it.
+        Where L2 is warm, device memory is none of it. Nor is anything known of own data: a kernel may read any part.
         """
+        if self._own is not None:
+            return None
         spec, problem = self._spec, self._problem
         try:
             target = local_target(self._torch.cuda.current_device())
@@ -164,8 +169,7 @@ class GpuSession:
             raise
         except UsageError:
             return None
-        # A roofline of nothing is of an op whose bytes nobody counted.
-        return (roof.time_us if self._cold else roof.compute_us) or None
+        return roof.time_us if self._cold else roof.compute_us
 
     def _can_put_back(self, launches: int) -> bool:
         """Whether a graph of so many launches can have its inputs back before each: a set for each has room.

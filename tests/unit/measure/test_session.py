@@ -237,3 +237,38 @@ def test_a_baseline_that_is_wrong_opens_no_session() -> None:
     session.outcome = Failure("nan", "planted")
     assert session.load() == session.begin() == Failure("nan", "planted")
     assert session.happened == [f"check {BASELINE.label()}"] * 2
+
+
+# --- data of an op's own that launches change
+
+
+class Own:
+    set_bytes, changes_inputs = 100, True
+
+    def make(self) -> dict[str, Any]:
+        return {}
+
+    def put_back(self, tensors: Any) -> None:
+        """Nothing to put."""
+
+
+class Memory:
+    def __init__(self, free: int) -> None:
+        self.cuda = self
+        self.free = free
+
+    def mem_get_info(self) -> tuple[int, int]:
+        return self.free, self.free
+
+
+@pytest.mark.parametrize(("free", "timer", "sets"), [(10**6, "graph", 25), (1000, "events", 4)])
+def test_each_launch_of_a_graph_has_inputs_of_its_own_where_there_is_room(free: int, timer: str, sets: int) -> None:
+    session = Session(CountingMonitor(SOUND), baseline_us=20.0)
+    session._own, session._torch = Own(), Memory(free)  # type: ignore[assignment]
+    session._launchers = {}
+    facts = session.begin()
+    assert isinstance(facts, SamplingFacts)
+    assert (facts.timer, facts.input_sets) == (timer, sets)
+    assert session._timer.how[-1] is not None, "it puts back"  # type: ignore[attr-defined]
+    if timer == "graph":
+        assert facts.launches == facts.input_sets

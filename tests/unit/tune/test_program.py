@@ -1,0 +1,91 @@
+"""Which cases of a program are tuned, and what an error of one comes to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from fusetune.capture.cases import Case, KernelSeen
+from fusetune.errors import (
+    CaptureError,
+    FusetuneError,
+    MachineError,
+    NoCandidateError,
+    NoisyMachineError,
+    NotCheckableError,
+    NoUsableGpuError,
+    WrongResultError,
+)
+from fusetune.tune import program as module
+from fusetune.tune.program import tune_case, worth_tuning
+
+
+def case(kernel: str = "k", us: float | None = 1.0, launches: int = 1, kept: str | None = "/kept") -> Case:
+    return Case(
+        kernel=KernelSeen(kernel, "m", "m.py", 1),
+        grid=(1,),
+        grid_kind="tuple",
+        tensors={},
+        values={"launches": launches},
+        constants={},
+        options={},
+        before={},
+        us=us,
+        launches=launches,
+        kept=kept,
+        findings=() if kept else ("it cannot be launched again: x holds pointers",),
+    )
+
+
+def test_of_each_kernel_those_cases_that_make_up_its_time() -> None:
+    long, short, other = case(us=99.0), case(us=1.0, launches=2), case("other", us=3.0)
+    assert worth_tuning([short, long, other], 0.95) == [long, other]
+    assert worth_tuning([short, long, other], 1.0) == [long, short, other]
+
+
+def test_no_more_than_a_few_and_without_times_those_of_most_launches() -> None:
+    many = [case(us=None, launches=number) for number in range(1, 30)]
+    assert [one.launches for one in worth_tuning(many, 0.95, most=3)] == [29, 28, 27]
+
+
+class Spec:
+    name = "op"
+
+    def __init__(self, folder: Any) -> None:
+        self.folder = folder
+
+
+@pytest.mark.parametrize(
+    ("error", "end"),
+    [
+        (CaptureError("no"), "skipped"),
+        (NotCheckableError("not checkable: no"), "skipped"),
+        (NoCandidateError("no"), "revert"),
+        (NoisyMachineError("no"), "inconclusive"),
+        (MachineError("no"), "failed"),
+        (WrongResultError("no"), "failed"),
+    ],
+)
+def test_an_error_ends_one_case_with_its_reason(monkeypatch, error: FusetuneError, end: str) -> None:
+    monkeypatch.setattr(module, "CapturedSpec", Spec)
+
+    def fails(spec: Any) -> Any:
+        raise error
+
+    found = tune_case(case(), fails, lambda request: pytest.fail("nothing is run"))
+    assert (found.end, found.why) == (end, str(error))
+
+
+def test_what_was_not_captured_says_why_and_no_gpu_ends_everything(monkeypatch) -> None:
+    found = tune_case(
+        case(kept=None), lambda spec: pytest.fail("not asked for"), lambda request: pytest.fail("nor run")
+    )
+    assert (found.end, found.why) == ("skipped", "it cannot be launched again: x holds pointers")
+    monkeypatch.setattr(module, "CapturedSpec", Spec)
+
+    def none(spec: Any) -> Any:
+        raise NoUsableGpuError("none")
+
+    with pytest.raises(NoUsableGpuError):
+        tune_case(case(), none, lambda request: pytest.fail("nothing is run"))

@@ -22,6 +22,7 @@ from typing import Any
 import planted
 from msgspec import structs, to_builtins
 
+from fusetune.core.config import Config as AnyConfig
 from fusetune.core.decision import KeepRule
 from fusetune.core.text import slugify
 from fusetune.measure.cuda import CudaMeasurer
@@ -105,7 +106,7 @@ def calibrate(measurer: CudaMeasurer, gain: float) -> tuple[Config, float]:
 
 
 def decide(
-    measurer: CudaMeasurer, baseline: Config, config: Config, index: int, rule: KeepRule | None = None
+    measurer: CudaMeasurer, baseline: AnyConfig, config: AnyConfig, index: int, rule: KeepRule | None = None
 ) -> PairResult:
     rng = random.Random(index)
     result = compare(measurer, baseline, config, rule or KeepRule(), comparisons=1, rng=rng, on_block=lambda _: None)

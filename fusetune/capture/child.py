@@ -58,6 +58,10 @@ def main() -> int:
             from fusetune.capture.stand_in import stand_in
 
             stack.enter_context(stand_in(find_target(request.target)))
+        else:
+            from fusetune.capture.together import compiled_together
+
+            stack.enter_context(compiled_together())
         watch.install()
         stack.callback(watch.remove)
         try:

@@ -1,0 +1,105 @@
+"""Captured kernels against themselves: `python benchmarks/captured_aa.py FOLDER`. Needs a GPU; none may be kept.
+
+FOLDER is that of benchmarks/programs.py. Programs of the development set are looked at until there are --kernels
+kernels that can be launched again; of each the heaviest case, as the program runs it, is decided on against itself
+--count times, as `fusetune tune` decides. Writes benchmarks/results/captured_aa-<gpu>.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import decision
+from msgspec import to_builtins
+from program_sources import write_drivers
+
+from fusetune.capture.look import look
+from fusetune.capture.programs import parse_program
+from fusetune.capture.spec import CapturedSpec
+from fusetune.core.text import slugify
+from fusetune.errors import FusetuneError
+from fusetune.measure.cuda import CudaMeasurer
+from fusetune.ops.before import reference_of
+
+RESULTS = Path(__file__).resolve().parent / "results"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, metavar="FOLDER")
+    parser.add_argument("--kernels", type=int, default=10, help="so many  [default: 10]")
+    parser.add_argument("--count", type=int, default=20, help="decisions on each  [default: 20]")
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    arguments = parser.parse_args()
+    folder: Path = arguments.folder.resolve()
+    paths = [str(folder / "site"), os.environ.get("PYTHONPATH", "")]
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))  # For the programs' own processes.
+    result: dict[str, Any] = {"date": f"{date.today():%Y-%m-%d}", "kernels": []}
+    with tempfile.TemporaryDirectory(prefix="fusetune-aa-") as kept:
+        for name, spec in specs(folder, Path(kept)):
+            row = against_itself(name, spec, arguments.count, result)
+            if row is not None:
+                result["kernels"].append(row)
+            if len(result["kernels"]) == arguments.kernels:
+                break
+    outcomes = sum((Counter(row["outcomes"]) for row in result["kernels"]), Counter())
+    result["outcomes"] = dict(outcomes)
+    print(f"{len(result['kernels'])} kernels, {outcomes.total()} decisions: {dict(outcomes)}")
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    path = arguments.output / f"captured_aa-{slugify(result['gpu'])}.json"
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    print(f"wrote {path}")
+
+
+def specs(folder: Path, kept: Path) -> Iterator[tuple[str, CapturedSpec]]:
+    """Each kernel of each program with its heaviest case, while its capture is on disk."""
+    for driver in write_drivers(folder):
+        try:
+            looked = look(parse_program([str(driver)]), keep=kept / driver.stem)
+        except FusetuneError as error:
+            print(f"{driver.stem}: {error}", file=sys.stderr)
+            continue
+        seen: set[tuple[str, str]] = set()
+        for case in looked.cases:  # The heaviest come first.
+            if case.kept is not None and (place := (case.kernel.file, case.kernel.name)) not in seen:
+                seen.add(place)
+                yield f"{driver.stem} {case.kernel.name}", CapturedSpec(Path(case.kept))
+
+
+def against_itself(name: str, spec: CapturedSpec, count: int, result: dict[str, Any]) -> dict[str, Any] | None:
+    """Decisions on one kernel; None where it cannot be launched again, or not be compared."""
+    began = time.monotonic()
+    try:
+        problem = spec.captured_problem()
+        spec.check(problem)
+        config = reference_of(spec, problem)
+        with closing(CudaMeasurer(spec, problem)) as measurer:
+            facts = measurer.facts()
+            result["gpu"], result["environment"] = facts.identity.name, to_builtins(facts.environment)
+            measurer.prepare(0)
+            measurer.warm_up()
+            measurer.settle()
+            results = [decision.decide(measurer, config, config, index) for index in range(count)]
+    except FusetuneError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return None
+    row = decision.summary(results)
+    row |= {"kernel": name, "config": config.label(), "seconds": round(time.monotonic() - began, 1)}
+    worst = row["largest_median"]
+    print(f"{name}: {row['outcomes']}, {row['config_us']} us, largest |median gain| {worst:.3%}", flush=True)
+    return row
+
+
+if __name__ == "__main__":
+    main()

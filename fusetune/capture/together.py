@@ -1,0 +1,53 @@
+"""The configs of a program's autotuner are compiled on all cores at once, and then timed by it as ever.
+
+It would compile one after the other, which for a hundred configs takes a minute, and is waited for before anything can
+be tuned. Private parts of Triton, as in 3.6 to 3.8: `Autotuner.prune_configs` is called once for each key, behind
+`nargs`; `AsyncCompileMode` lets `JITFunction.run` with `warmup=True` hand its compilation to an executor.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from fusetune.capture.patching import Patches
+
+
+@contextlib.contextmanager
+def compiled_together() -> Iterator[None]:
+    """While it lasts, what an autotuner is about to time is compiled before its first trial."""
+    from triton.runtime.autotuner import Autotuner
+
+    with Patches() as patches:
+        patches.wrap(Autotuner, "prune_configs", _with_compilation)
+        yield
+
+
+def _with_compilation(prune: Callable[..., Any]) -> Callable[..., Any]:
+    def pruned(tuner: Any, named: Mapping[str, Any], *more: Any) -> Any:
+        configs = prune(tuner, named, *more)
+        if len(configs) > 1:
+            compile_all(tuner.fn, tuple((tuner.nargs or {}).values()), named, list(configs))
+        return configs
+
+    return pruned
+
+
+def compile_all(kernel: Any, arguments: Sequence[Any], named: Mapping[str, Any], configs: Sequence[Any]) -> None:
+    """Compile a launch for each of the configs. What fails here fails again where the autotuner times it."""
+    try:
+        from triton.runtime._async_compile import AsyncCompileMode
+    except ImportError:  # It compiles one after the other, as ever.
+        return
+    given = {name: value for name, value in named.items() if name != "warmup"}
+    with (
+        ThreadPoolExecutor(len(os.sched_getaffinity(0))) as executor,
+        contextlib.suppress(RuntimeError, TypeError),  # The program compiles so itself, or a Triton that cannot skip.
+        AsyncCompileMode(executor, ignore_errors=True),
+    ):
+        for config in configs:
+            with contextlib.suppress(Exception):  # the trial itself tells the program
+                kernel.run(*arguments, **{**given, **config.all_kwargs()}, warmup=True)

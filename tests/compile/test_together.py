@@ -1,0 +1,66 @@
+"""What an autotuner is about to time is compiled at once, before its first trial."""
+
+import pytest
+import torch
+import triton
+import triton.language as tl
+from triton.compiler import CompiledKernel
+
+from fusetune.capture.stand_in import stand_in
+from fusetune.capture.together import compile_all, compiled_together
+from fusetune.core.target import find_target
+
+pytestmark = pytest.mark.compile
+
+CONFIGS = [triton.Config({"BLOCK": block}, num_warps=warps) for block in (64, 128) for warps in (1, 2)]
+N = 1000
+
+
+def copy_kernel():
+    @triton.jit
+    def copied(x_ptr, y_ptr, n, BLOCK: tl.constexpr):
+        tl.static_assert(BLOCK > 16)
+        at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+        tl.store(y_ptr + at, tl.load(x_ptr + at, mask=at < n), mask=at < n)
+
+    return copied
+
+
+def held(kernel):
+    """The kernels that Triton's JIT holds compiled, by their constants and warps."""
+    (cache,) = [caches[0] for caches in kernel.device_caches.values()]
+    return [one for one in cache.values() if isinstance(one, CompiledKernel)]
+
+
+def arguments():
+    return torch.zeros(N, device="cuda"), torch.zeros(N, device="cuda"), N
+
+
+def grid(meta):
+    return (triton.cdiv(N, meta["BLOCK"]),)
+
+
+def test_each_config_is_compiled_and_one_that_does_not_compile_stops_no_other():
+    with stand_in(find_target("rtx4090")):
+        kernel = copy_kernel()
+        compile_all(kernel, arguments(), {"grid": grid, "warmup": False}, [triton.Config({"BLOCK": 16}), *CONFIGS])
+        assert sorted(one.metadata.num_warps for one in held(kernel)) == [1, 1, 2, 2]
+
+
+def test_an_autotuner_finds_its_configs_compiled_at_its_first_trial(monkeypatch):
+    with stand_in(find_target("rtx4090")), compiled_together():
+        kernel = copy_kernel()
+        tuner = triton.autotune(configs=CONFIGS, key=["n"])(kernel)
+        seen = []
+        monkeypatch.setattr(type(tuner), "_bench", lambda *_, **__: seen.append(len(held(kernel))) or [1.0])
+        tuner[grid](*arguments())
+        assert seen == [4, 4, 4, 4]
+
+
+def test_afterwards_triton_is_as_it_was():
+    from triton.runtime.autotuner import Autotuner
+
+    prune = Autotuner.prune_configs
+    with compiled_together():
+        assert Autotuner.prune_configs is not prune
+    assert Autotuner.prune_configs is prune

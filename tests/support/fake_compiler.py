@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from fusetune.compiler.pool import TIME_LIMIT_S, Compiled, Job
+from fusetune.compiler.processes import CompileProcesses
 from fusetune.core.resources import Resources
 from fusetune.core.space import Rejection
 from fusetune.core.target import Target
@@ -40,6 +41,7 @@ class FakeCompiler:
         *,
         workers: int | None = None,
         time_limit_s: float = TIME_LIMIT_S,
+        processes: CompileProcesses | None = None,
     ) -> Iterator[Compiled]:
         # The real pool ends jobs in any order, and nothing may depend on it.
         for job in reversed(jobs) if self.last_first else jobs:

@@ -107,21 +107,20 @@ class CompileRun:
             self._begin_to_end()
 
     def close(self) -> None:
-        """Drop what has not begun, and end the processes that are at something, or that are this run's alone."""
+        """Drop what has not begun, and end the processes that are at something; wait for those of this run alone."""
         self._begin_to_end()
-        self._processes.wait()
+        if self._owns:
+            self._processes.wait()
 
     def _begin_to_end(self) -> None:
         if self._ended:
             return
         self._ended = True
-        if not all(future.done() for future in self._futures):
+        if self._owns or not all(future.done() for future in self._futures):
+            if self._owns or self._processes.answer(self._number):  # Others that came after them are not this run's.
+                self._processes.end()
             for future in self._futures:
                 future.cancel()
-            if self._processes.answer(self._number):  # Others that came after them are none of this run's.
-                self._processes.drop()
-        if self._owns:
-            self._processes.rest()
 
 
 def _compile(spec: KernelSpec, job: Job, target: Target, with_launchers: bool) -> Outcome:

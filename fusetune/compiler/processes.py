@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import threading
+import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from multiprocessing import forkserver, resource_tracker
@@ -36,6 +37,7 @@ class CompileProcesses:
         self._workers, self._loads = workers or usable_cores(), tuple(loads)
         self._pool: Any = None
         self._number = 0
+        self._given: weakref.WeakSet[Future[Any]] = weakref.WeakSet()
         self._endings: list[threading.Thread] = []
 
     def __enter__(self) -> CompileProcesses:
@@ -54,7 +56,7 @@ class CompileProcesses:
 
     @property
     def number(self) -> int:
-        """Which processes these are: those of a pool that was dropped have another number than those after them."""
+        """Which processes these are: those that were ended have another number than those after them."""
         return self._number
 
     def answer(self, number: int) -> bool:
@@ -68,7 +70,7 @@ class CompileProcesses:
         died. Raises MachineError or UsageError where no processes can be had.
         """
         if self._pool is not None and not self._pool.active:
-            self.drop()  # It broke while nothing was asked of it, such as when somebody killed an idle process.
+            self.end()  # It broke while nothing was asked of it, such as when somebody killed an idle process.
         if self._pool is None:
             with machine_told():
                 self._pool = _pool_of(self._workers, self._loads)
@@ -76,22 +78,21 @@ class CompileProcesses:
         try:
             future: Future[Any] = self._pool.schedule(function, args=arguments, timeout=time_limit_s)
         except (OSError, RuntimeError) as error:  # The pool starts here, and says so where it has broken since.
-            self.drop()
+            self.end()
             told = f"processes that compile could not be had ({str(error) or type(error).__name__})"
             trouble = trouble_of(error) or Trouble(f"{told}; see `ulimit -n` and `ulimit -u`")
             raise trouble.error() from error
+        self._given.add(future)
         return future
 
-    def drop(self) -> None:
-        """Begin to end the processes, whatever they are at, without waiting. The next job starts others."""
+    def end(self) -> None:
+        """Begin to end the processes, without waiting, and drop what they are at. The next job starts others."""
         if self._pool is not None:
-            self._pool.stop()
-            self._begin_to_end()
-
-    def rest(self) -> None:
-        """Begin to end the processes as soon as they are done, without waiting. The next job starts others."""
-        if self._pool is not None:
-            self._pool.close()  # Processes that are only now being started would complain about a stop.
+            if all(future.done() for future in self._given):
+                self._pool.close()  # Processes that are only now being started would complain about a stop.
+            else:
+                self._pool.stop()
+            self._given.clear()
             self._begin_to_end()
 
     def wait(self) -> None:
@@ -101,7 +102,7 @@ class CompileProcesses:
 
     def close(self) -> None:
         """End the processes, and wait for it."""
-        self.rest()
+        self.end()
         self.wait()
 
     def _begin_to_end(self) -> None:

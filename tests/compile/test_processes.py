@@ -56,6 +56,11 @@ def pid_of(processes: CompileProcesses) -> int:
     return int(processes.schedule(os.getpid, (), 30.0).result())
 
 
+def pid_in_use(processes: CompileProcesses) -> int:
+    (worker,) = processes._pool._pool_manager.worker_manager.workers
+    return int(worker)
+
+
 def compiled(processes: CompileProcesses, spec: Any, *configs: Any, limit_s: float = 60.0) -> dict[Any, Any]:
     jobs = [Job(PROBLEM, config) for config in configs]
     run = compile_jobs(spec, jobs, TARGET, time_limit_s=limit_s, processes=processes)
@@ -102,6 +107,15 @@ def test_a_run_that_ends_early_leaves_nothing_running_in_the_way_of_the_next() -
         assert all(isinstance(result, Trouble) for _, result in run)
         run.close()
         assert pid_of(processes) == pid
+
+
+def test_what_is_still_at_something_is_not_waited_for_at_the_end() -> None:
+    began = time.monotonic()
+    with CompileProcesses(1) as processes:
+        compile_jobs(compile_faults.SPEC, [Job(PROBLEM, compile_faults.HANG)] * 3, TARGET, processes=processes)
+        pid = pid_in_use(processes)
+    assert time.monotonic() - began < 20
+    assert not Path("/proc", str(pid)).exists()
 
 
 def test_several_requests_and_the_rounds_of_each_start_processes_once(
@@ -156,5 +170,7 @@ def test_kernels_of_one_name_are_not_taken_for_each_other(tmp_path: Path) -> Non
             job = Job(problem, spec.baseline(problem))
             ((_, result),) = compile_jobs(spec, [job], TARGET, processes=processes)
             assert result == compile_config(spec, problem, job.config, TARGET)
-    registers = [compile_config(x, x.captured_problem(), x.baseline(x.captured_problem()), TARGET) for x in (one, other)]
+    registers = [
+        compile_config(x, x.captured_problem(), x.baseline(x.captured_problem()), TARGET) for x in (one, other)
+    ]
     assert registers[0] != registers[1]

@@ -140,7 +140,7 @@ def tune(
         target_name = DEFAULT_TARGET
     target = find_target(target_name) if target_name else None
     with ExitStack() as stack:
-        # They load torch while the program runs.
+        # They load torch while the program runs, and serve all its cases.
         server = None if target else stack.enter_context(closing(libraries.start_server()))
         processes = stack.enter_context(CompileProcesses(workers, loads=CAPTURES_NEED))
         processes.begin_to_load()
@@ -179,6 +179,7 @@ def tune(
         for number, case in enumerate(cases, start=1):
             echo(f"[{number}/{len(cases)}] {printable(case.kernel.name)}  {printable(case.config_text())}", err=True)
             tuned.append(tune_case(case, request, run))
+        processes.end()  # While the outcome is shown.
         _show(looked, cases, tuned, _words(module, program), time.monotonic() - began, output, as_json=as_json)
     ctx.exit(_exit_code(looked, tuned))
 

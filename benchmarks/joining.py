@@ -29,7 +29,7 @@ from typing import Any, Literal, NamedTuple
 from family_sweeps import Cell, add_filters, chosen_cells, first_line, kernel_hash
 from peers import within, write_result
 
-from fusetune.compiler.pool import usable_cores
+from fusetune.compiler.processes import usable_cores
 from fusetune.core.target import Target
 from fusetune.core.text import slugify
 from fusetune.errors import CompileError

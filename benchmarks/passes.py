@@ -22,7 +22,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fusetune.compiler.pool import usable_cores
+from fusetune.compiler.processes import usable_cores
 from fusetune.core.target import find_target
 from fusetune.core.text import slugify
 from fusetune.measure.nvml import gpu_present

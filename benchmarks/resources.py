@@ -22,7 +22,8 @@ from msgspec import to_builtins
 
 from fusetune.compiler.facts import kernel_facts
 from fusetune.compiler.inspect import inspect_config
-from fusetune.compiler.pool import Job, compile_jobs, usable_cores
+from fusetune.compiler.pool import Job, compile_jobs
+from fusetune.compiler.processes import usable_cores
 from fusetune.core.resources import occupancy
 from fusetune.core.target import Target
 from fusetune.core.text import slugify

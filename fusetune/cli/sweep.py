@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing, nullcontext
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -155,13 +155,17 @@ def sweep(
             raise UsageError(f"--shapes lists the problems: leave out {', '.join(f'--{name}' for name in sized)}")
         read_shapes(shapes, op, values, lambda name, row: types_of(name).make(row))
 
+    from fusetune.compiler.processes import CompileProcesses
     from fusetune.measure import libraries, nvml
     from fusetune.ops.importing import make_importable
 
     make_importable(op)
-    # First of all, before triton is loaded: it is this process that everything waits for.
-    server = libraries.start_server() if target is None and nvml.gpu_present() else None
-    with closing(server) if server else nullcontext():
+    with ExitStack() as stack:
+        # First of all, before triton is loaded: it is these processes that everything waits for.
+        measured = target is None and nvml.gpu_present()
+        server = stack.enter_context(closing(libraries.start_server())) if measured else None
+        processes = stack.enter_context(CompileProcesses(workers))
+        processes.begin_to_load()
         from fusetune.ops.loading import spec_named
         from fusetune.tune.request import SweepRequest
 
@@ -189,6 +193,7 @@ def sweep(
                 cache=cache,
                 seed=seed,
                 workers=workers,
+                processes=processes,
                 fresh=fresh,
                 prior=prior == "on",
                 allow_library=allow_library,

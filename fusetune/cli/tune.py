@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 CANDIDATE_LIMIT_S = 5.0
 """Of one check or sample: a foreign kernel may hang for good, and each that does costs so long."""
 
+CAPTURES_NEED = ("torch", "fusetune.capture.spec")
+"""To compile a capture. Triton asks torch about the arguments of a launch, and loading it takes seconds."""
+
 
 @click.command("tune", context_settings=CONTEXT)
 @program_options
@@ -128,6 +131,7 @@ def tune(
     """
     from fusetune.capture.look import look
     from fusetune.capture.programs import parse_program
+    from fusetune.compiler.processes import CompileProcesses
     from fusetune.measure import libraries, nvml
 
     began = time.monotonic()
@@ -136,8 +140,10 @@ def tune(
         target_name = DEFAULT_TARGET
     target = find_target(target_name) if target_name else None
     with ExitStack() as stack:
-        # It loads torch while the program runs.
+        # They load torch while the program runs, and serve all its cases.
         server = None if target else stack.enter_context(closing(libraries.start_server()))
+        processes = stack.enter_context(CompileProcesses(workers, loads=CAPTURES_NEED))
+        processes.begin_to_load()
         from fusetune.capture.captures import kept_run
 
         folder = stack.enter_context(kept_run(remove=not keep))
@@ -161,6 +167,7 @@ def tune(
                 cache=cache,
                 seed=seed,
                 workers=workers,
+                processes=processes,
                 fresh=fresh,
                 exclusive=exclusive,
                 budget_s=budget_s,
@@ -172,6 +179,7 @@ def tune(
         for number, case in enumerate(cases, start=1):
             echo(f"[{number}/{len(cases)}] {printable(case.kernel.name)}  {printable(case.config_text())}", err=True)
             tuned.append(tune_case(case, request, run))
+        processes.end()  # While the outcome is shown.
         _show(looked, cases, tuned, _words(module, program), time.monotonic() - began, output, as_json=as_json)
     ctx.exit(_exit_code(looked, tuned))
 

@@ -4,26 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import io
-import multiprocessing
-import os
-import threading
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from multiprocessing import forkserver, resource_tracker
 from typing import Any, NamedTuple
 
+from fusetune.compiler.processes import CompileProcesses, usable_cores
 from fusetune.core.config import Config
 from fusetune.core.problem import Problem
-from fusetune.core.processes import deaf_to_interrupts
 from fusetune.core.resources import Resources
 from fusetune.core.space import Rejection
 from fusetune.core.target import Target
-from fusetune.core.trouble import Trouble, full_place, machine_told, trouble_of, trouble_of_exit
+from fusetune.core.trouble import Trouble, full_place, trouble_of, trouble_of_exit
 from fusetune.errors import CompileError, FusetuneError, UsageError
 from fusetune.ops.spec import KernelSpec
 
-NICENESS = 10
 TIME_LIMIT_S = 60.0
 """A config that takes longer to compile is left out; typical ones take half a second."""
 _LOOK_EVERY_S = 1.0
@@ -48,13 +43,6 @@ class Compiled(NamedTuple):
     result: Outcome
 
 
-def usable_cores() -> int:
-    """How many cores this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def compile_jobs(
     spec: KernelSpec,
     jobs: Sequence[Job],
@@ -62,42 +50,44 @@ def compile_jobs(
     *,
     workers: int | None = None,
     time_limit_s: float = TIME_LIMIT_S,
+    processes: CompileProcesses | None = None,
 ) -> CompileRun:
-    """Begin to compile `jobs` for `target` in `workers` processes (default: one a core).
+    """Begin to compile `jobs` for `target` in `workers` processes (default: one a core), or in those that are given.
 
     The work goes on in the background from here; iterating yields each job as it is done. A job that does not compile,
     or crashes the compiler, is yielded with a Rejection (`compile_error`, `compiler_crash`); one of which nothing is
     known, because of a full disk, a killed process or more than `time_limit_s` seconds, with a Trouble. Triton's cache
-    on disk is shared by all. Raises MachineError where no processes can be had at all.
+    on disk is shared by all. `processes` are left to the next run, and have one at a time. Raises MachineError where no
+    processes can be had at all.
     """
-    return CompileRun(spec, jobs, target, workers, time_limit_s)
+    return CompileRun(spec, jobs, target, workers, time_limit_s, processes)
 
 
 class CompileRun:
     """Compilations under way. Iterate once; `close` ends what has not begun."""
 
     def __init__(
-        self, spec: KernelSpec, jobs: Sequence[Job], target: Target, workers: int | None, time_limit_s: float
+        self,
+        spec: KernelSpec,
+        jobs: Sequence[Job],
+        target: Target,
+        workers: int | None,
+        time_limit_s: float,
+        processes: CompileProcesses | None = None,
     ) -> None:
         self._time_limit_s = time_limit_s
-        self._ending: threading.Thread | None = None
+        self._owns = processes is None
+        self._processes = processes or CompileProcesses(max(1, min(workers or usable_cores(), len(jobs))))
+        self._ended = False
         self._futures: dict[Future[Any], Job] = {}
-        with machine_told():
-            self._pool = _pool_of(max(1, min(workers or usable_cores(), len(jobs))))
         kinds: set[Hashable] = set()
         for job in jobs:
             # Launches of one signature share a launcher.
             kind = spec.signature(job.problem, job.config)
             arguments = spec, job, target, kind not in kinds
-            try:
-                future = self._pool.schedule(_compile, args=arguments, timeout=time_limit_s)
-            except (OSError, RuntimeError) as error:  # The pool starts here, and says so where it has broken since.
-                self._begin_to_end()
-                told = f"processes that compile could not be had ({str(error) or type(error).__name__})"
-                trouble = trouble_of(error) or Trouble(f"{told}; see `ulimit -n` and `ulimit -u`")
-                raise trouble.error() from error
+            self._futures[self._processes.schedule(_compile, arguments, time_limit_s)] = job
             kinds.add(kind)
-            self._futures[future] = job
+        self._number = self._processes.number
 
     def __iter__(self) -> Iterator[Compiled]:
         try:
@@ -106,8 +96,8 @@ class CompileRun:
                 done, left = wait(left, _LOOK_EVERY_S, FIRST_COMPLETED)
                 for future in done:
                     yield Compiled(self._futures[future], _result_of(future.result, self._time_limit_s))
-                if not done and not self._pool.active:
-                    # It could not make another process, such as for want of memory, and answers nothing any more.
+                if not done and not self._processes.answer(self._number):
+                    # They could not make another process, such as for want of memory, and answer nothing any more.
                     lost = Trouble("the processes that compile were lost; see what uses this machine's memory")
                     for future in left:
                         yield Compiled(self._futures[future], lost)
@@ -117,37 +107,20 @@ class CompileRun:
             self._begin_to_end()
 
     def close(self) -> None:
-        """Drop what has not begun, and end the processes."""
+        """Drop what has not begun, and end the processes that are at something; wait for those of this run alone."""
         self._begin_to_end()
-        if self._ending is not None and self._ending.ident is not None:
-            self._ending.join()
+        if self._owns:
+            self._processes.wait()
 
     def _begin_to_end(self) -> None:
-        if self._ending is None:
-            if all(future.done() for future in self._futures):
-                self._pool.close()  # Processes that are only now being started would complain about a stop.
-            else:
-                for future in self._futures:
-                    future.cancel()
-                self._pool.stop()
-            self._ending = threading.Thread(target=self._pool.join)
-            try:
-                self._ending.start()
-            except RuntimeError:  # No memory for another thread: then it is waited for after all.
-                self._pool.join()
-
-
-def _pool_of(count: int) -> Any:
-    from pebble import ProcessPool
-
-    context = multiprocessing.get_context("forkserver")
-    # Loaded once in the server from which the workers are forked, instead of once a worker.
-    context.set_forkserver_preload(["fusetune.compiler.quiet", "fusetune.compiler.build", "triton"])
-    resource_tracker.ensure_running()  # It sees to itself, and would end the deafness of what is started after it.
-    with deaf_to_interrupts():
-        forkserver.ensure_running()
-    # Whoever asks for compilations has something to do beside them, such as timing, that must not wait for a core.
-    return ProcessPool(max_workers=count, context=context, initializer=os.nice, initargs=(NICENESS,))
+        if self._ended:
+            return
+        self._ended = True
+        if self._owns or not all(future.done() for future in self._futures):
+            if self._owns or self._processes.answer(self._number):  # Others that came after them are not this run's.
+                self._processes.end()
+            for future in self._futures:
+                future.cancel()
 
 
 def _compile(spec: KernelSpec, job: Job, target: Target, with_launchers: bool) -> Outcome:

@@ -11,7 +11,8 @@ import msgspec
 
 from fusetune.compiler import pool as compiler
 from fusetune.compiler.build import ptxas_version
-from fusetune.compiler.pool import Job, compile_jobs, usable_cores
+from fusetune.compiler.pool import Job, compile_jobs
+from fusetune.compiler.processes import usable_cores
 from fusetune.compiler.record import KernelRecord, kernel_records
 from fusetune.core.config import Config
 from fusetune.core.progress import Progress

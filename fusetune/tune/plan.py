@@ -262,7 +262,7 @@ def record_plan(
 def start_compiling(request: SweepRequest, configs: Sequence[Config], target: Target) -> Iterable[Compiled]:
     """Begin to compile in the background; iterating yields what is done."""
     jobs = [Job(request.problem, config) for config in configs]
-    return compile_jobs(request.spec, jobs, target, workers=request.workers)
+    return compile_jobs(request.spec, jobs, target, workers=request.workers, processes=request.processes)
 
 
 def compile_all(

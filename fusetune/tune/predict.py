@@ -32,7 +32,7 @@ from fusetune.tune.plan import (
     record_plan,
     resource_use,
 )
-from fusetune.tune.request import Ranked, SweepRequest, SweepResult, today
+from fusetune.tune.request import Ranked, SweepRequest, SweepResult, today, with_processes
 from fusetune.tune.troubled import ends_with_nothing
 
 SHORTLIST = 32
@@ -55,8 +55,8 @@ def predict(request: SweepRequest, target: Target, progress: Progress) -> SweepR
     UsageError, ConfigFileError, CompileError, NoCandidateError where everything but the reference is rejected, and
     NothingTunedError where the machine does not let it be compiled.
     """
-    with ends_with_nothing():
-        return _predict(request, target, progress)
+    with ends_with_nothing(), with_processes(request) as served:
+        return _predict(served, target, progress)
 
 
 def _predict(request: SweepRequest, target: Target, progress: Progress) -> SweepResult:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Literal
 
 import msgspec
+from msgspec import structs
 
+from fusetune.compiler.processes import CompileProcesses
 from fusetune.core.config import Config
 from fusetune.core.decision import KeepRule
 from fusetune.core.problem import Problem
@@ -32,6 +35,7 @@ class SweepRequest(msgspec.Struct, frozen=True):
     error. `lock_mhz` is where the SM clock is held while measuring; None leaves the clocks alone.
     `budget_s` is how long candidates are compiled, checked and screened before no neighbours are asked for any more,
     and `grow_rounds` how often they are at most, as a replay of a run that its budget ended has to know (`rounds_of`).
+    `processes` compile, where the caller keeps some for many requests; `workers` says nothing then.
     """
 
     spec: KernelSpec
@@ -50,6 +54,7 @@ class SweepRequest(msgspec.Struct, frozen=True):
     lock_mhz: int | None = None
     budget_s: float | None = None
     grow_rounds: int | None = None
+    processes: CompileProcesses | None = None
 
     def __post_init__(self) -> None:
         # A spec that was made in code, and not loaded by its name: what is written is read back in its types.
@@ -69,6 +74,16 @@ class SweepRequest(msgspec.Struct, frozen=True):
     def reference(self) -> Config:
         """What everything is compared with: Before, or BASELINE."""
         return reference_of(self.spec, self.problem)
+
+
+@contextmanager
+def with_processes(request: SweepRequest) -> Iterator[SweepRequest]:
+    """The request with processes that compile all that it leads to: its own, or some that end with it."""
+    if request.processes is not None:
+        yield request
+        return
+    with CompileProcesses(request.workers) as processes:
+        yield structs.replace(request, processes=processes)
 
 
 class Ranked(msgspec.Struct, frozen=True):

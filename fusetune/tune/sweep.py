@@ -42,7 +42,7 @@ from fusetune.tune.plan import (
 )
 from fusetune.tune.race import FirstRound, race
 from fusetune.tune.references import beside_chosen, time_references
-from fusetune.tune.request import Ranked, SweepRequest, SweepResult
+from fusetune.tune.request import Ranked, SweepRequest, SweepResult, with_processes
 from fusetune.tune.troubled import allow_for, ends_with_nothing
 
 SHOWN = 10
@@ -57,8 +57,8 @@ def sweep(request: SweepRequest, measurer: Measurer, progress: Progress) -> Swee
     WrongResultError or CompileError where the reference cannot be run, UnsupportedProblemError, and NothingTunedError
     where the machine does not let it come to an end.
     """
-    with ends_with_nothing():
-        return _held_sweep(request, measurer, progress)
+    with ends_with_nothing(), with_processes(request) as served:
+        return _held_sweep(served, measurer, progress)
 
 
 def _held_sweep(request: SweepRequest, measurer: Measurer, progress: Progress) -> SweepResult:

@@ -264,7 +264,7 @@ def test_a_killed_process_files_and_memory_are_the_machine_s_and_what_comes_afte
 def test_a_pool_that_answers_nothing_any_more_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     run = compile_jobs(compile_faults.SPEC, [Job(PROBLEM, compile_faults.HANG)] * 2, TARGET, workers=1)
     monkeypatch.setattr(pool, "_LOOK_EVERY_S", 0.05)
-    monkeypatch.setattr(type(run._pool), "active", False)
+    monkeypatch.setattr(type(run._processes._pool), "active", False)
     results = [result for _, result in run]
     assert [type(result) for result in results] == [Trouble, Trouble]
     run.close()
@@ -277,8 +277,8 @@ def test_a_machine_that_has_no_thread_to_spare_ends_a_pool_all_the_same(monkeypa
         raise RuntimeError("can't start new thread")
 
     ended = []
-    monkeypatch.setattr(run._pool, "join", lambda: ended.append(True))
-    monkeypatch.setattr("fusetune.compiler.pool.threading.Thread.start", none)
+    monkeypatch.setattr(run._processes._pool, "join", lambda: ended.append(True))
+    monkeypatch.setattr("fusetune.compiler.processes.threading.Thread.start", none)
     run.close()
     run.close()
     assert ended == [True]

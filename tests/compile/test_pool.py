@@ -12,7 +12,8 @@ from collections import Counter
 import pytest
 
 from fusetune.compiler.build import compile_config
-from fusetune.compiler.pool import Job, compile_jobs, usable_cores
+from fusetune.compiler.pool import Job, compile_jobs
+from fusetune.compiler.processes import usable_cores
 from fusetune.core.resources import Resources
 from fusetune.core.space import Rejection
 from fusetune.core.target import find_target

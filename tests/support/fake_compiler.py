@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from fusetune.compiler.pool import TIME_LIMIT_S, Compiled, Job
+from fusetune.compiler.processes import CompileProcesses
 from fusetune.core.resources import Resources
 from fusetune.core.space import Rejection
 from fusetune.core.target import Target
@@ -25,11 +26,15 @@ PTXAS = "12.9.86"
 
 
 class FakeCompiler:
-    """Stands in for `compile_jobs`; `planted` maps configs to what comes out for them, `compiled` lists the jobs."""
+    """Stands in for `compile_jobs`; `planted` maps configs to what comes out for them, `compiled` lists the jobs.
+
+    `processes` lists those that each call was given, one for each.
+    """
 
     def __init__(self, planted: Mapping[Config, Resources | Rejection | Trouble] | None = None) -> None:
         self.planted = dict(planted or {})
         self.compiled: list[Job] = []
+        self.processes: list[CompileProcesses | None] = []
         self.last_first = True
 
     def __call__(
@@ -40,7 +45,9 @@ class FakeCompiler:
         *,
         workers: int | None = None,
         time_limit_s: float = TIME_LIMIT_S,
+        processes: CompileProcesses | None = None,
     ) -> Iterator[Compiled]:
+        self.processes.append(processes)
         # The real pool ends jobs in any order, and nothing may depend on it.
         for job in reversed(jobs) if self.last_first else jobs:
             self.compiled.append(job)

@@ -15,6 +15,7 @@ import pytest
 from rich.console import Console
 
 from fusetune.cli.sweep import _print_verdict as print_verdict
+from fusetune.compiler.processes import CompileProcesses
 from fusetune.core.environment import TargetIdentity
 from fusetune.core.progress import SilentProgress
 from fusetune.core.resources import Resources
@@ -255,6 +256,18 @@ def test_growth_finds_the_best_far_from_where_it_began_and_ends_there(tmp_path: 
     growth = [record for record in read_journal(result.journal) if isinstance(record, Growth)]
     assert [(record.number, record.added) for record in growth] == [(n, 1) for n in range(1, len(CHAIN))]
     assert result.tried == 1 + len(CHAIN)
+
+
+def test_all_rounds_are_compiled_by_the_same_processes_the_request_s_own_where_it_has_some(
+    tmp_path: Path, compiler: FakeCompiler
+) -> None:
+    for number, given in enumerate((None, CompileProcesses(1))):
+        compiler.processes.clear()
+        assert rounds(grown(tmp_path / str(number), processes=given)) == len(CHAIN) - 1
+        assert len(compiler.processes) == len(CHAIN)
+        (served,) = set(compiler.processes)
+        assert isinstance(served, CompileProcesses)
+        assert served is given or given is None
 
 
 def test_growth_ends_with_its_time(tmp_path: Path) -> None:

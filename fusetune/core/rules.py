@@ -77,12 +77,14 @@ def propose(
     compute_bound: bool,
     baseline: Config,
     tile: Config | None = None,
+    stages_matter: bool = True,
 ) -> Proposal:
     """What to try beside BASELINE, from the resources and occupancy of the compiled kernel of `tile`.
 
     `staged_loads` are those inside the pipelined loop; `compute_bound` says whether arithmetic, not memory, limits it.
     Where no rule fires, the brief's other values of each parameter are tried, one at a time. Another `tile` than
-    that of `baseline` is proposed with the rules' warps and stages, itself left out.
+    that of `baseline` is proposed with the rules' warps and stages, itself left out. Where stages do not matter to what
+    is compiled, BASELINE's are kept.
     """
     fired = fired_rules(resources, occupancy, staged_loads)
     warps, stages = {4}, {2}
@@ -92,7 +94,7 @@ def propose(
             stages |= {3}
         elif MULTI_INPUT not in fired:
             warps, stages = {4, 8}, {2, 3}
-    if MULTI_INPUT in fired:
+    if MULTI_INPUT in fired or not stages_matter:
         stages = {2}
     product = [
         with_options(tile or baseline, num_warps=num_warps, num_stages=num_stages)

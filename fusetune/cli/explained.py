@@ -108,6 +108,7 @@ def time_text(walls: Roofline | None, target: str) -> str:
 def to_builtins(found: Explanation) -> dict[str, Any]:
     """The same for JSON."""
     raw: dict[str, Any] = msgspec.to_builtins(found, enc_hook=named_to_builtins)
+    raw.pop("profile")  # It stands beside, as for a case that was measured.
     raw["evidence"] = "predicted"
     for one, told in zip(found.configs, raw["configs"], strict=True):
         told["label"] = one.config.label()

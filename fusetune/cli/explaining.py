@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from msgspec import structs
 
 from fusetune.cli.shown import echo
+from fusetune.core.text import printable
 
 if TYPE_CHECKING:
     from fusetune.capture.cases import Case, Looked
@@ -25,9 +26,11 @@ class Explainer:
 
     def __init__(self, file: Path | None, target: Target | None) -> None:
         """Read the file of a profile, before the program runs. Raises UsageError, which names it and what to do."""
-        from fusetune.tune.profiles import read_profile
+        self._profile: Profile | None = None
+        if file is not None:
+            from fusetune.tune.profiles import read_profile
 
-        self._profile: Profile | None = read_profile(file) if file is not None else None
+            self._profile = read_profile(file)
         self._target = target
         self._applied: Mapping[int, Applied] = {}
         self._limits: dict[int, Diagnosis] = {}
@@ -38,10 +41,14 @@ class Explainer:
 
         Raises UsageError where nothing of it is, or too little.
         """
-        from fusetune.tune.profiles import applied
-
         if self._profile is not None and not (looked.failed and not cases):
+            from fusetune.tune.profiles import applied
+
             found = applied(self._profile, cases, looked.cases)
+            without = [case.kernel.name for place, case in enumerate(cases) if place not in found]
+            if without:
+                names = ", ".join(dict.fromkeys(without))
+                echo(printable(f"note: {self._profile.path} has nothing of {names}"), err=True)
             self._applied = {place + 1: one for place, one in found.items()}
 
     def running(self, number: int, run: Callable[[SweepRequest], SweepResult]) -> Callable[[SweepRequest], SweepResult]:

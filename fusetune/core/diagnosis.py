@@ -159,7 +159,9 @@ def _bound(limit: str, products: float, dram: float) -> Bound:
     told = f"the profile has arithmetic at {products:.0f} % and device memory at {dram:.0f} %"
     if limit in {"dram", "l2"}:
         return Bound(compute=False, why=told if limit == "dram" else f"{told}, and L2 limits it")
-    return Bound(compute=limit == "compute" or products > dram, why=told)
+    if limit == "compute":
+        return Bound(compute=True, why=told)
+    return Bound(compute=products > dram, why=f"no unit is near its peak, but {told}")
 
 
 def _figures(metrics: Mapping[str, float], theory: float) -> str:

@@ -14,7 +14,7 @@ from fusetune.capture.cases import Case
 from fusetune.capture.spec import CapturedSpec
 from fusetune.compiler.build import compile_config
 from fusetune.core.brief import brief
-from fusetune.core.diagnosis import GRID, NEEDED, Diagnosis, averaged, diagnose
+from fusetune.core.diagnosis import GRID, NEEDED, REGISTERS, Diagnosis, averaged, diagnose
 from fusetune.core.resources import occupancy
 from fusetune.core.target import Target
 from fusetune.core.text import shortened
@@ -77,7 +77,7 @@ def _of_unnamed(profile: Profile, cases: Sequence[Case]) -> dict[int, Applied]:
         return {}
     place = max(range(len(cases)), key=lambda number: _weight(cases[number]))
     which = "the only one" if len(cases) == 1 else f"the heaviest {_by_what(cases)}"
-    told = f"the profile names no kernel: it is taken for that of {cases[place].kernel.name}, {which}"
+    told = f"The profile names no kernel: it is taken for that of {cases[place].kernel.name}, {which}"
     return {place: Applied(profile.path, profile.metrics[UNNAMED], told)}
 
 
@@ -101,7 +101,7 @@ def _of_name(profile: Profile, name: str, cases: Sequence[Case]) -> Iterator[tup
     elif places and launches:
         heaviest = max(places, key=lambda place: _weight(cases[place]))
         told = (
-            f"of {len(places)} cases of {name} the heaviest is taken for the profiled one" if len(places) > 1 else None
+            f"Of {len(places)} cases of {name} the heaviest is taken for the profiled one" if len(places) > 1 else None
         )
         yield heaviest, Applied(profile.path, tuple(launches), told)
 
@@ -144,5 +144,11 @@ def limit_of(spec: CapturedSpec, one: Applied, target: Target) -> Diagnosis:
     metrics, doubts = averaged(one.launches)
     case = spec.kept.case
     found = diagnose(case.kernel.name, metrics, held, spec.kind(problem), target, grid=math.prod(case.grid))
-    told = () if one.told is None else (f"{one.told}.",)
+    told = [f"{one.told}."] if one.told is not None else []
+    registers = metrics.get(REGISTERS)
+    if registers is not None and registers != resources.registers:
+        told.append(
+            f"The profiled launch took {registers:.0f} registers a thread, and as compiled here it takes "
+            f"{resources.registers}: of another compiler, or of another config."
+        )
     return msgspec.structs.replace(found, notes=(*told, *doubts, *found.notes))

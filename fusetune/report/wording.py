@@ -16,8 +16,8 @@ from fusetune.units import format_bytes, format_gain, format_interval, format_sl
 
 NOT_TIMED: Final = "not timed"
 PREDICTED_WARNING: Final = (
-    "Predicted times come from the cost model, or without one from bytes over bandwidth: nothing was timed, so nothing "
-    "is proved."
+    "Predicted times come from the cost model, or without one from bytes over bandwidth and operations over the peak "
+    "rate alone: nothing was timed, so nothing is proved."
 )
 
 _VERDICTS: Final[tuple[VerdictName, ...]] = ("keep", "revert", "inconclusive", "unverified")

@@ -55,6 +55,20 @@ class KnobSeen(msgspec.Struct, frozen=True):
     values: tuple[Any, ...] = ()
 
 
+class WorkSeen(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a kernel computes, by its intermediate code.
+
+    `multiplies`: it multiplies matrices. `kind` is how (core/peaks.py), None where it does so in several ways or in one
+    that no peak is stated of; `flops` the operations of that in all programs of the launch, None where it is not known
+    how often its loops turn. `staged_loads` are the loads in the one of its loops that has most.
+    """
+
+    multiplies: bool
+    kind: str | None = None
+    flops: float | None = None
+    staged_loads: int = 0
+
+
 class Case(msgspec.Struct, frozen=True, omit_defaults=True):
     """One distinct launch of a program, and how often it came.
 
@@ -63,7 +77,7 @@ class Case(msgspec.Struct, frozen=True, omit_defaults=True):
     kernel has. `us` are the microseconds of all launches, by those of the first few. `grid_kind` and `grid_why` say
     what the grid follows. `roles` say what the kernel does to each tensor: read, written, both, atomic or unused.
     `proposals` counts the configs of an autotune list above it. `findings` are sentences on what the source asks for
-    and does not get. `kept` is the folder that it was kept in.
+    and does not get. `work` is None where it could not be told. `kept` is the folder that it was kept in.
     """
 
     kernel: KernelSeen
@@ -81,6 +95,7 @@ class Case(msgspec.Struct, frozen=True, omit_defaults=True):
     roles: dict[str, str] = {}
     proposals: int = 0
     findings: tuple[str, ...] = ()
+    work: WorkSeen | None = None
     kept: str | None = None
 
     def config_text(self) -> str:

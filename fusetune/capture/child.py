@@ -91,6 +91,7 @@ def understand(
     from fusetune.capture.grids import rule_of
     from fusetune.capture.knobs import knobs_of
     from fusetune.capture.roles import roles_of
+    from fusetune.capture.work import work_of
 
     constants = {one.name: bound[one.name] for one in kernel.params if one.is_constexpr and one.name in bound}
     rule = rule_of(grid, resolved, bound, constants, kernel=kernel, frame=frame)
@@ -109,6 +110,8 @@ def understand(
         roles = roles_of(compiled)
         found["roles"] = {name: role.does for name, role in roles.items()}
         pointers = tuple(name for name, role in roles.items() if role.table)
+    with contextlib.suppress(AttributeError, KeyError, ValueError):
+        found["work"] = work_of(compiled, resolved, bound)
     found["understood"] = Understood(rule, knobs, pointers)
     return found
 

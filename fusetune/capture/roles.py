@@ -26,7 +26,8 @@ class Role(NamedTuple):
     sure: bool = True
 
 
-_LOCATION: Final = re.compile(r"\s*loc\((?:[^()]|\((?:[^()]|\([^()]*\))*\))*\)")
+LOCATION: Final = re.compile(r"\s*loc\((?:[^()]|\((?:[^()]|\([^()]*\))*\))*\)")
+"""Where a line of TTIR comes from."""
 _DEFINED: Final = re.compile(r"^(%\w+)(?::(\d+))? = (.*)$")
 _VALUE: Final = re.compile(r"%\w+(?:#\d+)?")
 _OPERATION: Final = re.compile(r'^"?([a-z_]+(?:\.[a-z_]+)+)"?')
@@ -81,7 +82,7 @@ class _Reader:
 
     def read(self, text: str) -> None:
         for line in text.splitlines():
-            line = _LOCATION.sub("", line).strip()  # noqa: PLW2901 - the same line, without where it comes from
+            line = LOCATION.sub("", line).strip()  # noqa: PLW2901 - the same line, without where it comes from
             if line and not line.startswith(("#", "//")):
                 self._line(line)
         for name, given, results in self._calls:
@@ -256,7 +257,7 @@ def roles_of(compiled: Any) -> dict[str, Role]:
 
 def roles(ttir: str, signature: Mapping[str, Any]) -> dict[str, Role]:
     """The same of TTIR as text and the signature that it was compiled for; a tensor in a tuple is named `name.0`."""
-    names = [name for name, kind in _flat(signature.items()) if kind.startswith(("*", "tensordesc"))]
+    names = [name for name, kind in flat_signature(signature.items()) if kind.startswith(("*", "tensordesc"))]
     reader = _Reader(names)
     reader.read(ttir)
     done: dict[_Token, set[Does]] = defaultdict(set)
@@ -317,9 +318,10 @@ def _together(does: set[Does]) -> Does:
     return next(iter(does), "unused")
 
 
-def _flat(entries: Iterable[tuple[Any, Any]], before: str = "") -> Iterator[tuple[str, str]]:
+def flat_signature(entries: Iterable[tuple[Any, Any]], before: str = "") -> Iterator[tuple[str, str]]:
+    """Names and types of a signature's parameters, those in a tuple by themselves as `name.0`."""
     for name, kind in entries:
         if isinstance(kind, tuple | list):
-            yield from _flat(enumerate(kind), f"{before}{name}.")
+            yield from flat_signature(enumerate(kind), f"{before}{name}.")
         else:
             yield f"{before}{name}", str(kind)

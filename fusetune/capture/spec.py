@@ -11,6 +11,7 @@ from fusetune.capture.kept import ArgumentKept, Kept, TensorKept, TupleKept, nam
 from fusetune.capture.naming import kernel_place, op_name, problem_of, value_name
 from fusetune.capture.oracle import BY_DTYPE, CapturedData, Strictness
 from fusetune.capture.restore import PaddedDescriptor, argument_of, load_kept_kernel
+from fusetune.core.bound import Bound
 from fusetune.core.config import OPTIONS, SAFE_STAGES, SAFE_WARPS, Config, NamedConfig, with_options
 from fusetune.core.problem import NamedProblem, Problem
 from fusetune.core.space import Rejection, SpaceName
@@ -30,13 +31,14 @@ _ROLES: Final[Mapping[str, Role]] = {"read": "input", "unused": "input", "writte
 class CapturedSpec(KernelSpec):
     """A case of a program, launched again from its capture.
 
-    `more` names options that vary on request only: num_ctas, maxnreg.
+    `more` names options that vary on request only: num_ctas, maxnreg. `profiled`: what limits it by a profile.
     """
 
     rejects_spills = False
 
     def __init__(self, folder: Path, *, strictness: Strictness = BY_DTYPE, more: frozenset[str] = frozenset()) -> None:
         self.folder, self.strictness, self.more = Path(folder), strictness, more
+        self.profiled: Bound | None = None
         kernel = self.kept.case.kernel
         self.name = op_name(kernel.module, kernel.name, kernel.file)
         self.kernel_place = (kernel_place(kernel.module, kernel.name, kernel.file), kernel.file)
@@ -94,6 +96,37 @@ class CapturedSpec(KernelSpec):
             storages[number] = storages.get(number, 0.0) + one.size_bytes * (2 if one.role == "state" else 1)
         sizes = self.kept.storages
         return sum(min(asked, 2.0 * sizes[number].size) for number, asked in storages.items())
+
+    def kind(self, problem: Any) -> str | None:
+        """See KernelSpec: by the kernel's intermediate code."""
+        return None if self.kept.case.work is None else self.kept.case.work.kind
+
+    def flops(self, problem: Any) -> float:
+        """See KernelSpec: of matrix products alone, as Before's tiles make them, and where its loops can be counted."""
+        return (self.kept.case.work and self.kept.case.work.flops) or 0.0
+
+    def bound(self, problem: Any, target: Target) -> Bound:
+        """See KernelSpec: by a profile; else by the roofline; else by whether it multiplies matrices."""
+        work = self.kept.case.work
+        if self.profiled is not None:
+            return self.profiled
+        if work is None:
+            return super().bound(problem, target)
+        if not work.multiplies:
+            return Bound(compute=False, why="it multiplies no matrices")
+        if work.flops is None or work.kind is None:
+            return Bound(compute=True, why="it multiplies matrices, how much for each byte is not known")
+        return super().bound(problem, target)
+
+    @property
+    def staged_loads(self) -> int:  # type: ignore[override]
+        """See KernelSpec: by the kernel's intermediate code."""
+        return 0 if self.kept.case.work is None else self.kept.case.work.staged_loads
+
+    @property
+    def stages_matter(self) -> bool:  # type: ignore[override]
+        """See KernelSpec."""
+        return self._stages_vary()
 
     def source_hash(self, config: Any = None) -> str:
         """See KernelSpec."""

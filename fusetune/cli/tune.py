@@ -41,6 +41,14 @@ CAPTURES_NEED = ("torch", "fusetune.capture.spec")
     help="standard: what lies around Before, and around what wins; full: every combination; rules: what the "
     "conditional rules leave to try, three at most.  [default: standard; without a GPU, rules]",
 )
+@click.option(
+    "--ncu",
+    "metrics_file",
+    metavar="FILE",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="A profile of the program's kernels, to say what limits them: JSON {kernel: {metric: value}}, `ncu --csv "
+    "--page raw`, or .ncu-rep.",
+)
 @click.option("--num-ctas", "ctas", is_flag=True, help="Vary the CTAs of a cluster, too.")
 @click.option("--maxnreg", is_flag=True, help="Vary the most registers of a thread, too.")
 @click.option(
@@ -100,6 +108,7 @@ def tune(
     target_name: str | None,
     limit_s: float | None,
     space: SpaceChoice | None,
+    metrics_file: Path | None,
     ctas: bool,
     maxnreg: bool,
     budget_s: float,
@@ -131,6 +140,7 @@ def tune(
     """
     from fusetune.capture.look import look
     from fusetune.capture.programs import parse_program
+    from fusetune.cli.explaining import Explainer
     from fusetune.compiler.processes import CompileProcesses
     from fusetune.measure import libraries, nvml
 
@@ -139,6 +149,7 @@ def tune(
     if target_name is None and not nvml.gpu_present():
         target_name = DEFAULT_TARGET
     target = find_target(target_name) if target_name else None
+    explainer = Explainer(metrics_file, target)
     with ExitStack() as stack:
         # They load torch while the program runs, and serve all its cases.
         server = None if target else stack.enter_context(closing(libraries.start_server()))
@@ -175,10 +186,11 @@ def tune(
 
         run = _measured(server) if server else _predicted(target or find_target(DEFAULT_TARGET))
         cases = worth_tuning(selected(looked, kernel=kernel, top=top, share=share), share)
+        explainer.match(cases, looked)
         tuned = []
         for number, case in enumerate(cases, start=1):
             echo(f"[{number}/{len(cases)}] {printable(case.kernel.name)}  {printable(case.config_text())}", err=True)
-            tuned.append(tune_case(case, request, run))
+            tuned.append(explainer.told(number, tune_case(case, request, explainer.running(number, run))))
         processes.end()  # While the outcome is shown.
         _show(looked, cases, tuned, _words(module, program), time.monotonic() - began, output, as_json=as_json)
     ctx.exit(_exit_code(looked, tuned))
@@ -224,7 +236,7 @@ def _show(
     *,
     as_json: bool,
 ) -> None:
-    from fusetune.cli.tuned import sentences_on, table_of_tuned, to_builtins
+    from fusetune.cli.tuned import explanations_of, sentences_on, table_of_tuned, to_builtins
     from fusetune.report.captured import besides
 
     if as_json:
@@ -238,6 +250,8 @@ def _show(
 
         if tuned:
             echo_console(Console(), lambda console: console.print(table_of_tuned(tuned)))
+        for line in explanations_of(tuned):
+            echo(line)
         for line in [*sentences_on(tuned), *besides(looked, cases)]:
             echo(printable(line))
         files = sorted({str(one.result.file) for one in tuned if one.result is not None and one.result.file})

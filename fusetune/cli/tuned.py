@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 from rich.table import Table
 
+from fusetune.cli.explained import profile_lines, to_lines
+from fusetune.cli.explained import to_builtins as explanation_to_builtins
 from fusetune.core.decision import REASON_TEXT, Gain
 from fusetune.core.text import printable, shortened
 from fusetune.report.terminal_tables import make_table
@@ -20,8 +23,14 @@ _LEFT_OUT = frozenset({"grid", "not_compiled", "predicted_slow", "registers"})
 
 
 def table_of_tuned(tuned: Sequence[Tuned]) -> Table:
-    """A row for each case: what runs, BASELINE and what was chosen, with times, the gain and the verdict."""
-    table = make_table(("kernel", "sizes", "Before", ">us", ">BASELINE us", "chosen", ">us", ">gain", "verdict"))
+    """A row for each case: what runs, BASELINE and what was chosen, with times, the gain and the verdict.
+
+    Where nothing was timed there are no columns for it.
+    """
+    is_timed = not any(one.explanation is not None for one in tuned)
+    headers = ("kernel", "sizes", "Before", ">us", ">BASELINE us", "chosen", ">us", ">gain", "verdict")
+    untimed = ("kernel", "sizes", "Before", "chosen", "verdict")
+    table = make_table(headers if is_timed else untimed)
     for one in tuned:
         entry = one.result.entry if one.result is not None else None
         times = _times(entry)
@@ -36,6 +45,8 @@ def table_of_tuned(tuned: Sequence[Tuned]) -> Table:
             _gain_text(gain),
             one.end,
         ]
+        if not is_timed:
+            cells = [cell for header, cell in zip(headers, cells, strict=True) if not header.startswith(">")]
         table.add_row(*map(printable, cells))
     return table
 
@@ -55,6 +66,18 @@ def sentences_on(tuned: Sequence[Tuned]) -> list[str]:
             lines.append(f"{name}: of {one.result.tried} candidates {told}")
         lines += [f"{name}: note: {finding}" for finding in one.case.findings]
     return list(dict.fromkeys(lines))
+
+
+def explanations_of(tuned: Sequence[Tuned]) -> list[str]:
+    """What predictions go by, case by case, and what a profile says of those that were measured."""
+    lines: list[str] = []
+    for one in tuned:
+        name, sizes = one.case.kernel.name, shortened(_sizes(one), 2 * _LONGEST_PROBLEM)
+        if one.explanation is not None:
+            lines += [*to_lines(name, sizes, one.explanation), ""]
+        elif one.profile is not None:
+            lines += [printable(f"{name}  {sizes}"), *profile_lines(one.profile, None), ""]
+    return lines
 
 
 def to_builtins(program: str, gpu: str | None, seconds: float, tuned: Sequence[Tuned]) -> dict[str, Any]:
@@ -89,14 +112,25 @@ def _case(one: Tuned) -> dict[str, Any]:
         "gain": _gain(entry.gain) if entry is not None else None,
         "tried": one.result.tried if one.result is not None else 0,
         "failures": dict(failures_of(one)),
-        "best": [
-            {"config": ranked.config.to_builtins(), "us": ranked.time_us}
-            for ranked in (one.result.best if one.result is not None else ())
-        ],
+        "best": _best(one),
         "seconds": one.seconds,
         "run": one.result.run if one.result is not None else None,
         "findings": list(one.case.findings),
+        "profile": msgspec.to_builtins(one.profile) if one.profile is not None else None,
+        "prediction": explanation_to_builtins(one.explanation) if one.explanation is not None else None,
     }
+
+
+def _best(one: Tuned) -> list[dict[str, Any]]:
+    """The best by their times in screening; of a prediction what is to be tried, which has no times."""
+    if one.explanation is not None:
+        return [
+            {"config": made.config.to_builtins(), "us": None}
+            for made in one.explanation.configs
+            if made.proposed is not None
+        ]
+    best = one.result.best if one.result is not None else ()
+    return [{"config": ranked.config.to_builtins(), "us": ranked.time_us} for ranked in best]
 
 
 def _times(entry: Entry | None) -> dict[str, float | None]:

@@ -10,7 +10,7 @@ import msgspec
 from fusetune.compiler.facts import KernelFacts, kernel_facts, reject_resources
 from fusetune.compiler.pool import Job, compile_jobs
 from fusetune.core.config import Config, with_options
-from fusetune.core.diagnosis import Diagnosis, believed, diagnose
+from fusetune.core.diagnosis import Diagnosis, averaged, diagnose
 from fusetune.core.estimate import Estimate
 from fusetune.core.problem import Problem
 from fusetune.core.progress import Progress
@@ -156,23 +156,15 @@ def diagnoses(inspection: Inspection, metrics: Mapping[str, Sequence[Mapping[str
         known, given = ", ".join(sorted(names)), ", ".join(sorted(metrics))
         raise UsageError(f"the metrics are of {given}; this config runs {known}: profile it with `fusetune profile`")
     for name in sorted(ours):
-        believable = [believed(launch) for launch in metrics[name] if launch]
-        launches = [launch for launch, _ in believable]
-        doubts = tuple(dict.fromkeys(doubt for _, told in believable for doubt in told))
-        every = {key for launch in launches for key in launch}
-        mean = {key: _mean([launch[key] for launch in launches if key in launch]) for key in every}
+        mean, doubts = averaged(metrics[name])
         kernel = next((kernel for kernel in inspection.kernels if kernel.name == name), inspection.kernels[0])
         held = occupancy(kernel.resources.registers, kernel.resources.shared_bytes, kernel.num_warps, inspection.target)
         grid = 1
         for extent in kernel.grid:
             grid *= extent
-        answer = diagnose(name, mean, held, inspection.kind, inspection.target, grid=grid)
+        answer = diagnose(name or kernel.name, mean, held, inspection.kind, inspection.target, grid=grid)
         answers.append(msgspec.structs.replace(answer, notes=(*doubts, *answer.notes)))
     return tuple(answers)
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
 
 
 class Row(msgspec.Struct, frozen=True):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import msgspec
 
+from fusetune.core.bound import Bound
 from fusetune.core.resources import Occupancy
 from fusetune.core.target import Target
 
@@ -28,6 +30,25 @@ METRICS: Final = (SM, WARPS, DRAM, L2_HITS, L2, TENSOR, GRID, REGISTERS, SHARED,
 ROUNDING_PERCENT: Final = 1.0
 """A busy unit may show as so much more than 100 %: Nsight Compute counts the parts of a ratio in several passes."""
 MOST_CTAS: Final = 2**63
+NEEDED: Final = (SM, DRAM)
+"""Without these nothing can be said of what limits a kernel."""
+_STALLED: Final = re.compile(r"issue_stalled_([a-z_]+?)(?:_per_(?:issue|warp)_active)?\.(ratio|pct)$")
+"""Of `smsp__average_warps_issue_stalled_long_scoreboard_per_issue_active.ratio`, and of the same as a share."""
+_NO_STALL: Final = ("selected", "not_selected")
+_STALLS: Final[Mapping[str, str]] = {
+    "barrier": "for other warps of its CTA",
+    "drain": "for stores to end",
+    "gmma": "for the tensor cores",
+    "lg_throttle": "for the queue of global memory",
+    "long_scoreboard": "for global memory",
+    "math_pipe_throttle": "for an arithmetic pipe",
+    "membar": "for a memory barrier",
+    "mio_throttle": "for the queue of shared memory",
+    "no_instruction": "for instructions",
+    "short_scoreboard": "for shared memory",
+    "wait": "for the instruction before",
+}
+"""What a warp waits for (Nsight Compute, Kernel Profiling Guide, Warp Stall Reasons)."""
 WALL_PERCENT: Final = 80.0
 """A unit this busy is a wall. Nsight Compute's own speed-of-light rule draws the same line (CUDA, Kernel Profiling
 Guide)."""
@@ -39,13 +60,26 @@ OF_OCCUPANCY: Final = 0.9
 class Diagnosis(msgspec.Struct, frozen=True):
     """What limits a kernel: a word for programs, a sentence for people, and what else is to be said.
 
-    limit: compute, dram, l2, occupancy, latency, or unknown where the metrics that would say are missing.
+    limit: compute, dram, l2, occupancy, latency, or unknown where the metrics that would say are missing. `bound` says
+    on which side it is, by the busier of the two where no unit is near its peak; None where that is unknown.
     """
 
     kernel: str
     limit: str
     sentence: str
     notes: tuple[str, ...] = ()
+    bound: Bound | None = None
+
+
+def averaged(launches: Sequence[Mapping[str, float]]) -> tuple[dict[str, float], tuple[str, ...]]:
+    """The mean of each metric over the launches that have it, and a sentence for each figure that cannot be."""
+    seen = [believed(launch) for launch in launches if launch]
+    doubts = tuple(dict.fromkeys(doubt for _, told in seen for doubt in told))
+    every: dict[str, list[float]] = {}
+    for launch, _ in seen:
+        for name, value in launch.items():
+            every.setdefault(name, []).append(value)
+    return {name: sum(values) / len(values) for name, values in every.items()}, doubts
 
 
 def believed(metrics: Mapping[str, float]) -> tuple[dict[str, float], tuple[str, ...]]:
@@ -117,7 +151,17 @@ def diagnose(
         )
     else:
         limit, why = "latency", f"Latency limits {kernel}: no unit is near its peak (SM {sm:.0f} %, DRAM {dram:.0f} %)."
-    return Diagnosis(kernel, limit, why + told, tuple(notes))
+    return Diagnosis(kernel, limit, why + told, tuple(notes), _bound(limit, products, dram))
+
+
+def _bound(limit: str, products: float, dram: float) -> Bound:
+    """Which side a kernel is on: that of its wall, or of the busier unit where it meets none."""
+    told = f"the profile has arithmetic at {products:.0f} % and device memory at {dram:.0f} %"
+    if limit in {"dram", "l2"}:
+        return Bound(compute=False, why=told if limit == "dram" else f"{told}, and L2 limits it")
+    if limit == "compute":
+        return Bound(compute=True, why=told)
+    return Bound(compute=products > dram, why=f"no unit is near its peak, but {told}")
 
 
 def _figures(metrics: Mapping[str, float], theory: float) -> str:
@@ -140,7 +184,24 @@ def _figures(metrics: Mapping[str, float], theory: float) -> str:
         parts.append(f"DRAM {dram:.0f} %")
     if hits is not None:
         parts.append(f"{hits:.0f} % L2 hits")
+    if (registers := metrics.get(REGISTERS)) is not None:
+        parts.append(f"{registers:.0f} registers a thread")
+    parts += _stalled(metrics)
     return f" ({'; '.join(parts)})" if parts else ""
+
+
+def _stalled(metrics: Mapping[str, float]) -> list[str]:
+    """What warps wait for most, of the stall reasons that the metrics have."""
+    found: dict[str, dict[str, float]] = {"ratio": {}, "pct": {}}
+    for name, value in metrics.items():
+        if (told := _STALLED.search(name)) is not None and told[1] not in _NO_STALL:
+            found[told[2]][told[1]] = value
+    form = "ratio" if found["ratio"] else "pct"
+    if not any(found[form].values()):
+        return []
+    most = max(found[form], key=lambda reason: found[form][reason])
+    amount = f"{found[form][most]:.1f}" + (" warps an issue" if form == "ratio" else " %")
+    return [f"warps wait most {_STALLS.get(most, 'otherwise')} (stall {most}, {amount})"]
 
 
 def _notes(metrics: Mapping[str, float], held: Occupancy, target: Target, grid: int) -> list[str]:

@@ -16,6 +16,7 @@ from typing import Final
 
 import msgspec
 
+from fusetune.core.bound import Bound
 from fusetune.core.config import SAFE_STAGES, SAFE_WARPS, Config, with_options
 from fusetune.core.resources import Occupancy, Resources
 
@@ -77,12 +78,14 @@ def propose(
     compute_bound: bool,
     baseline: Config,
     tile: Config | None = None,
+    stages_matter: bool = True,
 ) -> Proposal:
     """What to try beside BASELINE, from the resources and occupancy of the compiled kernel of `tile`.
 
     `staged_loads` are those inside the pipelined loop; `compute_bound` says whether arithmetic, not memory, limits it.
     Where no rule fires, the brief's other values of each parameter are tried, one at a time. Another `tile` than
-    that of `baseline` is proposed with the rules' warps and stages, itself left out.
+    that of `baseline` is proposed with the rules' warps and stages, itself left out. Where stages do not matter to what
+    is compiled, BASELINE's are kept.
     """
     fired = fired_rules(resources, occupancy, staged_loads)
     warps, stages = {4}, {2}
@@ -92,7 +95,7 @@ def propose(
             stages |= {3}
         elif MULTI_INPUT not in fired:
             warps, stages = {4, 8}, {2, 3}
-    if MULTI_INPUT in fired:
+    if MULTI_INPUT in fired or not stages_matter:
         stages = {2}
     product = [
         with_options(tile or baseline, num_warps=num_warps, num_stages=num_stages)
@@ -109,6 +112,36 @@ def _at_most_three(product: list[Config], baseline: Config, tile: Config) -> tup
     if len(product) > MAX_PROPOSED:
         product = [c for c in product if c.num_warps == SAFE_WARPS or c.num_stages == SAFE_STAGES]
     return tuple(product[:MAX_PROPOSED])
+
+
+def why_proposed(config: Config, proposal: Proposal, bound: Bound, baseline: Config) -> str:
+    """Why a config is among those to try, in half a sentence."""
+    if config == baseline:
+        return "the conservative choice, always among them"
+    if config not in proposal.configs:
+        return "among the first by occupancy and by what it takes of an SM"
+    low = LOW_PRESSURE in proposal.fired
+    reasons = []
+    if config.num_warps != baseline.num_warps:
+        why = f"register pressure is low, and it is {bound.name}" if low else "no rule speaks against it"
+        reasons.append(f"{config.num_warps} warps, since {why}")
+    if config.num_stages != baseline.num_stages:
+        why = "register pressure is low, and it may hide latency" if low else "no rule speaks against it"
+        reasons.append(f"{config.num_stages} stages, since {why}")
+    return "; ".join(reasons) or "with these constants the rules leave these warps and stages"
+
+
+def left_out(proposal: Proposal, bound: Bound, *, stages_matter: bool) -> tuple[str, ...]:
+    """What the rules that fired leave out, and why, a sentence each."""
+    told = []
+    if HIGH_PRESSURE in proposal.fired:
+        more = ", the more careful rule, wins" if len(proposal.fired) > 1 else " leaves 4 warps and 2 stages alone"
+        told.append(f"{HIGH_PRESSURE.name}{more}.")
+    elif LOW_PRESSURE in proposal.fired and not bound.compute:
+        told.append(f"8 warps are left out: it is {bound.name}.")
+    if not stages_matter:
+        told.append("Stages make no difference: no loop of the kernel is pipelined.")
+    return tuple(told)
 
 
 ACCUMULATORS_IN_MEMORY_BYTES: Final = 1024

@@ -50,6 +50,15 @@ def start_worker(server: ForkServer) -> Worker:
     return worker
 
 
+def likely_target() -> Target | None:
+    """The table's row for the GPU that NVML shows, before torch is even loaded; None where it has no such row."""
+    seen = visible_gpu()
+    if seen is None:
+        return None
+    matching = [t for t in known_targets() if (slugify(t.name), t.capability) == (slugify(seen[0]), seen[1])]
+    return matching[0] if len(matching) == 1 else None
+
+
 class CudaMeasurer:
     """Measures one problem on CUDA device 0 of this process's view, in a process of its own.
 
@@ -77,12 +86,8 @@ class CudaMeasurer:
         self._spare: Worker | None = None
 
     def likely_target(self) -> Target | None:
-        """The table's row for the GPU that NVML shows, before torch is even loaded; `facts` has the last word."""
-        seen = visible_gpu()
-        if seen is None:
-            return None
-        matching = [t for t in known_targets() if (slugify(t.name), t.capability) == (slugify(seen[0]), seen[1])]
-        return matching[0] if len(matching) == 1 else None
+        """See `likely_target`; `facts` has the last word."""
+        return likely_target()
 
     def facts(self) -> GpuFacts:
         """The GPU and the software; raises NoUsableGpuError where there is none that torch can use."""

@@ -9,15 +9,17 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from fusetune.core.bound import Bound, bound_by
 from fusetune.core.config import OPTIONS, SAFE_STAGES, SAFE_WARPS, Config, with_options
 from fusetune.core.config_text import parse_named_config
 from fusetune.core.dtypes import element_type
 from fusetune.core.estimate import Estimate
 from fusetune.core.problem import Problem
 from fusetune.core.resources import Resources
+from fusetune.core.roofline import roofline
 from fusetune.core.space import SPACE_NAMES, Rejection, Space, SpaceName
 from fusetune.core.target import Target
-from fusetune.errors import FusetuneError, UnsupportedProblemError, UsageError
+from fusetune.errors import FusetuneError, OpError, UnsupportedProblemError, UsageError
 from fusetune.ops.device import NO_GPU, Gpu
 from fusetune.ops.hashing import hash_kernels, kernels_named_by
 from fusetune.ops.told import TOLD_BY_NAME, naming, told_by_name
@@ -231,6 +233,8 @@ class KernelSpec:
     types: OpTypes = NAMED
     staged_loads: int = 0
     """Loads inside the pipelined loop, which num_stages multiplies; those before and after it do not count."""
+    stages_matter: bool = True
+    """Whether num_stages makes a difference to what is compiled."""
     rejects_spills: bool = True
     """Whether a config that spills registers to local memory is left out; where it is not, its Resources tell."""
     kernel_place: tuple[str, str] | None = None
@@ -281,6 +285,18 @@ class KernelSpec:
     def bytes(self, problem: Any) -> float:
         """Fewest bytes through device memory: each input read once, each output written once, a state both."""
         return float(sum(one.size_bytes * (2 if one.role == "state" else 1) for one in self.operands(problem)))
+
+    def bound(self, problem: Any, target: Target) -> Bound:
+        """Whether arithmetic or memory limits it on a target: by default the higher wall of its roofline.
+
+        Where the table of targets lacks a peak, arithmetic may: what helps it is then among what is tried.
+        """
+        try:
+            return bound_by(roofline(self.flops(problem), self.bytes(problem), self.kind(problem), target))
+        except OpError:
+            raise
+        except UsageError as error:
+            return Bound(compute=True, why=str(error))
 
     # How it may be launched.
 

@@ -17,7 +17,19 @@ from fusetune.ops.refusals import CannotLaunchError
 
 TOLD_BY_NAME: Final = frozenset(
     {
-        *("problem", "check", "operands", "tolerance", "kind", "flops", "bytes", "baseline", "candidates", "reject"),
+        *(
+            "problem",
+            "check",
+            "operands",
+            "tolerance",
+            "kind",
+            "flops",
+            "bytes",
+            "bound",
+            "baseline",
+            "candidates",
+            "reject",
+        ),
         *("before", "neighbours"),
         *("estimate", "parse_config", "unlaunchable", "references", "workspace", "signature", "deterministic"),
         "source_hash",

@@ -15,7 +15,10 @@ from fusetune.report.run_summary import BlockCount, CandidateRow, ComparisonRow,
 from fusetune.units import format_bytes, format_gain, format_interval, format_slower, format_us
 
 NOT_TIMED: Final = "not timed"
-PREDICTED_WARNING: Final = "Predicted times come from the cost model alone: nothing was timed, so nothing is proved."
+PREDICTED_WARNING: Final = (
+    "Predicted times come from the cost model, or without one from bytes over bandwidth and operations over the peak "
+    "rate alone: nothing was timed, so nothing is proved."
+)
 
 _VERDICTS: Final[tuple[VerdictName, ...]] = ("keep", "revert", "inconclusive", "unverified")
 _TimeName = Literal["before", "baseline", "conservative", "config"]

@@ -14,6 +14,8 @@ from fusetune.errors import UsageError
 from fusetune.store.foreign import DELIMITERS, cells_of, read_foreign_bytes, shown, text_of
 
 Metrics = Mapping[str, float]
+UNNAMED: Final = ""
+"""The kernel of metrics that name none."""
 _CALLED: Final = "the metrics"
 _FIX: Final = "give ncu's CSV, JSON or an .ncu-rep file"
 _RAW: Final = "`ncu --csv --page raw`"
@@ -75,7 +77,10 @@ def _that_hold_any(found: Mapping[str, tuple[Metrics, ...]], path: Path) -> dict
 
 
 def _of_json(text: str, path: Path) -> dict[str, tuple[Metrics, ...]]:
-    """{kernel: {metric: value}}, or a list of those mappings for a kernel that was launched several times."""
+    """{kernel: {metric: value}}, or a list of those mappings for a kernel that was launched several times.
+
+    Metrics that stand alone, {metric: value}, are those of an UNNAMED kernel.
+    """
 
     def unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
@@ -94,6 +99,8 @@ def _of_json(text: str, path: Path) -> dict[str, tuple[Metrics, ...]]:
         raise UsageError(f"{path}: not a profile: it is nested too deep") from error
     if not isinstance(raw, dict):
         raise UsageError(f"{path}: expected an object of kernels, {{kernel: {{metric: value}}}}, not a list")
+    if any("__" in name and not isinstance(value, dict | list) for name, value in raw.items()):
+        return {UNNAMED: tuple(_launches(raw, "the file", path))}
     return {printable(kernel): tuple(_launches(value, kernel, path)) for kernel, value in raw.items()}
 
 

@@ -14,8 +14,7 @@ from fusetune.compiler.pool import Compiled, Job, compile_jobs
 from fusetune.core.config import Config
 from fusetune.core.decision import reference_name
 from fusetune.core.resources import Resources, occupancy
-from fusetune.core.roofline import roofline
-from fusetune.core.rules import propose
+from fusetune.core.rules import Proposal, propose
 from fusetune.core.space import Rejection
 from fusetune.core.target import Target
 from fusetune.core.trouble import Trouble
@@ -211,7 +210,7 @@ def proposed_by_rules(request: SweepRequest, target: Target) -> tuple[Config, ..
 
     Raises CompileError where it does not compile, MachineError or UsageError where the machine does not let it.
     """
-    baseline = compiled = request.baseline
+    compiled = request.baseline
     ((_, result),) = start_compiling(request, [compiled], target)
     if isinstance(result, Rejection) and request.before is not None:
         compiled = request.before  # The rules ask what a kernel takes of the GPU: the one that runs will do.
@@ -220,16 +219,20 @@ def proposed_by_rules(request: SweepRequest, target: Target) -> tuple[Config, ..
         raise result.error()
     if isinstance(result, Rejection):
         raise _without_reference(request, result, target)
-    try:
-        spec, problem = request.spec, request.problem
-        walls = roofline(spec.flops(problem), spec.bytes(problem), spec.kind(problem), target)
-        compute_bound = walls.bound == "compute"
-    except OpError:
-        raise
-    except UsageError:
-        compute_bound = True  # Peaks unknown: 8 warps are among what is tried then.
-    held = occupancy(result.registers, result.shared_bytes, compiled.num_warps, target)
-    return propose(result, held, spec.staged_loads, compute_bound=compute_bound, baseline=baseline).configs
+    return by_rules(request, compiled, result, target).configs
+
+
+def by_rules(request: SweepRequest, compiled: Config, resources: Resources, target: Target) -> Proposal:
+    """The rules that fire at what the compiler made of BASELINE, or of Before where that does not compile."""
+    spec = request.spec
+    return propose(
+        resources,
+        occupancy(resources.registers, resources.shared_bytes, compiled.num_warps, target),
+        spec.staged_loads,
+        compute_bound=spec.bound(request.problem, target).compute,
+        baseline=request.baseline,
+        stages_matter=spec.stages_matter,
+    )
 
 
 def _without_reference(request: SweepRequest, why: Rejection, target: Target) -> FusetuneError:

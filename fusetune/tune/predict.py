@@ -41,8 +41,8 @@ CONSERVATIVE_SHORTLIST = 4
 """At least this many of them run with 4 warps and 2 stages, so that the safe choice is among them."""
 SHOWN = 3
 NO_MODEL = (
-    "{op} has no cost model: candidates are ordered by their occupancy and what they take of an SM, every time is the "
-    "roofline's, and {stays} stays until a GPU has timed them"
+    "{op} has no cost model: candidates are ordered by their occupancy and what they take of an SM, of time only "
+    "{walls} known, and {stays} stays until a GPU has timed them"
 )
 _LEAST_US = 0.001
 """What the YAML keeps of a time is a thousandth of a microsecond."""
@@ -72,7 +72,9 @@ def _predict(request: SweepRequest, target: Target, progress: Progress) -> Sweep
         record_plan(passed, rejected, log)
         guessed = predictions(request, passed, target)
         if not guessed:
-            log.note(NO_MODEL.format(op=request.spec.name, stays=log.reference_name))
+            counted = request.spec.flops(request.problem) and request.spec.kind(request.problem)
+            walls = "the roofline is" if counted else "bytes over bandwidth are"
+            log.note(NO_MODEL.format(op=request.spec.name, walls=walls, stays=log.reference_name))
         shortlist = shortlist_of(guessed or dict.fromkeys(passed, 0.0), (request.reference, request.baseline))
         for config in passed:
             if config not in shortlist:

@@ -12,6 +12,7 @@ import msgspec
 from fusetune.capture.cases import Case
 from fusetune.capture.spec import CapturedSpec
 from fusetune.core.config import Config
+from fusetune.core.diagnosis import Diagnosis
 from fusetune.core.problem import Problem
 from fusetune.errors import (
     CaptureError,
@@ -22,6 +23,7 @@ from fusetune.errors import (
     NoUsableGpuError,
     UnsupportedProblemError,
 )
+from fusetune.tune.explained import Explanation
 from fusetune.tune.request import SweepRequest, SweepResult
 
 CASES_OF_A_KERNEL: Final = 8
@@ -33,7 +35,8 @@ class Tuned(msgspec.Struct, frozen=True, kw_only=True):
     """What became of one case.
 
     `end` is the verdict, or `skipped` where nothing of it could be compared or launched again, or `failed` where the
-    machine or the kernel let it come to none; `why` says of these two what happened. `result` is that of a sweep.
+    machine or the kernel let it come to none; `why` says of these two what happened. `result` is that of a sweep,
+    `explanation` what a prediction goes by, and `profile` what a profile says limits it.
     """
 
     case: Case
@@ -44,6 +47,8 @@ class Tuned(msgspec.Struct, frozen=True, kw_only=True):
     end: End
     why: str | None = None
     result: SweepResult | None = None
+    explanation: Explanation | None = None
+    profile: Diagnosis | None = None
     seconds: float = 0.0
 
 

@@ -4,7 +4,20 @@ from __future__ import annotations
 
 import pytest
 
-from fusetune.core.diagnosis import DRAM, GRID, L2, L2_HITS, SM, WARPS, Diagnosis, believed, diagnose, products_at_half
+from fusetune.core.diagnosis import (
+    DRAM,
+    GRID,
+    L2,
+    L2_HITS,
+    REGISTERS,
+    SM,
+    WARPS,
+    Diagnosis,
+    averaged,
+    believed,
+    diagnose,
+    products_at_half,
+)
 from fusetune.core.resources import occupancy
 from fusetune.core.target import Target, find_target
 from fusetune.ops.gemm_scale.problem import Problem, make_problem
@@ -54,6 +67,42 @@ def test_without_the_two_throughputs_nothing_is_claimed_and_they_are_asked_for()
     assert found.limit == "unknown"
     assert SM in found.sentence
     assert DRAM in found.sentence
+
+
+@pytest.mark.parametrize(
+    ("changed", "compute"),
+    [
+        ({}, True),
+        ({DRAM: 94.4, SM: 40.4}, False),
+        ({SM: 30.0, L2: 91.0}, False),
+        ({SM: 30.0}, True),
+        ({SM: 5.0, DRAM: 40.0}, False),
+    ],
+)
+def test_the_side_of_the_wall_is_told_or_where_there_is_none_that_of_the_busier_unit(
+    changed: dict[str, float], compute: bool
+) -> None:
+    bound = told({**SEED, **changed}).bound
+    assert bound is not None
+    assert bound.compute is compute
+    assert "device memory at" in bound.why
+    assert told({WARPS: 24.0}).bound is None
+
+
+def test_registers_and_what_warps_wait_for_most_are_told_where_they_were_profiled() -> None:
+    stall = "smsp__average_warps_issue_stalled_{}_per_issue_active.ratio"
+    stalls = {stall.format("selected"): 9.0, stall.format("long_scoreboard"): 5.1, stall.format("wait"): 2.0}
+    sentence = told({**SEED, REGISTERS: 126.0, **stalls}).sentence
+    assert "126 registers a thread" in sentence
+    assert "wait most for global memory (stall long_scoreboard, 5.1 warps an issue)" in sentence
+    share = told({**SEED, "smsp__average_warps_issue_stalled_barrier.pct": 31.0}).sentence
+    assert "for other warps of its CTA (stall barrier, 31.0 %)" in share
+
+
+def test_launches_are_averaged_without_what_cannot_be() -> None:
+    mean, doubts = averaged([{SM: 40.0}, {SM: 50.0, DRAM: 130.0}, {}])
+    assert mean == {SM: 45.0}
+    assert len(doubts) == 1
 
 
 def test_a_profile_of_another_launch_is_noticed() -> None:

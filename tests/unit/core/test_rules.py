@@ -5,12 +5,23 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from fusetune.core.bound import Bound
 from fusetune.core.resources import Resources, occupancy
-from fusetune.core.rules import HIGH_PRESSURE, LOW_PRESSURE, MULTI_INPUT, Proposal, contradictions, propose
+from fusetune.core.rules import (
+    HIGH_PRESSURE,
+    LOW_PRESSURE,
+    MULTI_INPUT,
+    Proposal,
+    contradictions,
+    left_out,
+    propose,
+    why_proposed,
+)
 from fusetune.core.target import find_target
 from fusetune.ops.gemm_scale.config import BASELINE, Config
 
 RTX_4090 = find_target("rtx4090")
+COMPUTE, MEMORY = Bound(compute=True, why=""), Bound(compute=False, why="")
 W8, S3 = Config(num_warps=8), Config(num_stages=3)
 
 
@@ -59,6 +70,32 @@ def test_the_bounds_are_exclusive(registers: int, low: bool) -> None:
     fired = proposal(registers, shared=32768).fired
     assert (LOW_PRESSURE in fired) is low
     assert HIGH_PRESSURE not in fired
+
+
+def test_stages_that_make_no_difference_are_not_tried() -> None:
+    held = occupancy(80, 16384, 4, RTX_4090)
+    made = Resources(registers=80, stack_bytes=0, shared_bytes=16384)
+    found = propose(made, held, 0, compute_bound=True, baseline=BASELINE, stages_matter=False)
+    assert found.configs == (BASELINE, W8)
+    assert left_out(found, COMPUTE, stages_matter=False) == (
+        "Stages make no difference: no loop of the kernel is pipelined.",
+    )
+
+
+def test_each_config_says_why_it_is_tried_and_what_is_left_out_says_why_not() -> None:
+    low = proposal(80, shared=32768)
+    assert why_proposed(BASELINE, low, COMPUTE, BASELINE) == "the conservative choice, always among them"
+    assert (
+        why_proposed(W8, low, COMPUTE, BASELINE) == "8 warps, since register pressure is low, and it is compute-bound"
+    )
+    assert "3 stages, since register pressure is low" in why_proposed(S3, low, COMPUTE, BASELINE)
+    assert "no rule speaks against it" in why_proposed(W8, proposal(110, shared=32768), COMPUTE, BASELINE)
+    assert "by occupancy" in why_proposed(Config(num_warps=2), low, COMPUTE, BASELINE)
+    assert left_out(low, COMPUTE, stages_matter=True) == ()
+    memory = proposal(80, shared=32768, compute_bound=False)
+    assert left_out(memory, MEMORY, stages_matter=True) == ("8 warps are left out: it is memory-bound.",)
+    both = proposal(90, shared=8192)
+    assert left_out(both, MEMORY, stages_matter=True) == ("register pressure high, the more careful rule, wins.",)
 
 
 def test_between_the_bounds_no_rule_fires_and_each_parameter_is_tried() -> None:

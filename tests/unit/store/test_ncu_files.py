@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fusetune.errors import UsageError
-from fusetune.store.ncu_files import read_metrics
+from fusetune.store.ncu_files import UNNAMED, read_metrics
 
 SM = "sm__throughput.avg.pct_of_peak_sustained_elapsed"
 RAW = """==PROF== Connected to process 4711 (/usr/bin/python3)
@@ -37,6 +37,11 @@ def written(folder: Path, text: str, name: str = "metrics.csv") -> Path:
 def test_the_brief_s_json_is_read_with_one_launch_a_kernel(tmp_path: Path) -> None:
     found = read_metrics(written(tmp_path, json.dumps({"k": {SM: 44.43, "launch__grid_size": 2048}}), "m.json"))
     assert found == {"k": ({SM: 44.43, "launch__grid_size": 2048.0},)}
+
+
+def test_metrics_without_a_kernel_are_those_of_one_that_has_no_name(tmp_path: Path) -> None:
+    found = read_metrics(written(tmp_path, json.dumps({SM: 44.43, "device__name": "RTX"}), "m.json"))
+    assert found == {UNNAMED: ({SM: 44.43},)}
 
 
 def test_a_kernel_that_was_launched_several_times_has_a_list_and_text_values_are_left_out(tmp_path: Path) -> None:

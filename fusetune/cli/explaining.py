@@ -1,0 +1,90 @@
+"""What `fusetune tune` does beside tuning: apply a profile to the kernels, and say what a prediction goes by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from msgspec import structs
+
+from fusetune.cli.shown import echo
+from fusetune.core.text import printable
+
+if TYPE_CHECKING:
+    from fusetune.capture.cases import Case, Looked
+    from fusetune.core.diagnosis import Diagnosis
+    from fusetune.core.target import Target
+    from fusetune.tune.explained import Explanation
+    from fusetune.tune.profiles import Applied, Profile
+    from fusetune.tune.program import Tuned
+    from fusetune.tune.request import SweepRequest, SweepResult
+
+
+class Explainer:
+    """Goes along with the tuning of a program's cases. `target` is the GPU to predict for; None where one is here."""
+
+    def __init__(self, file: Path | None, target: Target | None) -> None:
+        """Read the file of a profile, before the program runs. Raises UsageError, which names it and what to do."""
+        self._profile: Profile | None = None
+        if file is not None:
+            from fusetune.tune.profiles import read_profile
+
+            self._profile = read_profile(file)
+        self._target = target
+        self._applied: Mapping[int, Applied] = {}
+        self._limits: dict[int, Diagnosis] = {}
+        self._explanations: dict[int, Explanation] = {}
+
+    def match(self, cases: Sequence[Case], looked: Looked) -> None:
+        """Find what of the profile is of which case, by its number from 1 on.
+
+        Raises UsageError where nothing of it is, or too little.
+        """
+        if self._profile is not None and not (looked.failed and not cases):
+            from fusetune.tune.profiles import applied
+
+            found = applied(self._profile, cases, looked.cases)
+            without = [case.kernel.name for place, case in enumerate(cases) if place not in found]
+            if without:
+                names = ", ".join(dict.fromkeys(without))
+                echo(printable(f"note: {self._profile.path} has nothing of {names}"), err=True)
+            self._applied = {place + 1: one for place, one in found.items()}
+
+    def running(self, number: int, run: Callable[[SweepRequest], SweepResult]) -> Callable[[SweepRequest], SweepResult]:
+        """Run as `run` does, with the profile's say before and the explanation after, for the case of a number."""
+
+        def run_explained(request: SweepRequest) -> SweepResult:
+            if number in self._applied:
+                self._limit(number, request)
+            result = run(request)
+            if self._target is not None:
+                self._explain(number, request, result, self._target)
+            return result
+
+        return run_explained
+
+    def told(self, number: int, tuned: Tuned) -> Tuned:
+        """What became of a case, with what is known beside."""
+        return structs.replace(tuned, explanation=self._explanations.get(number), profile=self._limits.get(number))
+
+    def _limit(self, number: int, request: SweepRequest) -> None:
+        from fusetune.capture.spec import CapturedSpec
+        from fusetune.measure.cuda import likely_target
+        from fusetune.tune.profiles import limit_of
+
+        target = self._target or likely_target()
+        if target is None or not isinstance(request.spec, CapturedSpec):
+            echo("warning: --ncu is left out: the table of targets has no row for the GPU here", err=True)
+            return
+        found = self._limits[number] = limit_of(request.spec, self._applied[number], target)
+        request.spec.profiled = found.bound
+
+    def _explain(self, number: int, request: SweepRequest, result: SweepResult, target: Target) -> None:
+        from fusetune.tune.explained import explained
+
+        limit = self._limits.get(number)
+        file = str(self._applied[number].path) if limit is not None else None
+        found = explained(request, result, target, limit, file)
+        if found is not None:
+            self._explanations[number] = found

@@ -20,8 +20,9 @@ import msgspec
 
 from fusetune.capture.cases import KnobSeen, Looked
 from fusetune.capture.keeping import MOST_CASES, Keeper
+from fusetune.capture.launches import before_of, told
 from fusetune.capture.programs import Program, run_program
-from fusetune.capture.watch import Understood, Watch, before_of, told
+from fusetune.capture.watch import Understood, Watch
 from fusetune.core.brief import brief
 from fusetune.core.target import find_target
 from fusetune.errors import EXIT_OK, EXIT_PROGRAM

@@ -10,31 +10,30 @@ import contextlib
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
-from types import FrameType
 from typing import Any, Final, NamedTuple
 
-from fusetune.capture.cases import Case, KernelSeen, Looked, TensorSeen
+from fusetune.capture.cases import Case, Looked
 from fusetune.capture.grids import GridRule
 from fusetune.capture.keeping import Keeper, Pending
 from fusetune.capture.kept import Placed
 from fusetune.capture.knobs import Knob
+from fusetune.capture.launches import (
+    before_of,
+    bind,
+    described,
+    kernel_seen,
+    proposals_of,
+    resolved_grid,
+    told,
+    user_frame,
+)
 from fusetune.capture.placing import heuristics_of, placed_of
-from fusetune.capture.sources import source_hash_of
-from fusetune.ops.hashing import innermost
+from fusetune.capture.timing import LaunchTimer
 
 MOST_CASES: Final = 2000
-MOST_TIMED: Final = 20_000
-"""Launches that are timed at most; what comes later is counted."""
 TIMED_OF_A_CASE: Final = 20
 """So many launches of a case say what all of them take."""
-_BUSY_CYCLES: Final = 400_000
-"""Of the GPU's clock, some 200 us: longer than the host takes for a launch."""
-_FIRST: Final = 20
-"""So many times as long at a kernel's first launch."""
-_BEFORE: Final = ("num_warps", "num_stages", "num_ctas", "maxnreg", "warp_size")
 _OPTIONS_OF_A_CONFIG: Final = ("num_warps", "num_stages", "num_ctas", "maxnreg")
-_OURS: Final = str(Path(__file__).resolve().parents[1])
 
 
 class Understood(NamedTuple):
@@ -68,13 +67,12 @@ class Watch:
         timed: bool = False,
         keeper: Keeper | None = None,
     ) -> None:
-        self._understand, self._timed, self._keeper = understand, timed, keeper
+        self._understand, self._keeper = understand, keeper
+        self._timer = LaunchTimer() if timed else None
         self._seen: dict[Any, _Seen] = {}
         self._here = threading.local()
         self._lock = threading.Lock()
         self._undo: list[Callable[[], None]] = []
-        self._timings = 0
-        self._launched: set[int] = set()
         self.trials = self.in_graphs = self.lost = 0
         self.bypassed: dict[str, int] = {}
 
@@ -180,7 +178,7 @@ class Watch:
     ) -> tuple[Any, tuple[Any, Any] | None]:
         """Launch, and the events around it where it is timed."""
         with self._deeper("inside"):
-            events = self._events(run, kernel, args, grid, named) if self._timed else None
+            events = self._timer.events(run, kernel, args, grid, named) if self._timer is not None else None
             if events:
                 events[0].record()
             compiled = run(kernel, *args, grid=grid, warmup=False, **named)
@@ -201,28 +199,6 @@ class Watch:
     def _drop(self, pending: Pending | None) -> None:
         if self._keeper is not None and pending is not None:
             self._keeper.drop(pending)
-
-    def _events(
-        self, run: Any, kernel: Any, args: tuple[Any, ...], grid: Any, named: dict[str, Any]
-    ) -> tuple[Any, Any] | None:
-        """Events for a launch, with the GPU kept busy until both are queued: no time of the host's is between them.
-
-        A kernel is compiled and loaded before. Its first launch takes the host longer than others.
-        """
-        import torch
-
-        from fusetune.ops.direct import load
-
-        if self._timings >= MOST_TIMED:
-            return None
-        self._timings += 1
-        compiled = run(kernel, *args, grid=grid, warmup=True, **named)
-        if compiled is not None:
-            load(compiled)
-        is_first = id(kernel) not in self._launched
-        self._launched.add(id(kernel))
-        torch.cuda._sleep(_BUSY_CYCLES * (_FIRST if is_first else 1))
-        return torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
 
     def _entered(self, metadata: Any) -> None:
         """Triton's own hook: a launch that no `run` was on the way of."""
@@ -323,7 +299,7 @@ class Watch:
         seen.case = _replaced(seen.case, kept=folder, findings=(*seen.case.findings, *notes))
 
     def _finish_times(self) -> None:
-        if not self._timings:
+        if self._timer is None or not self._timer.timings:
             return
         import torch
 
@@ -332,98 +308,6 @@ class Watch:
             if seen.events:
                 mean = sum(start.elapsed_time(end) for start, end in seen.events) / len(seen.events)
                 seen.case = _replaced(seen.case, us=round(mean * 1e3 * seen.launches, 3))
-
-
-def bind(kernel: Any, args: Sequence[Any], named: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The arguments of a launch by name, defaults and all, and its options. Raises TypeError where they do not fit."""
-    names = {parameter.name for parameter in kernel.params}
-    own = {name: value for name, value in named.items() if name in names}
-    bound = kernel.signature.bind(*args, **own)
-    bound.apply_defaults()
-    ignored = {"debug", "instrumentation_mode", "sanitize_overflow"}
-    return dict(bound.arguments), {name: value for name, value in named.items() if name not in names | ignored}
-
-
-def described(kernel: Any, bound: Mapping[str, Any]) -> tuple[dict[str, TensorSeen], dict[str, Any], dict[str, Any]]:
-    """Tensors, run-time values and constants of a launch by name; tensors in tuples as `name.0`."""
-    tensors: dict[str, TensorSeen] = {}
-    values: dict[str, Any] = {}
-    constants: dict[str, Any] = {}
-    storages: dict[int, int] = {}
-    constexprs = {parameter.name for parameter in kernel.params if parameter.is_constexpr}
-
-    def put(name: str, value: Any, into: dict[str, Any]) -> None:
-        # A descriptor and what triton.reinterpret gives hold their tensors.
-        tensor = value if hasattr(value, "untyped_storage") else getattr(value, "base", None)
-        if hasattr(tensor, "data_ptr") and hasattr(tensor, "untyped_storage"):
-            block = tuple(value.block_shape) if hasattr(value, "block_shape") else None
-            tensors[name] = tensor_seen(tensor, storages, block)
-        elif isinstance(value, tuple | list):
-            for number, one in enumerate(value):
-                put(f"{name}.{number}", one, into)
-        else:
-            into[name] = told(value)
-
-    for name, value in bound.items():
-        put(name, value, constants if name in constexprs else values)
-    return tensors, values, constants
-
-
-def tensor_seen(tensor: Any, storages: dict[int, int], block: tuple[int, ...] | None = None) -> TensorSeen:
-    """What of a tensor counts for a launch. `storages` numbers storages by their addresses."""
-    storage = tensor.untyped_storage()
-    return TensorSeen(
-        dtype=str(tensor.dtype).removeprefix("torch."),
-        shape=tuple(tensor.shape),
-        stride=tuple(tensor.stride()),
-        storage=storages.setdefault(storage.data_ptr(), len(storages)),
-        offset=tensor.storage_offset(),
-        storage_bytes=storage.nbytes(),
-        aligned=tensor.data_ptr() % 16 == 0,
-        block=block,
-    )
-
-
-def told(value: Any) -> Any:
-    """A value as JSON has it: numbers, flags, words and None as they are, all else as a word."""
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    name = getattr(value, "__name__", None)
-    return str(name if name is not None and callable(value) else value)[:200]
-
-
-def resolved_grid(grid: Any, bound: Mapping[str, Any]) -> tuple[int, ...]:
-    """The grid of a launch, of one to three axes."""
-    found = grid(dict(bound)) if callable(grid) else grid
-    return tuple(int(axis) for axis in (found if isinstance(found, tuple | list) else (found,)))
-
-
-def before_of(compiled: Any) -> dict[str, Any]:
-    """The options that a compiled kernel has, whatever the source asks for; none where nothing was compiled."""
-    metadata = getattr(compiled, "metadata", None)
-    found = {name: getattr(metadata, name, None) for name in _BEFORE} if metadata is not None else {}
-    return {name: told(value) for name, value in found.items() if value is not None and name != "warp_size"}
-
-
-def kernel_seen(kernel: Any) -> KernelSeen:
-    """Where a kernel stands, and the hash of its code."""
-    function = innermost(kernel)
-    code = function.__code__
-    try:
-        hashed: str | None = source_hash_of(kernel)
-    except (OSError, TypeError, SyntaxError, ValueError):  # its source is not to be had: made by a program
-        hashed = None
-    return KernelSeen(function.__qualname__, function.__module__, code.co_filename, code.co_firstlineno, hashed)
-
-
-def proposals_of(tuners: Sequence[Any]) -> tuple[dict[str, Any], ...]:
-    """The configs of the autotune lists above a launch, constants and options by name."""
-    return tuple(
-        {name: told(value) for name, value in config.all_kwargs().items()}
-        for tuner in tuners
-        for config in getattr(tuner, "configs", ())
-        if hasattr(config, "all_kwargs")
-    )
 
 
 def findings_of(tuners: Sequence[Any], options: Mapping[str, Any], before: Mapping[str, Any]) -> tuple[str, ...]:
@@ -449,17 +333,6 @@ def findings_of(tuners: Sequence[Any], options: Mapping[str, Any], before: Mappi
         if options.get(name) is not None and name in before and options[name] != before[name]
     ]
     return tuple(found)
-
-
-def user_frame() -> FrameType | None:
-    """The frame of the program that launches: the innermost that is neither Triton's nor ours."""
-    import triton
-
-    theirs = str(Path(triton.__file__).resolve().parent)
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None and frame.f_code.co_filename.startswith((theirs, _OURS)):
-        frame = frame.f_back
-    return frame
 
 
 def _replaced(case: Case, **changes: Any) -> Case:

@@ -17,8 +17,8 @@ from fusetune.capture import captures, keeping
 from fusetune.capture.cases import Case
 from fusetune.capture.keeping import Keeper
 from fusetune.capture.kept import FloatKept, Kept, PlainKept, TensorKept, TypeKept, read_kept
+from fusetune.capture.launches import described, kernel_seen
 from fusetune.capture.restore import arguments_of, load_kept_kernel, make_storage
-from fusetune.capture.watch import described, kernel_seen
 from fusetune.errors import CaptureError
 from fusetune.ops.spec import TileDescriptor
 from tests.support.kept_kernels.kernels import combined, doubled_in_place, with_settings

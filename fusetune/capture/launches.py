@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,12 +19,28 @@ _OURS: Final = str(Path(__file__).resolve().parents[1])
 
 def bind(kernel: Any, args: Sequence[Any], named: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The arguments of a launch by name, defaults and all, and its options. Raises TypeError where they do not fit."""
-    names = {parameter.name for parameter in kernel.params}
+    signature = signature_of(kernel)
+    names = signature.parameters.keys()
     own = {name: value for name, value in named.items() if name in names}
-    bound = kernel.signature.bind(*args, **own)
+    bound = signature.bind(*args, **own)
     bound.apply_defaults()
     ignored = {"debug", "instrumentation_mode", "sanitize_overflow"}
-    return dict(bound.arguments), {name: value for name, value in named.items() if name not in names | ignored}
+    return dict(bound.arguments), {name: value for name, value in named.items() if name not in {*names, *ignored}}
+
+
+def signature_of(kernel: Any) -> inspect.Signature:
+    """The parameters of a kernel; those of the interpreter's functions are those of Python's."""
+    found = getattr(kernel, "signature", None)
+    return found if isinstance(found, inspect.Signature) else inspect.signature(kernel.fn)
+
+
+def constexprs_of(kernel: Any) -> frozenset[str]:
+    """The names of a kernel's constants; of the interpreter's functions by their annotations."""
+    if hasattr(kernel, "params"):
+        return frozenset(one.name for one in kernel.params if one.is_constexpr)
+    parameters = signature_of(kernel).parameters.values()
+    told_by = {one.name: getattr(one.annotation, "__name__", str(one.annotation)) for one in parameters}
+    return frozenset(name for name, told_of in told_by.items() if told_of.endswith("constexpr"))
 
 
 def described(kernel: Any, bound: Mapping[str, Any]) -> tuple[dict[str, TensorSeen], dict[str, Any], dict[str, Any]]:
@@ -32,7 +49,7 @@ def described(kernel: Any, bound: Mapping[str, Any]) -> tuple[dict[str, TensorSe
     values: dict[str, Any] = {}
     constants: dict[str, Any] = {}
     storages: dict[int, int] = {}
-    constexprs = {parameter.name for parameter in kernel.params if parameter.is_constexpr}
+    constexprs = constexprs_of(kernel)
 
     def put(name: str, value: Any, into: dict[str, Any]) -> None:
         # A descriptor and what triton.reinterpret gives hold their tensors.

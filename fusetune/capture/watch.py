@@ -1,7 +1,7 @@
 """Watch what a program launches, in its own process: every launch through Triton's JIT, as it is launched.
 
 Private parts of Triton that this relies on, the same in 3.6 to 3.8: `JITFunction.run(*args, grid, warmup, **kwargs)`
-takes each eager launch, `Autotuner._bench` makes an autotuner's trials, `knobs.runtime.launch_enter_hook` is a chain.
+takes each eager launch, `knobs.runtime.launch_enter_hook` is a chain.
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
+from fusetune.capture.above import Above
 from fusetune.capture.cases import Case, Looked
 from fusetune.capture.grids import GridRule
 from fusetune.capture.keeping import Keeper, Pending
@@ -70,7 +71,7 @@ class Watch:
         self._understand, self._keeper = understand, keeper
         self._timer = LaunchTimer() if timed else None
         self._seen: dict[Any, _Seen] = {}
-        self._here = threading.local()
+        self._above = Above()
         self._lock = threading.Lock()
         self._undo: list[Callable[[], None]] = []
         self.trials = self.in_graphs = self.lost = 0
@@ -79,7 +80,6 @@ class Watch:
     def install(self) -> None:
         """Begin to watch. Triton is imported here, and torch with it."""
         import triton
-        from triton.runtime.autotuner import Autotuner, Heuristics
         from triton.runtime.jit import JITFunction
 
         watch = self
@@ -89,14 +89,7 @@ class Watch:
             return watch._run(run, kernel, args, grid, warmup, named)
 
         self._replace(JITFunction, "run", watched_run)
-        for owner, name in (
-            (Autotuner, "_bench"),
-            (triton.testing, "do_bench"),
-            (triton.testing, "do_bench_cudagraph"),
-        ):
-            self._replace(owner, name, self._as_trial(getattr(owner, name)))
-        for owner in (Autotuner, Heuristics):
-            self._replace(owner, "run", self._below(owner.run))
+        self._above.install(self._replace)
         hooks = triton.knobs.runtime.launch_enter_hook
         if hasattr(hooks, "add"):
             hooks.add(self._entered)
@@ -119,43 +112,16 @@ class Watch:
         setattr(owner, name, function)
         self._undo.append(lambda: setattr(owner, name, before))
 
-    def _as_trial(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        def trial(*args: Any, **named: Any) -> Any:
-            with self._deeper("trial"):
-                return function(*args, **named)
-
-        return trial
-
-    def _below(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        def run(tuner: Any, *args: Any, **named: Any) -> Any:
-            above = getattr(self._here, "tuners", ())
-            self._here.tuners = (*above, tuner)
-            try:
-                return function(tuner, *args, **named)
-            finally:
-                self._here.tuners = above
-
-        return run
-
-    @contextlib.contextmanager
-    def _deeper(self, name: str) -> Iterator[None]:
-        depths = self._here.__dict__
-        depths[name] = depths.get(name, 0) + 1
-        try:
-            yield
-        finally:
-            depths[name] -= 1
-
     def _run(self, run: Any, kernel: Any, args: tuple[Any, ...], grid: Any, warmup: bool, named: dict[str, Any]) -> Any:
-        if warmup or self._here.__dict__.get("trial", 0):
+        if warmup or self._above.depth("trial"):
             with self._lock:
                 self.trials += not warmup
-            with self._deeper("inside"):
+            with self._above.deeper("inside"):
                 return run(kernel, *args, grid=grid, warmup=warmup, **named)
         if _is_capturing():
             with self._lock:
                 self.in_graphs += 1
-            with self._deeper("inside"):
+            with self._above.deeper("inside"):
                 return run(kernel, *args, grid=grid, warmup=warmup, **named)
         pending = self._before(kernel, args, grid, named) if self._keeper is not None else None
         try:
@@ -177,7 +143,7 @@ class Watch:
         self, run: Any, kernel: Any, args: tuple[Any, ...], grid: Any, named: dict[str, Any]
     ) -> tuple[Any, tuple[Any, Any] | None]:
         """Launch, and the events around it where it is timed."""
-        with self._deeper("inside"):
+        with self._above.deeper("inside"):
             events = self._timer.events(run, kernel, args, grid, named) if self._timer is not None else None
             if events:
                 events[0].record()
@@ -202,7 +168,7 @@ class Watch:
 
     def _entered(self, metadata: Any) -> None:
         """Triton's own hook: a launch that no `run` was on the way of."""
-        if self._here.__dict__.get("inside", 0) or self._here.__dict__.get("trial", 0):
+        if self._above.depth("inside") or self._above.depth("trial"):
             return
         with contextlib.suppress(Exception):
             name = str(metadata.get().get("name", "a kernel"))
@@ -235,7 +201,7 @@ class Watch:
                 self.lost += 1
                 self._drop(pending)
                 return None
-            tuners = tuple(getattr(self._here, "tuners", ()))
+            tuners = self._above.tuners
             case = Case(
                 kernel=kernel_seen(kernel),
                 grid=resolved,

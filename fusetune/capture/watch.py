@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from fusetune.capture.above import Above
+from fusetune.capture.alike import identity_of
 from fusetune.capture.cases import Case, Looked
 from fusetune.capture.grids import GridRule
 from fusetune.capture.keeping import Keeper, Pending
@@ -29,9 +30,9 @@ from fusetune.capture.launches import (
     user_frame,
 )
 from fusetune.capture.placing import heuristics_of, placed_of
+from fusetune.capture.seen import Seen, SeenCases
 from fusetune.capture.timing import LaunchTimer
 
-MOST_CASES: Final = 2000
 TIMED_OF_A_CASE: Final = 20
 """So many launches of a case say what all of them take."""
 _OPTIONS_OF_A_CONFIG: Final = ("num_warps", "num_stages", "num_ctas", "maxnreg")
@@ -43,14 +44,6 @@ class Understood(NamedTuple):
     rule: GridRule
     knobs: Sequence[Knob]
     pointers: tuple[str, ...] = ()
-
-
-class _Seen:
-    """A case while the program runs."""
-
-    def __init__(self, case: Case) -> None:
-        self.case, self.launches = case, 0
-        self.events: list[tuple[Any, Any]] = []
 
 
 class Watch:
@@ -70,7 +63,7 @@ class Watch:
     ) -> None:
         self._understand, self._keeper = understand, keeper
         self._timer = LaunchTimer() if timed else None
-        self._seen: dict[Any, _Seen] = {}
+        self._seen = SeenCases(keeper.forget if keeper is not None else lambda _folder: None)
         self._above = Above()
         self._lock = threading.Lock()
         self._undo: list[Callable[[], None]] = []
@@ -103,7 +96,7 @@ class Watch:
     def looked(self, **about: Any) -> Looked:
         """What was seen so far."""
         self._finish_times()
-        cases = [_replaced(seen.case, launches=seen.launches) for seen in self._seen.values()]
+        cases = [seen.told() for seen in self._seen]
         cases.sort(key=lambda case: -(case.us or 0.0))
         return Looked(tuple(cases), trials=self.trials, in_graphs=self.in_graphs, bypassed=dict(self.bypassed), **about)
 
@@ -157,10 +150,10 @@ class Watch:
         assert self._keeper is not None, "asked for with a keeper alone"
         try:
             bound, options = bind(kernel, args, named)
-            key = (id(kernel), resolved_grid(grid, bound), repr(described(kernel, bound)), repr(options))
+            identity = identity_of(kernel, resolved_grid(grid, bound), *described(kernel, bound), options)
         except Exception:  # noqa: BLE001 - the launch itself tells the program
             return None
-        return self._keeper.before(key, kernel, bound)
+        return None if self._seen.is_another(identity) else self._keeper.before(identity.exact, kernel, bound)
 
     def _drop(self, pending: Pending | None) -> None:
         if self._keeper is not None and pending is not None:
@@ -183,7 +176,7 @@ class Watch:
         named: dict[str, Any],
         compiled: Any,
         pending: Pending | None = None,
-    ) -> _Seen | None:
+    ) -> Seen | None:
         """The case of a launch; the caller holds the lock."""
         try:
             bound, options = bind(kernel, args, named)
@@ -194,13 +187,9 @@ class Watch:
         tensors, values, constants = described(kernel, bound)
         resolved = resolved_grid(grid, bound)
         before = before_of(compiled)
-        key = (id(kernel), resolved, repr(tensors), repr(values), repr(constants), repr(options), repr(before))
-        seen = self._seen.get(key)
+        identity = identity_of(kernel, resolved, tensors, values, constants, options)
+        seen = self._seen.find(identity, before)
         if seen is None:
-            if len(self._seen) >= MOST_CASES:
-                self.lost += 1
-                self._drop(pending)
-                return None
             tuners = self._above.tuners
             case = Case(
                 kernel=kernel_seen(kernel),
@@ -214,7 +203,11 @@ class Watch:
                 proposals=sum(len(getattr(tuner, "configs", ())) for tuner in tuners),
                 findings=findings_of(tuners, options, before),
             )
-            seen = self._seen[key] = _Seen(case)
+            seen = self._seen.add(identity, case)
+            if seen is None:
+                self.lost += 1
+                self._drop(pending)
+                return None
             understood: Understood | None = None
             if self._understand is not None:
                 frame = user_frame()
@@ -243,9 +236,10 @@ class Watch:
                 self._keep(pending, seen, understood, (grid, resolved, bound, options, tuners))
         else:
             self._drop(pending)
+        seen.differing.note(tensors, values)
         return seen
 
-    def _keep(self, pending: Pending, seen: _Seen, understood: Understood | None, launch: tuple[Any, ...]) -> None:
+    def _keep(self, pending: Pending, seen: Seen, understood: Understood | None, launch: tuple[Any, ...]) -> None:
         """Write a case down, and note in it where, or why not."""
         assert self._keeper is not None, "pending for a keeper alone"
         grid, resolved, bound, options, tuners = launch
@@ -265,15 +259,10 @@ class Watch:
         seen.case = _replaced(seen.case, kept=folder, findings=(*seen.case.findings, *notes))
 
     def _finish_times(self) -> None:
-        if self._timer is None or not self._timer.timings:
-            return
-        import torch
+        if self._timer is not None and self._timer.timings:
+            import torch
 
-        torch.cuda.synchronize()
-        for seen in self._seen.values():
-            if seen.events:
-                mean = sum(start.elapsed_time(end) for start, end in seen.events) / len(seen.events)
-                seen.case = _replaced(seen.case, us=round(mean * 1e3 * seen.launches, 3))
+            torch.cuda.synchronize()
 
 
 def findings_of(tuners: Sequence[Any], options: Mapping[str, Any], before: Mapping[str, Any]) -> tuple[str, ...]:

@@ -94,6 +94,26 @@ def test_kernels_of_forward_and_backward_are_both_seen_with_what_they_do_to_thei
     assert backward["roles"] == {"x_ptr": "read", "g_ptr": "both"}
 
 
+def test_a_loop_over_views_of_one_storage_is_one_case_for_each_alignment():
+    doubled = [case for case in cases("in_a_loop") if case["kernel"]["name"] == "double"]
+    found = {(case["values"]["n"], case["tensors"]["x_ptr"]["aligned"]): case.get("launches", 1) for case in doubled}
+    assert found == {(1000, True): 40, (1001, True): 3, (1001, False): 7}
+    (finding,) = doubled[0]["findings"]
+    assert finding.startswith("launched with `x_ptr` at 40 places of its storage")
+
+
+def test_numbers_that_count_steps_are_one_case_and_few_sizes_are_cases_of_their_own():
+    found = cases("in_a_loop")
+    stepped = [case for case in found if case["kernel"]["name"] == "decay"]
+    assert sorted(case.get("launches", 1) for case in stepped) == [1, 1, 1, 1, 1, 1, 1, 93]
+    (many,) = [case for case in stepped if case.get("launches", 1) == 93]
+    assert many["values"] == {"step": 2, "rate": 0.5, "n": 1000}
+    assert many["findings"] == [
+        "launched with 93 values of `step`, 93 values of `rate`; kept with the first",
+    ]
+    assert [case["values"]["count"] for case in found if case["kernel"]["name"] == "fill"] == [256, 512, 1024]
+
+
 def test_a_model_is_run_with_its_own_inputs():
     (case,) = cases("model")
     assert (case["kernel"]["name"], case["tensors"]["x_ptr"]["shape"]) == ("relu", [64, 1000])

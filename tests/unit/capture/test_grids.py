@@ -117,6 +117,55 @@ def test_a_literal_written_in_the_grid_and_at_the_launch_is_one_tile():
     assert rule.text == "((100000 + (BLOCK - 1)) // BLOCK,)"
 
 
+@pytest.mark.parametrize(
+    ("function", "text"),
+    [
+        (programs.tiled_by_numbers, "(cdiv(1000, BLOCK_M), cdiv(1000, BLOCK_N))"),
+        (programs.tiled_by_counts_of_numbers, "(-(-1000 // BLOCK_M), (1000 + (BLOCK_N - 1)) // BLOCK_N)"),
+        (programs.tiled_by_names_of_one_number, "(cdiv(1000, BLOCK_M), cdiv(1000, BLOCK_N))"),
+        (programs.tiled_by_a_name_and_a_number, "(cdiv(1000, BLOCK_M), cdiv(1000, BLOCK_N))"),
+    ],
+)
+def test_one_number_for_two_tiles_is_told_apart_by_what_the_kernel_does_with_each(function, text):
+    # Both sizes are the same, so that only the axes tell.
+    rule = launched(function, torch.empty(1000, 256), 1000).rule
+    assert (rule.kind, rule.text, rule.suspects) == ("expression", text, frozenset())
+    assert rule.at({"BLOCK_M": 128}) == (8, 16)
+    assert rule.at({"BLOCK_N": 32}) == (16, 32)
+
+
+@pytest.mark.parametrize("columns", [2048, 4096])
+def test_two_tiles_on_one_axis_are_told_apart_by_the_size_that_each_cuts_up(columns):
+    one = launched(programs.multiplied_by_numbers, torch.empty(4096, 1024), torch.empty(1024, columns))
+    assert one.rule.text == f"(cdiv(4096, BLOCK_M) * cdiv({columns}, BLOCK_N),)"
+
+
+def test_a_number_that_is_no_tile_s_is_left_alone_beside_one_that_is():
+    rule = launched(programs.tiled_beside_another_number, torch.empty(1000, 256), 1000).rule
+    assert rule.text == "(cdiv(1000, BLOCK_M), 32)"
+
+
+def test_a_grid_that_does_not_follow_what_the_kernel_covers_is_no_tile_s():
+    rule = launched(programs.tiled_twice_over, torch.empty(1000, 256), 1000).rule
+    assert rule.at({"BLOCK_M": 32}) is None
+
+
+def test_one_count_for_two_tiles_is_not_clear():
+    rule = launched(programs.tiled_with_one_count, torch.empty(1000, 256)).rule
+    assert (rule.kind, rule.suspects) == ("fixed", {"BLOCK_M", "BLOCK_N"})
+    assert rule.why.endswith("64, which divides n, may be BLOCK_M or BLOCK_N")
+
+
+def test_where_the_kernel_does_not_tell_two_tiles_of_one_number_stay():
+    rule = launched(programs.placed_by_numbers, torch.empty(1000, 500)).rule
+    assert (rule.kind, rule.suspects) == ("fixed", {"BLOCK_M", "BLOCK_N"})
+    assert "may be BLOCK_M or BLOCK_N" in rule.why
+
+
+def test_a_size_that_is_the_tile_s_number_is_not_taken_for_it():
+    assert launched(programs.rounded_by_the_size).rule.text == "((64 + (BLOCK - 1)) // BLOCK,)"
+
+
 def test_a_grid_from_another_literal_than_the_tile_follows_nothing():
     rule = launched(programs.over_launched, X).rule
     assert (rule.kind, rule.reads) == ("fixed", frozenset())

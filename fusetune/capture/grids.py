@@ -33,8 +33,8 @@ class GridRule:
 
     `text` is source over the constants that `reads` names, empty where only `call` can tell: it needs the program's
     process. `suspects` are the constants that a fixed grid may follow all the same. `buffers` has, by each constant
-    that sizes a tensor of the program, a sentence that says where; `tied` those that the caller gives one value;
-    `derived` the other arguments that it computes from constants.
+    that sizes a tensor of the program, a sentence that says where; `tied` those that the caller gives one value, of
+    which all follow the first; `derived` what it computes from constants, other constants too.
     """
 
     kind: Kind
@@ -51,7 +51,7 @@ class GridRule:
 
     def at(self, constants: Mapping[str, Any]) -> tuple[int, ...] | None:
         """The grid with these constants, and the launch's own for what they leave out; None where it is not known."""
-        merged = {**self.constants, **constants}
+        merged = {**self.constants, **(self.arguments_at(constants) or {}), **constants}
         if any(merged[one] != merged[other] for one, group in self.tied.items() for other in group):
             return None
         changed = {name for name, value in constants.items() if value != self.constants.get(name)}
@@ -91,16 +91,17 @@ def rule_of(
     frame: FrameType | None = None,
     points: Sequence[Point] = (),
 ) -> GridRule:
-    """The rule of one launch: `grid` as the program gave it, `real` what it came to, `named` all arguments by name.
+    """The rule of a launch: `grid` as the program gave it, `real` what it came to, `named` all arguments by name.
 
     `frame` is the one that did `kernel[grid](...)`, `points` are other launches of the same kernel.
     """
     real = tuple(int(one) for one in real)
     named = {**named, **constants}
     site = call_site(frame, kernel, constants) if frame is not None and kernel is not None else None
-    rule = _of_callable(grid, real, named, constants, site) if callable(grid) else None
+    left_open = _left_open(site, named) if site is not None else {}
+    rule = _of_callable(grid, real, named, constants, site, left_open) if callable(grid) else None
     if rule is None and not callable(grid) and site is not None:
-        rule = _of_expression(site, real, named, constants, tiling_of(kernel))
+        rule = _of_expression(site, left_open, real, named, constants, tiling_of(kernel))
     if rule is None:
         found = inferred([Point(real, named, constants), *points])
         kind: Kind = "cdiv" if found.text else "fixed"
@@ -108,7 +109,6 @@ def rule_of(
         rule = GridRule(kind, found.why, real, constants, reads, found.text, found.suspects)
     if site is None:
         return rule
-    left_open = site.left_open()
     buffers = {
         name: f"a buffer of the program is sized by it: line {one.line}, `{one.text}`"
         for name, one in site.buffers(left_open, site.literals()).items()
@@ -119,10 +119,26 @@ def rule_of(
     computed = site.computed(left_open)
     derived = {}
     for name, made_of in site.derived(left_open).items():
+        if name not in named:  # An option, which may be any.
+            continue
         text = _or_none(partial(_text_of_argument, site, name, left_open, computed))
         same = bool(text) and _or_none(partial(evaluated, text, constants)) == named.get(name)
         derived[name] = Derived(text if same else "", made_of)
+    for first, *others in dict.fromkeys(tied.values()):
+        derived |= {name: Derived(first, frozenset({first})) for name in others}
     return replace(rule, buffers=buffers, tied=tied, reads=reads, derived=derived)
+
+
+def _left_open(site: CallSite, named: Mapping[str, Any]) -> dict[str, str]:
+    """What stands for constants at a launch, but for those computed from others, as a count of tiles."""
+    left_open = site.left_open()
+    for name in dict.fromkeys(left_open.values()):
+        others = {key: one for key, one in left_open.items() if one != name}
+        text = _or_none(partial(_text_of_argument, site, name, others, site.computed(others))) or ""
+        made_of = names_in(text) if text else frozenset()
+        if made_of and text not in made_of and _or_none(partial(evaluated, text, named)) == named.get(name):
+            left_open = others
+    return left_open
 
 
 def _text_of_argument(site: CallSite, name: str, left_open: Mapping[str, str], computed: frozenset[str]) -> str:
@@ -135,9 +151,10 @@ def _of_callable(
     named: Mapping[str, Any],
     constants: Mapping[str, Any],
     site: CallSite | None,
+    left_open: Mapping[str, str],
 ) -> GridRule:
     """A callable is asked again with other constants; its source, where it can be read, tells it without asking."""
-    text = _or_none(lambda: _text_of_callable(grid, real, named, constants, site)) or ""
+    text = _or_none(lambda: _text_of_callable(grid, real, named, constants, site, left_open)) or ""
     recorder = _Reads(named)
     first = _as_grid(_or_none(lambda: grid(recorder)), len(real))
     reads = frozenset(recorder.names & constants.keys()) | (names_in(text) if text else frozenset())
@@ -210,7 +227,12 @@ class _Reads(dict[str, Any]):
 
 
 def _text_of_callable(
-    grid: Any, real: tuple[int, ...], named: Mapping[str, Any], constants: Mapping[str, Any], site: CallSite | None
+    grid: Any,
+    real: tuple[int, ...],
+    named: Mapping[str, Any],
+    constants: Mapping[str, Any],
+    site: CallSite | None,
+    outside: Mapping[str, str],
 ) -> str:
     """The source of a grid's function over the constants, proven at this launch; raises where there is none."""
     if not isinstance(grid, FunctionType):
@@ -222,7 +244,7 @@ def _text_of_callable(
     left_open = {key_of(ast.parse(f"{parameter}[{name!r}]").body[0].value): name for name in constants}  # type: ignore[attr-defined]
     computed: frozenset[str] = frozenset()
     if site is not None and site.file == grid.__code__.co_filename:
-        ours = {key: name for key, name in site.left_open().items() if key.partition("[")[0] != parameter}
+        ours = {key: name for key, name in outside.items() if key.partition("[")[0] != parameter}
         computed = site.computed(ours)
         left_open = {**ours, **left_open}
     folder = _folder(around, left_open, site, computed)
@@ -279,13 +301,17 @@ def _folder(
 
 
 def _of_expression(
-    site: CallSite, real: tuple[int, ...], named: Mapping[str, Any], constants: Mapping[str, Any], tiling: Tiling
+    site: CallSite,
+    left_open: Mapping[str, str],
+    real: tuple[int, ...],
+    named: Mapping[str, Any],
+    constants: Mapping[str, Any],
+    tiling: Tiling,
 ) -> GridRule | None:
     """A grid by the source of the call; None where the source does not give the grid or does not say how."""
     node = _written(site, site.grid)
     if node is None:
         return None
-    left_open = site.left_open()
     text = _proven(site, node, left_open, real, constants)
     if text is None:
         return None
@@ -313,7 +339,7 @@ def _covers(
     for name in set(again.nodes.values()) & constants.keys():
         sizes = [named.get(one) for one in tiling.covers.get(name, ())]
         whole = [one for one in sizes if type(one) is int and one > 0]
-        if len(whole) != len(sizes) or len(sizes) != sum(divided(text, name)):
+        if len(whole) != len(sizes) or len(sizes) != divided(text, name).total():
             continue
         own = constants[name]
         grids = [(tile, evaluated(text, {**constants, name: tile})) for tile in _points(own)]

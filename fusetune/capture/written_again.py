@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -68,11 +69,11 @@ def written_again(
     return WrittenAgain(found.nodes, walk.names_over(found.nodes), found.unclear(), "; ".join(found.texts))
 
 
-def divided(text: str, name: str) -> tuple[int, ...]:
-    """How often a constant divides, on each axis of a grid's text; on one axis, of a text that is no tuple."""
+def divided(text: str, name: str) -> Counter[int]:
+    """How often a constant divides in a grid's text, by the axis."""
     tree = ast.parse(text, mode="eval").body
     axes = tree.elts if isinstance(tree, ast.Tuple) else [tree]
-    return tuple(sum(_divides(node, name) for node in ast.walk(axis)) for axis in axes)
+    return +Counter({number: sum(_divides(node, name) for node in ast.walk(axis)) for number, axis in enumerate(axes)})
 
 
 def covers_as_it_did(grids: Sequence[tuple[int, tuple[int, ...]]], sizes: Sequence[int], own: int) -> bool:

@@ -201,6 +201,12 @@ def _doubled(x, ACTIVATION: tl.constexpr, SQUARE: tl.constexpr):
 
 
 @JITFunction
+def reversed_blocks(x_ptr, y_ptr, n, BLOCK: tl.constexpr, COUNT: tl.constexpr):
+    at = (COUNT - 1 - tl.program_id(0)) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(y_ptr + at, tl.load(x_ptr + at, mask=at < n), mask=at < n)
+
+
+@JITFunction
 def many_kinds(
     x_ptr, bias_ptr, y_ptr, n, BLOCK: tl.constexpr, ACTIVATION: tl.constexpr, SQUARE: tl.constexpr, TO: tl.constexpr
 ):
@@ -383,6 +389,36 @@ def tiled_with_one_count(x: torch.Tensor) -> None:
     n = x.shape[0]
     count = triton.cdiv(n, 64)
     tiled[(count, count)](x, torch.empty(n, n), n, n, x.shape[1], BLOCK_M=64, BLOCK_N=64, BLOCK_K=32)
+
+
+def tiled_by_a_copy(x: torch.Tensor, N: int) -> None:
+    M, K = x.shape
+    size = 64
+    same = size
+    grid = (triton.cdiv(M, size), triton.cdiv(N, same))
+    tiled[grid](x, torch.empty(M, N), M, N, K, BLOCK_M=size, BLOCK_N=same, BLOCK_K=32)
+
+
+def tiled_by_one_size(x: torch.Tensor, N: int, size: int = 64) -> None:
+    M, K = x.shape
+    tiled[(triton.cdiv(M, size), triton.cdiv(N, size))](x, torch.empty(M, N), M, N, K, size, size, BLOCK_K=size)
+
+
+def tiled_by_one_size_and_a_fixed_width(x: torch.Tensor, N: int, size: int = 64) -> None:
+    M, K = x.shape
+    tiled[(triton.cdiv(M, size), 16)](x, torch.empty(M, N), M, N, K, size, size, BLOCK_K=32)
+
+
+def by_a_count_that_is_a_constant(x: torch.Tensor, size: int = 256) -> None:
+    n = x.numel()
+    count = triton.cdiv(n, size)
+    warps = 8 if size > 512 else 4
+    reversed_blocks[(count,)](x, torch.empty_like(x), n, BLOCK=size, COUNT=count, num_warps=warps)
+
+
+def by_a_count_at_the_launch(x: torch.Tensor, size: int = 256) -> None:
+    n = x.numel()
+    reversed_blocks[(triton.cdiv(n, size),)](x, torch.empty_like(x), n, BLOCK=size, COUNT=triton.cdiv(n, size))
 
 
 def multiplied_by_numbers(a: torch.Tensor, b: torch.Tensor) -> None:

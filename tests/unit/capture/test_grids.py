@@ -106,8 +106,23 @@ def test_two_tiles_in_one_axis_are_followed_each():
 
 def test_one_name_for_two_tiles_keeps_them_together():
     rule = launched(programs.multiplied_by_one_tile, torch.empty(4096, 1024), torch.empty(1024, 2048)).rule
-    assert rule.at({"BLOCK_M": 128}) is None
-    assert rule.at({"BLOCK_M": 128, "BLOCK_N": 128}) == (512,)
+    assert rule.at({"BLOCK_M": 128}) == rule.at({"BLOCK_M": 128, "BLOCK_N": 128}) == (512,)
+    assert rule.at({"BLOCK_N": 128}) is None
+    assert rule.arguments_at({"BLOCK_M": 128}) == {"BLOCK_N": 128}
+
+
+def test_a_constant_that_is_a_count_of_another_s_tiles_follows_it_and_so_does_the_grid():
+    for function in (programs.by_a_count_that_is_a_constant, programs.by_a_count_at_the_launch):
+        rule = launched(function, X).rule
+        assert (rule.text, rule.reads) == ("(cdiv(100000, BLOCK),)", {"BLOCK"})
+        assert rule.at({"BLOCK": 1024}) == (98,)
+        assert rule.arguments_at({"BLOCK": 1024}) == {"COUNT": 98}
+
+
+def test_a_copy_of_a_tile_under_another_name_varies_by_itself():
+    rule = launched(programs.tiled_by_a_copy, torch.empty(1000, 256), 1000).rule
+    assert rule.at({"BLOCK_M": 128}) == (8, 16)
+    assert rule.arguments_at({"BLOCK_M": 128}) == {}
 
 
 def test_a_literal_written_in_the_grid_and_at_the_launch_is_one_tile():

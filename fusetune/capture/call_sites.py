@@ -7,6 +7,7 @@ import functools
 import linecache
 import sys
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any, NamedTuple
 
@@ -22,6 +23,7 @@ _ALLOCATES = frozenset(
 )
 """Calls that make a tensor of the shape that they are given."""
 _ARITHMETIC = FUNCTIONS.keys() | {"ceil_div", "ceildiv", "div_up", "div_ceil", "dict", "list", "numel", "size"}
+_OURS = str(Path(__file__).resolve().parents[1])
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
@@ -193,12 +195,13 @@ def call_site(frame: FrameType, kernel: Any, constants: Mapping[str, Any]) -> Ca
 
 
 def _program_frame(frame: FrameType) -> FrameType:
-    """The first frame from this one on that is neither Triton's own nor of a launcher that holds a kernel."""
+    """The first frame from this one on that is neither Triton's, nor ours, nor of a launcher that holds a kernel."""
     found: FrameType | None = frame
     while found is not None:
         code = found.f_code
         held = found.f_locals.get("self") if code.co_name in {"run", "<lambda>", "__call__"} else None
-        if "/triton/" not in code.co_filename.replace("\\", "/") and not hasattr(held, "fn"):
+        ours = code.co_filename.startswith(_OURS)
+        if "/triton/" not in code.co_filename.replace("\\", "/") and not ours and not hasattr(held, "fn"):
             return found
         found = found.f_back
     return frame

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from msgspec import structs
 
+from fusetune.capture.above import Turn
 from fusetune.capture.alike import MOST_ALIKE, Differing, Identity
 from fusetune.capture.cases import Case
 
@@ -65,6 +66,13 @@ class SeenCases:
         self._alike.setdefault(identity.but_numbers, []).append(seen)
         return seen
 
+    def remove(self, seen: Seen) -> None:
+        """Forget a case that was none of the program's."""
+        self._by_identity = {key: one for key, one in self._by_identity.items() if one is not seen}
+        self._alike = {key: [one for one in some if one is not seen] for key, some in self._alike.items()}
+        if seen.case.kept is not None:
+            self._forget(seen.case.kept)
+
     def _fold(self, first: Seen, others: list[Seen]) -> None:
         for one in others:
             first.launches += one.launches
@@ -74,3 +82,21 @@ class SeenCases:
                 self._forget(one.case.kept)
         folded = set(map(id, others))
         self._by_identity = {key: first if id(one) in folded else one for key, one in self._by_identity.items()}
+
+
+def trials_of(turn: Turn) -> list[tuple[Seen, Any]]:
+    """The launches of a tuner's turn that only timed: all but the last, where they tried configs of its list.
+
+    What differs in anything else than that list's names, and launches of one config, are the program's.
+    """
+    names = {name for config in turn.tuner.configs if hasattr(config, "all_kwargs") for name in config.all_kwargs()}
+    alike: dict[str, list[tuple[Seen, Any]]] = {}
+    configs: dict[str, set[str]] = {}
+    for seen, events in turn.launches:
+        case = seen.case
+        rest = {name: value for name, value in case.constants.items() if name not in names}
+        key = repr((case.kernel, case.tensors, case.values, rest))
+        tried = {name: one for name, one in {**case.constants, **case.before, **case.options}.items() if name in names}
+        alike.setdefault(key, []).append((seen, events))
+        configs.setdefault(key, set()).add(repr(sorted(tried.items())))
+    return [one for key, some in alike.items() if len(configs[key]) > 1 for one in some[:-1]]

@@ -20,11 +20,19 @@ class LaunchTimer:
         self._launched: set[int] = set()
 
     def events(
-        self, run: Any, kernel: Any, args: tuple[Any, ...], grid: Any, named: dict[str, Any]
+        self,
+        run: Any,
+        kernel: Any,
+        args: tuple[Any, ...],
+        grid: Any,
+        named: dict[str, Any],
+        *,
+        busy: bool = True,
     ) -> tuple[Any, Any] | None:
         """Events for a launch, with the GPU kept busy until both are queued: no time of the host's is between them.
 
-        A kernel is compiled and loaded before. Its first launch takes the host longer than others.
+        A kernel is compiled and loaded before. Its first launch takes the host longer than others. Without `busy` the
+        GPU is not kept so, as where a program times the launch itself.
         """
         import torch
 
@@ -38,5 +46,6 @@ class LaunchTimer:
             load(compiled)
         is_first = id(kernel) not in self._launched
         self._launched.add(id(kernel))
-        torch.cuda._sleep(_BUSY_CYCLES * (_FIRST if is_first else 1))
+        if busy:
+            torch.cuda._sleep(_BUSY_CYCLES * (_FIRST if is_first else 1))
         return torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from fusetune.capture.above import Above
+from fusetune.capture.above import Above, Turn
 from fusetune.capture.alike import identity_of
 from fusetune.capture.cases import Case, Looked
 from fusetune.capture.grids import GridRule
@@ -30,7 +30,7 @@ from fusetune.capture.launches import (
     user_frame,
 )
 from fusetune.capture.placing import heuristics_of, placed_of
-from fusetune.capture.seen import Seen, SeenCases
+from fusetune.capture.seen import Seen, SeenCases, trials_of
 from fusetune.capture.timing import LaunchTimer
 
 TIMED_OF_A_CASE: Final = 20
@@ -64,7 +64,7 @@ class Watch:
         self._understand, self._keeper = understand, keeper
         self._timer = LaunchTimer() if timed else None
         self._seen = SeenCases(keeper.forget if keeper is not None else lambda _folder: None)
-        self._above = Above()
+        self._above = Above(self._settle)
         self._lock = threading.Lock()
         self._undo: list[Callable[[], None]] = []
         self.trials = self.in_graphs = self.lost = 0
@@ -101,9 +101,10 @@ class Watch:
         return Looked(tuple(cases), trials=self.trials, in_graphs=self.in_graphs, bypassed=dict(self.bypassed), **about)
 
     def _replace(self, owner: Any, name: str, function: Any) -> None:
-        before = owner.__dict__[name] if name in vars(owner) else getattr(owner, name)
+        before = vars(owner).get(name)
+        is_own = name in vars(owner)
         setattr(owner, name, function)
-        self._undo.append(lambda: setattr(owner, name, before))
+        self._undo.append(lambda: setattr(owner, name, before) if is_own else delattr(owner, name))
 
     def _run(self, run: Any, kernel: Any, args: tuple[Any, ...], grid: Any, warmup: bool, named: dict[str, Any]) -> Any:
         if warmup or self._above.depth("trial"):
@@ -128,22 +129,44 @@ class Watch:
             seen = self._note(kernel, args, grid, named, compiled, pending)
             if seen is not None:
                 seen.launches += 1
-                if events and len(seen.events) < TIMED_OF_A_CASE:
-                    seen.events.append(events)
+                timed = events if len(seen.events) < TIMED_OF_A_CASE else None
+                if timed:
+                    seen.events.append(timed)
+                if (turn := self._above.turn) is not None:
+                    turn.launches.append((seen, timed))
         return compiled
+
+    def _settle(self, turn: Turn) -> None:
+        """Of a tuner that timed in its own way, only the last launch is the program's."""
+        with self._lock:
+            for seen, events in trials_of(turn):
+                self.trials += 1
+                seen.launches -= 1
+                if events:
+                    seen.events.remove(events)
+                if not seen.launches:
+                    self._seen.remove(seen)
 
     def _launch(
         self, run: Any, kernel: Any, args: tuple[Any, ...], grid: Any, named: dict[str, Any]
     ) -> tuple[Any, tuple[Any, Any] | None]:
         """Launch, and the events around it where it is timed."""
         with self._above.deeper("inside"):
-            events = self._timer.events(run, kernel, args, grid, named) if self._timer is not None else None
+            events = self._events(run, kernel, args, grid, named)
             if events:
                 events[0].record()
             compiled = run(kernel, *args, grid=grid, warmup=False, **named)
             if events:
                 events[1].record()
         return compiled, events
+
+    def _events(
+        self, run: Any, kernel: Any, args: tuple[Any, ...], grid: Any, named: dict[str, Any]
+    ) -> tuple[Any, Any] | None:
+        if self._timer is None:
+            return None
+        # A tuner that times by itself must not count what keeps the GPU busy.
+        return self._timer.events(run, kernel, args, grid, named, busy=self._above.turn is None)
 
     def _before(self, kernel: Any, args: tuple[Any, ...], grid: Any, named: dict[str, Any]) -> Pending | None:
         """What the keeper takes before a case's first launch; None for others, and where Triton will object."""

@@ -51,6 +51,18 @@ def test_an_autotuner_s_trials_are_not_the_program_s_launches_and_its_list_is_pr
     assert varying(case) == {"BLOCK"}
 
 
+def test_a_tuner_of_the_program_s_own_proposes_its_list_and_its_own_trials_are_not_counted():
+    found, code = looked(str(PROGRAMS / "own_tuner.py"))
+    assert code == 0
+    by_name = {name: [one for one in found["cases"] if one["kernel"]["name"] == name] for name in ("double", "triple")}
+    for some in by_name.values():
+        (case,) = some
+        assert (case["launches"], case["proposals"], varying(case)) == (2, 4, {"BLOCK"})
+    halves = [case for case in found["cases"] if case["kernel"]["name"] == "fill"]
+    assert sorted((case["constants"]["HALF"], case["launches"]) for case in halves) == [(0, 2), (1, 2)]
+    assert found["trials"] == 12
+
+
 def test_what_the_program_prints_goes_to_stderr_and_its_arguments_reach_it():
     done = capture("--json", str(PROGRAMS / "autotuned_add.py"), "300")
     assert "added 300" in done.stderr

@@ -106,6 +106,7 @@ def test_the_constants_that_vary_are_those_that_the_launch_follows(number, kerne
         (6, "partial_sums", "BLOCK", "buffer"),
         (7, "matmul_int8", "BLOCK_K", "own list"),
         (8, "cross_entropy", "BLOCK", "next power of two"),
+        (11, "negate", "BLOCK", "own list"),
         (11, "negate", "EVEN", "a heuristic of the program computes it"),
         (15, "normalise", "BLOCK", "a loop of the kernel steps by it"),
     ],
@@ -159,6 +160,8 @@ def test_of_a_launcher_that_keeps_its_kernel_the_first_launch_is_seen():
 def test_a_tuner_s_own_run_is_no_reason_to_lose_the_launch_or_its_heuristics():
     case = case_of(11, "negate")
     assert case["constants"] == {"BLOCK": 1024, "EVEN": True}
+    assert (case["proposals"], values(case, "BLOCK")) == (2, [256, 512, 1024, 2048, 4096])
+    assert "own list" in reason(case, "BLOCK")
 
 
 def test_atomics_are_told_from_writes():

@@ -101,12 +101,12 @@ def understand(
             for knob in knobs
         ),
     }
-    pointers: tuple[str, ...] = ()
     with contextlib.suppress(AttributeError, KeyError, ValueError):  # a form of TTIR that is not known: no roles
         roles = roles_of(compiled)
         found["roles"] = {name: role.does for name, role in roles.items()}
-        pointers = tuple(name for name, role in roles.items() if role.table)
-    found["understood"] = Understood(rule, knobs, pointers)
+        found["tables"] = {name: role.behind for name, role in roles.items() if role.table}
+        found["unsure"] = tuple(name for name, role in roles.items() if not role.sure)
+    found["understood"] = Understood(rule, knobs)
     return found
 
 

@@ -170,14 +170,10 @@ class Keeper:
         placed: Sequence[Placed] = (),
         proposals: Sequence[Mapping[str, Any]] = (),
         options: Mapping[str, Any] = {},
-        pointers: Sequence[str] = (),
     ) -> str | None:
-        """Write a case down. Its folder; None where that failed, which `pending.why` then tells.
-
-        `pointers` are the tensors whose integers the kernel takes for addresses.
-        """
-        if pointers:
-            pending.cannot(f"{pointers[0]} holds pointers")
+        """Write a case down. Its folder; None where that failed, which `pending.why` then tells."""
+        for name in case.tables:
+            pending.cannot(f"{name} holds pointers")
         plain = {name: value for name, value in options.items() if isinstance(value, bool | int | float | str | None)}
         for name in options.keys() - plain.keys():
             pending.cannot(f"it is launched with {name}, which cannot be kept")

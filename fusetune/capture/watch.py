@@ -39,11 +39,10 @@ _OPTIONS_OF_A_CONFIG: Final = ("num_warps", "num_stages", "num_ctas", "maxnreg")
 
 
 class Understood(NamedTuple):
-    """What of a launch can only be told while the program lives. `pointers`: tensors that hold addresses."""
+    """What of a launch can only be told while the program lives."""
 
     rule: GridRule
     knobs: Sequence[Knob]
-    pointers: tuple[str, ...] = ()
 
 
 class Watch:
@@ -276,7 +275,6 @@ class Watch:
             placed=placed,
             proposals=proposals_of(tuners),
             options=options,
-            pointers=understood.pointers if understood is not None else (),
         )
         notes = [f"it cannot be launched again: {pending.why}"] if pending.why is not None else []
         seen.case = _replaced(seen.case, kept=folder, findings=(*seen.case.findings, *notes))

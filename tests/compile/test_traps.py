@@ -188,6 +188,13 @@ def test_arguments_of_every_kind_are_told_and_only_the_tile_varies():
             assert word in reason(case, name)
 
 
+def test_a_table_of_pointers_is_told_with_what_is_done_behind_it():
+    case = case_of(14, "add_to_all")
+    assert case["roles"] == {"table_ptr": "read", "x_ptr": "read"}
+    assert (case["tables"], case.get("unsure", [])) == ({"table_ptr": "both"}, [])
+    assert not any("tables" in one for one in looked(14)["combine"])
+
+
 def test_the_grid_of_persistent_programs_is_the_gpu_s_and_stays():
     case = case_of(15, "normalise")
     assert (case["grid"], case["grid_kind"]) == ([8 * 128], "fixed")

@@ -24,7 +24,9 @@ from fusetune.ops.spec import TileDescriptor
 from tests.support.kept_kernels.kernels import combined, doubled_in_place, with_settings
 
 
-def keep(folder: Path, arguments: dict[str, Any], kernel: Any = combined, launch: Any = None, **more: Any) -> Kept:
+def keep(
+    folder: Path, arguments: dict[str, Any], kernel: Any = combined, launch: Any = None, tables: Any = None, **more: Any
+) -> Kept:
     options = {"exact": False, "quota_bytes": 1 << 30, "program": "a.py", **more}
     keeper = Keeper(folder, **options)
     pending = keeper.before("a", kernel, arguments)
@@ -33,7 +35,7 @@ def keep(folder: Path, arguments: dict[str, Any], kernel: Any = combined, launch
         launch()
     keeper.after(pending)
     tensors, values, constants = described(kernel, arguments)
-    case = Case(kernel_seen(kernel), (1,), "tuple", tensors, values, constants, {}, {})
+    case = Case(kernel_seen(kernel), (1,), "tuple", tensors, values, constants, {}, {}, tables=tables or {})
     found = keeper.keep(pending, case)
     assert found is not None, pending.why
     return read_kept(Path(found))
@@ -180,6 +182,12 @@ def test_arguments_of_every_kind_come_back(tmp_path):
 )
 def test_what_cannot_be_launched_again_is_kept_with_the_reason(tmp_path, kernel, arguments, why):
     assert keep(tmp_path / "a", arguments, kernel=kernel).unlaunchable == why
+
+
+def test_what_is_behind_a_table_of_pointers_is_not_kept_and_the_case_says_so(tmp_path):
+    kept = keep(tmp_path / "a", {"x_ptr": torch.zeros(4, dtype=torch.int64)}, tables={"x_ptr": "both"})
+    assert kept.unlaunchable == "x_ptr holds pointers"
+    assert kept.case.tables == {"x_ptr": "both"}
 
 
 def test_a_case_is_kept_once_and_no_more_than_asked_for(tmp_path):

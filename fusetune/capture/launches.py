@@ -44,14 +44,17 @@ def constexprs_of(kernel: Any) -> frozenset[str]:
 
 
 def described(kernel: Any, bound: Mapping[str, Any]) -> tuple[dict[str, TensorSeen], dict[str, Any], dict[str, Any]]:
-    """Tensors, run-time values and constants of a launch by name; tensors in tuples as `name.0`."""
+    """Tensors, run-time values and constants of a launch by name.
+
+    A tuple given at run time, which may hold tensors, is told by its parts, as `name.0`; one that is a constant whole.
+    """
     tensors: dict[str, TensorSeen] = {}
     values: dict[str, Any] = {}
     constants: dict[str, Any] = {}
     storages: dict[int, int] = {}
     constexprs = constexprs_of(kernel)
 
-    def put(name: str, value: Any, into: dict[str, Any]) -> None:
+    def put(name: str, value: Any) -> None:
         # A descriptor and what triton.reinterpret gives hold their tensors.
         tensor = value if hasattr(value, "untyped_storage") else getattr(value, "base", None)
         if hasattr(tensor, "data_ptr") and hasattr(tensor, "untyped_storage"):
@@ -59,12 +62,15 @@ def described(kernel: Any, bound: Mapping[str, Any]) -> tuple[dict[str, TensorSe
             tensors[name] = tensor_seen(tensor, storages, block)
         elif isinstance(value, tuple | list):
             for number, one in enumerate(value):
-                put(f"{name}.{number}", one, into)
+                put(f"{name}.{number}", one)
         else:
-            into[name] = told(value)
+            values[name] = told(value)
 
     for name, value in bound.items():
-        put(name, value, constants if name in constexprs else values)
+        if name in constexprs:
+            constants[name] = told(value)
+        else:
+            put(name, value)
     return tensors, values, constants
 
 
@@ -84,9 +90,11 @@ def tensor_seen(tensor: Any, storages: dict[int, int], block: tuple[int, ...] | 
 
 
 def told(value: Any) -> Any:
-    """A value as JSON has it: numbers, flags, words and None as they are, all else as a word."""
+    """A value as JSON has it: numbers, flags, words and None as they are, tuples of these, all else as a word."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
+    if isinstance(value, tuple | list):
+        return tuple(map(told, value))
     name = getattr(value, "__name__", None)
     return str(name if name is not None and callable(value) else value)[:200]
 

@@ -121,7 +121,7 @@ def test_warps_may_vary_anywhere_and_each_constant_has_a_reason(number):
         knobs = {knob["name"]: knob for knob in case["knobs"]}
         assert knobs["num_warps"]["varies"]
         assert all(knob["reason"] for knob in case["knobs"])
-        assert {name.partition(".")[0] for name in case["constants"]} <= knobs.keys()  # A tuple is told by its parts.
+        assert {name: knobs[name]["value"] for name in case["constants"]} == case["constants"]
         assert not case.get("findings") or number in {10, 11}
 
 
@@ -174,6 +174,13 @@ def test_atomics_are_told_from_writes():
 def test_a_view_and_the_buffer_behind_it_are_told():
     written = case_of(13, "relu_whole_blocks")["tensors"]["y_ptr"]
     assert (written["shape"], written["storage_bytes"]) == ([1100], 1152 * 4)
+
+
+def test_a_tuple_is_whole_as_a_constant_and_in_parts_at_run_time():
+    for case in looked(14)["combine"]:
+        assert case["constants"]["SHIFTS"] == [1, 2]
+        assert {"weights.0", "weights.1"} <= case["values"].keys()
+        assert "it is a tuple" in reason(case, "SHIFTS")
 
 
 def test_arguments_of_every_kind_are_told_and_only_the_tile_varies():

@@ -7,6 +7,7 @@ import functools
 import linecache
 import sys
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any, NamedTuple
 
@@ -22,6 +23,7 @@ _ALLOCATES = frozenset(
 )
 """Calls that make a tensor of the shape that they are given."""
 _ARITHMETIC = FUNCTIONS.keys() | {"ceil_div", "ceildiv", "div_up", "div_ceil", "dict", "list", "numel", "size"}
+_OURS = str(Path(__file__).resolve().parents[1])
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
@@ -92,6 +94,23 @@ class CallSite:
             for name, node in self.passed.items()
             if isinstance(node, ast.Constant) and isinstance(node.value, int) and not isinstance(node.value, bool)
         }
+
+    def sources(self) -> dict[str, str]:
+        """What the caller computes each constant from, as it is written; none of a number, or of a name of its own.
+
+        A name that is also passed as an argument is the program's own word for a size, and stands for itself.
+        """
+        words = {
+            one.id for name, one in self.arguments.items() if name not in self.passed and isinstance(one, ast.Name)
+        }
+        found: dict[str, str] = {}
+        for name, node in self.passed.items():
+            given: ast.expr | None = node
+            while isinstance(given, ast.Name) and given.id not in words:
+                given = self.assigned(given.id)
+            if given is not None and not isinstance(given, ast.Constant):
+                found[name] = ast.unparse(given)
+        return found
 
     def tied(self) -> dict[str, tuple[str, ...]]:
         """The constants that the caller gives the value of another: each with all of those."""
@@ -193,12 +212,13 @@ def call_site(frame: FrameType, kernel: Any, constants: Mapping[str, Any]) -> Ca
 
 
 def _program_frame(frame: FrameType) -> FrameType:
-    """The first frame from this one on that is neither Triton's own nor of a launcher that holds a kernel."""
+    """The first frame from this one on that is neither Triton's, nor ours, nor of a launcher that holds a kernel."""
     found: FrameType | None = frame
     while found is not None:
         code = found.f_code
         held = found.f_locals.get("self") if code.co_name in {"run", "<lambda>", "__call__"} else None
-        if "/triton/" not in code.co_filename.replace("\\", "/") and not hasattr(held, "fn"):
+        ours = code.co_filename.startswith(_OURS)
+        if "/triton/" not in code.co_filename.replace("\\", "/") and not ours and not hasattr(held, "fn"):
             return found
         found = found.f_back
     return frame

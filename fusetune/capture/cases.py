@@ -75,7 +75,9 @@ class Case(msgspec.Struct, frozen=True, omit_defaults=True):
     `values` are the run-time arguments that are no tensors, `constants` the constexprs, both by name; what is neither a
     number nor a word is told as one. `options` are those that the launch was given, `before` those that its compiled
     kernel has. `us` are the microseconds of all launches, by those of the first few. `grid_kind` and `grid_why` say
-    what the grid follows. `roles` say what the kernel does to each tensor: read, written, both, atomic or unused.
+    what the grid follows. `roles` say what the kernel does to each tensor: read, written, both, atomic or unused;
+    `tables` are the tensors whose integers it takes for addresses, with what it does to the memory there, and `unsure`
+    those of which some access may have been another tensor's.
     `proposals` counts the configs of an autotune list above it. `findings` are sentences on what the source asks for
     and does not get. `work` is None where it could not be told. `kept` is the folder that it was kept in.
     """
@@ -93,6 +95,8 @@ class Case(msgspec.Struct, frozen=True, omit_defaults=True):
     grid_why: str = ""
     knobs: tuple[KnobSeen, ...] = ()
     roles: dict[str, str] = {}
+    tables: dict[str, str] = {}
+    unsure: tuple[str, ...] = ()
     proposals: int = 0
     findings: tuple[str, ...] = ()
     work: WorkSeen | None = None

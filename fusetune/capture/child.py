@@ -20,8 +20,9 @@ import msgspec
 
 from fusetune.capture.cases import KnobSeen, Looked
 from fusetune.capture.keeping import MOST_CASES, Keeper
+from fusetune.capture.launches import before_of, told
 from fusetune.capture.programs import Program, run_program
-from fusetune.capture.watch import Understood, Watch, before_of, told
+from fusetune.capture.watch import Understood, Watch
 from fusetune.core.brief import brief
 from fusetune.core.target import find_target
 from fusetune.errors import EXIT_OK, EXIT_PROGRAM
@@ -105,14 +106,14 @@ def understand(
             for knob in knobs
         ),
     }
-    pointers: tuple[str, ...] = ()
     with contextlib.suppress(AttributeError, KeyError, ValueError):  # a form of TTIR that is not known: no roles
         roles = roles_of(compiled)
         found["roles"] = {name: role.does for name, role in roles.items()}
-        pointers = tuple(name for name, role in roles.items() if role.table)
+        found["tables"] = {name: role.behind for name, role in roles.items() if role.table}
+        found["unsure"] = tuple(name for name, role in roles.items() if not role.sure)
     with contextlib.suppress(AttributeError, KeyError, ValueError):
         found["work"] = work_of(compiled, resolved, bound)
-    found["understood"] = Understood(rule, knobs, pointers)
+    found["understood"] = Understood(rule, knobs)
     return found
 
 

@@ -79,16 +79,25 @@ _SCALARS: Final = (int, float, bool, str, type(None))
 class Folder:
     """Evaluates expressions by names; what stands in `left_open` stays, and so what is computed from it.
 
-    `left_open` has, by `key_of` an expression, source over the constants that it stands for. `value_of` gives the value
-    of a name, or an Open; it raises LookupError where there is none.
+    `left_open` has, by `key_of` an expression, source over the constants that it stands for, and `nodes` the same for
+    one place of the source, by its id. `value_of` gives the value of a name, or an Open; it raises LookupError where
+    there is none.
     """
 
-    def __init__(self, value_of: Callable[[str], Any], left_open: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        value_of: Callable[[str], Any],
+        left_open: Mapping[str, str] | None = None,
+        nodes: Mapping[int, str] | None = None,
+    ) -> None:
         self._value_of = value_of
         self._left_open = left_open or {}
+        self._nodes = nodes or {}
 
     def fold(self, node: ast.expr) -> Any:
         """The value of an expression, or an Open; of a tuple, a tuple of these. Raises NotPureError."""
+        if self._nodes and (text := self._nodes.get(id(node))) is not None:
+            return Open(_parsed(text))
         if self._left_open and (name := self._left_open.get(key_of(node))) is not None:
             return Open(_parsed(name))
         method = getattr(self, f"_{type(node).__name__.lower()}", None)
@@ -184,12 +193,12 @@ class Folder:
             return name
         called = str(getattr(held, "__name__", ""))
         ours = "next_power_of_2" if "power" in called.lower() else "cdiv"
-        if callable(held) and _looks_like(called) and _agree(held, FUNCTIONS[ours], 1 if "power" in ours else 2):
+        if callable(held) and rounds_up(called) and _agree(held, FUNCTIONS[ours], 1 if "power" in ours else 2):
             return ours
         raise NotPureError(f"`{ast.unparse(node)}` is no function that is known to be pure")
 
 
-def _looks_like(name: str) -> bool:
+def rounds_up(name: str) -> bool:
     """Whether a function's name says that it rounds up: triton's own, or one that a program has written for itself."""
     name = name.lower().replace("_", "")
     return name in {"cdiv", "ceildiv", "divup", "divceil", "nextpowerof2", "nextpow2", "nextpoweroftwo"}

@@ -8,12 +8,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from types import FrameType, FunctionType
-from typing import Any, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from fusetune.capture.call_sites import CallSite, call_site, parsed
 from fusetune.capture.expressions import Folder, NotPureError, Open, evaluated, key_of, names_in, text_of
 from fusetune.capture.inferred import Point, inferred
+from fusetune.capture.tiling import Tiling, tiling_of
+from fusetune.capture.written_again import WrittenAgain, covers_as_it_did, divided, written_again
 
+_NOTHING: Final = WrittenAgain()
 Kind = Literal["callable", "expression", "cdiv", "fixed"]
 
 
@@ -30,8 +33,9 @@ class GridRule:
 
     `text` is source over the constants that `reads` names, empty where only `call` can tell: it needs the program's
     process. `suspects` are the constants that a fixed grid may follow all the same. `buffers` has, by each constant
-    that sizes a tensor of the program, a sentence that says where; `tied` those that the caller gives one value;
-    `derived` the other arguments that it computes from constants.
+    that sizes a tensor of the program, a sentence that says where; `tied` those that the caller gives one value, of
+    which all follow the first; `derived` what it computes from constants, other constants too. `sources` has what the
+    caller computes constants from, as it is written.
     """
 
     kind: Kind
@@ -44,11 +48,12 @@ class GridRule:
     buffers: Mapping[str, str] = field(default_factory=dict)
     tied: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     derived: Mapping[str, Derived] = field(default_factory=dict)
+    sources: Mapping[str, str] = field(default_factory=dict)
     call: Callable[[Mapping[str, Any]], Any] | None = field(default=None, repr=False, compare=False)
 
     def at(self, constants: Mapping[str, Any]) -> tuple[int, ...] | None:
         """The grid with these constants, and the launch's own for what they leave out; None where it is not known."""
-        merged = {**self.constants, **constants}
+        merged = {**self.constants, **(self.arguments_at(constants) or {}), **constants}
         if any(merged[one] != merged[other] for one, group in self.tied.items() for other in group):
             return None
         changed = {name for name, value in constants.items() if value != self.constants.get(name)}
@@ -88,16 +93,17 @@ def rule_of(
     frame: FrameType | None = None,
     points: Sequence[Point] = (),
 ) -> GridRule:
-    """The rule of one launch: `grid` as the program gave it, `real` what it came to, `named` all arguments by name.
+    """The rule of a launch: `grid` as the program gave it, `real` what it came to, `named` all arguments by name.
 
     `frame` is the one that did `kernel[grid](...)`, `points` are other launches of the same kernel.
     """
     real = tuple(int(one) for one in real)
     named = {**named, **constants}
     site = call_site(frame, kernel, constants) if frame is not None and kernel is not None else None
-    rule = _of_callable(grid, real, named, constants, site) if callable(grid) else None
+    left_open = _left_open(site, named) if site is not None else {}
+    rule = _of_callable(grid, real, named, constants, site, left_open) if callable(grid) else None
     if rule is None and not callable(grid) and site is not None:
-        rule = _of_expression(site, real, constants)
+        rule = _of_expression(site, left_open, real, named, constants, tiling_of(kernel))
     if rule is None:
         found = inferred([Point(real, named, constants), *points])
         kind: Kind = "cdiv" if found.text else "fixed"
@@ -105,7 +111,6 @@ def rule_of(
         rule = GridRule(kind, found.why, real, constants, reads, found.text, found.suspects)
     if site is None:
         return rule
-    left_open = site.left_open()
     buffers = {
         name: f"a buffer of the program is sized by it: line {one.line}, `{one.text}`"
         for name, one in site.buffers(left_open, site.literals()).items()
@@ -116,10 +121,26 @@ def rule_of(
     computed = site.computed(left_open)
     derived = {}
     for name, made_of in site.derived(left_open).items():
+        if name not in named:  # An option, which may be any.
+            continue
         text = _or_none(partial(_text_of_argument, site, name, left_open, computed))
         same = bool(text) and _or_none(partial(evaluated, text, constants)) == named.get(name)
         derived[name] = Derived(text if same else "", made_of)
-    return replace(rule, buffers=buffers, tied=tied, reads=reads, derived=derived)
+    for first, *others in dict.fromkeys(tied.values()):
+        derived |= {name: Derived(first, frozenset({first})) for name in others}
+    return replace(rule, buffers=buffers, tied=tied, reads=reads, derived=derived, sources=site.sources())
+
+
+def _left_open(site: CallSite, named: Mapping[str, Any]) -> dict[str, str]:
+    """What stands for constants at a launch, but for those computed from others, as a count of tiles."""
+    left_open = site.left_open()
+    for name in dict.fromkeys(left_open.values()):
+        others = {key: one for key, one in left_open.items() if one != name}
+        text = _or_none(partial(_text_of_argument, site, name, others, site.computed(others))) or ""
+        made_of = names_in(text) if text else frozenset()
+        if made_of and text not in made_of and _or_none(partial(evaluated, text, named)) == named.get(name):
+            left_open = others
+    return left_open
 
 
 def _text_of_argument(site: CallSite, name: str, left_open: Mapping[str, str], computed: frozenset[str]) -> str:
@@ -132,9 +153,10 @@ def _of_callable(
     named: Mapping[str, Any],
     constants: Mapping[str, Any],
     site: CallSite | None,
+    left_open: Mapping[str, str],
 ) -> GridRule:
     """A callable is asked again with other constants; its source, where it can be read, tells it without asking."""
-    text = _or_none(lambda: _text_of_callable(grid, real, named, constants, site)) or ""
+    text = _or_none(lambda: _text_of_callable(grid, real, named, constants, site, left_open)) or ""
     recorder = _Reads(named)
     first = _as_grid(_or_none(lambda: grid(recorder)), len(real))
     reads = frozenset(recorder.names & constants.keys()) | (names_in(text) if text else frozenset())
@@ -207,7 +229,12 @@ class _Reads(dict[str, Any]):
 
 
 def _text_of_callable(
-    grid: Any, real: tuple[int, ...], named: Mapping[str, Any], constants: Mapping[str, Any], site: CallSite | None
+    grid: Any,
+    real: tuple[int, ...],
+    named: Mapping[str, Any],
+    constants: Mapping[str, Any],
+    site: CallSite | None,
+    outside: Mapping[str, str],
 ) -> str:
     """The source of a grid's function over the constants, proven at this launch; raises where there is none."""
     if not isinstance(grid, FunctionType):
@@ -219,7 +246,7 @@ def _text_of_callable(
     left_open = {key_of(ast.parse(f"{parameter}[{name!r}]").body[0].value): name for name in constants}  # type: ignore[attr-defined]
     computed: frozenset[str] = frozenset()
     if site is not None and site.file == grid.__code__.co_filename:
-        ours = {key: name for key, name in site.left_open().items() if key.partition("[")[0] != parameter}
+        ours = {key: name for key, name in outside.items() if key.partition("[")[0] != parameter}
         computed = site.computed(ours)
         left_open = {**ours, **left_open}
     folder = _folder(around, left_open, site, computed)
@@ -254,7 +281,11 @@ def _is_docstring(node: ast.stmt) -> bool:
 
 
 def _folder(
-    values: Mapping[str, Any], left_open: Mapping[str, str], site: CallSite | None, computed: frozenset[str]
+    values: Mapping[str, Any],
+    left_open: Mapping[str, str],
+    site: CallSite | None,
+    computed: frozenset[str],
+    nodes: Mapping[int, str] | None = None,
 ) -> Folder:
     """Folds with the names of a call site, those that were computed from a constant by what they were computed from."""
 
@@ -267,29 +298,61 @@ def _folder(
         # What a local was computed from need not be seen by a function that only reads the local.
         return site.names[name] if site is not None and name not in values else values[name]
 
-    folder = Folder(value_of, left_open)
+    folder = Folder(value_of, left_open, nodes)
     return folder
 
 
-def _of_expression(site: CallSite, real: tuple[int, ...], constants: Mapping[str, Any]) -> GridRule | None:
+def _of_expression(
+    site: CallSite,
+    left_open: Mapping[str, str],
+    real: tuple[int, ...],
+    named: Mapping[str, Any],
+    constants: Mapping[str, Any],
+    tiling: Tiling,
+) -> GridRule | None:
     """A grid by the source of the call; None where the source does not give the grid or does not say how."""
     node = _written(site, site.grid)
     if node is None:
         return None
-    left_open = site.left_open()
     text = _proven(site, node, left_open, real, constants)
     if text is None:
         return None
+    again = written_again(site, node, left_open, constants, tiling)
+    follows = _proven(site, node, left_open, real, constants, again) if again.nodes else None
+    told = f"; {again.why}" if again.why else ""
+    if follows is not None and _covers(follows, again, tiling, named, constants):
+        why = f"the caller writes the number again in the grid: {follows}{told}"
+        return GridRule("expression", why, real, constants, names_in(follows), follows, again.unclear)
+    unclear = again.unclear | {name.removesuffix(" - 1") for name in again.nodes.values()} - names_in(text)
     if names_in(text):
-        return GridRule("expression", f"the caller computes the grid as {text}", real, constants, names_in(text), text)
-    twice = _written_twice(site, node, left_open, constants)
-    again = _proven(site, node, {**left_open, **twice}, real, constants) if twice else None
-    if again is not None and names_in(again):
-        why = f"the caller writes the number again in the grid: {again}"
-        return GridRule("expression", why, real, constants, names_in(again), again)
-    return GridRule(
-        "fixed", f"the caller computes the grid from no constant of the kernel: {ast.unparse(node)}", real, constants
-    )
+        why = f"the caller computes the grid as {text}{told}"
+        return GridRule("expression", why, real, constants, names_in(text), text, unclear)
+    why = f"the caller computes the grid from no constant of the kernel: {ast.unparse(node)}{told}"
+    return GridRule("fixed", why, real, constants, suspects=unclear)
+
+
+def _covers(
+    text: str, again: WrittenAgain, tiling: Tiling, named: Mapping[str, Any], constants: Mapping[str, Any]
+) -> bool:
+    """Whether a grid follows each number written again as the kernel's own bounds do, at several of its values.
+
+    A constant whose bounds the kernel does not tell is held against nothing.
+    """
+    for name in set(again.nodes.values()) & constants.keys():
+        sizes = [named.get(one) for one in tiling.covers.get(name, ())]
+        whole = [one for one in sizes if type(one) is int and one > 0]
+        if len(whole) != len(sizes) or len(sizes) != divided(text, name).total():
+            continue
+        own = constants[name]
+        grids = [(tile, evaluated(text, {**constants, name: tile})) for tile in _points(own)]
+        if not covers_as_it_did(grids, whole, own):
+            return False
+    return True
+
+
+def _points(own: int) -> list[int]:
+    """Values of a tile, with its own; odd ones tell apart what is the same for all powers of two."""
+    return sorted({own, own * 2, own * 4, max(1, own // 2), max(1, own // 4), own + 1, own * 3 - 1})
 
 
 def _written(site: CallSite, node: ast.expr) -> ast.expr | None:
@@ -303,46 +366,20 @@ def _written(site: CallSite, node: ast.expr) -> ast.expr | None:
 
 
 def _proven(
-    site: CallSite, node: ast.expr, left_open: Mapping[str, str], real: tuple[int, ...], constants: Mapping[str, Any]
+    site: CallSite,
+    node: ast.expr,
+    left_open: Mapping[str, str],
+    real: tuple[int, ...],
+    constants: Mapping[str, Any],
+    again: WrittenAgain = _NOTHING,
 ) -> str | None:
     """The source of a grid over constants; None where it is not pure, or does not give the real grid."""
     try:
-        text = text_of(_folder(site.names, left_open, site, site.computed(left_open)).fold(node))
+        computed = site.computed(left_open) | again.names
+        text = text_of(_folder(site.names, left_open, site, computed, again.nodes).fold(node))
         return text if _as_grid(evaluated(text, constants), len(real)) == real else None
     except NotPureError:
         return None
-
-
-def _written_twice(
-    site: CallSite, node: ast.expr, left_open: Mapping[str, str], constants: Mapping[str, Any]
-) -> dict[str, str]:
-    """What divides in a grid and is the very number of one constant: by its source, the constant."""
-    values = [name for name in constants if name not in left_open.values()]
-    found: dict[str, str] = {}
-    waiting, seen = [node], set()
-    while waiting:
-        for inner in ast.walk(waiting.pop()):
-            if isinstance(inner, ast.Name) and inner.id not in seen:
-                seen.add(inner.id)
-                if (made := site.assigned(inner.id)) is not None:
-                    waiting.append(made)
-            divisor = _divisor(inner)
-            number = None if divisor is None else _value(site, divisor)
-            if divisor is None or not isinstance(number, int) or number < 2:
-                continue
-            same = [name for name in values if constants[name] == number]
-            if len(same) == 1:
-                found[key_of(divisor)] = same[0]
-                found[str(number - 1)] = f"{same[0]} - 1"  # As in (n + 1023) // 1024.
-    return found
-
-
-def _divisor(node: ast.AST) -> ast.expr | None:
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.FloorDiv | ast.Div):
-        return node.right
-    if isinstance(node, ast.Call) and len(node.args) == 2:
-        return node.args[1]
-    return None
 
 
 def _as_grid(value: Any, count: int) -> tuple[int, ...] | None:
@@ -369,11 +406,4 @@ def _whole(value: Any) -> int | None:
     try:
         return int(value)
     except (TypeError, ValueError, RuntimeError):
-        return None
-
-
-def _value(site: CallSite, node: ast.expr) -> Any:
-    try:
-        return site.value(node)
-    except NotPureError:
         return None

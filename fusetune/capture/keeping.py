@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import shutil
@@ -104,6 +105,7 @@ class Keeper:
         self._process = os.getpid()
         self._made = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         self._bytes = self._cases = 0
+        self._bytes_of: dict[str, int] = {}
         self.gpu: str | None = None
 
     def before(self, key: Any, kernel: Any, bound: Mapping[str, Any]) -> Pending | None:
@@ -168,14 +170,10 @@ class Keeper:
         placed: Sequence[Placed] = (),
         proposals: Sequence[Mapping[str, Any]] = (),
         options: Mapping[str, Any] = {},
-        pointers: Sequence[str] = (),
     ) -> str | None:
-        """Write a case down. Its folder; None where that failed, which `pending.why` then tells.
-
-        `pointers` are the tensors whose integers the kernel takes for addresses.
-        """
-        if pointers:
-            pending.cannot(f"{pointers[0]} holds pointers")
+        """Write a case down. Its folder; None where that failed, which `pending.why` then tells."""
+        for name in case.tables:
+            pending.cannot(f"{name} holds pointers")
         plain = {name: value for name, value in options.items() if isinstance(value, bool | int | float | str | None)}
         for name in options.keys() - plain.keys():
             pending.cannot(f"it is launched with {name}, which cannot be kept")
@@ -221,8 +219,20 @@ class Keeper:
         pending.part.rename(pending.folder)
         with self._lock:
             self._cases += 1
-            run = RunKept(self.folder.name, self._program, self._made, self.gpu, self._bytes, self._cases)
-            write_private(self.folder / RUN_FILE, msgspec.json.format(msgspec.json.encode(run), indent=1))
+            self._bytes_of[str(pending.folder)] = pending.bytes
+            self._write_run()
+
+    def forget(self, folder: str) -> None:
+        """Remove a case that was kept, as it turned out to be another's."""
+        with self._lock, contextlib.suppress(OSError):
+            self._bytes -= self._bytes_of.pop(folder)
+            self._cases -= 1
+            shutil.rmtree(folder, ignore_errors=True)
+            self._write_run()
+
+    def _write_run(self) -> None:
+        run = RunKept(self.folder.name, self._program, self._made, self.gpu, self._bytes, self._cases)
+        write_private(self.folder / RUN_FILE, msgspec.json.format(msgspec.json.encode(run), indent=1))
 
     def _take(self, pending: Pending, kernel: Any, bound: Mapping[str, Any]) -> None:
         try:

@@ -6,7 +6,7 @@ and the other files the bytes of storages, as they lay in memory.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -144,6 +144,12 @@ class Kept(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
             if name in names and isinstance(one, PlainKept) and type(one.value) is int
         }
 
+    def following(self, knobs: Set[str]) -> frozenset[str]:
+        """The constants that the program computes from knobs, or gives the value of one."""
+        return frozenset(
+            name for name, (_, reads) in self.derived_texts.items() if name in self.case.constants and reads & knobs
+        )
+
     def at(self, constants: Mapping[str, Any]) -> Placed | None:
         """The launch with these constants, and its own for those left out; None where it is not known."""
         own = self.constants()
@@ -157,12 +163,14 @@ class Kept(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
 
     def _computed(self, changed: Mapping[str, Any], merged: Mapping[str, Any]) -> Placed | None:
         """The launch by the source of its grid and arguments, for constants that were not asked for."""
-        unequal = any(merged[one] != merged[other] for one, group in self.tied.items() for other in group)
-        if unequal or changed.keys() & self.suspects:
+        if changed.keys() & self.suspects:
             return None
         follow = {name: one for name, one in self.derived_texts.items() if one[1] & changed.keys()}
         try:
             arguments = {name: evaluated(text, merged) for name, (text, _) in follow.items() if name not in changed}
+            merged = {**merged, **arguments}
+            if any(merged[one] != merged[other] for one, group in self.tied.items() for other in group):
+                return None
             moves = bool(changed.keys() & self.grid_reads)
             grid = _as_grid(evaluated(self.grid_text, merged)) if moves else self.case.grid
         except (NotPureError, SyntaxError, ValueError, ZeroDivisionError):

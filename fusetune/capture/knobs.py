@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -11,6 +12,8 @@ from fusetune.capture.expressions import NotPureError, cdiv, evaluated, next_pow
 from fusetune.capture.grids import GridRule
 from fusetune.capture.inferred import shape_of
 from fusetune.capture.kernel_facts import KernelFacts, facts_of
+from fusetune.capture.tiling import Tiling, tiling_of
+from fusetune.capture.written_again import divided
 
 WARPS: Final = (1, 2, 4, 8, 16)
 STAGES: Final = (1, 2, 3, 4, 5)
@@ -55,7 +58,7 @@ def knobs_of(
         facts: KernelFacts | None = facts_of(kernel)
     except (OSError, TypeError, SyntaxError, ValueError):
         facts = None
-    case = _Case({**named, **constants}, constants, grid, facts, proposals, heuristics)
+    case = _Case({**named, **constants}, constants, grid, facts, proposals, heuristics, tiling_of(kernel))
     given = {
         name: value for name, value in constants.items() if name in _DEFAULTS
     }  # Triton gives these to the kernel, too.
@@ -102,6 +105,7 @@ class _Case:
         facts: KernelFacts | None,
         proposals: Sequence[Mapping[str, Any]],
         heuristics: Collection[str],
+        tiling: Tiling,
     ) -> None:
         self._named = named
         self._constants = constants
@@ -109,6 +113,7 @@ class _Case:
         self._facts = facts
         self._proposals = proposals
         self._heuristics = heuristics
+        self._tiling = tiling
         self._tiles = {size for one in named.values() for size in getattr(one, "block_shape", ())}
         self._dimensions = {
             f"{name}.shape[{axis}]": size for name, one in named.items() for axis, size in enumerate(shape_of(one))
@@ -145,6 +150,8 @@ class _Case:
 
     def _derived(self, name: str) -> str | None:
         """Why the caller's own arithmetic keeps a constant: it is computed, or something is from it, out of sight."""
+        if name in self._grid.tied and name in self._grid.derived:
+            return f"it goes with {self._grid.tied[name][0]}: the caller gives both one value"
         if name in self._grid.derived:
             made_of = ", ".join(sorted(self._grid.derived[name].reads))
             return f"the caller computes it from {made_of}"
@@ -166,17 +173,53 @@ class _Case:
         return None
 
     def _by_grid(self, name: str, value: int) -> Knob:
-        if name in self._grid.tied:
-            others = ", ".join(one for one in self._grid.tied[name] if one != name)
-            return self._fixed(name, value, f"the caller gives one value to it and to {others}")
+        others = self._grid.tied.get(name, (name,))[1:]
+        if others and (against := self._together(name, value)) is not None:
+            return self._fixed(
+                name, value, f"the caller gives one value to it and to {', '.join(others)}, and {against}"
+            )
         counts = {one: self._programs(name, one) for one in _around(value)}
         values = tuple(one for one, count in counts.items() if one == value or count is not None)
+        for other in (name, *others) if others else ():
+            if not self._tiling.axes.get(other):
+                values = tuple(one for one in values if one in self._by_loop(other, value).values)
         in_turn = [count for _, count in sorted(counts.items()) if count is not None]
         if in_turn != sorted(in_turn, reverse=True):
             return self._fixed(name, value, "the grid grows with it, so it is a size and no tile")
         if not {value * 2, value // 2} & set(values):
             return self._fixed(name, value, "the grid follows it, but is not known for twice or half of it")
-        return Knob(name, value, True, f"the grid follows it: {self._grid.why}", values)
+        beside = f", {', '.join(others)} with it" if others else ""
+        return Knob(name, value, True, f"the grid follows it{beside}: {self._grid.why}", values)
+
+    def _together(self, name: str, value: int) -> str | None:
+        """Why constants that are given one value cannot move together: a part of the work may not follow one of them.
+
+        Each must be a loop's tile, or one that multiplies the number of a program; the grid is divided by these, on
+        each axis, as often as there are such constants.
+        """
+        group = self._grid.tied[name]
+        on_axes: Counter[int] = Counter()
+        for one in group:
+            axes = self._tiling.axes.get(one, frozenset())
+            on_axes.update(axes)
+            if (against := self._alone(one, value, is_on_grid=bool(axes))) is not None:
+                return f"of {one}: {against}"
+        divisions: Counter[int] = Counter()
+        for one in group:
+            divisions.update(divided(self._grid.text, one) if self._grid.text else {})
+        return None if divisions == on_axes else "how the grid follows each of them is not known"
+
+    def _alone(self, name: str, value: int, *, is_on_grid: bool) -> str | None:
+        """Why one of several constants that are given one value must stay."""
+        if name in self._heuristics:
+            return "a heuristic of the program computes it"
+        against = self._buffer(name, value) or self._no_tile(name, value)
+        if against is None and LAYOUT.fullmatch(name):
+            against = "by its name it says how the input lies in memory"
+        if against is None and not is_on_grid:
+            found = self._by_loop(name, value)
+            against = None if found.varies else found.reason
+        return against
 
     def _programs(self, name: str, value: int) -> int | None:
         grid = self._grid.at({name: value})
@@ -184,7 +227,7 @@ class _Case:
 
     def _by_loop(self, name: str, value: int) -> Knob:
         bounds = self._facts.steps.get(name, frozenset()) if self._facts is not None else frozenset()
-        if (tied := self._tied_to(value, bounds)) is not None:
+        if (tied := self._tied_to(name, value, bounds)) is not None:
             return self._fixed(name, value, tied)
         if name in self._grid.suspects:
             return self._fixed(name, value, f"the grid may follow it: {self._grid.why}")
@@ -207,16 +250,27 @@ class _Case:
             (name, one) for name, one in self._named.items() if LAYOUT.fullmatch(name) and type(one) is int and one > 1
         ]
 
-    def _tied_to(self, value: int, bounds: frozenset[str]) -> str | None:
-        """Why a tile follows the shape. What a loop is known to cover, it covers with a smaller one, too."""
+    def _tied_to(self, name: str, value: int, bounds: frozenset[str]) -> str | None:
+        """Why a tile follows the shape. What a loop is known to cover, it covers with a smaller one, too.
+
+        The program's own words go before those for a tensor's shape.
+        """
         if bounds and all(self._worth(one) is not None or (one and not one.isidentifier()) for one in bounds):
             return None
-        for one, size in self._dimensions.items():
-            if size == value:
-                return f"it is the size {one}: a smaller one would compute a part of it"
-            if size > 0 and next_power_of_2(size) == value:
-                return f"it is the next power of two of {one}, {size}: a smaller one would compute a part of it"
+        for size in self._dimensions.values():
+            if size == value or (size > 0 and next_power_of_2(size) == value):
+                return f"it is {self._shape_told(name, size, value)}: a smaller one would compute a part of it"
         return None
+
+    def _shape_told(self, name: str, size: int, value: int) -> str:
+        """What a tile that is as large as some size is: by the program's source, by an argument's name, or a shape's."""
+        source = self._grid.sources.get(name)
+        if source is not None:
+            told = f"the size {size}" if size == value else f"the next power of two of {size}"
+            return f"{told}, by the caller's `{source}`"
+        numbers = {one: held for one, held in self._named.items() if one not in self._constants and type(held) is int}
+        word = next(one for one, held in {**numbers, **self._dimensions}.items() if held == size)
+        return f"the size {word}" if size == value else f"the next power of two of {word}, {size}"
 
     def _worth(self, bound: str) -> int | None:
         """What a loop covers, as a number; None where the launch's arguments do not say."""
@@ -242,8 +296,8 @@ class _Case:
             if count < 2 or count in integers.values():
                 continue
             tensor = told.partition(".")[0]
-            others = {one: size for one, size in self._dimensions.items() if one.partition(".")[0] != tensor}
-            others |= {one: size for one, size in integers.items() if one not in self._constants}
+            others = {one: size for one, size in integers.items() if one not in self._constants}
+            others |= {one: size for one, size in self._dimensions.items() if one.partition(".")[0] != tensor}
             for other, size in others.items():
                 if size > value and cdiv(size, value) == count and count not in others.values():
                     return f"a buffer of the program is sized by it: {told} is {count}, cdiv({other}, {name})"

@@ -44,11 +44,12 @@ def value_name(name: str) -> str:
 def problem_of(kept: Kept, knobs: frozenset[str]) -> NamedProblem:
     """The problem of a capture: dtypes of its tensors, its numbers and words, the constants that stay, and the grid.
 
-    The grid is Before's: it says the size where no argument does.
+    What goes with a knob is no part of it. The grid is Before's: it says the size where no argument does.
     """
     values: dict[str, Any] = {}
+    varying = knobs | kept.following(knobs)
     for name, one in kept.arguments.items():
-        if name not in knobs and name not in OPTIONS:
+        if name not in varying and name not in OPTIONS:
             values[value_name(name)] = _told(name, one, kept)
     for axis, programs in enumerate(kept.case.grid):
         if programs > 1:

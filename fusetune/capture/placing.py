@@ -48,7 +48,7 @@ def placed_of(
     for changed in itertools.islice(_combinations(tried, own), MOST):
         if time.monotonic() > until:
             break
-        found.append(_placed(changed, grid, resolved, bound, rule, heuristics))
+        found.append(placed_at(changed, grid, resolved, bound, rule, heuristics))
     return tuple(found)
 
 
@@ -66,14 +66,15 @@ def _combinations(tried: Mapping[str, list[int]], own: Mapping[str, Any]) -> Ite
                 yield dict(zip(names, values, strict=True))
 
 
-def _placed(
-    changed: dict[str, int],
+def placed_at(
+    changed: dict[str, Any],
     grid: Any,
     resolved: tuple[int, ...],
     bound: Mapping[str, Any],
     rule: GridRule,
-    heuristics: Mapping[str, Any],
+    heuristics: Mapping[str, Any] = {},
 ) -> Placed:
+    """The launch with these constants changed; its grid is None where it is not known, or there is none."""
     nowhere = Placed(changed, None)
     arguments = rule.arguments_at(changed)
     if arguments is None or changed.keys() & rule.suspects:

@@ -315,7 +315,11 @@ class CapturedSpec(KernelSpec):
 
     def _elements_a_thread(self, config: Config) -> int:
         """Of the largest tile that two of the constants may span."""
-        largest = sorted((value for value in config.constants().values() if type(value) is int), reverse=True)[:2]
+        placed = self._placed(config)
+        follow = self.kept.following(frozenset(self._knobs()))
+        moved = {**self.kept.constants(), **(placed.arguments if placed is not None else {})}
+        found = [*config.constants().values(), *(moved.get(name) for name in follow)]
+        largest = sorted((value for value in found if type(value) is int), reverse=True)[:2]
         product = 1
         for value in largest:
             product *= value

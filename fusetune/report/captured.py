@@ -19,6 +19,7 @@ SHARE: Final = 0.95
 """Of the kernels' time: so much is shown where nothing else is asked for."""
 _SHORT: Final = {"num_warps": "warps", "num_stages": "stages"}
 _LONGEST_PLACE: Final = 40
+_BEHIND: Final = {"both": "read and written", "atomic": "changed by atomics", "unused": "not touched"}
 
 
 def selected(looked: Looked, *, kernel: str | None = None, top: int | None = None, share: float = SHARE) -> list[Case]:
@@ -66,16 +67,25 @@ def _explained(case: Case) -> list[str]:
     lines = [f"{case.kernel.name}  {case.kernel.place()}  {case.launches} launches, {case.config_text()}"]
     lines.append(f"  grid {'x'.join(map(str, case.grid))}: {case.grid_why or case.grid_kind}")
     for name, tensor in case.tensors.items():
-        role = case.roles.get(name, "")
         shared = [other for other, one in case.tensors.items() if other != name and one.storage == tensor.storage]
         beside = f", shares its memory with {', '.join(shared)}" if shared else ""
-        lines.append(f"  {name}: {tensor.describe()}{f', {role}' if role else ''}{beside}")
+        lines.append(f"  {name}: {tensor.describe()}{_role(case, name)}{beside}")
     lines += [f"  {name} = {value}" for name, value in case.values.items()]
     for knob in case.knobs:
         which = "may vary" if knob.varies else "stays"
         lines.append(f"  {knob.name} = {knob.value} {which}: {knob.reason}")
     lines += [f"  note: {finding}" for finding in case.findings]
     return lines
+
+
+def _role(case: Case, name: str) -> str:
+    """What the kernel does to a tensor, after a comma; empty where that is not known."""
+    found = f", {case.roles[name]}" if name in case.roles else ""
+    if name in case.unsure:
+        found += ", not surely: some access may be another tensor's"
+    if name in case.tables:
+        found += f", its integers are addresses of memory that is {_BEHIND.get(case.tables[name], case.tables[name])}"
+    return found
 
 
 def besides(looked: Looked, cases: Sequence[Case]) -> list[str]:

@@ -51,6 +51,18 @@ def test_an_autotuner_s_trials_are_not_the_program_s_launches_and_its_list_is_pr
     assert varying(case) == {"BLOCK"}
 
 
+def test_a_tuner_of_the_program_s_own_proposes_its_list_and_its_own_trials_are_not_counted():
+    found, code = looked(str(PROGRAMS / "own_tuner.py"))
+    assert code == 0
+    by_name = {name: [one for one in found["cases"] if one["kernel"]["name"] == name] for name in ("double", "triple")}
+    for some in by_name.values():
+        (case,) = some
+        assert (case["launches"], case["proposals"], varying(case)) == (2, 4, {"BLOCK"})
+    halves = [case for case in found["cases"] if case["kernel"]["name"] == "fill"]
+    assert sorted((case["constants"]["HALF"], case["launches"]) for case in halves) == [(0, 2), (1, 2)]
+    assert found["trials"] == 12
+
+
 def test_what_the_program_prints_goes_to_stderr_and_its_arguments_reach_it():
     done = capture("--json", str(PROGRAMS / "autotuned_add.py"), "300")
     assert "added 300" in done.stderr
@@ -92,6 +104,26 @@ def test_kernels_of_forward_and_backward_are_both_seen_with_what_they_do_to_thei
     assert (forward["kernel"]["name"], backward["kernel"]["name"]) == ("square", "square_backward")
     assert forward["roles"] == {"x_ptr": "read", "y_ptr": "written"}
     assert backward["roles"] == {"x_ptr": "read", "g_ptr": "both"}
+
+
+def test_a_loop_over_views_of_one_storage_is_one_case_for_each_alignment():
+    doubled = [case for case in cases("in_a_loop") if case["kernel"]["name"] == "double"]
+    found = {(case["values"]["n"], case["tensors"]["x_ptr"]["aligned"]): case.get("launches", 1) for case in doubled}
+    assert found == {(1000, True): 40, (1001, True): 3, (1001, False): 7}
+    (finding,) = doubled[0]["findings"]
+    assert finding.startswith("launched with `x_ptr` at 40 places of its storage")
+
+
+def test_numbers_that_count_steps_are_one_case_and_few_sizes_are_cases_of_their_own():
+    found = cases("in_a_loop")
+    stepped = [case for case in found if case["kernel"]["name"] == "decay"]
+    assert sorted(case.get("launches", 1) for case in stepped) == [1, 1, 1, 1, 1, 1, 1, 93]
+    (many,) = [case for case in stepped if case.get("launches", 1) == 93]
+    assert many["values"] == {"step": 2, "rate": 0.5, "n": 1000}
+    assert many["findings"] == [
+        "launched with 93 values of `step`, 93 values of `rate`; kept with the first",
+    ]
+    assert [case["values"]["count"] for case in found if case["kernel"]["name"] == "fill"] == [256, 512, 1024]
 
 
 def test_a_model_is_run_with_its_own_inputs():

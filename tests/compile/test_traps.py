@@ -106,6 +106,7 @@ def test_the_constants_that_vary_are_those_that_the_launch_follows(number, kerne
         (6, "partial_sums", "BLOCK", "buffer"),
         (7, "matmul_int8", "BLOCK_K", "own list"),
         (8, "cross_entropy", "BLOCK", "next power of two"),
+        (11, "negate", "BLOCK", "own list"),
         (11, "negate", "EVEN", "a heuristic of the program computes it"),
         (15, "normalise", "BLOCK", "a loop of the kernel steps by it"),
     ],
@@ -120,7 +121,7 @@ def test_warps_may_vary_anywhere_and_each_constant_has_a_reason(number):
         knobs = {knob["name"]: knob for knob in case["knobs"]}
         assert knobs["num_warps"]["varies"]
         assert all(knob["reason"] for knob in case["knobs"])
-        assert {name.partition(".")[0] for name in case["constants"]} <= knobs.keys()  # A tuple is told by its parts.
+        assert {name: knobs[name]["value"] for name in case["constants"]} == case["constants"]
         assert not case.get("findings") or number in {10, 11}
 
 
@@ -159,6 +160,8 @@ def test_of_a_launcher_that_keeps_its_kernel_the_first_launch_is_seen():
 def test_a_tuner_s_own_run_is_no_reason_to_lose_the_launch_or_its_heuristics():
     case = case_of(11, "negate")
     assert case["constants"] == {"BLOCK": 1024, "EVEN": True}
+    assert (case["proposals"], values(case, "BLOCK")) == (2, [256, 512, 1024, 2048, 4096])
+    assert "own list" in reason(case, "BLOCK")
 
 
 def test_atomics_are_told_from_writes():
@@ -173,6 +176,13 @@ def test_a_view_and_the_buffer_behind_it_are_told():
     assert (written["shape"], written["storage_bytes"]) == ([1100], 1152 * 4)
 
 
+def test_a_tuple_is_whole_as_a_constant_and_in_parts_at_run_time():
+    for case in looked(14)["combine"]:
+        assert case["constants"]["SHIFTS"] == [1, 2]
+        assert {"weights.0", "weights.1"} <= case["values"].keys()
+        assert "it is a tuple" in reason(case, "SHIFTS")
+
+
 def test_arguments_of_every_kind_are_told_and_only_the_tile_varies():
     plain, with_bias = sorted(looked(14)["combine"], key=lambda case: case["constants"]["HAS_BIAS"])
     assert plain["values"] == {"bias_ptr": None, "n": 5000, "step": 1, "factor": 1, "weights.0": 2.0, "weights.1": 1}
@@ -183,6 +193,13 @@ def test_arguments_of_every_kind_are_told_and_only_the_tile_varies():
         assert varying(case) == {"BLOCK"}
         for name, word in (("OP", "function"), ("TYPE", "dtype"), ("KIND", "string"), ("HAS_BIAS", "bool")):
             assert word in reason(case, name)
+
+
+def test_a_table_of_pointers_is_told_with_what_is_done_behind_it():
+    case = case_of(14, "add_to_all")
+    assert case["roles"] == {"table_ptr": "read", "x_ptr": "read"}
+    assert (case["tables"], case.get("unsure", [])) == ({"table_ptr": "both"}, [])
+    assert not any("tables" in one for one in looked(14)["combine"])
 
 
 def test_the_grid_of_persistent_programs_is_the_gpu_s_and_stays():

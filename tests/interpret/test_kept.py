@@ -13,7 +13,7 @@ import torch
 from fusetune.capture.cases import Case
 from fusetune.capture.keeping import Keeper
 from fusetune.capture.kept import Kept, read_kept
-from fusetune.capture.watch import kernel_seen
+from fusetune.capture.launches import kernel_seen
 from tests.support.kept_kernels import kernels
 
 AGAIN = """

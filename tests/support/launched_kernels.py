@@ -124,6 +124,31 @@ def product(
 
 
 @JITFunction
+def tiled(
+    x_ptr, y_ptr, M, N, K, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, SPLIT: tl.constexpr = 1
+):
+    rows, columns = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M), tl.program_id(1) * BLOCK_N
+    columns += tl.arange(0, BLOCK_N)
+    inside = (rows[:, None] < M) & (columns[None, :] < N)
+    total = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    for first in range(0, K, BLOCK_K):
+        x = tl.load(x_ptr + rows[:, None] * K + first + tl.arange(0, BLOCK_K)[None, :], mask=rows[:, None] < M)
+        total += tl.sum(x, axis=1)[:, None]
+    tl.store(y_ptr + rows[:, None] * N + columns[None, :], total, mask=inside)
+
+
+@JITFunction
+def _placed(program, tile):
+    return program * tile + tl.arange(0, 64)
+
+
+@JITFunction
+def placed_elsewhere(y_ptr, M, N, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
+    rows, columns = _placed(tl.program_id(0), BLOCK_M), _placed(tl.program_id(1), BLOCK_N)
+    tl.store(y_ptr + rows[:, None] * N + columns[None, :], 1.0, mask=(rows[:, None] < M) & (columns[None, :] < N))
+
+
+@JITFunction
 def partial_sums(x_ptr, part_ptr, n, BLOCK: tl.constexpr):
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     tl.store(part_ptr + tl.program_id(0), tl.sum(tl.load(x_ptr + at, mask=at < n, other=0.0)))
@@ -173,6 +198,12 @@ def counted(x_ptr, y_ptr, n, blocks, BLOCK: tl.constexpr, EVEN: tl.constexpr):
 def _doubled(x, ACTIVATION: tl.constexpr, SQUARE: tl.constexpr):
     x = x * x if SQUARE else x
     return tl.maximum(x, 0.0) if ACTIVATION == "relu" else x
+
+
+@JITFunction
+def reversed_blocks(x_ptr, y_ptr, n, BLOCK: tl.constexpr, COUNT: tl.constexpr):
+    at = (COUNT - 1 - tl.program_id(0)) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(y_ptr + at, tl.load(x_ptr + at, mask=at < n), mask=at < n)
 
 
 @JITFunction
@@ -299,6 +330,10 @@ def softmax_by_rows(x: torch.Tensor) -> None:
     softmax[(rows,)](x, torch.empty_like(x), columns, BLOCK=block)
 
 
+def softmax_of_columns(x: torch.Tensor, size: int) -> None:
+    softmax[(x.shape[0],)](x, torch.empty_like(x), x.shape[1], BLOCK=size)
+
+
 def sum_by_rows(x: torch.Tensor, size: int = 64) -> None:
     row_sum[(x.shape[0],)](x, torch.empty(x.shape[0]), x.shape[1], BLOCK=size)
 
@@ -315,6 +350,95 @@ def multiplied_by_one_tile(a: torch.Tensor, b: torch.Tensor, size: int = 64) -> 
     c = torch.empty(M, N)
     grid = (triton.cdiv(M, size) * triton.cdiv(N, size),)
     product[grid](a, b, c, M, N, K, BLOCK_M=size, BLOCK_N=size, BLOCK_K=32, GROUP=8)
+
+
+def tiled_by_numbers(x: torch.Tensor, N: int) -> None:
+    M, K = x.shape
+    tiled[(triton.cdiv(M, 64), triton.cdiv(N, 64))](x, torch.empty(M, N), M, N, K, BLOCK_M=64, BLOCK_N=64, BLOCK_K=64)
+
+
+def tiled_by_counts_of_numbers(x: torch.Tensor, width: int) -> None:
+    height = x.shape[0]
+    across = (width + 63) // 64
+    grid = (-(-height // 64), across)
+    tiled[grid](x, torch.empty(height, width), height, width, x.shape[1], 64, 64, 32)
+
+
+def tiled_by_names_of_one_number(x: torch.Tensor, N: int) -> None:
+    M, K = x.shape
+    BM = BN = 64
+    tiled[(triton.cdiv(M, BM), triton.cdiv(N, BN))](x, torch.empty(M, N), M, N, K, BLOCK_M=64, BLOCK_N=64, BLOCK_K=32)
+
+
+def tiled_by_a_name_and_a_number(x: torch.Tensor, N: int, size: int = 64) -> None:
+    M, K = x.shape
+    tiled[(triton.cdiv(M, size), triton.cdiv(N, 64))](
+        x, torch.empty(M, N), M, N, K, BLOCK_M=size, BLOCK_N=64, BLOCK_K=32
+    )
+
+
+def tiled_beside_another_number(x: torch.Tensor, N: int) -> None:
+    M, K = x.shape
+    tiled[(triton.cdiv(M, 64), triton.cdiv(N, 32))](x, torch.empty(M, N), M, N, K, BLOCK_M=64, BLOCK_N=64, BLOCK_K=32)
+
+
+def tiled_twice_over(x: torch.Tensor, N: int) -> None:
+    M, K = x.shape
+    tiled[(triton.cdiv(M + 999, 64), triton.cdiv(N, 64))](
+        x, torch.empty(M, N), M, N, K, BLOCK_M=64, BLOCK_N=64, BLOCK_K=32
+    )
+
+
+def tiled_with_one_count(x: torch.Tensor) -> None:
+    n = x.shape[0]
+    count = triton.cdiv(n, 64)
+    tiled[(count, count)](x, torch.empty(n, n), n, n, x.shape[1], BLOCK_M=64, BLOCK_N=64, BLOCK_K=32)
+
+
+def tiled_by_a_copy(x: torch.Tensor, N: int) -> None:
+    M, K = x.shape
+    size = 64
+    same = size
+    grid = (triton.cdiv(M, size), triton.cdiv(N, same))
+    tiled[grid](x, torch.empty(M, N), M, N, K, BLOCK_M=size, BLOCK_N=same, BLOCK_K=32)
+
+
+def tiled_by_one_size(x: torch.Tensor, N: int, size: int = 64) -> None:
+    M, K = x.shape
+    tiled[(triton.cdiv(M, size), triton.cdiv(N, size))](x, torch.empty(M, N), M, N, K, size, size, BLOCK_K=size)
+
+
+def tiled_by_one_size_and_a_fixed_width(x: torch.Tensor, N: int, size: int = 64) -> None:
+    M, K = x.shape
+    tiled[(triton.cdiv(M, size), 16)](x, torch.empty(M, N), M, N, K, size, size, BLOCK_K=32)
+
+
+def by_a_count_that_is_a_constant(x: torch.Tensor, size: int = 256) -> None:
+    n = x.numel()
+    count = triton.cdiv(n, size)
+    warps = 8 if size > 512 else 4
+    reversed_blocks[(count,)](x, torch.empty_like(x), n, BLOCK=size, COUNT=count, num_warps=warps)
+
+
+def by_a_count_at_the_launch(x: torch.Tensor, size: int = 256) -> None:
+    n = x.numel()
+    reversed_blocks[(triton.cdiv(n, size),)](x, torch.empty_like(x), n, BLOCK=size, COUNT=triton.cdiv(n, size))
+
+
+def multiplied_by_numbers(a: torch.Tensor, b: torch.Tensor) -> None:
+    (M, K), N = a.shape, b.shape[1]
+    c = torch.empty(M, N)
+    product[(triton.cdiv(M, 64) * triton.cdiv(N, 64),)](a, b, c, M, N, K, BLOCK_M=64, BLOCK_N=64, BLOCK_K=32, GROUP=8)
+
+
+def placed_by_numbers(y: torch.Tensor) -> None:
+    M, N = y.shape
+    placed_elsewhere[(triton.cdiv(M, 64), triton.cdiv(N, 64))](y, M, N, BLOCK_M=64, BLOCK_N=64)
+
+
+def rounded_by_the_size(n: int = 64) -> None:
+    x = torch.empty(64)
+    scaled[((64 + 63) // 64,)](x, torch.empty_like(x), 64, BLOCK=64)
 
 
 def summed_in_parts(x: torch.Tensor, size: int = 512) -> None:

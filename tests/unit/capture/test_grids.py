@@ -106,8 +106,23 @@ def test_two_tiles_in_one_axis_are_followed_each():
 
 def test_one_name_for_two_tiles_keeps_them_together():
     rule = launched(programs.multiplied_by_one_tile, torch.empty(4096, 1024), torch.empty(1024, 2048)).rule
-    assert rule.at({"BLOCK_M": 128}) is None
-    assert rule.at({"BLOCK_M": 128, "BLOCK_N": 128}) == (512,)
+    assert rule.at({"BLOCK_M": 128}) == rule.at({"BLOCK_M": 128, "BLOCK_N": 128}) == (512,)
+    assert rule.at({"BLOCK_N": 128}) is None
+    assert rule.arguments_at({"BLOCK_M": 128}) == {"BLOCK_N": 128}
+
+
+def test_a_constant_that_is_a_count_of_another_s_tiles_follows_it_and_so_does_the_grid():
+    for function in (programs.by_a_count_that_is_a_constant, programs.by_a_count_at_the_launch):
+        rule = launched(function, X).rule
+        assert (rule.text, rule.reads) == ("(cdiv(100000, BLOCK),)", {"BLOCK"})
+        assert rule.at({"BLOCK": 1024}) == (98,)
+        assert rule.arguments_at({"BLOCK": 1024}) == {"COUNT": 98}
+
+
+def test_a_copy_of_a_tile_under_another_name_varies_by_itself():
+    rule = launched(programs.tiled_by_a_copy, torch.empty(1000, 256), 1000).rule
+    assert rule.at({"BLOCK_M": 128}) == (8, 16)
+    assert rule.arguments_at({"BLOCK_M": 128}) == {}
 
 
 def test_a_literal_written_in_the_grid_and_at_the_launch_is_one_tile():
@@ -115,6 +130,55 @@ def test_a_literal_written_in_the_grid_and_at_the_launch_is_one_tile():
     assert rule.kind == "expression"
     assert rule.why.startswith("the caller writes the number again")
     assert rule.text == "((100000 + (BLOCK - 1)) // BLOCK,)"
+
+
+@pytest.mark.parametrize(
+    ("function", "text"),
+    [
+        (programs.tiled_by_numbers, "(cdiv(1000, BLOCK_M), cdiv(1000, BLOCK_N))"),
+        (programs.tiled_by_counts_of_numbers, "(-(-1000 // BLOCK_M), (1000 + (BLOCK_N - 1)) // BLOCK_N)"),
+        (programs.tiled_by_names_of_one_number, "(cdiv(1000, BLOCK_M), cdiv(1000, BLOCK_N))"),
+        (programs.tiled_by_a_name_and_a_number, "(cdiv(1000, BLOCK_M), cdiv(1000, BLOCK_N))"),
+    ],
+)
+def test_one_number_for_two_tiles_is_told_apart_by_what_the_kernel_does_with_each(function, text):
+    # Both sizes are the same, so that only the axes tell.
+    rule = launched(function, torch.empty(1000, 256), 1000).rule
+    assert (rule.kind, rule.text, rule.suspects) == ("expression", text, frozenset())
+    assert rule.at({"BLOCK_M": 128}) == (8, 16)
+    assert rule.at({"BLOCK_N": 32}) == (16, 32)
+
+
+@pytest.mark.parametrize("columns", [2048, 4096])
+def test_two_tiles_on_one_axis_are_told_apart_by_the_size_that_each_cuts_up(columns):
+    one = launched(programs.multiplied_by_numbers, torch.empty(4096, 1024), torch.empty(1024, columns))
+    assert one.rule.text == f"(cdiv(4096, BLOCK_M) * cdiv({columns}, BLOCK_N),)"
+
+
+def test_a_number_that_is_no_tile_s_is_left_alone_beside_one_that_is():
+    rule = launched(programs.tiled_beside_another_number, torch.empty(1000, 256), 1000).rule
+    assert rule.text == "(cdiv(1000, BLOCK_M), 32)"
+
+
+def test_a_grid_that_does_not_follow_what_the_kernel_covers_is_no_tile_s():
+    rule = launched(programs.tiled_twice_over, torch.empty(1000, 256), 1000).rule
+    assert rule.at({"BLOCK_M": 32}) is None
+
+
+def test_one_count_for_two_tiles_is_not_clear():
+    rule = launched(programs.tiled_with_one_count, torch.empty(1000, 256)).rule
+    assert (rule.kind, rule.suspects) == ("fixed", {"BLOCK_M", "BLOCK_N"})
+    assert rule.why.endswith("64, which divides n, may be BLOCK_M or BLOCK_N")
+
+
+def test_where_the_kernel_does_not_tell_two_tiles_of_one_number_stay():
+    rule = launched(programs.placed_by_numbers, torch.empty(1000, 500)).rule
+    assert (rule.kind, rule.suspects) == ("fixed", {"BLOCK_M", "BLOCK_N"})
+    assert "may be BLOCK_M or BLOCK_N" in rule.why
+
+
+def test_a_size_that_is_the_tile_s_number_is_not_taken_for_it():
+    assert launched(programs.rounded_by_the_size).rule.text == "((64 + (BLOCK - 1)) // BLOCK,)"
 
 
 def test_a_grid_from_another_literal_than_the_tile_follows_nothing():
@@ -148,6 +212,10 @@ def test_without_the_source_the_only_explanation_is_taken():
     rule = launched(programs.given_grid, X, (391,), 256).rule
     assert (rule.kind, rule.text) == ("cdiv", "(cdiv(100000, BLOCK),)")
     assert rule.at({"BLOCK": 128}) == (782,)
+
+
+def test_a_size_that_is_an_argument_is_told_by_its_name():
+    assert "cdiv(n, BLOCK)" in launched(programs.given_grid, X, (391,), 256).rule.why
 
 
 def test_without_the_source_a_grid_that_nothing_explains_is_fixed():

@@ -17,14 +17,16 @@ from fusetune.capture import captures, keeping
 from fusetune.capture.cases import Case
 from fusetune.capture.keeping import Keeper
 from fusetune.capture.kept import FloatKept, Kept, PlainKept, TensorKept, TypeKept, read_kept
+from fusetune.capture.launches import described, kernel_seen
 from fusetune.capture.restore import arguments_of, load_kept_kernel, make_storage
-from fusetune.capture.watch import described, kernel_seen
 from fusetune.errors import CaptureError
 from fusetune.ops.spec import TileDescriptor
 from tests.support.kept_kernels.kernels import combined, doubled_in_place, with_settings
 
 
-def keep(folder: Path, arguments: dict[str, Any], kernel: Any = combined, launch: Any = None, **more: Any) -> Kept:
+def keep(
+    folder: Path, arguments: dict[str, Any], kernel: Any = combined, launch: Any = None, tables: Any = None, **more: Any
+) -> Kept:
     options = {"exact": False, "quota_bytes": 1 << 30, "program": "a.py", **more}
     keeper = Keeper(folder, **options)
     pending = keeper.before("a", kernel, arguments)
@@ -33,7 +35,7 @@ def keep(folder: Path, arguments: dict[str, Any], kernel: Any = combined, launch
         launch()
     keeper.after(pending)
     tensors, values, constants = described(kernel, arguments)
-    case = Case(kernel_seen(kernel), (1,), "tuple", tensors, values, constants, {}, {})
+    case = Case(kernel_seen(kernel), (1,), "tuple", tensors, values, constants, {}, {}, tables=tables or {})
     found = keeper.keep(pending, case)
     assert found is not None, pending.why
     return read_kept(Path(found))
@@ -182,10 +184,29 @@ def test_what_cannot_be_launched_again_is_kept_with_the_reason(tmp_path, kernel,
     assert keep(tmp_path / "a", arguments, kernel=kernel).unlaunchable == why
 
 
+def test_what_is_behind_a_table_of_pointers_is_not_kept_and_the_case_says_so(tmp_path):
+    kept = keep(tmp_path / "a", {"x_ptr": torch.zeros(4, dtype=torch.int64)}, tables={"x_ptr": "both"})
+    assert kept.unlaunchable == "x_ptr holds pointers"
+    assert kept.case.tables == {"x_ptr": "both"}
+
+
 def test_a_case_is_kept_once_and_no_more_than_asked_for(tmp_path):
     keeper = Keeper(tmp_path / "a", exact=False, quota_bytes=1000, program="a", most=2)
     found = [keeper.before(key, combined, {}) for key in ("a", "a", "b", "c")]
     assert [one is not None for one in found] == [True, False, True, False]
+
+
+def test_a_case_that_turned_out_to_be_another_s_is_forgotten(tmp_path):
+    kept = keep(tmp_path / "a", {"x_ptr": torch.ones(100), "n": 5, "BLOCK": 8})
+    keeper = Keeper(tmp_path / "b", exact=False, quota_bytes=1000, program="a")
+    pending = keeper.before("a", combined, {"x_ptr": torch.ones(100)})
+    assert pending is not None
+    folder = keeper.keep(pending, kept.case)
+    assert folder is not None
+    assert (captures._run(tmp_path / "b").cases, captures._run(tmp_path / "b").bytes) == (1, 400)
+    keeper.forget(folder)
+    assert not Path(folder).exists()
+    assert (captures._run(tmp_path / "b").cases, captures._run(tmp_path / "b").bytes) == (0, 0)
 
 
 def test_a_launch_that_fails_leaves_nothing(tmp_path):

@@ -7,6 +7,7 @@ import pytest
 
 from fusetune.capture.cases import Case, KernelSeen
 from fusetune.capture.kept import MANIFEST, VERSION, Kept, Placed, PlainKept, read_kept
+from fusetune.capture.naming import problem_of
 from fusetune.errors import CaptureError
 
 
@@ -59,6 +60,22 @@ def test_an_argument_that_follows_in_a_way_that_is_not_understood_keeps_a_consta
     assert kept(derived_texts=derived).at({"BLOCK": 64}) is None
     known = {"tiles": ("cdiv(1000, BLOCK)", frozenset({"BLOCK"}))}
     assert kept(derived_texts=known).at({"BLOCK": 64}) == Placed({"BLOCK": 64}, (8,), {"tiles": 16})
+
+
+def test_a_constant_that_goes_with_another_takes_its_value_and_is_no_part_of_the_problem() -> None:
+    one = kept(grid_text="(cdiv(1000, BLOCK),)", grid_reads=frozenset({"BLOCK"}))
+    two = msgspec.structs.replace(
+        one,
+        case=msgspec.structs.replace(one.case, constants={"BLOCK": 128, "OTHER": 128}),
+        arguments={**one.arguments, "OTHER": PlainKept(128)},
+        tied={"BLOCK": ("BLOCK", "OTHER"), "OTHER": ("BLOCK", "OTHER")},
+        derived_texts={"OTHER": ("BLOCK", frozenset({"BLOCK"}))},
+    )
+    assert two.at({"BLOCK": 256}) == Placed({"BLOCK": 256}, (4,), {"OTHER": 256})
+    assert two.at({"OTHER": 256}) is None
+    assert two.following(frozenset({"BLOCK"})) == {"OTHER"}
+    assert "OTHER" not in repr(problem_of(two, frozenset({"BLOCK"})))
+    assert "OTHER" in repr(problem_of(two, frozenset()))
 
 
 def test_a_capture_is_read_back_and_what_is_none_is_named(tmp_path) -> None:

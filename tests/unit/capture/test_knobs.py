@@ -60,9 +60,29 @@ def test_tiles_of_the_grid_and_of_the_loop_vary_but_not_how_programs_are_grouped
     assert "no size of a block" in found["GROUP"].reason
 
 
-def test_tiles_that_are_given_one_value_stay():
+def test_tiles_that_are_given_one_value_are_one_knob():
     found = knobs(launched(programs.multiplied_by_one_tile, torch.empty(4096, 1024), torch.empty(1024, 2048)))
-    assert found["BLOCK_M"].reason == "the caller gives one value to it and to BLOCK_N"
+    assert (found["BLOCK_M"].varies, found["BLOCK_M"].values) == (True, (16, 32, 64, 128, 256))
+    assert found["BLOCK_M"].reason.startswith("the grid follows it, BLOCK_N with it: ")
+    assert found["BLOCK_N"].reason == "it goes with BLOCK_M: the caller gives both one value"
+
+
+def test_a_loop_s_tile_among_those_limits_them():
+    found = knobs(launched(programs.tiled_by_one_size, torch.empty(1000, 100), 500))
+    assert found["BLOCK_M"].values == (16, 32, 64, 128)
+    assert [found[name].varies for name in ("BLOCK_M", "BLOCK_N", "BLOCK_K")] == [True, False, False]
+
+
+def test_tiles_of_one_value_stay_where_the_grid_follows_but_one_of_them():
+    found = knobs(launched(programs.tiled_by_one_size_and_a_fixed_width, torch.empty(1000, 256), 1000))
+    assert not found["BLOCK_M"].varies
+    assert found["BLOCK_M"].reason.endswith("and how the grid follows each of them is not known")
+
+
+def test_a_count_of_tiles_that_is_a_constant_goes_with_the_tile():
+    found = knobs(launched(programs.by_a_count_that_is_a_constant, X))
+    assert found["BLOCK"].varies
+    assert found["COUNT"].reason == "the caller computes it from BLOCK"
 
 
 def test_a_tile_tied_to_the_row_stays():
@@ -72,6 +92,15 @@ def test_a_tile_tied_to_the_row_stays():
         knob = knobs(one)["BLOCK"]
         assert not knob.varies
         assert "a smaller one would compute a part of it" in knob.reason
+
+
+def test_a_reason_has_the_program_s_own_words():
+    # The rows are as many as the columns, so that the shape's first number would do as well.
+    knob = knobs(launched(programs.softmax_by_rows, torch.empty(1024, 1024)))["BLOCK"]
+    assert knob.reason.startswith("it is the size 1024, by the caller's `triton.next_power_of_2(columns)`: ")
+    knob = knobs(launched(programs.softmax_of_columns, torch.empty(64, 1000), 1024))["BLOCK"]
+    assert knob.reason.startswith("it is the next power of two of columns, 1000: ")
+    assert programs.launched(programs.softmax_of_a_square, torch.empty(64, 64)).rule.sources == {"BLOCK": "n"}
 
 
 def test_a_loop_that_takes_one_step_may_take_more_but_no_larger_one():

@@ -156,7 +156,7 @@ class Applier:
             bound, options = bind(kernel, args, named)
         except TypeError:  # the launch itself tells the program
             return run(kernel, *args, grid=grid, warmup=warmup, **named)
-        number = self._find(kernel, bound, options, free_names(self._above.tuners))
+        number = self._find(kernel, bound, options, free_names(self._above.tuners), grid)
         launch = _Launch(args, grid, named)
         why = None
         if number is not None and self._apply:
@@ -178,14 +178,20 @@ class Applier:
             return run(kernel, *args, grid=grid, warmup=False, **named)
 
     def _find(
-        self, kernel: Any, bound: Mapping[str, Any], options: Mapping[str, Any], free: frozenset[str]
+        self,
+        kernel: Any,
+        bound: Mapping[str, Any],
+        options: Mapping[str, Any],
+        free: frozenset[str],
+        grid: Any = None,
     ) -> int | None:
         seen = self._kernels.get(id(kernel))
         if seen is None:
             seen = self._kernels[id(kernel)] = (kernel, kernel_seen(kernel))
         if not self._changes.are_of(seen[1]):
             return None
-        return self._changes.find(seen[1], kernel, bound, options, free)
+        resolved = resolved_grid(grid, bound) if grid is not None else None
+        return self._changes.find(seen[1], kernel, bound, options, free, resolved)
 
     def _changed(self, change: Change, kernel: Any, launch: _Launch, bound: Mapping[str, Any]) -> _Launch | str:
         """The launch with the change's config; or why it stays as it is."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
@@ -28,12 +28,9 @@ class Change(msgspec.Struct, frozen=True):
         return f"{self.case.kernel.name} with {' '.join(f'{name}={value}' for name, value in given.items())}"
 
 
-_NO_HASH: Final = ""
-
-
 def kernel_key(kernel: KernelSeen) -> tuple[str, ...]:
     """What makes two kernels of two processes the same one: file, name and code; the line where there is no code."""
-    return (kernel.file, kernel.name, kernel.source_hash or f"{_NO_HASH}{kernel.line}")
+    return (kernel.file, kernel.name, kernel.source_hash or str(kernel.line))
 
 
 def launch_key(
@@ -92,22 +89,22 @@ class Changes:
         bound: Mapping[str, Any],
         options: Mapping[str, Any],
         free: frozenset[str],
+        grid: tuple[int, ...] | None = None,
     ) -> int | None:
         """The number of the change for a launch of the kernel `seen`; None where it is none of the cases.
 
-        What of `free` the launch has decides only between cases that are else the same one.
+        What of `free` the launch has, and its grid then, decide only between cases that are else the same one; where
+        nothing is free the grid has to be the case's. None leaves it open.
         """
         tensors, values, constants = described(kernel, bound)
         options = {name: told(value) for name, value in options.items()}
         found = self._table(kernel_key(seen), free).get(launch_key(tensors, values, constants, options, free), [])
+        if grid is not None and (len(found) > 1 or not free):
+            found = [number for number in found if self.all[number].case.grid == grid]
         if len(found) < 2:
             return found[0] if found else None
         ran = {**constants, **options}
-        same = [
-            number
-            for number in found
-            if all(ran.get(name) == value for name, value in self.all[number].case.constants.items() if name in free)
-        ]
+        same = [number for number in found if _is_like(self.all[number].case.constants, ran, free)]
         return same[0] if len(same) == 1 else None
 
     def _table(self, kernel: tuple[str, ...], free: frozenset[str]) -> Mapping[str, list[int]]:
@@ -119,3 +116,7 @@ class Changes:
                 key = launch_key(case.tensors, case.values, case.constants, case.options, free)
                 table.setdefault(key, []).append(number)
         return table
+
+
+def _is_like(constants: Mapping[str, Any], ran: Mapping[str, Any], free: frozenset[str]) -> bool:
+    return all(ran.get(name) == value for name, value in constants.items() if name in free)

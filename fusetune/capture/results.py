@@ -37,14 +37,9 @@ class Difference(msgspec.Struct, frozen=True):
     allowed: float = 0.0
     wrong: str | None = None
 
-    def within(self, tolerance: float) -> bool:
-        """Whether it is right at this relative error, or at that of its own dtype where that is more."""
-        most = max(tolerance, self.allowed)
-        return self.wrong is None and self.error <= most and self.largest <= MAXIMUM * most
-
     def told(self) -> str:
-        """In a few words: `max error 1.2e-07`."""
-        return self.wrong if self.wrong is not None else f"max error {self.error:.1e}" if self.error else "max error 0"
+        """In a few words: `relative error 1.2e-07`."""
+        return self.wrong or (f"relative error {self.error:.1e}" if self.error else "max error 0")
 
 
 def results_of(value: Any) -> Results:

@@ -9,6 +9,11 @@ import pytest
 from fusetune.capture.again import run_again
 from fusetune.capture.changes import Change
 from fusetune.capture.programs import Program, run_program
+from fusetune.core.config import NamedConfig
+from fusetune.core.progress import SilentProgress
+from fusetune.store.yaml_files import read_config_file
+from fusetune.tune.again import ask_program
+from tests.support.kept_verdicts import kept
 from tests.support.launch_cases import launches_of
 
 FILE = Path(__file__).parents[1] / "support" / "programs" / "rows_and_points.py"
@@ -35,7 +40,7 @@ def test_as_it_is_nothing_is_changed_and_its_reference_agrees(before):
     assert (ran.launches, [one.applied for one in ran.launched]) == (2, [0, 0])
     assert ran.gives
     assert ran.reference is not None
-    assert ran.reference.within(1e-6)
+    assert (ran.reference.wrong, ran.reference.error < 1e-6) == (None, True)
     assert path.is_file()
 
 
@@ -57,4 +62,19 @@ def test_a_tile_that_is_tied_to_the_shape_makes_a_wrong_result(cases, before):
     assert ran.launched[0].applied == 1
     for found in (ran.difference, ran.reference):
         assert found is not None
-        assert not found.within(1e-3)
+        assert found.wrong is not None or found.error > 0.01
+
+
+def test_of_two_kept_configs_the_one_that_spoils_the_result_is_taken_back(cases, tmp_path):
+    tuned = [
+        kept(cases[name], NamedConfig(BLOCK=block, num_warps=8), NamedConfig(BLOCK=64), tmp_path)
+        for name, block in (("row_softmax", 128), ("twice", 256))
+    ]
+    left, word = ask_program(PROGRAM, tuned, SilentProgress())
+    assert [one.end for one in left] == ["revert", "keep"]
+    assert word is not None
+    assert (word.changes, word.applied, word.launches, word.right) == (2, 1, 1, True)
+    assert [(one.change, one.why) for one in word.reverted] == [(0, "wrong")]
+    entries = [read_config_file(one.result.file).entries[0] for one in left]
+    assert [(one.verdict, one.config["BLOCK"]) for one in entries] == [("revert", 128), ("keep", 64)]
+    assert entries[0].reason == "program_result_wrong"

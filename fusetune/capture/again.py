@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 import tempfile
@@ -68,25 +69,80 @@ def run_again(
     target: str | None = None,
     limit_s: float | None = None,
 ) -> Ran:
-    """Run a program in a fresh process, with the changes or as it is. What it prints goes to stderr.
+    """Run a program in a fresh process, with the changes or as it is. See `FreshProcesses.run`."""
+    with FreshProcesses() as processes:
+        asked = request_of(program, changes, apply=apply, save=save, against=against, target=target)
+        return processes.run(asked, limit_s)
 
-    A program that ends without a word, as by a signal or after `limit_s` seconds, has `failed`. Raises MachineError
-    where no process could be started.
-    """
+
+def request_of(
+    program: Program,
+    changes: Sequence[Change],
+    *,
+    apply: bool,
+    save: Path | None = None,
+    against: Path | None = None,
+    target: str | None = None,
+) -> AgainRequest:
+    """What to ask of a process."""
     saved, other = (None if one is None else str(one) for one in (save, against))
-    asked = AgainRequest(program, tuple(changes), apply, saved, other, target)
-    with tempfile.TemporaryDirectory(prefix="fusetune-again-") as folder:
-        request, answer = Path(folder, "request.json"), Path(folder, "answer.json")
-        request.write_bytes(msgspec.json.encode(asked))
-        command = [sys.executable, "-m", "fusetune.capture.again_child", str(request), str(answer)]
-        sys.stderr.flush()
-        try:
-            done = subprocess.run(command, stdout=2, stdin=subprocess.DEVNULL, check=False, timeout=limit_s)
-        except subprocess.TimeoutExpired:
-            return Ran(failed=f"it did not end within {limit_s:g} s")
-        except OSError as error:
-            raise MachineError(f"no process for the program could be started: {error.strerror or error}") from error
-        if not answer.exists():
-            how = f"signal {-done.returncode}" if done.returncode < 0 else f"exit code {done.returncode}"
-            return Ran(failed=f"its process ended with {how}")
-        return msgspec.json.decode(answer.read_bytes(), type=Ran)
+    return AgainRequest(program, tuple(changes), apply, saved, other, target)
+
+
+class FreshProcesses:
+    """Runs a program in one process after the other, none of which has run anything before.
+
+    With `ahead` the next one loads torch and triton while one runs, which takes seconds, and waits for its request.
+    """
+
+    def __init__(self, *, ahead: bool = False) -> None:
+        self._ahead = ahead
+        self._waiting: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> FreshProcesses:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._waiting is not None:
+            _end(self._waiting)
+        self._waiting = None
+
+    def run(self, asked: AgainRequest, limit_s: float | None = None) -> Ran:
+        """Run what is asked. What the program prints goes to stderr.
+
+        A program that ends without a word, as by a signal or after `limit_s` seconds, has `failed`. Raises MachineError
+        where no process could be started.
+        """
+        process = self._waiting or _started()
+        self._waiting = _started() if self._ahead else None
+        with tempfile.TemporaryDirectory(prefix="fusetune-again-") as folder:
+            request, answer = Path(folder, "request.json"), Path(folder, "answer.json")
+            request.write_bytes(msgspec.json.encode(asked))
+            sys.stderr.flush()
+            try:
+                process.communicate(f"{request}\n{answer}\n".encode(), timeout=limit_s)
+            except subprocess.TimeoutExpired:
+                return Ran(failed=f"it did not end within {limit_s:g} s")
+            finally:
+                _end(process)
+            if not answer.exists():
+                how = f"signal {-process.returncode}" if process.returncode < 0 else f"exit code {process.returncode}"
+                return Ran(failed=f"its process ended with {how}")
+            return msgspec.json.decode(answer.read_bytes(), type=Ran)
+
+
+def _started() -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "fusetune.capture.again_child"]
+    try:
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=2)
+    except OSError as error:
+        raise MachineError(f"no process for the program could be started: {error.strerror or error}") from error
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a process, whatever it does; nothing happens to one that has ended."""
+    process.kill()
+    process.wait()
+    if process.stdin is not None:
+        with contextlib.suppress(OSError):
+            process.stdin.close()

@@ -1,6 +1,7 @@
-"""The process in which a program is run again: `python -m fusetune.capture.again_child REQUEST ANSWER`.
+"""The process in which a program is run again: `python -m fusetune.capture.again_child`.
 
-The request and the answer are files of JSON, an AgainRequest and a Ran. Exit code 6 where the program fails.
+It loads torch and triton, and reads two lines: the file of the request, JSON of an AgainRequest, and the one to write
+the answer to, a Ran. Exit code 6 where the program fails.
 """
 
 from __future__ import annotations
@@ -19,19 +20,22 @@ from fusetune.capture.applying import Applier
 from fusetune.capture.child import print_failure
 from fusetune.capture.programs import run_program
 from fusetune.capture.repeated import Repeated, repeated
-from fusetune.capture.results import Results, difference, have_tensors, load, save
+from fusetune.capture.results import Difference, Results, difference, have_tensors, load, on_cpu, save
 from fusetune.core.brief import brief
 from fusetune.core.target import find_target
-from fusetune.errors import EXIT_OK, EXIT_PROGRAM
+from fusetune.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_PROGRAM
 
 _TIMED_CALLS: Final = 20
-_TIMED_S: Final = 3.0
+_TIMED_S: Final = 1.0
 """Of calls whose launches are timed one by one: so many, or so long."""
 
 
 def main() -> int:
     """Run the program and write down what it came to."""
-    request = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=AgainRequest)
+    asked = _asked()
+    if asked is None:
+        return EXIT_INTERRUPTED
+    request = msgspec.json.decode(asked[0].read_bytes(), type=AgainRequest)
     began = time.monotonic()
     applier = Applier(request.changes, apply=request.apply)
     with contextlib.ExitStack() as stack:
@@ -50,8 +54,20 @@ def main() -> int:
             print_failure(error)
             ran = _of_whole(applier, f"{type(error).__name__}: {brief(error)}")
         ran = msgspec.structs.replace(ran, wall_s=round(time.monotonic() - began, 3))
-    _write(Path(sys.argv[2]), ran)
+    _write(asked[1], ran)
     return EXIT_OK if ran.failed is None else EXIT_PROGRAM
+
+
+def _asked() -> tuple[Path, Path] | None:
+    """The files of the request and of the answer; None where whoever asks is gone."""
+    try:
+        import torch  # noqa: F401
+        import triton  # noqa: F401
+
+        request, answer = (sys.stdin.readline().strip() for _ in range(2))
+    except KeyboardInterrupt:
+        return None
+    return (Path(request), Path(answer)) if request and answer else None
 
 
 def _ran(request: AgainRequest, applier: Applier) -> Ran:
@@ -104,17 +120,28 @@ def _compared(request: AgainRequest, program: Repeated, results: Results, ran: R
     """The results beside those of another run and of the reference; written down where that is asked for."""
     found: dict[str, Any] = {"gives": have_tensors(results)}
     if request.against is not None:
-        found["difference"] = difference(results, load(Path(request.against)))
+        found["difference"] = _difference(results, load(Path(request.against)))
     if program.has_reference:
         own = {place: one for place, one in results.items() if place.partition(".")[0] == "result"}
         try:
             expected = program.of_reference(own)
-            found["reference"] = difference(own, expected or {})
+            found["reference"] = _difference(own, expected or {})
         except Exception as error:  # noqa: BLE001 - the reference is somebody's code, and the program is asked without
             found["no_reference"] = f"{type(error).__name__}: {brief(error)}"
     if request.save is not None:
         save(results, Path(request.save))
     return msgspec.structs.replace(ran, **found)
+
+
+def _difference(results: Results, expected: Results) -> Difference:
+    """Compared where the results are, or in the CPU's memory where the GPU has no room for that."""
+    import torch
+
+    try:
+        return difference(results, expected)
+    except torch.OutOfMemoryError:
+        torch.cuda.empty_cache()
+        return difference(on_cpu(results), on_cpu(expected))
 
 
 def _has_gpu(request: AgainRequest) -> bool:

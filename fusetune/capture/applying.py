@@ -295,4 +295,5 @@ def _locals(frame: FrameType | None) -> str:
     """The plain values around a launch, which its grid may be computed from."""
     if frame is None:
         return ""
-    return repr([(name, value) for name, value in frame.f_locals.items() if isinstance(value, int | str | float)])
+    plain = (int, float, tuple)
+    return repr([(name, value) for name, value in frame.f_locals.items() if isinstance(value, plain)])

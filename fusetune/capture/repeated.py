@@ -14,6 +14,7 @@ from fusetune.capture.results import Results, difference, in_dtypes_of, results_
 _REFERENCE: Final = "Model"
 _CYCLES_A_SECOND: Final = 2.0e9
 """Of a GPU's clock, at most: so long it is kept busy while the host queues a call."""
+_LEAST_BUSY_S: Final = 5e-4
 _MOST_BUSY_S: Final = 0.05
 
 
@@ -72,7 +73,7 @@ class Repeated:
             expected = results_of({"result": self._reference(self.fresh())})
         return in_dtypes_of(results, expected)
 
-    def forward_ms(self, limit_s: float = 3.0, calls: int = 30) -> float | None:
+    def forward_ms(self, limit_s: float = 1.0, calls: int = 30) -> float | None:
         """The milliseconds of a call on the GPU, without gaps in which the host queues its work; None without calls.
 
         A call that waits for the GPU itself has its own gaps, and they count.
@@ -85,7 +86,7 @@ class Repeated:
         torch.cuda.synchronize()
         began = time.perf_counter()
         self._on(inputs)
-        busy_s = min(1.5 * (time.perf_counter() - began), _MOST_BUSY_S)
+        busy_s = min(max(2.0 * (time.perf_counter() - began), _LEAST_BUSY_S), _MOST_BUSY_S)
         times: list[float] = []
         until = time.monotonic() + limit_s
         while len(times) < calls and (len(times) < 3 or time.monotonic() < until):

@@ -75,11 +75,16 @@ def have_tensors(results: Results) -> bool:
     return any(hasattr(one, "untyped_storage") or isinstance(one, float) for one in results.values())
 
 
+def on_cpu(results: Results) -> Results:
+    """The same with tensors in the CPU's memory."""
+    return {place: one.cpu() if hasattr(one, "untyped_storage") else one for place, one in results.items()}
+
+
 def save(results: Results, path: Path) -> None:
     """Write results to a file of the owner's folder, tensors in the CPU's memory. Raises OSError."""
     import torch
 
-    torch.save({place: one.cpu() if hasattr(one, "untyped_storage") else one for place, one in results.items()}, path)
+    torch.save(on_cpu(results), path)
 
 
 def load(path: Path) -> Results:

@@ -9,7 +9,7 @@ from typing import Final
 
 from msgspec import structs
 
-from fusetune.capture.again import Ran, run_again
+from fusetune.capture.again import FreshProcesses, Ran, request_of
 from fusetune.capture.changes import Change
 from fusetune.capture.naming import value_name
 from fusetune.capture.oracle import FROBENIUS, TENSOR_CORES, multiplies
@@ -22,6 +22,9 @@ from fusetune.store.yaml_files import read_config_file, write_entry
 from fusetune.tune.last_word import LastWord, Why, last_word
 from fusetune.tune.program import Tuned
 
+LEAST_LIMIT_S: Final = 60.0
+LONGER: Final = 5.0
+"""A run may take so many seconds and so many times as long as the program as it is, where no limit is given."""
 _REASONS: Final[dict[Why, Reason]] = {"wrong": "program_result_wrong", "slower": "program_not_faster"}
 
 
@@ -41,8 +44,9 @@ def ask_program(
     with (
         tempfile.TemporaryDirectory(prefix="fusetune-result-") as folder,
         progress.phase("Running the program again, as it is and with the new configs"),
+        FreshProcesses(ahead=True) as processes,
     ):
-        runner = _ProgramRunner(program, changes, Path(folder, "before.pt"), limit_s)
+        runner = _ProgramRunner(processes, program, changes, Path(folder, "before.pt"), limit_s)
         word = last_word(len(changes), runner, tolerance_of(changes))
     left = list(tuned)
     for one in word.reverted:
@@ -78,13 +82,23 @@ def tolerance_of(changes: Sequence[Change]) -> float:
 class _ProgramRunner:
     """Runs one program; the first run's result lies in a file that the others are compared with."""
 
-    def __init__(self, program: Program, changes: Sequence[Change], result: Path, limit_s: float | None) -> None:
-        self._program, self._changes, self._limit_s = program, tuple(changes), limit_s
-        self._result = result
+    def __init__(
+        self,
+        processes: FreshProcesses,
+        program: Program,
+        changes: Sequence[Change],
+        result: Path,
+        limit_s: float | None,
+    ) -> None:
+        self._processes, self._program, self._changes = processes, program, tuple(changes)
+        self._result, self._limit_s = result, limit_s
 
     def before(self) -> Ran:
         """See Runner."""
-        return self._run(self._changes, apply=False)
+        ran = self._run(self._changes, apply=False)
+        if self._limit_s is None:  # With another config it may hang.
+            self._limit_s = LEAST_LIMIT_S + LONGER * ran.wall_s
+        return ran
 
     def after(self, changes: Collection[int]) -> Ran:
         """See Runner."""
@@ -92,14 +106,9 @@ class _ProgramRunner:
 
     def _run(self, changes: Sequence[Change], *, apply: bool) -> Ran:
         there = self._result.exists()
-        return run_again(
-            self._program,
-            changes,
-            apply=apply,
-            save=None if there else self._result,
-            against=self._result if there else None,
-            limit_s=self._limit_s,
-        )
+        save, against = (None, self._result) if there else (self._result, None)
+        asked = request_of(self._program, changes, apply=apply, save=save, against=against)
+        return self._processes.run(asked, self._limit_s)
 
 
 def taken_back(tuned: Tuned, reason: Reason, detail: str) -> Tuned:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 import pytest
 
-from fusetune.capture.again import Ran
+from fusetune.capture.again import AgainRequest, Ran
 from fusetune.capture.applying import Launched
 from fusetune.capture.cases import Case, KernelSeen, TensorSeen
 from fusetune.capture.programs import Program
@@ -80,35 +80,58 @@ def test_the_tolerance_is_that_of_the_narrowest_floats(dtypes: list[str], allowe
     assert tolerance_of(found) == allowed
 
 
-def test_only_those_go_that_the_program_objects_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[dict[str, Any]] = []
+class Processes:
+    """Answers in the place of FreshProcesses: `second` spoils the result."""
 
-    def run_again(program: Program, changes: Any, **how: Any) -> Ran:
-        asked.append(how)
-        names = {change.case.kernel.name for change in changes}
-        if how["save"] is not None:
-            how["save"].write_text("results")
-        wrong = how["apply"] and "second" in names
+    asked: ClassVar[list[tuple[AgainRequest, float | None]]] = []
+
+    def __init__(self, *, ahead: bool) -> None:
+        assert ahead
+
+    def __enter__(self) -> Processes:
+        self.asked.clear()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def run(self, asked: AgainRequest, limit_s: float | None) -> Ran:
+        self.asked.append((asked, limit_s))
+        names = {change.case.kernel.name for change in asked.changes}
+        if asked.save is not None:
+            Path(asked.save).write_text("results")
+        wrong = asked.apply and "second" in names
         found = Difference(wrong="2 whole numbers differ in result") if wrong else Difference()
-        launched = tuple(Launched(applied=int(how["apply"]), us=8.0 if how["apply"] else 10.0) for _ in changes)
-        return Ran(launched=launched, gives=True, difference=found if how["against"] else None, forward_ms=1.0)
+        launched = tuple(Launched(applied=int(asked.apply), us=8.0 if asked.apply else 10.0) for _ in asked.changes)
+        difference = None if asked.against is None else found
+        return Ran(launched=launched, gives=True, difference=difference, forward_ms=1.0, wall_s=3.0)
 
-    monkeypatch.setattr(module, "run_again", run_again)
+
+def test_only_those_go_that_the_program_objects_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "FreshProcesses", Processes)
     reverted = taken_back(verdict(tmp_path, "third"), "program_not_faster", "before")
     tuned = [verdict(tmp_path, "first"), reverted, verdict(tmp_path, "second")]
-    left, word = ask_program(Program("script", "a.py"), tuned, SilentProgress(), limit_s=60)
+    left, word = ask_program(Program("script", "a.py"), tuned, SilentProgress())
     assert [one.end for one in left] == ["keep", "revert", "revert"]
     assert left[0] is tuned[0]
     assert left[1] is reverted
     assert word is not None
     assert (word.changes, word.applied, word.right, word.runs) == (2, 1, True, 8)
-    assert asked[0]["save"] is not None
-    assert all(how["against"] == asked[0]["save"] and how["save"] is None for how in asked[1:])
-    assert not asked[0]["save"].exists(), "nothing is left behind"
-    assert all(how["limit_s"] == 60 for how in asked)
+    (first, first_limit), *others = Processes.asked
+    assert (first.apply, first.against, first_limit) == (False, None, None)
+    assert first.save is not None
+    assert all(asked.against == first.save and asked.save is None for asked, _ in others)
+    assert {limit_s for _, limit_s in others} == {75.0}, "another config may hang"
+    assert not Path(first.save).exists(), "nothing is left behind"
+
+
+def test_a_limit_that_is_given_holds_from_the_first_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "FreshProcesses", Processes)
+    ask_program(Program("script", "a.py"), [verdict(tmp_path)], SilentProgress(), limit_s=20.0)
+    assert {limit_s for _, limit_s in Processes.asked} == {20.0}
 
 
 def test_where_nothing_was_kept_nothing_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "run_again", None)
+    monkeypatch.setattr(module, "FreshProcesses", None)
     tuned = [taken_back(verdict(tmp_path), "program_not_faster", "slow")]
     assert ask_program(Program("script", "a.py"), tuned, SilentProgress()) == (tuned, None)

@@ -71,7 +71,7 @@ def main() -> int:
         except SystemExit as error:
             failed = None if error.code in {None, 0} else f"it ended with exit code {error.code}"
         except BaseException as error:  # noqa: BLE001 - a KeyboardInterrupt, too, is the program's end
-            _print(error)
+            print_failure(error)
             failed = f"{type(error).__name__}: {brief(error)}"
         _write(answer, _looked(watch, request, time.monotonic() - began, failed))
     return EXIT_OK if failed is None else EXIT_PROGRAM
@@ -163,7 +163,7 @@ def _leaving(answer: Path, watch: Watch, request: Request) -> Iterator[None]:
         os._exit = leave
 
 
-def _print(error: BaseException) -> None:
+def print_failure(error: BaseException) -> None:
     """The program's own traceback: without the frames of what runs it."""
     frames: TracebackType | None = error.__traceback__
     while frames is not None and _is_ours(frames):

@@ -263,7 +263,7 @@ class _Case:
         return None
 
     def _shape_told(self, name: str, size: int, value: int) -> str:
-        """What a tile that is as large as some size is: by the program's source, by an argument's name, or a shape's."""
+        """What a tile is that is as large as some size: by the program's source, an argument's name, or a shape's."""
         source = self._grid.sources.get(name)
         if source is not None:
             told = f"the size {size}" if size == value else f"the next power of two of {size}"

@@ -17,12 +17,17 @@ _BEFORE: Final = ("num_warps", "num_stages", "num_ctas", "maxnreg", "warp_size")
 _OURS: Final = str(Path(__file__).resolve().parents[1])
 
 
-def bind(kernel: Any, args: Sequence[Any], named: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The arguments of a launch by name, defaults and all, and its options. Raises TypeError where they do not fit."""
+def bind(
+    kernel: Any, args: Sequence[Any], named: Mapping[str, Any], *, partly: bool = False
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The arguments of a launch by name, defaults and all, and its options. Raises TypeError where they do not fit.
+
+    With `partly` some may be missing.
+    """
     signature = signature_of(kernel)
     names = signature.parameters.keys()
     own = {name: value for name, value in named.items() if name in names}
-    bound = signature.bind(*args, **own)
+    bound = signature.bind_partial(*args, **own) if partly else signature.bind(*args, **own)
     bound.apply_defaults()
     ignored = {"debug", "instrumentation_mode", "sanitize_overflow"}
     return dict(bound.arguments), {name: value for name, value in named.items() if name not in {*names, *ignored}}

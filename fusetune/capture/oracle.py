@@ -74,7 +74,7 @@ class CapturedData:
         self._seed = seed
         self.set_bytes = sum(storage.size for storage in kept.storages)
         self._kinds = _kinds(kept)
-        self._multiplies = _multiplies(folder)
+        self._multiplies = multiplies(folder)
         self.changes_inputs = any(kind == "state" for kind in self._kinds)
         self._first: _Set | None = None
         self._pristine: dict[int, torch.Tensor] = {}
@@ -460,7 +460,7 @@ def _tensors_on(kept: Kept, storages: Sequence[torch.Tensor]) -> dict[str, Any]:
     return made
 
 
-def _multiplies(folder: Path) -> bool:
+def multiplies(folder: Path) -> bool:
     """Whether the kernel, or what it calls, multiplies matrices."""
     return any(_DOT.search(path.read_text(encoding="utf-8")) for path in (folder / KERNELS).glob("*.py"))
 

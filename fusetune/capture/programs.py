@@ -10,7 +10,7 @@ import os
 import runpy
 import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
@@ -20,7 +20,7 @@ import msgspec
 from fusetune.errors import UsageError
 
 _FORMS = "write script.py, -m module, or package.module:function, each with its own arguments behind it"
-_MODEL = "ModelNew"
+MODEL = "ModelNew"
 _INPUTS = frozenset({"get_inputs", "get_init_inputs"})
 _REFERENCE = _INPUTS | {"Model"}
 """What a reference file defines: the model in plain PyTorch, and what it is made from and called with."""
@@ -66,7 +66,7 @@ def parse_program(words: Sequence[str], *, args: str | None = None, reference: P
     if args is not None and program.kind != "function":
         raise UsageError(f"--args belongs to package.module:function; {program.what} takes its arguments behind it")
     if reference is not None and program.kind != "model":
-        raise UsageError(f"--reference belongs to a file that defines {_MODEL}; {program.what} is run as it is")
+        raise UsageError(f"--reference belongs to a file that defines {MODEL}; {program.what} is run as it is")
     return program
 
 
@@ -101,10 +101,10 @@ def _file(what: str, rest: tuple[str, ...], reference: Path | None) -> Program:
         raise UsageError(f"there is no file {what}; {_FORMS}")
     tree = _parsed(path)
     names = _defined(tree)
-    if _MODEL not in names or (reference is None and _asks_whether_main(tree)):
+    if MODEL not in names or (reference is None and _asks_whether_main(tree)):
         return Program("script", what, rest)
     if rest:
-        raise UsageError(f"{what} defines {_MODEL} and is called by us, so it takes no arguments such as {rest[0]!r}")
+        raise UsageError(f"{what} defines {MODEL} and is called by us, so it takes no arguments such as {rest[0]!r}")
     return Program("model", what, reference=_reference_of(path, names, reference))
 
 
@@ -133,7 +133,7 @@ def _reference_of(path: Path, names: set[str], given: Path | None) -> str | None
         several = f"{found[0].name} and {found[1].name}"
         raise UsageError(f"{path} may belong to {several}; say which with --reference FILE")
     raise UsageError(
-        f"{path} defines {_MODEL} and nothing says its inputs; give --reference FILE, with Model, get_inputs and "
+        f"{path} defines {MODEL} and nothing says its inputs; give --reference FILE, with Model, get_inputs and "
         "get_init_inputs"
     )
 
@@ -202,25 +202,37 @@ def run_program(program: Program) -> Any:
 def _run_script(program: Program) -> Any:
     # By its whole path, as Python's own __file__ is: kernels' sources are read after a program changed its folder, too.
     path = Path(program.what).absolute()
-    with _as_command([program.what, *program.arguments], path.resolve().parent):
+    with as_command([program.what, *program.arguments], path.resolve().parent):
         return runpy.run_path(str(path), run_name="__main__")
 
 
 def _run_module(program: Program) -> Any:
-    with _as_command([program.what, *program.arguments], Path.cwd()):
+    with as_command([program.what, *program.arguments], Path.cwd()):
         return runpy.run_module(program.what, run_name="__main__", alter_sys=True)
 
 
 def _run_function(program: Program) -> Any:
-    module, _, name = program.what.partition(":")
-    with _as_command([program.what], Path.cwd()):
-        called: Any = _imported(module)
-        for part in name.split("."):
-            called = getattr(called, part, None)
-        if not callable(called):
-            raise UsageError(f"module {module} has no function {name}; write package.module:function")
-        arguments, keywords = _evaluated(program.expression or "")
+    with as_command([program.what], Path.cwd()):
+        called = function_of(program)
+        arguments, keywords = arguments_of(program)
         return called(*arguments, **keywords)
+
+
+def function_of(program: Program) -> Callable[..., Any]:
+    """The function that a program names, imported. Raises UsageError where it is not there."""
+    module, _, name = program.what.partition(":")
+    called: Any = _imported(module)
+    for part in name.split("."):
+        called = getattr(called, part, None)
+    if not callable(called):
+        raise UsageError(f"module {module} has no function {name}; write package.module:function")
+    found: Callable[..., Any] = called
+    return found
+
+
+def arguments_of(program: Program) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of a function's call, evaluated. Raises UsageError where that fails."""
+    return _evaluated(program.expression or "")
 
 
 def _imported(module: str) -> ModuleType:
@@ -252,25 +264,31 @@ def _evaluated(expression: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 
 def _run_model(program: Program) -> Any:
-    import torch
-
     path = Path(program.what).absolute()
     reference = Path(program.reference).absolute() if program.reference else path
-    with _as_command([program.what], path.resolve().parent):
-        inputs_of = _loaded(reference)
-        module = inputs_of if reference.resolve() == path.resolve() else _loaded(path)
-        torch.manual_seed(0)
-        model = getattr(module, _MODEL)(*inputs_of.get_init_inputs())
-        model = model.cuda() if isinstance(model, torch.nn.Module) else model
+    with as_command([program.what], path.resolve().parent):
+        inputs_of = loaded(reference)
+        module = inputs_of if reference.resolve() == path.resolve() else loaded(path)
+        model = made_alike(getattr(module, MODEL), inputs_of)
         return model(*on_cuda(inputs_of.get_inputs()))
 
 
-def on_cuda(value: Any) -> Any:
-    """A value with each tensor in its lists, tuples and dicts moved to the GPU."""
+def made_alike(kind: Any, inputs_of: ModuleType) -> Any:
+    """A model on the GPU with the weights of a fixed seed: two that draw theirs in the same order have the same."""
     import torch
 
-    if isinstance(value, torch.Tensor):
-        return value.cuda()
+    torch.manual_seed(0)
+    model = kind(*inputs_of.get_init_inputs())
+    return on_cuda(model)
+
+
+def on_cuda(value: Any) -> Any:
+    """A value, and each tensor in its lists, tuples and dicts, moved to the GPU; to Triton's interpreter, none is."""
+    import torch
+    import triton
+
+    if isinstance(value, torch.Tensor | torch.nn.Module):
+        return value if triton.knobs.runtime.interpret else value.cuda()
     if isinstance(value, list | tuple) and not hasattr(value, "_fields"):
         return type(value)(on_cuda(part) for part in value)
     if isinstance(value, Mapping):
@@ -278,7 +296,7 @@ def on_cuda(value: Any) -> Any:
     return value
 
 
-def _loaded(path: Path) -> ModuleType:
+def loaded(path: Path) -> ModuleType:
     """A file imported under a module name that nothing else has: its own where that is free."""
     stem = path.stem if path.stem.isidentifier() else "program"
     name, number = stem, 1
@@ -299,7 +317,7 @@ def _loaded(path: Path) -> ModuleType:
 
 
 @contextlib.contextmanager
-def _as_command(argv: list[str], folder: Path) -> Iterator[None]:
+def as_command(argv: list[str], folder: Path) -> Iterator[None]:
     """sys.argv and the first place of sys.path as Python would have them; both as they were afterwards."""
     old_argv, old_path = sys.argv[:], sys.path[:]
     safe = getattr(sys.flags, "safe_path", False)  # python -P, from 3.11 on: there is no first place to take.

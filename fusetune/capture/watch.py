@@ -7,7 +7,6 @@ takes each eager launch, `knobs.runtime.launch_enter_hook` is a chain.
 from __future__ import annotations
 
 import contextlib
-import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
@@ -31,7 +30,7 @@ from fusetune.capture.launches import (
 )
 from fusetune.capture.placing import heuristics_of, placed_of
 from fusetune.capture.seen import Seen, SeenCases, trials_of
-from fusetune.capture.timing import LaunchTimer
+from fusetune.capture.timing import LaunchTimer, is_capturing
 
 TIMED_OF_A_CASE: Final = 20
 """So many launches of a case say what all of them take."""
@@ -111,7 +110,7 @@ class Watch:
                 self.trials += not warmup
             with self._above.deeper("inside"):
                 return run(kernel, *args, grid=grid, warmup=warmup, **named)
-        if _is_capturing():
+        if is_capturing():
             with self._lock:
                 self.in_graphs += 1
             with self._above.deeper("inside"):
@@ -315,8 +314,3 @@ def _replaced(case: Case, **changes: Any) -> Case:
     from msgspec import structs
 
     return structs.replace(case, **changes)
-
-
-def _is_capturing() -> bool:
-    torch = sys.modules.get("torch")
-    return torch is not None and torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()

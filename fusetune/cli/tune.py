@@ -22,6 +22,7 @@ from fusetune.store.paths import runs_dir
 if TYPE_CHECKING:
     from fusetune.capture.cases import Case, Looked
     from fusetune.capture.spec import CapturedSpec
+    from fusetune.cli.program_check import ProgramCheck
     from fusetune.measure.fork_server import ForkServer
     from fusetune.tune.program import Tuned
     from fusetune.tune.request import CacheMode, SpaceChoice, SweepRequest, SweepResult
@@ -78,6 +79,9 @@ CAPTURES_NEED = ("torch", "fusetune.capture.spec")
 @click.option("--exclusive", is_flag=True, help="Fail where another process uses the GPU, instead of warning.")
 @click.option("--workers", type=click.IntRange(1), help="Compilations at once.  [default: one a core]")
 @click.option("--exact", is_flag=True, help="Keep large floating-point inputs bit for bit, not by their distribution.")
+@click.option(
+    "--no-program-check", is_flag=True, help="Do not run the program again with what was kept, for its result and time."
+)
 @click.option("--keep", is_flag=True, help="Leave the captures on disk; see `fusetune capture --list`.")
 @click.option(
     "-o",
@@ -122,6 +126,7 @@ def tune(
     exclusive: bool,
     workers: int | None,
     exact: bool,
+    no_program_check: bool,
     keep: bool,
     output: Path,
     runs: Path | None,
@@ -131,7 +136,8 @@ def tune(
 
     The program runs once, and its launches are kept with their arguments. Each is launched again with other warps,
     stages and tiles: a config stays only if its result is Before's, and it is surely at least 2 % faster than what runs
-    today and than 4 warps / 2 stages. The outcome goes to YAML; nothing of the program is written to.
+    today and than 4 warps / 2 stages. Then the program runs again, as it is and with what was kept: it has the last
+    word. The outcome goes to YAML; nothing of the program is written to.
 
     PROGRAM is a script with its arguments, `package.module:function` with --args, or a file with ModelNew beside a
     reference; -m runs a module. Without a GPU its kernels are compiled for --target, and the answer is a prediction.
@@ -192,7 +198,11 @@ def tune(
             echo(f"[{number}/{len(cases)}] {printable(case.kernel.name)}  {printable(case.config_text())}", err=True)
             tuned.append(explainer.told(number, tune_case(case, request, explainer.running(number, run))))
         processes.end()  # While the outcome is shown.
-        _show(looked, cases, tuned, _words(module, program), time.monotonic() - began, output, as_json=as_json)
+        from fusetune.cli.program_check import check_program, why_not_asked
+
+        why_not = why_not_asked(on_gpu=target is None, wanted=not no_program_check, failed=looked.failed)
+        tuned, checked = check_program(parsed, tuned, why_not=why_not, limit_s=limit_s)
+        _show(looked, cases, tuned, checked, _words(module, program), time.monotonic() - began, output, as_json=as_json)
     ctx.exit(_exit_code(looked, tuned))
 
 
@@ -230,6 +240,7 @@ def _show(
     looked: Looked,
     cases: Sequence[Case],
     tuned: Sequence[Tuned],
+    checked: ProgramCheck,
     program: str,
     seconds: float,
     output: Path,
@@ -244,7 +255,8 @@ def _show(
 
         gpu = looked.gpu or looked.compiled_for
         made: dict[str, Any] = to_builtins(program, gpu, seconds, tuned)
-        echo_json(json.dumps({**made, "failed": looked.failed}, indent=1))
+        told = {**made, "program_check": checked.to_builtins(), "failed": looked.failed}
+        echo_json(json.dumps(told, indent=1))
     else:
         from rich.console import Console
 
@@ -252,7 +264,7 @@ def _show(
             echo_console(Console(), lambda console: console.print(table_of_tuned(tuned)))
         for line in explanations_of(tuned):
             echo(line)
-        for line in [*sentences_on(tuned), *besides(looked, cases)]:
+        for line in [*sentences_on(tuned), *checked.lines(), *besides(looked, cases)]:
             echo(printable(line))
         files = sorted({str(one.result.file) for one in tuned if one.result is not None and one.result.file})
         if files:

@@ -22,6 +22,8 @@ Reason = Literal[
     "no_candidate_left",
     "budget_exhausted",
     "revalidation_disagrees",
+    "program_result_wrong",
+    "program_not_faster",
     "predicted_not_timed",
 ]
 
@@ -34,6 +36,8 @@ REASON_TEXT: Final[dict[Reason, str]] = {
     "no_candidate_left": "no candidate but BASELINE compiled and gave right results",
     "budget_exhausted": "the blocks allowed did not settle it; the safer config stays",
     "revalidation_disagrees": "a fresh process did not confirm the gain",
+    "program_result_wrong": "the program's own result was wrong with it",
+    "program_not_faster": "in the program itself, run again, its launches were not faster with it",
     "predicted_not_timed": "predicted from compile facts; nothing was timed",
 }
 

@@ -1,0 +1,148 @@
+"""Run a program again, as it is or with other configs: what is asked of its process, and what that answers."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from fusetune.capture.applying import Launched
+from fusetune.capture.changes import Change
+from fusetune.capture.programs import Program
+from fusetune.capture.results import Difference
+from fusetune.errors import MachineError
+
+
+class AgainRequest(msgspec.Struct, frozen=True):
+    """A program to run once more, with the changes or, without `apply`, as it is, and only looked at.
+
+    `save` is where what it gives is written to, `against` a file of another run to compare it with. With `target`
+    launches are compiled for that GPU and not made.
+    """
+
+    program: Program
+    changes: tuple[Change, ...]
+    apply: bool
+    save: str | None = None
+    against: str | None = None
+    target: str | None = None
+
+
+class Ran(msgspec.Struct, frozen=True):
+    """What one run came to.
+
+    `failed` says how it ended, where that was not well. `launched` has what became of each change, `launches` counts
+    all Triton launches: those of one call of a function or a model, and of the whole script or module otherwise.
+    `gives` is whether there is a result to compare; `difference` is that to the run it is compared with, `reference`
+    that to the program's own reference, `no_reference` why that could not be asked. `forward_ms` is one call's time on
+    the GPU, `kernels_ms` that of all Triton launches together, `wall_s` that of the whole process.
+    """
+
+    failed: str | None = None
+    launched: tuple[Launched, ...] = ()
+    launches: int = 0
+    gives: bool = False
+    difference: Difference | None = None
+    reference: Difference | None = None
+    no_reference: str | None = None
+    forward_ms: float | None = None
+    kernels_ms: float | None = None
+    wall_s: float = 0.0
+
+    def ms(self) -> float | None:
+        """The time that is compared: of a call where there is one, else of the launches."""
+        return self.kernels_ms if self.forward_ms is None else self.forward_ms
+
+
+def run_again(
+    program: Program,
+    changes: Sequence[Change],
+    *,
+    apply: bool,
+    save: Path | None = None,
+    against: Path | None = None,
+    target: str | None = None,
+    limit_s: float | None = None,
+) -> Ran:
+    """Run a program in a fresh process, with the changes or as it is. See `FreshProcesses.run`."""
+    with FreshProcesses() as processes:
+        asked = request_of(program, changes, apply=apply, save=save, against=against, target=target)
+        return processes.run(asked, limit_s)
+
+
+def request_of(
+    program: Program,
+    changes: Sequence[Change],
+    *,
+    apply: bool,
+    save: Path | None = None,
+    against: Path | None = None,
+    target: str | None = None,
+) -> AgainRequest:
+    """What to ask of a process."""
+    saved, other = (None if one is None else str(one) for one in (save, against))
+    return AgainRequest(program, tuple(changes), apply, saved, other, target)
+
+
+class FreshProcesses:
+    """Runs a program in one process after the other, none of which has run anything before.
+
+    With `ahead` the next one loads torch and triton while one runs, which takes seconds, and waits for its request.
+    """
+
+    def __init__(self, *, ahead: bool = False) -> None:
+        self._ahead = ahead
+        self._waiting: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> FreshProcesses:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._waiting is not None:
+            _end(self._waiting)
+        self._waiting = None
+
+    def run(self, asked: AgainRequest, limit_s: float | None = None) -> Ran:
+        """Run what is asked. What the program prints goes to stderr.
+
+        A program that ends without a word, as by a signal or after `limit_s` seconds, has `failed`. Raises MachineError
+        where no process could be started.
+        """
+        process = self._waiting or _started()
+        self._waiting = _started() if self._ahead else None
+        with tempfile.TemporaryDirectory(prefix="fusetune-again-") as folder:
+            request, answer = Path(folder, "request.json"), Path(folder, "answer.json")
+            request.write_bytes(msgspec.json.encode(asked))
+            sys.stderr.flush()
+            try:
+                process.communicate(f"{request}\n{answer}\n".encode(), timeout=limit_s)
+            except subprocess.TimeoutExpired:
+                return Ran(failed=f"it did not end within {limit_s:g} s")
+            finally:
+                _end(process)
+            if not answer.exists():
+                how = f"signal {-process.returncode}" if process.returncode < 0 else f"exit code {process.returncode}"
+                return Ran(failed=f"its process ended with {how}")
+            return msgspec.json.decode(answer.read_bytes(), type=Ran)
+
+
+def _started() -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "fusetune.capture.again_child"]
+    try:
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=2)
+    except OSError as error:
+        raise MachineError(f"no process for the program could be started: {error.strerror or error}") from error
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a process, whatever it does; nothing happens to one that has ended."""
+    process.kill()
+    process.wait()
+    if process.stdin is not None:
+        with contextlib.suppress(OSError):
+            process.stdin.close()

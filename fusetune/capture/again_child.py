@@ -1,0 +1,160 @@
+"""The process in which a program is run again: `python -m fusetune.capture.again_child`.
+
+It loads torch and triton, and reads two lines: the file of the request, JSON of an AgainRequest, and the one to write
+the answer to, a Ran. Exit code 6 where the program fails.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from fusetune.capture.again import AgainRequest, Ran
+from fusetune.capture.applying import Applier
+from fusetune.capture.child import print_failure
+from fusetune.capture.programs import run_program
+from fusetune.capture.repeated import Repeated, repeated
+from fusetune.capture.results import Difference, Results, difference, have_tensors, load, on_cpu, save
+from fusetune.core.brief import brief
+from fusetune.core.target import find_target
+from fusetune.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_PROGRAM
+
+_TIMED_CALLS: Final = 20
+_TIMED_S: Final = 1.0
+"""Of calls whose launches are timed one by one: so many, or so long."""
+
+
+def main() -> int:
+    """Run the program and write down what it came to."""
+    asked = _asked()
+    if asked is None:
+        return EXIT_INTERRUPTED
+    request = msgspec.json.decode(asked[0].read_bytes(), type=AgainRequest)
+    began = time.monotonic()
+    applier = Applier(request.changes, apply=request.apply)
+    with contextlib.ExitStack() as stack:
+        if request.target is not None:
+            from fusetune.capture.stand_in import stand_in
+
+            stack.enter_context(stand_in(find_target(request.target)))
+        applier.install()
+        stack.callback(applier.remove)
+        try:
+            ran = _ran(request, applier)
+        except SystemExit as error:
+            failed = None if error.code in {None, 0} else f"it ended with exit code {error.code}"
+            ran = _of_whole(applier, failed)
+        except BaseException as error:  # noqa: BLE001 - a KeyboardInterrupt, too, is the program's end
+            print_failure(error)
+            ran = _of_whole(applier, f"{type(error).__name__}: {brief(error)}")
+        ran = msgspec.structs.replace(ran, wall_s=round(time.monotonic() - began, 3))
+    _write(asked[1], ran)
+    return EXIT_OK if ran.failed is None else EXIT_PROGRAM
+
+
+def _asked() -> tuple[Path, Path] | None:
+    """The files of the request and of the answer; None where whoever asks is gone."""
+    try:
+        import torch  # noqa: F401
+        import triton  # noqa: F401
+
+        request, answer = (sys.stdin.readline().strip() for _ in range(2))
+    except KeyboardInterrupt:
+        return None
+    return (Path(request), Path(answer)) if request and answer else None
+
+
+def _ran(request: AgainRequest, applier: Applier) -> Ran:
+    if request.program.kind in {"script", "module"}:
+        applier.timing = _has_gpu(request)
+        run_program(request.program)
+        return _of_whole(applier, None)
+    with repeated(request.program) as program:
+        return _repeatedly(request, applier, program)
+
+
+def _of_whole(applier: Applier, failed: str | None) -> Ran:
+    total = applier.all_us() if failed is None else None
+    kernels_ms = None if total is None else total / 1e3
+    return Ran(failed=failed, launched=applier.launched(), launches=applier.launches, kernels_ms=kernels_ms)
+
+
+def _repeatedly(request: AgainRequest, applier: Applier, program: Repeated) -> Ran:
+    program.first_call()  # It compiles, and lets autotuners time.
+    applier.begin_counting()
+    results = program.results()
+    launches, counted = applier.launches, applier.launched()
+    ran = _compared(request, program, results, Ran(launches=launches))
+    del results
+    forward_ms = kernels_ms = None
+    if _has_gpu(request):
+        calls = _time_launches(applier, program)
+        counted = tuple(
+            msgspec.structs.replace(one, us=timed.us) for one, timed in zip(counted, applier.launched(), strict=True)
+        )
+        total = applier.all_us()
+        kernels_ms = None if total is None else total / 1e3 / calls
+        forward_ms = program.forward_ms()
+    return msgspec.structs.replace(ran, launched=counted, forward_ms=forward_ms, kernels_ms=kernels_ms)
+
+
+def _time_launches(applier: Applier, program: Repeated) -> int:
+    """Call with each launch timed; how often."""
+    applier.timing = True
+    until = time.monotonic() + _TIMED_S
+    calls = 0
+    while calls < _TIMED_CALLS and (calls == 0 or time.monotonic() < until):
+        program.call()
+        calls += 1
+    applier.timing = False
+    return calls
+
+
+def _compared(request: AgainRequest, program: Repeated, results: Results, ran: Ran) -> Ran:
+    """The results beside those of another run and of the reference; written down where that is asked for."""
+    found: dict[str, Any] = {"gives": have_tensors(results)}
+    if request.against is not None:
+        found["difference"] = _difference(results, load(Path(request.against)))
+    if program.has_reference:
+        own = {place: one for place, one in results.items() if place.partition(".")[0] == "result"}
+        try:
+            expected = program.of_reference(own)
+            found["reference"] = _difference(own, expected or {})
+        except Exception as error:  # noqa: BLE001 - the reference is somebody's code, and the program is asked without
+            found["no_reference"] = f"{type(error).__name__}: {brief(error)}"
+    if request.save is not None:
+        save(results, Path(request.save))
+    return msgspec.structs.replace(ran, **found)
+
+
+def _difference(results: Results, expected: Results) -> Difference:
+    """Compared where the results are, or in the CPU's memory where the GPU has no room for that."""
+    import torch
+
+    try:
+        return difference(results, expected)
+    except torch.OutOfMemoryError:
+        torch.cuda.empty_cache()
+        return difference(on_cpu(results), on_cpu(expected))
+
+
+def _has_gpu(request: AgainRequest) -> bool:
+    import torch
+
+    return request.target is None and torch.cuda.is_available()
+
+
+def _write(answer: Path, ran: Ran) -> None:
+    temporary = answer.with_suffix(".part")
+    temporary.write_bytes(msgspec.json.encode(ran))
+    os.replace(temporary, answer)  # noqa: PTH105
+
+
+if __name__ == "__main__":
+    sys.exit(main())

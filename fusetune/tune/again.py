@@ -1,0 +1,142 @@
+"""After the cases of a program: the program again with what was kept, and what it does not bear out is taken back."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Final
+
+from msgspec import structs
+
+from fusetune.capture.again import FreshProcesses, Ran, request_of
+from fusetune.capture.changes import Change
+from fusetune.capture.naming import value_name
+from fusetune.capture.oracle import FROBENIUS, TENSOR_CORES, multiplies
+from fusetune.capture.programs import Program
+from fusetune.core.decision import REASON_TEXT, Reason
+from fusetune.core.progress import Progress
+from fusetune.store.journal import JournalWriter, Note
+from fusetune.store.schema import Entry
+from fusetune.store.yaml_files import read_config_file, write_entry
+from fusetune.tune.last_word import LastWord, Why, last_word
+from fusetune.tune.program import Tuned
+
+LEAST_LIMIT_S: Final = 60.0
+LONGER: Final = 5.0
+"""A run may take so many seconds and so many times as long as the program as it is, where no limit is given."""
+_REASONS: Final[dict[Why, Reason]] = {"wrong": "program_result_wrong", "slower": "program_not_faster"}
+
+
+def ask_program(
+    program: Program, tuned: Sequence[Tuned], progress: Progress, *, limit_s: float | None = None
+) -> tuple[list[Tuned], LastWord | None]:
+    """What is left of the verdicts once the program was run again with all configs that were kept, and what it said.
+
+    An entry that it does not bear out becomes `revert` in its file, and its journal says why. Without a kept config
+    nothing is run, and there is nothing said. Raises MachineError where no process could be started, and
+    ConfigFileError where a file cannot be written.
+    """
+    kept = [number for number, one in enumerate(tuned) if is_kept(one)]
+    if not kept:
+        return list(tuned), None
+    changes = [change_of(tuned[number]) for number in kept]
+    with (
+        tempfile.TemporaryDirectory(prefix="fusetune-result-") as folder,
+        progress.phase("Running the program again, as it is and with the new configs"),
+        FreshProcesses(ahead=True) as processes,
+    ):
+        runner = _ProgramRunner(processes, program, changes, Path(folder, "before.pt"), limit_s)
+        word = last_word(len(changes), runner, tolerance_of(changes))
+    left = list(tuned)
+    for one in word.reverted:
+        number = kept[one.change]
+        left[number] = taken_back(tuned[number], _REASONS[one.why], one.detail)
+    return left, word
+
+
+def is_kept(tuned: Tuned) -> bool:
+    """Whether a case is to run with another config than today."""
+    return tuned.end == "keep" and tuned.result is not None and tuned.result.entry.config != tuned.before
+
+
+def change_of(tuned: Tuned) -> Change:
+    """The kept config of a case, constants by the kernel's own names."""
+    assert tuned.result is not None, "what was kept has a result"
+    config = tuned.result.entry.config
+    names = {value_name(name): name for name in tuned.case.constants}
+    constants = {names[name]: value for name, value in config.constants().items() if name in names}
+    return Change(tuned.case, constants, config.options())
+
+
+def tolerance_of(changes: Sequence[Change]) -> float:
+    """The relative error that another order of the kernels' sums may come to, by the dtypes of their tensors."""
+    found = [0.0]
+    for change in changes:
+        found += [FROBENIUS[one.dtype] for one in change.case.tensors.values() if one.dtype in FROBENIUS]
+        if change.case.kept is not None and multiplies(Path(change.case.kept)):
+            found.append(TENSOR_CORES)
+    return max(found)
+
+
+class _ProgramRunner:
+    """Runs one program; the first run's result lies in a file that the others are compared with."""
+
+    def __init__(
+        self,
+        processes: FreshProcesses,
+        program: Program,
+        changes: Sequence[Change],
+        result: Path,
+        limit_s: float | None,
+    ) -> None:
+        self._processes, self._program, self._changes = processes, program, tuple(changes)
+        self._result, self._limit_s = result, limit_s
+
+    def before(self) -> Ran:
+        """See Runner."""
+        ran = self._run(self._changes, apply=False)
+        if self._limit_s is None:  # With another config it may hang.
+            self._limit_s = LEAST_LIMIT_S + LONGER * ran.wall_s
+        return ran
+
+    def after(self, changes: Collection[int]) -> Ran:
+        """See Runner."""
+        return self._run([self._changes[number] for number in changes], apply=True)
+
+    def _run(self, changes: Sequence[Change], *, apply: bool) -> Ran:
+        there = self._result.exists()
+        save, against = (None, self._result) if there else (self._result, None)
+        asked = request_of(self._program, changes, apply=apply, save=save, against=against)
+        return self._processes.run(asked, self._limit_s)
+
+
+def taken_back(tuned: Tuned, reason: Reason, detail: str) -> Tuned:
+    """The case with what ran before as its verdict, in its file and in its run's journal, too."""
+    result = tuned.result
+    assert result is not None, "what was kept has a result"
+    entry, why = reverted_entry(result.entry, tuned, reason), f"{REASON_TEXT[reason]}: {detail}"
+    if result.file is not None:
+        file = read_config_file(result.file)
+        write_entry(result.file, file.op, file.target, entry)
+    if result.journal.is_file():
+        with JournalWriter(result.journal, resume=True) as journal:
+            journal.write(Note(f"{entry.config.label()} stays after all: {why}"))
+    return structs.replace(tuned, end="revert", why=why, result=structs.replace(result, entry=entry))
+
+
+def reverted_entry(entry: Entry, tuned: Tuned, reason: Reason) -> Entry:
+    """The entry with Before as its config, the gains those of what was kept at first."""
+    times = entry.time_us
+    before = tuned.before
+    assert times is not None, "a measured entry has times"
+    assert before is not None, "what was tuned ran before"
+    stays = times.reference
+    return structs.replace(
+        entry,
+        config=before,
+        verdict="revert",
+        reason=reason,
+        time_us=structs.replace(times, config=stays) if stays is not None else times,
+        library=None,
+    )

@@ -1,0 +1,253 @@
+"""The last word on what was kept: the program itself, run again in fresh processes, as it is and with new configs."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Collection, Iterator, Sequence
+from typing import Final, Literal, Protocol
+
+import msgspec
+
+from fusetune.capture.again import Ran
+from fusetune.capture.oracle import MAXIMUM, OF_SPREAD, SPREAD_LIMIT
+from fusetune.capture.results import Difference
+
+MOST_ALONE: Final = 8
+"""Changes that are tried one at a time where the result of all is wrong; beyond, none of them stays."""
+OF_REFERENCE: Final = 1.5
+"""With a reference, a result may be so many times as far off as Before's."""
+NOISE: Final = 0.02
+"""Two runs of the same whose times differ by more are each done once more."""
+Why = Literal["wrong", "slower"]
+
+
+class Runner(Protocol):
+    """Runs the program in a fresh process."""
+
+    def before(self) -> Ran:
+        """As it is; the first one's result is what all later ones are compared with."""
+
+    def after(self, changes: Collection[int]) -> Ran:
+        """With the changes of these numbers; `launched` is in their order."""
+
+
+class Reverted(msgspec.Struct, frozen=True):
+    """A change that the program did not bear out, by its number, and why."""
+
+    change: int
+    why: Why
+    detail: str
+
+
+class LastWord(msgspec.Struct, frozen=True, kw_only=True):
+    """What the program said of `changes` kept configs.
+
+    `applied` of them reached a launch, `launches` of one call or of the whole script then ran with them; `left` counts
+    launches that ran as they are all the same, by reason. `right` is whether the result still is: None where nothing
+    could be compared, and `why` says so. `difference` is that of the result to Before's. The times are of the same
+    work as it is and with what is left after `reverted`; None where there is none. `failed` says how the program ended
+    as it is, where it did not end well: then nothing else is said. `runs` counts processes.
+    """
+
+    changes: int
+    applied: int = 0
+    launches: int = 0
+    left: dict[str, int] = {}
+    right: bool | None = None
+    why: str | None = None
+    difference: Difference | None = None
+    before_ms: float | None = None
+    after_ms: float | None = None
+    reverted: tuple[Reverted, ...] = ()
+    failed: str | None = None
+    runs: int = 0
+
+    @property
+    def ratio(self) -> float | None:
+        """The program's time with the configs over its time before."""
+        return None if not self.before_ms or self.after_ms is None else self.after_ms / self.before_ms
+
+
+def last_word(count: int, runner: Runner, tolerance: float = 0.0) -> LastWord:
+    """Ask the program about `count` changes: before, after, after, before, and each once more where it is noisy.
+
+    Where its result is wrong, each change is tried alone, and those go with which it is wrong; where no single one is
+    to blame, all of them. Then those go whose launches are not faster. `tolerance` is what results may differ by, as a
+    relative error, beside what their own dtypes and two runs of Before allow.
+    """
+    return _Asked(count, runner, tolerance).answer()
+
+
+class _Asked:
+    """The runs of one program so far."""
+
+    def __init__(self, count: int, runner: Runner, tolerance: float) -> None:
+        self._count, self._runner, self._tolerance = count, runner, tolerance
+        self._left = list(range(count))
+        self._befores: list[Ran] = []
+        self._afters: list[Ran] = []
+        self._reverted: list[Reverted] = []
+        self._runs = 0
+
+    def answer(self) -> LastWord:
+        self._before()
+        if self._befores[0].failed is not None:
+            return LastWord(changes=self._count, failed=self._befores[0].failed, runs=self._runs)
+        self._after()
+        self._after()
+        self._before()
+        while self._left and (found := self._objections()):
+            self._reverted += found
+            gone = {one.change for one in found}
+            self._left = [number for number in self._left if number not in gone]
+            self._afters = []
+            if self._left:
+                self._after()
+                self._after()
+        return self._told()
+
+    # Runs.
+
+    def _before(self) -> None:
+        self._runs += 1
+        self._befores.append(self._runner.before())
+
+    def _after(self) -> None:
+        self._runs += 1
+        self._afters.append(self._runner.after(self._left))
+
+    def _objections(self) -> list[Reverted]:
+        """What goes now: whatever makes the result wrong, or else what is not faster."""
+        wrong = next((told for ran in self._afters if (told := self._wrong(ran)) is not None), None)
+        if wrong is not None:
+            return list(self._to_blame(wrong))
+        if self._is_noisy():
+            self._after()
+            self._before()
+        return [
+            Reverted(number, "slower", f"{before:.2f} us a launch as it is, {after:.2f} us with it")
+            for number, before, after in self._medians()
+            if after >= before
+        ]
+
+    def _to_blame(self, wrong: str) -> Iterator[Reverted]:
+        if len(self._left) == 1 or len(self._left) > MOST_ALONE:
+            yield from (Reverted(number, "wrong", wrong) for number in self._left)
+            return
+        found = []
+        for number in self._left:
+            self._runs += 1
+            told = self._wrong(self._runner.after([number]))
+            if told is not None:
+                found.append(Reverted(number, "wrong", told))
+        together = f"with all of them, and with none alone: {wrong}"
+        yield from found or (Reverted(number, "wrong", together) for number in self._left)
+
+    # Results.
+
+    def _wrong(self, ran: Ran) -> str | None:
+        """What is wrong with a run; None where nothing is, or nothing can be said."""
+        if ran.failed is not None:
+            steady = all(one.failed is None for one in self._befores)
+            return f"the program fails: {ran.failed}" if steady else None
+        if self._not_comparable() is not None:
+            return None
+        base = self._befores[0].reference
+        if base is not None and _is_usable(base) and ran.reference is not None:
+            right = _is_within(ran.reference, OF_REFERENCE * base.error, OF_REFERENCE * base.largest)
+            return None if right else f"beside its reference: {ran.reference.told()}, {base.told()} before"
+        found, spread = ran.difference, self._spread() or Difference()
+        if found is None or _is_within(
+            found, max(self._tolerance, OF_SPREAD * spread.error), OF_SPREAD * spread.largest
+        ):
+            return None
+        return found.told()
+
+    def _not_comparable(self) -> str | None:
+        first = self._befores[0]
+        failed = next((one.failed for one in self._befores if one.failed is not None), None)
+        if failed is not None:
+            return f"it does not always end well as it is: {failed}"
+        if not first.gives:
+            return "it gives nothing to compare, and ends as before"
+        spread = self._spread()
+        if _is_usable(first.reference) or spread is None:
+            return None
+        unlike = spread.wrong is not None or spread.error > SPREAD_LIMIT
+        return f"two runs of it as it is differ: {spread.told()}" if unlike else None
+
+    def _spread(self) -> Difference | None:
+        """The most by which runs of the program as it is differ."""
+        found = [ran.difference for ran in self._befores[1:] if ran.difference is not None]
+        unlike = next((one for one in found if one.wrong is not None), None)
+        return unlike or max(found, key=lambda one: one.error, default=None)
+
+    # Times.
+
+    def _is_noisy(self) -> bool:
+        arms = [[ms for ran in arm if (ms := ran.ms()) is not None] for arm in (self._befores, self._afters)]
+        if any(len(arm) > 1 and max(arm) > (1 + NOISE) * min(arm) for arm in arms):
+            return True
+        return any(max(after) >= min(before) for _, before, after in self._times())
+
+    def _times(self) -> Iterator[tuple[int, list[float], list[float]]]:
+        """Of each change that reached a launch: the microseconds of one in runs as it is, and with it."""
+        for place, number in enumerate(self._left):
+            before = [us for ran in self._befores if (us := ran.launched[number].us) is not None]
+            with_it = [ran.launched[place] for ran in self._afters]
+            after = [one.us for one in with_it if one.us is not None and one.applied]
+            if before and after:
+                yield number, before, after
+
+    def _medians(self) -> Iterator[tuple[int, float, float]]:
+        for number, before, after in self._times():
+            yield number, statistics.median(before), statistics.median(after)
+
+    # The answer.
+
+    def _told(self) -> LastWord:
+        before_ms = _median(self._befores)
+        if not self._left:
+            return LastWord(
+                changes=self._count,
+                before_ms=before_ms,
+                after_ms=before_ms,
+                reverted=tuple(self._reverted),
+                why="none of them stays",
+                runs=self._runs,
+            )
+        last = self._afters[-1]
+        left: dict[str, int] = {}
+        for one in last.launched:
+            for why, count in one.left.items():
+                left[why] = left.get(why, 0) + count
+        not_comparable = self._not_comparable()
+        return LastWord(
+            changes=self._count,
+            applied=sum(one.applied > 0 for one in last.launched),
+            launches=sum(one.applied for one in last.launched),
+            left=left,
+            right=True if not_comparable is None else None,
+            why=not_comparable,
+            difference=last.difference,
+            before_ms=before_ms,
+            after_ms=_median(self._afters),
+            reverted=tuple(self._reverted),
+            runs=self._runs,
+        )
+
+
+def _median(runs: Sequence[Ran]) -> float | None:
+    found = [ms for ran in runs if (ms := ran.ms()) is not None]
+    return statistics.median(found) if found else None
+
+
+def _is_usable(reference: Difference | None) -> bool:
+    """Whether Before itself is near enough to the program's reference for that to judge others."""
+    return reference is not None and reference.wrong is None and reference.error <= SPREAD_LIMIT
+
+
+def _is_within(found: Difference, error: float, largest: float) -> bool:
+    """Whether a difference is at most so much, or what rounding to its dtype comes to."""
+    most = max(error, found.allowed)
+    return found.wrong is None and found.error <= most and found.largest <= max(largest, MAXIMUM * most)

@@ -1,0 +1,175 @@
+"""What a program's runs come to: what is right and faster stays, what spoils it is found, and noise is asked again."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import pytest
+
+from fusetune.capture.again import Ran
+from fusetune.capture.applying import Launched
+from fusetune.capture.results import Difference
+from fusetune.tune.last_word import MOST_ALONE, LastWord, last_word
+
+SAME, OTHER = Difference(), Difference(error=0.3, largest=0.9, part="result", allowed=1e-5)
+
+
+class Program:
+    """Answers as a program would in which the changes of `wrong` spoil the result, alone or, `together`, all at once.
+
+    `us` has the microseconds of a launch as it is and with its change, `ms` those of the whole, run by run.
+    """
+
+    def __init__(
+        self,
+        us: Sequence[tuple[float, float]],
+        *,
+        wrong: Collection[int] = (),
+        together: Collection[int] = (),
+        spread: Sequence[Difference] = (),
+        **fields: Any,
+    ) -> None:
+        self.us, self.bad, self.together = us, set(wrong), set(together)
+        self.spread = [None, *spread]
+        self.fields = {"gives": True, **fields}
+        self.runs: list[Any] = []
+        self.before_ms, self.after_ms = [2.0], [1.0]
+
+    def before(self) -> Ran:
+        number = sum(one == "before" for one in self.runs)
+        self.runs.append("before")
+        launched = tuple(Launched(us=before) for before, _ in self.us)
+        difference = None if number == 0 else self.spread[number] if number < len(self.spread) else SAME
+        ms = self.before_ms[min(number, len(self.before_ms) - 1)]
+        return Ran(launched=launched, forward_ms=ms, difference=difference, **self.fields)
+
+    def after(self, changes: Collection[int]) -> Ran:
+        number = sum(one != "before" for one in self.runs)
+        self.runs.append(list(changes))
+        launched = tuple(Launched(applied=2, us=self.us[one][1]) for one in changes)
+        spoiled = self.bad & set(changes) or (self.together and self.together <= set(changes))
+        ms = self.after_ms[min(number, len(self.after_ms) - 1)]
+        return Ran(launched=launched, forward_ms=ms, difference=OTHER if spoiled else SAME, **self.fields)
+
+
+def ask(program: Program) -> LastWord:
+    return last_word(len(program.us), program)
+
+
+def reverted(word: LastWord) -> dict[int, str]:
+    return {one.change: one.why for one in word.reverted}
+
+
+def test_right_and_faster_stays_after_four_interleaved_runs() -> None:
+    program = Program([(10.0, 8.0), (5.0, 4.0)])
+    word = ask(program)
+    assert program.runs == ["before", [0, 1], [0, 1], "before"]
+    assert (word.right, word.applied, word.launches, word.reverted) == (True, 2, 4, ())
+    assert (word.before_ms, word.after_ms, word.ratio) == (2.0, 1.0, 0.5)
+
+
+def test_the_one_of_three_that_spoils_the_result_is_found_and_the_others_are_asked_again() -> None:
+    program = Program([(10.0, 8.0)] * 3, wrong=[1])
+    word = ask(program)
+    assert program.runs[4:] == [[0], [1], [2], [0, 2], [0, 2]]
+    assert reverted(word) == {1: "wrong"}
+    assert "relative error 3.0e-01" in word.reverted[0].detail
+    assert (word.right, word.applied) == (True, 2)
+
+
+def test_where_none_alone_is_to_blame_none_stays() -> None:
+    program = Program([(10.0, 8.0)] * 3, together=[0, 2])
+    word = ask(program)
+    assert reverted(word) == {0: "wrong", 1: "wrong", 2: "wrong"}
+    assert all("none alone" in one.detail for one in word.reverted)
+    assert (word.applied, word.after_ms, word.ratio) == (0, 2.0, 1.0)
+
+
+def test_of_very_many_none_is_tried_alone() -> None:
+    program = Program([(10.0, 8.0)] * (MOST_ALONE + 1), wrong=[3])
+    assert len(ask(program).reverted) == MOST_ALONE + 1
+    assert len(program.runs) == 4
+
+
+def test_what_is_not_faster_in_the_program_goes_after_it_was_asked_once_more() -> None:
+    program = Program([(10.0, 8.0), (5.0, 5.0)])
+    word = ask(program)
+    assert program.runs[4:6] == [[0, 1], "before"]
+    assert reverted(word) == {1: "slower"}
+    assert word.reverted[0].detail == "5.00 us a launch as it is, 5.00 us with it"
+    assert program.runs[-1] == [0]
+
+
+def test_a_noisy_program_is_run_once_more_each() -> None:
+    program = Program([(10.0, 8.0)])
+    program.before_ms = [2.0, 2.2, 2.1]
+    word = ask(program)
+    assert program.runs[4:] == [[0], "before"]
+    assert word.before_ms == 2.1
+
+
+def test_a_program_that_fails_with_a_change_is_wrong_and_one_that_fails_by_itself_says_nothing() -> None:
+    class Fails(Program):
+        def after(self, changes: Collection[int]) -> Ran:
+            super().after(changes)
+            return Ran(failed="AssertionError: not close")
+
+    word = ask(Fails([(10.0, 8.0)]))
+    assert reverted(word) == {0: "wrong"}
+    assert "AssertionError" in word.reverted[0].detail
+
+    class FailsAlways(Program):
+        def before(self) -> Ran:
+            return Ran(failed="OSError: no such file")
+
+    word = ask(FailsAlways([(10.0, 8.0)]))
+    assert (word.failed, word.right, word.reverted, word.runs) == ("OSError: no such file", None, (), 1)
+
+
+@pytest.mark.parametrize(
+    ("error", "right"), [(1e-7, {0: "wrong"}), (0.1, {}), (0.02, {0: "wrong"})], ids=["steady", "random", "between"]
+)
+def test_the_spread_of_before_counts_and_what_differs_altogether_is_not_compared(error: float, right: Any) -> None:
+    program = Program([(10.0, 8.0)], wrong=[0], spread=[Difference(error, 2 * error, "result", 1e-5)])
+    word = ask(program)
+    assert reverted(word) == right
+    if error == 0.1:
+        assert word.right is None
+        assert "two runs of it as it is differ" in (word.why or "")
+
+
+def test_within_rounding_or_a_few_times_the_spread_is_right() -> None:
+    near = Difference(error=0.03, largest=0.1, part="result", allowed=1e-5)
+
+    class Near(Program):
+        def after(self, changes: Collection[int]) -> Ran:
+            ran = super().after(changes)
+            return Ran(launched=ran.launched, gives=True, difference=near)
+
+    assert ask(Near([(10.0, 8.0)], spread=[Difference(0.01, 0.04, "result", 1e-5)])).right
+    assert reverted(ask(Near([(10.0, 8.0)]))) == {0: "wrong"}
+    assert last_word(1, Near([(10.0, 8.0)]), tolerance=0.05).right
+
+
+def test_a_reference_judges_where_before_is_near_it() -> None:
+    class Beside(Program):
+        error = 1.4e-3
+
+        def after(self, changes: Collection[int]) -> Ran:
+            ran = super().after(changes)
+            reference = Difference(self.error, 2 * self.error, "result", 1e-5)
+            return Ran(launched=ran.launched, gives=True, difference=OTHER, reference=reference)
+
+    base = Difference(1e-3, 2e-3, "result", 1e-5)
+    assert ask(Beside([(10.0, 8.0)], reference=base)).right
+    Beside.error = 1.6e-3
+    assert reverted(ask(Beside([(10.0, 8.0)], reference=base))) == {0: "wrong"}
+    far = Difference(0.5, 1.0, "result", 1e-5)
+    assert reverted(ask(Beside([(10.0, 8.0)], reference=far))) == {0: "wrong"}, "then Before itself judges"
+
+
+def test_a_script_that_gives_nothing_is_judged_by_its_end_and_its_launches() -> None:
+    word = ask(Program([(10.0, 8.0)], gives=False))
+    assert (word.right, word.reverted) == (None, ())
+    assert "nothing to compare" in (word.why or "")

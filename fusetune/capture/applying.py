@@ -64,13 +64,14 @@ class _Launch(NamedTuple):
 class Applier:
     """Applies changes between `install` and `remove`, or with `apply` false only watches the launches that they are of.
 
-    Launches are timed while `timing` is set; it needs a GPU.
+    Launches are timed while `timing` is set; it needs a GPU. `launches` counts all of them, `others` those of changes'
+    kernels that are none of their cases.
     """
 
     def __init__(self, changes: Sequence[Change], *, apply: bool = True) -> None:
         self._changes, self._apply = Changes(changes), apply
         self.timing = False
-        self.launches = 0
+        self.launches = self.others = 0
         self._above = Above()
         self._patches = Patches()
         self._lock = threading.Lock()
@@ -105,7 +106,7 @@ class Applier:
     def begin_counting(self) -> None:
         """Forget the launches so far."""
         with self._lock:
-            self.launches = 0
+            self.launches = self.others = 0
             self._launched = [Launched() for _ in self._changes.all]
 
     def launched(self) -> tuple[Launched, ...]:
@@ -185,13 +186,17 @@ class Applier:
         free: frozenset[str],
         grid: Any = None,
     ) -> int | None:
-        seen = self._kernels.get(id(kernel))
-        if seen is None:
-            seen = self._kernels[id(kernel)] = (kernel, kernel_seen(kernel))
-        if not self._changes.are_of(seen[1]):
+        seen = self._seen(kernel)
+        if not self._changes.are_of(seen):
             return None
         resolved = resolved_grid(grid, bound) if grid is not None else None
-        return self._changes.find(seen[1], kernel, bound, options, free, resolved)
+        return self._changes.find(seen, kernel, bound, options, free, resolved)
+
+    def _seen(self, kernel: Any) -> KernelSeen:
+        found = self._kernels.get(id(kernel))
+        if found is None:
+            found = self._kernels[id(kernel)] = (kernel, kernel_seen(kernel))
+        return found[1]
 
     def _changed(self, change: Change, kernel: Any, launch: _Launch, bound: Mapping[str, Any]) -> _Launch | str:
         """The launch with the change's config; or why it stays as it is."""
@@ -229,6 +234,7 @@ class Applier:
     def _count(self, number: int | None, why: str | None, kernel: Any, launch: _Launch) -> None:
         with self._lock:
             self.launches += 1
+            self.others += number is None and self._changes.are_of(self._seen(kernel))
             if number is None or not self._apply:
                 return
             seen = self._launched[number]

@@ -59,7 +59,7 @@ class Above:
         return trial
 
     def _below(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        def run(tuner: Any, *args: Any, **named: Any) -> Any:
+        def run(tuner: Any, /, *args: Any, **named: Any) -> Any:
             above = self.tuners
             self._here.tuners = (*above, tuner)
             try:

@@ -87,15 +87,8 @@ class Applier:
         from triton.runtime.interpreter import InterpretedFunction
         from triton.runtime.jit import JITFunction
 
-        applier = self
-        kinds = [InterpretedFunction] if triton.knobs.runtime.interpret else [JITFunction]
-        for kind in kinds:
-            run = kind.run
-
-            def applied_run(kernel: Any, *args: Any, grid: Any, warmup: bool, _run: Any = run, **named: Any) -> Any:
-                return applier._run(_run, kernel, args, grid, warmup, named)
-
-            self._patches.put(kind, "run", applied_run)
+        kind = InterpretedFunction if triton.knobs.runtime.interpret else JITFunction
+        self._patches.put(kind, "run", self._applied(kind.run))
         self._above.install(self._patches.put)
         self._patches.put(Autotuner, "run", self._without_timing(Autotuner.run))
 
@@ -118,10 +111,16 @@ class Applier:
         """The microseconds of all launches that were timed and of those like them; None where none was."""
         return self._times.total_us()
 
+    def _applied(self, run: Callable[..., Any]) -> Callable[..., Any]:
+        def applied_run(kernel: Any, /, *args: Any, grid: Any, warmup: bool, **named: Any) -> Any:
+            return self._run(run, kernel, args, grid, warmup, named)
+
+        return applied_run
+
     # An autotuner above.
 
     def _without_timing(self, run: Callable[..., Any]) -> Callable[..., Any]:
-        def chosen_run(tuner: Any, *args: Any, **named: Any) -> Any:
+        def chosen_run(tuner: Any, /, *args: Any, **named: Any) -> Any:
             number = self._of_tuner(tuner, args, named) if self._apply and not self._above.depth("trial") else None
             if number is None:
                 return run(tuner, *args, **named)

@@ -37,7 +37,8 @@ class Ran(msgspec.Struct, frozen=True):
     """What one run came to.
 
     `failed` says how it ended, where that was not well. `launched` has what became of each change, `launches` counts
-    all Triton launches: those of one call of a function or a model, and of the whole script or module otherwise.
+    all Triton launches: those of one call of a function or a model, and of the whole script or module otherwise;
+    `others` those of the changes' kernels that are no case of them.
     `gives` is whether there is a result to compare; `difference` is that to the run it is compared with, `reference`
     that to the program's own reference, `no_reference` why that could not be asked. `forward_ms` is one call's time on
     the GPU, `kernels_ms` that of all Triton launches together, `wall_s` that of the whole process.
@@ -46,6 +47,7 @@ class Ran(msgspec.Struct, frozen=True):
     failed: str | None = None
     launched: tuple[Launched, ...] = ()
     launches: int = 0
+    others: int = 0
     gives: bool = False
     difference: Difference | None = None
     reference: Difference | None = None

@@ -82,15 +82,21 @@ def _ran(request: AgainRequest, applier: Applier) -> Ran:
 def _of_whole(applier: Applier, failed: str | None) -> Ran:
     total = applier.all_us() if failed is None else None
     kernels_ms = None if total is None else total / 1e3
-    return Ran(failed=failed, launched=applier.launched(), launches=applier.launches, kernels_ms=kernels_ms)
+    return Ran(
+        failed=failed,
+        launched=applier.launched(),
+        launches=applier.launches,
+        others=applier.others,
+        kernels_ms=kernels_ms,
+    )
 
 
 def _repeatedly(request: AgainRequest, applier: Applier, program: Repeated) -> Ran:
     program.first_call()  # It compiles, and lets autotuners time.
     applier.begin_counting()
     results = program.results()
-    launches, counted = applier.launches, applier.launched()
-    ran = _compared(request, program, results, Ran(launches=launches))
+    ran, counted = Ran(launches=applier.launches, others=applier.others), applier.launched()
+    ran = _compared(request, program, results, ran)
     del results
     forward_ms = kernels_ms = None
     if _has_gpu(request):

@@ -64,13 +64,14 @@ class _Launch(NamedTuple):
 class Applier:
     """Applies changes between `install` and `remove`, or with `apply` false only watches the launches that they are of.
 
-    Launches are timed while `timing` is set; it needs a GPU.
+    Launches are timed while `timing` is set; it needs a GPU. `launches` counts all of them, `others` those of changes'
+    kernels that are none of their cases.
     """
 
     def __init__(self, changes: Sequence[Change], *, apply: bool = True) -> None:
         self._changes, self._apply = Changes(changes), apply
         self.timing = False
-        self.launches = 0
+        self.launches = self.others = 0
         self._above = Above()
         self._patches = Patches()
         self._lock = threading.Lock()
@@ -86,15 +87,8 @@ class Applier:
         from triton.runtime.interpreter import InterpretedFunction
         from triton.runtime.jit import JITFunction
 
-        applier = self
-        kinds = [InterpretedFunction] if triton.knobs.runtime.interpret else [JITFunction]
-        for kind in kinds:
-            run = kind.run
-
-            def applied_run(kernel: Any, *args: Any, grid: Any, warmup: bool, _run: Any = run, **named: Any) -> Any:
-                return applier._run(_run, kernel, args, grid, warmup, named)
-
-            self._patches.put(kind, "run", applied_run)
+        kind = InterpretedFunction if triton.knobs.runtime.interpret else JITFunction
+        self._patches.put(kind, "run", self._applied(kind.run))
         self._above.install(self._patches.put)
         self._patches.put(Autotuner, "run", self._without_timing(Autotuner.run))
 
@@ -105,7 +99,7 @@ class Applier:
     def begin_counting(self) -> None:
         """Forget the launches so far."""
         with self._lock:
-            self.launches = 0
+            self.launches = self.others = 0
             self._launched = [Launched() for _ in self._changes.all]
 
     def launched(self) -> tuple[Launched, ...]:
@@ -117,10 +111,16 @@ class Applier:
         """The microseconds of all launches that were timed and of those like them; None where none was."""
         return self._times.total_us()
 
+    def _applied(self, run: Callable[..., Any]) -> Callable[..., Any]:
+        def applied_run(kernel: Any, /, *args: Any, grid: Any, warmup: bool, **named: Any) -> Any:
+            return self._run(run, kernel, args, grid, warmup, named)
+
+        return applied_run
+
     # An autotuner above.
 
     def _without_timing(self, run: Callable[..., Any]) -> Callable[..., Any]:
-        def chosen_run(tuner: Any, *args: Any, **named: Any) -> Any:
+        def chosen_run(tuner: Any, /, *args: Any, **named: Any) -> Any:
             number = self._of_tuner(tuner, args, named) if self._apply and not self._above.depth("trial") else None
             if number is None:
                 return run(tuner, *args, **named)
@@ -185,13 +185,17 @@ class Applier:
         free: frozenset[str],
         grid: Any = None,
     ) -> int | None:
-        seen = self._kernels.get(id(kernel))
-        if seen is None:
-            seen = self._kernels[id(kernel)] = (kernel, kernel_seen(kernel))
-        if not self._changes.are_of(seen[1]):
+        seen = self._seen(kernel)
+        if not self._changes.are_of(seen):
             return None
         resolved = resolved_grid(grid, bound) if grid is not None else None
-        return self._changes.find(seen[1], kernel, bound, options, free, resolved)
+        return self._changes.find(seen, kernel, bound, options, free, resolved)
+
+    def _seen(self, kernel: Any) -> KernelSeen:
+        found = self._kernels.get(id(kernel))
+        if found is None:
+            found = self._kernels[id(kernel)] = (kernel, kernel_seen(kernel))
+        return found[1]
 
     def _changed(self, change: Change, kernel: Any, launch: _Launch, bound: Mapping[str, Any]) -> _Launch | str:
         """The launch with the change's config; or why it stays as it is."""
@@ -229,6 +233,7 @@ class Applier:
     def _count(self, number: int | None, why: str | None, kernel: Any, launch: _Launch) -> None:
         with self._lock:
             self.launches += 1
+            self.others += number is None and self._changes.are_of(self._seen(kernel))
             if number is None or not self._apply:
                 return
             seen = self._launched[number]

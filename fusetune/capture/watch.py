@@ -76,7 +76,7 @@ class Watch:
         watch = self
         run = JITFunction.run
 
-        def watched_run(kernel: Any, *args: Any, grid: Any, warmup: bool, **named: Any) -> Any:
+        def watched_run(kernel: Any, /, *args: Any, grid: Any, warmup: bool, **named: Any) -> Any:
             return watch._run(run, kernel, args, grid, warmup, named)
 
         self._replace(JITFunction, "run", watched_run)

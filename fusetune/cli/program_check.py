@@ -84,7 +84,12 @@ def lines_of(word: LastWord) -> list[str]:
     lines = [f"The program: {'; '.join(parts)}"]
     if word.reverted:
         lines[0] += f"; {len(word.reverted)} of {word.changes} taken back"
-    return lines + [f"The program: {_launches(count)} ran as they are: {why}" for why, count in word.left.items()]
+    lines += [f"The program: {_launches(count)} ran as they are: {why}" for why, count in word.left.items()]
+    if word.others:
+        lines.append(
+            f"The program: {_launches(word.others)} of the same kernels, with other arguments, ran as they are"
+        )
+    return lines
 
 
 def _launches(count: int) -> str:

@@ -43,8 +43,9 @@ class LastWord(msgspec.Struct, frozen=True, kw_only=True):
     """What the program said of `changes` kept configs.
 
     `applied` of them reached a launch, `launches` of one call or of the whole script then ran with them; `left` counts
-    launches that ran as they are all the same, by reason. `right` is whether the result still is: None where nothing
-    could be compared, and `why` says so. `difference` is that of the result to Before's. The times are of the same
+    launches that ran as they are all the same, by reason, and `others` those of the same kernels with arguments that
+    were not tuned. `right` is whether the result still is: None where nothing could be compared, and `why` says so.
+    `difference` is that of the result to Before's. The times are of the same
     work as it is and with what is left after `reverted`; None where there is none. `failed` says how the program ended
     as it is, where it did not end well: then nothing else is said. `runs` counts processes.
     """
@@ -53,6 +54,7 @@ class LastWord(msgspec.Struct, frozen=True, kw_only=True):
     applied: int = 0
     launches: int = 0
     left: dict[str, int] = {}
+    others: int = 0
     right: bool | None = None
     why: str | None = None
     difference: Difference | None = None
@@ -227,6 +229,7 @@ class _Asked:
             applied=sum(one.applied > 0 for one in last.launched),
             launches=sum(one.applied for one in last.launched),
             left=left,
+            others=last.others,
             right=True if not_comparable is None else None,
             why=not_comparable,
             difference=last.difference,

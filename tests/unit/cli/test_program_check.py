@@ -30,11 +30,19 @@ def word(**fields: Any) -> LastWord:
             ],
         ),
         (
-            word(changes=2, applied=1, launches=1, reverted=(Reverted(1, "wrong", "NaN"),), left={"it has no grid": 2}),
+            word(
+                changes=2,
+                applied=1,
+                launches=1,
+                reverted=(Reverted(1, "wrong", "NaN"),),
+                left={"it has no grid": 2},
+                others=5,
+            ),
             [
                 "The program: 1 of 1 kept config applied to 1 launch; result equal to Before's (max error 0); "
                 "1.34 ms -> 0.91 ms (0.68x); 1 of 2 taken back",
                 "The program: 2 launches ran as they are: it has no grid",
+                "The program: 5 launches of the same kernels, with other arguments, ran as they are",
             ],
         ),
         (

@@ -95,6 +95,23 @@ class CallSite:
             if isinstance(node, ast.Constant) and isinstance(node.value, int) and not isinstance(node.value, bool)
         }
 
+    def sources(self) -> dict[str, str]:
+        """What the caller computes each constant from, as it is written; none of a number, or of a name of its own.
+
+        A name that is also passed as an argument is the program's own word for a size, and stands for itself.
+        """
+        words = {
+            one.id for name, one in self.arguments.items() if name not in self.passed and isinstance(one, ast.Name)
+        }
+        found: dict[str, str] = {}
+        for name, node in self.passed.items():
+            given: ast.expr | None = node
+            while isinstance(given, ast.Name) and given.id not in words:
+                given = self.assigned(given.id)
+            if given is not None and not isinstance(given, ast.Constant):
+                found[name] = ast.unparse(given)
+        return found
+
     def tied(self) -> dict[str, tuple[str, ...]]:
         """The constants that the caller gives the value of another: each with all of those."""
         groups: dict[str, list[str]] = {}

@@ -34,7 +34,8 @@ class GridRule:
     `text` is source over the constants that `reads` names, empty where only `call` can tell: it needs the program's
     process. `suspects` are the constants that a fixed grid may follow all the same. `buffers` has, by each constant
     that sizes a tensor of the program, a sentence that says where; `tied` those that the caller gives one value, of
-    which all follow the first; `derived` what it computes from constants, other constants too.
+    which all follow the first; `derived` what it computes from constants, other constants too. `sources` has what the
+    caller computes constants from, as it is written.
     """
 
     kind: Kind
@@ -47,6 +48,7 @@ class GridRule:
     buffers: Mapping[str, str] = field(default_factory=dict)
     tied: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     derived: Mapping[str, Derived] = field(default_factory=dict)
+    sources: Mapping[str, str] = field(default_factory=dict)
     call: Callable[[Mapping[str, Any]], Any] | None = field(default=None, repr=False, compare=False)
 
     def at(self, constants: Mapping[str, Any]) -> tuple[int, ...] | None:
@@ -126,7 +128,7 @@ def rule_of(
         derived[name] = Derived(text if same else "", made_of)
     for first, *others in dict.fromkeys(tied.values()):
         derived |= {name: Derived(first, frozenset({first})) for name in others}
-    return replace(rule, buffers=buffers, tied=tied, reads=reads, derived=derived)
+    return replace(rule, buffers=buffers, tied=tied, reads=reads, derived=derived, sources=site.sources())
 
 
 def _left_open(site: CallSite, named: Mapping[str, Any]) -> dict[str, str]:

@@ -62,7 +62,9 @@ def inferred(points: Sequence[Point]) -> Inferred:
         wanted = [one.grid[axis] if axis < len(one.grid) else 1 for one in points]
         forms = list(_fitting(points, sizes, wanted, number))
         same = _plain([one.constants for one in points], wanted, {})
-        distinct = {form.text(sizes[0]): form for form in forms}
+        distinct: dict[str, _Form] = {}
+        for form in forms:
+            distinct.setdefault(form.text(sizes[0]), form)  # Arguments come before shapes, and are the program's words.
         suspects |= {name for name in _all(first) if first.constants[name] == number}
         if number == 1 and all(one == 1 for one in wanted):
             # Tiles that are larger than what they cover: one of another size may need more of them.

@@ -227,7 +227,7 @@ class _Case:
 
     def _by_loop(self, name: str, value: int) -> Knob:
         bounds = self._facts.steps.get(name, frozenset()) if self._facts is not None else frozenset()
-        if (tied := self._tied_to(value, bounds)) is not None:
+        if (tied := self._tied_to(name, value, bounds)) is not None:
             return self._fixed(name, value, tied)
         if name in self._grid.suspects:
             return self._fixed(name, value, f"the grid may follow it: {self._grid.why}")
@@ -250,16 +250,27 @@ class _Case:
             (name, one) for name, one in self._named.items() if LAYOUT.fullmatch(name) and type(one) is int and one > 1
         ]
 
-    def _tied_to(self, value: int, bounds: frozenset[str]) -> str | None:
-        """Why a tile follows the shape. What a loop is known to cover, it covers with a smaller one, too."""
+    def _tied_to(self, name: str, value: int, bounds: frozenset[str]) -> str | None:
+        """Why a tile follows the shape. What a loop is known to cover, it covers with a smaller one, too.
+
+        The program's own words go before those for a tensor's shape.
+        """
         if bounds and all(self._worth(one) is not None or (one and not one.isidentifier()) for one in bounds):
             return None
-        for one, size in self._dimensions.items():
-            if size == value:
-                return f"it is the size {one}: a smaller one would compute a part of it"
-            if size > 0 and next_power_of_2(size) == value:
-                return f"it is the next power of two of {one}, {size}: a smaller one would compute a part of it"
+        for size in self._dimensions.values():
+            if size == value or (size > 0 and next_power_of_2(size) == value):
+                return f"it is {self._shape_told(name, size, value)}: a smaller one would compute a part of it"
         return None
+
+    def _shape_told(self, name: str, size: int, value: int) -> str:
+        """What a tile as large as some size is: by the program's source, by an argument's name, or a shape's."""
+        source = self._grid.sources.get(name)
+        if source is not None:
+            told = f"the size {size}" if size == value else f"the next power of two of {size}"
+            return f"{told}, by the caller's `{source}`"
+        numbers = {one: held for one, held in self._named.items() if one not in self._constants and type(held) is int}
+        word = next(one for one, held in {**numbers, **self._dimensions}.items() if held == size)
+        return f"the size {word}" if size == value else f"the next power of two of {word}, {size}"
 
     def _worth(self, bound: str) -> int | None:
         """What a loop covers, as a number; None where the launch's arguments do not say."""
@@ -285,8 +296,8 @@ class _Case:
             if count < 2 or count in integers.values():
                 continue
             tensor = told.partition(".")[0]
-            others = {one: size for one, size in self._dimensions.items() if one.partition(".")[0] != tensor}
-            others |= {one: size for one, size in integers.items() if one not in self._constants}
+            others = {one: size for one, size in integers.items() if one not in self._constants}
+            others |= {one: size for one, size in self._dimensions.items() if one.partition(".")[0] != tensor}
             for other, size in others.items():
                 if size > value and cdiv(size, value) == count and count not in others.values():
                     return f"a buffer of the program is sized by it: {told} is {count}, cdiv({other}, {name})"

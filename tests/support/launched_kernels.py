@@ -330,6 +330,10 @@ def softmax_by_rows(x: torch.Tensor) -> None:
     softmax[(rows,)](x, torch.empty_like(x), columns, BLOCK=block)
 
 
+def softmax_of_columns(x: torch.Tensor, size: int) -> None:
+    softmax[(x.shape[0],)](x, torch.empty_like(x), x.shape[1], BLOCK=size)
+
+
 def sum_by_rows(x: torch.Tensor, size: int = 64) -> None:
     row_sum[(x.shape[0],)](x, torch.empty(x.shape[0]), x.shape[1], BLOCK=size)
 

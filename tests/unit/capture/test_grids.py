@@ -214,6 +214,10 @@ def test_without_the_source_the_only_explanation_is_taken():
     assert rule.at({"BLOCK": 128}) == (782,)
 
 
+def test_a_size_that_is_an_argument_is_told_by_its_name():
+    assert "cdiv(n, BLOCK)" in launched(programs.given_grid, X, (391,), 256).rule.why
+
+
 def test_without_the_source_a_grid_that_nothing_explains_is_fixed():
     rule = launched(programs.given_grid, X, (400,), 256).rule
     assert rule.kind == "fixed"

@@ -94,6 +94,15 @@ def test_a_tile_tied_to_the_row_stays():
         assert "a smaller one would compute a part of it" in knob.reason
 
 
+def test_a_reason_has_the_program_s_own_words():
+    # The rows are as many as the columns, so that the shape's first number would do as well.
+    knob = knobs(launched(programs.softmax_by_rows, torch.empty(1024, 1024)))["BLOCK"]
+    assert knob.reason.startswith("it is the size 1024, by the caller's `triton.next_power_of_2(columns)`: ")
+    knob = knobs(launched(programs.softmax_of_columns, torch.empty(64, 1000), 1024))["BLOCK"]
+    assert knob.reason.startswith("it is the next power of two of columns, 1000: ")
+    assert programs.launched(programs.softmax_of_a_square, torch.empty(64, 64)).rule.sources == {"BLOCK": "n"}
+
+
 def test_a_loop_that_takes_one_step_may_take_more_but_no_larger_one():
     knob = knobs(launched(programs.sum_by_rows, torch.empty(4096, 1000), 1024))["BLOCK"]
     assert knob.varies

@@ -101,11 +101,12 @@ def rule_of(
     named = {**named, **constants}
     site = call_site(frame, kernel, constants) if frame is not None and kernel is not None else None
     left_open = _left_open(site, named) if site is not None else {}
+    tiling = tiling_of(kernel)
     rule = _of_callable(grid, real, named, constants, site, left_open) if callable(grid) else None
     if rule is None and not callable(grid) and site is not None:
-        rule = _of_expression(site, left_open, real, named, constants, tiling_of(kernel))
+        rule = _of_expression(site, left_open, real, named, constants, tiling)
     if rule is None:
-        found = inferred([Point(real, named, constants), *points])
+        found = inferred([Point(real, named, constants), *points], tiling)
         kind: Kind = "cdiv" if found.text else "fixed"
         reads = names_in(found.text) if found.text else frozenset()
         rule = GridRule(kind, found.why, real, constants, reads, found.text, found.suspects)

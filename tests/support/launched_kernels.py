@@ -389,6 +389,11 @@ def tiled_twice_over(x: torch.Tensor, N: int) -> None:
     )
 
 
+def tiled_by_a_grid_from_elsewhere(x: torch.Tensor, N: int, grid: tuple[int, ...]) -> None:
+    M, K = x.shape
+    tiled[grid](x, torch.empty(M, N), M, N, K, BLOCK_M=64, BLOCK_N=64, BLOCK_K=32)
+
+
 def tiled_with_one_count(x: torch.Tensor) -> None:
     n = x.shape[0]
     count = triton.cdiv(n, 64)

@@ -195,15 +195,16 @@ class _Case:
         """Why constants that are given one value cannot move together: a part of the work may not follow one of them.
 
         Each must be a loop's tile, or one that multiplies the number of a program; the grid is divided by these, on
-        each axis, as often as there are such constants.
+        each axis, as often as there are such constants, those of which are counted once that multiply the same number.
         """
         group = self._grid.tied[name]
-        on_axes: Counter[int] = Counter()
+        tiles: dict[frozenset[str], frozenset[int]] = {}
         for one in group:
             axes = self._tiling.axes.get(one, frozenset())
-            on_axes.update(axes)
+            tiles[self._tiling.factors.get(one, frozenset())] = axes
             if (against := self._alone(one, value, is_on_grid=bool(axes))) is not None:
                 return f"of {one}: {against}"
+        on_axes = Counter(axis for axes in tiles.values() for axis in axes)
         divisions: Counter[int] = Counter()
         for one in group:
             divisions.update(divided(self._grid.text, one) if self._grid.text else {})

@@ -118,10 +118,10 @@ class Case(msgspec.Struct, frozen=True, omit_defaults=True):
 class Looked(msgspec.Struct, frozen=True):
     """What one run of a program showed.
 
-    `compiled_for` names the GPU that launches were compiled for where none was run. `bypassed` counts launches of
-    kernels that came past Triton's JIT, by name, and `in_graphs` those while a CUDA graph was captured: neither is a
-    case. `trials` counts launches of autotuners that only timed. `failed` says how the program ended, where it failed.
-    `kept` is the folder of the run, where cases were kept.
+    `compiled_for` names the GPU that launches were compiled for where none was run. Launches that are no case are
+    counted: in `bypassed` those past Triton's JIT, by the kernel's name, in `by_inductor` those of what torch.compile
+    made, and in `in_graphs` those while a CUDA graph was captured. `trials` counts launches of autotuners that only
+    timed. `failed` says how the program ended, where it failed. `kept` is the folder of the run, where cases were kept.
     """
 
     cases: tuple[Case, ...]
@@ -131,5 +131,6 @@ class Looked(msgspec.Struct, frozen=True):
     trials: int = 0
     in_graphs: int = 0
     bypassed: dict[str, int] = {}
+    by_inductor: dict[str, int] = {}
     failed: str | None = None
     kept: str | None = None

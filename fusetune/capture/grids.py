@@ -13,6 +13,7 @@ from typing import Any, Final, Literal, NamedTuple
 from fusetune.capture.call_sites import CallSite, call_site, parsed
 from fusetune.capture.expressions import Folder, NotPureError, Open, evaluated, key_of, names_in, text_of
 from fusetune.capture.inferred import Point, inferred
+from fusetune.capture.kernel_facts import facts_of
 from fusetune.capture.tiling import Tiling, tiling_of
 from fusetune.capture.written_again import WrittenAgain, covers_as_it_did, divided, written_again
 
@@ -100,12 +101,13 @@ def rule_of(
     real = tuple(int(one) for one in real)
     named = {**named, **constants}
     site = call_site(frame, kernel, constants) if frame is not None and kernel is not None else None
-    left_open = _left_open(site, named) if site is not None else {}
+    left_open = _left_open(site, named, _sizes_of_blocks(kernel)) if site is not None else {}
+    tiling = tiling_of(kernel)
     rule = _of_callable(grid, real, named, constants, site, left_open) if callable(grid) else None
     if rule is None and not callable(grid) and site is not None:
-        rule = _of_expression(site, left_open, real, named, constants, tiling_of(kernel))
+        rule = _of_expression(site, left_open, real, named, constants, tiling)
     if rule is None:
-        found = inferred([Point(real, named, constants), *points])
+        found = inferred([Point(real, named, constants), *points], tiling)
         kind: Kind = "cdiv" if found.text else "fixed"
         reads = names_in(found.text) if found.text else frozenset()
         rule = GridRule(kind, found.why, real, constants, reads, found.text, found.suspects)
@@ -116,7 +118,7 @@ def rule_of(
         for name, one in site.buffers(left_open, site.literals()).items()
         if type(constants[name]) is int and constants[name] > 1
     }
-    tied = {name: group for name, group in site.tied().items() if rule.reads.intersection(group)}
+    tied = _tied(site, rule.reads)
     reads = rule.reads.union(*tied.values()) if tied else rule.reads
     computed = site.computed(left_open)
     derived = {}
@@ -126,21 +128,40 @@ def rule_of(
         text = _or_none(partial(_text_of_argument, site, name, left_open, computed))
         same = bool(text) and _or_none(partial(evaluated, text, constants)) == named.get(name)
         derived[name] = Derived(text if same else "", made_of)
-    for first, *others in dict.fromkeys(tied.values()):
-        derived |= {name: Derived(first, frozenset({first})) for name in others}
+    derived |= {name: Derived(group[0], frozenset(group[:1])) for name, group in tied.items() if name != group[0]}
     return replace(rule, buffers=buffers, tied=tied, reads=reads, derived=derived, sources=site.sources())
 
 
-def _left_open(site: CallSite, named: Mapping[str, Any]) -> dict[str, str]:
-    """What stands for constants at a launch, but for those computed from others, as a count of tiles."""
+def _tied(site: CallSite, reads: frozenset[str]) -> dict[str, tuple[str, ...]]:
+    """The constants of one value by each of them, the one that the grid reads first."""
+    found: dict[str, tuple[str, ...]] = {}
+    for group in dict.fromkeys(site.tied().values()):
+        read = [name for name in group if name in reads]
+        if read:
+            found |= dict.fromkeys(group, (read[0], *(name for name in group if name != read[0])))
+    return found
+
+
+def _left_open(site: CallSite, named: Mapping[str, Any], blocks: frozenset[str]) -> dict[str, str]:
+    """What stands for constants at a launch, but for those computed from sizes of blocks, as a count of tiles.
+
+    What is computed from a size of the problem alone may vary by itself.
+    """
     left_open = site.left_open()
     for name in dict.fromkeys(left_open.values()):
         others = {key: one for key, one in left_open.items() if one != name}
         text = _or_none(partial(_text_of_argument, site, name, others, site.computed(others))) or ""
         made_of = names_in(text) if text else frozenset()
-        if made_of and text not in made_of and _or_none(partial(evaluated, text, named)) == named.get(name):
+        if made_of & blocks and text not in made_of and _or_none(partial(evaluated, text, named)) == named.get(name):
             left_open = others
     return left_open
+
+
+def _sizes_of_blocks(kernel: Any) -> frozenset[str]:
+    try:
+        return facts_of(kernel).sizes
+    except (OSError, TypeError, SyntaxError, ValueError):
+        return frozenset()
 
 
 def _text_of_argument(site: CallSite, name: str, left_open: Mapping[str, str], computed: frozenset[str]) -> str:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from fusetune.capture.expressions import cdiv
+from fusetune.capture.tiling import Tiling
+
+_UNKNOWN: Final = Tiling({}, {})
 
 
 class Point(NamedTuple):
@@ -48,10 +51,11 @@ class _Form(NamedTuple):
         return " * ".join([*parts, *([self.times] if self.times else [])])
 
 
-def inferred(points: Sequence[Point]) -> Inferred:
+def inferred(points: Sequence[Point], tiling: Tiling = _UNKNOWN) -> Inferred:
     """The one way to compute the first point's grid from its constants that fits every point, or why there is none.
 
     A size of the launch that is the number itself goes before any tile, since a grid of one program a row is as common.
+    What the kernel does with its constants tells apart tiles of one number.
     """
     first = points[0]
     sizes = [sizes_of(one.named, one.constants) for one in points]
@@ -65,6 +69,9 @@ def inferred(points: Sequence[Point]) -> Inferred:
         distinct: dict[str, _Form] = {}
         for form in forms:
             distinct.setdefault(form.text(sizes[0]), form)  # Arguments come before shapes, and are the program's words.
+        meant = {text: form for text, form in distinct.items() if _is_meant(form, axis, sizes[0], tiling)}
+        if len(distinct) > 1 and len(meant) == 1:
+            distinct = meant
         suspects |= {name for name in _all(first) if first.constants[name] == number}
         if number == 1 and all(one == 1 for one in wanted):
             # Tiles that are larger than what they cover: one of another size may need more of them.
@@ -168,6 +175,16 @@ def _plain(sizes: Sequence[Mapping[str, Any]], wanted: Sequence[int], but: Mappi
         if told not in but and all(one.get(told) == number for one, number in zip(sizes, wanted, strict=True)):
             return told
     return ""
+
+
+def _is_meant(form: _Form, axis: int, sizes: Mapping[str, int], tiling: Tiling) -> bool:
+    """Whether the kernel multiplies this axis' programs by each tile of a form, and by it covers the size there."""
+    for told, tile in form.tiles:
+        covered = tiling.covers.get(tile, frozenset())
+        known = {sizes[one] for one in covered if one in sizes}
+        if axis not in tiling.axes.get(tile, ()) or (covered and sizes[told] not in known):
+            return False
+    return True
 
 
 def _tiles(forms: Sequence[_Form]) -> frozenset[str]:

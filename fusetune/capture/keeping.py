@@ -104,14 +104,14 @@ class Keeper:
         self._lock = threading.Lock()
         self._process = os.getpid()
         self._made = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        self._bytes = self._cases = 0
+        self._bytes = self._cases = self._forgotten = 0
         self._bytes_of: dict[str, int] = {}
         self.gpu: str | None = None
 
     def before(self, key: Any, kernel: Any, bound: Mapping[str, Any]) -> Pending | None:
         """Take what a launch is given, where none of this key was; None where it is known or cannot be written."""
         with self._lock:
-            if os.getpid() != self._process or key in self._claimed or len(self._claimed) >= self._most:
+            if os.getpid() != self._process or key in self._claimed or self._is_full():
                 return None
             self._claimed.add(key)
             number = len(self._claimed)
@@ -125,6 +125,9 @@ class Keeper:
         except Exception as error:  # noqa: BLE001 - the program goes on, and who reads the case is told
             pending.cannot(f"what it is launched with could not be kept: {type(error).__name__}: {brief(error)}")
         return pending
+
+    def _is_full(self) -> bool:
+        return len(self._claimed) - self._forgotten >= self._most
 
     def after(self, pending: Pending) -> None:
         """Take what the launch wrote into the storages that were kept with all their bytes."""
@@ -227,6 +230,7 @@ class Keeper:
         with self._lock, contextlib.suppress(OSError):
             self._bytes -= self._bytes_of.pop(folder)
             self._cases -= 1
+            self._forgotten += 1
             shutil.rmtree(folder, ignore_errors=True)
             self._write_run()
 

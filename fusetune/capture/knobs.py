@@ -195,15 +195,16 @@ class _Case:
         """Why constants that are given one value cannot move together: a part of the work may not follow one of them.
 
         Each must be a loop's tile, or one that multiplies the number of a program; the grid is divided by these, on
-        each axis, as often as there are such constants.
+        each axis, as often as there are such constants, those of which are counted once that multiply the same number.
         """
         group = self._grid.tied[name]
-        on_axes: Counter[int] = Counter()
+        tiles: dict[frozenset[str], frozenset[int]] = {}
         for one in group:
             axes = self._tiling.axes.get(one, frozenset())
-            on_axes.update(axes)
+            tiles[self._tiling.factors.get(one, frozenset())] = axes
             if (against := self._alone(one, value, is_on_grid=bool(axes))) is not None:
                 return f"of {one}: {against}"
+        on_axes = Counter(axis for axes in tiles.values() for axis in axes)
         divisions: Counter[int] = Counter()
         for one in group:
             divisions.update(divided(self._grid.text, one) if self._grid.text else {})
@@ -263,7 +264,7 @@ class _Case:
         return None
 
     def _shape_told(self, name: str, size: int, value: int) -> str:
-        """What a tile is that is as large as some size: by the program's source, an argument's name, or a shape's."""
+        """What a tile as large as some size is: by the program's source, by an argument's name, or a shape's."""
         source = self._grid.sources.get(name)
         if source is not None:
             told = f"the size {size}" if size == value else f"the next power of two of {size}"

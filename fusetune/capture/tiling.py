@@ -17,11 +17,13 @@ _DATA: Final = frozenset({"load", "dot", "gather", "atomic_add", "atomic_cas"})
 class Tiling(NamedTuple):
     """By each constant: the axes of the grid whose program's number it multiplies, and the arguments it cuts up.
 
-    An argument is one that what the constant takes part in is held against, as in `pid * TILE + ... < n`.
+    An argument is one that what the constant takes part in is held against, as in `pid * TILE + ... < n`. `factors` has
+    what each is multiplied by, as it is written: constants of one factor are tiles of the same.
     """
 
     axes: Mapping[str, frozenset[int]]
     covers: Mapping[str, frozenset[str]]
+    factors: Mapping[str, frozenset[str]] = {}
 
 
 def tiling_of(kernel: Any) -> Tiling:
@@ -55,12 +57,14 @@ class _Reader:
     def tiling(self) -> Tiling:
         axes: dict[str, set[int]] = {}
         covers: dict[str, set[str]] = {}
+        factors: dict[str, set[str]] = {}
         for node in ast.walk(self._body):
-            for constant, numbers in self._products(node):
+            for constant, numbers, factor in self._products(node):
                 axes.setdefault(constant, set()).update(numbers)
+                factors.setdefault(constant, set()).add(factor)
             for constant, argument in self._covered(node):
                 covers.setdefault(constant, set()).add(argument)
-        return Tiling(_frozen(axes), _frozen(covers))
+        return Tiling(_frozen(axes), _frozen(covers), _frozen(factors))
 
     def _axes_in(self, value: ast.AST) -> set[int]:
         """The axes whose program's number some value follows."""
@@ -74,19 +78,19 @@ class _Reader:
                 found |= self._axes.get(node.id, set())
         return found
 
-    def _products(self, node: ast.AST) -> Iterator[tuple[str, set[int]]]:
-        """The constants that a program's number is multiplied by, each with the axes of that."""
+    def _products(self, node: ast.AST) -> Iterator[tuple[str, set[int], str]]:
+        """The constants that a program's number is multiplied by, each with the axes of that and its source."""
         if not isinstance(node, ast.BinOp) or not isinstance(node.op, ast.Mult):
             return
         for one, other in ((node.left, node.right), (node.right, node.left)):
             if isinstance(one, ast.Name) and one.id in self._parameters and (axes := self._axes_in(other)):
-                yield one.id, axes
+                yield one.id, axes, ast.unparse(other)
 
     def _placed_by(self, value: ast.AST) -> set[str]:
         """The constants that a value is a multiple of a program's number by."""
         found: set[str] = set()
         for node in _numbers_in(value):
-            found.update(constant for constant, _ in self._products(node))
+            found.update(constant for constant, _, _ in self._products(node))
             if isinstance(node, ast.Name):
                 found |= self._placed.get(node.id, set())
         return found

@@ -7,6 +7,7 @@ takes each eager launch, `knobs.runtime.launch_enter_hook` is a chain.
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
@@ -15,6 +16,7 @@ from fusetune.capture.above import Above, Turn
 from fusetune.capture.alike import identity_of
 from fusetune.capture.cases import Case, Looked
 from fusetune.capture.grids import GridRule
+from fusetune.capture.inductor import MODULE, name_of, when_imported
 from fusetune.capture.keeping import Keeper, Pending
 from fusetune.capture.kept import Placed
 from fusetune.capture.knobs import Knob
@@ -67,6 +69,7 @@ class Watch:
         self._undo: list[Callable[[], None]] = []
         self.trials = self.in_graphs = self.lost = 0
         self.bypassed: dict[str, int] = {}
+        self.by_inductor: dict[str, int] = {}
 
     def install(self) -> None:
         """Begin to watch. Triton is imported here, and torch with it."""
@@ -86,6 +89,24 @@ class Watch:
             hooks.add(self._entered)
             self._undo.append(lambda: hooks.remove(self._entered))
 
+        self._undo.append(when_imported(MODULE, self._watch_inductor))
+
+    def _watch_inductor(self, module: Any) -> None:
+        """Count what torch.compile's own launchers launch."""
+        launcher = getattr(module, "CachingAutotuner", None)
+        if launcher is None or not callable(getattr(launcher, "run", None)):
+            return
+        own, watch = launcher.run, self
+
+        def run(self: Any, *args: Any, **named: Any) -> Any:
+            with watch._lock:
+                name = name_of(self)
+                watch.by_inductor[name] = watch.by_inductor.get(name, 0) + 1
+            with watch._above.deeper("inside"):
+                return own(self, *args, **named)
+
+        self._replace(launcher, "run", functools.wraps(own)(run))
+
     def remove(self) -> None:
         """End it; everything is as it was."""
         while self._undo:
@@ -96,7 +117,14 @@ class Watch:
         self._finish_times()
         cases = [seen.told() for seen in self._seen]
         cases.sort(key=lambda case: -(case.us or 0.0))
-        return Looked(tuple(cases), trials=self.trials, in_graphs=self.in_graphs, bypassed=dict(self.bypassed), **about)
+        return Looked(
+            tuple(cases),
+            trials=self.trials,
+            in_graphs=self.in_graphs,
+            bypassed=dict(self.bypassed),
+            by_inductor=dict(self.by_inductor),
+            **about,
+        )
 
     def _replace(self, owner: Any, name: str, function: Any) -> None:
         before = vars(owner).get(name)

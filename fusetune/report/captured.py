@@ -104,6 +104,9 @@ def besides(looked: Looked, cases: Sequence[Case]) -> list[str]:
         lines.append(f"{looked.in_graphs} launches came while a CUDA graph was captured, and are not captured")
     for name, count in looked.bypassed.items():
         lines.append(f"{count} launches of {name} came past Triton's JIT, and are not captured")
+    for name, count in looked.by_inductor.items():
+        launches = "1 launch" if count == 1 else f"{count} launches"
+        lines.append(f"{launches} of {name}: compiled by torch.compile; not captured")
     findings = dict.fromkeys(f"{case.kernel.name}: {finding}" for case in cases for finding in case.findings)
     return lines + [f"note: {finding}" for finding in findings]
 

@@ -207,6 +207,21 @@ def reversed_blocks(x_ptr, y_ptr, n, BLOCK: tl.constexpr, COUNT: tl.constexpr):
 
 
 @JITFunction
+def scaled_twice(x_ptr, scale_ptr, n, SCALES: tl.constexpr, BLOCK: tl.constexpr):
+    program = tl.program_id(0)
+    at = program * BLOCK + tl.arange(0, BLOCK)
+    scales = program * SCALES + tl.arange(0, SCALES)
+    scale = tl.load(scale_ptr + scales, mask=scales < n)
+    tl.store(x_ptr + at, tl.load(x_ptr + at, mask=at < n) * scale, mask=at < n)
+
+
+@JITFunction
+def values_of(x_ptr, n, V: tl.constexpr, BV: tl.constexpr):
+    at = tl.program_id(0) * BV + tl.arange(0, BV)
+    tl.store(x_ptr + tl.program_id(1) * V + at, 1.0, mask=at < V)
+
+
+@JITFunction
 def many_kinds(
     x_ptr, bias_ptr, y_ptr, n, BLOCK: tl.constexpr, ACTIVATION: tl.constexpr, SQUARE: tl.constexpr, TO: tl.constexpr
 ):
@@ -389,6 +404,11 @@ def tiled_twice_over(x: torch.Tensor, N: int) -> None:
     )
 
 
+def tiled_by_a_grid_from_elsewhere(x: torch.Tensor, N: int, grid: tuple[int, ...]) -> None:
+    M, K = x.shape
+    tiled[grid](x, torch.empty(M, N), M, N, K, BLOCK_M=64, BLOCK_N=64, BLOCK_K=32)
+
+
 def tiled_with_one_count(x: torch.Tensor) -> None:
     n = x.shape[0]
     count = triton.cdiv(n, 64)
@@ -423,6 +443,18 @@ def by_a_count_that_is_a_constant(x: torch.Tensor, size: int = 256) -> None:
 def by_a_count_at_the_launch(x: torch.Tensor, size: int = 256) -> None:
     n = x.numel()
     reversed_blocks[(triton.cdiv(n, size),)](x, torch.empty_like(x), n, BLOCK=size, COUNT=triton.cdiv(n, size))
+
+
+def by_one_size_for_the_same(x: torch.Tensor, size: int = 256) -> None:
+    sizes = {"tile": size}
+    grid = lambda meta: (triton.cdiv(x.numel(), meta["BLOCK"]),)  # noqa: E731
+    scaled_twice[grid](x, torch.empty_like(x), x.numel(), SCALES=sizes["tile"], BLOCK=sizes["tile"])
+
+
+def by_a_tile_of_a_constant_size(x: torch.Tensor) -> None:
+    rows, V = x.shape
+    BV = min(64, triton.next_power_of_2(V))
+    values_of[(triton.cdiv(V, BV), rows)](x, rows, V=V, BV=BV)
 
 
 def multiplied_by_numbers(a: torch.Tensor, b: torch.Tensor) -> None:

@@ -165,6 +165,14 @@ def test_a_grid_that_does_not_follow_what_the_kernel_covers_is_no_tile_s():
     assert rule.at({"BLOCK_M": 32}) is None
 
 
+def test_a_grid_from_elsewhere_is_told_apart_by_the_kernel_too():
+    rule = launched(programs.tiled_by_a_grid_from_elsewhere, torch.empty(1000, 256), 1000, (16, 16)).rule
+    assert (rule.kind, rule.text) == ("cdiv", "(cdiv(1000, BLOCK_M), cdiv(1000, BLOCK_N))")
+    fixed = launched(programs.tiled_by_a_grid_from_elsewhere, torch.empty(1000, 256), 1000, (16, 20)).rule
+    assert fixed.at({"BLOCK_M": 128}) == (8, 20)
+    assert fixed.at({"BLOCK_N": 128}) == (16, 20)
+
+
 def test_one_count_for_two_tiles_is_not_clear():
     rule = launched(programs.tiled_with_one_count, torch.empty(1000, 256)).rule
     assert (rule.kind, rule.suspects) == ("fixed", {"BLOCK_M", "BLOCK_N"})

@@ -198,15 +198,17 @@ def test_a_case_is_kept_once_and_no_more_than_asked_for(tmp_path):
 
 def test_a_case_that_turned_out_to_be_another_s_is_forgotten(tmp_path):
     kept = keep(tmp_path / "a", {"x_ptr": torch.ones(100), "n": 5, "BLOCK": 8})
-    keeper = Keeper(tmp_path / "b", exact=False, quota_bytes=1000, program="a")
+    keeper = Keeper(tmp_path / "b", exact=False, quota_bytes=1000, program="a", most=1)
     pending = keeper.before("a", combined, {"x_ptr": torch.ones(100)})
     assert pending is not None
+    assert keeper.before("b", combined, {}) is None
     folder = keeper.keep(pending, kept.case)
     assert folder is not None
     assert (captures._run(tmp_path / "b").cases, captures._run(tmp_path / "b").bytes) == (1, 400)
     keeper.forget(folder)
     assert not Path(folder).exists()
     assert (captures._run(tmp_path / "b").cases, captures._run(tmp_path / "b").bytes) == (0, 0)
+    assert keeper.before("c", combined, {}) is not None
 
 
 def test_a_launch_that_fails_leaves_nothing(tmp_path):

@@ -79,6 +79,19 @@ def test_tiles_of_one_value_stay_where_the_grid_follows_but_one_of_them():
     assert found["BLOCK_M"].reason.endswith("and how the grid follows each of them is not known")
 
 
+def test_tiles_of_the_same_that_are_given_one_value_go_with_the_one_that_the_grid_reads():
+    one = launched(programs.by_one_size_for_the_same, X)
+    found = knobs(one)
+    assert found["BLOCK"].reason.startswith("the grid follows it, SCALES with it: ")
+    assert found["SCALES"].reason == "it goes with BLOCK: the caller gives both one value"
+    assert (one.rule.at({"BLOCK": 512}), one.rule.arguments_at({"BLOCK": 512})) == ((196,), {"SCALES": 512})
+
+
+def test_a_tile_computed_from_a_size_that_is_a_constant_varies_by_itself():
+    found = knobs(launched(programs.by_a_tile_of_a_constant_size, torch.empty(30, 200)))
+    assert (found["BV"].varies, found["V"].varies) == (True, False)
+
+
 def test_a_count_of_tiles_that_is_a_constant_goes_with_the_tile():
     found = knobs(launched(programs.by_a_count_that_is_a_constant, X))
     assert found["BLOCK"].varies

@@ -37,22 +37,22 @@ def by_blocks(x_ptr, y_ptr, M, N, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
 
 
 def test_tiles_are_told_by_the_programs_numbers_and_by_what_they_are_held_against():
-    axes, covers = tiling_of(programs.tiled)
+    axes, covers, _ = tiling_of(programs.tiled)
     assert (axes["BLOCK_M"], axes["BLOCK_N"], "BLOCK_K" in axes) == ({0}, {1}, False)
     assert (covers["BLOCK_M"], covers["BLOCK_N"]) == ({"M"}, {"N"})
 
 
 def test_a_swizzled_order_of_programs_is_followed():
-    axes, covers = tiling_of(swizzled)
+    axes, covers, _ = tiling_of(swizzled)
     assert (axes["BLOCK_M"], axes["BLOCK_N"]) == ({0}, {0})
     assert (covers["BLOCK_M"], covers["BLOCK_N"]) == ({"M"}, {"N"})
 
 
 def test_blocks_by_their_pointers_tell_it_too():
-    axes, covers = tiling_of(by_blocks)
+    axes, covers, _ = tiling_of(by_blocks)
     assert (axes["BLOCK_M"], axes["BLOCK_N"]) == ({1}, {0})
     assert (covers["BLOCK_M"], covers["BLOCK_N"]) == ({"M"}, {"N"})
 
 
 def test_a_kernel_whose_source_is_not_there_tells_nothing():
-    assert tiling_of(len) == ({}, {})
+    assert tiling_of(len) == ({}, {}, {})

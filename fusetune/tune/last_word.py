@@ -74,8 +74,8 @@ def last_word(count: int, runner: Runner, tolerance: float = 0.0) -> LastWord:
     """Ask the program about `count` changes: before, after, after, before, and each once more where it is noisy.
 
     Where its result is wrong, each change is tried alone, and those go with which it is wrong; where no single one is
-    to blame, all of them. Then those go whose launches are not faster. `tolerance` is what results may differ by, as a
-    relative error, beside what their own dtypes and two runs of Before allow.
+    to blame, all of them. Then those go whose launches are not faster, at the median and at best. `tolerance` is what
+    results may differ by, as a relative error, beside what their own dtypes and two runs of Before allow.
     """
     return _Asked(count, runner, tolerance).answer()
 
@@ -127,9 +127,13 @@ class _Asked:
             self._after()
             self._before()
         return [
-            Reverted(number, "slower", f"{before:.2f} us a launch as it is, {after:.2f} us with it")
-            for number, before, after in self._medians()
-            if after >= before
+            Reverted(
+                number,
+                "slower",
+                f"{statistics.median(before):.2f} us a launch as it is, {statistics.median(after):.2f} us with it",
+            )
+            for number, before, after in self._times()
+            if _is_slower(before, after)
         ]
 
     def _to_blame(self, wrong: str) -> Iterator[Reverted]:
@@ -201,10 +205,6 @@ class _Asked:
             if before and after:
                 yield number, before, after
 
-    def _medians(self) -> Iterator[tuple[int, float, float]]:
-        for number, before, after in self._times():
-            yield number, statistics.median(before), statistics.median(after)
-
     # The answer.
 
     def _told(self) -> LastWord:
@@ -238,6 +238,15 @@ class _Asked:
             reverted=tuple(self._reverted),
             runs=self._runs,
         )
+
+
+def _is_slower(before: Sequence[float], after: Sequence[float]) -> bool:
+    """Whether runs say that a change gains nothing: in the middle and at their best, which no disturbance shortens.
+
+    A process gives one time, and a small gain lies within its noise: one of the two alone would take back what paired
+    blocks have shown.
+    """
+    return statistics.median(after) >= statistics.median(before) and min(after) >= min(before)
 
 
 def _median(runs: Sequence[Ran]) -> float | None:

@@ -1,0 +1,315 @@
+"""Where a value that a launch is given is written: the one place in the source that it comes from."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import libcst as cst
+from libcst.metadata import Assignment, BaseAssignment, ImportAssignment
+
+from fusetune.code.patch.change import Launched
+from fusetune.code.patch.edits import Edit
+from fusetune.code.patch.json_files import JsonValue, json_values
+from fusetune.code.patch.literals import literal, unwrapped
+from fusetune.code.patch.source_file import SourceFile, Sources, last_name, shown
+
+_JSON: Final = re.compile(r"""["']([^"'\n]+\.json)["']""")
+_DEEPEST: Final = 12
+Keys = tuple[Any, ...]
+
+
+class Named(NamedTuple):
+    """A name that a value comes through, where it is read in its file, and the keys that are asked of it."""
+
+    source: SourceFile
+    name: str
+    read: tuple[cst.CSTNode, ...]
+    keys: Keys = ()
+
+
+class Place(NamedTuple):
+    """A value's one place. `through` are the names on the way to it; none where it stands at the launch itself."""
+
+    file: str
+    start: int
+    length: int
+    line: int
+    value: Any
+    through: tuple[Named, ...]
+
+    def written(self, value: Any, name: str) -> Edit:
+        """The edit that writes another value there."""
+        text = json.dumps(value) if self.file.endswith(".json") else repr(value)
+        return Edit(self.file, self.start, self.length, text, self.line, f"{name} {self.value} -> {value}")
+
+
+class Resolver:
+    """Follows expressions of one launch to where their values are written."""
+
+    def __init__(self, sources: Sources, launch: Launched) -> None:
+        self._sources, self._launch = sources, launch
+
+    def place(self, source: SourceFile, node: cst.BaseExpression, keys: Keys = (), depth: int = 0) -> Place:
+        """The place of what an expression is worth, or of what it has at `keys`. Raises NotWritableError."""
+        node = unwrapped(node)
+        if depth > _DEEPEST:
+            raise source.refused(node, f"`{shown(source.text(node))}` comes from too many places")
+        if not keys:
+            is_written, value = literal(node)
+            if is_written:
+                start = source.start(node)
+                return Place(source.file, start, source.end(node) - start, source.line(node), value, ())
+        if isinstance(node, cst.Name):
+            return self._of_name(source, node, keys, depth)
+        if isinstance(node, cst.Subscript):
+            return self.place(source, node.value, (self._key(source, node), *keys), depth + 1)
+        if keys and isinstance(node, cst.Dict):
+            return self._of_dict(source, node, keys, depth)
+        if isinstance(node, cst.Call):
+            return self._of_call(source, node, keys, depth)
+        if isinstance(node, cst.Attribute):
+            return self._of_attribute(source, node, keys, depth)
+        raise source.refused(node, f"`{shown(source.text(node))}` is computed, so there is no value to write")
+
+    def _of_name(self, source: SourceFile, node: cst.Name, keys: Keys, depth: int) -> Place:
+        assignment = only_assignment(source, node)
+        if isinstance(assignment, ImportAssignment):
+            found = self._imported(source, node, assignment, keys, depth)
+        else:
+            found = self._assigned(source, node, assignment, keys, depth)
+        return found._replace(through=(named(source, assignment, keys), *found.through))
+
+    def _assigned(
+        self, source: SourceFile, node: cst.Name, assignment: BaseAssignment, keys: Keys, depth: int
+    ) -> Place:
+        target = assignment.node if isinstance(assignment, Assignment) else None
+        if isinstance(target, cst.Param):
+            return self._of_parameter(source, target, keys, depth)
+        value = value_assigned(source, target) if target is not None else None
+        if value is None:
+            raise source.refused(target or node, f"{node.value} is not assigned a value by itself")
+        return self.place(source, value, keys, depth + 1)
+
+    def _imported(
+        self, source: SourceFile, node: cst.Name, assignment: ImportAssignment, keys: Keys, depth: int
+    ) -> Place:
+        statement = assignment.node
+        other = None
+        if isinstance(statement, cst.ImportFrom) and not isinstance(statement.names, cst.ImportStar):
+            name = next(one.name for one in statement.names if _bound(one) == node.value)
+            module = cst.Module([]).code_for_node(statement.module) if statement.module else ""
+            matching = [name for name in self._launch.modules if f".{name}".endswith(f".{module}")]
+            # Two that end alike, as `settings` and `program.settings`, would leave it to a guess.
+            if len(matching) == 1 and isinstance(name, cst.Name):
+                other = self._launch.modules[matching[0]]
+        if other is None:
+            raise source.refused(statement, f"{node.value} is imported from elsewhere")
+        held = self._sources.file(other)
+        found = [one for one in held.all(cst.Name) if one.value == last_name(name) and _is_top_target(held, one)]
+        if len(found) != 1:
+            raise source.refused(statement, f"{node.value} is assigned in {len(found)} places of {other}")
+        inner = only_assignment(held, found[0])
+        place = self._assigned(held, found[0], inner, keys, depth + 1)
+        return place._replace(through=(named(held, inner, keys), *place.through))
+
+    def _of_parameter(self, source: SourceFile, parameter: cst.Param, keys: Keys, depth: int) -> Place:
+        """The default, where no call in the file gives another; else what the one call gives."""
+        function = next(one for one in source.above(parameter) if isinstance(one, cst.FunctionDef | cst.Lambda))
+        name = parameter.name.value
+        calls = list(calls_of(source, function)) if isinstance(function, cst.FunctionDef) else []
+        given = [(call, passed(call, function, name)) for call in calls if isinstance(function, cst.FunctionDef)]
+        explicit = [(call, value) for call, value in given if value is not None]
+        if explicit and len(explicit) == len(given) == 1:
+            return self.place(source, explicit[0][1], keys, depth + 1)
+        if parameter.default is not None and not explicit:
+            return self.place(source, parameter.default, keys, depth + 1)
+        lines = ", ".join(str(source.line(call)) for call, _ in given) or "none in the file"
+        raise source.refused(parameter, f"its callers give {name}: line {lines}")
+
+    def _of_dict(self, source: SourceFile, node: cst.Dict, keys: Keys, depth: int) -> Place:
+        found = []
+        for element in node.elements:
+            if not isinstance(element, cst.DictElement):
+                raise source.refused(node, f"`{shown(source.text(node))}` is made of others")
+            is_written, key = literal(element.key)
+            if is_written and key == keys[0]:
+                found.append(element.value)
+        if len(found) != 1:
+            raise source.refused(node, f"`{shown(source.text(node))}` does not say {keys[0]!r} once")
+        return self.place(source, found[0], keys[1:], depth + 1)
+
+    def _of_call(self, source: SourceFile, node: cst.Call, keys: Keys, depth: int) -> Place:
+        if keys and isinstance(node.func, cst.Name) and node.func.value == "dict":
+            given = [one.value for one in node.args if one.keyword is not None and one.keyword.value == keys[0]]
+            if len(given) == 1:
+                return self.place(source, given[0], keys[1:], depth + 1)
+        if isinstance(node.func, cst.Attribute) and node.func.attr.value in {"get", "copy"}:
+            if node.func.attr.value == "copy" and not node.args:
+                return self.place(source, node.func.value, keys, depth + 1)
+            if node.args:
+                return self.place(source, node.func.value, (self._folded(source, node.args[0].value), *keys), depth + 1)
+        if keys and last_name(node.func) in {"load", "loads"} and source.text(node.func).startswith("json."):
+            return self._of_json(source, node, keys)
+        raise source.refused(node, f"`{shown(source.text(node))}` is computed, so there is no value to write")
+
+    def _of_json(self, source: SourceFile, node: cst.Call, keys: Keys) -> Place:
+        """The value in the one JSON file that is named in the file of Python."""
+        names = dict.fromkeys(_JSON.findall(source.data.decode()))
+        folders = (Path(source.file).parent, Path.cwd())
+        files = list(
+            dict.fromkeys(str(path) for name in names for folder in folders if (path := folder / name).is_file())
+        )
+        holding: list[tuple[str, JsonValue]] = []
+        for file in files[:10]:
+            value = json_values(file, self._sources.data(file)).get(keys)
+            if value is not None:
+                holding.append((file, value))
+        if len(holding) != 1:
+            raise source.refused(node, f"which JSON file has {'.'.join(map(str, keys))} is not clear")
+        file, value = holding[0]
+        return Place(file, *value, ())
+
+    def _of_attribute(self, source: SourceFile, node: cst.Attribute, keys: Keys, depth: int) -> Place:
+        """What the one `self.name = ...` of a class assigns, or its body."""
+        values = list(assigned_attributes(source, node))
+        if len(values) != 1:
+            text = source.text(node)
+            raise source.refused(node, f"`{shown(text)}` is assigned in {len(values)} places of its class")
+        (value,) = values
+        found = self.place(source, value, keys, depth + 1)
+        own = Named(source, node.attr.value, tuple(attributes_like(source, node)), keys)
+        return found._replace(through=(own, *found.through))
+
+    def _key(self, source: SourceFile, node: cst.Subscript) -> Any:
+        if len(node.slice) != 1 or not isinstance(node.slice[0].slice, cst.Index):
+            raise source.refused(node, f"`{shown(source.text(node))}` is computed, so there is no value to write")
+        return self._folded(source, node.slice[0].slice.value)
+
+    def _folded(self, source: SourceFile, node: cst.BaseExpression) -> Any:
+        """What a key is worth: written out, or a name that had a plain value at the launch."""
+        is_written, value = literal(node)
+        if is_written:
+            return value
+        if isinstance(node, cst.Name) and node.value in self._launch.names:
+            return self._launch.names[node.value]
+        raise source.refused(node, f"the key `{shown(source.text(node))}` is computed")
+
+
+def named(source: SourceFile, assignment: BaseAssignment, keys: Keys = ()) -> Named:
+    """An assignment as a name that a value comes through."""
+    read = sorted((access.node for access in assignment.references), key=source.start)
+    return Named(source, assignment.name, tuple(read), keys)
+
+
+def only_assignment(source: SourceFile, node: cst.Name) -> BaseAssignment:
+    """The one assignment that a name can have its value from. Raises NotWritableError where there is none, or more."""
+    scope = source.scope(node)
+    found = sorted(scope[node.value], key=lambda one: _line_of(source, one)) if scope is not None else []
+    if len(found) != 1:
+        lines = ", ".join(str(_line_of(source, one)) for one in found)
+        where = f"is assigned at several lines: {lines}" if found else "is assigned nowhere in the file"
+        raise source.refused(node, f"{node.value} {where}")
+    return found[0]
+
+
+def _line_of(source: SourceFile, assignment: BaseAssignment) -> int:
+    node = getattr(assignment, "node", None)
+    return source.line(node) if isinstance(node, cst.CSTNode) else 0
+
+
+def value_assigned(source: SourceFile, target: cst.CSTNode) -> cst.BaseExpression | None:
+    """The expression that is assigned to a name where it stands; None where it is not one by itself."""
+    above = source.parent(target)
+    if isinstance(above, cst.AssignTarget):
+        statement = source.parent(above)
+        return statement.value if isinstance(statement, cst.Assign) else None
+    if isinstance(above, cst.AnnAssign) and above.target is target:
+        return above.value
+    if isinstance(above, cst.NamedExpr):
+        return above.value
+    if isinstance(above, cst.Element):
+        return _paired(source, above)
+    return None
+
+
+def _paired(source: SourceFile, element: cst.Element) -> cst.BaseExpression | None:
+    """What `b` is given in `a, b = 1, 2`."""
+    outer = source.parent(element)
+    target = source.parent(outer) if outer is not None else None
+    statement = source.parent(target) if isinstance(target, cst.AssignTarget) else None
+    if not isinstance(outer, cst.Tuple | cst.List) or not isinstance(statement, cst.Assign):
+        return None
+    values = statement.value
+    if isinstance(values, cst.Tuple | cst.List) and len(values.elements) == len(outer.elements):
+        return values.elements[list(outer.elements).index(element)].value
+    return None
+
+
+def _is_top_target(source: SourceFile, node: cst.Name) -> bool:
+    assigned = value_assigned(source, node) is not None
+    return assigned and not any(isinstance(one, cst.FunctionDef | cst.ClassDef) for one in source.above(node))
+
+
+def _bound(alias: cst.ImportAlias) -> str:
+    held = alias.asname.name if alias.asname is not None else alias.name
+    return last_name(held)
+
+
+def calls_of(source: SourceFile, function: cst.FunctionDef) -> Iterator[cst.Call]:
+    """The calls of a function in its file, by its name alone."""
+    for call in source.all(cst.Call):
+        if last_name(call.func) == function.name.value:
+            yield call
+
+
+def passed(call: cst.Call, function: cst.FunctionDef, name: str) -> cst.BaseExpression | None:
+    """What a call gives a parameter; None where it leaves it out."""
+    names = [one.name.value for one in (*function.params.posonly_params, *function.params.params)]
+    if names[:1] == ["self"] and isinstance(call.func, cst.Attribute):
+        names = names[1:]
+    for number, one in enumerate(call.args):
+        if one.star:
+            if one.star == "*" and name in names[number:]:
+                return one.value
+            continue
+        if (one.keyword is not None and one.keyword.value == name) or (
+            one.keyword is None and number < len(names) and names[number] == name
+        ):
+            return one.value
+    return None
+
+
+def assigned_attributes(source: SourceFile, node: cst.Attribute) -> Iterator[cst.BaseExpression]:
+    """What is assigned to `self.name` in the class that an expression stands in, or to `name` in its body."""
+    owner = next((one for one in source.above(node) if isinstance(one, cst.ClassDef)), None)
+    if owner is None or not isinstance(node.value, cst.Name) or node.value.value not in {"self", "cls"}:
+        return
+    for one in source.all(cst.AssignTarget, owner):
+        target, statement = one.target, source.parent(one)
+        at_self = isinstance(target, cst.Attribute) and source.text(target) == f"self.{node.attr.value}"
+        in_body = isinstance(target, cst.Name) and target.value == node.attr.value
+        in_body = in_body and next(_functions(source, one), None) is None
+        if (at_self or in_body) and isinstance(statement, cst.Assign):
+            yield statement.value
+
+
+def _functions(source: SourceFile, node: cst.CSTNode) -> Iterator[cst.FunctionDef]:
+    """The functions around a part, up to its class."""
+    for one in source.above(node):
+        if isinstance(one, cst.ClassDef):
+            return
+        if isinstance(one, cst.FunctionDef):
+            yield one
+
+
+def attributes_like(source: SourceFile, node: cst.Attribute) -> Sequence[cst.Attribute]:
+    """The places of a file that read an attribute of one name, whoever has it."""
+    return [
+        one
+        for one in source.all(cst.Attribute)
+        if one.attr.value == node.attr.value and not isinstance(source.parent(one), cst.AssignTarget)
+    ]

@@ -55,6 +55,27 @@ class KnobSeen(msgspec.Struct, frozen=True):
     values: tuple[Any, ...] = ()
 
 
+class Site(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Where a launch stands in the program's source, and what its constants come from.
+
+    `line` counts from 1, `column` in bytes from 0. `parameters` are the kernel's in order. `names` are the plain values
+    that names of the launching function had. `listed` are the constants and options of an autotune list, `computed`
+    those of heuristics, `follows` the constants that the grid follows. `modules` has the files of the program's own
+    modules that names are imported from. `files` has the SHA-256 of each file as it was then.
+    """
+
+    file: str
+    line: int
+    column: int
+    parameters: tuple[str, ...] = ()
+    names: dict[str, Any] = {}
+    listed: tuple[str, ...] = ()
+    computed: tuple[str, ...] = ()
+    follows: tuple[str, ...] = ()
+    modules: dict[str, str] = {}
+    files: dict[str, str] = {}
+
+
 class Case(msgspec.Struct, frozen=True, omit_defaults=True):
     """One distinct launch of a program, and how often it came.
 
@@ -63,7 +84,7 @@ class Case(msgspec.Struct, frozen=True, omit_defaults=True):
     kernel has. `us` are the microseconds of all launches, by those of the first few. `grid_kind` and `grid_why` say
     what the grid follows. `roles` say what the kernel does to each tensor: read, written, both, atomic or unused.
     `proposals` counts the configs of an autotune list above it. `findings` are sentences on what the source asks for
-    and does not get. `kept` is the folder that it was kept in.
+    and does not get. `kept` is the folder that it was kept in. `site` is where it was launched, where that is clear.
     """
 
     kernel: KernelSeen
@@ -82,6 +103,7 @@ class Case(msgspec.Struct, frozen=True, omit_defaults=True):
     proposals: int = 0
     findings: tuple[str, ...] = ()
     kept: str | None = None
+    site: Site | None = None
 
     def config_text(self) -> str:
         """What runs, for people: `BLOCK=1024 w4 s3`."""

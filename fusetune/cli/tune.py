@@ -12,6 +12,7 @@ import click
 
 from fusetune.cli.program_options import CONTEXT, program_options
 from fusetune.cli.shown import echo, echo_console, echo_json
+from fusetune.cli.tuned_code import check_program, code_options, hand_out, outputs_of
 from fusetune.core.decision import KeepRule
 from fusetune.core.space import SPACE_NAMES
 from fusetune.core.target import DEFAULT_TARGET, Target, find_target
@@ -68,14 +69,7 @@ CANDIDATE_LIMIT_S = 5.0
 @click.option("--workers", type=click.IntRange(1), help="Compilations at once.  [default: one a core]")
 @click.option("--exact", is_flag=True, help="Keep large floating-point inputs bit for bit, not by their distribution.")
 @click.option("--keep", is_flag=True, help="Leave the captures on disk; see `fusetune capture --list`.")
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=Path("configs"),
-    show_default=True,
-    help="Folder for <gpu>/<op>.yaml.",
-)
+@code_options
 @click.option(
     "--runs",
     type=click.Path(file_okay=False, path_type=Path),
@@ -111,7 +105,11 @@ def tune(
     workers: int | None,
     exact: bool,
     keep: bool,
-    output: Path,
+    output: Path | None,
+    configs: Path | None,
+    diff: bool,
+    apply: bool,
+    autotune: bool,
     runs: Path | None,
     as_json: bool,
 ) -> None:
@@ -119,7 +117,7 @@ def tune(
 
     The program runs once, and its launches are kept with their arguments. Each is launched again with other warps,
     stages and tiles: a config stays only if its result is Before's, and it is surely at least 2 % faster than what runs
-    today and than 4 warps / 2 stages. The outcome goes to YAML; nothing of the program is written to.
+    today and than 4 warps / 2 stages. The outcome goes to YAML; nothing of the program is written to without --apply.
 
     PROGRAM is a script with its arguments, `package.module:function` with --args, or a file with ModelNew beside a
     reference; -m runs a module. Without a GPU its kernels are compiled for --target, and the answer is a prediction.
@@ -132,6 +130,8 @@ def tune(
 
     began = time.monotonic()
     parsed = parse_program([*(["-m", module] if module else []), *program], args=expression, reference=reference)
+    outputs = outputs_of(output, configs, diff=diff, apply=apply, autotune=autotune)
+    check_program(outputs, parsed)
     if target_name is None and not nvml.gpu_present():
         target_name = DEFAULT_TARGET
     target = find_target(target_name) if target_name else None
@@ -154,7 +154,7 @@ def tune(
             return SweepRequest(
                 spec=spec,
                 problem=spec.captured_problem(),
-                output=output,
+                output=outputs.configs,
                 runs=runs or runs_dir(),
                 space=space or ("rules" if target else "standard"),
                 rule=KeepRule(min_gain=min_gain),
@@ -172,7 +172,9 @@ def tune(
         for number, case in enumerate(cases, start=1):
             echo(f"[{number}/{len(cases)}] {printable(case.kernel.name)}  {printable(case.config_text())}", err=True)
             tuned.append(tune_case(case, request, run))
-        _show(looked, cases, tuned, _words(module, program), time.monotonic() - began, output, as_json=as_json)
+        _show(looked, cases, tuned, _words(module, program), time.monotonic() - began, outputs.configs, as_json=as_json)
+    if outputs.any:
+        hand_out(outputs, parsed, tuned, looked, quiet=as_json)
     ctx.exit(_exit_code(looked, tuned))
 
 

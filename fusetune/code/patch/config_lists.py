@@ -15,6 +15,7 @@ from fusetune.code.patch.source_file import SourceFile, last_name, shown
 
 MOST_TRIED: Final = 3
 """Configs that an autotuner is left with: each takes a compilation where the program first runs."""
+_LONGEST_LINE: Final = 100
 _BY_POSITION: Final = ("kwargs", "num_warps", "num_stages", "num_ctas", "maxnreg", "pre_hook")
 
 
@@ -89,7 +90,11 @@ class _Configs:
         separator = ", "
         if source.line(self._calls[0]) != source.line(self._written):
             separator = f",{source.newline}{source.indent(self._calls[0])}"
-        return [Edit(source.file, start, end - start, separator.join(texts), source.line(self._calls[0]), told)]
+        made = separator.join(texts)
+        if separator == ", " and len(texts) > 1 and source.column(self._calls[0]) + len(made) > _LONGEST_LINE:
+            begin, stop = source.start(self._written), source.end(self._written)
+            return [Edit(source.file, begin, stop - begin, self._bracketed(texts), source.line(self._written), told)]
+        return [Edit(source.file, start, end - start, made, source.line(self._calls[0]), told)]
 
     def _bracketed(self, texts: Sequence[str]) -> str:
         if len(texts) == 1:

@@ -39,7 +39,7 @@ def standalone(
     kept = _kept(chunks)
     findings = [*_left_over(source, kept), *_elsewhere(source, kept, own)]
     comments = "".join(f"# {line}\n" if line else "#\n" for line in header)
-    text = comments + ("\n" if comments and top.strip() else "") + top.lstrip("\n") + _joined(chunks, _in_order(kept))
+    text = comments + ("\n" if comments else "") + top.lstrip("\n") + _joined(chunks, _in_order(kept))
     return text.replace("\r\n", "\n"), findings
 
 

@@ -61,7 +61,7 @@ def test_a_module_is_put_in_the_strict_order_without_code_that_tests() -> None:
 
 
 def test_a_module_that_is_in_order_stays_as_it_is_below_its_header() -> None:
-    assert made(SMALL, header=["One", "", "Two"]) == "# One\n#\n# Two\n" + SMALL
+    assert made(SMALL, header=["One", "", "Two"]) == "# One\n#\n# Two\n\n" + SMALL
     assert made(made(SMALL)) == SMALL
     assert order(SMALL) == ["import", "kernel", "ModelNew"]
 

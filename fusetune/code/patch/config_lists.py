@@ -7,10 +7,10 @@ from typing import Any, Final
 
 import libcst as cst
 
+from fusetune.code.patch.assignments import assignment_of, named, value_assigned
 from fusetune.code.patch.change import OPTIONS, Change
 from fusetune.code.patch.edits import Edit, distinct, spliced
 from fusetune.code.patch.literals import literal, same
-from fusetune.code.patch.places import named, only_assignment, value_assigned
 from fusetune.code.patch.source_file import SourceFile, last_name, shown
 
 MOST_TRIED: Final = 3
@@ -56,7 +56,7 @@ def list_edits(source: SourceFile, autotune: cst.Call, change: Change) -> list[E
     values = list(change.tried[:MOST_TRIED]) or [change.wanted]
     written = given
     if isinstance(given, cst.Name):
-        assignment = only_assignment(source, given)
+        assignment = assignment_of(source, given)
         target = getattr(assignment, "node", None)
         value = value_assigned(source, target) if isinstance(target, cst.Name) else None
         if isinstance(value, cst.List) and len(named(source, assignment).read) == 1:

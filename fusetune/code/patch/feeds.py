@@ -8,8 +8,9 @@ from typing import Final
 import libcst as cst
 from libcst.metadata import Assignment
 
+from fusetune.code.patch.assignments import Asked, Keys, Named, named, passed
 from fusetune.code.patch.literals import literal
-from fusetune.code.patch.places import Keys, Named, attributes_like, named, passed
+from fusetune.code.patch.places import attributes_like
 from fusetune.code.patch.source_file import SourceFile, last_name, shown
 
 
@@ -40,7 +41,7 @@ class _Check:
         if asked is None:
             return  # Another key of the same table.
         node, keys = asked
-        if any(source.inside(node, call) for call in self._launches):
+        if any(source.inside(node, call) for call in self._launches) or _asks_for_none(source, node):
             return
         function = next((one for one in source.above(node) if isinstance(one, cst.FunctionDef)), None)
         if function is not None and not any(source.inside(call, function) for call in self._launches):
@@ -101,6 +102,16 @@ _ARITHMETIC: Final = frozenset(
 """Calls that give a number, or a table of such; any other one may make a tensor of that size."""
 
 
+def _asks_for_none(source: SourceFile, node: cst.CSTNode) -> bool:
+    """Whether `x is None` is all that is asked of a value."""
+    above = source.parent(node)
+    if not isinstance(above, cst.Comparison) or len(above.comparisons) != 1:
+        return False
+    asked = above.comparisons[0]
+    is_none = isinstance(asked.comparator, cst.Name) and asked.comparator.value == "None"
+    return is_none and isinstance(asked.operator, cst.Is | cst.IsNot)
+
+
 def _asked(source: SourceFile, node: cst.CSTNode, keys: Keys) -> tuple[cst.CSTNode, Keys] | None:
     """The outermost part that asks keys of what is read, and the keys that are left; None where it asks for others."""
     while keys:
@@ -109,6 +120,10 @@ def _asked(source: SourceFile, node: cst.CSTNode, keys: Keys) -> tuple[cst.CSTNo
             index = above.slice[0].slice
             is_written, key = literal(index.value) if isinstance(index, cst.Index) else (False, None)
             node = above
+        elif isinstance(above, cst.Attribute) and above.value is node and isinstance(keys[0], Asked):
+            if above.attr.value != keys[0].attribute:
+                return None
+            node, is_written, key = above, False, None
         elif isinstance(above, cst.Attribute) and above.value is node and above.attr.value in {"get", "copy"}:
             call = source.parent(above)
             if not isinstance(call, cst.Call):

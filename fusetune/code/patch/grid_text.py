@@ -7,11 +7,12 @@ from collections.abc import Iterator
 import libcst as cst
 from libcst.metadata import Assignment, FunctionScope
 
+from fusetune.code.patch.assignments import value_assigned
 from fusetune.code.patch.calls import grid_of
 from fusetune.code.patch.change import Change
 from fusetune.code.patch.edits import Edit
 from fusetune.code.patch.literals import literal, same
-from fusetune.code.patch.places import Place, value_assigned
+from fusetune.code.patch.places import Place
 from fusetune.code.patch.source_file import SourceFile, last_name, shown
 
 _DIVISIONS = frozenset({"cdiv", "ceil_div", "ceildiv", "div_up", "div_ceil"})

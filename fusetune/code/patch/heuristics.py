@@ -7,9 +7,9 @@ from typing import Any
 
 import libcst as cst
 
+from fusetune.code.patch.assignments import assignment_of, value_assigned
 from fusetune.code.patch.edits import Edit
 from fusetune.code.patch.literals import literal, same
-from fusetune.code.patch.places import only_assignment, value_assigned
 from fusetune.code.patch.source_file import SourceFile, shown
 
 
@@ -17,7 +17,7 @@ def computed_by(source: SourceFile, heuristics: cst.Call) -> dict[str, cst.BaseE
     """What computes each constant, by its name."""
     table: cst.BaseExpression | None = heuristics.args[0].value if heuristics.args else None
     if isinstance(table, cst.Name):
-        target = getattr(only_assignment(source, table), "node", None)
+        target = getattr(assignment_of(source, table), "node", None)
         table = value_assigned(source, target) if isinstance(target, cst.Name) else None
     if not isinstance(table, cst.Dict):
         return {}

@@ -7,13 +7,14 @@ from typing import Any
 
 import libcst as cst
 
+from fusetune.code.patch.assignments import Keys
 from fusetune.code.patch.calls import added, launch_call
 from fusetune.code.patch.change import OPTIONS, Change, Launched
 from fusetune.code.patch.edits import Edit, NotWritableError
 from fusetune.code.patch.feeds import check_feeds
 from fusetune.code.patch.grid_text import follow_by_hand
 from fusetune.code.patch.literals import same
-from fusetune.code.patch.places import Keys, Resolver
+from fusetune.code.patch.places import Resolver
 from fusetune.code.patch.source_file import SourceFile, Sources, shown
 
 Fed = tuple[cst.BaseExpression, Keys]
@@ -42,8 +43,8 @@ def launch_edits(
         if fed is None:
             missing[name] = value
             continue
-        place = Resolver(sources, change.launch).place(source, *fed)
         before = change.before.get(name, OPTIONS.get(name))
+        place = Resolver(sources, change.launch, before, value).place(source, *fed)
         if same(place.value, value):
             continue
         if not same(place.value, before):

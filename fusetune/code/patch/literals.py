@@ -45,6 +45,24 @@ def unwrapped(node: cst.BaseExpression) -> cst.BaseExpression:
     return node
 
 
+def worth(node: cst.BaseExpression, names: Mapping[str, Any]) -> int | None:
+    """What an expression of numbers and names comes to; None where that is not known."""
+    is_written, value = literal(node)
+    if is_written:
+        return value if type(value) is int else None
+    if isinstance(node, cst.Name):
+        held = names.get(node.value)
+        return held if type(held) is int else None
+    if isinstance(node, cst.Call) and last_name(node.func) in {"min", "max", "next_power_of_2"}:
+        inner = [found for one in node.args if (found := worth(one.value, names)) is not None]
+        if not inner or len(inner) != len(node.args):
+            return None
+        if last_name(node.func) == "next_power_of_2":
+            return 1 << (inner[0] - 1).bit_length() if inner[0] > 0 else None
+        return min(inner) if last_name(node.func) == "min" else max(inner)
+    return None
+
+
 def same(one: Any, other: Any) -> bool:
     """Whether two values are equal and of one kind: True is not 1."""
     return type(one) is type(other) and bool(one == other)

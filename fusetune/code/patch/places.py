@@ -11,24 +11,24 @@ from typing import Any, Final, NamedTuple
 import libcst as cst
 from libcst.metadata import Assignment, BaseAssignment, ImportAssignment
 
-from fusetune.code.patch.change import Launched
-from fusetune.code.patch.edits import Edit
+from fusetune.code.patch.assignments import (
+    Asked,
+    Keys,
+    Named,
+    assignment_of,
+    calls_of,
+    named,
+    passed,
+    value_assigned,
+)
+from fusetune.code.patch.change import OPTIONS, Launched
+from fusetune.code.patch.edits import Edit, NotWritableError
 from fusetune.code.patch.json_files import JsonValue, json_values
-from fusetune.code.patch.literals import literal, unwrapped
+from fusetune.code.patch.literals import literal, unwrapped, worth
 from fusetune.code.patch.source_file import SourceFile, Sources, last_name, shown
 
 _JSON: Final = re.compile(r"""["']([^"'\n]+\.json)["']""")
 _DEEPEST: Final = 12
-Keys = tuple[Any, ...]
-
-
-class Named(NamedTuple):
-    """A name that a value comes through, where it is read in its file, and the keys that are asked of it."""
-
-    source: SourceFile
-    name: str
-    read: tuple[cst.CSTNode, ...]
-    keys: Keys = ()
 
 
 class Place(NamedTuple):
@@ -48,10 +48,14 @@ class Place(NamedTuple):
 
 
 class Resolver:
-    """Follows expressions of one launch to where their values are written."""
+    """Follows expressions of one launch to where their values are written.
 
-    def __init__(self, sources: Sources, launch: Launched) -> None:
-        self._sources, self._launch = sources, launch
+    `before` is what the value is, `wanted` what it is to be: a cap of it, as in `min(n, 64)`, is its place only where
+    it stays what counts.
+    """
+
+    def __init__(self, sources: Sources, launch: Launched, before: Any = None, wanted: Any = None) -> None:
+        self._sources, self._launch, self._before, self._wanted = sources, launch, before, wanted
 
     def place(self, source: SourceFile, node: cst.BaseExpression, keys: Keys = (), depth: int = 0) -> Place:
         """The place of what an expression is worth, or of what it has at `keys`. Raises NotWritableError."""
@@ -67,8 +71,13 @@ class Resolver:
             return self._of_name(source, node, keys, depth)
         if isinstance(node, cst.Subscript):
             return self.place(source, node.value, (self._key(source, node), *keys), depth + 1)
+        return self._of_value(source, node, keys, depth)
+
+    def _of_value(self, source: SourceFile, node: cst.BaseExpression, keys: Keys, depth: int) -> Place:
         if keys and isinstance(node, cst.Dict):
             return self._of_dict(source, node, keys, depth)
+        if keys and isinstance(node, cst.List | cst.Tuple) and type(keys[0]) is int:
+            return self._of_list(source, node, keys, depth)
         if isinstance(node, cst.Call):
             return self._of_call(source, node, keys, depth)
         if isinstance(node, cst.Attribute):
@@ -76,7 +85,7 @@ class Resolver:
         raise source.refused(node, f"`{shown(source.text(node))}` is computed, so there is no value to write")
 
     def _of_name(self, source: SourceFile, node: cst.Name, keys: Keys, depth: int) -> Place:
-        assignment = only_assignment(source, node)
+        assignment = assignment_of(source, node)
         if isinstance(assignment, ImportAssignment):
             found = self._imported(source, node, assignment, keys, depth)
         else:
@@ -112,7 +121,7 @@ class Resolver:
         found = [one for one in held.all(cst.Name) if one.value == last_name(name) and _is_top_target(held, one)]
         if len(found) != 1:
             raise source.refused(statement, f"{node.value} is assigned in {len(found)} places of {other}")
-        inner = only_assignment(held, found[0])
+        inner = assignment_of(held, found[0])
         place = self._assigned(held, found[0], inner, keys, depth + 1)
         return place._replace(through=(named(held, inner, keys), *place.through))
 
@@ -142,7 +151,18 @@ class Resolver:
             raise source.refused(node, f"`{shown(source.text(node))}` does not say {keys[0]!r} once")
         return self.place(source, found[0], keys[1:], depth + 1)
 
+    def _of_list(self, source: SourceFile, node: cst.List | cst.Tuple, keys: Keys, depth: int) -> Place:
+        elements = [one.value for one in node.elements]
+        starred = any(isinstance(one, cst.StarredElement) for one in node.elements)
+        if starred or not -len(elements) <= keys[0] < len(elements):
+            raise source.refused(node, f"`{shown(source.text(node))}` has no element {keys[0]}")
+        return self.place(source, elements[keys[0]], keys[1:], depth + 1)
+
     def _of_call(self, source: SourceFile, node: cst.Call, keys: Keys, depth: int) -> Place:
+        if keys and isinstance(keys[0], Asked):
+            return self._of_config(source, node, keys[0], keys[1:], depth)
+        if not keys and last_name(node.func) in {"min", "max", "next_power_of_2"}:
+            return self._of_bound(source, node, depth)
         if keys and isinstance(node.func, cst.Name) and node.func.value == "dict":
             given = [one.value for one in node.args if one.keyword is not None and one.keyword.value == keys[0]]
             if len(given) == 1:
@@ -155,6 +175,37 @@ class Resolver:
         if keys and last_name(node.func) in {"load", "loads"} and source.text(node.func).startswith("json."):
             return self._of_json(source, node, keys)
         raise source.refused(node, f"`{shown(source.text(node))}` is computed, so there is no value to write")
+
+    def _of_config(self, source: SourceFile, node: cst.Call, asked: Asked, keys: Keys, depth: int) -> Place:
+        """What `config.kwargs` and `config.num_warps` are of a Config that the program itself takes values from."""
+        for name, one in zip(("kwargs", *OPTIONS), node.args, strict=False):
+            given = one.keyword.value if one.keyword is not None else name
+            if last_name(node.func) == "Config" and asked.attribute == given:
+                return self.place(source, one.value, keys, depth + 1)
+        raise source.refused(node, f"`{shown(source.text(node))}` does not say {asked.attribute}")
+
+    def _of_bound(self, source: SourceFile, node: cst.Call, depth: int) -> Place:
+        """The 64 in `min(n, 64)`, where it is what counts and would be after the change."""
+        kind = last_name(node.func)
+        for one in node.args:
+            try:
+                found = self.place(source, one.value, (), depth + 1)
+            except NotWritableError:
+                continue
+            others = [worth(other.value, self._launch.names) for other in node.args if other is not one]
+            if found.value in {self._before, self._wanted} and self._counts(kind, others):
+                return found
+        raise source.refused(node, f"`{shown(source.text(node))}` is computed, so there is no value to write")
+
+    def _counts(self, kind: str, others: Sequence[int | None]) -> bool:
+        """Whether a bound is what a value comes to, now and with what is wanted; what is not known counts for now."""
+        if type(self._before) is not int or type(self._wanted) is not int:
+            return False
+        if kind == "next_power_of_2":
+            return self._wanted > 0 and self._wanted & (self._wanted - 1) == 0
+        if kind == "min":
+            return self._wanted <= self._before or all(one is not None and one >= self._wanted for one in others)
+        return self._wanted >= self._before or all(one is not None and one <= self._wanted for one in others)
 
     def _of_json(self, source: SourceFile, node: cst.Call, keys: Keys) -> Place:
         """The value in the one JSON file that is named in the file of Python."""
@@ -174,7 +225,9 @@ class Resolver:
         return Place(file, *value, ())
 
     def _of_attribute(self, source: SourceFile, node: cst.Attribute, keys: Keys, depth: int) -> Place:
-        """What the one `self.name = ...` of a class assigns, or its body."""
+        """What the one `self.name = ...` of a class assigns, or its body; else what a Config has."""
+        if node.attr.value in {"kwargs", *OPTIONS} and source.text(node.value) not in {"self", "cls"}:
+            return self.place(source, node.value, (Asked(node.attr.value), *keys), depth + 1)
         values = list(assigned_attributes(source, node))
         if len(values) != 1:
             text = source.text(node)
@@ -199,56 +252,6 @@ class Resolver:
         raise source.refused(node, f"the key `{shown(source.text(node))}` is computed")
 
 
-def named(source: SourceFile, assignment: BaseAssignment, keys: Keys = ()) -> Named:
-    """An assignment as a name that a value comes through."""
-    read = sorted((access.node for access in assignment.references), key=source.start)
-    return Named(source, assignment.name, tuple(read), keys)
-
-
-def only_assignment(source: SourceFile, node: cst.Name) -> BaseAssignment:
-    """The one assignment that a name can have its value from. Raises NotWritableError where there is none, or more."""
-    scope = source.scope(node)
-    found = sorted(scope[node.value], key=lambda one: _line_of(source, one)) if scope is not None else []
-    if len(found) != 1:
-        lines = ", ".join(str(_line_of(source, one)) for one in found)
-        where = f"is assigned at several lines: {lines}" if found else "is assigned nowhere in the file"
-        raise source.refused(node, f"{node.value} {where}")
-    return found[0]
-
-
-def _line_of(source: SourceFile, assignment: BaseAssignment) -> int:
-    node = getattr(assignment, "node", None)
-    return source.line(node) if isinstance(node, cst.CSTNode) else 0
-
-
-def value_assigned(source: SourceFile, target: cst.CSTNode) -> cst.BaseExpression | None:
-    """The expression that is assigned to a name where it stands; None where it is not one by itself."""
-    above = source.parent(target)
-    if isinstance(above, cst.AssignTarget):
-        statement = source.parent(above)
-        return statement.value if isinstance(statement, cst.Assign) else None
-    if isinstance(above, cst.AnnAssign) and above.target is target:
-        return above.value
-    if isinstance(above, cst.NamedExpr):
-        return above.value
-    if isinstance(above, cst.Element):
-        return _paired(source, above)
-    return None
-
-
-def _paired(source: SourceFile, element: cst.Element) -> cst.BaseExpression | None:
-    """What `b` is given in `a, b = 1, 2`."""
-    outer = source.parent(element)
-    target = source.parent(outer) if outer is not None else None
-    statement = source.parent(target) if isinstance(target, cst.AssignTarget) else None
-    if not isinstance(outer, cst.Tuple | cst.List) or not isinstance(statement, cst.Assign):
-        return None
-    values = statement.value
-    if isinstance(values, cst.Tuple | cst.List) and len(values.elements) == len(outer.elements):
-        return values.elements[list(outer.elements).index(element)].value
-    return None
-
-
 def _is_top_target(source: SourceFile, node: cst.Name) -> bool:
     assigned = value_assigned(source, node) is not None
     return assigned and not any(isinstance(one, cst.FunctionDef | cst.ClassDef) for one in source.above(node))
@@ -257,30 +260,6 @@ def _is_top_target(source: SourceFile, node: cst.Name) -> bool:
 def _bound(alias: cst.ImportAlias) -> str:
     held = alias.asname.name if alias.asname is not None else alias.name
     return last_name(held)
-
-
-def calls_of(source: SourceFile, function: cst.FunctionDef) -> Iterator[cst.Call]:
-    """The calls of a function in its file, by its name alone."""
-    for call in source.all(cst.Call):
-        if last_name(call.func) == function.name.value:
-            yield call
-
-
-def passed(call: cst.Call, function: cst.FunctionDef, name: str) -> cst.BaseExpression | None:
-    """What a call gives a parameter; None where it leaves it out."""
-    names = [one.name.value for one in (*function.params.posonly_params, *function.params.params)]
-    if names[:1] == ["self"] and isinstance(call.func, cst.Attribute):
-        names = names[1:]
-    for number, one in enumerate(call.args):
-        if one.star:
-            if one.star == "*" and name in names[number:]:
-                return one.value
-            continue
-        if (one.keyword is not None and one.keyword.value == name) or (
-            one.keyword is None and number < len(names) and names[number] == name
-        ):
-            return one.value
-    return None
 
 
 def assigned_attributes(source: SourceFile, node: cst.Attribute) -> Iterator[cst.BaseExpression]:

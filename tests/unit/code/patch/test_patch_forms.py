@@ -30,6 +30,9 @@ COMMENT = ("BLOCK 1024 -> 2048, num_warps 4 -> 8, num_stages 3 -> 2", "31 % fast
 LISTED = {"listed": ("BLOCK", "num_warps", "num_stages")}
 MORE: dict[str, dict[str, Any]] = {
     "keywords": {"given": ("num_warps",)},
+    "a_cap": {"names": {"n": 5000}, "follows": ("BLOCK",)},
+    "in_a_branch": {"follows": ("BLOCK",)},
+    "by_hand_from_a_config": {"given": ("num_warps",)},
     "table": {"names": {"size": "large"}},
     "heuristics": {"computed": ("num_warps",)},
     "number_in_the_grid": {"follows": ("BLOCK",)},
@@ -163,6 +166,11 @@ REFUSED = {
     ),
     "computed": (
         "def launch(x, y, n):\n    B = triton.next_power_of_2(n)\n    scale[(1,)](x, y, n, BLOCK=B)\n",
+        2,
+        "is computed",
+    ),
+    "a_cap_that_would_not_count": (
+        "def launch(x, y, n):\n    B = min(1024, triton.next_power_of_2(n))\n    scale[(1,)](x, y, n, BLOCK=B)\n",
         2,
         "is computed",
     ),

@@ -160,7 +160,9 @@ def _target(source: SourceFile, target: cst.CSTNode, inner: cst.CSTNode, keys: K
     scope = source.scope_of_target(target)
     read: list[cst.CSTNode] = []
     for one in scope[target.value] if scope is not None else ():
-        read += named(source, one).read
+        node = _node(one)
+        if node is target or (isinstance(node, cst.Param) and node.name is target):
+            read += named(source, one).read
     return Named(source, target.value, tuple(read), keys)
 
 

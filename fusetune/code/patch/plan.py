@@ -13,7 +13,7 @@ from fusetune.code.patch.autotuned import autotune_edits
 from fusetune.code.patch.calls import launch_call
 from fusetune.code.patch.change import OPTIONS, Change, Launched
 from fusetune.code.patch.comments import comment_edit
-from fusetune.code.patch.config_lists import decorator, kernel_definition, list_edits
+from fusetune.code.patch.config_lists import MOST_TRIED, decorator, kernel_definition, list_edits
 from fusetune.code.patch.edits import Edit, Finding, NotWritableError, distinct, spliced
 from fusetune.code.patch.heuristics import heuristic_edits, names_computed
 from fusetune.code.patch.launches import launch_edits
@@ -153,7 +153,11 @@ def _of_each_place(changes: Sequence[Change], findings: list[Finding]) -> list[C
     found = []
     for group in places.values():
         heaviest = next((one for one in group if one.changed()), group[0])
-        against = next((one for one in group if not _takes(one, heaviest.changed())), None)
+        if heaviest.launch.listed and any(one.tried for one in group):
+            found.append(_to_choose_from(heaviest, group))
+            continue
+        values = _values_at_place(heaviest)
+        against = next((one for one in group if not _takes(one, values)), None)
         if against is None:
             found.append(heaviest)
             continue
@@ -169,9 +173,30 @@ def _of_each_place(changes: Sequence[Change], findings: list[Finding]) -> list[C
     return found
 
 
+def _to_choose_from(heaviest: Change, group: Sequence[Change]) -> Change:
+    """One list for all cases of an autotuned kernel: what each wants, those of the most time first, and BASELINE."""
+    best = [one.tried[0] if one.tried else one.before for one in group]
+    others = [values for one in group for values in one.tried]
+    safe = next(one.tried[-1] for one in group if one.tried)
+    names = [name for name in heaviest.launch.listed if name in heaviest.wanted]
+    kept: list[Mapping[str, Any]] = []
+    for values in [*best, *others]:
+        alike = [one for one in (*kept, safe) if all(one.get(name) == values.get(name) for name in names)]
+        if not alike and len(kept) < MOST_TRIED - 1:
+            kept.append(values)
+    return msgspec.structs.replace(heaviest, tried=(*kept, safe))
+
+
+def _values_at_place(change: Change) -> dict[str, Any]:
+    """What every launch of a place gets with a change: all that a list of configs gives, else what is changed."""
+    listed = {name: change.wanted[name] for name in change.launch.listed if name in change.wanted}
+    return {**(listed if change.changed() else {}), **change.changed()}
+
+
 def _takes(change: Change, values: Mapping[str, Any]) -> bool:
     """Whether a case wants values, or was found right and no slower with them."""
-    if change.changed() == values:
+    wants = all(change.wanted.get(name) == value for name, value in values.items())
+    if wants and change.changed().keys() <= values.keys():
         return True
     merged = {**change.before, **values}
     return any(all(merged.get(name) == value for name, value in one.items()) for one in change.accepts)

@@ -243,3 +243,20 @@ def test_an_option_that_others_are_given_too_is_written_at_the_launch_alone(tmp_
     file.write_text(KERNEL + body, encoding="utf-8")
     (patch,) = planned([Change(launched(file), BEFORE, {**BEFORE, "num_warps": 8})]).files
     assert patch.after.decode() == KERNEL + body.replace("num_warps=W", "num_warps=8")
+
+
+def test_cases_of_an_autotuned_kernel_share_one_list(tmp_path: Path) -> None:
+    file = copied("configs_to_one", tmp_path)
+    change = change_of("configs_to_one", file)
+    other = {"BLOCK": 256, "num_warps": 2, "num_stages": 3}
+    second = structs.replace(change, before=other, wanted=other, us=1.0, comment=())
+    (finding,) = planned([change, second]).findings
+    assert "another one what runs" in finding.text
+    listed = [structs.replace(change, tried=(WANTED, BEFORE, BASELINE)), second]
+    (patch,) = planned(listed).files
+    kept = [line.strip() for line in patch.after.decode().splitlines() if "triton.Config(" in line]
+    assert kept == [
+        'triton.Config({"BLOCK": 2048}, num_warps=8, pre_hook=None, num_stages=2),',
+        'triton.Config({"BLOCK": 256}, num_warps=2),',
+        'triton.Config({"BLOCK": 1024}, num_warps=4, pre_hook=None, num_stages=2),',
+    ]

@@ -173,7 +173,7 @@ def tune(
             echo(f"[{number}/{len(cases)}] {printable(case.kernel.name)}  {printable(case.config_text())}", err=True)
             tuned.append(tune_case(case, request, run))
         _show(looked, cases, tuned, _words(module, program), time.monotonic() - began, outputs.configs, as_json=as_json)
-    if outputs.any:
+    if outputs.any and not looked.failed:  # Whoever changes a program has to have seen it run.
         hand_out(outputs, parsed, tuned, looked, quiet=as_json)
     ctx.exit(_exit_code(looked, tuned))
 

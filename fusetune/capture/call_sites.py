@@ -44,7 +44,7 @@ class CallSite:
     def __init__(
         self, call: ast.Call, scope: ast.AST, frame: FrameType, kernel: Any, constants: Mapping[str, Any]
     ) -> None:
-        self.line = call.lineno
+        self.line, self.column = call.lineno, call.col_offset
         self.file = frame.f_code.co_filename
         self._scope = scope
         self.names = {**frame.f_globals, **dict(frame.f_locals)}
@@ -56,6 +56,11 @@ class CallSite:
     def value(self, node: ast.expr) -> Any:
         """What an expression is worth there. Raises NotPureError."""
         return Folder(self.names.__getitem__).fold(node)
+
+    def names_read(self) -> dict[str, Any]:
+        """What the names were worth that the launching function reads."""
+        read = {one.id for one in ast.walk(self._scope) if isinstance(one, ast.Name)}
+        return {name: self.names[name] for name in sorted(read) if name in self.names}
 
     def assigned(self, name: str) -> ast.expr | None:
         """The expression last assigned to a name before the launch that gives the value that it had, if any."""

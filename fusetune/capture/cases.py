@@ -69,6 +69,27 @@ class WorkSeen(msgspec.Struct, frozen=True, omit_defaults=True):
     staged_loads: int = 0
 
 
+class Site(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Where a launch stands in the program's source, and what its constants come from.
+
+    `line` counts from 1, `column` in bytes from 0. `parameters` are the kernel's in order. `names` are the plain values
+    that names of the launching function had. `listed` are the constants and options of an autotune list, `computed`
+    those of heuristics, `follows` the constants that the grid follows. `modules` has the files of the program's own
+    modules that names are imported from. `files` has the SHA-256 of each file as it was then.
+    """
+
+    file: str
+    line: int
+    column: int
+    parameters: tuple[str, ...] = ()
+    names: dict[str, Any] = {}
+    listed: tuple[str, ...] = ()
+    computed: tuple[str, ...] = ()
+    follows: tuple[str, ...] = ()
+    modules: dict[str, str] = {}
+    files: dict[str, str] = {}
+
+
 class Case(msgspec.Struct, frozen=True, omit_defaults=True):
     """One distinct launch of a program, and how often it came.
 
@@ -79,7 +100,8 @@ class Case(msgspec.Struct, frozen=True, omit_defaults=True):
     `tables` are the tensors whose integers it takes for addresses, with what it does to the memory there, and `unsure`
     those of which some access may have been another tensor's.
     `proposals` counts the configs of an autotune list above it. `findings` are sentences on what the source asks for
-    and does not get. `work` is None where it could not be told. `kept` is the folder that it was kept in.
+    and does not get. `work` is None where it could not be told. `kept` is the folder that it was kept in. `site` is
+    where it was launched, where that is clear.
     """
 
     kernel: KernelSeen
@@ -101,6 +123,7 @@ class Case(msgspec.Struct, frozen=True, omit_defaults=True):
     findings: tuple[str, ...] = ()
     work: WorkSeen | None = None
     kept: str | None = None
+    site: Site | None = None
 
     def config_text(self) -> str:
         """What runs, for people: `BLOCK=1024 w4 s3`."""

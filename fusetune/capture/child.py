@@ -92,6 +92,7 @@ def understand(
     from fusetune.capture.grids import rule_of
     from fusetune.capture.knobs import knobs_of
     from fusetune.capture.roles import roles_of
+    from fusetune.capture.sites import site_of
     from fusetune.capture.work import work_of
 
     constants = {one.name: bound[one.name] for one in kernel.params if one.is_constexpr and one.name in bound}
@@ -101,6 +102,7 @@ def understand(
     found: dict[str, Any] = {
         "grid_kind": rule.kind,
         "grid_why": rule.why,
+        "site": site_of(frame, kernel, constants, rule, proposals, heuristics),
         "knobs": tuple(
             KnobSeen(knob.name, told(knob.value), knob.varies, knob.reason, tuple(map(told, knob.values)))
             for knob in knobs

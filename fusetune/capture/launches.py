@@ -142,8 +142,9 @@ def user_frame() -> FrameType | None:
     """The frame of the program that launches: the innermost that is neither Triton's nor ours."""
     import triton
 
-    theirs = str(Path(triton.__file__).resolve().parent)
+    # By both names: an environment may be a link to another folder.
+    theirs = (str(Path(triton.__file__).parent), str(Path(triton.__file__).resolve().parent))
     frame: FrameType | None = sys._getframe(1)
-    while frame is not None and frame.f_code.co_filename.startswith((theirs, _OURS)):
+    while frame is not None and frame.f_code.co_filename.startswith((*theirs, _OURS)):
         frame = frame.f_back
     return frame

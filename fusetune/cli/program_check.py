@@ -39,7 +39,7 @@ class ProgramCheck(msgspec.Struct, frozen=True):
         return {**plain, "ratio": self.word.ratio}
 
 
-def check_program(
+def run_again(
     program: Program, tuned: Sequence[Tuned], *, why_not: str | None, limit_s: float | None
 ) -> tuple[list[Tuned], ProgramCheck]:
     """Run the program again with what was kept, unless there is a reason `why_not`; the cases with what is left of it.

@@ -12,6 +12,7 @@ import click
 
 from fusetune.cli.program_options import CONTEXT, program_options
 from fusetune.cli.shown import echo, echo_console, echo_json
+from fusetune.cli.tuned_code import check_program, code_options, hand_out, outputs_of
 from fusetune.core.decision import KeepRule
 from fusetune.core.space import SPACE_NAMES
 from fusetune.core.target import DEFAULT_TARGET, Target, find_target
@@ -83,14 +84,7 @@ CAPTURES_NEED = ("torch", "fusetune.capture.spec")
     "--no-program-check", is_flag=True, help="Do not run the program again with what was kept, for its result and time."
 )
 @click.option("--keep", is_flag=True, help="Leave the captures on disk; see `fusetune capture --list`.")
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=Path("configs"),
-    show_default=True,
-    help="Folder for <gpu>/<op>.yaml.",
-)
+@code_options
 @click.option(
     "--runs",
     type=click.Path(file_okay=False, path_type=Path),
@@ -128,7 +122,11 @@ def tune(
     exact: bool,
     no_program_check: bool,
     keep: bool,
-    output: Path,
+    output: Path | None,
+    configs: Path | None,
+    diff: bool,
+    apply: bool,
+    autotune: bool,
     runs: Path | None,
     as_json: bool,
 ) -> None:
@@ -137,7 +135,7 @@ def tune(
     The program runs once, and its launches are kept with their arguments. Each is launched again with other warps,
     stages and tiles: a config stays only if its result is Before's, and it is surely at least 2 % faster than what runs
     today and than 4 warps / 2 stages. Then the program runs again, as it is and with what was kept: it has the last
-    word. The outcome goes to YAML; nothing of the program is written to.
+    word. The outcome goes to YAML; nothing of the program is written to without --apply.
 
     PROGRAM is a script with its arguments, `package.module:function` with --args, or a file with ModelNew beside a
     reference; -m runs a module. Without a GPU its kernels are compiled for --target, and the answer is a prediction.
@@ -152,6 +150,8 @@ def tune(
 
     began = time.monotonic()
     parsed = parse_program([*(["-m", module] if module else []), *program], args=expression, reference=reference)
+    outputs = outputs_of(output, configs, diff=diff, apply=apply, autotune=autotune)
+    check_program(outputs, parsed)
     if target_name is None and not nvml.gpu_present():
         target_name = DEFAULT_TARGET
     target = find_target(target_name) if target_name else None
@@ -177,7 +177,7 @@ def tune(
             return SweepRequest(
                 spec=spec,
                 problem=spec.captured_problem(),
-                output=output,
+                output=outputs.configs,
                 runs=runs or runs_dir(),
                 space=space or ("rules" if target else "standard"),
                 rule=KeepRule(min_gain=min_gain),
@@ -198,11 +198,14 @@ def tune(
             echo(f"[{number}/{len(cases)}] {printable(case.kernel.name)}  {printable(case.config_text())}", err=True)
             tuned.append(explainer.told(number, tune_case(case, request, explainer.running(number, run))))
         processes.end()  # While the outcome is shown.
-        from fusetune.cli.program_check import check_program, why_not_asked
+        from fusetune.cli.program_check import run_again, why_not_asked
 
         why_not = why_not_asked(on_gpu=target is None, wanted=not no_program_check, failed=looked.failed)
-        tuned, checked = check_program(parsed, tuned, why_not=why_not, limit_s=limit_s)
-        _show(looked, cases, tuned, checked, _words(module, program), time.monotonic() - began, output, as_json=as_json)
+        tuned, checked = run_again(parsed, tuned, why_not=why_not, limit_s=limit_s)
+        words, folder = _words(module, program), outputs.configs
+        _show(looked, cases, tuned, checked, words, time.monotonic() - began, folder, as_json=as_json)
+    if outputs.any and not looked.failed:  # Whoever changes a program has to have seen it run.
+        hand_out(outputs, parsed, tuned, looked, quiet=as_json)
     ctx.exit(_exit_code(looked, tuned))
 
 

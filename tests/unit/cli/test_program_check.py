@@ -8,7 +8,7 @@ import pytest
 
 from fusetune.capture.programs import Program
 from fusetune.capture.results import Difference
-from fusetune.cli.program_check import FAILED, NO_GPU, NOT_ASKED, ProgramCheck, check_program, lines_of, why_not_asked
+from fusetune.cli.program_check import FAILED, NO_GPU, NOT_ASKED, ProgramCheck, run_again, lines_of, why_not_asked
 from fusetune.errors import MachineError
 from fusetune.tune import again
 from fusetune.tune.last_word import LastWord, Reverted
@@ -92,7 +92,7 @@ def test_where_it_is_not_asked_a_sentence_says_so(
 ) -> None:
     assert why_not_asked(on_gpu=on_gpu, wanted=wanted, failed=failed) == why_not
     if why_not is not None:
-        left, checked = check_program(Program("script", "a.py"), [], why_not=why_not, limit_s=None)
+        left, checked = run_again(Program("script", "a.py"), [], why_not=why_not, limit_s=None)
         assert (left, checked.lines(), checked.to_builtins()) == ([], [why_not], {"why_not": why_not})
 
 
@@ -101,6 +101,6 @@ def test_trouble_of_the_machine_is_told_and_the_verdicts_stay(monkeypatch: pytes
         raise MachineError("no process could be started")
 
     monkeypatch.setattr(again, "ask_program", ask_program)
-    left, checked = check_program(Program("script", "a.py"), [], why_not=None, limit_s=None)
+    left, checked = run_again(Program("script", "a.py"), [], why_not=None, limit_s=None)
     assert left == []
     assert checked.lines() == ["The program could not be run again: no process could be started"]

@@ -1,0 +1,190 @@
+"""From what was decided to source: a diff, the user's files, or one module; for `fusetune tune`."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+
+import click
+
+import fusetune
+from fusetune.cli.shown import echo, echo_laid_out
+from fusetune.core.text import printable
+from fusetune.errors import MachineError, UsageError
+
+if TYPE_CHECKING:
+    from fusetune.capture.cases import Looked
+    from fusetune.capture.programs import Program
+    from fusetune.code.patch.plan import Plan
+    from fusetune.tune.program import Tuned
+
+F = TypeVar("F", bound=Callable[..., Any])
+_SUFFIX: Final = ".py"
+
+
+class Outputs(NamedTuple):
+    """What a user wants of the source. `module` is the file for one module, `configs` the folder for YAML."""
+
+    module: Path | None
+    configs: Path
+    diff: bool
+    apply: bool
+    autotune: bool
+
+    @property
+    def any(self) -> bool:
+        """Whether anything of the source is wanted."""
+        return self.diff or self.apply or self.module is not None
+
+
+def code_options(command: F) -> F:
+    """Add where results go: YAML, a module, a diff, or the program's own files."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+_OPTIONS: Final[Sequence[Callable[[Any], Any]]] = (
+    click.option(
+        "-o",
+        "--output",
+        metavar="FILE.py",
+        type=click.Path(path_type=Path),
+        help="Write one standalone module with what was decided: of a program with ModelNew. A name that does not end "
+        "in .py is the folder of --configs.",
+    ),
+    click.option(
+        "--configs",
+        type=click.Path(file_okay=False, path_type=Path),
+        help="Folder for <gpu>/<op>.yaml.  [default: configs]",
+    ),
+    click.option("--diff", is_flag=True, help="Print what was decided as a diff of the program's own files."),
+    click.option(
+        "--apply",
+        is_flag=True,
+        help="Write it to the program's own files, where they still are what ran. What git does not have stays beside "
+        "it as FILE.orig.",
+    ),
+    click.option(
+        "--autotune",
+        is_flag=True,
+        help="Leave kernels to @triton.autotune with at most three configs, BASELINE among them, not to one.",
+    ),
+)
+
+
+def outputs_of(output: Path | None, configs: Path | None, *, diff: bool, apply: bool, autotune: bool) -> Outputs:
+    """The options together; raises UsageError where they do not go together."""
+    module = output if output is not None and output.suffix == _SUFFIX else None
+    if output is not None and module is None:
+        if configs is not None:
+            raise UsageError(f"-o {output} and --configs {configs} both name the folder for YAML; give one of them")
+        configs = output
+    if module is not None and module.is_dir():
+        raise UsageError(f"-o {module} is a folder; name the file that the module is written to")
+    found = Outputs(module, configs or Path("configs"), diff, apply, autotune)
+    if autotune and not found.any:
+        raise UsageError("--autotune says what is written; give -o FILE.py, --diff or --apply with it")
+    return found
+
+
+def check_program(outputs: Outputs, program: Program) -> None:
+    """Raise UsageError where a module is wanted of a program that has none."""
+    if outputs.module is None:
+        return
+    if program.kind != "model":
+        raise UsageError(
+            f"-o {outputs.module} writes the module of a program with ModelNew, and {program.what} is none; use --diff "
+            "or --apply"
+        )
+    if outputs.module.resolve() == Path(program.what).resolve():
+        raise UsageError(f"-o {outputs.module} is the program itself; write to another file, or use --apply")
+
+
+def plan_of(tuned: Sequence[Tuned], looked: Looked, *, autotune: bool) -> Plan:
+    """What was decided as edits of the program's files, none of which has to have changed since they ran."""
+    from msgspec import structs
+
+    from fusetune.cli.wanted import changes_of, files_measured
+    from fusetune.code.patch.plan import planned
+    from fusetune.code.patch.source_file import Sources
+
+    changes, findings = changes_of(tuned, looked.gpu or looked.compiled_for, autotune=autotune)
+    plan = planned(changes, Sources(measured=files_measured(looked.cases)))
+    return structs.replace(plan, findings=(*findings, *plan.findings))
+
+
+def hand_out(outputs: Outputs, program: Program, tuned: Sequence[Tuned], looked: Looked, *, quiet: bool = False) -> str:
+    """Write or print what is wanted of the source, and return the diff.
+
+    `quiet` prints nothing on stdout. Raises UsageError where a file has changed, or there is no module to write.
+    """
+    from fusetune.cli.wanted import files_measured
+    from fusetune.code.patch.written import apply, diff_of
+
+    plan = plan_of(tuned, looked, autotune=outputs.autotune)
+    for finding in plan.findings:
+        echo(printable(f"Not written back: {finding.told()}"), err=True)
+    if outputs.module is not None:
+        _write_module(outputs.module, program, plan, tuned, looked)
+    text = diff_of(plan)
+    if outputs.diff and not quiet:
+        echo_laid_out(text)
+        if not text:
+            echo("Nothing of the program would be changed", err=True)
+    if outputs.apply:
+        files = apply(plan, files_measured(looked.cases))
+        echo(
+            printable(f"Changed {', '.join(files)}" if files else "Nothing of the program had to be changed"), err=True
+        )
+    return text
+
+
+def _write_module(path: Path, program: Program, plan: Plan, tuned: Sequence[Tuned], looked: Looked) -> None:
+    text, findings = module_of(program, plan, tuned, looked)
+    for finding in findings:
+        echo(printable(f"Note: {finding}"), err=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise MachineError(
+            f"{path} could not be written ({error.strerror or error}); free or name another place"
+        ) from (error)
+    echo(printable(f"Wrote {path}"), err=True)
+
+
+def module_of(program: Program, plan: Plan, tuned: Sequence[Tuned], looked: Looked) -> tuple[str, list[str]]:
+    """One module of a program with ModelNew, with what was decided, and what somebody should know of it."""
+    from fusetune.cli.wanted import modules_of
+    from fusetune.code.patch.edits import NotWritableError
+    from fusetune.code.patch.standalone import standalone
+
+    file = str(Path(program.what).absolute())
+    data = next((one.after for one in plan.files if one.file == file), None)
+    data = Path(file).read_bytes() if data is None else data
+    try:
+        text, findings = standalone(file, data, header_of(program, plan, tuned, looked), modules_of(looked.cases))
+    except NotWritableError as error:
+        raise UsageError(error.finding.told()) from error
+    others = [one.file for one in plan.files if one.file != file]
+    told = [f"{other} would have to change, too, and is not part of the module" for other in others]
+    return text, [*(finding.told() for finding in findings), *told]
+
+
+def header_of(program: Program, plan: Plan, tuned: Sequence[Tuned], looked: Looked) -> list[str]:
+    """The comments at the top of a module: where it comes from, and each kernel's verdict."""
+    from fusetune.cli.wanted import verdict_of
+    from fusetune.code.source import LINE_LENGTH
+
+    gpu = looked.gpu or looked.compiled_for
+    lines = [f"{Path(program.what).name} after fusetune {fusetune.__version__}, for {gpu}."]
+    if looked.gpu is None:
+        lines.append("Predicted: compiled for this GPU, and nothing was timed.")
+    if not plan.made:
+        lines.append("No launch is changed.")
+    lines += dict.fromkeys(verdict_of(one) for one in tuned)
+    lines += [f"Not written back: {Path(one.file).name}:{one.line}: {one.text}" for one in plan.findings]
+    return [part for line in lines for part in textwrap.wrap(printable(line), LINE_LENGTH - 2, subsequent_indent="  ")]

@@ -1,0 +1,164 @@
+"""What was decided of a program's kernels as changes of its source, with the comments that say on what grounds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fusetune.capture.cases import Case, Site
+from fusetune.code.patch.change import OPTIONS, Change, Launched
+from fusetune.code.patch.edits import Finding
+from fusetune.core.config import Config
+from fusetune.core.decision import reason_text, reference_name
+from fusetune.core.text import printable
+from fusetune.tune.program import Tuned
+from fusetune.units import format_gain, format_interval, format_us
+
+MOST_TRIED = 3
+"""What an autotuner is left with at most."""
+
+
+def changes_of(
+    tuned: Sequence[Tuned], gpu: str | None, *, autotune: bool = False
+) -> tuple[list[Change], list[Finding]]:
+    """A change for each case whose launch is found in the source; findings for those that should and are not.
+
+    With `autotune`, and of predictions always, a kernel is left with at most three configs to try. A case that stays as
+    it is wants just that, which counts where another one of the same launch wants something else.
+    """
+    changes, findings = [], []
+    for one in tuned:
+        wanted = _wanted(one)
+        if one.case.site is None:
+            if wanted is not None or _tried(one, autotune=autotune):
+                kernel = one.case.kernel
+                text = f"where {kernel.name} is launched is not clear, so {printable(_to(one))} is to be given by hand"
+                findings.append(Finding(kernel.file, kernel.line, text))
+            continue
+        changes.append(_change(one, one.case.site, wanted or {}, gpu, autotune=autotune))
+    return changes, findings
+
+
+def files_measured(cases: Sequence[Case]) -> dict[str, str]:
+    """The SHA-256 of the program's files as they were when it ran."""
+    return {file: hashed for case in cases if case.site is not None for file, hashed in case.site.files.items()}
+
+
+def modules_of(cases: Sequence[Case]) -> frozenset[str]:
+    """The program's own modules that names are imported from where it launches."""
+    return frozenset(name for case in cases if case.site is not None for name in case.site.modules)
+
+
+def _change(one: Tuned, site: Site, wanted: Mapping[str, Any], gpu: str | None, *, autotune: bool) -> Change:
+    case = one.case
+    before = before_of(case)
+    return Change(
+        launch=_launched(case, site),
+        before=before,
+        wanted={**before, **wanted},
+        tried=_tried(one, autotune=autotune),
+        key=tuple(name for name, value in case.values.items() if _is_size(name, value)),
+        restored=tuple(name for name in case.tensors if case.roles.get(name, "both") in {"both", "atomic"}),
+        accepts=_accepted(one),
+        us=case.us or 0.0,
+        comment=tuple(map(printable, comment_of(one, gpu))),
+    )
+
+
+def _launched(case: Case, site: Site) -> Launched:
+    return Launched(
+        file=site.file,
+        line=site.line,
+        kernel=case.kernel.name,
+        kernel_file=case.kernel.file,
+        kernel_line=case.kernel.line,
+        parameters=site.parameters,
+        column=site.column,
+        given=tuple(case.options),
+        names=site.names,
+        listed=site.listed,
+        computed=site.computed,
+        follows=site.follows,
+        hooked=any("pre_hook" in finding for finding in case.findings),
+        modules=site.modules,
+    )
+
+
+def before_of(case: Case) -> dict[str, Any]:
+    """The constants and options that run, whole."""
+    return {**case.constants, **{name: case.before.get(name, usual) for name, usual in OPTIONS.items()}}
+
+
+def values_of(config: Config) -> dict[str, Any]:
+    """A config's constants and all its options."""
+    return {**config.constants(), **{name: getattr(config, name) for name in OPTIONS}}
+
+
+def _wanted(one: Tuned) -> dict[str, Any] | None:
+    """The config that was kept; None where what runs stays, and of a prediction, which has tested none."""
+    return values_of(one.result.entry.config) if one.result is not None and one.end == "keep" else None
+
+
+def _tried(one: Tuned, *, autotune: bool) -> tuple[Mapping[str, Any], ...]:
+    """The configs for an autotuner, the chosen one first, with BASELINE and what ran; none where there is no choice."""
+    if one.result is None or one.end not in {"keep", "unverified"} or not (autotune or one.end == "unverified"):
+        return ()
+    best = [ranked.config for ranked in one.result.best]
+    safe = [config for config in (one.before, one.baseline) if config is not None]
+    chosen = [one.result.entry.config, *(best if one.end == "unverified" else [])]
+    others = [config for config in dict.fromkeys(chosen) if config not in safe]
+    found = [*others[: MOST_TRIED - len(set(safe))], *dict.fromkeys(safe)]
+    before = before_of(one.case)
+    return tuple({**before, **values_of(config)} for config in found) if len(found) > 1 else ()
+
+
+def _accepted(one: Tuned) -> tuple[Mapping[str, Any], ...]:
+    """The configs that were right and, in the same round of samples, no slower than what runs."""
+    if one.result is None or one.before is None or one.end == "unverified":
+        return ()
+    times = {ranked.config: ranked.time_us for ranked in one.result.best}
+    limit = times.get(one.before)
+    if limit is None:
+        return ()
+    before = before_of(one.case)
+    return tuple({**before, **values_of(config)} for config, us in times.items() if us <= limit)
+
+
+def _is_size(name: str, value: Any) -> bool:
+    return type(value) is int and "stride" not in name.lower() and "." not in name
+
+
+def _to(one: Tuned) -> str:
+    return one.result.entry.config.label() if one.result is not None else "what was chosen"
+
+
+def comment_of(one: Tuned, gpu: str | None) -> list[str]:
+    """What was measured of a case, on which GPU, against what, with interval, run and date; or that nothing was."""
+    if one.result is None:
+        return []
+    entry = one.result.entry
+    where = f"{gpu or one.result.target_name}, run {entry.run}, {entry.date}"
+    if entry.time_us is None or entry.gain is None:
+        return [f"predicted, nothing was timed: {where}.", "The first launch tries these, and keeps the fastest."]
+    before = one.before.label() if one.before is not None else reference_name(entry.before)
+    times = f"{format_us(entry.time_us.config)}, was {format_us(entry.time_us.reference)} with {before}"
+    interval = format_interval(entry.gain.low, entry.gain.high)
+    lines = [
+        f"{entry.config.label()}: {times}.",
+        f"Gain {format_gain(entry.gain.median)} in {interval} at {entry.gain.confidence * 100:g} %.",
+    ]
+    if entry.gain_over_baseline is not None:
+        over = entry.gain_over_baseline
+        lines.append(f"Over 4 warps / 2 stages {format_gain(over.median)} in {format_interval(over.low, over.high)}.")
+    return [*lines, f"{where}."]
+
+
+def verdict_of(one: Tuned) -> str:
+    """What became of a case, on one line: for the top of a module."""
+    name = one.case.kernel.name
+    if one.result is None:
+        return f"{name}: {one.end}: {one.why}"
+    entry = one.result.entry
+    if one.end == "keep":
+        return f"{name}: {' '.join(comment_of(one, None))}"
+    return f"{name}: {one.end}: {reason_text(entry.reason, entry.before)} (run {entry.run}, {entry.date})"

@@ -1,0 +1,66 @@
+"""A kernel that had no autotuner is given one, with the few configs that are left to try."""
+
+from __future__ import annotations
+
+import libcst as cst
+
+from fusetune.code.patch.calls import grid_of, launch_call, removed
+from fusetune.code.patch.change import OPTIONS, Change
+from fusetune.code.patch.config_lists import MOST_TRIED, config_name, new_config
+from fusetune.code.patch.edits import Edit
+from fusetune.code.patch.grid_text import reads_constant
+from fusetune.code.patch.source_file import SourceFile, Sources, last_name
+
+
+def autotune_edits(source: SourceFile, kernel: cst.FunctionDef, change: Change, sources: Sources) -> list[Edit]:
+    """The edits that put `@triton.autotune` above a kernel, and take from its launch what the configs say.
+
+    Constants that all of them have alike stay where they are. Raises NotWritableError.
+    """
+    tried = change.tried[:MOST_TRIED]
+    varied = [name for name in change.wanted if name not in OPTIONS and len({repr(one.get(name)) for one in tried}) > 1]
+    held = sources.file(change.launch.file)
+    call = launch_call(held, change.launch)
+    others = [one for one in _launches(held, change.launch.kernel) if one is not call]
+    if others:
+        raise held.refused(others[0], f"{change.launch.kernel} is launched here, too, with arguments of its own")
+    keywords = {one.keyword.value for one in call.args if one.keyword is not None}
+    for name in varied:
+        if name not in keywords:
+            raise held.refused(call, f"{name} is given by position, and an autotuner has to give it")
+        if name in change.launch.follows and not reads_constant(held, call, name):
+            raise held.refused(call, f"the grid does not read {name} from what it is called with")
+    name = config_name(source, kernel.decorators[-1].decorator)
+    text = _text(source, kernel, name, varied, change)
+    at = source.start(kernel.decorators[0])
+    return [source.inserted(at, text, "@triton.autotune"), *removed(held, call, {*varied, *OPTIONS})]
+
+
+def _text(source: SourceFile, kernel: cst.FunctionDef, name: str, varied: list[str], change: Change) -> str:
+    indent = source.indent(kernel.decorators[0])
+    configs = [new_config(name, {one: values[one] for one in varied}, values) for values in change.tried[:MOST_TRIED]]
+    module = name.rpartition(".")[0]
+    lines = [
+        f"@{module}.autotune(" if module else "@autotune(",
+        "    configs=[",
+        *(f"        {config}," for config in dict.fromkeys(configs)),
+        "    ],",
+        f"    key=[{_listed(change.key)}],",
+        *([f"    restore_value=[{_listed(change.restored)}],"] if change.restored else []),
+        ")",
+    ]
+    return "".join(f"{line}{source.newline}{indent}" for line in lines)
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    return ", ".join(f'"{name}"' for name in names)
+
+
+def _launches(source: SourceFile, kernel: str) -> list[cst.Call]:
+    name = kernel.rpartition(".")[2]
+    found = [call for call in source.all(cst.Call) if grid_of(call) is not None]
+    return [call for call in found if last_name(_launched(call)) == name]
+
+
+def _launched(call: cst.Call) -> cst.CSTNode:
+    return call.func.value if isinstance(call.func, cst.Subscript | cst.Attribute) else call.func

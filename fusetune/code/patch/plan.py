@@ -1,0 +1,221 @@
+"""Changes of launches as edits of files: each whole or not at all, with a sentence where it is not."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import libcst as cst
+import msgspec
+
+from fusetune.code.patch.autotuned import autotune_edits
+from fusetune.code.patch.calls import launch_call
+from fusetune.code.patch.change import OPTIONS, Change, Launched
+from fusetune.code.patch.comments import comment_edit
+from fusetune.code.patch.config_lists import MOST_TRIED, decorator, kernel_definition, list_edits
+from fusetune.code.patch.edits import Edit, Finding, NotWritableError, distinct, spliced
+from fusetune.code.patch.heuristics import heuristic_edits, names_computed
+from fusetune.code.patch.launches import launch_edits
+from fusetune.code.patch.source_file import SourceFile, Sources
+
+
+class FilePatch(msgspec.Struct, frozen=True):
+    """One file before and after its edits."""
+
+    file: str
+    before: bytes
+    after: bytes
+    edits: tuple[Edit, ...]
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """What is written where. `made` are the changes that are in it, `findings` say what is not, and why."""
+
+    files: tuple[FilePatch, ...]
+    made: tuple[Change, ...]
+    findings: tuple[Finding, ...]
+
+
+def planned(changes: Sequence[Change], sources: Sources | None = None, *, everywhere: bool = False) -> Plan:
+    """The edits of the changes, those of the most time first. A change that cannot be written whole is a finding.
+
+    With `everywhere` a value is changed at its place whatever else it feeds, for a trial of the whole program.
+    """
+    sources = sources or Sources()
+    findings: list[Finding] = []
+    made: list[Change] = []
+    edits: list[Edit] = []
+    wanted = [one for one in _of_each_place(changes, findings) if one.changed() or one.tried]
+    for change in wanted:
+        alike = [one.launch for one in wanted if one.changed() == change.changed() and one is not change]
+        try:
+            own = change_edits(change, sources, alike, everywhere=everywhere)
+            edits = _together(edits, own, sources)
+        except NotWritableError as error:
+            findings.append(error.finding)
+        else:
+            made += [change] if own else []
+    files = dict.fromkeys(edit.file for edit in edits)
+    patches = [_patched(file, [edit for edit in edits if edit.file == file], sources) for file in files]
+    return Plan(tuple(patches), tuple(made), tuple(dict.fromkeys(findings)))
+
+
+def change_edits(
+    change: Change, sources: Sources, alike: Sequence[Launched] = (), *, everywhere: bool = False
+) -> list[Edit]:
+    """The edits of one change, its comment among them; none where the source says what is wanted already.
+
+    `alike` are launches that are to have the same values. Raises NotWritableError.
+    """
+    changed = change.changed()
+    together = _calls(alike, change.launch.file, sources)
+    held, kernel = _kernel(change.launch, sources)
+    autotune = decorator(kernel, "autotune") if kernel is not None else None
+    heuristics = decorator(kernel, "heuristics") if kernel is not None else None
+    edits: list[Edit] = []
+    computed = names_computed(held, heuristics, change.launch.computed) if held is not None else set()
+    given = {name: value for name, value in changed.items() if name in computed}
+    if given:
+        if held is None or heuristics is None:
+            raise _not_there(change.launch, f"the heuristics of {', '.join(given)}")
+        edits += heuristic_edits(held, heuristics, given, change.before)
+    rest = {name: value for name, value in changed.items() if name not in computed}
+    listed = {*change.launch.listed, *OPTIONS}
+    if autotune is not None and held is not None:
+        if change.tried or rest.keys() & listed:
+            edits += list_edits(held, autotune, change)
+        rest = {name: value for name, value in rest.items() if name not in listed}
+    elif change.launch.listed:
+        raise _not_there(change.launch, "the list of configs")
+    elif change.tried:
+        if held is None or kernel is None:
+            raise _not_there(change.launch, "the kernel's source")
+        edits += autotune_edits(held, kernel, change, sources)
+        alone = {name for name in rest if len({repr(one.get(name)) for one in change.tried}) == 1}
+        rest = {name: value for name, value in rest.items() if name in alone and name not in OPTIONS}
+    edits += launch_edits(change, rest, sources, together, everywhere=everywhere)
+    if edits and change.comment:
+        comment = _comment(change, held, kernel, edits, sources)
+        here = next((one for one in edits if (one.file, one.start) == (comment.file, comment.end)), None)
+        if here is None:
+            edits.append(comment)
+        else:  # Two edits cannot begin at one byte.
+            both = msgspec.structs.replace(
+                here, start=comment.start, length=comment.length + here.length, text=comment.text + here.text
+            )
+            edits[edits.index(here)] = both
+    return edits
+
+
+def _comment(
+    change: Change, held: SourceFile | None, kernel: cst.FunctionDef | None, edits: Sequence[Edit], sources: Sources
+) -> Edit:
+    """Above the decorators, where these say what is launched; else above the launch."""
+    if held is not None and kernel is not None and kernel.decorators:
+        begin, end = held.start(kernel.decorators[0]), held.start(kernel.name)
+        above = [edit for edit in edits if edit.file == held.file and begin <= edit.start < end]
+        if above:
+            return comment_edit(held, kernel.decorators[0], change.comment)
+    source = sources.file(change.launch.file)
+    return comment_edit(source, launch_call(source, change.launch), change.comment)
+
+
+def _kernel(launch: Launched, sources: Sources) -> tuple[SourceFile | None, cst.FunctionDef | None]:
+    """The kernel's definition; none where its file is not to be edited or does not have it, as a generated one."""
+    try:
+        held = sources.file(launch.kernel_file)
+        return held, kernel_definition(held, launch.kernel_line, launch.kernel)
+    except NotWritableError:
+        if launch.listed or launch.computed:
+            raise
+        return None, None
+
+
+def _not_there(launch: Launched, what: str) -> NotWritableError:
+    return NotWritableError(
+        launch.kernel_file, launch.kernel_line, f"{what} does not stand above {launch.kernel}: give it there"
+    )
+
+
+def _calls(alike: Sequence[Launched], file: str, sources: Sources) -> list[cst.Call]:
+    source = sources.file(file)
+    return [launch_call(source, one) for one in alike if one.file == file]
+
+
+def _of_each_place(changes: Sequence[Change], findings: list[Finding]) -> list[Change]:
+    """One change for each place; none where the cases that are launched there do not agree."""
+    places: dict[Any, list[Change]] = {}
+    for change in sorted(changes, key=lambda one: -one.us):
+        launch = change.launch
+        listed = (launch.kernel_file, launch.kernel_line)
+        places.setdefault(listed if launch.listed else (launch.file, launch.line, launch.column), []).append(change)
+    found = []
+    for group in places.values():
+        heaviest = next((one for one in group if one.changed()), group[0])
+        if heaviest.launch.listed and any(one.tried for one in group):
+            found.append(_to_choose_from(heaviest, group))
+            continue
+        values = _values_at_place(heaviest)
+        against = next((one for one in group if not _takes(one, values)), None)
+        if against is None:
+            found.append(heaviest)
+            continue
+        launch = heaviest.launch
+        told = against.describe() or "what runs"
+        findings.append(
+            Finding(
+                launch.file,
+                launch.line,
+                f"{launch.kernel} is left as it is: one case wants {heaviest.describe()}, and another one {told}",
+            )
+        )
+    return found
+
+
+def _to_choose_from(heaviest: Change, group: Sequence[Change]) -> Change:
+    """One list for all cases of an autotuned kernel: what each wants, those of the most time first, and BASELINE."""
+    best = [one.tried[0] if one.tried else one.before for one in group]
+    others = [values for one in group for values in one.tried]
+    safe = next(one.tried[-1] for one in group if one.tried)
+    names = [name for name in heaviest.launch.listed if name in heaviest.wanted]
+    kept: list[Mapping[str, Any]] = []
+    for values in [*best, *others]:
+        alike = [one for one in (*kept, safe) if all(one.get(name) == values.get(name) for name in names)]
+        if not alike and len(kept) < MOST_TRIED - 1:
+            kept.append(values)
+    return msgspec.structs.replace(heaviest, tried=(*kept, safe))
+
+
+def _values_at_place(change: Change) -> dict[str, Any]:
+    """What every launch of a place gets with a change: all that a list of configs gives, else what is changed."""
+    listed = {name: change.wanted[name] for name in change.launch.listed if name in change.wanted}
+    return {**(listed if change.changed() else {}), **change.changed()}
+
+
+def _takes(change: Change, values: Mapping[str, Any]) -> bool:
+    """Whether a case wants values, or was found right and no slower with them."""
+    wants = all(change.wanted.get(name) == value for name, value in values.items())
+    if wants and change.changed().keys() <= values.keys():
+        return True
+    merged = {**change.before, **values}
+    return any(all(merged.get(name) == value for name, value in one.items()) for one in change.accepts)
+
+
+def _together(edits: Collection[Edit], more: Collection[Edit], sources: Sources) -> list[Edit]:
+    """All edits, where the files are Python with them. Raises NotWritableError."""
+    found = distinct([*edits, *more])
+    for file in {edit.file for edit in more if edit.file.endswith(".py")}:
+        own = [edit for edit in found if edit.file == file]
+        try:
+            ast.parse(spliced(sources.data(file), own))
+        except SyntaxError as error:
+            raise NotWritableError(
+                file, error.lineno or 1, "the change would be no Python; write it by hand"
+            ) from error
+    return found
+
+
+def _patched(file: str, edits: list[Edit], sources: Sources) -> FilePatch:
+    data = sources.data(file)
+    return FilePatch(file, data, spliced(data, edits), tuple(edits))

@@ -1,0 +1,93 @@
+"""A plan as a unified diff, and written to its files."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from fusetune.code.patch.plan import FilePatch, Plan
+from fusetune.errors import MachineError, UsageError
+
+
+def sha256_of(data: bytes) -> str:
+    """The SHA-256 of a file's bytes, in hex."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def diff_of(plan: Plan, folder: Path | None = None) -> str:
+    """The plan as `git apply` and `patch -p1` take it, with files named from a folder, the current one."""
+    return "".join(_diff(one, folder or Path.cwd()) for one in plan.files if one.before != one.after)
+
+
+def _diff(patch: FilePatch, folder: Path) -> str:
+    try:
+        name = Path(patch.file).resolve().relative_to(folder.resolve()).as_posix()
+    except ValueError:
+        name = Path(patch.file).as_posix().lstrip("/")
+    before, after = (data.decode().splitlines(keepends=True) for data in (patch.before, patch.after))
+    lines = difflib.unified_diff(before, after, f"a/{name}", f"b/{name}")
+    return "".join(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines)
+
+
+def apply(plan: Plan, measured: Mapping[str, str] = {}) -> list[str]:
+    """Write the plan to its files, all of them or none, and return those written.
+
+    `measured` has the SHA-256 of files as they were when they ran. A file that is what it would become is left alone.
+    One that no git tracks is kept beside itself as `FILE.orig`. Raises UsageError where a file is neither what was
+    measured nor what it would become, and MachineError where it cannot be written.
+    """
+    waiting = [one for one in plan.files if _is_to_be_written(one, measured.get(one.file))]
+    for one in waiting:
+        _write(Path(one.file).resolve(), one.after)
+    return [one.file for one in waiting]
+
+
+def _is_to_be_written(patch: FilePatch, measured: str | None) -> bool:
+    try:
+        now = Path(patch.file).read_bytes()
+    except OSError as error:
+        raise UsageError(f"{patch.file} cannot be read ({error.strerror or error}); nothing was written") from error
+    if now == patch.after:
+        return False
+    if now != patch.before or (measured is not None and sha256_of(now) != measured):
+        raise UsageError(
+            f"{patch.file} has changed since its launches were captured, so nothing was written; tune again, or apply "
+            "what --diff prints by hand"
+        )
+    return True
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Replace a file in one step; its permissions stay."""
+    try:
+        if not _is_tracked(path):
+            shutil.copy2(path, path.with_name(f"{path.name}.orig"))
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            shutil.copymode(path, temporary)
+            Path(temporary).replace(path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise MachineError(f"{path} could not be written ({error.strerror or error}); it is as it was") from error
+
+
+def _is_tracked(path: Path) -> bool:
+    """Whether git has a version of a file to go back to."""
+    command = ["git", "ls-files", "--error-unmatch", "--", path.name]
+    try:
+        done = subprocess.run(command, cwd=path.parent, capture_output=True, check=False, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return done.returncode == 0

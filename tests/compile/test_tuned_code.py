@@ -1,0 +1,114 @@
+"""What `fusetune tune` hands out without a GPU is taken as its owner would: applied, imported, captured, compiled."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+MODEL = '''"""Mine."""
+import torch
+import triton
+import triton.language as tl
+from torch import nn
+
+ROWS = 64  # of the test
+
+
+# Twice of everything.
+@triton.jit
+def double(x_ptr, y_ptr, n, BLOCK: tl.constexpr):
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(y_ptr + at, 2 * tl.load(x_ptr + at, mask=at < n), mask=at < n)
+
+
+@triton.autotune(configs=[triton.Config({"BLOCK": b}) for b in (256, 1024)], key=["n"])
+@triton.jit
+def add(x_ptr, y_ptr, n, BLOCK: tl.constexpr):
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    total = tl.load(x_ptr + at, mask=at < n) + tl.load(y_ptr + at, mask=at < n)
+    tl.store(y_ptr + at, total, mask=at < n)
+
+
+def launch(x):
+    y, n = torch.empty_like(x), x.numel()
+    double[lambda meta: (triton.cdiv(n, meta["BLOCK"]),)](x, y, n, BLOCK=1024)
+    add[lambda meta: (triton.cdiv(n, meta["BLOCK"]),)](x, y, n)
+    return y
+
+
+class Model(nn.Module):
+    def forward(self, x):
+        return 3 * x
+
+
+class ModelNew(nn.Module):
+    def forward(self, x):
+        return launch(x)
+
+
+def get_inputs():
+    return [torch.randn(ROWS, 1000)]
+
+
+def get_init_inputs():
+    return []
+'''
+REFERENCE = (
+    "import torch\nfrom torch import nn\n\n" + MODEL[MODEL.index("class Model(") : MODEL.index("class ModelNew")]
+)
+REFERENCE += MODEL[MODEL.index("def get_inputs") :].replace("ROWS", "64")
+
+
+def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "COLUMNS": "160", "XDG_STATE_HOME": str(folder / "state"), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "fusetune", *words]
+    return subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, check=False, timeout=280, env=environment
+    )
+
+
+def captured(folder: Path, *words: str) -> list[dict[str, Any]]:
+    done = run(folder, "capture", "--target", "rtx4090", "--json", *words)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found.get("failed") is None
+    cases: list[dict[str, Any]] = found["cases"]
+    return cases
+
+
+def test_a_module_and_a_patch_are_in_order_and_compile(tmp_path: Path) -> None:
+    (tmp_path / "current.py").write_text(MODEL, encoding="utf-8")
+    done = run(tmp_path, "tune", "current.py", "-o", "optimized.py", "--configs", "yaml", "--diff", "--apply")
+    assert done.returncode == 0, done.stderr
+    assert list((tmp_path / "yaml").rglob("*.yaml"))
+    assert (tmp_path / "current.py.orig").read_text(encoding="utf-8") == MODEL
+
+    text = (tmp_path / "optimized.py").read_text(encoding="utf-8")
+    names = [getattr(node, "name", type(node).__name__) for node in ast.parse(text).body]
+    assert names == ["Expr", *["Import"] * 4, "double", "add", "launch", "ModelNew"]
+    assert "nothing was timed" in text
+    assert "# Twice of everything." in text
+    (tmp_path / "ref.py").write_text(REFERENCE, encoding="utf-8")
+    kernels = {case["kernel"]["name"]: case for case in captured(tmp_path, "optimized.py", "--reference", "ref.py")}
+    assert kernels.keys() == {"double", "add"}
+    assert all(1 < case["proposals"] <= 3 for case in kernels.values())
+
+    diff = done.stdout[done.stdout.index("--- a/current.py") :]
+    applied = (tmp_path / "current.py").read_text(encoding="utf-8")
+    (tmp_path / "current.py").write_text(MODEL, encoding="utf-8")
+    subprocess.run(["git", "apply", "-"], cwd=tmp_path, input=diff, text=True, check=True)
+    assert (tmp_path / "current.py").read_text(encoding="utf-8") == applied
+    assert len(captured(tmp_path, "current.py")) == 2
+
+
+def test_an_output_that_cannot_be_is_refused_before_the_program_runs(tmp_path: Path) -> None:
+    (tmp_path / "bench.py").write_text("raise SystemExit(9)\n", encoding="utf-8")
+    refused = run(tmp_path, "tune", "bench.py", "-o", "optimized.py")
+    assert refused.returncode == 2
+    assert "writes the module of a program with ModelNew" in refused.stderr

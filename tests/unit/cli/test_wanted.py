@@ -1,0 +1,206 @@
+"""From verdicts to changes of source: what is wanted of each case, on what grounds, and what is handed out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fusetune.capture.cases import Case, KernelSeen, Looked, Site, TensorSeen
+from fusetune.capture.programs import Program
+from fusetune.cli.tuned_code import Outputs, check_program, hand_out, module_of, outputs_of, plan_of
+from fusetune.cli.wanted import changes_of
+from fusetune.code.patch.written import sha256_of
+from fusetune.core.config import Config, NamedConfig
+from fusetune.core.decision import Gain
+from fusetune.core.environment import Environment
+from fusetune.core.problem import NamedProblem
+from fusetune.errors import UsageError
+from fusetune.store.schema import Entry, GainOver, Times
+from fusetune.tune.program import End, Tuned
+from fusetune.tune.request import Ranked, SweepResult
+
+SOURCE = """import torch
+import torch.nn as nn
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def double(x_ptr, y_ptr, n, BLOCK: tl.constexpr):
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(y_ptr + at, 2 * tl.load(x_ptr + at, mask=at < n), mask=at < n)
+
+
+class ModelNew(nn.Module):
+    def forward(self, x):
+        y = torch.empty_like(x)
+        n = x.numel()
+        double[lambda meta: (triton.cdiv(n, meta["BLOCK"]),)](x, y, n, BLOCK=1024)
+        return y
+"""
+BEFORE = NamedConfig(num_warps=4, num_stages=3, BLOCK=1024)
+BASELINE = NamedConfig(num_warps=4, num_stages=2, BLOCK=1024)
+BEST = NamedConfig(num_warps=8, num_stages=3, BLOCK=2048)
+GAIN = Gain(median=0.31, low=0.30, high=0.32, confidence=0.95, min_gain=0.02, blocks=25)
+TENSOR = TensorSeen("float32", (5000,), (1,), 0, 0, 20000, aligned=True)
+
+
+def case_of(file: Path, **more: Any) -> Case:
+    line = next(number for number, text in enumerate(SOURCE.splitlines(), start=1) if "double[" in text)
+    site = Site(
+        str(file),
+        line,
+        8,
+        ("x_ptr", "y_ptr", "n", "BLOCK"),
+        follows=("BLOCK",),
+        files={str(file): sha256_of(SOURCE.encode())},
+    )
+    described: dict[str, Any] = {
+        "kernel": KernelSeen("double", "m", str(file), 7),
+        "grid": (5,),
+        "grid_kind": "callable",
+        "tensors": {"x_ptr": TENSOR, "y_ptr": TENSOR},
+        "values": {"n": 5000},
+        "constants": {"BLOCK": 1024},
+        "options": {},
+        "before": {"num_warps": 4, "num_stages": 3, "num_ctas": 1},
+        "us": 10.0,
+        "roles": {"x_ptr": "read", "y_ptr": "written"},
+        "site": site,
+    }
+    return Case(**{**described, **more})
+
+
+def tuned_of(case: Case, end: End = "keep", config: Config = BEST, best: tuple[Ranked, ...] = ()) -> Tuned:
+    is_measured = end != "unverified"
+    entry = Entry(
+        problem=NamedProblem(n=5000),
+        before=BEFORE,
+        config=config,
+        evidence="measured" if is_measured else "predicted",
+        verdict=end,  # type: ignore[arg-type]
+        reason="gain_confirmed" if end == "keep" else "gain_below_minimum" if is_measured else "predicted_not_timed",
+        environment=Environment(triton="3.7.1", kernel_hash="0" * 12),
+        run="20261129T101010-aaaaaa",
+        date="2026-11-29",
+        gain=GAIN if is_measured else None,
+        gain_over_baseline=GainOver(0.25, 0.24, 0.26, 25, BASELINE) if is_measured else None,
+        time_us=Times(before=10.0, baseline=9.0, config=6.9) if is_measured else None,
+        predicted_us=None if is_measured else Times(before=1.0, baseline=1.0, config=1.0),
+    )
+    result = SweepResult(entry.run, entry, best, None, Path("j"), "NVIDIA H200")
+    return Tuned(
+        case=case, op="double", problem=entry.problem, before=BEFORE, baseline=BASELINE, end=end, result=result
+    )
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "current.py"
+    path.write_text(SOURCE, encoding="utf-8")
+    return path
+
+
+def test_a_kept_config_is_written_with_what_was_measured(file: Path) -> None:
+    tuned = [tuned_of(case_of(file))]
+    (patch,) = plan_of(tuned, Looked((tuned[0].case,), gpu="NVIDIA H200"), autotune=False).files
+    indent = " " * 8
+    comment = (
+        f"{indent}# fusetune: BLOCK=2048 w8 s3: 6.90 us, was 10.0 us with BLOCK=1024 w4 s3.\n"
+        f"{indent}# fusetune: Gain +31.0 % in [+30.0, +32.0] % at 95 %.\n"
+        f"{indent}# fusetune: Over 4 warps / 2 stages +25.0 % in [+24.0, +26.0] %.\n"
+        f"{indent}# fusetune: NVIDIA H200, run 20261129T101010-aaaaaa, 2026-11-29.\n"
+    )
+    launch = f"{indent}double["
+    wanted = SOURCE.replace(launch, f"{comment}{launch}").replace("n, BLOCK=1024", "n, BLOCK=2048, num_warps=8")
+    assert patch.after.decode() == wanted
+
+
+def test_autotune_leaves_the_chosen_one_with_before_and_baseline(file: Path) -> None:
+    (change,), _ = changes_of([tuned_of(case_of(file))], "GPU", autotune=True)
+    assert [(one["BLOCK"], one["num_warps"], one["num_stages"]) for one in change.tried] == [
+        (2048, 8, 3),
+        (1024, 4, 3),
+        (1024, 4, 2),
+    ]
+    assert change.key == ("n",)
+    assert change.restored == ()
+    in_place, _ = changes_of(
+        [tuned_of(case_of(file, roles={"x_ptr": "both", "y_ptr": "atomic"}))], "GPU", autotune=True
+    )
+    assert in_place[0].restored == ("x_ptr", "y_ptr"), "each trial gets its inputs back"
+
+
+def test_a_prediction_is_left_to_an_autotuner_and_says_that_nothing_was_timed(file: Path) -> None:
+    tuned = [tuned_of(case_of(file), "unverified", BEFORE, (Ranked(BEST, 1.0), Ranked(BEFORE, 1.0)))]
+    looked = Looked((tuned[0].case,), compiled_for="NVIDIA GeForce RTX 4090")
+    plan = plan_of(tuned, looked, autotune=False)
+    text = module_of(Program("model", str(file)), plan, tuned, looked)[0]
+    assert "# Predicted: compiled for this GPU, and nothing was timed." in text
+    assert "# fusetune: predicted, nothing was timed: NVIDIA GeForce RTX 4090" in text
+    assert text.count("triton.Config(") == 3
+    assert 'triton.Config({"BLOCK": 1024}, num_warps=4, num_stages=2)' in text
+    assert "n, BLOCK=1024)" not in text, "the autotuner gives it"
+
+
+def test_a_launch_that_another_case_wants_otherwise_is_left_unless_that_takes_it(file: Path) -> None:
+    kept, other = case_of(file), case_of(file, us=1.0, values={"n": 7})
+    looked = Looked((kept, other))
+    stays = tuned_of(other, "revert", BEFORE, (Ranked(BEFORE, 2.0), Ranked(BEST, 2.1)))
+    plan = plan_of([tuned_of(kept), stays], looked, autotune=False)
+    assert plan.files == ()
+    assert "is left as it is: one case wants BLOCK 1024 -> 2048" in plan.findings[0].text
+    takes = tuned_of(other, "revert", BEFORE, (Ranked(BEFORE, 2.0), Ranked(BEST, 1.9)))
+    assert len(plan_of([tuned_of(kept), takes], looked, autotune=False).files) == 1
+
+
+def test_a_launch_whose_place_is_not_clear_is_told(file: Path) -> None:
+    _, (finding,) = changes_of([tuned_of(case_of(file, site=None))], "GPU")
+    assert (
+        finding.told() == f"{file}:7: where double is launched is not clear, so BLOCK=2048 w8 s3 is to be given by hand"
+    )
+
+
+def test_what_is_applied_is_applied_once_and_only_to_what_ran(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tuned = [tuned_of(case_of(file))]
+    looked, program = Looked((tuned[0].case,), gpu="GPU"), Program("model", str(file))
+    outputs = Outputs(None, Path("configs"), diff=True, apply=True, autotune=False)
+    file.write_text(SOURCE + "# mine\n", encoding="utf-8")
+    assert hand_out(outputs, program, tuned, looked) == ""
+    assert "has changed since its launches were captured" in capsys.readouterr().err
+    file.write_text(SOURCE, encoding="utf-8")
+    assert "+++ b/" in hand_out(outputs, program, tuned, looked)
+    assert "num_warps=8" in file.read_text(encoding="utf-8")
+    assert file.with_name("current.py.orig").read_text(encoding="utf-8") == SOURCE
+
+
+def test_a_module_goes_to_a_file_of_its_own(file: Path) -> None:
+    tuned = [tuned_of(case_of(file))]
+    looked, program = Looked((tuned[0].case,), gpu="NVIDIA H200"), Program("model", str(file))
+    made = file.with_name("optimized.py")
+    hand_out(Outputs(made, Path("configs"), diff=False, apply=False, autotune=False), program, tuned, looked)
+    text = made.read_text(encoding="utf-8")
+    assert text.startswith("# current.py after fusetune ")
+    assert "# double: BLOCK=2048 w8 s3: 6.90 us, was 10.0 us" in text
+    assert file.read_text(encoding="utf-8") == SOURCE
+    for outputs in (Outputs(file, Path("c"), False, False, False), Outputs(made, Path("c"), False, False, False)):
+        other = Program("model" if outputs.module == file else "script", str(file))
+        with pytest.raises(UsageError):
+            check_program(outputs, other)
+
+
+def test_the_output_is_a_module_by_its_name_and_else_the_folder_of_configs() -> None:
+    def made(output: str | None, configs: str | None = None, **flags: bool) -> Outputs:
+        given = {"diff": False, "apply": False, "autotune": False, **flags}
+        return outputs_of(Path(output) if output else None, Path(configs) if configs else None, **given)
+
+    assert made("x.py", "c")[:2] == (Path("x.py"), Path("c"))
+    assert made("out")[:2] == (None, Path("out"))
+    assert made(None)[:2] == (None, Path("configs"))
+    assert not made("out").any
+    with pytest.raises(UsageError, match="both name the folder"):
+        made("out", "c")
+    with pytest.raises(UsageError, match="--autotune says what is written"):
+        made("out", autotune=True)

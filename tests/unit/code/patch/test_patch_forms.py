@@ -1,0 +1,262 @@
+"""Each form in which a launch's values are written, before and after: golden files, `forms/FORM/`.
+
+`before.txt` is the source, `after.txt` what it becomes; a JSON file beside it goes with it. FUSETUNE_GOLDEN=1 writes
+`after.txt` anew.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from msgspec import structs
+
+from fusetune.code.patch.change import Change, Launched
+from fusetune.code.patch.edits import NotWritableError
+from fusetune.code.patch.plan import planned
+from fusetune.code.patch.source_file import Sources
+from fusetune.code.patch.written import apply, diff_of, sha256_of
+from fusetune.errors import UsageError
+
+FORMS = Path(__file__).with_name("forms")
+BEFORE = {"BLOCK": 1024, "num_warps": 4, "num_stages": 3}
+WANTED = {"BLOCK": 2048, "num_warps": 8, "num_stages": 2}
+BASELINE = {"BLOCK": 1024, "num_warps": 4, "num_stages": 2}
+COMMENT = ("BLOCK 1024 -> 2048, num_warps 4 -> 8, num_stages 3 -> 2", "31 % faster")
+LISTED = {"listed": ("BLOCK", "num_warps", "num_stages")}
+MORE: dict[str, dict[str, Any]] = {
+    "keywords": {"given": ("num_warps",)},
+    "a_cap": {"names": {"n": 5000}, "follows": ("BLOCK",)},
+    "in_a_branch": {"follows": ("BLOCK",)},
+    "by_hand_from_a_config": {"given": ("num_warps",)},
+    "table": {"names": {"size": "large"}},
+    "heuristics": {"computed": ("num_warps",)},
+    "number_in_the_grid": {"follows": ("BLOCK",)},
+    "local_variable": {"follows": ("BLOCK",)},
+    **dict.fromkeys((path.name for path in FORMS.glob("configs_*")), LISTED),
+}
+TRIED = {
+    "configs_to_three": (WANTED, BEFORE, BASELINE),
+    "autotuner_added": (WANTED, BEFORE, BASELINE),
+}
+WANTED_OF = {"configs_to_one_of_the_list": {"BLOCK": 4096, "num_warps": 8, "num_stages": 3}}
+
+
+def launched(file: Path, **more: Any) -> Launched:
+    """The one launch of a program, as a capture tells it."""
+    tree = ast.parse(file.read_bytes())
+    calls = [one for one in ast.walk(tree) if isinstance(one, ast.Call) and isinstance(one.func, ast.Subscript)]
+    (kernel,) = [one for one in ast.walk(tree) if isinstance(one, ast.FunctionDef) and one.name == "scale"]
+    line = min([kernel.lineno, *(one.lineno for one in kernel.decorator_list)])
+    parameters = tuple(one.arg for one in kernel.args.args)
+    (call,) = [one for one in calls if ast.unparse(one.func).startswith("scale[")]
+    return Launched(str(file), call.lineno, "scale", str(file), line, parameters, call.col_offset, **more)
+
+
+def copied(form: str, folder: Path) -> Path:
+    for path in (FORMS / form).iterdir():
+        if path.suffix == ".json":
+            shutil.copy(path, folder / path.name)
+    shutil.copy(FORMS / form / "before.txt", folder / "program.py")
+    return folder / "program.py"
+
+
+def change_of(form: str, file: Path) -> Change:
+    launch = launched(file, **MORE.get(form, {}))
+    return Change(
+        launch, BEFORE, WANTED_OF.get(form, WANTED), tried=TRIED.get(form, ()), key=("n",), us=10.0, comment=COMMENT
+    )
+
+
+@pytest.mark.parametrize("form", sorted(path.name for path in FORMS.iterdir()))
+def test_a_form_is_written_back_and_every_other_byte_stays(form: str, tmp_path: Path) -> None:
+    file = copied(form, tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    change = change_of(form, file)
+    plan = planned([change])
+    assert plan.findings == ()
+    assert plan.made == (change,)
+    apply(plan, {str(path): sha256_of(data) for path, data in before.items()})
+    golden = FORMS / form / "after.txt"
+    if os.environ.get("FUSETUNE_GOLDEN"):
+        golden.write_bytes(file.read_bytes())
+        for path in tmp_path.glob("*.json"):
+            (FORMS / form / f"{path.stem}.after").write_bytes(path.read_bytes())
+    assert file.read_bytes() == golden.read_bytes()
+    for path in tmp_path.glob("*.json"):
+        assert path.read_bytes() == (FORMS / form / f"{path.stem}.after").read_bytes()
+    for path, data in before.items():
+        assert path.with_name(f"{path.name}.orig").read_bytes() == data
+
+
+@pytest.mark.parametrize("form", sorted(path.name for path in FORMS.iterdir()))
+def test_a_second_time_nothing_changes(form: str, tmp_path: Path) -> None:
+    file = copied(form, tmp_path)
+    first = planned([change_of(form, file)])
+    assert apply(first) != []
+    assert apply(first) == [], "the files are what they would become"
+    again = change_of(form, file)
+    if form == "autotuner_added":  # It has one by now.
+        again = structs.replace(again, launch=structs.replace(again.launch, **LISTED))
+    assert planned([again]) == planned([]), "the source says what is wanted"
+
+
+def test_a_file_that_has_changed_since_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
+    file = copied("json_file", tmp_path)
+    change = change_of("json_file", file)
+    plan = planned([change])
+    old = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    file.write_bytes(old[file] + b"# mine\n")
+    with pytest.raises(UsageError, match=r"program\.py has changed since"):
+        apply(plan)
+    assert (tmp_path / "scale.json").read_bytes() == old[tmp_path / "scale.json"]
+    assert not list(tmp_path.glob("*.orig"))
+    measured = {str(file): sha256_of(old[file])}
+    (finding,) = planned([change], Sources(measured=measured)).findings
+    assert "has changed since its launches were captured" in finding.text
+
+
+def test_a_diff_is_one_that_git_applies(tmp_path: Path) -> None:
+    import subprocess
+
+    file = copied("json_file", tmp_path)
+    plan = planned([change_of("json_file", file)])
+    text = diff_of(plan, tmp_path)
+    assert "--- a/program.py\n+++ b/program.py\n" in text
+    subprocess.run(["git", "init", "-q", "."], cwd=tmp_path, check=True)
+    subprocess.run(["git", "apply", "-"], cwd=tmp_path, input=text.encode(), check=True)
+    assert file.read_bytes() == (FORMS / "json_file" / "after.txt").read_bytes()
+    subprocess.run(["git", "add", "."], cwd=tmp_path, check=True)
+    file.write_bytes((FORMS / "json_file" / "before.txt").read_bytes())
+    assert apply(plan) == [str(file)], "the other one is there already"
+    assert not list(tmp_path.glob("*.orig")), "git has what was there"
+
+
+def test_every_file_keeps_its_permissions(tmp_path: Path) -> None:
+    file = copied("keywords", tmp_path)
+    file.chmod(0o750)
+    apply(planned([change_of("keywords", file)]))
+    assert file.stat().st_mode & 0o777 == 0o750
+
+
+KERNEL = (FORMS / "keywords" / "before.txt").read_text(encoding="utf-8").partition("def launch")[0]
+OTHER = KERNEL.partition("@triton.jit")[2].replace("def scale", "def other")
+REFUSED = {
+    "a_buffer": (
+        "def launch(x, y, n):\n    B = 1024\n    part = torch.empty(triton.cdiv(n, B))\n"
+        "    scale[(triton.cdiv(n, B),)](x, part, n, BLOCK=B)\n",
+        3,
+        "feeds `part = torch.empty(triton.cdiv(n, B))`, too",
+    ),
+    "another_launch": (
+        f"@triton.jit{OTHER}B = 1024\n\n\ndef launch(x, y, n):\n    scale[(triton.cdiv(n, B),)](x, y, n, BLOCK=B)\n"
+        "    other[(triton.cdiv(n, B),)](x, y, n, BLOCK=B)\n",
+        12,
+        "feeds `other[(triton.cdiv(n, B),)](x, y, n, BLOCK=B)`, too",
+    ),
+    "a_count_that_sizes_a_buffer": (
+        "def launch(x, y, n):\n    B = 1024\n    count = triton.cdiv(n, B)\n    part = x.new_empty((count,))\n"
+        "    scale[(count,)](x, part, n, BLOCK=B)\n",
+        4,
+        "feeds `part = x.new_empty((count,))`, too",
+    ),
+    "computed": (
+        "def launch(x, y, n):\n    B = triton.next_power_of_2(n)\n    scale[(1,)](x, y, n, BLOCK=B)\n",
+        2,
+        "is computed",
+    ),
+    "a_cap_that_would_not_count": (
+        "def launch(x, y, n):\n    B = min(1024, triton.next_power_of_2(n))\n    scale[(1,)](x, y, n, BLOCK=B)\n",
+        2,
+        "is computed",
+    ),
+    "chosen_by_an_if": (
+        "def launch(x, y, n):\n    B = 1024\n    if n < 99:\n        B = 64\n    scale[(1,)](x, y, n, BLOCK=B)\n",
+        5,
+        "is assigned at several lines",
+    ),
+    "given_by_callers": (
+        "def launch(x, y, n, b):\n    scale[(1,)](x, y, n, BLOCK=b)\n\n\nlaunch(1, 1, 1, 1024)\nlaunch(1, 1, 1, 64)\n",
+        1,
+        "callers give b: line 16, 17",
+    ),
+    "imported": (
+        "from elsewhere import B\n\n\ndef launch(x, y, n):\n    scale[(1,)](x, y, n, BLOCK=B)\n",
+        1,
+        "imported from elsewhere",
+    ),
+    "another_number": ("def launch(x, y, n):\n    scale[(1,)](x, y, n, BLOCK=512)\n", 2, "BLOCK is 512 there"),
+    "a_grid_of_numbers": (
+        "def launch(x, y, n):\n    scale[grid_of(n)](x, y, n, BLOCK=1024)\n",
+        2,
+        "the grid follows BLOCK, whose number is computed elsewhere",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", sorted(REFUSED))
+def test_what_cannot_be_written_back_is_said_with_its_line(name: str, tmp_path: Path) -> None:
+    body, line, why = REFUSED[name]
+    file = tmp_path / "program.py"
+    file.write_text(KERNEL + body, encoding="utf-8")
+    launch = launched(file, follows=("BLOCK",) if name == "a_grid_of_numbers" else ())
+    plan = planned([Change(launch, BEFORE, WANTED)])
+    (finding,) = plan.findings
+    assert (finding.file, finding.line) == (str(file), KERNEL.count("\n") + line)
+    assert why in finding.text
+    assert plan.files == ()
+
+
+def test_a_trial_of_the_whole_program_changes_a_place_whatever_it_feeds(tmp_path: Path) -> None:
+    file = tmp_path / "program.py"
+    file.write_text(KERNEL + REFUSED["a_buffer"][0], encoding="utf-8")
+    (patch,) = planned([Change(launched(file), BEFORE, WANTED)], everywhere=True).files
+    assert b"B = 2048\n    part = torch.empty(triton.cdiv(n, B))" in patch.after
+
+
+def test_installed_and_generated_code_is_not_edited() -> None:
+    for file, why in (("/v/site-packages/a.py", "an installed package"), ("<string>", "a program made this code")):
+        with pytest.raises(NotWritableError, match=why):
+            Sources().file(file)
+
+
+def test_cases_of_one_launch_that_want_different_things_leave_it_as_it_is(tmp_path: Path) -> None:
+    file = copied("keywords", tmp_path)
+    change = change_of("keywords", file)
+    stays = structs.replace(change, wanted=BEFORE, us=1.0)
+    (finding,) = planned([stays, change]).findings
+    assert "one case wants BLOCK 1024 -> 2048" in finding.text
+    assert "another one what runs" in finding.text
+    assert planned([stays, change]).files == ()
+    agrees = structs.replace(stays, accepts=(WANTED,))
+    assert planned([agrees, change]).made == (change,)
+    assert planned([change, change]).files == planned([change]).files
+
+
+def test_an_option_that_others_are_given_too_is_written_at_the_launch_alone(tmp_path: Path) -> None:
+    file = tmp_path / "program.py"
+    body = "W = 4\n\n\ndef launch(x, y, n):\n    scale[(1,)](x, y, n, BLOCK=1024, num_warps=W)\n    print(W)\n"
+    file.write_text(KERNEL + body, encoding="utf-8")
+    (patch,) = planned([Change(launched(file), BEFORE, {**BEFORE, "num_warps": 8})]).files
+    assert patch.after.decode() == KERNEL + body.replace("num_warps=W", "num_warps=8")
+
+
+def test_cases_of_an_autotuned_kernel_share_one_list(tmp_path: Path) -> None:
+    file = copied("configs_to_one", tmp_path)
+    change = change_of("configs_to_one", file)
+    other = {"BLOCK": 256, "num_warps": 2, "num_stages": 3}
+    second = structs.replace(change, before=other, wanted=other, us=1.0, comment=())
+    (finding,) = planned([change, second]).findings
+    assert "another one what runs" in finding.text
+    listed = [structs.replace(change, tried=(WANTED, BEFORE, BASELINE)), second]
+    (patch,) = planned(listed).files
+    kept = [line.strip() for line in patch.after.decode().splitlines() if "triton.Config(" in line]
+    assert kept == [
+        'triton.Config({"BLOCK": 2048}, num_warps=8, pre_hook=None, num_stages=2),',
+        'triton.Config({"BLOCK": 256}, num_warps=2),',
+        'triton.Config({"BLOCK": 1024}, num_warps=4, pre_hook=None, num_stages=2),',
+    ]

@@ -92,7 +92,7 @@ class Above:
         return getattr(self._here, "turn", None)
 
     def _below(self, function: Callable[..., Any], *, is_own: bool = False) -> Callable[..., Any]:
-        def run(tuner: Any, *args: Any, **named: Any) -> Any:
+        def run(tuner: Any, /, *args: Any, **named: Any) -> Any:
             above, turn = self.tuners, self.turn
             self._here.tuners = above if any(one is tuner for one in above) else (*above, tuner)
             if not hasattr(tuner, "configs"):  # Heuristics launch what they are asked for.

@@ -84,6 +84,10 @@ class Differing:
             for name, found in theirs.items():
                 mine.setdefault(name, set()).update(found)
 
+    def names(self) -> tuple[str, ...]:
+        """The arguments that had more than one number."""
+        return tuple(name for name, some in self._numbers.items() if len(some) > 1)
+
     def told(self) -> tuple[str, ...]:
         """A sentence for the numbers, and one for the places; none where there was but one of each."""
         numbers = ", ".join(f"{len(some)} values of `{name}`" for name, some in self._numbers.items() if len(some) > 1)

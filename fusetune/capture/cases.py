@@ -99,8 +99,9 @@ class Case(msgspec.Struct, frozen=True, omit_defaults=True):
     what the grid follows. `roles` say what the kernel does to each tensor: read, written, both, atomic or unused;
     `tables` are the tensors whose integers it takes for addresses, with what it does to the memory there, and `unsure`
     those of which some access may have been another tensor's.
-    `proposals` counts the configs of an autotune list above it. `findings` are sentences on what the source asks for
-    and does not get. `work` is None where it could not be told. `kept` is the folder that it was kept in. `site` is
+    `differing` are the run-time numbers that were others in later launches of this case: `values` has those of the
+    first. `proposals` counts the configs of an autotune list above it. `findings` are sentences on what the source asks
+    for and does not get. `work` is None where it could not be told. `kept` is the folder that it was kept in. `site` is
     where it was launched, where that is clear.
     """
 
@@ -119,6 +120,7 @@ class Case(msgspec.Struct, frozen=True, omit_defaults=True):
     roles: dict[str, str] = {}
     tables: dict[str, str] = {}
     unsure: tuple[str, ...] = ()
+    differing: tuple[str, ...] = ()
     proposals: int = 0
     findings: tuple[str, ...] = ()
     work: WorkSeen | None = None

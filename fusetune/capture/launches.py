@@ -95,11 +95,11 @@ def tensor_seen(tensor: Any, storages: dict[int, int], block: tuple[int, ...] | 
 
 
 def told(value: Any) -> Any:
-    """A value as JSON has it: numbers, flags, words and None as they are, tuples of these, all else as a word."""
+    """A value as JSON has it: numbers, flags, words and None as they are, lists of these, all else as a word."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, tuple | list):
-        return tuple(map(told, value))
+        return [told(one) for one in value]
     name = getattr(value, "__name__", None)
     return str(name if name is not None and callable(value) else value)[:200]
 

@@ -29,7 +29,8 @@ class Seen:
             mean_ms = sum(start.elapsed_time(end) for start, end in self.events) / len(self.events)
             us = round(mean_ms * 1e3 * self.launches, 3)
         findings = (*self.case.findings, *self.differing.told())
-        return structs.replace(self.case, launches=self.launches, us=us, findings=findings)
+        names = self.differing.names()
+        return structs.replace(self.case, launches=self.launches, us=us, findings=findings, differing=names)
 
 
 class SeenCases:

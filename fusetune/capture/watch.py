@@ -93,19 +93,19 @@ class Watch:
 
     def _watch_inductor(self, module: Any) -> None:
         """Count what torch.compile's own launchers launch."""
-        launcher = getattr(module, "CachingAutotuner", None)
-        if launcher is None or not callable(getattr(launcher, "run", None)):
+        maker = getattr(module, "CachingAutotuner", None)
+        if maker is None or not callable(getattr(maker, "run", None)):
             return
-        own, watch = launcher.run, self
+        own, watch = maker.run, self
 
-        def run(self: Any, *args: Any, **named: Any) -> Any:
+        def run(launcher: Any, /, *args: Any, **named: Any) -> Any:
             with watch._lock:
-                name = name_of(self)
+                name = name_of(launcher)
                 watch.by_inductor[name] = watch.by_inductor.get(name, 0) + 1
             with watch._above.deeper("inside"):
-                return own(self, *args, **named)
+                return own(launcher, *args, **named)
 
-        self._replace(launcher, "run", functools.wraps(own)(run))
+        self._replace(maker, "run", functools.wraps(own)(run))
 
     def remove(self) -> None:
         """End it; everything is as it was."""

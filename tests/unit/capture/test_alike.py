@@ -100,10 +100,10 @@ def test_a_few_numbers_are_cases_of_their_own_and_many_are_the_first():
     found(cases, numbers[3])
     found(cases, 1)
     first, other = (seen.told() for seen in cases)
-    assert (first.values, first.launches) == ({"n": 2}, MOST_ALIKE + 2)
+    assert (first.values, first.launches, first.differing) == ({"n": 2}, MOST_ALIKE + 2, ("n",))
     assert first.findings == (f"launched with {MOST_ALIKE + 1} values of `n`; kept with the first",)
     assert forgotten == [str(number) for number in numbers[1:]]
-    assert (other.values, other.launches, other.findings) == ({"n": 1}, 1, ())
+    assert (other.values, other.launches, other.findings, other.differing) == ({"n": 1}, 1, (), ())
     assert cases.is_another(identity(n=7))
     assert not cases.is_another(identity(n=16))
 

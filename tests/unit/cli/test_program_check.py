@@ -8,7 +8,7 @@ import pytest
 
 from fusetune.capture.programs import Program
 from fusetune.capture.results import Difference
-from fusetune.cli.program_check import FAILED, NO_GPU, NOT_ASKED, ProgramCheck, run_again, lines_of, why_not_asked
+from fusetune.cli.program_check import FAILED, NO_GPU, NOT_ASKED, ProgramCheck, lines_of, run_again, why_not_asked
 from fusetune.errors import MachineError
 from fusetune.tune import again
 from fusetune.tune.last_word import LastWord, Reverted

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fusetune.cli.program_options import CONTEXT, program_options
+from fusetune.cli.program_options import CONTEXT, program_options, quota_option
 from fusetune.cli.shown import echo, echo_console, echo_json
 from fusetune.cli.tuned_code import check_program, code_options, hand_out, outputs_of
 from fusetune.core.decision import KeepRule
@@ -80,6 +80,7 @@ CAPTURES_NEED = ("torch", "fusetune.capture.spec")
 @click.option("--exclusive", is_flag=True, help="Fail where another process uses the GPU, instead of warning.")
 @click.option("--workers", type=click.IntRange(1), help="Compilations at once.  [default: one a core]")
 @click.option("--exact", is_flag=True, help="Keep large floating-point inputs bit for bit, not by their distribution.")
+@quota_option("Keep at most this of what launches are given")
 @click.option(
     "--no-program-check", is_flag=True, help="Do not run the program again with what was kept, for its result and time."
 )
@@ -120,6 +121,7 @@ def tune(
     exclusive: bool,
     workers: int | None,
     exact: bool,
+    quota_bytes: int | None,
     no_program_check: bool,
     keep: bool,
     output: Path | None,
@@ -162,9 +164,17 @@ def tune(
         processes = stack.enter_context(CompileProcesses(workers, loads=CAPTURES_NEED))
         processes.begin_to_load()
         from fusetune.capture.captures import kept_run
+        from fusetune.capture.child import QUOTA_BYTES
 
         folder = stack.enter_context(kept_run(remove=not keep))
-        looked = look(parsed, target=target.name if target else None, limit_s=limit_s, keep=folder, exact=exact)
+        looked = look(
+            parsed,
+            target=target.name if target else None,
+            limit_s=limit_s,
+            keep=folder,
+            exact=exact,
+            quota_bytes=QUOTA_BYTES if quota_bytes is None else quota_bytes,
+        )
         from fusetune.capture.oracle import Strictness
         from fusetune.report.captured import selected
         from fusetune.tune.program import tune_case, worth_tuning

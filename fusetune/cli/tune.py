@@ -17,7 +17,7 @@ from fusetune.core.decision import KeepRule
 from fusetune.core.space import SPACE_NAMES
 from fusetune.core.target import DEFAULT_TARGET, Target, find_target
 from fusetune.core.text import printable
-from fusetune.errors import EXIT_INCONCLUSIVE, EXIT_OK, EXIT_PROGRAM, EXIT_WRONG_RESULT
+from fusetune.errors import EXIT_INCONCLUSIVE, EXIT_OK, EXIT_PROGRAM, EXIT_USAGE, EXIT_WRONG_RESULT
 from fusetune.store.paths import runs_dir
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ def tune(
     PROGRAM is a script with its arguments, `package.module:function` with --args, or a file with ModelNew beside a
     reference; -m runs a module. Without a GPU its kernels are compiled for --target, and the answer is a prediction.
 
-    Exit code 6 where the program fails by itself; 3 where a kernel came to no verdict.
+    Exit code 6 where the program fails by itself; 3 where a kernel came to no verdict; 5 where what it runs is wrong.
     """
     from fusetune.capture.look import look
     from fusetune.capture.programs import parse_program
@@ -216,7 +216,7 @@ def tune(
         _show(looked, cases, tuned, checked, words, time.monotonic() - began, folder, as_json=as_json)
     if outputs.any and not looked.failed:  # Whoever changes a program has to have seen it run.
         hand_out(outputs, parsed, tuned, looked, quiet=as_json)
-    ctx.exit(_exit_code(looked, tuned))
+    ctx.exit(exit_code(looked, tuned))
 
 
 def _measured(server: ForkServer) -> Callable[[SweepRequest], SweepResult]:
@@ -286,10 +286,16 @@ def _show(
         echo(printable(f"The program failed by itself: {looked.failed}"), err=True)
 
 
-def _exit_code(looked: Looked, tuned: Sequence[Tuned]) -> int:
+def exit_code(looked: Looked, tuned: Sequence[Tuned]) -> int:
+    """What the command ends with, by what became of the program and of its cases."""
     if looked.failed:
         return EXIT_PROGRAM
-    ends = {one.end for one in tuned}
-    if "failed" in ends:
+    failed = {one.ended_by for one in tuned if one.end == "failed"}
+    if failed & {"wrong_result", "not_compiled"}:
         return EXIT_WRONG_RESULT
-    return EXIT_INCONCLUSIVE if "inconclusive" in ends else EXIT_OK
+    if "usage" in failed:
+        return EXIT_USAGE
+    no_verdict = failed or any(
+        one.end == "inconclusive" for one in tuned
+    )  # Trouble of the machine says nothing of one.
+    return EXIT_INCONCLUSIVE if no_verdict else EXIT_OK

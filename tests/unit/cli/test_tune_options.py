@@ -9,10 +9,12 @@ import pytest
 from click.testing import CliRunner
 
 from fusetune.capture import look as looking
+from fusetune.capture.cases import Case, KernelSeen, Looked
 from fusetune.capture.child import QUOTA_BYTES
-from fusetune.cli.tune import tune
+from fusetune.cli.tune import exit_code, tune
 from fusetune.compiler.processes import CompileProcesses
 from fusetune.errors import ProgramError
+from fusetune.tune.program import End, EndedBy, Tuned
 
 
 @pytest.mark.parametrize(("words", "asked"), [((), QUOTA_BYTES), (("--quota", "500MB"), 500_000_000)])
@@ -38,3 +40,21 @@ def test_a_quota_that_is_no_size_is_refused(tmp_path: Path) -> None:
     done = CliRunner().invoke(tune, ["--quota", "much", "bench.py"])
     assert done.exit_code == 2
     assert "is no size; write it as 4GiB or 500MB" in done.output
+
+
+@pytest.mark.parametrize(
+    ("end", "by", "code"),
+    [
+        ("failed", "wrong_result", 5),
+        ("failed", "not_compiled", 5),
+        ("failed", "machine", 3),
+        ("failed", "usage", 2),
+        ("inconclusive", "noisy_machine", 3),
+        ("skipped", "not_checkable", 0),
+    ],
+)
+def test_a_machine_in_trouble_is_no_wrong_kernel(end: End, by: EndedBy, code: int) -> None:
+    kernel = KernelSeen("k", "m", "m.py", 1)
+    case = Case(kernel, (1,), "tuple", tensors={}, values={}, constants={}, options={}, before={})
+    told = Tuned(case=case, op="k", problem=None, before=None, baseline=None, end=end, ended_by=by)
+    assert exit_code(Looked((case,)), [told]) == code

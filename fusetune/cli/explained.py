@@ -35,6 +35,18 @@ def to_lines(name: str, sizes: str, found: Explanation) -> list[str]:
     return lines
 
 
+def reasons_of(found: Explanation) -> list[str]:
+    """What a prediction goes by, in a sentence each: what limits it, which rules fired, and why these configs."""
+    found = shown(found)
+    rules = "; ".join(f"{rule.name} ({rule.condition}): {rule.advice}" for rule in found.fired)
+    return [
+        f"{found.bound.name}: {found.bound.why}",
+        f"rules that fire, by {found.rules_from} as compiled: {rules or 'none'}",
+        *found.left_out,
+        *(f"to try: {_called(one)}: {one.proposed}" for one in found.to_try()),
+    ]
+
+
 def profile_lines(profile: Diagnosis, file: str | None) -> list[str]:
     """What a profile says of a case, and what is to be said of the profile."""
     profile = shown(profile)

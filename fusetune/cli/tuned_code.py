@@ -176,7 +176,7 @@ def module_of(program: Program, plan: Plan, tuned: Sequence[Tuned], looked: Look
 
 def header_of(program: Program, plan: Plan, tuned: Sequence[Tuned], looked: Looked) -> list[str]:
     """The comments at the top of a module: where it comes from, and each kernel's verdict."""
-    from fusetune.cli.wanted import verdict_of
+    from fusetune.cli.wanted import verdicts_of
     from fusetune.code.source import LINE_LENGTH
 
     gpu = looked.gpu or looked.compiled_for
@@ -185,6 +185,6 @@ def header_of(program: Program, plan: Plan, tuned: Sequence[Tuned], looked: Look
         lines.append("Predicted: compiled for this GPU, and nothing was timed.")
     if not plan.made:
         lines.append("No launch is changed.")
-    lines += dict.fromkeys(verdict_of(one) for one in tuned)
+    lines += dict.fromkeys(line for one in tuned for line in verdicts_of(one))
     lines += [f"Not written back: {Path(one.file).name}:{one.line}: {one.text}" for one in plan.findings]
     return [part for line in lines for part in textwrap.wrap(printable(line), LINE_LENGTH - 2, subsequent_indent="  ")]

@@ -23,6 +23,8 @@ from fusetune.ops.spec import KernelSpec, Launch, Operand, Role, TileDescriptor
 WARPS: Final = (1, 2, 4, 8, 16)
 STAGES: Final = (1, 2, 3, 4, 5)
 MOST_OF_A_PRODUCT: Final = 2000
+LEAST_FOR_DOT: Final = 16
+"""On each side of tl.dot."""
 ELEMENTS_A_THREAD: Final = 256
 """Of a tile; more take the compiler minutes, and registers that no thread has."""
 _ROLES: Final[Mapping[str, Role]] = {"read": "input", "unused": "input", "written": "output"}
@@ -298,11 +300,15 @@ class CapturedSpec(KernelSpec):
         return [self._config(one, warps, stage) for one in made[:most] for warps in WARPS for stage in stages]
 
     def _values_beside(self, name: str, value: int) -> Iterable[int]:
-        """Half and twice a constant; for one that is no power of two, its neighbours in the program's list."""
+        """Half and twice a constant; for one that is no power of two, its neighbours in the program's list.
+
+        A kernel that multiplies matrices stays at 16, which products take at least; any other one may go down to 1.
+        """
         values = self._knobs()[self._names[name]]
         if value & (value - 1):
             return _beside(value, tuple(sorted(values)))
-        least = min(16, *values) if values else 1
+        work = self.kept.case.work
+        least = 1 if work is not None and not work.multiplies else min(LEAST_FOR_DOT, *values)
         return [one for one in (value // 2, value * 2) if max(1, least) <= one <= max(65536, *values)]
 
     def _placed(self, config: Config) -> Any:

@@ -29,8 +29,8 @@ def program(name: str, *arguments: str) -> Program:
     return parse_program([str(path), *arguments])
 
 
-def cases_of(asked: Program) -> dict[str, Case]:
-    """The cases of a program, as another process reads them."""
+def watched(asked: Program) -> Looked:
+    """What a program launches, as another process reads it."""
     watch = Watch()
     with stand_in(ADA):
         watch.install()
@@ -38,8 +38,12 @@ def cases_of(asked: Program) -> dict[str, Case]:
             run_program(asked)
         finally:
             watch.remove()
-    looked = msgspec.json.decode(msgspec.json.encode(watch.looked()), type=Looked)
-    return {case.kernel.name: case for case in looked.cases}
+    return msgspec.json.decode(msgspec.json.encode(watch.looked()), type=Looked)
+
+
+def cases_of(asked: Program) -> dict[str, Case]:
+    """The cases of a program by their kernels."""
+    return {case.kernel.name: case for case in watched(asked).cases}
 
 
 def applied(
@@ -94,6 +98,17 @@ def test_without_changes_or_for_another_size_all_is_as_it_was():
     assert launched == Launched()
     assert (applier.launches, applier.others) == (3, 3)
     assert {block for _, block, _ in of(launches, "add")} <= {256, 1024}
+
+
+def test_all_launches_change_of_a_case_whose_numbers_count_steps():
+    asked = program("in_a_loop")
+    merged = next(case for case in watched(asked).cases if case.kernel.name == "decay" and case.differing)
+    assert set(merged.differing) == {"step", "rate"}
+    launches, (launched,), _ = applied(asked, Change(merged, {"BLOCK": 128}, OTHER))
+    ran = of(launches, "decay")
+    with_it = [(grid, block) for grid, block, options in ran if options.items() >= OTHER.items()]
+    assert with_it == [((8,), 128)] * 93, "all steps from 2 to 100 but for those that 16 divides"
+    assert (launched.applied, len(ran)) == (merged.launches, 100)
 
 
 def test_a_grid_computed_in_the_caller_follows_and_one_of_a_number_of_its_own_stays():

@@ -7,14 +7,19 @@ from typing import Any
 import pytest
 
 from fusetune.capture.cases import Case, KernelSeen
+from fusetune.cli.tuned import to_builtins
 from fusetune.errors import (
     CaptureError,
+    CompileError,
+    ConfigFileError,
     FusetuneError,
-    MachineError,
+    MeasurementError,
     NoCandidateError,
     NoisyMachineError,
     NotCheckableError,
+    NothingTunedError,
     NoUsableGpuError,
+    UnsupportedProblemError,
     WrongResultError,
 )
 from fusetune.tune import program as module
@@ -57,31 +62,45 @@ class Spec:
 
 
 @pytest.mark.parametrize(
-    ("error", "end"),
+    ("error", "end", "word"),
     [
-        (CaptureError("no"), "skipped"),
-        (NotCheckableError("not checkable: no"), "skipped"),
-        (NoCandidateError("no"), "revert"),
-        (NoisyMachineError("no"), "inconclusive"),
-        (MachineError("no"), "failed"),
-        (WrongResultError("no"), "failed"),
+        (CaptureError("no"), "skipped", "not_launchable"),
+        (UnsupportedProblemError("no"), "skipped", "not_launchable"),
+        (NotCheckableError("not checkable: no"), "skipped", "not_checkable"),
+        (NoCandidateError("no"), "revert", "no_candidate"),
+        (NoisyMachineError("no"), "inconclusive", "noisy_machine"),
+        (NothingTunedError("no"), "failed", "machine"),
+        (MeasurementError("no"), "failed", "machine"),
+        (WrongResultError("no"), "failed", "wrong_result"),
+        (CompileError("no"), "failed", "not_compiled"),
+        (ConfigFileError("no"), "failed", "usage"),
     ],
 )
-def test_an_error_ends_one_case_with_its_reason(monkeypatch, error: FusetuneError, end: str) -> None:
+def test_an_error_ends_one_case_with_its_reason_and_a_word_for_it(
+    monkeypatch: pytest.MonkeyPatch, error: FusetuneError, end: str, word: str
+) -> None:
     monkeypatch.setattr(module, "CapturedSpec", Spec)
 
     def fails(spec: Any) -> Any:
         raise error
 
     found = tune_case(case(), fails, lambda request: pytest.fail("nothing is run"))
-    assert (found.end, found.why) == (end, str(error))
+    assert (found.end, found.why, found.reason) == (end, str(error), word)
+    (kernel,) = to_builtins("p.py", None, 1.0, [found])["kernels"]
+    (told,) = kernel["cases"]
+    assert (told["verdict"], told["why"], told["reason"]) == (end, str(error), word)
+    assert told["chosen"] == told["before"], "what runs stays"
 
 
-def test_what_was_not_captured_says_why_and_no_gpu_ends_everything(monkeypatch) -> None:
+def test_what_was_not_captured_says_why_and_no_gpu_ends_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     found = tune_case(
         case(kept=None), lambda spec: pytest.fail("not asked for"), lambda request: pytest.fail("nor run")
     )
-    assert (found.end, found.why) == ("skipped", "it cannot be launched again: x holds pointers")
+    assert (found.end, found.reason, found.why) == (
+        "skipped",
+        "not_captured",
+        "it cannot be launched again: x holds pointers",
+    )
     monkeypatch.setattr(module, "CapturedSpec", Spec)
 
     def none(spec: Any) -> Any:

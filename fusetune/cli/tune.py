@@ -60,7 +60,7 @@ CAPTURES_NEED = ("torch", "fusetune.capture.spec")
     type=click.FloatRange(0, min_open=True),
     default=30.0,
     show_default=True,
-    help="Begin no further candidates of a case after so long.",
+    help="Begin no further candidates of a kernel's heaviest case after so long; its others take a few seconds.",
 )
 @click.option("--bit-exact", is_flag=True, help="A result has to be Before's bit for bit.")
 @click.option("--rtol", type=click.FloatRange(0), help="A result may be so far off, as in torch.allclose.")
@@ -177,13 +177,17 @@ def tune(
         )
         from fusetune.capture.oracle import Strictness
         from fusetune.report.captured import selected
-        from fusetune.tune.program import tune_case, worth_tuning
+        from fusetune.tune.program import budget_of, tune_case, winners_of, worth_tuning
         from fusetune.tune.request import SweepRequest
 
         more = frozenset({*(["num_ctas"] if ctas else []), *(["maxnreg"] if maxnreg else [])})
 
+        tuned: list[Tuned] = []
+
         def request(spec: CapturedSpec) -> SweepRequest:
             spec.strictness, spec.more = Strictness(bit_exact, rtol, atol), more
+            seen = spec.kept.case.kernel
+            spec.also = winners_of(tuned, seen)
             return SweepRequest(
                 spec=spec,
                 problem=spec.captured_problem(),
@@ -197,13 +201,12 @@ def tune(
                 processes=processes,
                 fresh=fresh,
                 exclusive=exclusive,
-                budget_s=budget_s,
+                budget_s=budget_of(tuned, seen, budget_s),
             )
 
         run = _measured(server) if server else _predicted(target or find_target(DEFAULT_TARGET))
         cases = worth_tuning(selected(looked, kernel=kernel, top=top, share=share), share)
         explainer.match(cases, looked)
-        tuned = []
         for number, case in enumerate(cases, start=1):
             echo(f"[{number}/{len(cases)}] {printable(case.kernel.name)}  {printable(case.config_text())}", err=True)
             tuned.append(explainer.told(number, tune_case(case, request, explainer.running(number, run))))

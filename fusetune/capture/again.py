@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 
 from fusetune.capture.applying import Launched
+from fusetune.capture.cases import Case
 from fusetune.capture.changes import Change
 from fusetune.capture.programs import Program
 from fusetune.capture.results import Difference
@@ -21,6 +22,7 @@ from fusetune.errors import MachineError
 class AgainRequest(msgspec.Struct, frozen=True):
     """A program to run once more, with the changes or, without `apply`, as it is, and only looked at.
 
+    Autotuners above the cases of `held` take what ran when these were captured.
     `save` is where what it gives is written to, `against` a file of another run to compare it with. With `target`
     launches are compiled for that GPU and not made.
     """
@@ -31,6 +33,7 @@ class AgainRequest(msgspec.Struct, frozen=True):
     save: str | None = None
     against: str | None = None
     target: str | None = None
+    held: tuple[Case, ...] = ()
 
 
 class Ran(msgspec.Struct, frozen=True):
@@ -85,10 +88,11 @@ def request_of(
     save: Path | None = None,
     against: Path | None = None,
     target: str | None = None,
+    held: Sequence[Case] = (),
 ) -> AgainRequest:
     """What to ask of a process."""
     saved, other = (None if one is None else str(one) for one in (save, against))
-    return AgainRequest(program, tuple(changes), apply, saved, other, target)
+    return AgainRequest(program, tuple(changes), apply, saved, other, target, tuple(held))
 
 
 class FreshProcesses:

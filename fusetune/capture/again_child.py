@@ -37,7 +37,7 @@ def main() -> int:
         return EXIT_INTERRUPTED
     request = msgspec.json.decode(asked[0].read_bytes(), type=AgainRequest)
     began = time.monotonic()
-    applier = Applier(request.changes, apply=request.apply)
+    applier = Applier(request.changes, apply=request.apply, held=request.held)
     with contextlib.ExitStack() as stack:
         if request.target is not None:
             from fusetune.capture.stand_in import stand_in

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
+from fusetune.capture.alike import specialized
 from fusetune.capture.cases import Case, KernelSeen, TensorSeen
 from fusetune.capture.launches import described, told
 from fusetune.core.config import OPTIONS
@@ -26,6 +27,12 @@ class Change(msgspec.Struct, frozen=True):
         """The kernel and what it is given, for people: `softmax with BLOCK=512 num_warps=2`."""
         given = {**self.constants, **self.options}
         return f"{self.case.kernel.name} with {' '.join(f'{name}={value}' for name, value in given.items())}"
+
+
+def as_it_ran(case: Case) -> Change:
+    """The change of a case to what ran when it was captured."""
+    options = {name: value for name in OPTIONS if (value := case.before.get(name)) is not None}
+    return Change(case, dict(case.constants), options)
 
 
 def kernel_key(kernel: KernelSeen) -> tuple[str, ...]:
@@ -52,6 +59,18 @@ def launch_key(
     return repr((seen, numbers, _fixed(constants, free), _fixed(options, free)))
 
 
+def alike_numbers(values: Mapping[str, Any], differing: Collection[str], kernel: Any) -> dict[str, Any]:
+    """Run-time values, of those that are others in each launch of a case no more than what Triton's JIT makes of them.
+
+    `kernel` is the JITFunction, which may ask for less.
+    """
+    parameters = {one.name: one for one in getattr(kernel, "params", ())}
+    kinds = {
+        name: specialized(values[name], parameters.get(name.partition(".")[0])) for name in differing if name in values
+    }
+    return {**values, **kinds}
+
+
 def _fixed(named: Mapping[str, Any], free: frozenset[str]) -> list[tuple[str, Any]]:
     return sorted((name, value) for name, value in named.items() if name not in free)
 
@@ -68,6 +87,10 @@ def free_names(tuners: Sequence[Any]) -> frozenset[str]:
     return frozenset(found)
 
 
+_Table = dict[tuple[str, ...], dict[str, list[int]]]
+"""The changes of a kernel by their launch_key, apart by the numbers that differed."""
+
+
 class Changes:
     """Finds the change for a launch, by its number."""
 
@@ -76,7 +99,7 @@ class Changes:
         self._of_kernel: dict[tuple[str, ...], list[int]] = {}
         for number, change in enumerate(self.all):
             self._of_kernel.setdefault(kernel_key(change.case.kernel), []).append(number)
-        self._tables: dict[tuple[tuple[str, ...], frozenset[str]], dict[str, list[int]]] = {}
+        self._tables: dict[tuple[tuple[str, ...], frozenset[str]], _Table] = {}
 
     def are_of(self, kernel: KernelSeen) -> bool:
         """Whether any is of this kernel."""
@@ -94,11 +117,15 @@ class Changes:
         """The number of the change for a launch of the kernel `seen`; None where it is none of the cases.
 
         What of `free` the launch has, and its grid then, decide only between cases that are else the same one; where
-        nothing is free the grid has to be the case's. None leaves it open.
+        nothing is free the grid has to be the case's. None leaves it open. Numbers that differed between the launches
+        of a case need only be of one kind.
         """
         tensors, values, constants = described(kernel, bound)
         options = {name: told(value) for name, value in options.items()}
-        found = self._table(kernel_key(seen), free).get(launch_key(tensors, values, constants, options, free), [])
+        found: list[int] = []
+        for differing, table in self._table(seen, kernel, free).items():
+            numbers = alike_numbers(values, differing, kernel)
+            found += table.get(launch_key(tensors, numbers, constants, options, free), [])
         if grid is not None and (len(found) > 1 or not free):
             found = [number for number in found if self.all[number].case.grid == grid]
         if len(found) < 2:
@@ -107,15 +134,17 @@ class Changes:
         same = [number for number in found if _is_like(self.all[number].case.constants, ran, free)]
         return same[0] if len(same) == 1 else None
 
-    def _table(self, kernel: tuple[str, ...], free: frozenset[str]) -> Mapping[str, list[int]]:
-        table = self._tables.get((kernel, free))
-        if table is None:
-            table = self._tables[kernel, free] = {}
-            for number in self._of_kernel.get(kernel, ()):
+    def _table(self, seen: KernelSeen, kernel: Any, free: frozenset[str]) -> _Table:
+        own = kernel_key(seen)
+        made = self._tables.get((own, free))
+        if made is None:
+            made = self._tables[own, free] = {}
+            for number in self._of_kernel.get(own, ()):
                 case = self.all[number].case
-                key = launch_key(case.tensors, case.values, case.constants, case.options, free)
-                table.setdefault(key, []).append(number)
-        return table
+                numbers = alike_numbers(case.values, case.differing, kernel)
+                key = launch_key(case.tensors, numbers, case.constants, case.options, free)
+                made.setdefault(case.differing, {}).setdefault(key, []).append(number)
+        return made
 
 
 def _is_like(constants: Mapping[str, Any], ran: Mapping[str, Any], free: frozenset[str]) -> bool:

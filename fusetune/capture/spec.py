@@ -23,6 +23,8 @@ from fusetune.ops.spec import KernelSpec, Launch, Operand, Role, TileDescriptor
 WARPS: Final = (1, 2, 4, 8, 16)
 STAGES: Final = (1, 2, 3, 4, 5)
 MOST_OF_A_PRODUCT: Final = 2000
+LEAST_FOR_DOT: Final = 16
+"""On each side of tl.dot."""
 ELEMENTS_A_THREAD: Final = 256
 """Of a tile; more take the compiler minutes, and registers that no thread has."""
 _ROLES: Final[Mapping[str, Role]] = {"read": "input", "unused": "input", "written": "output"}
@@ -31,7 +33,8 @@ _ROLES: Final[Mapping[str, Role]] = {"read": "input", "unused": "input", "writte
 class CapturedSpec(KernelSpec):
     """A case of a program, launched again from its capture.
 
-    `more` names options that vary on request only: num_ctas, maxnreg. `profiled`: what limits it by a profile.
+    `more` names options that vary on request only: num_ctas, maxnreg. `profiled`: what limits it by a profile. `also`
+    are configs to try beside those that the capture gives rise to, such as what won for another case of the kernel.
     """
 
     rejects_spills = False
@@ -39,6 +42,7 @@ class CapturedSpec(KernelSpec):
     def __init__(self, folder: Path, *, strictness: Strictness = BY_DTYPE, more: frozenset[str] = frozenset()) -> None:
         self.folder, self.strictness, self.more = Path(folder), strictness, more
         self.profiled: Bound | None = None
+        self.also: tuple[Config, ...] = ()
         kernel = self.kept.case.kernel
         self.name = op_name(kernel.module, kernel.name, kernel.file)
         self.kernel_place = (kernel_place(kernel.module, kernel.name, kernel.file), kernel.file)
@@ -153,7 +157,7 @@ class CapturedSpec(KernelSpec):
         if space == "seed":
             found += [self._config({}, warps, stages) for warps in (4, 8) for stages in (2, 3)]
         else:
-            found += self._proposals()
+            found += [*self._proposals(), *self._also()]
             found += self._products() if space == "full" else self._around(now)
         return tuple(one for one in dict.fromkeys(found) if one in {baseline, now} or self._is_launchable(one))
 
@@ -271,6 +275,12 @@ class CapturedSpec(KernelSpec):
             warps, stages = options["num_warps"] or SAFE_WARPS, options["num_stages"] or SAFE_STAGES
             yield self._config(constants, int(warps), int(stages))
 
+    def _also(self) -> Iterator[NamedConfig]:
+        own = self._own_constants().keys()
+        for one in self.also:
+            constants = {name: value for name, value in one.constants().items() if name in own and type(value) is int}
+            yield self._config(constants, one.num_warps, one.num_stages)
+
     def _around(self, now: Config) -> Iterator[Config]:
         """Every pair of warps and stages at own constants, and each constant by itself with fewer and more warps."""
         stages = STAGES if self._stages_vary() else (SAFE_STAGES,)
@@ -298,11 +308,15 @@ class CapturedSpec(KernelSpec):
         return [self._config(one, warps, stage) for one in made[:most] for warps in WARPS for stage in stages]
 
     def _values_beside(self, name: str, value: int) -> Iterable[int]:
-        """Half and twice a constant; for one that is no power of two, its neighbours in the program's list."""
+        """Half and twice a constant; for one that is no power of two, its neighbours in the program's list.
+
+        A kernel that multiplies matrices stays at 16, which products take at least; any other one may go down to 1.
+        """
         values = self._knobs()[self._names[name]]
         if value & (value - 1):
             return _beside(value, tuple(sorted(values)))
-        least = min(16, *values) if values else 1
+        work = self.kept.case.work
+        least = 1 if work is not None and not work.multiplies else min(LEAST_FOR_DOT, *values)
         return [one for one in (value // 2, value * 2) if max(1, least) <= one <= max(65536, *values)]
 
     def _placed(self, config: Config) -> Any:

@@ -3,30 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import click
 
-from fusetune.cli.program_options import CONTEXT, program_options
+from fusetune.cli.program_options import CONTEXT, program_options, quota_option
 from fusetune.cli.shown import echo, echo_console, echo_json
 from fusetune.core.target import DEFAULT_TARGET, find_target
 from fusetune.core.text import printable
 from fusetune.errors import EXIT_OK, EXIT_PROGRAM, UsageError
-from fusetune.units import format_bytes, parse_bytes
-
-
-class _Size(click.ParamType[int]):
-    """A number of bytes, with or without a unit."""
-
-    name = "size"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        if isinstance(value, int):
-            return value
-        try:
-            return parse_bytes(value)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
+from fusetune.units import format_bytes
 
 
 @click.command("capture", context_settings=CONTEXT)
@@ -38,13 +23,7 @@ class _Size(click.ParamType[int]):
 @click.option(
     "--exact", is_flag=True, help="With --keep: large tensors of floats with all their bytes, not by distribution."
 )
-@click.option(
-    "--quota",
-    "quota_bytes",
-    type=_Size(),
-    metavar="SIZE",
-    help="With --keep: at most this, as 4GiB.  [default: 8GiB]",
-)
+@quota_option("With --keep: at most this")
 @click.option("--list", "list_runs", is_flag=True, help="What is kept, and where.")
 @click.option("--remove", metavar="RUN", help="Remove a run that is kept, by its name in --list, or `all`.")
 @click.option("--json", "as_json", is_flag=True, help="Everything as JSON.")

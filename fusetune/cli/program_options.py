@@ -9,11 +9,33 @@ from typing import Any, Final, TypeVar
 import click
 
 from fusetune.core.target import DEFAULT_TARGET
+from fusetune.units import parse_bytes
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 CONTEXT: Final = {"ignore_unknown_options": True}
 """Options stand before the program or behind it; what is none of ours, and all behind `--`, is the program's own."""
+
+
+class _Size(click.ParamType[int]):
+    """A number of bytes, with or without a unit."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        try:
+            return parse_bytes(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+def quota_option(words: str) -> Callable[[F], F]:
+    """Add how much may be kept of a program, in bytes; `words` are its help."""
+    return click.option(
+        "--quota", "quota_bytes", type=_Size(), metavar="SIZE", help=f"{words}, as 4GiB.  [default: 8GiB]"
+    )
 
 
 def program_options(command: F) -> F:

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fusetune.cli.program_options import CONTEXT, program_options
+from fusetune.cli.program_options import CONTEXT, program_options, quota_option
 from fusetune.cli.shown import echo, echo_console, echo_json
 from fusetune.cli.tuned_code import check_program, code_options, hand_out, outputs_of
 from fusetune.core.decision import KeepRule
 from fusetune.core.space import SPACE_NAMES
 from fusetune.core.target import DEFAULT_TARGET, Target, find_target
 from fusetune.core.text import printable
-from fusetune.errors import EXIT_INCONCLUSIVE, EXIT_OK, EXIT_PROGRAM, EXIT_WRONG_RESULT
+from fusetune.errors import EXIT_INCONCLUSIVE, EXIT_OK, EXIT_PROGRAM, EXIT_USAGE, EXIT_WRONG_RESULT
 from fusetune.store.paths import runs_dir
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ CAPTURES_NEED = ("torch", "fusetune.capture.spec")
     type=click.FloatRange(0, min_open=True),
     default=30.0,
     show_default=True,
-    help="Begin no further candidates of a case after so long.",
+    help="Begin no further candidates of a kernel's heaviest case after so long; its others take a few seconds.",
 )
 @click.option("--bit-exact", is_flag=True, help="A result has to be Before's bit for bit.")
 @click.option("--rtol", type=click.FloatRange(0), help="A result may be so far off, as in torch.allclose.")
@@ -80,6 +80,7 @@ CAPTURES_NEED = ("torch", "fusetune.capture.spec")
 @click.option("--exclusive", is_flag=True, help="Fail where another process uses the GPU, instead of warning.")
 @click.option("--workers", type=click.IntRange(1), help="Compilations at once.  [default: one a core]")
 @click.option("--exact", is_flag=True, help="Keep large floating-point inputs bit for bit, not by their distribution.")
+@quota_option("Keep at most this of what launches are given")
 @click.option(
     "--no-program-check", is_flag=True, help="Do not run the program again with what was kept, for its result and time."
 )
@@ -120,6 +121,7 @@ def tune(
     exclusive: bool,
     workers: int | None,
     exact: bool,
+    quota_bytes: int | None,
     no_program_check: bool,
     keep: bool,
     output: Path | None,
@@ -140,7 +142,7 @@ def tune(
     PROGRAM is a script with its arguments, `package.module:function` with --args, or a file with ModelNew beside a
     reference; -m runs a module. Without a GPU its kernels are compiled for --target, and the answer is a prediction.
 
-    Exit code 6 where the program fails by itself; 3 where a kernel came to no verdict.
+    Exit code 6 where the program fails by itself; 3 where a kernel came to no verdict; 5 where what it runs is wrong.
     """
     from fusetune.capture.look import look
     from fusetune.capture.programs import parse_program
@@ -162,18 +164,30 @@ def tune(
         processes = stack.enter_context(CompileProcesses(workers, loads=CAPTURES_NEED))
         processes.begin_to_load()
         from fusetune.capture.captures import kept_run
+        from fusetune.capture.child import QUOTA_BYTES
 
         folder = stack.enter_context(kept_run(remove=not keep))
-        looked = look(parsed, target=target.name if target else None, limit_s=limit_s, keep=folder, exact=exact)
+        looked = look(
+            parsed,
+            target=target.name if target else None,
+            limit_s=limit_s,
+            keep=folder,
+            exact=exact,
+            quota_bytes=QUOTA_BYTES if quota_bytes is None else quota_bytes,
+        )
         from fusetune.capture.oracle import Strictness
         from fusetune.report.captured import selected
-        from fusetune.tune.program import tune_case, worth_tuning
+        from fusetune.tune.program import budget_of, tune_case, winners_of, worth_tuning
         from fusetune.tune.request import SweepRequest
 
         more = frozenset({*(["num_ctas"] if ctas else []), *(["maxnreg"] if maxnreg else [])})
 
+        tuned: list[Tuned] = []
+
         def request(spec: CapturedSpec) -> SweepRequest:
             spec.strictness, spec.more = Strictness(bit_exact, rtol, atol), more
+            seen = spec.kept.case.kernel
+            spec.also = winners_of(tuned, seen)
             return SweepRequest(
                 spec=spec,
                 problem=spec.captured_problem(),
@@ -187,13 +201,12 @@ def tune(
                 processes=processes,
                 fresh=fresh,
                 exclusive=exclusive,
-                budget_s=budget_s,
+                budget_s=budget_of(tuned, seen, budget_s),
             )
 
         run = _measured(server) if server else _predicted(target or find_target(DEFAULT_TARGET))
         cases = worth_tuning(selected(looked, kernel=kernel, top=top, share=share), share)
         explainer.match(cases, looked)
-        tuned = []
         for number, case in enumerate(cases, start=1):
             echo(f"[{number}/{len(cases)}] {printable(case.kernel.name)}  {printable(case.config_text())}", err=True)
             tuned.append(explainer.told(number, tune_case(case, request, explainer.running(number, run))))
@@ -206,7 +219,7 @@ def tune(
         _show(looked, cases, tuned, checked, words, time.monotonic() - began, folder, as_json=as_json)
     if outputs.any and not looked.failed:  # Whoever changes a program has to have seen it run.
         hand_out(outputs, parsed, tuned, looked, quiet=as_json)
-    ctx.exit(_exit_code(looked, tuned))
+    ctx.exit(exit_code(looked, tuned))
 
 
 def _measured(server: ForkServer) -> Callable[[SweepRequest], SweepResult]:
@@ -276,10 +289,16 @@ def _show(
         echo(printable(f"The program failed by itself: {looked.failed}"), err=True)
 
 
-def _exit_code(looked: Looked, tuned: Sequence[Tuned]) -> int:
+def exit_code(looked: Looked, tuned: Sequence[Tuned]) -> int:
+    """What the command ends with, by what became of the program and of its cases."""
     if looked.failed:
         return EXIT_PROGRAM
-    ends = {one.end for one in tuned}
-    if "failed" in ends:
+    failed = {one.ended_by for one in tuned if one.end == "failed"}
+    if failed & {"wrong_result", "not_compiled"}:
         return EXIT_WRONG_RESULT
-    return EXIT_INCONCLUSIVE if "inconclusive" in ends else EXIT_OK
+    if "usage" in failed:
+        return EXIT_USAGE
+    no_verdict = failed or any(
+        one.end == "inconclusive" for one in tuned
+    )  # Trouble of the machine says nothing of one.
+    return EXIT_INCONCLUSIVE if no_verdict else EXIT_OK

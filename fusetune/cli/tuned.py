@@ -96,14 +96,15 @@ def to_builtins(program: str, gpu: str | None, seconds: float, tuned: Sequence[T
 def _case(one: Tuned) -> dict[str, Any]:
     entry = one.result.entry if one.result is not None else None
     times = _times(entry)
+    stays = entry.config if entry is not None else one.before
     return {
         "problem": one.problem.to_builtins() if one.problem is not None else None,
         "launches": one.case.launches,
         "program_us": one.case.us,
         "before": one.before.to_builtins() if one.before is not None else None,
-        "chosen": entry.config.to_builtins() if entry is not None else None,
+        "chosen": stays.to_builtins() if stays is not None else None,
         "verdict": one.end,
-        "reason": entry.reason if entry is not None else None,
+        "reason": one.reason,
         "why": one.why,
         "evidence": entry.evidence if entry is not None else None,
         "before_us": times.get("before"),

@@ -10,6 +10,7 @@ from typing import Final
 from msgspec import structs
 
 from fusetune.capture.again import FreshProcesses, Ran, request_of
+from fusetune.capture.cases import Case
 from fusetune.capture.changes import Change
 from fusetune.capture.naming import value_name
 from fusetune.capture.oracle import FROBENIUS, TENSOR_CORES, multiplies
@@ -46,7 +47,8 @@ def ask_program(
         progress.phase("Running the program again, as it is and with the new configs"),
         FreshProcesses(ahead=True) as processes,
     ):
-        runner = _ProgramRunner(processes, program, changes, Path(folder, "before.pt"), limit_s)
+        held = tuple(one.case for one in tuned if one.case.proposals)
+        runner = _ProgramRunner(processes, program, changes, held, Path(folder, "before.pt"), limit_s)
         word = last_word(len(changes), runner, tolerance_of(changes))
     left = list(tuned)
     for one in word.reverted:
@@ -87,11 +89,12 @@ class _ProgramRunner:
         processes: FreshProcesses,
         program: Program,
         changes: Sequence[Change],
+        held: tuple[Case, ...],
         result: Path,
         limit_s: float | None,
     ) -> None:
         self._processes, self._program, self._changes = processes, program, tuple(changes)
-        self._result, self._limit_s = result, limit_s
+        self._held, self._result, self._limit_s = held, result, limit_s
 
     def before(self) -> Ran:
         """See Runner."""
@@ -107,7 +110,7 @@ class _ProgramRunner:
     def _run(self, changes: Sequence[Change], *, apply: bool) -> Ran:
         there = self._result.exists()
         save, against = (None, self._result) if there else (self._result, None)
-        asked = request_of(self._program, changes, apply=apply, save=save, against=against)
+        asked = request_of(self._program, changes, apply=apply, save=save, against=against, held=self._held)
         return self._processes.run(asked, self._limit_s)
 
 

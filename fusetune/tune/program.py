@@ -9,34 +9,58 @@ from typing import Final, Literal
 
 import msgspec
 
-from fusetune.capture.cases import Case
+from fusetune.capture.cases import Case, KernelSeen
 from fusetune.capture.spec import CapturedSpec
 from fusetune.core.config import Config
 from fusetune.core.diagnosis import Diagnosis
 from fusetune.core.problem import Problem
 from fusetune.errors import (
     CaptureError,
+    CompileError,
     FusetuneError,
     NoCandidateError,
     NoisyMachineError,
     NotCheckableError,
     NoUsableGpuError,
     UnsupportedProblemError,
+    UsageError,
+    WrongResultError,
 )
 from fusetune.tune.explained import Explanation
 from fusetune.tune.request import SweepRequest, SweepResult
 
 CASES_OF_A_KERNEL: Final = 8
 """So many are tuned of a kernel at most; those of the most time come first."""
+LATER_BUDGET_S: Final = 4.0
+"""For the candidates of a case whose kernel was tuned before: what won there is tried, and little around it."""
 End = Literal["keep", "revert", "inconclusive", "unverified", "skipped", "failed"]
+EndedBy = Literal[
+    "not_captured",
+    "not_launchable",
+    "not_checkable",
+    "no_candidate",
+    "noisy_machine",
+    "wrong_result",
+    "not_compiled",
+    "usage",
+    "machine",
+]
+"""Why a case came to no verdict of its own, in a word that stays the same from one version to the next.
+
+`not_captured`: it was not kept. `not_launchable`: what was kept cannot be launched again. `not_checkable`: it gives
+another result each time. `no_candidate`: nothing beside Before and BASELINE compiled and was right. `noisy_machine`:
+Before timed against itself did not come out equal. `wrong_result`: Before itself is wrong. `not_compiled`: Before
+itself does not compile. `usage`: a file or an option cannot be used. `machine`: disk, memory, a GPU that was lost.
+"""
 
 
 class Tuned(msgspec.Struct, frozen=True, kw_only=True):
     """What became of one case.
 
     `end` is the verdict, or `skipped` where nothing of it could be compared or launched again, or `failed` where the
-    machine or the kernel let it come to none; `why` says of these two what happened. `result` is that of a sweep,
-    `explanation` what a prediction goes by, and `profile` what a profile says limits it.
+    machine or the kernel let it come to none. `why` says what happened where an error ended it, and `ended_by` says so
+    in a word. `result` is that of a sweep, `explanation` what a prediction goes by, and `profile` what a profile says
+    limits it.
     """
 
     case: Case
@@ -46,10 +70,16 @@ class Tuned(msgspec.Struct, frozen=True, kw_only=True):
     baseline: Config | None
     end: End
     why: str | None = None
+    ended_by: EndedBy | None = None
     result: SweepResult | None = None
     explanation: Explanation | None = None
     profile: Diagnosis | None = None
     seconds: float = 0.0
+
+    @property
+    def reason(self) -> str | None:
+        """The word for its end: of a verdict its Reason, else what ended it."""
+        return self.result.entry.reason if self.result is not None else self.ended_by
 
 
 def worth_tuning(cases: Sequence[Case], share: float, most: int = CASES_OF_A_KERNEL) -> list[Case]:
@@ -69,6 +99,24 @@ def worth_tuning(cases: Sequence[Case], share: float, most: int = CASES_OF_A_KER
     return chosen
 
 
+def winners_of(tuned: Sequence[Tuned], kernel: KernelSeen) -> tuple[Config, ...]:
+    """What was kept for other cases of a kernel, the last first."""
+    return tuple(
+        one.result.entry.config
+        for one in reversed(tuned)
+        if one.end == "keep" and one.result is not None and _is_of(one, kernel)
+    )
+
+
+def budget_of(tuned: Sequence[Tuned], kernel: KernelSeen, asked_s: float) -> float:
+    """The seconds for a case's candidates: as asked for a kernel's first, few for its others."""
+    return min(asked_s, LATER_BUDGET_S) if any(one.result and _is_of(one, kernel) for one in tuned) else asked_s
+
+
+def _is_of(tuned: Tuned, kernel: KernelSeen) -> bool:
+    return (tuned.case.kernel.file, tuned.case.kernel.name) == (kernel.file, kernel.name)
+
+
 def tune_case(
     case: Case, make_request: Callable[[CapturedSpec], SweepRequest], run: Callable[[SweepRequest], SweepResult]
 ) -> Tuned:
@@ -76,30 +124,34 @@ def tune_case(
     began = time.monotonic()
     found = _Case(case)
 
-    def ended(end: End, why: str | None = None, result: SweepResult | None = None) -> Tuned:
-        return found.ended(end, why, result, time.monotonic() - began)
+    def ended(end: End, why: str | None = None, by: EndedBy | None = None, result: SweepResult | None = None) -> Tuned:
+        return found.ended(end, why, by, result, time.monotonic() - began)
 
     if case.kept is None:
-        return ended("skipped", "; ".join(case.findings) or "it was not captured")
+        return ended("skipped", "; ".join(case.findings) or "it was not captured", "not_captured")
     try:
         request = found.request(case.kept, make_request)
         result = run(request)
     except NoUsableGpuError:
         raise
     except FusetuneError as error:
-        end: End = next((end for kind, end in _ENDS if isinstance(error, kind)), "failed")
-        return ended(end, str(error))
-    return ended(result.entry.verdict, None, result)
+        end, by = next((end, by) for kind, end, by in _ENDS if isinstance(error, kind))
+        return ended(end, str(error), by)
+    return ended(result.entry.verdict, result=result)
 
 
-_ENDS: Final[tuple[tuple[type[FusetuneError], End], ...]] = (
-    (CaptureError, "skipped"),
-    (UnsupportedProblemError, "skipped"),
-    (NotCheckableError, "skipped"),
-    (NoCandidateError, "revert"),
-    (NoisyMachineError, "inconclusive"),
+_ENDS: Final[tuple[tuple[type[FusetuneError], End, EndedBy], ...]] = (
+    (CaptureError, "skipped", "not_launchable"),
+    (UnsupportedProblemError, "skipped", "not_launchable"),
+    (NotCheckableError, "skipped", "not_checkable"),
+    (NoCandidateError, "revert", "no_candidate"),
+    (NoisyMachineError, "inconclusive", "noisy_machine"),
+    (WrongResultError, "failed", "wrong_result"),
+    (CompileError, "failed", "not_compiled"),
+    (UsageError, "failed", "usage"),
+    (FusetuneError, "failed", "machine"),
 )
-"""What an error comes to; every other one, of the machine or of Before itself, is a failure."""
+"""What an error comes to; the first that fits counts."""
 
 
 class _Case:
@@ -117,7 +169,7 @@ class _Case:
         request.spec.check(request.problem)
         return request
 
-    def ended(self, end: End, why: str | None, result: SweepResult | None, seconds: float) -> Tuned:
+    def ended(self, end: End, why: str | None, by: EndedBy | None, result: SweepResult | None, seconds: float) -> Tuned:
         spec, problem = self._spec, self._problem
         baseline = spec.baseline(problem) if spec is not None and problem is not None else None
         before = spec.before(problem) if spec is not None and problem is not None else None
@@ -129,6 +181,7 @@ class _Case:
             baseline=baseline,
             end=end,
             why=why,
+            ended_by=by,
             result=result,
             seconds=round(seconds, 2),
         )

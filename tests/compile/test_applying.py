@@ -29,8 +29,8 @@ def program(name: str, *arguments: str) -> Program:
     return parse_program([str(path), *arguments])
 
 
-def cases_of(asked: Program) -> dict[str, Case]:
-    """The cases of a program, as another process reads them."""
+def watched(asked: Program) -> Looked:
+    """What a program launches, as another process reads it."""
     watch = Watch()
     with stand_in(ADA):
         watch.install()
@@ -38,13 +38,19 @@ def cases_of(asked: Program) -> dict[str, Case]:
             run_program(asked)
         finally:
             watch.remove()
-    looked = msgspec.json.decode(msgspec.json.encode(watch.looked()), type=Looked)
-    return {case.kernel.name: case for case in looked.cases}
+    return msgspec.json.decode(msgspec.json.encode(watch.looked()), type=Looked)
 
 
-def applied(asked: Program, *changes: Change) -> tuple[list[Launch], tuple[Launched, ...], Applier]:
+def cases_of(asked: Program) -> dict[str, Case]:
+    """The cases of a program by their kernels."""
+    return {case.kernel.name: case for case in watched(asked).cases}
+
+
+def applied(
+    asked: Program, *changes: Change, apply: bool = True, held: tuple[Case, ...] = ()
+) -> tuple[list[Launch], tuple[Launched, ...], Applier]:
     """What reaches Triton with the changes, and what is told of it."""
-    applier = Applier(changes)
+    applier = Applier(changes, apply=apply, held=held)
 
     def run() -> None:
         applier.install()
@@ -73,12 +79,36 @@ def test_an_autotuner_takes_the_config_and_times_nothing_and_its_grid_follows():
     assert (applier.launches, applier.others) == (3, 0), "none of them was a trial"
 
 
+def test_a_case_that_is_held_runs_as_it_was_captured_and_is_not_timed_again():
+    asked = program("autotuned_add", "5000")
+    case = cases_of(asked)["add"]
+    (block,) = {256, 1024} - {case.constants["BLOCK"]}  # Not the one that would be chosen again.
+    other = msgspec.structs.replace(case, constants={"BLOCK": block}, before={**case.before, **OTHER})
+    launches, (launched,), applier = applied(asked, Change(case, {"BLOCK": 512}, OTHER), apply=False, held=(other,))
+    assert {seen for _, seen, _ in of(launches, "add")} == {block}
+    assert all(options.items() >= OTHER.items() for _, _, options in of(launches, "add"))
+    assert (applier.launches, launched.applied) == (3, 0)
+    launches, _, _ = applied(asked, Change(case, {"BLOCK": 512}, OTHER), held=(other,))
+    assert {seen for _, seen, _ in of(launches, "add")} == {512}, "a change comes first"
+
+
 def test_without_changes_or_for_another_size_all_is_as_it_was():
     case = cases_of(program("autotuned_add", "5000"))["add"]
     launches, (launched,), applier = applied(program("autotuned_add", "6000"), Change(case, {"BLOCK": 512}, OTHER))
     assert launched == Launched()
     assert (applier.launches, applier.others) == (3, 3)
     assert {block for _, block, _ in of(launches, "add")} <= {256, 1024}
+
+
+def test_all_launches_change_of_a_case_whose_numbers_count_steps():
+    asked = program("in_a_loop")
+    merged = next(case for case in watched(asked).cases if case.kernel.name == "decay" and case.differing)
+    assert set(merged.differing) == {"step", "rate"}
+    launches, (launched,), _ = applied(asked, Change(merged, {"BLOCK": 128}, OTHER))
+    ran = of(launches, "decay")
+    with_it = [(grid, block) for grid, block, options in ran if options.items() >= OTHER.items()]
+    assert with_it == [((8,), 128)] * 93, "all steps from 2 to 100 but for those that 16 divides"
+    assert (launched.applied, len(ran)) == (merged.launches, 100)
 
 
 def test_a_grid_computed_in_the_caller_follows_and_one_of_a_number_of_its_own_stays():

@@ -127,6 +127,9 @@ def test_autotune_leaves_the_chosen_one_with_before_and_baseline(file: Path) -> 
     ]
     assert change.key == ("n",)
     assert change.restored == ()
+    steps = case_of(file, values={"n": 5000, "step": 3}, differing=("step",))
+    (counting,), _ = changes_of([tuned_of(steps)], "GPU", autotune=True)
+    assert counting.key == ("n",), "a number that counts steps says nothing of which launches are alike"
     in_place, _ = changes_of(
         [tuned_of(case_of(file, roles={"x_ptr": "both", "y_ptr": "atomic"}))], "GPU", autotune=True
     )

@@ -1,0 +1,60 @@
+"""Options of `fusetune tune` on their way to what does the work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from fusetune.capture import look as looking
+from fusetune.capture.cases import Case, KernelSeen, Looked
+from fusetune.capture.child import QUOTA_BYTES
+from fusetune.cli.tune import exit_code, tune
+from fusetune.compiler.processes import CompileProcesses
+from fusetune.errors import ProgramError
+from fusetune.tune.program import End, EndedBy, Tuned
+
+
+@pytest.mark.parametrize(("words", "asked"), [((), QUOTA_BYTES), (("--quota", "500MB"), 500_000_000)])
+def test_a_quota_limits_what_is_kept_of_the_program(
+    words: tuple[str, ...], asked: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[dict[str, Any]] = []
+
+    def look(program: Any, **options: Any) -> Any:
+        given.append(options)
+        raise ProgramError("no further")
+
+    monkeypatch.setattr(looking, "look", look)
+    monkeypatch.setattr(CompileProcesses, "begin_to_load", lambda self: None)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    (tmp_path / "bench.py").write_text("", encoding="utf-8")
+    done = CliRunner().invoke(tune, ["--target", "rtx4090", *words, str(tmp_path / "bench.py")])
+    assert isinstance(done.exception, ProgramError), done.output
+    assert [one["quota_bytes"] for one in given] == [asked]
+
+
+def test_a_quota_that_is_no_size_is_refused(tmp_path: Path) -> None:
+    done = CliRunner().invoke(tune, ["--quota", "much", "bench.py"])
+    assert done.exit_code == 2
+    assert "is no size; write it as 4GiB or 500MB" in done.output
+
+
+@pytest.mark.parametrize(
+    ("end", "by", "code"),
+    [
+        ("failed", "wrong_result", 5),
+        ("failed", "not_compiled", 5),
+        ("failed", "machine", 3),
+        ("failed", "usage", 2),
+        ("inconclusive", "noisy_machine", 3),
+        ("skipped", "not_checkable", 0),
+    ],
+)
+def test_a_machine_in_trouble_is_no_wrong_kernel(end: End, by: EndedBy, code: int) -> None:
+    kernel = KernelSeen("k", "m", "m.py", 1)
+    case = Case(kernel, (1,), "tuple", tensors={}, values={}, constants={}, options={}, before={})
+    told = Tuned(case=case, op="k", problem=None, before=None, baseline=None, end=end, ended_by=by)
+    assert exit_code(Looked((case,)), [told]) == code

@@ -74,8 +74,9 @@ class Site(msgspec.Struct, frozen=True, omit_defaults=True):
 
     `line` counts from 1, `column` in bytes from 0. `parameters` are the kernel's in order. `names` are the plain values
     that names of the launching function had. `listed` are the constants and options of an autotune list, `computed`
-    those of heuristics, `follows` the constants that the grid follows. `modules` has the files of the program's own
-    modules that names are imported from. `files` has the SHA-256 of each file as it was then.
+    those of heuristics, `follows` the constants that the grid follows. `following` has, by each argument that the
+    caller computes from constants or gives the value of one, the source of that over these. `modules` has the files of
+    the program's own modules that names are imported from. `files` has the SHA-256 of each file as it was then.
     """
 
     file: str
@@ -86,6 +87,7 @@ class Site(msgspec.Struct, frozen=True, omit_defaults=True):
     listed: tuple[str, ...] = ()
     computed: tuple[str, ...] = ()
     follows: tuple[str, ...] = ()
+    following: dict[str, str] = {}
     modules: dict[str, str] = {}
     files: dict[str, str] = {}
 

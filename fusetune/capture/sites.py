@@ -53,6 +53,7 @@ def site_of(
         listed=tuple(dict.fromkeys(name for one in proposals for name in one)),
         computed=tuple(heuristics),
         follows=tuple(sorted(rule.reads)),
+        following={name: one.text for name, one in rule.derived.items() if name not in heuristics},
         modules=modules,
         files=hashes,
     )

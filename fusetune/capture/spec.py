@@ -202,7 +202,7 @@ class CapturedSpec(KernelSpec):
             raise CannotLaunchError("what the program would launch with these constants is not known")
         kernel = load_kept_kernel(kept, self.folder)
         options = {**{name: value for name, value in kept.options.items() if name not in OPTIONS}, **config.options()}
-        changed = {**placed.arguments, **{self._names[name]: value for name, value in config.constants().items()}}
+        changed = self.arguments(config)
         constexprs = (
             {one.name for one in kernel.params if one.is_constexpr}
             if hasattr(kernel, "params")
@@ -219,6 +219,15 @@ class CapturedSpec(KernelSpec):
                 value = self._value(name, one, tensors)
             (constants if name in constexprs else arguments)[name] = value
         return (Launch(kernel, placed.grid, arguments, constants, options, by_jit=True),)
+
+    def arguments(self, config: Any) -> dict[str, Any]:
+        """The constants of a config by the kernel's own names, and the arguments that follow them in the program.
+
+        Of those that follow none where that is not known.
+        """
+        placed = self._placed(config)
+        follow = placed.arguments if placed is not None else {}
+        return {**follow, **{self._names[name]: value for name, value in config.constants().items()}}
 
     def _value(self, name: str, one: ArgumentKept, tensors: Mapping[str, Any]) -> Any:
         if isinstance(one, TensorKept):

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fusetune.capture.cases import Case, Site
+from fusetune.capture.naming import value_name
 from fusetune.code.patch.change import OPTIONS, Change, Launched
 from fusetune.code.patch.edits import Finding
 from fusetune.core.config import Config
@@ -79,6 +80,7 @@ def _launched(case: Case, site: Site) -> Launched:
         listed=site.listed,
         computed=site.computed,
         follows=site.follows,
+        following=site.following,
         hooked=any("pre_hook" in finding for finding in case.findings),
         modules=site.modules,
     )
@@ -89,14 +91,25 @@ def before_of(case: Case) -> dict[str, Any]:
     return {**case.constants, **{name: case.before.get(name, usual) for name, usual in OPTIONS.items()}}
 
 
-def values_of(config: Config) -> dict[str, Any]:
-    """A config's constants and all its options."""
-    return {**config.constants(), **{name: getattr(config, name) for name in OPTIONS}}
+def values_of(one: Tuned, config: Config) -> dict[str, Any]:
+    """All constants of a case's launch with a config, by the kernel's own names, and all its options.
+
+    Constants that the program computes from those of the config, or gives the value of one, are what they then are.
+    What heuristics compute is left as it is: they compute it again.
+    """
+    case = one.case
+    names = {value_name(name): name for name in case.constants}
+    given: Mapping[str, Any] = one.arguments.get(config) or {
+        names[name]: value for name, value in config.constants().items() if name in names
+    }
+    computed = case.site.computed if case.site is not None else ()
+    changed = {name: value for name, value in given.items() if name in case.constants and name not in computed}
+    return {**case.constants, **changed, **{name: getattr(config, name) for name in OPTIONS}}
 
 
 def _wanted(one: Tuned) -> dict[str, Any] | None:
     """The config that was kept; None where what runs stays, and of a prediction, which has tested none."""
-    return values_of(one.result.entry.config) if one.result is not None and one.end == "keep" else None
+    return values_of(one, one.result.entry.config) if one.result is not None and one.end == "keep" else None
 
 
 def _tried(one: Tuned, *, autotune: bool) -> tuple[Mapping[str, Any], ...]:
@@ -108,8 +121,7 @@ def _tried(one: Tuned, *, autotune: bool) -> tuple[Mapping[str, Any], ...]:
     chosen = [one.result.entry.config, *(best if one.end == "unverified" else [])]
     others = [config for config in dict.fromkeys(chosen) if config not in safe]
     found = [*others[: MOST_TRIED - len(set(safe))], *dict.fromkeys(safe)]
-    before = before_of(one.case)
-    return tuple({**before, **values_of(config)} for config in found) if len(found) > 1 else ()
+    return tuple(values_of(one, config) for config in found) if len(found) > 1 else ()
 
 
 def _accepted(one: Tuned) -> tuple[Mapping[str, Any], ...]:
@@ -120,8 +132,7 @@ def _accepted(one: Tuned) -> tuple[Mapping[str, Any], ...]:
     limit = times.get(one.before)
     if limit is None:
         return ()
-    before = before_of(one.case)
-    return tuple({**before, **values_of(config)} for config, us in times.items() if us <= limit)
+    return tuple(values_of(one, config) for config, us in times.items() if us <= limit)
 
 
 def _is_size(name: str, value: Any) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -59,8 +59,9 @@ class Tuned(msgspec.Struct, frozen=True, kw_only=True):
 
     `end` is the verdict, or `skipped` where nothing of it could be compared or launched again, or `failed` where the
     machine or the kernel let it come to none. `why` says what happened where an error ended it, and `ended_by` says so
-    in a word. `result` is that of a sweep, `explanation` what a prediction goes by, and `profile` what a profile says
-    limits it.
+    in a word. `arguments` has, by each config that may be written back, its constants by the kernel's own names, and
+    what follows them in the program. `result` is that of a sweep, `explanation` what a prediction goes by, and
+    `profile` what a profile says limits it.
     """
 
     case: Case
@@ -71,6 +72,7 @@ class Tuned(msgspec.Struct, frozen=True, kw_only=True):
     end: End
     why: str | None = None
     ended_by: EndedBy | None = None
+    arguments: Mapping[Config, Mapping[str, Any]] = {}
     result: SweepResult | None = None
     explanation: Explanation | None = None
     profile: Diagnosis | None = None
@@ -182,9 +184,15 @@ class _Case:
             end=end,
             why=why,
             ended_by=by,
+            arguments={config: spec.arguments(config) for config in _written(result)} if spec is not None else {},
             result=result,
             seconds=round(seconds, 2),
         )
+
+
+def _written(result: SweepResult | None) -> Sequence[Config]:
+    """The configs of a result that may be written back."""
+    return () if result is None else (result.entry.config, *(ranked.config for ranked in result.best))
 
 
 def failures_of(tuned: Tuned) -> Mapping[str, int]:

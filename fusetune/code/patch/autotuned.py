@@ -28,8 +28,14 @@ def autotune_edits(source: SourceFile, kernel: cst.FunctionDef, change: Change, 
     for name in varied:
         if name not in keywords:
             raise held.refused(call, f"{name} is given by position, and an autotuner has to give it")
-        if name in change.launch.follows and not reads_constant(held, call, name):
+        goes_with = change.launch.goes_with(name) in varied
+        if name in change.launch.follows and not goes_with and not reads_constant(held, call, name):
             raise held.refused(call, f"the grid does not read {name} from what it is called with")
+    for name in change.launch.following:
+        leads = sorted(change.launch.leads(name) & set(varied))
+        if leads and not (name in varied and change.launch.goes_with(name)):
+            why = f"{name} is computed from {', '.join(leads)} before an autotuner has chosen"
+            raise held.refused(call, why)
     name = config_name(source, kernel.decorators[-1].decorator)
     text = _text(source, kernel, name, varied, change)
     at = source.start(kernel.decorators[0])

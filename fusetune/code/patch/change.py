@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -17,8 +18,9 @@ class Launched(msgspec.Struct, frozen=True, omit_defaults=True):
     `kernel` is the kernel's name, `kernel_line` that of its first decorator or `def`, `parameters` its parameters in
     order, `given` the options that it was given. `names` are the plain values that names had where it was launched.
     `listed` are the constants and options that an autotune list gives, `computed` those that heuristics do, `follows`
-    the constants that the grid follows. `hooked`: a config of that list has a pre_hook. `modules` has the files of the
-    program's own modules by name.
+    the constants that the grid follows. `following` has, by each argument that the source computes from constants or
+    gives the value of one, the expression over these. `hooked`: a config of that list has a pre_hook. `modules` has the
+    files of the program's own modules by name.
     """
 
     file: str
@@ -33,8 +35,20 @@ class Launched(msgspec.Struct, frozen=True, omit_defaults=True):
     listed: tuple[str, ...] = ()
     computed: tuple[str, ...] = ()
     follows: tuple[str, ...] = ()
+    following: Mapping[str, str] = {}
     hooked: bool = False
     modules: Mapping[str, str] = {}
+
+    def leads(self, name: str) -> frozenset[str]:
+        """The names that an argument which follows is computed from; none of any other."""
+        text = self.following.get(name)
+        nodes = ast.walk(ast.parse(text)) if text else ()
+        return frozenset(one.id for one in nodes if isinstance(one, ast.Name))
+
+    def goes_with(self, name: str) -> str | None:
+        """The constant whose very value an argument has; None of any other."""
+        text = self.following.get(name)
+        return text if text and text.isidentifier() else None
 
 
 class Change(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -59,6 +73,11 @@ class Change(msgspec.Struct, frozen=True, omit_defaults=True):
     def changed(self) -> dict[str, Any]:
         """The constants and options that are to be other than they are."""
         return {name: value for name, value in self.wanted.items() if value != self.before.get(name, OPTIONS.get(name))}
+
+    def chosen(self) -> dict[str, Any]:
+        """The same without what the source computes from these: that is another value in each case."""
+        following = self.launch.following
+        return {name: value for name, value in self.changed().items() if name not in following}
 
     def describe(self) -> str:
         """`BLOCK 1024 -> 2048, num_warps 4 -> 8`."""

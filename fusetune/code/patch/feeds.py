@@ -14,20 +14,22 @@ from fusetune.code.patch.places import attributes_like
 from fusetune.code.patch.source_file import SourceFile, last_name, shown
 
 
-def check_feeds(through: Sequence[Named], launches: Collection[cst.Call], what: str) -> None:
+def check_feeds(through: Sequence[Named], launches: Collection[cst.Call], what: str) -> list[cst.CSTNode]:
     """Raise NotWritableError where one of these names feeds more than the launches and their grids.
 
-    `what` is what the value is called at the launch.
+    `what` is what the value is called at the launch. Returns the places in the launches that it comes to.
     """
     check = _Check(launches, what)
     for one in through:
         check.all(one)
+    return check.reached
 
 
 class _Check:
     def __init__(self, launches: Collection[cst.Call], what: str) -> None:
         self._launches, self._what = launches, what
         self._seen: set[tuple[int, Keys]] = set()
+        self.reached: list[cst.CSTNode] = []
 
     def all(self, one: Named) -> None:
         for node in one.read:
@@ -41,7 +43,10 @@ class _Check:
         if asked is None:
             return  # Another key of the same table.
         node, keys = asked
-        if any(source.inside(node, call) for call in self._launches) or _asks_for_none(source, node):
+        if any(source.inside(node, call) for call in self._launches):
+            self.reached.append(node)
+            return
+        if _asks_for_none(source, node):
             return
         function = next((one for one in source.above(node) if isinstance(one, cst.FunctionDef)), None)
         if function is not None and not any(source.inside(call, function) for call in self._launches):

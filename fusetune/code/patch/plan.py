@@ -48,7 +48,7 @@ def planned(changes: Sequence[Change], sources: Sources | None = None, *, everyw
     edits: list[Edit] = []
     wanted = [one for one in _of_each_place(changes, findings) if one.changed() or one.tried]
     for change in wanted:
-        alike = [one.launch for one in wanted if one.changed() == change.changed() and one is not change]
+        alike = [one.launch for one in wanted if one.chosen() == change.chosen() and one is not change]
         try:
             own = change_edits(change, sources, alike, everywhere=everywhere)
             edits = _together(edits, own, sources)
@@ -190,16 +190,18 @@ def _to_choose_from(heaviest: Change, group: Sequence[Change]) -> Change:
 def _values_at_place(change: Change) -> dict[str, Any]:
     """What every launch of a place gets with a change: all that a list of configs gives, else what is changed."""
     listed = {name: change.wanted[name] for name in change.launch.listed if name in change.wanted}
-    return {**(listed if change.changed() else {}), **change.changed()}
+    return {**(listed if change.changed() else {}), **change.chosen()}
 
 
 def _takes(change: Change, values: Mapping[str, Any]) -> bool:
     """Whether a case wants values, or was found right and no slower with them."""
     wants = all(change.wanted.get(name) == value for name, value in values.items())
-    if wants and change.changed().keys() <= values.keys():
+    if wants and change.chosen().keys() <= values.keys():
         return True
-    merged = {**change.before, **values}
-    return any(all(merged.get(name) == value for name, value in one.items()) for one in change.accepts)
+    merged, following = {**change.before, **values}, change.launch.following
+    return any(
+        all(merged.get(name) == value for name, value in one.items() if name not in following) for one in change.accepts
+    )
 
 
 def _together(edits: Collection[Edit], more: Collection[Edit], sources: Sources) -> list[Edit]:

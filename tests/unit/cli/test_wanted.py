@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from fusetune.capture.cases import Case, KernelSeen, Looked, Site, TensorSeen
 from fusetune.capture.programs import Program
 from fusetune.cli.tuned_code import Outputs, check_program, hand_out, module_of, outputs_of, plan_of
-from fusetune.cli.wanted import changes_of
+from fusetune.cli.wanted import changes_of, values_of
 from fusetune.code.patch.written import sha256_of
 from fusetune.core.config import Config, NamedConfig
 from fusetune.core.decision import Gain
@@ -116,6 +117,21 @@ def test_a_kept_config_is_written_with_what_was_measured(file: Path) -> None:
     launch = f"{indent}double["
     wanted = SOURCE.replace(launch, f"{comment}{launch}").replace("n, BLOCK=1024", "n, BLOCK=2048, num_warps=8")
     assert patch.after.decode() == wanted
+
+
+def test_constants_have_the_kernel_s_own_names_and_what_follows_them_is_as_it_then_is(file: Path) -> None:
+    constants = {"_BLOCK": 1024, "label": 64, "EVEN": True, "NUM": 5}
+    config = NamedConfig(num_warps=8, num_stages=3, BLOCK_=2048, label_=32)
+    case = case_of(file, constants=constants)
+    assert case.site is not None
+    case = structs.replace(case, site=structs.replace(case.site, computed=("EVEN",)))
+    options = {"num_warps": 8, "num_stages": 3, "num_ctas": 1, "maxnreg": None}
+    one = tuned_of(case, config=config)
+    assert values_of(one, config) == {**constants, "_BLOCK": 2048, "label": 32, **options}
+    followed = {"_BLOCK": 2048, "label": 32, "NUM": 3, "EVEN": False, "count": 3}
+    one = structs.replace(one, arguments={config: followed})
+    wanted = {"_BLOCK": 2048, "label": 32, "NUM": 3, "EVEN": True, **options}
+    assert values_of(one, config) == wanted, "heuristics compute EVEN again, and count is no constant"
 
 
 def test_autotune_leaves_the_chosen_one_with_before_and_baseline(file: Path) -> None:

@@ -18,6 +18,7 @@ import msgspec
 from fusetune.capture.again import AgainRequest, Ran
 from fusetune.capture.applying import Applier
 from fusetune.capture.child import print_failure
+from fusetune.capture.overlay import Overlay
 from fusetune.capture.programs import run_program
 from fusetune.capture.repeated import Repeated, repeated
 from fusetune.capture.results import Difference, Results, difference, have_tensors, load, on_cpu, save
@@ -43,6 +44,9 @@ def main() -> int:
             from fusetune.capture.stand_in import stand_in
 
             stack.enter_context(stand_in(find_target(request.target)))
+        overlay = Overlay(request.texts)
+        overlay.install()
+        stack.callback(overlay.remove)
         applier.install()
         stack.callback(applier.remove)
         try:

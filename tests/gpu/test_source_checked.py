@@ -1,4 +1,4 @@
-"""What is given out of a program on a GPU was run first: a module and a patch that are faster, and ones that are not."""
+"""What is given out of a program on a GPU was run first: what is faster is, and what is not comes out unchanged."""
 
 from __future__ import annotations
 

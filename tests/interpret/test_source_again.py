@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from msgspec import structs
 
+from fusetune.capture.again import FreshProcesses
+from fusetune.capture.again_child import ran_of
 from fusetune.capture.cases import Looked, Site
 from fusetune.capture.programs import Program, run_program
 from fusetune.cli.source_check import Question
@@ -56,8 +58,11 @@ def verdicts(file: Path, folder: Path, **blocks: int) -> tuple[Program, list[Any
     return program, tuned, Looked(tuple(one.case for one in tuned), gpu="NVIDIA H200")
 
 
-def test_of_a_right_and_a_wrong_tile_the_module_has_the_right_one_alone(file: Path, tmp_path: Path) -> None:
-    # A row of 100 does not fit into 64.
+def test_of_a_right_and_a_wrong_tile_the_module_has_the_right_one_alone(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Eight runs, in this process. A row of 100 does not fit into 64.
+    monkeypatch.setattr(FreshProcesses, "run", lambda _, asked, limit_s=None: ran_of(asked))
     program, tuned, looked = verdicts(file, tmp_path, twice=64, row_softmax=64)
     made = tmp_path / "optimized.py"
     outputs = Outputs(made, tmp_path / "configs", diff=False, apply=False, autotune=False)

@@ -59,7 +59,8 @@ class SourceCheck(msgspec.Struct, frozen=True, kw_only=True):
     """The last word on one form of the changed source, or the sentence that says why there is none.
 
     `changes` names the kernels of each change that could be left out; those that depend on each other are one.
-    `refused` is why nothing of it is given out, where the program could not say anything.
+    `refused` is why nothing of it is given out, where the program could not say anything. `unlike` is what is wrong
+    with the source though none of its launches is changed, as a module that leaves out what the program needs.
     """
 
     form: Form
@@ -67,6 +68,7 @@ class SourceCheck(msgspec.Struct, frozen=True, kw_only=True):
     word: LastWord | None = None
     why_not: str | None = None
     refused: str | None = None
+    unlike: str | None = None
 
     def left_out(self) -> set[int]:
         """The numbers of the changes that are not given out."""
@@ -80,11 +82,12 @@ class SourceCheck(msgspec.Struct, frozen=True, kw_only=True):
 
     def sentences(self) -> list[str]:
         """The same without that, as at the top of a module."""
+        unlike = [] if self.unlike is None else [f"it does not give what the program gives: {self.unlike}"]
         if self.refused is not None:
             return [f"no launch is changed: {self.refused}"]
-        if self.word is None:
-            return [] if self.why_not is None else [self.why_not]
-        return list(self._sentences(self.word))
+        if self.why_not is not None:
+            return [self.why_not]
+        return [*(["no launch is changed"] if self.word is None else self._sentences(self.word)), *unlike]
 
     def _sentences(self, word: LastWord) -> Iterator[str]:
         if word.failed is not None:
@@ -112,8 +115,8 @@ class SourceCheck(msgspec.Struct, frozen=True, kw_only=True):
             left = ("changes", "applied", "launches", "left", "others")  # Of launches, which are not told apart here.
             told |= {name: value for name, value in plain.items() if name not in left}
             told["ratio"] = self.word.ratio
-        why_not = self.refused or self.why_not
-        return {**told, "given_out": len(self.changes) - len(self.left_out()), "why_not": why_not}
+        given_out = len(self.changes) - len(self.left_out())
+        return {**told, "given_out": given_out, "why_not": self.refused or self.why_not, "unlike": self.unlike}
 
 
 def _result_and_time(word: LastWord) -> Iterator[str]:
@@ -133,42 +136,63 @@ def checked(
     source_of: Callable[[Plan], Source],
     question: Question | None,
 ) -> tuple[Plan, SourceCheck | None]:
-    """What of the changes is given out, and what the program said; nothing where there are none, or no question.
+    """What of the changes is given out, and what the program said; nothing without a question.
 
     `plan_of` gives the edits for verdicts, and `source_of` what is run with them. Where the program cannot be asked,
-    nothing is given out.
+    nothing is given out. A module is another text than the program even where no launch is changed, and is asked about
+    then, too.
     """
-    from fusetune.cli.progress import make_progress
-    from fusetune.tune.source_again import ask_source
-
     plan = plan_of(tuned)
-    if not plan.made or question is None:
+    if question is None:
         return plan, None
-    if question.why_not is not None:
-        return plan, SourceCheck(form=form, why_not=question.why_not)
     changes = changes_apart(plan, lambda kernels: plan_of(without(kernels, tuned)))
-    check = SourceCheck(form=form, changes=tuple(tuple(name for _, name in one) for one in changes))
+    check = SourceCheck(
+        form=form, changes=tuple(tuple(name for _, name in one) for one in changes), why_not=question.why_not
+    )
+    if question.why_not is not None:
+        return plan, check if changes else None
 
     def plan_with(numbers: Collection[int]) -> Plan:
         gone = [kernel for number, one in enumerate(changes) if number not in numbers for kernel in one]
         return plan_of(without(gone, tuned))
 
+    def with_changes(numbers: Collection[int]) -> Source:
+        return source_of(plan_with(numbers))
+
     try:
-        word = ask_source(
-            program,
-            len(changes),
-            lambda numbers: source_of(plan_with(numbers)),
-            make_progress(),
-            tolerance=question.tolerance,
-            least_gain=question.least_gain,
-            limit_s=question.limit_s,
-        )
+        if changes:
+            word = _asked(program, len(changes), with_changes, question, question.least_gain)
+            check = msgspec.structs.replace(check, word=word)
+        left = set(range(len(changes))) - check.left_out()
+        if form == "module" and not left and (check.word is None or check.word.failed is None):
+            word = _asked(program, 1, lambda _: with_changes(()), question, None)
+            check = msgspec.structs.replace(check, unlike=next((one.detail for one in word.reverted), None))
     except FusetuneError as error:
-        check = msgspec.structs.replace(check, refused=f"the program could not be run with it: {error}")
-    else:
-        check = msgspec.structs.replace(check, word=word)
-    left = set(range(len(changes))) - check.left_out()
-    return plan_with(left), check
+        refused = f"the program could not be run with it: {error}"
+        check = msgspec.structs.replace(check, refused=refused)
+        left = set()
+    return plan_with(left), check if changes or form == "module" else None
+
+
+def _asked(
+    program: Program,
+    count: int,
+    source_with: Callable[[Collection[int]], Source],
+    question: Question,
+    least_gain: float | None,
+) -> LastWord:
+    from fusetune.cli.progress import make_progress
+    from fusetune.tune.source_again import ask_source
+
+    return ask_source(
+        program,
+        count,
+        source_with,
+        make_progress(),
+        tolerance=question.tolerance,
+        least_gain=least_gain,
+        limit_s=question.limit_s,
+    )
 
 
 def changes_apart(plan: Plan, plan_without: Callable[[Collection[Kernel]], Plan]) -> list[tuple[Kernel, ...]]:
@@ -178,7 +202,7 @@ def changes_apart(plan: Plan, plan_without: Callable[[Collection[Kernel]], Plan]
     """
     kernels = list(dict.fromkeys(_kernel(change) for change in plan.made))
     if len(kernels) < 2:
-        return [tuple(kernels)]
+        return [tuple(kernels)] if kernels else []
     apart: list[Kernel] = []
     together: list[Kernel] = []
     for kernel in kernels:

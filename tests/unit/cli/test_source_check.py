@@ -19,7 +19,7 @@ from fusetune.errors import MachineError
 from fusetune.tune import source_again
 from fusetune.tune.last_word import LastWord, Reverted
 from fusetune.tune.source_again import Source
-from tests.unit.cli.test_wanted import SOURCE, case_of, tuned_of
+from tests.unit.cli.test_wanted import BEFORE, SOURCE, case_of, tuned_of
 
 ASKED = Question(least_gain=0.02)
 
@@ -36,11 +36,14 @@ class Asked:
         self.said = said
         self.sources: list[Source] = []
         self.named: dict[str, Any] = {}
+        self.unchanged = LastWord(changes=1)
 
     def __call__(
         self, program: Program, count: int, source_with: Callable[[Collection[int]], Source], _: Any, **named: Any
     ) -> LastWord:
         self.sources.append(source_with(range(count)))
+        if self.sources[0].program == self.sources[-1].program and len(self.sources) == 2:
+            return self.unchanged  # A module that is left without a change is asked about again.
         self.named = named
         if isinstance(self.said, Exception):
             raise self.said
@@ -120,6 +123,24 @@ def test_what_the_program_does_not_bear_out_comes_out_as_it_was_and_says_what_wa
     assert code.to_builtins()["module"]["given_out"] == 0
 
 
+def test_a_module_without_a_change_that_gives_something_else_says_so(
+    monkeypatch: pytest.MonkeyPatch, file: Path
+) -> None:
+    asked = Asked(LastWord(changes=1, reverted=(Reverted(0, "wrong", "the program fails: NameError: rows"),)))
+    monkeypatch.setattr(source_again, "ask_source", asked)
+    tuned = [tuned_of(case_of(file), "revert", BEFORE)]
+    looked, program = Looked((tuned[0].case,), gpu="NVIDIA H200"), Program("model", str(file))
+    outputs = Outputs(file.with_name("optimized.py"), Path("configs"), diff=True, apply=False, autotune=False)
+    code = code_of(outputs, program, tuned, looked, ASKED)
+    assert asked.named["least_gain"] is None
+    assert code.patch is not None
+    assert code.patch.check is None
+    assert code.lines() == [
+        "The module: no launch is changed",
+        "The module: it does not give what the program gives: the program fails: NameError: rows",
+    ]
+
+
 def test_without_a_gpu_nothing_is_asked_and_with_the_option_that_is_said(
     monkeypatch: pytest.MonkeyPatch, file: Path
 ) -> None:
@@ -128,6 +149,7 @@ def test_without_a_gpu_nothing_is_asked_and_with_the_option_that_is_said(
     assert "# The program was not run with it (--no-program-check).\n" in module
     assert "num_warps=8" in module
     assert code.to_builtins()["module"]["why_not"] == NOT_ASKED
+    assert code.to_builtins()["module"]["given_out"] == 1
     options = {"least_gain": 0.02, "limit_s": None}
     assert question_of([], on_gpu=False, wanted=True, **options) is None
     assert question_of([], on_gpu=True, wanted=False, **options) == Question(NOT_ASKED)

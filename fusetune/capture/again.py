@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 
 from fusetune.capture.applying import Launched
+from fusetune.capture.cases import Case
 from fusetune.capture.changes import Change
 from fusetune.capture.programs import Program
 from fusetune.capture.results import Difference
@@ -21,9 +22,9 @@ from fusetune.errors import MachineError
 class AgainRequest(msgspec.Struct, frozen=True):
     """A program to run once more, with the changes or, without `apply`, as it is, and only looked at.
 
-    `texts` are files that have another text in that process, by their paths. `save` is where what it gives is written
-    to, `against` a file of another run to compare it with. With `target` launches are compiled for that GPU and not
-    made.
+    Autotuners above the cases of `held` take what ran when these were captured. `texts` are files that have another
+    text in that process, by their paths. `save` is where what it gives is written to, `against` a file of another run
+    to compare it with. With `target` launches are compiled for that GPU and not made.
     """
 
     program: Program
@@ -32,6 +33,7 @@ class AgainRequest(msgspec.Struct, frozen=True):
     save: str | None = None
     against: str | None = None
     target: str | None = None
+    held: tuple[Case, ...] = ()
     texts: dict[str, bytes] = {}
 
 
@@ -87,11 +89,12 @@ def request_of(
     save: Path | None = None,
     against: Path | None = None,
     target: str | None = None,
+    held: Sequence[Case] = (),
     texts: Mapping[str, bytes] | None = None,
 ) -> AgainRequest:
     """What to ask of a process."""
     saved, other = (None if one is None else str(one) for one in (save, against))
-    return AgainRequest(program, tuple(changes), apply, saved, other, target, dict(texts or {}))
+    return AgainRequest(program, tuple(changes), apply, saved, other, target, tuple(held), dict(texts or {}))
 
 
 class FreshProcesses:

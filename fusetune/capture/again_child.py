@@ -44,7 +44,7 @@ def main() -> int:
 def ran_of(request: AgainRequest) -> Ran:
     """Run what is asked in this process; whatever the program ends with is in the answer."""
     began = time.monotonic()
-    applier = Applier(request.changes, apply=request.apply)
+    applier = Applier(request.changes, apply=request.apply, held=request.held)
     with contextlib.ExitStack() as stack:
         if request.target is not None:
             from fusetune.capture.stand_in import stand_in

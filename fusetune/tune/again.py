@@ -10,6 +10,7 @@ from typing import Final
 from msgspec import structs
 
 from fusetune.capture.again import FreshProcesses, Ran, request_of
+from fusetune.capture.cases import Case
 from fusetune.capture.changes import Change
 from fusetune.capture.naming import value_name
 from fusetune.capture.oracle import FROBENIUS, TENSOR_CORES, multiplies
@@ -51,7 +52,8 @@ def ask_program(
         FreshProcesses(ahead=True) as processes,
     ):
         runs = ProgramRuns(processes, Path(folder, "before.pt"), limit_s)
-        word = last_word(len(changes), _ProgramRunner(runs, program, changes), tolerance_of(changes))
+        runner = _ProgramRunner(runs, program, changes, held_of(tuned))
+        word = last_word(len(changes), runner, tolerance_of(changes))
     left = list(tuned)
     for one in word.reverted:
         number = kept[one.change]
@@ -71,6 +73,11 @@ def change_of(tuned: Tuned) -> Change:
     names = {value_name(name): name for name in tuned.case.constants}
     constants = {names[name]: value for name, value in config.constants().items() if name in names}
     return Change(tuned.case, constants, config.options())
+
+
+def held_of(tuned: Sequence[Tuned]) -> tuple[Case, ...]:
+    """The cases that an autotuner launched, whose choice is not made again."""
+    return tuple(one.case for one in tuned if one.case.proposals)
 
 
 def tolerance_of(changes: Sequence[Change]) -> float:
@@ -98,12 +105,13 @@ class ProgramRuns:
         changes: Sequence[Change] = (),
         *,
         apply: bool = False,
+        held: Sequence[Case] = (),
         texts: Mapping[str, bytes] | None = None,
     ) -> Ran:
-        """Run it as it is, or with changes, or with other texts of its files."""
+        """Run it as it is, or with changes, or with other texts of its files; autotuners take what the held ran."""
         there = self._result.exists()
         save, against = (None, self._result) if there else (self._result, None)
-        asked = request_of(program, changes, apply=apply, save=save, against=against, texts=texts)
+        asked = request_of(program, changes, apply=apply, save=save, against=against, held=held, texts=texts)
         ran = self._processes.run(asked, self._limit_s)
         if self._limit_s is None:
             self._limit_s = LEAST_LIMIT_S + LONGER * ran.wall_s
@@ -113,16 +121,17 @@ class ProgramRuns:
 class _ProgramRunner:
     """Runs a program with configs in the place of its launches' own."""
 
-    def __init__(self, runs: ProgramRuns, program: Program, changes: Sequence[Change]) -> None:
-        self._runs, self._program, self._changes = runs, program, tuple(changes)
+    def __init__(self, runs: ProgramRuns, program: Program, changes: Sequence[Change], held: Sequence[Case]) -> None:
+        self._runs, self._program, self._changes, self._held = runs, program, tuple(changes), held
 
     def before(self) -> Ran:
         """See Runner."""
-        return self._runs.run(self._program, self._changes)
+        return self._runs.run(self._program, self._changes, held=self._held)
 
     def after(self, changes: Collection[int]) -> Ran:
         """See Runner."""
-        return self._runs.run(self._program, [self._changes[number] for number in changes], apply=True)
+        asked = [self._changes[number] for number in changes]
+        return self._runs.run(self._program, asked, apply=True, held=self._held)
 
 
 def taken_back(tuned: Tuned, reason: Reason, detail: str) -> Tuned:

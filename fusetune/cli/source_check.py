@@ -10,7 +10,6 @@ import msgspec
 from fusetune.errors import FusetuneError
 
 if TYPE_CHECKING:
-    from fusetune.capture.programs import Program
     from fusetune.code.patch.change import Change
     from fusetune.code.patch.plan import Plan
     from fusetune.tune.last_word import LastWord, Why
@@ -130,7 +129,7 @@ def _result_and_time(word: LastWord) -> Iterator[str]:
 
 def checked(
     form: Form,
-    program: Program,
+    before: Source,
     tuned: Sequence[Tuned],
     plan_of: Callable[[Sequence[Tuned]], Plan],
     source_of: Callable[[Plan], Source],
@@ -138,9 +137,9 @@ def checked(
 ) -> tuple[Plan, SourceCheck | None]:
     """What of the changes is given out, and what the program said; nothing without a question.
 
-    `plan_of` gives the edits for verdicts, and `source_of` what is run with them. Where the program cannot be asked,
-    nothing is given out. A module is another text than the program even where no launch is changed, and is asked about
-    then, too.
+    `before` is the program as it is, `plan_of` gives the edits for verdicts, and `source_of` what is run with them.
+    Where the program cannot be asked, nothing is given out. A module is another text than the program even where no
+    launch is changed, and is asked about then, too.
     """
     plan = plan_of(tuned)
     if question is None:
@@ -161,11 +160,11 @@ def checked(
 
     try:
         if changes:
-            word = _asked(program, len(changes), with_changes, question, question.least_gain)
+            word = _asked(before, len(changes), with_changes, question, question.least_gain)
             check = msgspec.structs.replace(check, word=word)
         left = set(range(len(changes))) - check.left_out()
         if form == "module" and not left and (check.word is None or check.word.failed is None):
-            word = _asked(program, 1, lambda _: with_changes(()), question, None)
+            word = _asked(before, 1, lambda _: with_changes(()), question, None)
             check = msgspec.structs.replace(check, unlike=next((one.detail for one in word.reverted), None))
     except FusetuneError as error:
         refused = f"the program could not be run with it: {error}"
@@ -175,7 +174,7 @@ def checked(
 
 
 def _asked(
-    program: Program,
+    before: Source,
     count: int,
     source_with: Callable[[Collection[int]], Source],
     question: Question,
@@ -185,7 +184,7 @@ def _asked(
     from fusetune.tune.source_again import ask_source
 
     return ask_source(
-        program,
+        before,
         count,
         source_with,
         make_progress(),

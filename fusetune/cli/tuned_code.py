@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
@@ -17,7 +17,7 @@ from fusetune.core.text import printable
 from fusetune.errors import MachineError, UsageError
 
 if TYPE_CHECKING:
-    from fusetune.capture.cases import Looked
+    from fusetune.capture.cases import Case, Looked
     from fusetune.capture.programs import Program
     from fusetune.code.patch.plan import Plan
     from fusetune.tune.program import Tuned
@@ -176,17 +176,35 @@ def code_of(
         text, _ = module_of(program, plan, tuned, looked)
         path = str(outputs.module.absolute())
         beside = structs.replace(program, what=path, reference=program.reference or program.what)
-        return Source(beside, {path: text.encode()})
+        own = str(Path(program.what).absolute())
+        return Source(beside, {path: text.encode()}, _held(tuned, plan, {own: path}))
 
     def patched(plan: Plan) -> Source:
-        return Source(program, {one.file: one.after for one in plan.files})
+        return Source(program, {one.file: one.after for one in plan.files}, _held(tuned, plan))
 
+    before = Source(program, {}, _held(tuned))
     module = patch = None
     if outputs.module is not None:
-        module = Form(*checked("module", program, tuned, planned, module_with, question))
+        module = Form(*checked("module", before, tuned, planned, module_with, question))
     if outputs.diff or outputs.apply:
-        patch = Form(*checked("patch", program, tuned, planned, patched, question))
+        patch = Form(*checked("patch", before, tuned, planned, patched, question))
     return Code(module, patch)
+
+
+def _held(tuned: Sequence[Tuned], plan: Plan | None = None, moved: Mapping[str, str] | None = None) -> list[Case]:
+    """The cases whose autotuners choose what they chose: those of kernels that a plan leaves alone.
+
+    `moved` are files under whose new paths they then run.
+    """
+    from fusetune.tune.again import held_of
+
+    changed = {(one.launch.kernel_file, one.launch.kernel) for one in plan.made} if plan is not None else set()
+    kept = [case for case in held_of(tuned) if (case.kernel.file, case.kernel.name) not in changed]
+    paths = moved or {}
+    return [
+        structs.replace(case, kernel=structs.replace(case.kernel, file=paths.get(case.kernel.file, case.kernel.file)))
+        for case in kept
+    ]
 
 
 def hand_out(

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
-from fusetune.capture.cases import Looked
+from fusetune.capture.cases import KernelSeen, Looked
 from fusetune.capture.programs import Program
 from fusetune.capture.results import Difference
 from fusetune.cli import source_check
@@ -39,7 +40,7 @@ class Asked:
         self.unchanged = LastWord(changes=1)
 
     def __call__(
-        self, program: Program, count: int, source_with: Callable[[Collection[int]], Source], _: Any, **named: Any
+        self, before: Source, count: int, source_with: Callable[[Collection[int]], Source], _: Any, **named: Any
     ) -> LastWord:
         self.sources.append(source_with(range(count)))
         if self.sources[0].program == self.sources[-1].program and len(self.sources) == 2:
@@ -141,6 +142,26 @@ def test_a_module_without_a_change_that_gives_something_else_says_so(
     ]
 
 
+def test_an_autotuner_of_a_kernel_that_is_as_before_takes_what_it_took_where_the_kernel_then_stands(
+    monkeypatch: pytest.MonkeyPatch, file: Path
+) -> None:
+    asked = Asked(word())
+    monkeypatch.setattr(source_again, "ask_source", asked)
+    tuned = [tuned_of(case_of(file))]
+    own = case_of(file, site=None)
+    listed = structs.replace(own, proposals=({"BLOCK": 1024},), kernel=KernelSeen("add", "m", str(file), 20))
+    tuned.append(tuned_of(listed, "revert", BEFORE))
+    looked, program = Looked(tuple(one.case for one in tuned)), Program("model", str(file))
+    outputs = Outputs(file.with_name("optimized.py"), Path("configs"), diff=True, apply=False, autotune=False)
+    code_of(outputs, program, tuned, looked, ASKED)
+    of_module, of_patch = asked.sources
+    assert [case.kernel.file for case in of_module.held] == [str(file.with_name("optimized.py"))]
+    assert [case.kernel.file for case in of_patch.held] == [str(file)]
+    changed = structs.replace(listed, kernel=tuned[0].case.kernel)
+    code_of(outputs, program, [tuned[0], tuned_of(changed, "revert", BEFORE)], looked, ASKED)
+    assert asked.sources[-1].held == []
+
+
 def test_without_a_gpu_nothing_is_asked_and_with_the_option_that_is_said(
     monkeypatch: pytest.MonkeyPatch, file: Path
 ) -> None:
@@ -159,7 +180,6 @@ def test_without_a_gpu_nothing_is_asked_and_with_the_option_that_is_said(
 def test_kernels_whose_edits_can_be_made_alone_are_apart_and_the_others_one_change(file: Path) -> None:
     tuned = [tuned_of(case_of(file))]
     (one,) = plan_of(tuned, Looked((tuned[0].case,)), autotune=False).made
-    from msgspec import structs
 
     def named(name: str) -> Any:
         return structs.replace(one, launch=structs.replace(one.launch, kernel=name))

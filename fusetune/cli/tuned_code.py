@@ -289,6 +289,17 @@ def header_of(
         lines += [sentence[:1].upper() + sentence[1:] + "." for sentence in check.sentences()]
     elif not plan.made:
         lines.append("No launch is changed.")
-    lines += dict.fromkeys(verdict_of(one) for one in tuned)
+    for verdict, reasons in dict.fromkeys((verdict_of(one), _reasons_of(one)) for one in tuned):
+        lines += [verdict, *(f"  {reason}" for reason in reasons)]
     lines += [f"Not written back: {Path(one.file).name}:{one.line}: {one.text}" for one in plan.findings]
-    return [part for line in lines for part in textwrap.wrap(printable(line), LINE_LENGTH - 2, subsequent_indent="  ")]
+    wrapper = textwrap.TextWrapper(LINE_LENGTH - 2, subsequent_indent="  ", break_on_hyphens=False)
+    return [part for line in lines for part in wrapper.wrap(printable(line))]
+
+
+def _reasons_of(one: Tuned) -> tuple[str, ...]:
+    """What a profile says of a case, and what a prediction goes by."""
+    from fusetune.cli.explained import reasons
+
+    if one.explanation is not None:
+        return tuple(reasons(one.explanation))
+    return (f"By the profile: {one.profile.sentence}",) if one.profile is not None else ()

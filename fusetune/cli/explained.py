@@ -35,6 +35,18 @@ def to_lines(name: str, sizes: str, found: Explanation) -> list[str]:
     return lines
 
 
+def reasons(found: Explanation) -> Iterator[str]:
+    """Why a prediction proposes what it does, as sentences without figures of the compiler, as for a module's top."""
+    found = shown(found)
+    if found.profile is not None:
+        yield f"By the profile: {found.profile.sentence}"
+    else:
+        yield f"{found.bound.name}: {found.bound.why}"
+    for rule in found.fired:
+        yield f"Rule: {rule.name} ({rule.condition}): {rule.advice}"
+    yield from (f"To try: {_called(one)}: {one.proposed}" for one in found.configs if one.proposed is not None)
+
+
 def profile_lines(profile: Diagnosis, file: str | None) -> list[str]:
     """What a profile says of a case, and what is to be said of the profile."""
     profile = shown(profile)

@@ -12,7 +12,7 @@ import click
 
 from fusetune.cli.program_options import CONTEXT, program_options, quota_option
 from fusetune.cli.shown import echo, echo_console, echo_json
-from fusetune.cli.tuned_code import check_program, code_options, hand_out, outputs_of
+from fusetune.cli.tuned_code import Code, check_program, code_of, code_options, hand_out, outputs_of
 from fusetune.core.decision import KeepRule
 from fusetune.core.space import SPACE_NAMES
 from fusetune.core.target import DEFAULT_TARGET, Target, find_target
@@ -129,6 +129,7 @@ def tune(
     diff: bool,
     apply: bool,
     autotune: bool,
+    per_kernel: bool,
     runs: Path | None,
     as_json: bool,
 ) -> None:
@@ -152,7 +153,7 @@ def tune(
 
     began = time.monotonic()
     parsed = parse_program([*(["-m", module] if module else []), *program], args=expression, reference=reference)
-    outputs = outputs_of(output, configs, diff=diff, apply=apply, autotune=autotune)
+    outputs = outputs_of(output, configs, diff=diff, apply=apply, autotune=autotune, per_kernel=per_kernel)
     check_program(outputs, parsed)
     if target_name is None and not nvml.gpu_present():
         target_name = DEFAULT_TARGET
@@ -212,13 +213,23 @@ def tune(
             tuned.append(explainer.told(number, tune_case(case, request, explainer.running(number, run))))
         processes.end()  # While the outcome is shown.
         from fusetune.cli.program_check import run_again, why_not_asked
+        from fusetune.cli.source_check import question_of
 
         why_not = why_not_asked(on_gpu=target is None, wanted=not no_program_check, failed=looked.failed)
         tuned, checked = run_again(parsed, tuned, why_not=why_not, limit_s=limit_s)
+        code = Code(None, None)
+        if outputs.any and not looked.failed:  # Whoever changes a program has to have seen it run.
+            question = question_of(
+                tuned,
+                on_gpu=target is None,
+                wanted=not no_program_check,
+                least_gain=None if per_kernel else min_gain,
+                limit_s=limit_s,
+            )
+            code = code_of(outputs, parsed, tuned, looked, question)
         words, folder = _words(module, program), outputs.configs
-        _show(looked, cases, tuned, checked, words, time.monotonic() - began, folder, as_json=as_json)
-    if outputs.any and not looked.failed:  # Whoever changes a program has to have seen it run.
-        hand_out(outputs, parsed, tuned, looked, quiet=as_json)
+        _show(looked, cases, tuned, checked, code, words, time.monotonic() - began, folder, as_json=as_json)
+    hand_out(outputs, parsed, tuned, looked, code, quiet=as_json)
     ctx.exit(exit_code(looked, tuned))
 
 
@@ -257,6 +268,7 @@ def _show(
     cases: Sequence[Case],
     tuned: Sequence[Tuned],
     checked: ProgramCheck,
+    code: Code,
     program: str,
     seconds: float,
     output: Path,
@@ -271,7 +283,12 @@ def _show(
 
         gpu = looked.gpu or looked.compiled_for
         made: dict[str, Any] = to_builtins(program, gpu, seconds, tuned)
-        told = {**made, "program_check": checked.to_builtins(), "failed": looked.failed}
+        told = {
+            **made,
+            "program_check": checked.to_builtins(),
+            "source_check": code.to_builtins(),
+            "failed": looked.failed,
+        }
         echo_json(json.dumps(told, indent=1))
     else:
         from rich.console import Console
@@ -280,7 +297,7 @@ def _show(
             echo_console(Console(), lambda console: console.print(table_of_tuned(tuned)))
         for line in explanations_of(tuned):
             echo(line)
-        for line in [*sentences_on(tuned), *checked.lines(), *besides(looked, cases)]:
+        for line in [*sentences_on(tuned), *checked.lines(), *code.lines(), *besides(looked, cases)]:
             echo(printable(line))
         files = sorted({str(one.result.file) for one in tuned if one.result is not None and one.result.file})
         if files:

@@ -10,7 +10,7 @@ from msgspec import structs
 
 from fusetune.capture.cases import Case, KernelSeen, Looked, Site, TensorSeen
 from fusetune.capture.programs import Program
-from fusetune.cli.tuned_code import Outputs, check_program, hand_out, module_of, outputs_of, plan_of
+from fusetune.cli.tuned_code import Outputs, check_program, code_of, hand_out, module_of, outputs_of, plan_of
 from fusetune.cli.wanted import changes_of, values_of
 from fusetune.code.patch.written import sha256_of
 from fusetune.core.config import Config, NamedConfig
@@ -95,6 +95,11 @@ def tuned_of(case: Case, end: End = "keep", config: Config = BEST, best: tuple[R
     return Tuned(
         case=case, op="double", problem=entry.problem, before=BEFORE, baseline=BASELINE, end=end, result=result
     )
+
+
+def handed_out(outputs: Outputs, program: Program, tuned: list[Tuned], looked: Looked) -> str:
+    """Without a word of the program's, as where there is no GPU."""
+    return hand_out(outputs, program, tuned, looked, code_of(outputs, program, tuned, looked, None))
 
 
 @pytest.fixture
@@ -187,10 +192,10 @@ def test_what_is_applied_is_applied_once_and_only_to_what_ran(file: Path, capsys
     looked, program = Looked((tuned[0].case,), gpu="GPU"), Program("model", str(file))
     outputs = Outputs(None, Path("configs"), diff=True, apply=True, autotune=False)
     file.write_text(SOURCE + "# mine\n", encoding="utf-8")
-    assert hand_out(outputs, program, tuned, looked) == ""
+    assert handed_out(outputs, program, tuned, looked) == ""
     assert "has changed since its launches were captured" in capsys.readouterr().err
     file.write_text(SOURCE, encoding="utf-8")
-    assert "+++ b/" in hand_out(outputs, program, tuned, looked)
+    assert "+++ b/" in handed_out(outputs, program, tuned, looked)
     assert "num_warps=8" in file.read_text(encoding="utf-8")
     assert file.with_name("current.py.orig").read_text(encoding="utf-8") == SOURCE
 
@@ -199,7 +204,7 @@ def test_a_module_goes_to_a_file_of_its_own(file: Path) -> None:
     tuned = [tuned_of(case_of(file))]
     looked, program = Looked((tuned[0].case,), gpu="NVIDIA H200"), Program("model", str(file))
     made = file.with_name("optimized.py")
-    hand_out(Outputs(made, Path("configs"), diff=False, apply=False, autotune=False), program, tuned, looked)
+    handed_out(Outputs(made, Path("configs"), diff=False, apply=False, autotune=False), program, tuned, looked)
     text = made.read_text(encoding="utf-8")
     assert text.startswith("# current.py after fusetune ")
     assert "# double: BLOCK=2048 w8 s3: 6.90 us, was 10.0 us" in text
@@ -221,5 +226,6 @@ def test_the_output_is_a_module_by_its_name_and_else_the_folder_of_configs() -> 
     assert not made("out").any
     with pytest.raises(UsageError, match="both name the folder"):
         made("out", "c")
-    with pytest.raises(UsageError, match="--autotune says what is written"):
-        made("out", autotune=True)
+    for flag in ("autotune", "per_kernel"):
+        with pytest.raises(UsageError, match=f"--{flag.replace('_', '-')} says what is written"):
+            made("out", **{flag: True})

@@ -6,12 +6,13 @@ import contextlib
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 
 from fusetune.capture.applying import Launched
+from fusetune.capture.cases import Case
 from fusetune.capture.changes import Change
 from fusetune.capture.programs import Program
 from fusetune.capture.results import Difference
@@ -21,8 +22,9 @@ from fusetune.errors import MachineError
 class AgainRequest(msgspec.Struct, frozen=True):
     """A program to run once more, with the changes or, without `apply`, as it is, and only looked at.
 
-    `save` is where what it gives is written to, `against` a file of another run to compare it with. With `target`
-    launches are compiled for that GPU and not made.
+    Autotuners above the cases of `held` take what ran when these were captured. `texts` are files that have another
+    text in that process, by their paths. `save` is where what it gives is written to, `against` a file of another run
+    to compare it with. With `target` launches are compiled for that GPU and not made.
     """
 
     program: Program
@@ -31,6 +33,8 @@ class AgainRequest(msgspec.Struct, frozen=True):
     save: str | None = None
     against: str | None = None
     target: str | None = None
+    held: tuple[Case, ...] = ()
+    texts: dict[str, bytes] = {}
 
 
 class Ran(msgspec.Struct, frozen=True):
@@ -85,10 +89,12 @@ def request_of(
     save: Path | None = None,
     against: Path | None = None,
     target: str | None = None,
+    held: Sequence[Case] = (),
+    texts: Mapping[str, bytes] | None = None,
 ) -> AgainRequest:
     """What to ask of a process."""
     saved, other = (None if one is None else str(one) for one in (save, against))
-    return AgainRequest(program, tuple(changes), apply, saved, other, target)
+    return AgainRequest(program, tuple(changes), apply, saved, other, target, tuple(held), dict(texts or {}))
 
 
 class FreshProcesses:

@@ -18,6 +18,7 @@ import msgspec
 from fusetune.capture.again import AgainRequest, Ran
 from fusetune.capture.applying import Applier
 from fusetune.capture.child import print_failure
+from fusetune.capture.overlay import Overlay
 from fusetune.capture.programs import run_program
 from fusetune.capture.repeated import Repeated, repeated
 from fusetune.capture.results import Difference, Results, difference, have_tensors, load, on_cpu, save
@@ -35,14 +36,23 @@ def main() -> int:
     asked = _asked()
     if asked is None:
         return EXIT_INTERRUPTED
-    request = msgspec.json.decode(asked[0].read_bytes(), type=AgainRequest)
+    ran = ran_of(msgspec.json.decode(asked[0].read_bytes(), type=AgainRequest))
+    _write(asked[1], ran)
+    return EXIT_OK if ran.failed is None else EXIT_PROGRAM
+
+
+def ran_of(request: AgainRequest) -> Ran:
+    """Run what is asked in this process; whatever the program ends with is in the answer."""
     began = time.monotonic()
-    applier = Applier(request.changes, apply=request.apply)
+    applier = Applier(request.changes, apply=request.apply, held=request.held)
     with contextlib.ExitStack() as stack:
         if request.target is not None:
             from fusetune.capture.stand_in import stand_in
 
             stack.enter_context(stand_in(find_target(request.target)))
+        overlay = Overlay(request.texts)
+        overlay.install()
+        stack.callback(overlay.remove)
         applier.install()
         stack.callback(applier.remove)
         try:
@@ -53,9 +63,7 @@ def main() -> int:
         except BaseException as error:  # noqa: BLE001 - a KeyboardInterrupt, too, is the program's end
             print_failure(error)
             ran = _of_whole(applier, f"{type(error).__name__}: {brief(error)}")
-        ran = msgspec.structs.replace(ran, wall_s=round(time.monotonic() - began, 3))
-    _write(asked[1], ran)
-    return EXIT_OK if ran.failed is None else EXIT_PROGRAM
+    return msgspec.structs.replace(ran, wall_s=round(time.monotonic() - began, 3))
 
 
 def _asked() -> tuple[Path, Path] | None:

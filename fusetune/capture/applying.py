@@ -15,8 +15,8 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from fusetune.capture.above import Above
-from fusetune.capture.cases import KernelSeen
-from fusetune.capture.changes import Change, Changes, free_names
+from fusetune.capture.cases import Case, KernelSeen
+from fusetune.capture.changes import Change, Changes, as_it_ran, free_names
 from fusetune.capture.grids import rule_of
 from fusetune.capture.kept import Placed
 from fusetune.capture.launches import (
@@ -64,12 +64,15 @@ class _Launch(NamedTuple):
 class Applier:
     """Applies changes between `install` and `remove`, or with `apply` false only watches the launches that they are of.
 
+    An autotuner above a case of `held` takes what ran when that was captured, unless a change says otherwise: it times
+    nothing again, and two runs of a program differ by their changes alone.
     Launches are timed while `timing` is set; it needs a GPU. `launches` counts all of them, `others` those of changes'
     kernels that are none of their cases.
     """
 
-    def __init__(self, changes: Sequence[Change], *, apply: bool = True) -> None:
+    def __init__(self, changes: Sequence[Change], *, apply: bool = True, held: Sequence[Case] = ()) -> None:
         self._changes, self._apply = Changes(changes), apply
+        self._held = Changes(map(as_it_ran, held))
         self.timing = False
         self.launches = self.others = 0
         self._above = Above()
@@ -121,11 +124,11 @@ class Applier:
 
     def _without_timing(self, run: Callable[..., Any]) -> Callable[..., Any]:
         def chosen_run(tuner: Any, /, *args: Any, **named: Any) -> Any:
-            number = self._of_tuner(tuner, args, named) if self._apply and not self._above.depth("trial") else None
-            if number is None:
+            change = self._of_tuner(tuner, args, named) if not self._above.depth("trial") else None
+            if change is None:
                 return run(tuner, *args, **named)
             configs = tuner.configs
-            tuner.configs = [_config_like(configs, self._changes.all[number])]
+            tuner.configs = [_config_like(configs, change)]
             try:
                 return run(tuner, *args, **named)
             finally:
@@ -133,8 +136,8 @@ class Applier:
 
         return chosen_run
 
-    def _of_tuner(self, tuner: Any, args: tuple[Any, ...], named: Mapping[str, Any]) -> int | None:
-        """The change for a launch that an autotuner is about to choose a config for."""
+    def _of_tuner(self, tuner: Any, args: tuple[Any, ...], named: Mapping[str, Any]) -> Change | None:
+        """What an autotuner is to launch that is about to choose a config; None where it chooses."""
         chain = _chain(tuner)
         kernel = chain[-1]
         if not hasattr(kernel, "run"):
@@ -145,7 +148,11 @@ class Applier:
             bound, options = bind(kernel, args, own, partly=True)
         except TypeError:  # the launch itself tells the program
             return None
-        return self._find(kernel, bound, options, free)
+        for changes in (self._changes, self._held) if self._apply else (self._held,):
+            number = self._find(changes, kernel, bound, options, free)
+            if number is not None:
+                return changes.all[number]
+        return None
 
     # A launch.
 
@@ -156,7 +163,7 @@ class Applier:
             bound, options = bind(kernel, args, named)
         except TypeError:  # the launch itself tells the program
             return run(kernel, *args, grid=grid, warmup=warmup, **named)
-        number = self._find(kernel, bound, options, free_names(self._above.tuners), grid)
+        number = self._find(self._changes, kernel, bound, options, free_names(self._above.tuners), grid)
         launch = _Launch(args, grid, named)
         why = None
         if number is not None and self._apply:
@@ -179,6 +186,7 @@ class Applier:
 
     def _find(
         self,
+        changes: Changes,
         kernel: Any,
         bound: Mapping[str, Any],
         options: Mapping[str, Any],
@@ -186,10 +194,10 @@ class Applier:
         grid: Any = None,
     ) -> int | None:
         seen = self._seen(kernel)
-        if not self._changes.are_of(seen):
+        if not changes.are_of(seen):
             return None
         resolved = resolved_grid(grid, bound) if grid is not None else None
-        return self._changes.find(seen, kernel, bound, options, free, resolved)
+        return changes.find(seen, kernel, bound, options, free, resolved)
 
     def _seen(self, kernel: Any) -> KernelSeen:
         found = self._kernels.get(id(kernel))

@@ -29,6 +29,12 @@ class Change(msgspec.Struct, frozen=True):
         return f"{self.case.kernel.name} with {' '.join(f'{name}={value}' for name, value in given.items())}"
 
 
+def as_it_ran(case: Case) -> Change:
+    """The change of a case to what ran when it was captured."""
+    options = {name: value for name in OPTIONS if (value := case.before.get(name)) is not None}
+    return Change(case, dict(case.constants), options)
+
+
 def kernel_key(kernel: KernelSeen) -> tuple[str, ...]:
     """What makes two kernels of two processes the same one: file, name and code; the line where there is no code."""
     return (kernel.file, kernel.name, kernel.source_hash or str(kernel.line))

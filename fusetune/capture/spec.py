@@ -33,7 +33,8 @@ _ROLES: Final[Mapping[str, Role]] = {"read": "input", "unused": "input", "writte
 class CapturedSpec(KernelSpec):
     """A case of a program, launched again from its capture.
 
-    `more` names options that vary on request only: num_ctas, maxnreg. `profiled`: what limits it by a profile.
+    `more` names options that vary on request only: num_ctas, maxnreg. `profiled`: what limits it by a profile. `also`
+    are configs to try beside those that the capture gives rise to, such as what won for another case of the kernel.
     """
 
     rejects_spills = False
@@ -41,6 +42,7 @@ class CapturedSpec(KernelSpec):
     def __init__(self, folder: Path, *, strictness: Strictness = BY_DTYPE, more: frozenset[str] = frozenset()) -> None:
         self.folder, self.strictness, self.more = Path(folder), strictness, more
         self.profiled: Bound | None = None
+        self.also: tuple[Config, ...] = ()
         kernel = self.kept.case.kernel
         self.name = op_name(kernel.module, kernel.name, kernel.file)
         self.kernel_place = (kernel_place(kernel.module, kernel.name, kernel.file), kernel.file)
@@ -155,7 +157,7 @@ class CapturedSpec(KernelSpec):
         if space == "seed":
             found += [self._config({}, warps, stages) for warps in (4, 8) for stages in (2, 3)]
         else:
-            found += self._proposals()
+            found += [*self._proposals(), *self._also()]
             found += self._products() if space == "full" else self._around(now)
         return tuple(one for one in dict.fromkeys(found) if one in {baseline, now} or self._is_launchable(one))
 
@@ -288,6 +290,12 @@ class CapturedSpec(KernelSpec):
             made = self._config(constants, int(warps), int(stages))
             rest = {"num_ctas": one.get("num_ctas") or 1, "maxnreg": one.get("maxnreg")}
             yield with_options(made, num_stages=int(stages), **rest) if as_written else made
+
+    def _also(self) -> Iterator[NamedConfig]:
+        own = self._own_constants().keys()
+        for one in self.also:
+            constants = {name: value for name, value in one.constants().items() if name in own and type(value) is int}
+            yield self._config(constants, one.num_warps, one.num_stages)
 
     def _around(self, now: Config) -> Iterator[Config]:
         """Every pair of warps and stages at own constants, and each constant by itself with fewer and more warps."""

@@ -35,16 +35,17 @@ def to_lines(name: str, sizes: str, found: Explanation) -> list[str]:
     return lines
 
 
-def reasons_of(found: Explanation) -> list[str]:
-    """What a prediction goes by, in a sentence each: what limits it, which rules fired, and why these configs."""
+def reasons(found: Explanation) -> Iterator[str]:
+    """Why a prediction proposes what it does, as sentences without figures of the compiler, as for a module's top."""
     found = shown(found)
-    rules = "; ".join(f"{rule.name} ({rule.condition}): {rule.advice}" for rule in found.fired)
-    return [
-        f"{found.bound.name}: {found.bound.why}",
-        f"rules that fire, by {found.rules_from} as compiled: {rules or 'none'}",
-        *found.left_out,
-        *(f"to try: {_called(one)}: {one.proposed}" for one in found.to_try()),
-    ]
+    if found.profile is not None:
+        yield f"By the profile: {found.profile.sentence}"
+    else:
+        yield f"{found.bound.name}: {found.bound.why}"
+    for rule in found.fired:
+        yield f"Rule: {rule.name} ({rule.condition}): {rule.advice}"
+    yield from found.left_out
+    yield from (f"To try: {_called(one)}: {one.proposed}" for one in found.to_try())
 
 
 def profile_lines(profile: Diagnosis, file: str | None) -> list[str]:

@@ -12,7 +12,7 @@ import click
 
 from fusetune.cli.program_options import CONTEXT, program_options, quota_option
 from fusetune.cli.shown import echo, echo_console, echo_json
-from fusetune.cli.tuned_code import check_program, code_options, hand_out, outputs_of
+from fusetune.cli.tuned_code import Code, check_program, code_of, code_options, hand_out, outputs_of
 from fusetune.core.decision import KeepRule
 from fusetune.core.space import SPACE_NAMES
 from fusetune.core.target import DEFAULT_TARGET, Target, find_target
@@ -60,7 +60,7 @@ CAPTURES_NEED = ("torch", "fusetune.capture.spec")
     type=click.FloatRange(0, min_open=True),
     default=30.0,
     show_default=True,
-    help="Begin no further candidates of a case after so long.",
+    help="Begin no further candidates of a kernel's heaviest case after so long; its others take a few seconds.",
 )
 @click.option("--bit-exact", is_flag=True, help="A result has to be Before's bit for bit.")
 @click.option("--rtol", type=click.FloatRange(0), help="A result may be so far off, as in torch.allclose.")
@@ -129,6 +129,7 @@ def tune(
     diff: bool,
     apply: bool,
     autotune: bool,
+    per_kernel: bool,
     runs: Path | None,
     as_json: bool,
 ) -> None:
@@ -152,7 +153,7 @@ def tune(
 
     began = time.monotonic()
     parsed = parse_program([*(["-m", module] if module else []), *program], args=expression, reference=reference)
-    outputs = outputs_of(output, configs, diff=diff, apply=apply, autotune=autotune)
+    outputs = outputs_of(output, configs, diff=diff, apply=apply, autotune=autotune, per_kernel=per_kernel)
     check_program(outputs, parsed)
     if target_name is None and not nvml.gpu_present():
         target_name = DEFAULT_TARGET
@@ -177,13 +178,17 @@ def tune(
         )
         from fusetune.capture.oracle import Strictness
         from fusetune.report.captured import selected
-        from fusetune.tune.program import tune_case, worth_tuning
+        from fusetune.tune.program import budget_of, tune_case, winners_of, worth_tuning
         from fusetune.tune.request import SweepRequest
 
         more = frozenset({*(["num_ctas"] if ctas else []), *(["maxnreg"] if maxnreg else [])})
 
+        tuned: list[Tuned] = []
+
         def request(spec: CapturedSpec) -> SweepRequest:
             spec.strictness, spec.more = Strictness(bit_exact, rtol, atol), more
+            seen = spec.kept.case.kernel
+            spec.also = winners_of(tuned, seen)
             return SweepRequest(
                 spec=spec,
                 problem=spec.captured_problem(),
@@ -197,25 +202,34 @@ def tune(
                 processes=processes,
                 fresh=fresh,
                 exclusive=exclusive,
-                budget_s=budget_s,
+                budget_s=budget_of(tuned, seen, budget_s),
             )
 
         run = _measured(server) if server else _predicted(target or find_target(DEFAULT_TARGET))
         cases = worth_tuning(selected(looked, kernel=kernel, top=top, share=share), share)
         explainer.match(cases, looked)
-        tuned = []
         for number, case in enumerate(cases, start=1):
             echo(f"[{number}/{len(cases)}] {printable(case.kernel.name)}  {printable(case.config_text())}", err=True)
             tuned.append(explainer.told(number, tune_case(case, request, explainer.running(number, run))))
         processes.end()  # While the outcome is shown.
         from fusetune.cli.program_check import run_again, why_not_asked
+        from fusetune.cli.source_check import question_of
 
         why_not = why_not_asked(on_gpu=target is None, wanted=not no_program_check, failed=looked.failed)
         tuned, checked = run_again(parsed, tuned, why_not=why_not, limit_s=limit_s)
+        code = Code(None, None)
+        if outputs.any and not looked.failed:  # Whoever changes a program has to have seen it run.
+            question = question_of(
+                tuned,
+                on_gpu=target is None,
+                wanted=not no_program_check,
+                least_gain=None if per_kernel else min_gain,
+                limit_s=limit_s,
+            )
+            code = code_of(outputs, parsed, tuned, looked, question)
         words, folder = _words(module, program), outputs.configs
-        _show(looked, cases, tuned, checked, words, time.monotonic() - began, folder, as_json=as_json)
-    if outputs.any and not looked.failed:  # Whoever changes a program has to have seen it run.
-        hand_out(outputs, parsed, tuned, looked, quiet=as_json)
+        _show(looked, cases, tuned, checked, code, words, time.monotonic() - began, folder, as_json=as_json)
+    hand_out(outputs, parsed, tuned, looked, code, quiet=as_json)
     ctx.exit(exit_code(looked, tuned))
 
 
@@ -254,6 +268,7 @@ def _show(
     cases: Sequence[Case],
     tuned: Sequence[Tuned],
     checked: ProgramCheck,
+    code: Code,
     program: str,
     seconds: float,
     output: Path,
@@ -268,7 +283,12 @@ def _show(
 
         gpu = looked.gpu or looked.compiled_for
         made: dict[str, Any] = to_builtins(program, gpu, seconds, tuned)
-        told = {**made, "program_check": checked.to_builtins(), "failed": looked.failed}
+        told = {
+            **made,
+            "program_check": checked.to_builtins(),
+            "source_check": code.to_builtins(),
+            "failed": looked.failed,
+        }
         echo_json(json.dumps(told, indent=1))
     else:
         from rich.console import Console
@@ -277,7 +297,7 @@ def _show(
             echo_console(Console(), lambda console: console.print(table_of_tuned(tuned)))
         for line in explanations_of(tuned):
             echo(line)
-        for line in [*sentences_on(tuned), *checked.lines(), *besides(looked, cases)]:
+        for line in [*sentences_on(tuned), *checked.lines(), *code.lines(), *besides(looked, cases)]:
             echo(printable(line))
         files = sorted({str(one.result.file) for one in tuned if one.result is not None and one.result.file})
         if files:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import click
+from msgspec import structs
 
 import fusetune
 from fusetune.cli.shown import echo, echo_laid_out
+from fusetune.cli.source_check import Question, SourceCheck, checked
 from fusetune.core.text import printable
 from fusetune.errors import MachineError, UsageError
 
 if TYPE_CHECKING:
-    from fusetune.capture.cases import Looked
+    from fusetune.capture.cases import Case, Looked
     from fusetune.capture.programs import Program
     from fusetune.code.patch.plan import Plan
     from fusetune.tune.program import Tuned
@@ -32,6 +34,7 @@ class Outputs(NamedTuple):
     diff: bool
     apply: bool
     autotune: bool
+    per_kernel: bool = False
 
     @property
     def any(self) -> bool:
@@ -72,10 +75,24 @@ _OPTIONS: Final[Sequence[Callable[[Any], Any]]] = (
         is_flag=True,
         help="Leave kernels to @triton.autotune with at most three configs, BASELINE among them, not to one.",
     ),
+    click.option(
+        "--per-kernel",
+        is_flag=True,
+        help="Write what each kernel's own verdict says, though the program as a whole gains less than --min-gain. Its "
+        "result has to be right all the same.",
+    ),
 )
 
 
-def outputs_of(output: Path | None, configs: Path | None, *, diff: bool, apply: bool, autotune: bool) -> Outputs:
+def outputs_of(
+    output: Path | None,
+    configs: Path | None,
+    *,
+    diff: bool,
+    apply: bool,
+    autotune: bool,
+    per_kernel: bool = False,
+) -> Outputs:
     """The options together; raises UsageError where they do not go together."""
     module = output if output is not None and output.suffix == _SUFFIX else None
     if output is not None and module is None:
@@ -84,9 +101,10 @@ def outputs_of(output: Path | None, configs: Path | None, *, diff: bool, apply: 
         configs = output
     if module is not None and module.is_dir():
         raise UsageError(f"-o {module} is a folder; name the file that the module is written to")
-    found = Outputs(module, configs or Path("configs"), diff, apply, autotune)
-    if autotune and not found.any:
-        raise UsageError("--autotune says what is written; give -o FILE.py, --diff or --apply with it")
+    found = Outputs(module, configs or Path("configs"), diff, apply, autotune, per_kernel)
+    if (autotune or per_kernel) and not found.any:
+        option = "--autotune" if autotune else "--per-kernel"
+        raise UsageError(f"{option} says what is written; give -o FILE.py, --diff or --apply with it")
     return found
 
 
@@ -105,8 +123,6 @@ def check_program(outputs: Outputs, program: Program) -> None:
 
 def plan_of(tuned: Sequence[Tuned], looked: Looked, *, autotune: bool) -> Plan:
     """What was decided as edits of the program's files, none of which has to have changed since they ran."""
-    from msgspec import structs
-
     from fusetune.cli.wanted import changes_of, files_measured
     from fusetune.code.patch.plan import planned
     from fusetune.code.patch.source_file import Sources
@@ -116,34 +132,115 @@ def plan_of(tuned: Sequence[Tuned], looked: Looked, *, autotune: bool) -> Plan:
     return structs.replace(plan, findings=(*findings, *plan.findings))
 
 
-def hand_out(outputs: Outputs, program: Program, tuned: Sequence[Tuned], looked: Looked, *, quiet: bool = False) -> str:
+class Form(NamedTuple):
+    """The edits of one form of the changed source, and what the program said of it; None where it was not asked."""
+
+    plan: Plan
+    check: SourceCheck | None
+
+
+class Code(NamedTuple):
+    """What is given out of the source: as a module, and as a patch; None where that is not wanted."""
+
+    module: Form | None
+    patch: Form | None
+
+    def lines(self) -> list[str]:
+        """What the program said of it, for people."""
+        return [line for form in self if form is not None and form.check is not None for line in form.check.lines()]
+
+    def to_builtins(self) -> dict[str, Any]:
+        """The same as JSON has it."""
+        told = {"module": self.module, "patch": self.patch}
+        return {
+            name: form.check.to_builtins() if form.check is not None else None
+            for name, form in told.items()
+            if form is not None
+        }
+
+
+def code_of(
+    outputs: Outputs, program: Program, tuned: Sequence[Tuned], looked: Looked, question: Question | None
+) -> Code:
+    """What of the source is given out: the program is run with each form's very text, unless `question` is None.
+
+    Where it is not right with a change, or does not gain what it has to, the change is not in it.
+    """
+    from fusetune.tune.source_again import Source
+
+    def planned(verdicts: Sequence[Tuned]) -> Plan:
+        return plan_of(verdicts, looked, autotune=outputs.autotune)
+
+    def module_with(plan: Plan) -> Source:
+        assert outputs.module is not None, "it is asked of a module alone"
+        text, _ = module_of(program, plan, tuned, looked)
+        path = str(outputs.module.absolute())
+        beside = structs.replace(program, what=path, reference=program.reference or program.what)
+        own = str(Path(program.what).absolute())
+        return Source(beside, {path: text.encode()}, _held(tuned, plan, {own: path}))
+
+    def patched(plan: Plan) -> Source:
+        return Source(program, {one.file: one.after for one in plan.files}, _held(tuned, plan))
+
+    before = Source(program, {}, _held(tuned))
+    module = patch = None
+    if outputs.module is not None:
+        module = Form(*checked("module", before, tuned, planned, module_with, question))
+    if outputs.diff or outputs.apply:
+        patch = Form(*checked("patch", before, tuned, planned, patched, question))
+    return Code(module, patch)
+
+
+def _held(tuned: Sequence[Tuned], plan: Plan | None = None, moved: Mapping[str, str] | None = None) -> list[Case]:
+    """The cases whose autotuners choose what they chose: those of kernels that a plan leaves alone.
+
+    `moved` are files under whose new paths they then run.
+    """
+    from fusetune.tune.again import held_of
+
+    changed = {(one.launch.kernel_file, one.launch.kernel) for one in plan.made} if plan is not None else set()
+    kept = [case for case in held_of(tuned) if (case.kernel.file, case.kernel.name) not in changed]
+    paths = moved or {}
+    return [
+        structs.replace(case, kernel=structs.replace(case.kernel, file=paths.get(case.kernel.file, case.kernel.file)))
+        for case in kept
+    ]
+
+
+def hand_out(
+    outputs: Outputs, program: Program, tuned: Sequence[Tuned], looked: Looked, code: Code, *, quiet: bool = False
+) -> str:
     """Write or print what is wanted of the source, and return the diff.
 
     `quiet` prints nothing on stdout. Raises UsageError where a file has changed, or there is no module to write.
     """
+    findings = [finding for form in code if form is not None for finding in form.plan.findings]
+    for finding in dict.fromkeys(findings):
+        echo(printable(f"Not written back: {finding.told()}"), err=True)
+    if outputs.module is not None and code.module is not None:
+        _write_module(outputs.module, program, code.module, tuned, looked)
+    return _hand_out_patch(outputs, code.patch, looked, quiet=quiet) if code.patch is not None else ""
+
+
+def _hand_out_patch(outputs: Outputs, form: Form, looked: Looked, *, quiet: bool) -> str:
     from fusetune.cli.wanted import files_measured
     from fusetune.code.patch.written import apply, diff_of
 
-    plan = plan_of(tuned, looked, autotune=outputs.autotune)
-    for finding in plan.findings:
-        echo(printable(f"Not written back: {finding.told()}"), err=True)
-    if outputs.module is not None:
-        _write_module(outputs.module, program, plan, tuned, looked)
-    text = diff_of(plan)
+    text = diff_of(form.plan)
     if outputs.diff and not quiet:
         echo_laid_out(text)
         if not text:
             echo("Nothing of the program would be changed", err=True)
     if outputs.apply:
-        files = apply(plan, files_measured(looked.cases))
+        files = apply(form.plan, files_measured(looked.cases))
         echo(
             printable(f"Changed {', '.join(files)}" if files else "Nothing of the program had to be changed"), err=True
         )
     return text
 
 
-def _write_module(path: Path, program: Program, plan: Plan, tuned: Sequence[Tuned], looked: Looked) -> None:
-    text, findings = module_of(program, plan, tuned, looked)
+def _write_module(path: Path, program: Program, form: Form, tuned: Sequence[Tuned], looked: Looked) -> None:
+    text, findings = module_of(program, form.plan, tuned, looked, form.check)
     for finding in findings:
         echo(printable(f"Note: {finding}"), err=True)
     try:
@@ -156,7 +253,9 @@ def _write_module(path: Path, program: Program, plan: Plan, tuned: Sequence[Tune
     echo(printable(f"Wrote {path}"), err=True)
 
 
-def module_of(program: Program, plan: Plan, tuned: Sequence[Tuned], looked: Looked) -> tuple[str, list[str]]:
+def module_of(
+    program: Program, plan: Plan, tuned: Sequence[Tuned], looked: Looked, check: SourceCheck | None = None
+) -> tuple[str, list[str]]:
     """One module of a program with ModelNew, with what was decided, and what somebody should know of it."""
     from fusetune.cli.wanted import modules_of
     from fusetune.code.patch.edits import NotWritableError
@@ -165,8 +264,9 @@ def module_of(program: Program, plan: Plan, tuned: Sequence[Tuned], looked: Look
     file = str(Path(program.what).absolute())
     data = next((one.after for one in plan.files if one.file == file), None)
     data = Path(file).read_bytes() if data is None else data
+    header = header_of(program, plan, tuned, looked, check)
     try:
-        text, findings = standalone(file, data, header_of(program, plan, tuned, looked), modules_of(looked.cases))
+        text, findings = standalone(file, data, header, modules_of(looked.cases))
     except NotWritableError as error:
         raise UsageError(error.finding.told()) from error
     others = [one.file for one in plan.files if one.file != file]
@@ -174,17 +274,32 @@ def module_of(program: Program, plan: Plan, tuned: Sequence[Tuned], looked: Look
     return text, [*(finding.told() for finding in findings), *told]
 
 
-def header_of(program: Program, plan: Plan, tuned: Sequence[Tuned], looked: Looked) -> list[str]:
-    """The comments at the top of a module: where it comes from, and each kernel's verdict."""
-    from fusetune.cli.wanted import verdicts_of
+def header_of(
+    program: Program, plan: Plan, tuned: Sequence[Tuned], looked: Looked, check: SourceCheck | None = None
+) -> list[str]:
+    """The comments at the top of a module: where it comes from, what the program said, and each kernel's verdict."""
+    from fusetune.cli.wanted import verdict_of
     from fusetune.code.source import LINE_LENGTH
 
     gpu = looked.gpu or looked.compiled_for
     lines = [f"{Path(program.what).name} after fusetune {fusetune.__version__}, for {gpu}."]
     if looked.gpu is None:
         lines.append("Predicted: compiled for this GPU, and nothing was timed.")
-    if not plan.made:
+    if check is not None:
+        lines += [sentence[:1].upper() + sentence[1:] + "." for sentence in check.sentences()]
+    elif not plan.made:
         lines.append("No launch is changed.")
-    lines += dict.fromkeys(line for one in tuned for line in verdicts_of(one))
+    for verdict, reasons in dict.fromkeys((verdict_of(one), _reasons_of(one)) for one in tuned):
+        lines += [verdict, *(f"  {reason}" for reason in reasons)]
     lines += [f"Not written back: {Path(one.file).name}:{one.line}: {one.text}" for one in plan.findings]
-    return [part for line in lines for part in textwrap.wrap(printable(line), LINE_LENGTH - 2, subsequent_indent="  ")]
+    wrapper = textwrap.TextWrapper(LINE_LENGTH - 2, subsequent_indent="  ", break_on_hyphens=False)
+    return [part for line in lines for part in wrapper.wrap(printable(line))]
+
+
+def _reasons_of(one: Tuned) -> tuple[str, ...]:
+    """What a profile says of a case, and what a prediction goes by."""
+    from fusetune.cli.explained import reasons
+
+    if one.explanation is not None:
+        return tuple(reasons(one.explanation))
+    return (f"By the profile: {one.profile.sentence}",) if one.profile is not None else ()

@@ -7,7 +7,6 @@ from typing import Any
 
 from fusetune.capture.cases import Case, Site
 from fusetune.capture.naming import value_name
-from fusetune.cli.explained import reasons_of
 from fusetune.code.patch.change import OPTIONS, Change, Launched
 from fusetune.code.patch.edits import Finding
 from fusetune.core.config import Config
@@ -174,16 +173,12 @@ def _to_try(one: Tuned) -> str:
     return f"Of the program's own {found.listed} configs {own} that compile, with 4 warps / 2 stages: "
 
 
-def verdicts_of(one: Tuned) -> list[str]:
-    """What became of a case, for the top of a module, and what a profile or a prediction goes by."""
+def verdict_of(one: Tuned) -> str:
+    """What became of a case, on one line: for the top of a module."""
     name = one.case.kernel.name
     if one.result is None:
-        return [f"{name}: {one.end}: {one.why}"]
+        return f"{name}: {one.end}: {one.why}"
     entry = one.result.entry
     if one.end == "keep":
-        told = f"{name}: {' '.join(comment_of(one, None))}"
-    else:
-        told = f"{name}: {one.end}: {reason_text(entry.reason, entry.before)} (run {entry.run}, {entry.date})"
-    profile = [f"{name}: by the profile: {one.profile.sentence}"] if one.profile is not None else []
-    prediction = one.explanation
-    return [told, *profile, *(f"{name}: {line}" for line in (reasons_of(prediction) if prediction is not None else ()))]
+        return f"{name}: {' '.join(comment_of(one, None))}"
+    return f"{name}: {one.end}: {reason_text(entry.reason, entry.before)} (run {entry.run}, {entry.date})"

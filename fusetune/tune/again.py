@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 from msgspec import structs
 
 from fusetune.capture.again import FreshProcesses, Ran, request_of
+from fusetune.capture.cases import Case
 from fusetune.capture.changes import Change
 from fusetune.capture.naming import value_name
 from fusetune.capture.oracle import FROBENIUS, TENSOR_CORES, multiplies
@@ -25,7 +26,11 @@ from fusetune.tune.program import Tuned
 LEAST_LIMIT_S: Final = 60.0
 LONGER: Final = 5.0
 """A run may take so many seconds and so many times as long as the program as it is, where no limit is given."""
-_REASONS: Final[dict[Why, Reason]] = {"wrong": "program_result_wrong", "slower": "program_not_faster"}
+_REASONS: Final[dict[Why, Reason]] = {
+    "wrong": "program_result_wrong",
+    "slower": "program_not_faster",
+    "whole": "program_not_faster",
+}
 
 
 def ask_program(
@@ -46,7 +51,8 @@ def ask_program(
         progress.phase("Running the program again, as it is and with the new configs"),
         FreshProcesses(ahead=True) as processes,
     ):
-        runner = _ProgramRunner(processes, program, changes, Path(folder, "before.pt"), limit_s)
+        runs = ProgramRuns(processes, Path(folder, "before.pt"), limit_s)
+        runner = _ProgramRunner(runs, program, changes, held_of(tuned))
         word = last_word(len(changes), runner, tolerance_of(changes))
     left = list(tuned)
     for one in word.reverted:
@@ -69,6 +75,11 @@ def change_of(tuned: Tuned) -> Change:
     return Change(tuned.case, constants, config.options())
 
 
+def held_of(tuned: Sequence[Tuned]) -> tuple[Case, ...]:
+    """The cases that an autotuner launched, whose choice is not made again."""
+    return tuple(one.case for one in tuned if one.case.proposals)
+
+
 def tolerance_of(changes: Sequence[Change]) -> float:
     """The relative error that another order of the kernels' sums may come to, by the dtypes of their tensors."""
     found = [0.0]
@@ -79,36 +90,48 @@ def tolerance_of(changes: Sequence[Change]) -> float:
     return max(found)
 
 
-class _ProgramRunner:
-    """Runs one program; the first run's result lies in a file that the others are compared with."""
+class ProgramRuns:
+    """Runs of one program in fresh processes; the first one's result lies in a file that the others are compared with.
 
-    def __init__(
+    Without a limit, that follows from how long the first one takes: with another config a program may hang.
+    """
+
+    def __init__(self, processes: FreshProcesses, result: Path, limit_s: float | None) -> None:
+        self._processes, self._result, self._limit_s = processes, result, limit_s
+
+    def run(
         self,
-        processes: FreshProcesses,
         program: Program,
-        changes: Sequence[Change],
-        result: Path,
-        limit_s: float | None,
-    ) -> None:
-        self._processes, self._program, self._changes = processes, program, tuple(changes)
-        self._result, self._limit_s = result, limit_s
-
-    def before(self) -> Ran:
-        """See Runner."""
-        ran = self._run(self._changes, apply=False)
-        if self._limit_s is None:  # With another config it may hang.
+        changes: Sequence[Change] = (),
+        *,
+        apply: bool = False,
+        held: Sequence[Case] = (),
+        texts: Mapping[str, bytes] | None = None,
+    ) -> Ran:
+        """Run it as it is, or with changes, or with other texts of its files; autotuners take what the held ran."""
+        there = self._result.exists()
+        save, against = (None, self._result) if there else (self._result, None)
+        asked = request_of(program, changes, apply=apply, save=save, against=against, held=held, texts=texts)
+        ran = self._processes.run(asked, self._limit_s)
+        if self._limit_s is None:
             self._limit_s = LEAST_LIMIT_S + LONGER * ran.wall_s
         return ran
 
+
+class _ProgramRunner:
+    """Runs a program with configs in the place of its launches' own."""
+
+    def __init__(self, runs: ProgramRuns, program: Program, changes: Sequence[Change], held: Sequence[Case]) -> None:
+        self._runs, self._program, self._changes, self._held = runs, program, tuple(changes), held
+
+    def before(self) -> Ran:
+        """See Runner."""
+        return self._runs.run(self._program, self._changes, held=self._held)
+
     def after(self, changes: Collection[int]) -> Ran:
         """See Runner."""
-        return self._run([self._changes[number] for number in changes], apply=True)
-
-    def _run(self, changes: Sequence[Change], *, apply: bool) -> Ran:
-        there = self._result.exists()
-        save, against = (None, self._result) if there else (self._result, None)
-        asked = request_of(self._program, changes, apply=apply, save=save, against=against)
-        return self._processes.run(asked, self._limit_s)
+        asked = [self._changes[number] for number in changes]
+        return self._runs.run(self._program, asked, apply=True, held=self._held)
 
 
 def taken_back(tuned: Tuned, reason: Reason, detail: str) -> Tuned:

@@ -11,6 +11,8 @@ import msgspec
 from fusetune.capture.again import Ran
 from fusetune.capture.oracle import MAXIMUM, OF_SPREAD, SPREAD_LIMIT
 from fusetune.capture.results import Difference
+from fusetune.core.decision import ROUNDING
+from fusetune.units import format_gain
 
 MOST_ALONE: Final = 8
 """Changes that are tried one at a time where the result of all is wrong; beyond, none of them stays."""
@@ -18,7 +20,9 @@ OF_REFERENCE: Final = 1.5
 """With a reference, a result may be so many times as far off as Before's."""
 NOISE: Final = 0.02
 """Two runs of the same whose times differ by more are each done once more."""
-Why = Literal["wrong", "slower"]
+MOST_PAIRS: Final = 5
+"""Runs as it is and with the changes, at most, to find out whether the whole gains what it has to."""
+Why = Literal["wrong", "slower", "whole"]
 
 
 class Runner(Protocol):
@@ -32,7 +36,10 @@ class Runner(Protocol):
 
 
 class Reverted(msgspec.Struct, frozen=True):
-    """A change that the program did not bear out, by its number, and why."""
+    """A change that the program did not bear out, by its number, and why.
+
+    `slower`: its own launches are not faster; `whole`: all of the program together does not gain what it has to.
+    """
 
     change: int
     why: Why
@@ -70,21 +77,23 @@ class LastWord(msgspec.Struct, frozen=True, kw_only=True):
         return None if not self.before_ms or self.after_ms is None else self.after_ms / self.before_ms
 
 
-def last_word(count: int, runner: Runner, tolerance: float = 0.0) -> LastWord:
+def last_word(count: int, runner: Runner, tolerance: float = 0.0, *, least_gain: float | None = None) -> LastWord:
     """Ask the program about `count` changes: before, after, after, before, and each once more where it is noisy.
 
     Where its result is wrong, each change is tried alone, and those go with which it is wrong; where no single one is
     to blame, all of them. Then those go whose launches are not faster, at the median and at best. `tolerance` is what
-    results may differ by, as a relative error, beside what their own dtypes and two runs of Before allow.
+    results may differ by, as a relative error, beside what their own dtypes and two runs of Before allow. With
+    `least_gain` none stays unless the program as a whole is faster by that share, in pairs of runs up to MOST_PAIRS
+    where it is not clear.
     """
-    return _Asked(count, runner, tolerance).answer()
+    return _Asked(count, runner, tolerance, least_gain).answer()
 
 
 class _Asked:
     """The runs of one program so far."""
 
-    def __init__(self, count: int, runner: Runner, tolerance: float) -> None:
-        self._count, self._runner, self._tolerance = count, runner, tolerance
+    def __init__(self, count: int, runner: Runner, tolerance: float, least_gain: float | None) -> None:
+        self._count, self._runner, self._tolerance, self._least_gain = count, runner, tolerance, least_gain
         self._left = list(range(count))
         self._befores: list[Ran] = []
         self._afters: list[Ran] = []
@@ -120,12 +129,21 @@ class _Asked:
 
     def _objections(self) -> list[Reverted]:
         """What goes now: whatever makes the result wrong, or else what is not faster."""
-        wrong = next((told for ran in self._afters if (told := self._wrong(ran)) is not None), None)
+        wrong = self._first_wrong()
         if wrong is not None:
             return list(self._to_blame(wrong))
         if self._is_noisy():
             self._after()
             self._before()
+        found = self._slower() or self._of_whole()
+        wrong = None if found else self._first_wrong()
+        return found if wrong is None else list(self._to_blame(wrong))
+
+    def _first_wrong(self) -> str | None:
+        return next((told for ran in self._afters if (told := self._wrong(ran)) is not None), None)
+
+    def _slower(self) -> list[Reverted]:
+        """The changes whose own launches are not faster."""
         return [
             Reverted(
                 number,
@@ -135,6 +153,28 @@ class _Asked:
             for number, before, after in self._times()
             if _is_slower(before, after)
         ]
+
+    def _of_whole(self) -> list[Reverted]:
+        """All changes, where the program with them does not gain what it has to."""
+        least = self._least_gain
+        if least is None:
+            return []
+        while len(self._afters) < MOST_PAIRS and self._is_close(1.0 - least):
+            self._after()
+            self._before()
+        before, after = _median(self._befores), _median(self._afters)
+        if not before or after is None:
+            why = "a time that could not be measured"
+        elif after <= (1.0 - least + ROUNDING) * before:
+            return []
+        else:
+            why = f"{before:.3g} ms as it is, {after:.3g} ms with it: {format_gain(1.0 - after / before)}"
+        return [Reverted(number, "whole", f"{why}, and it has to gain {least * 100:g} %") for number in self._left]
+
+    def _is_close(self, most: float) -> bool:
+        """Whether some runs say that the program takes at most this share of its time before, and others not."""
+        before, after = _times_of(self._befores), _times_of(self._afters)
+        return bool(before and after) and min(after) <= most * max(before) and max(after) > most * min(before)
 
     def _to_blame(self, wrong: str) -> Iterator[Reverted]:
         if len(self._left) == 1 or len(self._left) > MOST_ALONE:
@@ -191,7 +231,7 @@ class _Asked:
     # Times.
 
     def _is_noisy(self) -> bool:
-        arms = [[ms for ran in arm if (ms := ran.ms()) is not None] for arm in (self._befores, self._afters)]
+        arms = [_times_of(arm) for arm in (self._befores, self._afters)]
         if any(len(arm) > 1 and max(arm) > (1 + NOISE) * min(arm) for arm in arms):
             return True
         return any(max(after) >= min(before) for _, before, after in self._times())
@@ -249,8 +289,12 @@ def _is_slower(before: Sequence[float], after: Sequence[float]) -> bool:
     return statistics.median(after) >= statistics.median(before) and min(after) >= min(before)
 
 
+def _times_of(runs: Sequence[Ran]) -> list[float]:
+    return [ms for ran in runs if (ms := ran.ms()) is not None]
+
+
 def _median(runs: Sequence[Ran]) -> float | None:
-    found = [ms for ran in runs if (ms := ran.ms()) is not None]
+    found = _times_of(runs)
     return statistics.median(found) if found else None
 
 

@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from fusetune.capture.cases import Case
+from fusetune.capture.cases import Case, KernelSeen
 from fusetune.capture.spec import CapturedSpec
 from fusetune.core.config import Config
 from fusetune.core.diagnosis import Diagnosis
@@ -31,6 +31,8 @@ from fusetune.tune.request import SweepRequest, SweepResult
 
 CASES_OF_A_KERNEL: Final = 8
 """So many are tuned of a kernel at most; those of the most time come first."""
+LATER_BUDGET_S: Final = 4.0
+"""For the candidates of a case whose kernel was tuned before: what won there is tried, and little around it."""
 End = Literal["keep", "revert", "inconclusive", "unverified", "skipped", "failed"]
 EndedBy = Literal[
     "not_captured",
@@ -97,6 +99,24 @@ def worth_tuning(cases: Sequence[Case], share: float, most: int = CASES_OF_A_KER
             chosen.append(case)
             spent += case.us or 0.0
     return chosen
+
+
+def winners_of(tuned: Sequence[Tuned], kernel: KernelSeen) -> tuple[Config, ...]:
+    """What was kept for other cases of a kernel, the last first."""
+    return tuple(
+        one.result.entry.config
+        for one in reversed(tuned)
+        if one.end == "keep" and one.result is not None and _is_of(one, kernel)
+    )
+
+
+def budget_of(tuned: Sequence[Tuned], kernel: KernelSeen, asked_s: float) -> float:
+    """The seconds for a case's candidates: as asked for a kernel's first, few for its others."""
+    return min(asked_s, LATER_BUDGET_S) if any(one.result and _is_of(one, kernel) for one in tuned) else asked_s
+
+
+def _is_of(tuned: Tuned, kernel: KernelSeen) -> bool:
+    return (tuned.case.kernel.file, tuned.case.kernel.name) == (kernel.file, kernel.name)
 
 
 def tune_case(

@@ -46,9 +46,11 @@ def cases_of(asked: Program) -> dict[str, Case]:
     return {case.kernel.name: case for case in watched(asked).cases}
 
 
-def applied(asked: Program, *changes: Change) -> tuple[list[Launch], tuple[Launched, ...], Applier]:
+def applied(
+    asked: Program, *changes: Change, apply: bool = True, held: tuple[Case, ...] = ()
+) -> tuple[list[Launch], tuple[Launched, ...], Applier]:
     """What reaches Triton with the changes, and what is told of it."""
-    applier = Applier(changes)
+    applier = Applier(changes, apply=apply, held=held)
 
     def run() -> None:
         applier.install()
@@ -75,6 +77,19 @@ def test_an_autotuner_takes_the_config_and_times_nothing_and_its_grid_follows():
     assert all(options.items() >= OTHER.items() for _, _, options in of(launches, "add"))
     assert (launched.applied, launched.grid, launched.left) == (3, (10,), {})
     assert (applier.launches, applier.others) == (3, 0), "none of them was a trial"
+
+
+def test_a_case_that_is_held_runs_as_it_was_captured_and_is_not_timed_again():
+    asked = program("autotuned_add", "5000")
+    case = cases_of(asked)["add"]
+    (block,) = {256, 1024} - {case.constants["BLOCK"]}  # Not the one that would be chosen again.
+    other = msgspec.structs.replace(case, constants={"BLOCK": block}, before={**case.before, **OTHER})
+    launches, (launched,), applier = applied(asked, Change(case, {"BLOCK": 512}, OTHER), apply=False, held=(other,))
+    assert {seen for _, seen, _ in of(launches, "add")} == {block}
+    assert all(options.items() >= OTHER.items() for _, _, options in of(launches, "add"))
+    assert (applier.launches, launched.applied) == (3, 0)
+    launches, _, _ = applied(asked, Change(case, {"BLOCK": 512}, OTHER), held=(other,))
+    assert {seen for _, seen, _ in of(launches, "add")} == {512}, "a change comes first"
 
 
 def test_without_changes_or_for_another_size_all_is_as_it_was():

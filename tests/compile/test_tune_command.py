@@ -140,6 +140,14 @@ def test_a_capture_is_an_op_with_before_baseline_and_the_program_s_own_list(spec
     assert len(spec.candidates(problem, ADA, "full")) > len(candidates)
 
 
+def test_what_won_for_another_case_is_tried_where_it_can_be_launched(spec: CapturedSpec) -> None:
+    problem, other = spec.captured_problem(), CapturedSpec(spec.folder)
+    before: Any = spec.before(problem)
+    other.also = (NamedConfig(BLOCK=32, num_warps=16, num_stages=2), NamedConfig(ELSE=3, num_warps=16, num_stages=2))
+    more = set(other.candidates(problem, ADA, "standard")) - set(spec.candidates(problem, ADA, "standard"))
+    assert {(one["BLOCK"], one.num_warps) for one in more} == {(32, 16)}, before
+
+
 def test_neighbours_are_a_step_away_and_never_the_config_itself(spec: CapturedSpec) -> None:
     problem = spec.captured_problem()
     config: Any = spec.before(problem)

@@ -93,6 +93,11 @@ def test_a_module_and_a_patch_are_in_order_and_compile(tmp_path: Path) -> None:
     names = [getattr(node, "name", type(node).__name__) for node in ast.parse(text).body]
     assert names == ["Expr", *["Import"] * 4, "double", "add", "launch", "ModelNew"]
     assert "nothing was timed" in text
+    header = text[: text.index("import torch")].replace("\n#   ", " ")
+    for kernel in ("double", "add"):
+        told = header[header.index(f"# {kernel}: unverified") :]
+        assert "memory-bound: " in told
+        assert "(BASELINE): the conservative choice, always among them" in told
     assert "# Twice of everything." in text
     (tmp_path / "ref.py").write_text(REFERENCE, encoding="utf-8")
     kernels = {case["kernel"]["name"]: case for case in captured(tmp_path, "optimized.py", "--reference", "ref.py")}

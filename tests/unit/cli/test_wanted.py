@@ -10,7 +10,7 @@ from msgspec import structs
 
 from fusetune.capture.cases import Case, KernelSeen, Looked, Site, TensorSeen
 from fusetune.capture.programs import Program
-from fusetune.cli.tuned_code import Outputs, check_program, hand_out, module_of, outputs_of, plan_of
+from fusetune.cli.tuned_code import Outputs, check_program, code_of, hand_out, module_of, outputs_of, plan_of
 from fusetune.cli.wanted import changes_of, values_of
 from fusetune.code.patch.written import sha256_of
 from fusetune.core.bound import Bound
@@ -101,6 +101,11 @@ def tuned_of(case: Case, end: End = "keep", config: Config = BEST, best: tuple[R
     )
 
 
+def handed_out(outputs: Outputs, program: Program, tuned: list[Tuned], looked: Looked) -> str:
+    """Without a word of the program's, as where there is no GPU."""
+    return hand_out(outputs, program, tuned, looked, code_of(outputs, program, tuned, looked, None))
+
+
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     path = tmp_path / "current.py"
@@ -156,7 +161,7 @@ def test_autotune_leaves_the_chosen_one_with_before_and_baseline(file: Path) -> 
     assert in_place[0].restored == ("x_ptr", "y_ptr"), "each trial gets its inputs back"
 
 
-def explanation_of(*proposed: Config, listed: int = 0, **more: str) -> Explanation:
+def explanation_of(*proposed: Config, listed: int = 0, profile: Diagnosis | None = None, **more: str) -> Explanation:
     """What proposes some configs; `more` has why one, by its label, cannot be used."""
     configs = tuple(
         Compiled(
@@ -167,7 +172,7 @@ def explanation_of(*proposed: Config, listed: int = 0, **more: str) -> Explanati
     return Explanation(
         target="NVIDIA GeForce RTX 4090",
         bound=Bound(compute=False, why="it multiplies no matrices"),
-        profile=None,
+        profile=profile,
         profile_file=None,
         rules_from="BASELINE",
         fired=(LOW_PRESSURE,),
@@ -182,7 +187,7 @@ def explanation_of(*proposed: Config, listed: int = 0, **more: str) -> Explanati
 def test_a_prediction_is_left_to_an_autotuner_and_says_that_nothing_was_timed(file: Path) -> None:
     one = tuned_of(case_of(file), "unverified", BEFORE, (Ranked(BEFORE, 1.0),))
     limit = Diagnosis("double", "dram", "Device memory limits double.", (), Bound(compute=False, why="by the profile"))
-    tuned = [structs.replace(one, explanation=explanation_of(BASELINE, BEFORE, BEST), profile=limit)]
+    tuned = [structs.replace(one, explanation=explanation_of(BASELINE, BEFORE, BEST, profile=limit))]
     looked = Looked((tuned[0].case,), compiled_for="NVIDIA GeForce RTX 4090")
     plan = plan_of(tuned, looked, autotune=False)
     text = module_of(Program("model", str(file)), plan, tuned, looked)[0]
@@ -198,11 +203,11 @@ def test_a_prediction_is_left_to_an_autotuner_and_says_that_nothing_was_timed(fi
     header = " ".join(line.removeprefix("#").strip() for line in text.partition("import")[0].splitlines())
     for told in (
         "Predicted: compiled for this GPU, and nothing was timed.",
-        "double: by the profile: Device memory limits double.",
-        "double: memory-bound: it multiplies no matrices",
-        "double: rules that fire, by BASELINE as compiled: register pressure low (under 96 registers",
-        "double: 8 warps are left out: it is memory-bound.",
-        "double: to try: BLOCK=2048 w8 s3: for a reason",
+        "double: unverified: predicted",
+        "By the profile: Device memory limits double.",
+        "Rule: register pressure low (under 96 registers",
+        "8 warps are left out: it is memory-bound.",
+        "To try: BLOCK=2048 w8 s3: for a reason",
     ):
         assert told in header
 
@@ -242,10 +247,10 @@ def test_what_is_applied_is_applied_once_and_only_to_what_ran(file: Path, capsys
     looked, program = Looked((tuned[0].case,), gpu="GPU"), Program("model", str(file))
     outputs = Outputs(None, Path("configs"), diff=True, apply=True, autotune=False)
     file.write_text(SOURCE + "# mine\n", encoding="utf-8")
-    assert hand_out(outputs, program, tuned, looked) == ""
+    assert handed_out(outputs, program, tuned, looked) == ""
     assert "has changed since its launches were captured" in capsys.readouterr().err
     file.write_text(SOURCE, encoding="utf-8")
-    assert "+++ b/" in hand_out(outputs, program, tuned, looked)
+    assert "+++ b/" in handed_out(outputs, program, tuned, looked)
     assert "num_warps=8" in file.read_text(encoding="utf-8")
     assert file.with_name("current.py.orig").read_text(encoding="utf-8") == SOURCE
 
@@ -254,7 +259,7 @@ def test_a_module_goes_to_a_file_of_its_own(file: Path) -> None:
     tuned = [tuned_of(case_of(file))]
     looked, program = Looked((tuned[0].case,), gpu="NVIDIA H200"), Program("model", str(file))
     made = file.with_name("optimized.py")
-    hand_out(Outputs(made, Path("configs"), diff=False, apply=False, autotune=False), program, tuned, looked)
+    handed_out(Outputs(made, Path("configs"), diff=False, apply=False, autotune=False), program, tuned, looked)
     text = made.read_text(encoding="utf-8")
     assert text.startswith("# current.py after fusetune ")
     assert "# double: BLOCK=2048 w8 s3: 6.90 us, was 10.0 us" in text
@@ -276,5 +281,6 @@ def test_the_output_is_a_module_by_its_name_and_else_the_folder_of_configs() -> 
     assert not made("out").any
     with pytest.raises(UsageError, match="both name the folder"):
         made("out", "c")
-    with pytest.raises(UsageError, match="--autotune says what is written"):
-        made("out", autotune=True)
+    for flag in ("autotune", "per_kernel"):
+        with pytest.raises(UsageError, match=f"--{flag.replace('_', '-')} says what is written"):
+            made("out", **{flag: True})

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
+import msgspec
 import pytest
 
 from fusetune.capture.again import Ran
 from fusetune.capture.applying import Launched
 from fusetune.capture.results import Difference
-from fusetune.tune.last_word import MOST_ALONE, LastWord, last_word
+from fusetune.tune.last_word import MOST_ALONE, MOST_PAIRS, LastWord, last_word
 
 SAME, OTHER = Difference(), Difference(error=0.3, largest=0.9, part="result", allowed=1e-5)
 
@@ -53,8 +54,8 @@ class Program:
         return Ran(launched=launched, forward_ms=ms, difference=OTHER if spoiled else SAME, **self.fields)
 
 
-def ask(program: Program) -> LastWord:
-    return last_word(len(program.us), program)
+def ask(program: Program, least_gain: float | None = None) -> LastWord:
+    return last_word(len(program.us), program, least_gain=least_gain)
 
 
 def reverted(word: LastWord) -> dict[int, str]:
@@ -173,3 +174,47 @@ def test_a_script_that_gives_nothing_is_judged_by_its_end_and_its_launches() -> 
     word = ask(Program([(10.0, 8.0)], gives=False))
     assert (word.right, word.reverted) == (None, ())
     assert "nothing to compare" in (word.why or "")
+
+
+@pytest.mark.parametrize(("after", "stays"), [(1.96, True), (1.961, False)])
+def test_a_whole_that_gains_exactly_what_it_has_to_stays_and_one_that_gains_less_does_not(
+    after: float, stays: bool
+) -> None:
+    program = Program([(10.0, 8.0), (5.0, 4.0)])
+    program.after_ms = [after]
+    word = ask(program, 0.02)
+    assert reverted(word) == ({} if stays else {0: "whole", 1: "whole"})
+    if not stays:
+        assert word.reverted[0].detail == "2 ms as it is, 1.96 ms with it: +1.9 %, and it has to gain 2 %"
+        assert word.after_ms == word.before_ms == 2.0
+    assert ask(program).reverted == (), "without a least gain each change's own launches say it"
+
+
+def test_a_whole_near_what_it_has_to_gain_is_asked_more_often_and_its_median_decides() -> None:
+    program = Program([(10.0, 8.0)])
+    program.before_ms, program.after_ms = [2.0], [1.95, 1.97, 1.95, 1.95, 1.97]
+    word = ask(program, 0.02)
+    assert (len(program.runs), word.reverted) == (2 * MOST_PAIRS, ())
+    far = Program([(10.0, 8.0)])
+    assert (len(far.runs), ask(far, 0.02).runs) == (0, 4)
+
+
+def test_a_whole_whose_time_is_not_known_gains_nothing() -> None:
+    class Untimed(Program):
+        def before(self) -> Ran:
+            return msgspec.structs.replace(super().before(), forward_ms=None)
+
+    word = ask(Untimed([(10.0, 8.0)]), 0.02)
+    assert word.reverted[0].detail == "a time that could not be measured, and it has to gain 2 %"
+
+
+def test_a_result_that_is_wrong_only_when_asked_once_more_is_wrong() -> None:
+    class Late(Program):
+        def after(self, changes: Collection[int]) -> Ran:
+            ran = super().after(changes)
+            late = sum(one != "before" for one in self.runs) > 2
+            return msgspec.structs.replace(ran, difference=OTHER) if late else ran
+
+    program = Late([(10.0, 8.0)])
+    program.after_ms = [1.95, 1.97, 1.95]
+    assert reverted(ask(program, 0.02)) == {0: "wrong"}

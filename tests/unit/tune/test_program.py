@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from fusetune.capture.cases import Case, KernelSeen
 from fusetune.cli.tuned import to_builtins
+from fusetune.core.config import NamedConfig
 from fusetune.errors import (
     CaptureError,
     CompileError,
@@ -23,7 +26,8 @@ from fusetune.errors import (
     WrongResultError,
 )
 from fusetune.tune import program as module
-from fusetune.tune.program import tune_case, worth_tuning
+from fusetune.tune.program import LATER_BUDGET_S, budget_of, tune_case, winners_of, worth_tuning
+from tests.support.kept_verdicts import kept
 
 
 def case(kernel: str = "k", us: float | None = 1.0, launches: int = 1, kept: str | None = "/kept") -> Case:
@@ -52,6 +56,19 @@ def test_of_each_kernel_those_cases_that_make_up_its_time() -> None:
 def test_no_more_than_a_few_and_without_times_those_of_most_launches() -> None:
     many = [case(us=None, launches=number) for number in range(1, 30)]
     assert [one.launches for one in worth_tuning(many, 0.95, most=3)] == [29, 28, 27]
+
+
+def test_a_kernel_s_later_cases_begin_with_what_won_for_the_first_and_take_less_time(tmp_path: Path) -> None:
+    first, other = case("k", us=9.0), case("other")
+    won = NamedConfig(BLOCK=64, num_warps=8, num_stages=2)
+    tuned = [kept(first, NamedConfig(BLOCK=32), won, tmp_path)]
+    assert winners_of(tuned, first.kernel) == (won,)
+    assert winners_of(tuned, other.kernel) == ()
+    assert budget_of(tuned, first.kernel, 30.0) == LATER_BUDGET_S < 30.0
+    assert budget_of(tuned, first.kernel, 1.0) == 1.0
+    assert budget_of(tuned, other.kernel, 30.0) == budget_of([], first.kernel, 30.0) == 30.0
+    reverted = [structs.replace(tuned[0], end="revert")]
+    assert winners_of(reverted, first.kernel) == ()
 
 
 class Spec:

@@ -1,0 +1,223 @@
+"""What the program said of its changed source before that is given out, for people, as JSON and for a module's top."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import msgspec
+
+from fusetune.errors import FusetuneError
+
+if TYPE_CHECKING:
+    from fusetune.code.patch.change import Change
+    from fusetune.code.patch.plan import Plan
+    from fusetune.tune.last_word import LastWord, Why
+    from fusetune.tune.program import Tuned
+    from fusetune.tune.source_again import Source
+
+Form = Literal["module", "patch"]
+Kernel = tuple[str, str]
+"""Its file and its name."""
+_WHY: dict[Why, str] = {
+    "wrong": "the program's result is wrong with it: {}",
+    "slower": "not faster in the program: {}",
+    "whole": "the whole takes {}",
+}
+NOT_ASKED = "the program was not run with it (--no-program-check)"
+_TOLD: dict[Form, str] = {"module": "The module", "patch": "The changed files"}
+
+
+class Question(NamedTuple):
+    """How the program is asked: not at all where there is a reason `why_not`.
+
+    `least_gain` is what it has to gain as a whole; None: each kernel's own verdict counts. `tolerance` is what its
+    result may be off by beside what its dtype allows.
+    """
+
+    why_not: str | None = None
+    least_gain: float | None = None
+    tolerance: float = 0.0
+    limit_s: float | None = None
+
+
+def question_of(
+    tuned: Sequence[Tuned], *, on_gpu: bool, wanted: bool, least_gain: float | None, limit_s: float | None
+) -> Question | None:
+    """What the program is asked of its changed source; None without a GPU, where nothing is timed."""
+    from fusetune.tune.again import change_of, is_kept, tolerance_of
+
+    if not on_gpu:
+        return None
+    if not wanted:
+        return Question(why_not=NOT_ASKED)
+    return Question(None, least_gain, tolerance_of([change_of(one) for one in tuned if is_kept(one)]), limit_s)
+
+
+class SourceCheck(msgspec.Struct, frozen=True, kw_only=True):
+    """The last word on one form of the changed source, or the sentence that says why there is none.
+
+    `changes` names the kernels of each change that could be left out; those that depend on each other are one.
+    `refused` is why nothing of it is given out, where the program could not say anything. `unlike` is what is wrong
+    with the source though none of its launches is changed, as a module that leaves out what the program needs.
+    """
+
+    form: Form
+    changes: tuple[tuple[str, ...], ...] = ()
+    word: LastWord | None = None
+    why_not: str | None = None
+    refused: str | None = None
+    unlike: str | None = None
+
+    def left_out(self) -> set[int]:
+        """The numbers of the changes that are not given out."""
+        if self.refused is not None or (self.word is not None and self.word.failed is not None):
+            return set(range(len(self.changes)))
+        return {one.change for one in self.word.reverted} if self.word is not None else set()
+
+    def lines(self) -> list[str]:
+        """Sentences for people, each with the form of the source that it is about."""
+        return [f"{_TOLD[self.form]}: {line}" for line in self.sentences()]
+
+    def sentences(self) -> list[str]:
+        """The same without that, as at the top of a module."""
+        unlike = [] if self.unlike is None else [f"it does not give what the program gives: {self.unlike}"]
+        if self.refused is not None:
+            return [f"no launch is changed: {self.refused}"]
+        if self.why_not is not None:
+            return [self.why_not]
+        return [*(["no launch is changed"] if self.word is None else self._sentences(self.word)), *unlike]
+
+    def _sentences(self, word: LastWord) -> Iterator[str]:
+        if word.failed is not None:
+            yield f"no launch is changed: the program as it is does not end well when it is run again: {word.failed}"
+            return
+        if len(self.left_out()) < len(self.changes):
+            yield "; ".join(_result_and_time(word))
+        else:
+            yield "no launch is changed"
+        for why, names in self._reasons(word).items():
+            yield f"left as before: {', '.join(names)}: {why}"
+
+    def _reasons(self, word: LastWord) -> dict[str, list[str]]:
+        """The kernels that are left out, by why."""
+        found: dict[str, list[str]] = {}
+        for one in word.reverted:
+            found.setdefault(_WHY[one.why].format(one.detail), []).extend(self.changes[one.change])
+        return found
+
+    def to_builtins(self) -> dict[str, Any]:
+        """The same as JSON has it."""
+        told: dict[str, Any] = {"changes": [list(names) for names in self.changes]}
+        if self.word is not None:
+            plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(self.word))
+            left = ("changes", "applied", "launches", "left", "others")  # Of launches, which are not told apart here.
+            told |= {name: value for name, value in plain.items() if name not in left}
+            told["ratio"] = self.word.ratio
+        given_out = len(self.changes) - len(self.left_out())
+        return {**told, "given_out": given_out, "why_not": self.refused or self.why_not, "unlike": self.unlike}
+
+
+def _result_and_time(word: LastWord) -> Iterator[str]:
+    if word.right is None:
+        yield word.why or "the program's result could not be compared"
+    elif word.difference is not None:
+        yield f"the program's result is that of before ({word.difference.told()})"
+    if word.before_ms and word.after_ms is not None and word.ratio is not None:
+        yield f"{word.before_ms:.3g} ms -> {word.after_ms:.3g} ms ({word.ratio:.2f}x)"
+
+
+def checked(
+    form: Form,
+    before: Source,
+    tuned: Sequence[Tuned],
+    plan_of: Callable[[Sequence[Tuned]], Plan],
+    source_of: Callable[[Plan], Source],
+    question: Question | None,
+) -> tuple[Plan, SourceCheck | None]:
+    """What of the changes is given out, and what the program said; nothing without a question.
+
+    `before` is the program as it is, `plan_of` gives the edits for verdicts, and `source_of` what is run with them.
+    Where the program cannot be asked, nothing is given out. A module is another text than the program even where no
+    launch is changed, and is asked about then, too.
+    """
+    plan = plan_of(tuned)
+    if question is None:
+        return plan, None
+    changes = changes_apart(plan, lambda kernels: plan_of(without(kernels, tuned)))
+    check = SourceCheck(
+        form=form, changes=tuple(tuple(name for _, name in one) for one in changes), why_not=question.why_not
+    )
+    if question.why_not is not None:
+        return plan, check if changes else None
+
+    def plan_with(numbers: Collection[int]) -> Plan:
+        gone = [kernel for number, one in enumerate(changes) if number not in numbers for kernel in one]
+        return plan_of(without(gone, tuned))
+
+    def with_changes(numbers: Collection[int]) -> Source:
+        return source_of(plan_with(numbers))
+
+    try:
+        if changes:
+            word = _asked(before, len(changes), with_changes, question, question.least_gain)
+            check = msgspec.structs.replace(check, word=word)
+        left = set(range(len(changes))) - check.left_out()
+        if form == "module" and not left and (check.word is None or check.word.failed is None):
+            word = _asked(before, 1, lambda _: with_changes(()), question, None)
+            check = msgspec.structs.replace(check, unlike=next((one.detail for one in word.reverted), None))
+    except FusetuneError as error:
+        refused = f"the program could not be run with it: {error}"
+        check = msgspec.structs.replace(check, refused=refused)
+        left = set()
+    return plan_with(left), check if changes or form == "module" else None
+
+
+def _asked(
+    before: Source,
+    count: int,
+    source_with: Callable[[Collection[int]], Source],
+    question: Question,
+    least_gain: float | None,
+) -> LastWord:
+    from fusetune.cli.progress import make_progress
+    from fusetune.tune.source_again import ask_source
+
+    return ask_source(
+        before,
+        count,
+        source_with,
+        make_progress(),
+        tolerance=question.tolerance,
+        least_gain=least_gain,
+        limit_s=question.limit_s,
+    )
+
+
+def changes_apart(plan: Plan, plan_without: Callable[[Collection[Kernel]], Plan]) -> list[tuple[Kernel, ...]]:
+    """The kernels of a plan, each by itself where all of its edits can be made alone; the others are one change.
+
+    Such are kernels that one value feeds: none can have it without the others.
+    """
+    kernels = list(dict.fromkeys(_kernel(change) for change in plan.made))
+    if len(kernels) < 2:
+        return [tuple(kernels)] if kernels else []
+    apart: list[Kernel] = []
+    together: list[Kernel] = []
+    for kernel in kernels:
+        alone = plan_without([one for one in kernels if one != kernel])
+        made = [sum(_kernel(change) == kernel for change in one.made) for one in (plan, alone)]
+        (apart if made[0] == made[1] else together).append(kernel)
+    return [*((kernel,) for kernel in apart), *([tuple(together)] if together else [])]
+
+
+def without(kernels: Collection[Kernel], tuned: Sequence[Tuned]) -> list[Tuned]:
+    """The verdicts with those of some kernels as if what runs today stays."""
+    return [
+        msgspec.structs.replace(one, end="revert") if (one.case.kernel.file, one.case.kernel.name) in kernels else one
+        for one in tuned
+    ]
+
+
+def _kernel(change: Change) -> Kernel:
+    return (change.launch.kernel_file, change.launch.kernel)

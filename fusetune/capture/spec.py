@@ -161,6 +161,11 @@ class CapturedSpec(KernelSpec):
             found += self._products() if space == "full" else self._around(now)
         return tuple(one for one in dict.fromkeys(found) if one in {baseline, now} or self._is_launchable(one))
 
+    def listed(self, problem: Any) -> tuple[Any, ...]:
+        """See KernelSpec: those of the program's own list that differ in knobs alone."""
+        found = dict.fromkeys(self._proposals(as_written=True))
+        return tuple(one for one in found if self._is_launchable(one))
+
     def neighbours(self, problem: Any, config: Any, target: Target) -> tuple[Any, ...]:
         """See KernelSpec: one knob a step up or down, and two that go together or against each other."""
         constants = {name: value for name, value in config.constants().items() if type(value) is int}
@@ -274,15 +279,17 @@ class CapturedSpec(KernelSpec):
         }
         return NamedConfig(**{**self._own_constants(), **constants, **options, "num_warps": warps})
 
-    def _proposals(self) -> Iterator[NamedConfig]:
-        """The configs of the program's own list that differ in knobs alone."""
+    def _proposals(self, *, as_written: bool = False) -> Iterator[NamedConfig]:
+        """The configs of the program's own list by their knobs; `as_written` with all options, idle stages too."""
         names = {own: name for name, own in self._names.items()}
         ran = self.kept.case.before
         for one in self.kept.proposals:
             constants = {names[name]: value for name, value in one.items() if name in names and type(value) is int}
             options = {name: one.get(name) or ran.get(name) for name in OPTIONS}
             warps, stages = options["num_warps"] or SAFE_WARPS, options["num_stages"] or SAFE_STAGES
-            yield self._config(constants, int(warps), int(stages))
+            made = self._config(constants, int(warps), int(stages))
+            rest = {"num_ctas": one.get("num_ctas") or 1, "maxnreg": one.get("maxnreg")}
+            yield with_options(made, num_stages=int(stages), **rest) if as_written else made
 
     def _also(self) -> Iterator[NamedConfig]:
         own = self._own_constants().keys()

@@ -44,7 +44,8 @@ def reasons(found: Explanation) -> Iterator[str]:
         yield f"{found.bound.name}: {found.bound.why}"
     for rule in found.fired:
         yield f"Rule: {rule.name} ({rule.condition}): {rule.advice}"
-    yield from (f"To try: {_called(one)}: {one.proposed}" for one in found.configs if one.proposed is not None)
+    yield from found.left_out
+    yield from (f"To try: {_called(one)}: {one.proposed}" for one in found.to_try())
 
 
 def profile_lines(profile: Diagnosis, file: str | None) -> list[str]:

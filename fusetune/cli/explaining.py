@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from msgspec import structs
 
@@ -13,6 +13,7 @@ from fusetune.core.text import printable
 
 if TYPE_CHECKING:
     from fusetune.capture.cases import Case, Looked
+    from fusetune.core.config import Config
     from fusetune.core.diagnosis import Diagnosis
     from fusetune.core.target import Target
     from fusetune.tune.explained import Explanation
@@ -35,6 +36,7 @@ class Explainer:
         self._applied: Mapping[int, Applied] = {}
         self._limits: dict[int, Diagnosis] = {}
         self._explanations: dict[int, Explanation] = {}
+        self._arguments: dict[int, dict[Config, Mapping[str, Any]]] = {}
 
     def match(self, cases: Sequence[Case], looked: Looked) -> None:
         """Find what of the profile is of which case, by its number from 1 on.
@@ -66,7 +68,12 @@ class Explainer:
 
     def told(self, number: int, tuned: Tuned) -> Tuned:
         """What became of a case, with what is known beside."""
-        return structs.replace(tuned, explanation=self._explanations.get(number), profile=self._limits.get(number))
+        return structs.replace(
+            tuned,
+            explanation=self._explanations.get(number),
+            profile=self._limits.get(number),
+            arguments={**tuned.arguments, **self._arguments.get(number, {})},
+        )
 
     def _limit(self, number: int, request: SweepRequest) -> None:
         from fusetune.capture.spec import CapturedSpec
@@ -81,10 +88,15 @@ class Explainer:
         request.spec.profiled = found.bound
 
     def _explain(self, number: int, request: SweepRequest, result: SweepResult, target: Target) -> None:
+        from fusetune.capture.spec import CapturedSpec
         from fusetune.tune.explained import explained
 
         limit = self._limits.get(number)
         file = str(self._applied[number].path) if limit is not None else None
         found = explained(request, result, target, limit, file)
-        if found is not None:
-            self._explanations[number] = found
+        if found is None:
+            return
+        self._explanations[number] = found
+        if isinstance(request.spec, CapturedSpec):
+            proposed = [made.config for made in found.to_try()]
+            self._arguments[number] = {config: request.spec.arguments(config) for config in proposed}

@@ -125,11 +125,7 @@ def _case(one: Tuned) -> dict[str, Any]:
 def _best(one: Tuned) -> list[dict[str, Any]]:
     """The best by their times in screening; of a prediction what is to be tried, which has no times."""
     if one.explanation is not None:
-        return [
-            {"config": made.config.to_builtins(), "us": None}
-            for made in one.explanation.configs
-            if made.proposed is not None
-        ]
+        return [{"config": made.config.to_builtins(), "us": None} for made in one.explanation.to_try()]
     best = one.result.best if one.result is not None else ()
     return [{"config": ranked.config.to_builtins(), "us": ranked.time_us} for ranked in best]
 

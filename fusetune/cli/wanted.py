@@ -15,16 +15,14 @@ from fusetune.core.text import printable
 from fusetune.tune.program import Tuned
 from fusetune.units import format_gain, format_interval, format_us
 
-MOST_TRIED = 3
-"""What an autotuner is left with at most."""
-
 
 def changes_of(
     tuned: Sequence[Tuned], gpu: str | None, *, autotune: bool = False
 ) -> tuple[list[Change], list[Finding]]:
     """A change for each case whose launch is found in the source; findings for those that should and are not.
 
-    With `autotune`, and of predictions always, a kernel is left with at most three configs to try. A case that stays as
+    With `autotune`, and of predictions always, a kernel is left with at most three configs to try: those of a
+    prediction are what its explanation proposes. A case that stays as
     it is wants just that, which counts where another one of the same launch wants something else.
     """
     changes, findings = [], []
@@ -113,14 +111,16 @@ def _wanted(one: Tuned) -> dict[str, Any] | None:
 
 
 def _tried(one: Tuned, *, autotune: bool) -> tuple[Mapping[str, Any], ...]:
-    """The configs for an autotuner, the chosen one first, with BASELINE and what ran; none where there is no choice."""
-    if one.result is None or one.end not in {"keep", "unverified"} or not (autotune or one.end == "unverified"):
+    """The configs for an autotuner, the chosen one first and BASELINE last; none where there is no choice."""
+    if one.end == "unverified" and one.explanation is not None:
+        found = [made.config for made in one.explanation.to_try()]
+        found.sort(key=lambda config: config == one.baseline)
+    elif one.result is not None and one.end == "keep" and autotune:
+        safe = dict.fromkeys(config for config in (one.before, one.baseline) if config is not None)
+        chosen = one.result.entry.config
+        found = [*([chosen] if chosen not in safe else []), *safe]
+    else:
         return ()
-    best = [ranked.config for ranked in one.result.best]
-    safe = [config for config in (one.before, one.baseline) if config is not None]
-    chosen = [one.result.entry.config, *(best if one.end == "unverified" else [])]
-    others = [config for config in dict.fromkeys(chosen) if config not in safe]
-    found = [*others[: MOST_TRIED - len(set(safe))], *dict.fromkeys(safe)]
     return tuple(values_of(one, config) for config in found) if len(found) > 1 else ()
 
 
@@ -150,7 +150,7 @@ def comment_of(one: Tuned, gpu: str | None) -> list[str]:
     entry = one.result.entry
     where = f"{gpu or one.result.target_name}, run {entry.run}, {entry.date}"
     if entry.time_us is None or entry.gain is None:
-        return [f"predicted, nothing was timed: {where}.", "The first launch tries these, and keeps the fastest."]
+        return [f"predicted, nothing was timed: {where}.", f"{_to_try(one)}the first launch keeps the fastest."]
     before = one.before.label() if one.before is not None else reference_name(entry.before)
     times = f"{format_us(entry.time_us.config)}, was {format_us(entry.time_us.reference)} with {before}"
     interval = format_interval(entry.gain.low, entry.gain.high)
@@ -162,6 +162,15 @@ def comment_of(one: Tuned, gpu: str | None) -> list[str]:
         over = entry.gain_over_baseline
         lines.append(f"Over 4 warps / 2 stages {format_gain(over.median)} in {format_interval(over.low, over.high)}.")
     return [*lines, f"{where}."]
+
+
+def _to_try(one: Tuned) -> str:
+    """`Of the program's own 8 configs the first 2 that compile, with BASELINE: `, or where the others come from."""
+    found = one.explanation
+    if found is None or not found.listed:
+        return "By the conditional rules: "
+    own = sum(config.config != one.baseline for config in found.to_try())
+    return f"Of the program's own {found.listed} configs {own} that compile, with 4 warps / 2 stages: "
 
 
 def verdict_of(one: Tuned) -> str:

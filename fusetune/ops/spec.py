@@ -333,6 +333,10 @@ class KernelSpec:
         """Further candidates around one that does well, the most promising first; often there are none."""
         return ()
 
+    def listed(self, problem: Any) -> tuple[Any, ...]:
+        """The configs that an autotuner of the program's own tries, in its order; often there is none."""
+        return ()
+
     def reject(self, config: Any, problem: Any, target: Target) -> Rejection | None:
         """Why this config cannot run or cannot win on this target, from its numbers alone; None lets it through."""
         if config.num_warps * _WARP > _MOST_THREADS:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -42,7 +42,8 @@ class Explanation(msgspec.Struct, frozen=True):
     """What a prediction for one case goes by. `rules_from` names the config that was compiled for the rules.
 
     `walls` are those of its roofline, None where the table of targets lacks a peak; without operations that were
-    counted, all it says of time is bytes over bandwidth.
+    counted, all it says of time is bytes over bandwidth. `listed` counts the configs of the program's own
+    list, where some of these are proposed.
     """
 
     target: str
@@ -55,6 +56,11 @@ class Explanation(msgspec.Struct, frozen=True):
     left_out: tuple[str, ...]
     configs: tuple[Compiled, ...]
     walls: Roofline | None
+    listed: int = 0
+
+    def to_try(self) -> tuple[Compiled, ...]:
+        """What is proposed and can be used."""
+        return tuple(one for one in self.configs if one.proposed is not None and one.why_not is None)
 
 
 def explained(
@@ -74,8 +80,19 @@ def explained(
     if resources is None:
         return None
     proposal = by_rules(request, asked, resources, target)
-    proposed = proposed_of(request, result, proposal)
+    proposed = proposed_of(request, result, proposal, [one for one, record in records.items() if _is_usable(record)])
     bound = request.spec.bound(request.problem, target)
+
+    def why(config: Config) -> str | None:
+        if config not in proposed:
+            return None
+        if config not in (request.baseline, *proposal.configs) and config in listed:
+            return "of the program's own list, as its author wrote it"
+        if config == request.reference and config not in (request.baseline, *proposal.configs):
+            return "what runs today"
+        return why_proposed(config, proposal, bound, request.baseline)
+
+    listed = request.spec.listed(request.problem)
     configs = tuple(dict.fromkeys((request.reference, request.baseline, *proposed)))
     return Explanation(
         target=target.name,
@@ -86,26 +103,30 @@ def explained(
         fired=proposal.fired,
         staged_loads=request.spec.staged_loads,
         left_out=left_out(proposal, bound, stages_matter=request.spec.stages_matter),
-        configs=tuple(
-            _compiled(
-                request,
-                records.get(config),
-                config,
-                target,
-                why_proposed(config, proposal, bound, request.baseline) if config in proposed else None,
-            )
-            for config in configs
-        ),
+        configs=tuple(_compiled(request, records.get(config), config, target, why(config)) for config in configs),
         walls=_walls(request, target),
+        listed=len(listed) if any(one in listed for one in proposed[1:]) else 0,
     )
 
 
-def proposed_of(request: SweepRequest, result: SweepResult, proposal: Proposal) -> tuple[Config, ...]:
-    """At most three configs, BASELINE among them: those of the rules, or of another space the best that compiled."""
-    others: Sequence[Config] = proposal.configs
-    if request.space != "rules":
-        others = [ranked.config for ranked in result.best]
-    return tuple(dict.fromkeys((request.baseline, *others)))[:MAX_PROPOSED]
+def proposed_of(
+    request: SweepRequest, result: SweepResult, proposal: Proposal, usable: Collection[Config]
+) -> tuple[Config, ...]:
+    """At most three configs, BASELINE among them, and what runs today, where it is `usable`.
+
+    The others are those of the program's own list that are usable, or else of the rules; of another space the best
+    that compiled.
+    """
+    others: Sequence[Config] = [ranked.config for ranked in result.best]
+    if request.space == "rules":
+        listed = request.spec.listed(request.problem)
+        others = [one for one in listed if one in usable] or proposal.configs
+    before = [request.reference] if request.reference in usable else []
+    return tuple(dict.fromkeys((request.baseline, *before, *others)))[:MAX_PROPOSED]
+
+
+def _is_usable(record: Candidate) -> bool:
+    return record.status not in {"rejected", "failed", "skipped"}
 
 
 def _compiled(
@@ -116,7 +137,7 @@ def _compiled(
     if resources is not None:
         held = occupancy(resources.registers, resources.shared_bytes, config.num_warps, target)
     why_not = None
-    if record is None or record.status in {"rejected", "failed", "skipped"}:
+    if record is None or not _is_usable(record):
         why_not = (record and (record.detail or record.reason)) or "not compiled"
     return Compiled(config, _names(request, config), resources, held, why_not, proposed)
 

@@ -87,8 +87,13 @@ def check_output(path: Path) -> None:
         raise ConfigFileError(f"cannot write {path}: {folder} is not a folder that you may write to; choose another")
 
 
-def plausible(request: SweepRequest, target: Target) -> tuple[list[Config], dict[Config, Rejection]]:
-    """The candidates that the op lets through, the reference first, and the others with their reason."""
+def plausible(
+    request: SweepRequest, target: Target, also: Sequence[Config] = ()
+) -> tuple[list[Config], dict[Config, Rejection]]:
+    """The candidates that the op lets through, the reference first, and the others with their reason.
+
+    `also` are candidates beside those of the space.
+    """
     passed: list[Config] = []
     rejected: dict[Config, Rejection] = {}
     spec, problem, reference = request.spec, request.problem, request.reference
@@ -97,8 +102,8 @@ def plausible(request: SweepRequest, target: Target) -> tuple[list[Config], dict
     else:
         configs = spec.candidates(problem, target, request.space)
     if request.before is not None:
-        configs = tuple(dict.fromkeys((reference, request.baseline, *configs)))
-    for config in configs:
+        configs = (reference, request.baseline, *configs)
+    for config in dict.fromkeys((*configs, *also)):
         rejection = spec.reject(config, problem, target)
         if rejection is None:
             passed.append(config)

@@ -40,6 +40,8 @@ SHORTLIST = 32
 CONSERVATIVE_SHORTLIST = 4
 """At least this many of them run with 4 warps and 2 stages, so that the safe choice is among them."""
 SHOWN = 3
+LISTED = 6
+"""So many of the program's own list are compiled for the conditional rules' answer, which keeps two at most."""
 NO_MODEL = (
     "{op} has no cost model: candidates are ordered by their occupancy and what they take of an SM, of time only "
     "{walls} known, and {stays} stays until a GPU has timed them"
@@ -68,7 +70,7 @@ def _predict(request: SweepRequest, target: Target, progress: Progress) -> Sweep
         triton=version("triton"), kernel_hash=request.spec.source_hash(), ptxas=ptxas_version(target)
     )
     with open_run(request, progress, identity=identity, environment=environment, evidence="predicted") as log:
-        passed, rejected = plausible(request, target)
+        passed, rejected = plausible(request, target, _of_the_author(request))
         record_plan(passed, rejected, log)
         guessed = predictions(request, passed, target)
         if not guessed:
@@ -128,6 +130,11 @@ def _predict(request: SweepRequest, target: Target, progress: Progress) -> Sweep
             tried=tried,
             failures=failures,
         )
+
+
+def _of_the_author(request: SweepRequest) -> Sequence[Config]:
+    """Of the program's own list what may be left to try: nothing was timed that would speak against it."""
+    return request.spec.listed(request.problem)[:LISTED] if request.space == "rules" else ()
 
 
 def _compile(

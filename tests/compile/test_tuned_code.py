@@ -112,6 +112,54 @@ def test_a_module_and_a_patch_are_in_order_and_compile(tmp_path: Path) -> None:
     assert len(captured(tmp_path, "current.py")) == 2
 
 
+AUTOTUNED = """import torch
+import triton
+import triton.language as tl
+
+
+@triton.autotune(
+    configs=[
+        triton.Config({"BLOCK": 256}, num_warps=2),
+        triton.Config({"BLOCK": 96}, num_warps=2),
+        triton.Config({"BLOCK": 512}, num_warps=8),
+        triton.Config({"BLOCK": 4096}, num_warps=16),
+    ],
+    key=["n"],
+)
+@triton.jit
+def double(x_ptr, y_ptr, n, BLOCK: tl.constexpr):
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(y_ptr + at, 2 * tl.load(x_ptr + at, mask=at < n), mask=at < n)
+
+
+x = torch.randn(5000, device="cuda")
+double[lambda meta: (triton.cdiv(5000, meta["BLOCK"]),)](x, torch.empty_like(x), 5000)
+"""
+
+
+def test_of_the_author_s_own_list_stays_what_compiles_and_the_terminal_json_and_the_diff_say_the_same(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "bench.py").write_text(AUTOTUNED, encoding="utf-8")
+    done = run(tmp_path, "tune", "bench.py", "--diff")
+    assert done.returncode == 0, done.stderr
+    configs = [line[1:].strip() for line in done.stdout.splitlines() if line[:1] in "+ " and "triton.Config(" in line]
+    assert configs == [
+        'triton.Config({"BLOCK": 256}, num_warps=2),',
+        'triton.Config({"BLOCK": 512}, num_warps=8),',
+        'triton.Config({"BLOCK": 256}, num_warps=4, num_stages=2),',
+    ], "96 is no power of two"
+    assert (
+        "# fusetune: Of the program's own 4 configs 2 that compile, with 4 warps / 2 stages: the first" in done.stdout
+    )
+    tried = done.stdout.partition("to try on a GPU")[2].partition("time:")[0].strip().splitlines()[1:]
+    assert len(tried) == 3
+    assert "(Before): of the program's own list, as its author wrote it" in tried[0]
+    told = json.loads(run(tmp_path, "tune", "bench.py", "--json").stdout)["kernels"][0]["cases"][0]
+    found = sorted((one["config"]["BLOCK"], one["config"]["num_warps"]) for one in told["best"])
+    assert found == [(256, 2), (256, 4), (512, 8)]
+
+
 def test_an_output_that_cannot_be_is_refused_before_the_program_runs(tmp_path: Path) -> None:
     (tmp_path / "bench.py").write_text("raise SystemExit(9)\n", encoding="utf-8")
     refused = run(tmp_path, "tune", "bench.py", "-o", "optimized.py")

@@ -13,12 +13,16 @@ from fusetune.capture.programs import Program
 from fusetune.cli.tuned_code import Outputs, check_program, code_of, hand_out, module_of, outputs_of, plan_of
 from fusetune.cli.wanted import changes_of, values_of
 from fusetune.code.patch.written import sha256_of
+from fusetune.core.bound import Bound
 from fusetune.core.config import Config, NamedConfig
 from fusetune.core.decision import Gain
+from fusetune.core.diagnosis import Diagnosis
 from fusetune.core.environment import Environment
 from fusetune.core.problem import NamedProblem
+from fusetune.core.rules import LOW_PRESSURE
 from fusetune.errors import UsageError
 from fusetune.store.schema import Entry, GainOver, Times
+from fusetune.tune.explained import Compiled, Explanation
 from fusetune.tune.program import End, Tuned
 from fusetune.tune.request import Ranked, SweepResult
 
@@ -157,16 +161,67 @@ def test_autotune_leaves_the_chosen_one_with_before_and_baseline(file: Path) -> 
     assert in_place[0].restored == ("x_ptr", "y_ptr"), "each trial gets its inputs back"
 
 
+def explanation_of(*proposed: Config, listed: int = 0, profile: Diagnosis | None = None, **more: str) -> Explanation:
+    """What proposes some configs; `more` has why one, by its label, cannot be used."""
+    configs = tuple(
+        Compiled(
+            one, ("BASELINE",) if one == BASELINE else (), None, None, more.get(f"w{one.num_warps}"), "for a reason"
+        )
+        for one in proposed
+    )
+    return Explanation(
+        target="NVIDIA GeForce RTX 4090",
+        bound=Bound(compute=False, why="it multiplies no matrices"),
+        profile=profile,
+        profile_file=None,
+        rules_from="BASELINE",
+        fired=(LOW_PRESSURE,),
+        staged_loads=0,
+        left_out=("8 warps are left out: it is memory-bound.",),
+        configs=configs,
+        walls=None,
+        listed=listed,
+    )
+
+
 def test_a_prediction_is_left_to_an_autotuner_and_says_that_nothing_was_timed(file: Path) -> None:
-    tuned = [tuned_of(case_of(file), "unverified", BEFORE, (Ranked(BEST, 1.0), Ranked(BEFORE, 1.0)))]
+    one = tuned_of(case_of(file), "unverified", BEFORE, (Ranked(BEFORE, 1.0),))
+    limit = Diagnosis("double", "dram", "Device memory limits double.", (), Bound(compute=False, why="by the profile"))
+    tuned = [structs.replace(one, explanation=explanation_of(BASELINE, BEFORE, BEST, profile=limit))]
     looked = Looked((tuned[0].case,), compiled_for="NVIDIA GeForce RTX 4090")
     plan = plan_of(tuned, looked, autotune=False)
     text = module_of(Program("model", str(file)), plan, tuned, looked)[0]
-    assert "# Predicted: compiled for this GPU, and nothing was timed." in text
     assert "# fusetune: predicted, nothing was timed: NVIDIA GeForce RTX 4090" in text
-    assert text.count("triton.Config(") == 3
-    assert 'triton.Config({"BLOCK": 1024}, num_warps=4, num_stages=2)' in text
+    assert "# fusetune: By the conditional rules: the first launch keeps the fastest." in text
+    configs = [line.strip() for line in text.splitlines() if "triton.Config(" in line]
+    assert configs == [
+        'triton.Config({"BLOCK": 1024}, num_warps=4, num_stages=3),',
+        'triton.Config({"BLOCK": 2048}, num_warps=8, num_stages=3),',
+        'triton.Config({"BLOCK": 1024}, num_warps=4, num_stages=2),',
+    ]
     assert "n, BLOCK=1024)" not in text, "the autotuner gives it"
+    header = " ".join(line.removeprefix("#").strip() for line in text.partition("import")[0].splitlines())
+    for told in (
+        "Predicted: compiled for this GPU, and nothing was timed.",
+        "double: unverified: predicted",
+        "By the profile: Device memory limits double.",
+        "Rule: register pressure low (under 96 registers",
+        "8 warps are left out: it is memory-bound.",
+        "To try: BLOCK=2048 w8 s3: for a reason",
+    ):
+        assert told in header
+
+
+def test_of_a_prediction_what_cannot_be_used_is_not_tried_and_the_author_s_own_are_told(file: Path) -> None:
+    one = tuned_of(case_of(file), "unverified", BEFORE)
+    refused = structs.replace(one, explanation=explanation_of(BASELINE, BEFORE, BEST, listed=7, w8="it spills"))
+    (change,), _ = changes_of([refused], "GPU")
+    assert [(tried["num_warps"], tried["num_stages"]) for tried in change.tried] == [(4, 3), (4, 2)]
+    assert change.comment[1] == (
+        "Of the program's own 7 configs 1 that compile, with 4 warps / 2 stages: the first launch keeps the fastest."
+    )
+    alone = structs.replace(one, explanation=explanation_of(BASELINE))
+    assert changes_of([alone], "GPU")[0][0].tried == ()
 
 
 def test_a_launch_that_another_case_wants_otherwise_is_left_unless_that_takes_it(file: Path) -> None:

@@ -28,6 +28,7 @@ A message says what was wrong, where, and what to do next.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 EXIT_OK = 0
@@ -109,9 +110,16 @@ class NotCheckableError(FusetuneError):
 
 
 class NoCandidateError(FusetuneError):
-    """Every candidate but BASELINE was rejected or gave no right result: there is nothing to choose from."""
+    """Every candidate but BASELINE was rejected or gave no right result: there is nothing to choose from.
+
+    `tried` counts them, and `failures` counts them by reason.
+    """
 
     exit_code = EXIT_INCONCLUSIVE
+
+    def __init__(self, message: str, *, tried: int = 0, failures: Mapping[str, int] | None = None) -> None:
+        super().__init__(message)
+        self.tried, self.failures = tried, dict(failures or {})
 
 
 class MachineError(FusetuneError):

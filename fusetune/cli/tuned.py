@@ -14,7 +14,7 @@ from fusetune.core.decision import REASON_TEXT, Gain
 from fusetune.core.text import printable, shortened
 from fusetune.report.terminal_tables import make_table
 from fusetune.store.schema import Entry
-from fusetune.tune.program import Tuned, failures_of
+from fusetune.tune.program import Tuned
 from fusetune.units import format_gain, format_interval, format_us
 
 _LONGEST_PROBLEM = 40
@@ -60,10 +60,10 @@ def sentences_on(tuned: Sequence[Tuned]) -> list[str]:
             lines.append(f"{name}: {one.end}: {one.why}")
         elif one.result is not None and one.end != "keep":
             lines.append(f"{name}: {one.end}: {REASON_TEXT[one.result.entry.reason]}")
-        wrong = {reason: count for reason, count in failures_of(one).items() if reason not in _LEFT_OUT}
-        if wrong and one.result is not None:
+        wrong = {reason: count for reason, count in one.failures.items() if reason not in _LEFT_OUT}
+        if wrong:
             told = ", ".join(f"{count} {reason}" for reason, count in sorted(wrong.items(), key=lambda each: -each[1]))
-            lines.append(f"{name}: of {one.result.tried} candidates {told}")
+            lines.append(f"{name}: of {one.tried} candidates {told}")
         lines += [f"{name}: note: {finding}" for finding in one.case.findings]
     return list(dict.fromkeys(lines))
 
@@ -111,8 +111,8 @@ def _case(one: Tuned) -> dict[str, Any]:
         "baseline_us": times.get("baseline"),
         "best_us": times.get("config"),
         "gain": _gain(entry.gain) if entry is not None else None,
-        "tried": one.result.tried if one.result is not None else 0,
-        "failures": dict(failures_of(one)),
+        "tried": one.tried,
+        "failures": dict(one.failures),
         "best": _best(one),
         "seconds": one.seconds,
         "run": one.result.run if one.result is not None else None,

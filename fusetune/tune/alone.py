@@ -8,7 +8,7 @@ from typing import Final
 from fusetune.core.config import Config
 from fusetune.errors import NoCandidateError
 from fusetune.store.journal import RunEnd
-from fusetune.tune.fallen import by_reason, last_words
+from fusetune.tune.fallen import by_reason, last_words, tried_and_fallen
 from fusetune.tune.log import RunLog, journal_path
 from fusetune.tune.request import SweepRequest
 
@@ -37,4 +37,5 @@ def end_if_alone(request: SweepRequest, log: RunLog, left: Collection[Config], a
         f"candidates can be used: {told}{more}{first}. Nothing was written"
     )
     log.journal.write(RunEnd(entry=None, file=None, message=message))
-    raise NoCandidateError(f"{message}; {journal} says of each why")
+    tried, failures = tried_and_fallen(journal, (log.reference,))
+    raise NoCandidateError(f"{message}; {journal} says of each why", tried=tried, failures=failures)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 import msgspec
+from msgspec import structs
 
 from fusetune.capture.cases import Case, KernelSeen
 from fusetune.capture.spec import CapturedSpec
@@ -60,7 +61,8 @@ class Tuned(msgspec.Struct, frozen=True, kw_only=True):
     `end` is the verdict, or `skipped` where nothing of it could be compared or launched again, or `failed` where the
     machine or the kernel let it come to none. `why` says what happened where an error ended it, and `ended_by` says so
     in a word. `arguments` has, by each config that may be written back, its constants by the kernel's own names, and
-    what follows them in the program. `result` is that of a sweep, `explanation` what a prediction goes by, and
+    what follows them in the program. `tried` counts its candidates, `failures` those of them that were wrong or could
+    not run, by reason. `result` is that of a sweep, `explanation` what a prediction goes by, and
     `profile` what a profile says limits it.
     """
 
@@ -73,6 +75,8 @@ class Tuned(msgspec.Struct, frozen=True, kw_only=True):
     why: str | None = None
     ended_by: EndedBy | None = None
     arguments: Mapping[Config, Mapping[str, Any]] = {}
+    tried: int = 0
+    failures: Mapping[str, int] = {}
     result: SweepResult | None = None
     explanation: Explanation | None = None
     profile: Diagnosis | None = None
@@ -138,8 +142,11 @@ def tune_case(
         raise
     except FusetuneError as error:
         end, by = next((end, by) for kind, end, by in _ENDS if isinstance(error, kind))
-        return ended(end, str(error), by)
-    return ended(result.entry.verdict, result=result)
+        told = ended(end, str(error), by)
+        if isinstance(error, NoCandidateError):
+            return structs.replace(told, tried=error.tried, failures=error.failures)
+        return told
+    return structs.replace(ended(result.entry.verdict, result=result), tried=result.tried, failures=result.failures)
 
 
 _ENDS: Final[tuple[tuple[type[FusetuneError], End, EndedBy], ...]] = (
@@ -193,8 +200,3 @@ class _Case:
 def _written(result: SweepResult | None) -> Sequence[Config]:
     """The configs of a result that may be written back."""
     return () if result is None else (result.entry.config, *(ranked.config for ranked in result.best))
-
-
-def failures_of(tuned: Tuned) -> Mapping[str, int]:
-    """Of its candidates, how many were wrong or could not run, by reason."""
-    return tuned.result.failures if tuned.result is not None else {}

@@ -97,6 +97,7 @@ def test_what_fails_its_check_is_no_candidate_either(tmp_path: Path, compiler: F
     message = told(tmp_path, caught.value)
     assert "1 nan" in message
     assert "1 spills" in message
+    assert (caught.value.tried, caught.value.failures) == (2, {"nan": 1, "spills": 1})
 
 
 @pytest.mark.parametrize("run", [measured, predicted])

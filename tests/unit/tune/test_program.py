@@ -9,7 +9,7 @@ import pytest
 from msgspec import structs
 
 from fusetune.capture.cases import Case, KernelSeen
-from fusetune.cli.tuned import to_builtins
+from fusetune.cli.tuned import sentences_on, to_builtins
 from fusetune.core.config import NamedConfig
 from fusetune.errors import (
     CaptureError,
@@ -107,6 +107,18 @@ def test_an_error_ends_one_case_with_its_reason_and_a_word_for_it(
     (told,) = kernel["cases"]
     assert (told["verdict"], told["why"], told["reason"]) == (end, str(error), word)
     assert told["chosen"] == told["before"], "what runs stays"
+
+
+def test_what_was_wrong_is_counted_where_nothing_is_left_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CapturedSpec", Spec)
+
+    def fails(spec: Any) -> Any:
+        raise NoCandidateError("nothing is left", tried=5, failures={"wrong_result": 4, "registers": 1})
+
+    found = tune_case(case(), fails, lambda request: pytest.fail("nothing is run"))
+    assert "k: of 5 candidates 4 wrong_result" in sentences_on([found])
+    ((told,),) = (kernel["cases"] for kernel in to_builtins("p.py", None, 1.0, [found])["kernels"])
+    assert (told["tried"], told["failures"]) == (5, {"wrong_result": 4, "registers": 1})
 
 
 def test_what_was_not_captured_says_why_and_no_gpu_ends_everything(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,15 +51,22 @@ def main() -> None:
             row = against_itself(name, spec, arguments.count, result)
             if row is not None:
                 result["kernels"].append(row)
+                write(result, arguments.output)  # What a limit of time cuts off is of use, too.
             if len(result["kernels"]) == arguments.kernels:
                 break
-    outcomes = sum((Counter(row["outcomes"]) for row in result["kernels"]), Counter())
-    result["outcomes"] = dict(outcomes)
-    print(f"{len(result['kernels'])} kernels, {outcomes.total()} decisions: {dict(outcomes)}")
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    path = arguments.output / f"captured_aa-{slugify(result['gpu'])}.json"
+    if not result["kernels"]:
+        sys.exit("no kernel could be launched again")
+    path = write(result, arguments.output)
+    print(f"{len(result['kernels'])} kernels: {result['outcomes']}; wrote {path}")
+
+
+def write(result: dict[str, Any], folder: Path) -> Path:
+    """What is known so far, as a file."""
+    result["outcomes"] = dict(sum((Counter(row["outcomes"]) for row in result["kernels"]), Counter()))
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"captured_aa-{slugify(result['gpu'])}.json"
     path.write_text(json.dumps(result, indent=1) + "\n")
-    print(f"wrote {path}")
+    return path
 
 
 def specs(folder: Path, kept: Path) -> Iterator[tuple[str, CapturedSpec]]:

@@ -18,6 +18,7 @@ from typing import Any, Final
 
 import msgspec
 
+from fusetune.capture.answers import write_answer
 from fusetune.capture.cases import KnobSeen, Looked
 from fusetune.capture.keeping import MOST_CASES, Keeper
 from fusetune.capture.launches import before_of, told
@@ -73,7 +74,7 @@ def main() -> int:
         except BaseException as error:  # noqa: BLE001 - a KeyboardInterrupt, too, is the program's end
             print_failure(error)
             failed = f"{type(error).__name__}: {brief(error)}"
-        _write(answer, _looked(watch, request, time.monotonic() - began, failed))
+        write_answer(answer, _looked(watch, request, time.monotonic() - began, failed))
     return EXIT_OK if failed is None else EXIT_PROGRAM
 
 
@@ -141,12 +142,6 @@ def _looked(watch: Watch, request: Request, seconds: float, failed: str | None) 
     return watch.looked(compiled_for=request.target, gpu=gpu, seconds=round(seconds, 2), failed=failed, kept=kept)
 
 
-def _write(answer: Path, looked: Looked) -> None:
-    temporary = answer.with_suffix(".part")
-    temporary.write_bytes(msgspec.json.encode(looked))
-    os.replace(temporary, answer)  # noqa: PTH105
-
-
 @contextlib.contextmanager
 def _leaving(answer: Path, watch: Watch, request: Request) -> Iterator[None]:
     """What a program that leaves by os._exit has launched is written down, too."""
@@ -155,7 +150,7 @@ def _leaving(answer: Path, watch: Watch, request: Request) -> Iterator[None]:
     def left(code: int) -> None:
         with contextlib.suppress(Exception):
             failed = None if code == 0 else f"it left by os._exit({code})"
-            _write(answer, _looked(watch, request, 0.0, failed))
+            write_answer(answer, _looked(watch, request, 0.0, failed))
         leave(code)
 
     os._exit = left  # type: ignore[assignment]

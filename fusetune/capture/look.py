@@ -9,11 +9,12 @@ from pathlib import Path
 
 import msgspec
 
+from fusetune.capture.answers import how_it_ended, not_started
 from fusetune.capture.cases import Looked
 from fusetune.capture.child import QUOTA_BYTES, Request
 from fusetune.capture.keeping import MOST_CASES
 from fusetune.capture.programs import Program
-from fusetune.errors import EXIT_PROGRAM, MachineError, ProgramError
+from fusetune.errors import EXIT_PROGRAM, ProgramError
 
 
 def look(
@@ -45,11 +46,11 @@ def look(
         except subprocess.TimeoutExpired as error:
             raise ProgramError(f"the program did not end within {limit_s:g} s; give it less to do") from error
         except OSError as error:
-            raise MachineError(f"no process for the program could be started: {error.strerror or error}") from error
+            raise not_started(error) from error
         if not answer.exists():
-            how = f"signal {-done.returncode}" if done.returncode < 0 else f"exit code {done.returncode}"
+            how = how_it_ended(done.returncode)
             raise ProgramError(f"the program's process ended with {how}, and nothing could be seen of its launches")
         looked = msgspec.json.decode(answer.read_bytes(), type=Looked)
     if looked.failed is None and done.returncode not in {0, EXIT_PROGRAM}:
-        return msgspec.structs.replace(looked, failed=f"its process ended with exit code {done.returncode}")
+        return msgspec.structs.replace(looked, failed=f"its process ended with {how_it_ended(done.returncode)}")
     return looked

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import msgspec
 
+from fusetune.capture.answers import how_it_ended, not_started
 from fusetune.capture.applying import Launched
 from fusetune.capture.cases import Case
 from fusetune.capture.changes import Change
 from fusetune.capture.programs import Program
 from fusetune.capture.results import Difference
-from fusetune.errors import MachineError
 
 
 class AgainRequest(msgspec.Struct, frozen=True):
@@ -134,8 +134,7 @@ class FreshProcesses:
             finally:
                 _end(process)
             if not answer.exists():
-                how = f"signal {-process.returncode}" if process.returncode < 0 else f"exit code {process.returncode}"
-                return Ran(failed=f"its process ended with {how}")
+                return Ran(failed=f"its process ended with {how_it_ended(process.returncode)}")
             return msgspec.json.decode(answer.read_bytes(), type=Ran)
 
 
@@ -144,7 +143,7 @@ def _started() -> subprocess.Popen[bytes]:
     try:
         return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=2)
     except OSError as error:
-        raise MachineError(f"no process for the program could be started: {error.strerror or error}") from error
+        raise not_started(error) from error
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

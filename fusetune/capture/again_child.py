@@ -7,7 +7,6 @@ the answer to, a Ran. Exit code 6 where the program fails.
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 import time
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any, Final
 import msgspec
 
 from fusetune.capture.again import AgainRequest, Ran
+from fusetune.capture.answers import write_answer
 from fusetune.capture.applying import Applier
 from fusetune.capture.child import print_failure
 from fusetune.capture.overlay import Overlay
@@ -37,7 +37,7 @@ def main() -> int:
     if asked is None:
         return EXIT_INTERRUPTED
     ran = ran_of(msgspec.json.decode(asked[0].read_bytes(), type=AgainRequest))
-    _write(asked[1], ran)
+    write_answer(asked[1], ran)
     return EXIT_OK if ran.failed is None else EXIT_PROGRAM
 
 
@@ -162,12 +162,6 @@ def _has_gpu(request: AgainRequest) -> bool:
     import torch
 
     return request.target is None and torch.cuda.is_available()
-
-
-def _write(answer: Path, ran: Ran) -> None:
-    temporary = answer.with_suffix(".part")
-    temporary.write_bytes(msgspec.json.encode(ran))
-    os.replace(temporary, answer)  # noqa: PTH105
 
 
 if __name__ == "__main__":

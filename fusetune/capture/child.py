@@ -1,7 +1,8 @@
 """The process in which a program is looked at: `python -m fusetune.capture.child REQUEST ANSWER`.
 
 The request and the answer are files of JSON. What the program prints goes where it would go. Exit code 6 where the
-program fails; the answer is written all the same, with the launches seen so far.
+program fails; the answer is written all the same, with the launches seen so far. Exit code 2, and the reason as text in
+ANSWER with the suffix of MISNAMED instead, where there is no such function or its arguments make no sense.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any, Final
 
 import msgspec
 
+from fusetune.capture.answers import write_answer
 from fusetune.capture.cases import KnobSeen, Looked
 from fusetune.capture.keeping import MOST_CASES, Keeper
 from fusetune.capture.launches import before_of, told
@@ -25,10 +27,11 @@ from fusetune.capture.programs import Program, run_program
 from fusetune.capture.watch import Understood, Watch
 from fusetune.core.brief import brief
 from fusetune.core.target import find_target
-from fusetune.errors import EXIT_OK, EXIT_PROGRAM
+from fusetune.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_PROGRAM, EXIT_USAGE, UsageError
 
 QUOTA_BYTES: Final = 8 << 30
 """What the storages of one run take at most, unless said otherwise."""
+MISNAMED: Final = ".misnamed"
 _OURS: Final = str(Path(__file__).resolve().parents[1])
 
 
@@ -48,7 +51,14 @@ class Request(msgspec.Struct, frozen=True):
 
 
 def main() -> int:
-    """Run the program and write down what it launches."""
+    """Run the program and write down what it launches; interrupted before or after, it ends without a word."""
+    try:
+        return _main()
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+
+
+def _main() -> int:
     request = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=Request)
     answer = Path(sys.argv[2])
     began = time.monotonic()
@@ -71,9 +81,12 @@ def main() -> int:
         except SystemExit as error:
             failed = None if error.code in {None, 0} else f"it ended with exit code {error.code}"
         except BaseException as error:  # noqa: BLE001 - a KeyboardInterrupt, too, is the program's end
+            if isinstance(error, UsageError) and _frames(error) is None:
+                answer.with_suffix(MISNAMED).write_text(str(error), encoding="utf-8")
+                return EXIT_USAGE
             print_failure(error)
             failed = f"{type(error).__name__}: {brief(error)}"
-        _write(answer, _looked(watch, request, time.monotonic() - began, failed))
+        write_answer(answer, _looked(watch, request, time.monotonic() - began, failed))
     return EXIT_OK if failed is None else EXIT_PROGRAM
 
 
@@ -141,12 +154,6 @@ def _looked(watch: Watch, request: Request, seconds: float, failed: str | None) 
     return watch.looked(compiled_for=request.target, gpu=gpu, seconds=round(seconds, 2), failed=failed, kept=kept)
 
 
-def _write(answer: Path, looked: Looked) -> None:
-    temporary = answer.with_suffix(".part")
-    temporary.write_bytes(msgspec.json.encode(looked))
-    os.replace(temporary, answer)  # noqa: PTH105
-
-
 @contextlib.contextmanager
 def _leaving(answer: Path, watch: Watch, request: Request) -> Iterator[None]:
     """What a program that leaves by os._exit has launched is written down, too."""
@@ -155,7 +162,7 @@ def _leaving(answer: Path, watch: Watch, request: Request) -> Iterator[None]:
     def left(code: int) -> None:
         with contextlib.suppress(Exception):
             failed = None if code == 0 else f"it left by os._exit({code})"
-            _write(answer, _looked(watch, request, 0.0, failed))
+            write_answer(answer, _looked(watch, request, 0.0, failed))
         leave(code)
 
     os._exit = left  # type: ignore[assignment]
@@ -167,10 +174,15 @@ def _leaving(answer: Path, watch: Watch, request: Request) -> Iterator[None]:
 
 def print_failure(error: BaseException) -> None:
     """The program's own traceback: without the frames of what runs it."""
-    frames: TracebackType | None = error.__traceback__
+    traceback.print_exception(type(error), error, _frames(error))
+
+
+def _frames(error: BaseException) -> TracebackType | None:
+    """The program's own frames; None where the error comes from what runs it."""
+    frames = error.__traceback__
     while frames is not None and _is_ours(frames):
         frames = frames.tb_next
-    traceback.print_exception(type(error), error, frames)
+    return frames
 
 
 def _is_ours(frames: TracebackType) -> bool:

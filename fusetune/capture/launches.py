@@ -11,9 +11,9 @@ from typing import Any, Final
 
 from fusetune.capture.cases import KernelSeen, TensorSeen
 from fusetune.capture.sources import source_hash_of
+from fusetune.core.config import OPTIONS
 from fusetune.ops.hashing import innermost
 
-_BEFORE: Final = ("num_warps", "num_stages", "num_ctas", "maxnreg", "warp_size")
 _OURS: Final = str(Path(__file__).resolve().parents[1])
 
 
@@ -113,8 +113,8 @@ def resolved_grid(grid: Any, bound: Mapping[str, Any]) -> tuple[int, ...]:
 def before_of(compiled: Any) -> dict[str, Any]:
     """The options that a compiled kernel has, whatever the source asks for; none where nothing was compiled."""
     metadata = getattr(compiled, "metadata", None)
-    found = {name: getattr(metadata, name, None) for name in _BEFORE} if metadata is not None else {}
-    return {name: told(value) for name, value in found.items() if value is not None and name != "warp_size"}
+    found = {name: getattr(metadata, name, None) for name in OPTIONS}
+    return {name: told(value) for name, value in found.items() if value is not None}
 
 
 def kernel_seen(kernel: Any) -> KernelSeen:

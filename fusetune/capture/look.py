@@ -9,11 +9,12 @@ from pathlib import Path
 
 import msgspec
 
+from fusetune.capture.answers import how_it_ended, not_started
 from fusetune.capture.cases import Looked
-from fusetune.capture.child import QUOTA_BYTES, Request
+from fusetune.capture.child import MISNAMED, QUOTA_BYTES, Request
 from fusetune.capture.keeping import MOST_CASES
 from fusetune.capture.programs import Program
-from fusetune.errors import EXIT_PROGRAM, MachineError, ProgramError
+from fusetune.errors import EXIT_PROGRAM, ProgramError, UsageError
 
 
 def look(
@@ -30,9 +31,10 @@ def look(
 
     With `target` nothing is run on a GPU: launches are compiled for that one. With `keep`, a folder that is not there
     yet, cases are kept in it: at most `most`, with storages of `quota_bytes` together, of which large ones of floats
-    are kept by their distribution unless `exact`. A program that fails by itself is told in
-    `failed`, and its traceback has been printed. Raises ProgramError where it ended without a word, as by a signal or
-    after `limit_s` seconds, and MachineError where no process could be started.
+    are kept by their distribution unless `exact`. A program that fails by itself is told in `failed`, and its traceback
+    has been printed. Raises UsageError where a function that is named, or its module, is not there, or its arguments
+    cannot be evaluated, ProgramError where the program ended without a word, as by a signal or after `limit_s` seconds,
+    and MachineError where no process could be started.
     """
     asked = Request(program, target, None if keep is None else str(keep.absolute()), exact, quota_bytes, most)
     with tempfile.TemporaryDirectory(prefix="fusetune-capture-") as folder:
@@ -45,11 +47,14 @@ def look(
         except subprocess.TimeoutExpired as error:
             raise ProgramError(f"the program did not end within {limit_s:g} s; give it less to do") from error
         except OSError as error:
-            raise MachineError(f"no process for the program could be started: {error.strerror or error}") from error
+            raise not_started(error) from error
+        misnamed = answer.with_suffix(MISNAMED)
+        if misnamed.exists():
+            raise UsageError(misnamed.read_text(encoding="utf-8"))
         if not answer.exists():
-            how = f"signal {-done.returncode}" if done.returncode < 0 else f"exit code {done.returncode}"
+            how = how_it_ended(done.returncode)
             raise ProgramError(f"the program's process ended with {how}, and nothing could be seen of its launches")
         looked = msgspec.json.decode(answer.read_bytes(), type=Looked)
     if looked.failed is None and done.returncode not in {0, EXIT_PROGRAM}:
-        return msgspec.structs.replace(looked, failed=f"its process ended with exit code {done.returncode}")
+        return msgspec.structs.replace(looked, failed=f"its process ended with {how_it_ended(done.returncode)}")
     return looked

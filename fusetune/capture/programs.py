@@ -264,13 +264,19 @@ def _evaluated(expression: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 
 def _run_model(program: Program) -> Any:
+    with loaded_model(program) as (model, inputs_of):
+        return model(*on_cuda(inputs_of.get_inputs()))
+
+
+@contextlib.contextmanager
+def loaded_model(program: Program) -> Iterator[tuple[Any, ModuleType]]:
+    """A model, made, and the module that says its inputs; sys.argv and sys.path are as it expects meanwhile."""
     path = Path(program.what).absolute()
     reference = Path(program.reference).absolute() if program.reference else path
     with as_command([program.what], path.resolve().parent):
-        inputs_of = loaded(reference)
-        module = inputs_of if reference.resolve() == path.resolve() else loaded(path)
-        model = made_alike(getattr(module, MODEL), inputs_of)
-        return model(*on_cuda(inputs_of.get_inputs()))
+        inputs_of = _loaded(reference)
+        module = inputs_of if reference.resolve() == path.resolve() else _loaded(path)
+        yield made_alike(getattr(module, MODEL), inputs_of), inputs_of
 
 
 def made_alike(kind: Any, inputs_of: ModuleType) -> Any:
@@ -296,7 +302,7 @@ def on_cuda(value: Any) -> Any:
     return value
 
 
-def loaded(path: Path) -> ModuleType:
+def _loaded(path: Path) -> ModuleType:
     """A file imported under a module name that nothing else has: its own where that is free."""
     stem = path.stem if path.stem.isidentifier() else "program"
     name, number = stem, 1

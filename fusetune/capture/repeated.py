@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from fusetune.capture.programs import MODEL, Program, arguments_of, as_command, function_of, loaded, made_alike, on_cuda
+from fusetune.capture.programs import Program, arguments_of, as_command, function_of, loaded_model, made_alike, on_cuda
 from fusetune.capture.results import Results, difference, in_dtypes_of, results_of
 
 _REFERENCE: Final = "Model"
@@ -120,12 +120,7 @@ def repeated(program: Program) -> Iterator[Repeated]:
         with as_command([program.what], Path.cwd()):
             yield Repeated(lambda: Arguments(*arguments_of(program)), function_of(program))
         return
-    path = Path(program.what).absolute()
-    inputs_path = Path(program.reference).absolute() if program.reference else path
-    with as_command([program.what], path.resolve().parent):
-        inputs_of = loaded(inputs_path)
-        module = inputs_of if inputs_path.resolve() == path.resolve() else loaded(path)
-        model = made_alike(getattr(module, MODEL), inputs_of)
+    with loaded_model(program) as (model, inputs_of):
 
         def reference(inputs: Arguments) -> Any:
             return made_alike(getattr(inputs_of, _REFERENCE), inputs_of)(*inputs.positional)

@@ -33,10 +33,10 @@ from fusetune.capture.launches import (
 from fusetune.capture.placing import heuristics_of, placed_of
 from fusetune.capture.seen import Seen, SeenCases, trials_of
 from fusetune.capture.timing import LaunchTimer, is_capturing
+from fusetune.core.config import OPTIONS
 
 TIMED_OF_A_CASE: Final = 20
 """So many launches of a case say what all of them take."""
-_OPTIONS_OF_A_CONFIG: Final = ("num_warps", "num_stages", "num_ctas", "maxnreg")
 
 
 class Understood(NamedTuple):
@@ -320,7 +320,7 @@ def findings_of(tuners: Sequence[Any], options: Mapping[str, Any], before: Mappi
         hidden = {
             name
             for config in getattr(tuner, "configs", ())
-            for name in _OPTIONS_OF_A_CONFIG
+            for name in OPTIONS
             if name in getattr(config, "kwargs", {})
         }
         if any(getattr(config, "pre_hook", None) is not None for config in getattr(tuner, "configs", ())):
@@ -332,7 +332,7 @@ def findings_of(tuners: Sequence[Any], options: Mapping[str, Any], before: Mappi
             )
     found += [
         f"the launch asks for {name}={options[name]}, and {before[name]} runs"
-        for name in _OPTIONS_OF_A_CONFIG
+        for name in OPTIONS
         if options.get(name) is not None and name in before and options[name] != before[name]
     ]
     return tuple(found)

@@ -85,20 +85,21 @@ def capture(
     else:
         from rich.console import Console
 
-        from fusetune.report.captured import besides, selected, table_of, to_explanation
+        from fusetune.report.captured import besides, notes_on, selected, table_of, to_explanation
+        from fusetune.report.wording import plural
 
         cases = selected(looked, kernel=kernel, top=top, share=share)
         if explain:
             echo(to_explanation(cases), nl=False)
         elif cases:
             echo_console(Console(), lambda console: console.print(table_of(looked, cases)))
-        for line in besides(looked, cases):
+        for line in [*besides(looked, cases), *([] if explain else notes_on(cases))]:
             echo(printable(line))
         if keep:
             count = sum(case.kept is not None for case in looked.cases)
             where = f" in {looked.kept}" if looked.kept else ": the program launched nothing that could be"
             where += ", without what the tensors held" if looked.kept and looked.compiled_for else ""
-            echo(printable(f"{count} {'case is' if count == 1 else 'cases are'} kept{where}"))
+            echo(printable(f"{plural(count, 'case')} kept{where}"))
     if looked.failed:
         echo(printable(f"The program failed by itself: {looked.failed}"), err=True)
     ctx.exit(EXIT_PROGRAM if looked.failed else EXIT_OK)
@@ -109,6 +110,7 @@ def _kept_before(
 ) -> None:
     """Show the runs that are kept, or remove some."""
     from fusetune.capture.captures import captures_folder, remove_runs, runs
+    from fusetune.report.wording import plural
 
     if program or module or (list_runs and remove is not None):
         raise UsageError("--list and --remove stand alone; give no program, and one of them")
@@ -119,8 +121,8 @@ def _kept_before(
         echo_json(msgspec.json.format(msgspec.json.encode(found), indent=1).decode())
         return
     for one in found:
-        cases = f"{one.cases} {'case' if one.cases == 1 else 'cases'}"
         gone = "removed: " if remove is not None else ""
-        echo(printable(f"{gone}{one.run}  {one.made or '-'}  {cases}  {format_bytes(one.bytes)}  {one.program}"))
+        size = f"{plural(one.cases, 'case')}  {format_bytes(one.bytes)}"
+        echo(printable(f"{gone}{one.run}  {one.made or '-'}  {size}  {one.program}"))
     if remove is None:
         echo(printable(f"in {captures_folder()}" if found else "no case is kept; `fusetune capture --keep` keeps some"))

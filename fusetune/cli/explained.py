@@ -16,6 +16,8 @@ from fusetune.tune.explained import Compiled, Explanation
 from fusetune.units import format_bytes, format_us
 
 _HEADINGS = ("config", "registers", "shared", "spills", "CTAs/SM", "occupancy", "limited by")
+_LEAST_US = 0.01
+"""A shorter time is told as that: each launch takes far more."""
 _FIGURES = frozenset({"registers", "shared", "spills", "CTAs/SM", "occupancy"})
 
 
@@ -109,7 +111,8 @@ def time_text(walls: Roofline | None, target: str) -> str:
     """What is known of time without a GPU, in words: no more than walls."""
     if walls is None:
         return f"time: nothing is known of it, the table of targets lacks a peak of {target}"
-    by_bytes = f"{format_us(walls.memory_us)} at least by bytes over bandwidth"
+    least = "under 0.01 us" if walls.memory_us < _LEAST_US else f"{format_us(walls.memory_us)} at least"
+    by_bytes = f"{least} by bytes over bandwidth"
     if not walls.compute_us:
         return f"time: {by_bytes}, the same for each config; nothing was timed"
     return (

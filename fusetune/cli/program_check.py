@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 NOT_ASKED = "The program was not run again with the new configs (--no-program-check)"
 FAILED = "The program was not run again: it failed by itself"
 NO_GPU = "The program was not run again: without a GPU nothing was kept"
+_SAID_ELSEWHERE = frozenset({FAILED, NO_GPU})
+"""Beside the table it is said that no GPU was used, and last of all how the program failed."""
 
 
 class ProgramCheck(msgspec.Struct, frozen=True):
@@ -28,7 +30,7 @@ class ProgramCheck(msgspec.Struct, frozen=True):
     def lines(self) -> list[str]:
         """Sentences for people, the first one `The program: ...`."""
         if self.word is None:
-            return [] if self.why_not is None else [self.why_not]
+            return [] if self.why_not in {None, *_SAID_ELSEWHERE} else [str(self.why_not)]
         return lines_of(self.word)
 
     def to_builtins(self) -> dict[str, Any] | None:
@@ -93,4 +95,6 @@ def lines_of(word: LastWord) -> list[str]:
 
 
 def _launches(count: int) -> str:
-    return f"{count} launch{'' if count == 1 else 'es'}"
+    from fusetune.report.wording import plural
+
+    return plural(count, "launch")

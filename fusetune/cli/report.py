@@ -139,7 +139,7 @@ def _of_one_run(found: Report, form: str, folders: Sequence[Path]) -> str:
     from fusetune.store.paths import find_run
 
     if len(found.runs) != 1:
-        raise UsageError(f"--format {form} tells one run, and there are {len(found.runs)}; choose it with --run ID")
+        raise UsageError(f"--format {form} reports one run, and there are {len(found.runs)}; choose it with --run ID")
     journal = find_run(found.runs[0].run, folders)
     assert journal is not None, "it was read a moment ago"
     return {"t4": to_t4, "cachefile": to_cachefile}[form](read_journal(journal))

@@ -74,7 +74,7 @@ def _table(chosen: list[Target]) -> str:
         ]
         lines.append("  ".join(cells).rstrip())
     lines.append(
-        "TFLOP/s are dense, with FP32 accumulation. `fusetune targets NAME` tells where each figure comes from."
+        "TFLOP/s are dense, with FP32 accumulation. `fusetune targets NAME` says where each figure comes from."
     )
     return "\n".join(lines)
 

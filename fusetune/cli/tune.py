@@ -276,7 +276,7 @@ def _show(
     as_json: bool,
 ) -> None:
     from fusetune.cli.tuned import explanations_of, sentences_on, table_of_tuned, to_builtins
-    from fusetune.report.captured import besides
+    from fusetune.report.captured import besides, notes_on
 
     if as_json:
         import json
@@ -297,7 +297,7 @@ def _show(
             echo_console(Console(), lambda console: console.print(table_of_tuned(tuned)))
         for line in explanations_of(tuned):
             echo(line)
-        for line in [*sentences_on(tuned), *checked.lines(), *code.lines(), *besides(looked, cases)]:
+        for line in [*sentences_on(tuned), *checked.lines(), *code.lines(), *besides(looked, cases), *notes_on(cases)]:
             echo(printable(line))
         files = sorted({str(one.result.file) for one in tuned if one.result is not None and one.result.file})
         if files:

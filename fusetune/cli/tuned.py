@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,12 +26,12 @@ _LEFT_OUT = frozenset({"grid", "not_compiled", "predicted_slow", "registers"})
 def table_of_tuned(tuned: Sequence[Tuned]) -> Table:
     """A row for each case: what runs, BASELINE and what was chosen, with times, the gain and the verdict.
 
-    Where nothing was timed there are no columns for it.
+    Where nothing was timed it says instead what is to be tried on a GPU. Cases of equal rows have one.
     """
     is_timed = not any(one.explanation is not None for one in tuned)
     headers = ("kernel", "sizes", "Before", ">us", ">BASELINE us", "chosen", ">us", ">gain", "verdict")
-    untimed = ("kernel", "sizes", "Before", "chosen", "verdict")
-    table = make_table(headers if is_timed else untimed)
+    table = make_table(headers if is_timed else ("kernel", "sizes", "Before", "to try", "verdict"))
+    rows: Counter[tuple[str, ...]] = Counter()
     for one in tuned:
         entry = one.result.entry if one.result is not None else None
         times = _times(entry)
@@ -46,38 +47,53 @@ def table_of_tuned(tuned: Sequence[Tuned]) -> Table:
             one.end,
         ]
         if not is_timed:
-            cells = [cell for header, cell in zip(headers, cells, strict=True) if not header.startswith(">")]
-        table.add_row(*map(printable, cells))
+            cells = [*cells[:3], _to_try(one), one.end]
+        rows[tuple(map(printable, cells))] += 1
+    for (name, sizes, *others), count in rows.items():
+        table.add_row(name, f"{sizes} ({count} cases)" if count > 1 else sizes, *others)
     return table
 
 
+def _to_try(one: Tuned) -> str:
+    """What a prediction proposes beside Before: warps and stages, and the constants that differ from Before's."""
+    if one.explanation is None or one.before is None:
+        return ""
+    before = one.before.label().split()
+    proposed = [made.config.label() for made in one.explanation.configs if made.proposed and made.config != one.before]
+    return ", ".join(
+        " ".join(word for word in label.split() if "=" not in word or word not in before) for label in proposed
+    )
+
+
 def sentences_on(tuned: Sequence[Tuned]) -> list[str]:
-    """What the table does not say: reasons, what was wrong among the candidates, findings."""
+    """What the table does not say: reasons, and what was wrong among the candidates."""
     lines = []
     for one in tuned:
         name = one.case.kernel.name
         if one.why is not None:
             lines.append(f"{name}: {one.end}: {one.why}")
-        elif one.result is not None and one.end != "keep":
+        elif one.result is not None and one.end != "keep" and one.explanation is None:
             lines.append(f"{name}: {one.end}: {REASON_TEXT[one.result.entry.reason]}")
         wrong = {reason: count for reason, count in one.failures.items() if reason not in _LEFT_OUT}
         if wrong:
             told = ", ".join(f"{count} {reason}" for reason, count in sorted(wrong.items(), key=lambda each: -each[1]))
             lines.append(f"{name}: of {one.tried} candidates {told}")
-        lines += [f"{name}: note: {finding}" for finding in one.case.findings]
     return list(dict.fromkeys(lines))
 
 
 def explanations_of(tuned: Sequence[Tuned]) -> list[str]:
-    """What predictions go by, case by case, and what a profile says of those that were measured."""
-    lines: list[str] = []
+    """What predictions go by, and what a profile says of those that were measured; cases of equal lines have one."""
+    told: Counter[tuple[str, ...]] = Counter()
     for one in tuned:
         name, sizes = one.case.kernel.name, shortened(_sizes(one), 2 * _LONGEST_PROBLEM)
         if one.explanation is not None:
-            lines += [*to_lines(name, sizes, one.explanation), ""]
+            told.update([tuple(to_lines(name, sizes, one.explanation))])
         elif one.profile is not None:
-            lines += [printable(f"{name}  {sizes}"), *profile_lines(one.profile, None), ""]
-    return lines
+            told.update([(printable(f"{name}  {sizes}"), *profile_lines(one.profile, None))])
+    lines: list[str] = []
+    for (first, *others), count in told.items():
+        lines += ["", f"{first}  ({count} cases)" if count > 1 else first, *others]
+    return [*lines, ""] if lines else []
 
 
 def to_builtins(program: str, gpu: str | None, seconds: float, tuned: Sequence[Tuned]) -> dict[str, Any]:

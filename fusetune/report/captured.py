@@ -12,25 +12,31 @@ from rich.table import Table
 
 from fusetune.capture.cases import Case, Looked
 from fusetune.core.text import printable
+from fusetune.errors import UsageError
 from fusetune.report.terminal_tables import make_table
+from fusetune.report.wording import plural
 from fusetune.units import format_us
 
 SHARE: Final = 0.95
 """Of the kernels' time: so much is shown where nothing else is asked for."""
 _SHORT: Final = {"num_warps": "warps", "num_stages": "stages"}
 _LONGEST_PLACE: Final = 40
-_BEHIND: Final = {"both": "read and written", "atomic": "changed by atomics", "unused": "not touched"}
+_DOES: Final = {"both": "read and written", "atomic": "changed by atomics", "unused": "not touched"}
 
 
 def selected(looked: Looked, *, kernel: str | None = None, top: int | None = None, share: float = SHARE) -> list[Case]:
     """The cases of the kernels that are asked for: of a name, the first few, or those that make up a share of the time.
 
-    Where nothing was timed all of them count. Kernels in order of their time, or of their launches.
+    Where nothing was timed all of them count. Kernels in order of their time, or of their launches. Raises UsageError
+    where the program launches kernels, and none of the name.
     """
     kernels: defaultdict[tuple[str, str], list[Case]] = defaultdict(list)
     for case in looked.cases:
         if kernel is None or fnmatchcase(case.kernel.name, kernel):
             kernels[case.kernel.file, case.kernel.name].append(case)
+    if looked.cases and not kernels:
+        names = ", ".join(dict.fromkeys(case.kernel.name for case in looked.cases))
+        raise UsageError(f"--kernel {kernel} names no kernel of the program; it launches {names}")
     ordered = sorted(kernels.values(), key=lambda cases: (-_us(cases), -sum(case.launches for case in cases)))
     total = sum(map(_us, ordered))
     chosen: list[list[Case]] = []
@@ -64,7 +70,7 @@ def to_explanation(cases: Sequence[Case]) -> str:
 
 
 def _explained(case: Case) -> list[str]:
-    lines = [f"{case.kernel.name}  {case.kernel.place()}  {case.launches} launches, {case.config_text()}"]
+    lines = [f"{case.kernel.name}  {case.kernel.place()}  {_launches(case.launches)}, {case.config_text()}"]
     lines.append(f"  grid {'x'.join(map(str, case.grid))}: {case.grid_why or case.grid_kind}")
     for name, tensor in case.tensors.items():
         shared = [other for other, one in case.tensors.items() if other != name and one.storage == tensor.storage]
@@ -80,11 +86,11 @@ def _explained(case: Case) -> list[str]:
 
 def _role(case: Case, name: str) -> str:
     """What the kernel does to a tensor, after a comma; empty where that is not known."""
-    found = f", {case.roles[name]}" if name in case.roles else ""
+    found = f", {_DOES.get(case.roles[name], case.roles[name])}" if name in case.roles else ""
     if name in case.unsure:
         found += ", not surely: some access may be another tensor's"
     if name in case.tables:
-        found += f", its integers are addresses of memory that is {_BEHIND.get(case.tables[name], case.tables[name])}"
+        found += f", its integers are addresses of memory that is {_DOES.get(case.tables[name], case.tables[name])}"
     return found
 
 
@@ -93,22 +99,34 @@ def besides(looked: Looked, cases: Sequence[Case]) -> list[str]:
     lines = []
     if not looked.cases:
         lines.append("the program launched no Triton kernel that could be seen")
-    left = len(looked.cases) - len(cases)
+    shown = {(case.kernel.file, case.kernel.name) for case in cases}
+    others = sum((case.kernel.file, case.kernel.name) not in shown for case in looked.cases)
+    if others:
+        lines.append(f"{plural(others, 'more case')} of other kernels; --kernel, --top or --share picks them")
+    left = len(looked.cases) - others - len(cases)
     if left:
-        lines.append(f"{left} more case{'s' if left > 1 else ''} of other kernels; --top or --share shows more")
+        lines.append(f"{plural(left, 'more case')} of the same kernels, of less time or fewer launches")
     if looked.compiled_for:
         lines.append(f"no GPU was used: launches were compiled for {looked.compiled_for}, and nothing is timed")
     if looked.trials:
-        lines.append(f"{looked.trials} launches of autotuners that only timed are not the program's")
+        lines.append(f"{_launches(looked.trials)} of autotuners that only timed: not the program's")
     if looked.in_graphs:
-        lines.append(f"{looked.in_graphs} launches came while a CUDA graph was captured, and are not captured")
+        lines.append(f"{_launches(looked.in_graphs)} while a CUDA graph was captured: not captured")
     for name, count in looked.bypassed.items():
-        lines.append(f"{count} launches of {name} came past Triton's JIT, and are not captured")
+        lines.append(f"{_launches(count)} of {name} past Triton's JIT: not captured")
     for name, count in looked.by_inductor.items():
-        launches = "1 launch" if count == 1 else f"{count} launches"
-        lines.append(f"{launches} of {name}: compiled by torch.compile; not captured")
+        lines.append(f"{_launches(count)} of {name}: compiled by torch.compile; not captured")
+    return lines
+
+
+def notes_on(cases: Sequence[Case]) -> list[str]:
+    """What was found out about the cases, a sentence each."""
     findings = dict.fromkeys(f"{case.kernel.name}: {finding}" for case in cases for finding in case.findings)
-    return lines + [f"note: {finding}" for finding in findings]
+    return [f"note: {finding}" for finding in findings]
+
+
+def _launches(count: int) -> str:
+    return plural(count, "launch")
 
 
 def _place(case: Case, here: Path) -> str:

@@ -138,7 +138,7 @@ def to_vllm(rows: Sequence[ProblemRow]) -> dict[str, str]:
             files[_table_name(row, told)][str(told.size)] = told.values
     if not files:
         raise UsageError(
-            "--format vllm tells measured configs that vLLM's keys have words for, and there is none; use --format json"
+            "--format vllm reports measured configs that vLLM's keys have words for; there is none, use --format json"
         )
     return {name: json.dumps(configs, indent=4) + "\n" for name, configs in files.items()}
 

@@ -73,8 +73,9 @@ def reference_header(rows: Sequence[ProblemRow]) -> str:
 
 
 def plural(count: int, word: str) -> str:
-    """`1 block`, `2 blocks`."""
-    return f"{count} {word}{'' if count == 1 else 's'}"
+    """`1 block`, `2 blocks`, `2 launches`."""
+    ending = "es" if word.endswith("ch") else "s"
+    return f"{count} {word}{'' if count == 1 else ending}"
 
 
 def config_text(config: Config | None, run: RunSummary, candidate_id: int | None = None) -> str:

@@ -192,7 +192,7 @@ class ConfigSource:
         with self._warning:
             told = text in self._warned or len(self._warned) > MOST_WARNINGS
             if len(self._warned) == MOST_WARNINGS and not told:
-                text = "fusetune finds more that is damaged, and says no more of it; `fusetune.explain` tells"
+                text = "fusetune finds more that is damaged, and says no more of it; `fusetune.explain` does"
             if not told:
                 self._warned |= {text}
         if not told:

@@ -73,7 +73,7 @@ def _predict(request: SweepRequest, target: Target, progress: Progress) -> Sweep
         passed, rejected = plausible(request, target, _of_the_author(request))
         record_plan(passed, rejected, log)
         guessed = predictions(request, passed, target)
-        if not guessed:
+        if not guessed and request.space != "rules":  # What the rules leave is few, and all of it is compiled.
             counted = request.spec.flops(request.problem) and request.spec.kind(request.problem)
             walls = "the roofline is" if counted else "bytes over bandwidth are"
             log.note(NO_MODEL.format(op=request.spec.name, walls=walls, stays=log.reference_name))

@@ -23,7 +23,8 @@ def autotune_edits(source: SourceFile, kernel: cst.FunctionDef, change: Change, 
     call = launch_call(held, change.launch)
     others = [one for one in _launches(held, change.launch.kernel) if one is not call]
     if others:
-        raise held.refused(others[0], f"{change.launch.kernel} is launched here, too, with arguments of its own")
+        why = f"{change.launch.kernel} is launched here, too, and would share an autotuner: none is added"
+        raise held.refused(others[0], why)
     keywords = {one.keyword.value for one in call.args if one.keyword is not None}
     for name in varied:
         if name not in keywords:

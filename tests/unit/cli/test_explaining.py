@@ -67,10 +67,12 @@ def test_on_a_gpu_the_profile_is_held_against_its_own_limits_and_told_with_the_c
     assert targets == [find_target("h200")]
     assert spec.profiled == LIMIT.bound
     assert (tuned.profile, tuned.explanation) == (LIMIT, None)
+    assert explanations_of([tuned, tuned])[1].endswith("  (2 cases)")
     told = "\n".join(explanations_of([tuned]))
     assert "by the profile: Device memory limits norm." in told
     assert "note: a note" in told
     assert len(table_of_tuned([tuned]).columns) == 9, "with the columns of times"
+    assert table_of_tuned([tuned, tuned]).row_count == 1, "cases of equal rows have one"
 
 
 def test_a_gpu_that_the_table_does_not_hold_leaves_the_profile_out_and_says_so(

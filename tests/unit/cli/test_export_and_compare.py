@@ -153,7 +153,7 @@ def test_a_cache_file_is_written_with_the_call_that_simulates_on_it() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--format", "t4"), "--format t4 tells one run, and there are 2; choose it with --run ID"),
+        (("--format", "t4"), "--format t4 reports one run, and there are 2; choose it with --run ID"),
         (("--format", "vllm"), "name a folder for them with -o"),
         (("--format", "json", "-o", "."), "-o . is a folder; name a file"),
         (("--html", "no/where/x.html", "--run", RUN), "cannot write no/where/x.html"),

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from fusetune.capture.cases import Case, KernelSeen, TensorSeen
-from fusetune.report.captured import to_explanation
+import pytest
+
+from fusetune.capture.cases import Case, KernelSeen, Looked, TensorSeen
+from fusetune.errors import UsageError
+from fusetune.report.captured import besides, notes_on, selected, to_explanation
 
 
 def test_a_tensor_is_told_with_all_that_the_kernel_does_to_it():
@@ -19,12 +22,46 @@ def test_a_tensor_is_told_with_all_that_the_kernel_does_to_it():
         constants={},
         options={},
         before={},
-        roles={"table_ptr": "read", "x_ptr": "written"},
+        roles={"table_ptr": "read", "x_ptr": "both"},
         tables={"table_ptr": "both"},
         unsure=("x_ptr",),
     )
     lines = to_explanation([case]).splitlines()
+    assert lines[0].startswith("k  m.py:3  1 launch, ")
     assert "  table_ptr: int64 [4], read, its integers are addresses of memory that is read and written" in lines
     surely = ", not surely: some access may be another tensor's"
-    assert f"  x_ptr: float32 [4], written{surely}, shares its memory with y_ptr" in lines
+    assert f"  x_ptr: float32 [4], read and written{surely}, shares its memory with y_ptr" in lines
     assert "  y_ptr: float32 [4], shares its memory with x_ptr" in lines
+
+
+def launched(name: str, *findings: str) -> Case:
+    return Case(
+        kernel=KernelSeen(name, "m", "m.py", 3),
+        grid=(4,),
+        grid_kind="fixed",
+        tensors={},
+        values={},
+        constants={},
+        options={},
+        before={},
+        findings=findings,
+    )
+
+
+def test_a_name_that_no_kernel_has_is_a_mistake_that_names_those_that_there_are():
+    looked = Looked((launched("add"), launched("add"), launched("sub")))
+    with pytest.raises(UsageError, match="--kernel mul names no kernel of the program; it launches add, sub"):
+        selected(looked, kernel="mul")
+    assert selected(looked, kernel="a*") == list(looked.cases[:2])
+    assert selected(Looked(()), kernel="mul") == []
+
+
+def test_what_is_not_shown_is_counted_by_whose_it_is_and_a_note_is_told_once():
+    looked = Looked((launched("add"), launched("add"), launched("sub", "odd")), trials=1, bypassed={"mul": 2})
+    assert besides(looked, looked.cases[:1]) == [
+        "1 more case of other kernels; --kernel, --top or --share picks them",
+        "1 more case of the same kernels, of less time or fewer launches",
+        "1 launch of autotuners that only timed: not the program's",
+        "2 launches of mul past Triton's JIT: not captured",
+    ]
+    assert notes_on([*looked.cases, *looked.cases]) == ["note: sub: odd"]

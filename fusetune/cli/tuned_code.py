@@ -109,9 +109,12 @@ def outputs_of(
 
 
 def check_program(outputs: Outputs, program: Program) -> None:
-    """Raise UsageError where a module is wanted of a program that has none."""
+    """Raise UsageError where a module is wanted of a program that has none, ConfigFileError where it has no place."""
+    from fusetune.tune.plan import check_folder
+
     if outputs.module is None:
         return
+    check_folder(outputs.module)
     if program.kind != "model":
         raise UsageError(
             f"-o {outputs.module} writes the module of a program with ModelNew, and {program.what} is none; use --diff "

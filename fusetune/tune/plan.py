@@ -77,6 +77,11 @@ def check_output(path: Path) -> None:
     """Raise ConfigFileError at once, not after minutes of work, where an entry could not be put into this file."""
     if os.access(path, os.F_OK):
         read_config_file(path)
+    check_folder(path)
+
+
+def check_folder(path: Path) -> None:
+    """Raise ConfigFileError where the folder that a file is to be written to, or made in, may not be written to."""
     try:
         folder = next(parent for parent in path.absolute().parents if os.access(parent, os.F_OK))
     except OSError as error:

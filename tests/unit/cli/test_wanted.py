@@ -20,7 +20,7 @@ from fusetune.core.diagnosis import Diagnosis
 from fusetune.core.environment import Environment
 from fusetune.core.problem import NamedProblem
 from fusetune.core.rules import LOW_PRESSURE
-from fusetune.errors import UsageError
+from fusetune.errors import ConfigFileError, UsageError
 from fusetune.store.schema import Entry, GainOver, Times
 from fusetune.tune.explained import Compiled, Explanation
 from fusetune.tune.program import End, Tuned
@@ -284,3 +284,11 @@ def test_the_output_is_a_module_by_its_name_and_else_the_folder_of_configs() -> 
     for flag in ("autotune", "per_kernel"):
         with pytest.raises(UsageError, match=f"--{flag.replace('_', '-')} says what is written"):
             made("out", **{flag: True})
+
+
+def test_a_module_that_cannot_be_written_is_a_mistake_before_any_work(tmp_path):
+    (tmp_path / "file").write_text("")
+    program = Program("model", str(tmp_path / "current.py"))
+    with pytest.raises(ConfigFileError, match="file is not a folder that you may write to"):
+        check_program(Outputs(tmp_path / "file" / "made.py", Path("c"), False, False, False), program)
+    check_program(Outputs(tmp_path / "new" / "made.py", Path("c"), False, False, False), program)

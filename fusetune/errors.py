@@ -28,7 +28,6 @@ A message says what was wrong, where, and what to do next.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import ClassVar
 
 EXIT_OK = 0
@@ -117,9 +116,9 @@ class NoCandidateError(FusetuneError):
 
     exit_code = EXIT_INCONCLUSIVE
 
-    def __init__(self, message: str, *, tried: int = 0, failures: Mapping[str, int] | None = None) -> None:
+    def __init__(self, message: str, *, tried: int = 0, failures: dict[str, int] | None = None) -> None:
         super().__init__(message)
-        self.tried, self.failures = tried, dict(failures or {})
+        self.tried, self.failures = tried, failures or {}
 
 
 class MachineError(FusetuneError):

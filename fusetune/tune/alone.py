@@ -38,4 +38,4 @@ def end_if_alone(request: SweepRequest, log: RunLog, left: Collection[Config], a
     )
     log.journal.write(RunEnd(entry=None, file=None, message=message))
     tried, failures = tried_and_fallen(journal, (log.reference,))
-    raise NoCandidateError(f"{message}; {journal} says of each why", tried=tried, failures=failures)
+    raise NoCandidateError(f"{message}; {journal} says of each why", tried=tried, failures=dict(failures))

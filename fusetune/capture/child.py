@@ -117,7 +117,7 @@ def understand(
         "grid_why": rule.why,
         "site": site_of(frame, kernel, constants, rule, proposals, heuristics),
         "knobs": tuple(
-            KnobSeen(knob.name, told(knob.value), knob.varies, knob.reason, tuple(map(told, knob.values)))
+            KnobSeen(knob.name, told(knob.value), knob.varies, knob.reason, tuple(map(told, knob.values)), knob.again)
             for knob in knobs
         ),
     }

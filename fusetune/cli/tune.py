@@ -129,6 +129,7 @@ def tune(
     diff: bool,
     apply: bool,
     autotune: bool,
+    source_budget_s: float,
     per_kernel: bool,
     runs: Path | None,
     as_json: bool,
@@ -225,6 +226,8 @@ def tune(
                 wanted=not no_program_check,
                 least_gain=None if per_kernel else min_gain,
                 limit_s=limit_s,
+                budget_s=source_budget_s,
+                min_gain=min_gain,
             )
             code = code_of(outputs, parsed, tuned, looked, question)
         words, folder = _words(module, program), outputs.configs
@@ -287,6 +290,7 @@ def _show(
             **made,
             "program_check": checked.to_builtins(),
             "source_check": code.to_builtins(),
+            "source_trials": code.trials.to_builtins() if code.trials is not None else None,
             "failed": looked.failed,
         }
         echo_json(json.dumps(told, indent=1))

@@ -12,18 +12,22 @@ from msgspec import structs
 
 import fusetune
 from fusetune.cli.shown import echo, echo_laid_out
-from fusetune.cli.source_check import Question, SourceCheck, checked
+from fusetune.cli.source_check import Question, SourceCheck, checked, decided_of
 from fusetune.core.text import printable
 from fusetune.errors import MachineError, UsageError
 
 if TYPE_CHECKING:
     from fusetune.capture.cases import Case, Looked
     from fusetune.capture.programs import Program
+    from fusetune.cli.source_trials import SourceTrials
     from fusetune.code.patch.plan import Plan
+    from fusetune.code.patch.source_file import Sources
     from fusetune.tune.program import Tuned
 
 F = TypeVar("F", bound=Callable[..., Any])
 _SUFFIX: Final = ".py"
+SOURCE_BUDGET_S: Final = 60.0
+"""For trials that are runs of the program, of a few seconds each: some ten of them."""
 
 
 class Outputs(NamedTuple):
@@ -76,6 +80,16 @@ _OPTIONS: Final[Sequence[Callable[[Any], Any]]] = (
         help="Leave kernels to @triton.autotune with at most three configs, BASELINE among them, not to one.",
     ),
     click.option(
+        "--source-budget",
+        "source_budget_s",
+        metavar="SECONDS",
+        type=click.FloatRange(0),
+        default=SOURCE_BUDGET_S,
+        show_default=True,
+        help="With -o, --diff or --apply on a GPU: what a launch alone cannot vary is tried by running the program "
+        "again with another number in its source; begin no further such run after so long. 0 tries none.",
+    ),
+    click.option(
         "--per-kernel",
         is_flag=True,
         help="Write what each kernel's own verdict says, though the program as a whole gains less than --min-gain. Its "
@@ -124,14 +138,21 @@ def check_program(outputs: Outputs, program: Program) -> None:
         raise UsageError(f"-o {outputs.module} is the program itself; write to another file, or use --apply")
 
 
-def plan_of(tuned: Sequence[Tuned], looked: Looked, *, autotune: bool) -> Plan:
-    """What was decided as edits of the program's files, none of which has to have changed since they ran."""
-    from fusetune.cli.wanted import changes_of, files_measured
-    from fusetune.code.patch.plan import planned
+def sources_of(looked: Looked) -> Sources:
+    """The program's files, none of which may have changed since they ran."""
+    from fusetune.cli.wanted import files_measured
     from fusetune.code.patch.source_file import Sources
 
+    return Sources(measured=files_measured(looked.cases))
+
+
+def plan_of(tuned: Sequence[Tuned], looked: Looked, *, autotune: bool, sources: Sources | None = None) -> Plan:
+    """What was decided as edits of the program's files."""
+    from fusetune.cli.wanted import changes_of
+    from fusetune.code.patch.plan import planned
+
     changes, findings = changes_of(tuned, looked.gpu or looked.compiled_for, autotune=autotune)
-    plan = planned(changes, Sources(measured=files_measured(looked.cases)))
+    plan = planned(changes, sources or sources_of(looked))
     return structs.replace(plan, findings=(*findings, *plan.findings))
 
 
@@ -143,14 +164,23 @@ class Form(NamedTuple):
 
 
 class Code(NamedTuple):
-    """What is given out of the source: as a module, and as a patch; None where that is not wanted."""
+    """What is given out of the source: as a module, and as a patch; None where that is not wanted.
+
+    `trials` is what runs of the program with other values in its source came to; None where there were none.
+    """
 
     module: Form | None
     patch: Form | None
+    trials: SourceTrials | None = None
+
+    def forms(self) -> list[Form]:
+        """Those that are wanted."""
+        return [form for form in (self.module, self.patch) if form is not None]
 
     def lines(self) -> list[str]:
         """What the program said of it, for people."""
-        return [line for form in self if form is not None and form.check is not None for line in form.check.lines()]
+        trials = self.trials.lines() if self.trials is not None else []
+        return [*trials, *(line for form in self.forms() if form.check is not None for line in form.check.lines())]
 
     def to_builtins(self) -> dict[str, Any]:
         """The same as JSON has it."""
@@ -169,10 +199,30 @@ def code_of(
 
     Where it is not right with a change, or does not gain what it has to, the change is not in it.
     """
+    from fusetune.cli.source_trials import try_sources
     from fusetune.tune.source_again import Source
 
+    sources = sources_of(looked)
+
     def planned(verdicts: Sequence[Tuned]) -> Plan:
-        return plan_of(verdicts, looked, autotune=outputs.autotune)
+        return plan_of(verdicts, looked, autotune=outputs.autotune, sources=sources)
+
+    def patched(plan: Plan) -> Source:
+        return Source(program, {one.file: one.after for one in plan.files}, _held(tuned, plan))
+
+    trials = None
+    if question is not None and question.why_not is None:
+        trials = try_sources(
+            program,
+            [one.case for one in tuned],
+            planned(tuned),
+            sources,
+            patched,
+            budget_s=question.budget_s,
+            min_gain=question.min_gain,
+            limit_s=question.limit_s,
+            gpu=looked.gpu,
+        )
 
     def module_with(plan: Plan) -> Source:
         assert outputs.module is not None, "it is asked of a module alone"
@@ -182,16 +232,13 @@ def code_of(
         own = str(Path(program.what).absolute())
         return Source(beside, {path: text.encode()}, _held(tuned, plan, {own: path}))
 
-    def patched(plan: Plan) -> Source:
-        return Source(program, {one.file: one.after for one in plan.files}, _held(tuned, plan))
-
-    before = Source(program, {}, _held(tuned))
+    before, decided = Source(program, {}, _held(tuned)), decided_of(tuned, planned, trials, sources)
     module = patch = None
     if outputs.module is not None:
-        module = Form(*checked("module", before, tuned, planned, module_with, question))
+        module = Form(*checked("module", before, decided, module_with, question))
     if outputs.diff or outputs.apply:
-        patch = Form(*checked("patch", before, tuned, planned, patched, question))
-    return Code(module, patch)
+        patch = Form(*checked("patch", before, decided, patched, question))
+    return Code(module, patch, trials)
 
 
 def _held(tuned: Sequence[Tuned], plan: Plan | None = None, moved: Mapping[str, str] | None = None) -> list[Case]:
@@ -217,11 +264,11 @@ def hand_out(
 
     `quiet` prints nothing on stdout. Raises UsageError where a file has changed, or there is no module to write.
     """
-    findings = [finding for form in code if form is not None for finding in form.plan.findings]
+    findings = [finding for form in code.forms() for finding in form.plan.findings]
     for finding in dict.fromkeys(findings):
         echo(printable(f"Not written back: {finding.told()}"), err=True)
     if outputs.module is not None and code.module is not None:
-        _write_module(outputs.module, program, code.module, tuned, looked)
+        _write_module(outputs.module, program, code, tuned, looked)
     return _hand_out_patch(outputs, code.patch, looked, quiet=quiet) if code.patch is not None else ""
 
 
@@ -242,8 +289,9 @@ def _hand_out_patch(outputs: Outputs, form: Form, looked: Looked, *, quiet: bool
     return text
 
 
-def _write_module(path: Path, program: Program, form: Form, tuned: Sequence[Tuned], looked: Looked) -> None:
-    text, findings = module_of(program, form.plan, tuned, looked, form.check)
+def _write_module(path: Path, program: Program, code: Code, tuned: Sequence[Tuned], looked: Looked) -> None:
+    assert code.module is not None, "it is written where it is wanted"
+    text, findings = module_of(program, code.module.plan, tuned, looked, code.module.check, code.trials)
     for finding in findings:
         echo(printable(f"Note: {finding}"), err=True)
     try:
@@ -257,7 +305,12 @@ def _write_module(path: Path, program: Program, form: Form, tuned: Sequence[Tune
 
 
 def module_of(
-    program: Program, plan: Plan, tuned: Sequence[Tuned], looked: Looked, check: SourceCheck | None = None
+    program: Program,
+    plan: Plan,
+    tuned: Sequence[Tuned],
+    looked: Looked,
+    check: SourceCheck | None = None,
+    trials: SourceTrials | None = None,
 ) -> tuple[str, list[str]]:
     """One module of a program with ModelNew, with what was decided, and what somebody should know of it."""
     from fusetune.cli.wanted import modules_of
@@ -267,7 +320,7 @@ def module_of(
     file = str(Path(program.what).absolute())
     data = next((one.after for one in plan.files if one.file == file), None)
     data = Path(file).read_bytes() if data is None else data
-    header = header_of(program, plan, tuned, looked, check)
+    header = header_of(program, plan, tuned, looked, check, trials)
     try:
         text, findings = standalone(file, data, header, modules_of(looked.cases))
     except NotWritableError as error:
@@ -278,7 +331,12 @@ def module_of(
 
 
 def header_of(
-    program: Program, plan: Plan, tuned: Sequence[Tuned], looked: Looked, check: SourceCheck | None = None
+    program: Program,
+    plan: Plan,
+    tuned: Sequence[Tuned],
+    looked: Looked,
+    check: SourceCheck | None = None,
+    trials: SourceTrials | None = None,
 ) -> list[str]:
     """The comments at the top of a module: where it comes from, what the program said, and each kernel's verdict."""
     from fusetune.cli.wanted import verdict_of
@@ -294,6 +352,8 @@ def header_of(
         lines.append("No launch is changed.")
     for verdict, reasons in dict.fromkeys((verdict_of(one), _reasons_of(one)) for one in tuned):
         lines += [verdict, *(f"  {reason}" for reason in reasons)]
+    if trials is not None:
+        lines += [f"In the source: {sentence}" for sentence in trials.sentences()]
     lines += [f"Not written back: {Path(one.file).name}:{one.line}: {one.text}" for one in plan.findings]
     wrapper = textwrap.TextWrapper(LINE_LENGTH - 2, subsequent_indent="  ", break_on_hyphens=False)
     return [part for line in lines for part in wrapper.wrap(printable(line))]

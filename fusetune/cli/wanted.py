@@ -52,7 +52,7 @@ def _change(one: Tuned, site: Site, wanted: Mapping[str, Any], gpu: str | None, 
     case = one.case
     before = before_of(case)
     return Change(
-        launch=_launched(case, site),
+        launch=launched_of(case, site),
         before=before,
         wanted={**before, **wanted},
         tried=_tried(one, autotune=autotune),
@@ -64,7 +64,8 @@ def _change(one: Tuned, site: Site, wanted: Mapping[str, Any], gpu: str | None, 
     )
 
 
-def _launched(case: Case, site: Site) -> Launched:
+def launched_of(case: Case, site: Site) -> Launched:
+    """A case's launch by where it stands in the program's source."""
     return Launched(
         file=site.file,
         line=site.line,

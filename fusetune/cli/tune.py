@@ -278,7 +278,7 @@ def _show(
     *,
     as_json: bool,
 ) -> None:
-    from fusetune.cli.tuned import explanations_of, sentences_on, table_of_tuned, to_builtins
+    from fusetune.cli.tuned import explanations_of, notes_of, sentences_on, table_of_tuned, to_builtins
     from fusetune.report.captured import besides, notes_on
 
     if as_json:
@@ -301,7 +301,8 @@ def _show(
             echo_console(Console(), lambda console: console.print(table_of_tuned(tuned)))
         for line in explanations_of(tuned):
             echo(line)
-        for line in [*sentences_on(tuned), *checked.lines(), *code.lines(), *besides(looked, cases), *notes_on(cases)]:
+        beside = [*besides(looked, cases), *notes_on(cases), *notes_of(tuned)]
+        for line in [*sentences_on(tuned), *checked.lines(), *code.lines(), *beside]:
             echo(printable(line))
         files = sorted({str(one.result.file) for one in tuned if one.result is not None and one.result.file})
         if files:

@@ -135,21 +135,31 @@ def run_all(programs: Sequence[Program], folder: Path, gpu: str | None, argument
         return 0
     facts = all_facts({program.name: module_of(folder, program) for program in programs if program.reference})
     rows = [{**row, "module_facts": facts.get(row["name"])} for row in rows]
-    found = summary(rows)
-    print("\n".join([line(row, look=False) for row in rows]), json.dumps(found, indent=1), sep="\n\n")
     arguments.output.mkdir(parents=True, exist_ok=True)
     output = arguments.output / f"programs-{on(gpu)}.json"
+    told = with_earlier([figures(row) for row in rows], output)
+    found = summary(told)
+    print("\n".join([line(row, look=False) for row in rows]), json.dumps(found, indent=1), sep="\n\n")
     result = {
         "date": f"{date.today():%Y-%m-%d}",
         "gpu": gpu,
         "predicted_for": None if gpu else DRY_TARGET,
         "environment": environment(folder),
         "summary": found,
-        "programs": [figures(row) for row in rows],
+        "programs": told,
     }
     output.write_text(json.dumps(result, indent=1) + "\n")
     print(f"wrote {output}")
     return 0
+
+
+def with_earlier(told: Sequence[Mapping[str, Any]], output: Path) -> list[dict[str, Any]]:
+    """Figures, with those of other programs that the file has already: a set takes longer than a machine is lent."""
+    today = f"{date.today():%Y-%m-%d}"
+    found = json.loads(output.read_text()) if output.exists() else {"programs": []}
+    merged = {one["name"]: {"date": found["date"], **one} for one in found["programs"]}
+    merged |= {one["name"]: {"date": today, **one} for one in told}
+    return [merged[name] for name in sorted(merged)]
 
 
 def on(gpu: str | None) -> str:
@@ -263,6 +273,9 @@ def figures(row: Mapping[str, Any]) -> dict[str, Any]:
         "seconds": row["seconds"],
         "kernels": len(row["kernels"]),
         "cases": len(cases),
+        "kernel_seconds": [
+            round(sum(case.get("seconds") or 0.0 for case in kernel["cases"]), 1) for kernel in row["kernels"]
+        ],
         "verdicts": dict(Counter(case["verdict"] for case in cases)),
         "failures": dict(sum((Counter(case.get("failures") or {}) for case in cases), Counter())),
     }
@@ -296,18 +309,17 @@ def of_program(word: Mapping[str, Any]) -> dict[str, Any]:
     return {**told, "changes": changes, "stay": stays, "ratio": word.get("ratio") if stays else 1.0}
 
 
-def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """How many programs came how far, the main kernels' time over Before, and the seconds a kernel."""
-    told = [figures(row) for row in rows]
+def summary(told: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """How many programs came how far, the main kernels' time over Before, the seconds a kernel, and their modules."""
     judged = [one for one in told if any(one["verdicts"].get(verdict) for verdict in JUDGED)]
     ratios = [
         one["main"]["ratio"] for one in told if any(one.get("main", {}).get("verdicts", {}).get(v) for v in JUDGED)
     ]
-    seconds = [sum(case.get("seconds") or 0.0 for case in kernel["cases"]) for row in rows for kernel in row["kernels"]]
+    seconds = [kernel for one in told for kernel in one.get("kernel_seconds", ())]
     modules = [one["module"] for one in told if "module" in one]
     forwards = [one["ratio"] for one in modules if one.get("ratio")]
     return {
-        "programs": len(rows),
+        "programs": len(told),
         "with_a_launch": sum(one["kernels"] > 0 for one in told),
         "ended_otherwise": {one["name"]: one["ended"] for one in told if one["ended"] != "done"},
         "with_a_verdict": len(judged),
@@ -318,6 +330,7 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "ratio_geometric_mean": round(statistics.geometric_mean(ratios), 4) if ratios else None,
         "seconds_a_kernel_median": round(statistics.median(seconds), 1) if seconds else None,
         "seconds_a_kernel_most": round(max(seconds), 1) if seconds else None,
+        "kernels_clocked": len(seconds),
         "seconds": round(sum(one["seconds"] for one in told), 1),
         "modules": sum("in_order" in one for one in modules),
         "modules_in_order": sum(one.get("in_order") is True for one in modules),

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from program_modules import disorder, imported
 from program_sources import FOCUS, METRICS, Pair, code_of, extract, pair_of, spread, write_drivers
-from programs import after_us, figures, main, of_program, on, read, share_us, summary
+from programs import after_us, figures, main, of_program, on, read, share_us, summary, with_earlier
 
 PROMPT = f"# Target\n{FOCUS}\n\n[CURRENT CODE]\n```python\nimport torch\n```\n\n{METRICS}\n```python\n# yours\n```\n"
 
@@ -79,7 +79,7 @@ def test_the_summary_counts_programs_by_how_far_they_came():
         row("c", ("odd", [case("skipped", None)])),
         row("d"),
     ]
-    found = summary(rows)
+    found = summary(list(map(figures, rows)))
     assert (found["programs"], found["with_a_launch"], found["with_a_verdict"]) == (4, 3, 2)
     assert (found["main_kernels"], found["main_kernels_kept"], found["ratio_geometric_mean"]) == (2, 1, 0.5)
     assert found["verdicts"] == {"revert": 2, "keep": 1, "skipped": 1}
@@ -162,6 +162,14 @@ def test_a_module_that_changes_nothing_is_the_program_as_it_is():
         {**row(name, ("k", [case("keep", 4.0, 2.0)])), "module": {**word, "given_out": 1, "ratio": ratio}}
         for name, ratio in (("a", 0.5), ("b", 0.98))
     ]
-    found = summary([{**one, "module_facts": {"in_order": True, "imports": "no"}} for one in rows])
+    found = summary([figures({**one, "module_facts": {"in_order": True, "imports": "no"}}) for one in rows])
     assert (found["forwards"], found["forward_geometric_mean"], found["forward_most"]) == (2, 0.7, 0.98)
     assert (found["modules"], found["modules_in_order"], found["modules_imported"]) == (2, 2, 0)
+
+
+def test_figures_of_other_programs_stay_in_the_file(tmp_path: Path):
+    output = tmp_path / "programs.json"
+    output.write_text(json.dumps({"date": "2026-01-02", "programs": [{"name": "a", "cases": 1}, {"name": "b"}]}))
+    found = with_earlier([{"name": "a", "cases": 2}], output)
+    assert [(one["name"], one.get("cases")) for one in found] == [("a", 2), ("b", None)]
+    assert found[1]["date"] == "2026-01-02" != found[0]["date"]

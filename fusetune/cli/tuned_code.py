@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from fusetune.cli.source_trials import SourceTrials
     from fusetune.code.patch.plan import Plan
     from fusetune.code.patch.source_file import Sources
+    from fusetune.code.patch.standalone import Standalone
     from fusetune.tune.program import Tuned
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -123,7 +124,10 @@ def outputs_of(
 
 
 def check_program(outputs: Outputs, program: Program) -> None:
-    """Raise UsageError where a module is wanted of a program that has none, ConfigFileError where it has no place."""
+    """Raise UsageError where a module is wanted of a program that has none, or whose own modules cannot be part of it.
+
+    Raises ConfigFileError where it has no place.
+    """
     from fusetune.tune.plan import check_folder
 
     if outputs.module is None:
@@ -136,6 +140,7 @@ def check_program(outputs: Outputs, program: Program) -> None:
         )
     if outputs.module.resolve() == Path(program.what).resolve():
         raise UsageError(f"-o {outputs.module} is the program itself; write to another file, or use --apply")
+    _standalone(program)
 
 
 def sources_of(looked: Looked) -> Sources:
@@ -226,11 +231,10 @@ def code_of(
 
     def module_with(plan: Plan) -> Source:
         assert outputs.module is not None, "it is asked of a module alone"
-        text, _ = module_of(program, plan, tuned, looked)
+        made = module_of(program, plan, tuned, looked)
         path = str(outputs.module.absolute())
         beside = structs.replace(program, what=path, reference=program.reference or program.what)
-        own = str(Path(program.what).absolute())
-        return Source(beside, {path: text.encode()}, _held(tuned, plan, {own: path}))
+        return Source(beside, {path: made.text.encode()}, _held(tuned, plan, dict.fromkeys(made.files, path)))
 
     before, decided = Source(program, {}, _held(tuned)), decided_of(tuned, planned, trials, sources)
     module = patch = None
@@ -291,17 +295,25 @@ def _hand_out_patch(outputs: Outputs, form: Form, looked: Looked, *, quiet: bool
 
 def _write_module(path: Path, program: Program, code: Code, tuned: Sequence[Tuned], looked: Looked) -> None:
     assert code.module is not None, "it is written where it is wanted"
-    text, findings = module_of(program, code.module.plan, tuned, looked, code.module.check, code.trials)
-    for finding in findings:
-        echo(printable(f"Note: {finding}"), err=True)
+    made = module_of(program, code.module.plan, tuned, looked, code.module.check, code.trials)
+    for note in made.notes:
+        echo(printable(f"Note: {note}"), err=True)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        path.write_text(made.text, encoding="utf-8")
     except OSError as error:
         raise MachineError(
             f"{path} could not be written ({error.strerror or error}); free or name another place"
         ) from (error)
     echo(printable(f"Wrote {path}"), err=True)
+
+
+class Module(NamedTuple):
+    """One module, what somebody should know of it, and the program's own files that it has something of."""
+
+    text: str
+    notes: list[str]
+    files: tuple[str, ...]
 
 
 def module_of(
@@ -311,23 +323,43 @@ def module_of(
     looked: Looked,
     check: SourceCheck | None = None,
     trials: SourceTrials | None = None,
-) -> tuple[str, list[str]]:
-    """One module of a program with ModelNew, with what was decided, and what somebody should know of it."""
+) -> Module:
+    """One module of a program with ModelNew, with what was decided. Raises UsageError where it cannot be one."""
     from fusetune.cli.wanted import modules_of
+
+    texts = {one.file: one.after for one in plan.files}
+    header = header_of(program, plan, tuned, looked, check, trials)
+    made = _standalone(program, texts, header, modules_of(looked.cases), sources_of(looked))
+    files = (str(Path(program.what).absolute()), *made.inlined)
+    others = [one for one in texts if one not in files]
+    told = [f"{other} would have to change, too, and is not part of the module" for other in others]
+    return Module(made.text, [*(finding.told() for finding in made.findings), *told], files)
+
+
+def _standalone(
+    program: Program,
+    texts: Mapping[str, bytes] = {},
+    header: Sequence[str] = (),
+    known: Mapping[str, str] = {},
+    sources: Sources | None = None,
+) -> Standalone:
+    """The module of a program's file and of its own modules, where some have other texts."""
     from fusetune.code.patch.edits import NotWritableError
+    from fusetune.code.patch.own_modules import OwnModules
+    from fusetune.code.patch.source_file import Sources
     from fusetune.code.patch.standalone import standalone
 
+    held = sources or Sources()
     file = str(Path(program.what).absolute())
-    data = next((one.after for one in plan.files if one.file == file), None)
-    data = Path(file).read_bytes() if data is None else data
-    header = header_of(program, plan, tuned, looked, check, trials)
+
+    def text(name: str) -> bytes:
+        return texts[name] if name in texts else held.data(name)
+
+    modules = OwnModules(Path(file).resolve().parent, known, text)
     try:
-        text, findings = standalone(file, data, header, modules_of(looked.cases))
+        return standalone(file, texts.get(file) or Path(file).read_bytes(), header, modules)
     except NotWritableError as error:
         raise UsageError(error.finding.told()) from error
-    others = [one.file for one in plan.files if one.file != file]
-    told = [f"{other} would have to change, too, and is not part of the module" for other in others]
-    return text, [*(finding.told() for finding in findings), *told]
 
 
 def header_of(

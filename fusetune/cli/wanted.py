@@ -43,9 +43,9 @@ def files_measured(cases: Sequence[Case]) -> dict[str, str]:
     return {file: hashed for case in cases if case.site is not None for file, hashed in case.site.files.items()}
 
 
-def modules_of(cases: Sequence[Case]) -> frozenset[str]:
-    """The program's own modules that names are imported from where it launches."""
-    return frozenset(name for case in cases if case.site is not None for name in case.site.modules)
+def modules_of(cases: Sequence[Case]) -> dict[str, str]:
+    """The files of the program's own modules that names are imported from where it launches."""
+    return {name: file for case in cases if case.site is not None for name, file in case.site.modules.items()}
 
 
 def _change(one: Tuned, site: Site, wanted: Mapping[str, Any], gpu: str | None, *, autotune: bool) -> Change:

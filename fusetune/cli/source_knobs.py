@@ -8,12 +8,13 @@ from typing import Any, NamedTuple
 from msgspec import structs
 
 from fusetune.capture.cases import Case, KnobSeen
-from fusetune.cli.wanted import before_of, launched_of
+from fusetune.cli.wanted import before_of, launched_of, values_of
 from fusetune.code.patch.change import Change
 from fusetune.code.patch.comments import COMMENT
 from fusetune.code.patch.edits import Edit, NotWritableError
 from fusetune.code.patch.plan import Plan, change_edits
 from fusetune.code.patch.source_file import Sources
+from fusetune.tune.program import Tuned
 
 Constants = tuple[str, ...]
 
@@ -51,12 +52,12 @@ def source_knobs(cases: Sequence[Case], plan: Plan, sources: Sources) -> list[So
     It is what the program alone keeps at a launch, and what may vary there and feeds something else as well. Numbers
     that cannot be changed apart are one.
     """
-    written = {_place(edit) for patch in plan.files for edit in patch.edits if edit.what != COMMENT}
+    written = [edit for patch in plan.files for edit in patch.edits if edit.what != COMMENT]
     groups: list[_Group] = []
     for case in sorted(cases, key=lambda one: -(one.us or 0.0)):
         for knob, change, edits in _of_case(case, sources):
             group = _Group(knob, edits[0], {_place(edit) for edit in edits})
-            if group.places & written:
+            if any(_meet(edit, other) for edit in edits for other in written):
                 continue
             group.add(change, [knob.name])
             for other in [one for one in groups if one.places & group.places]:
@@ -130,6 +131,23 @@ def _why_not_alone(change: Change, sources: Sources) -> str | None:
 
 def _place(edit: Edit) -> tuple[str, int]:
     return edit.file, edit.start
+
+
+def _meet(one: Edit, other: Edit) -> bool:
+    """Whether two edits change some byte both."""
+    return one.file == other.file and one.start < max(other.end, other.start + 1) and other.start < one.end
+
+
+def proposed_for(knob: SourceKnob, tuned: Sequence[Tuned]) -> list[int]:
+    """The values that the kernels of a number were fastest with by themselves, the most time first."""
+    kernels = {change.launch.kernel: constants for change, constants in knob.fed}
+    found: dict[int, None] = {}
+    for one in sorted(tuned, key=lambda each: -(each.case.us or 0.0)):
+        if one.end == "keep" and one.result is not None and one.case.kernel.name in kernels:
+            wanted = values_of(one, one.result.entry.config)
+            values = {wanted[name] for name in kernels[one.case.kernel.name] if type(wanted.get(name)) is int}
+            found |= dict.fromkeys(values - {knob.value} if len(values) == 1 else ())
+    return list(found)
 
 
 def values_told(values: Mapping[int, int], knobs: Sequence[SourceKnob]) -> str:

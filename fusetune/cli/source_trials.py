@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from fusetune.cli.source_knobs import SourceKnob, source_knobs, to_builtins, values_told
+from fusetune.cli.source_knobs import SourceKnob, proposed_for, source_knobs, to_builtins, values_told
 from fusetune.code.patch.edits import NotWritableError
 from fusetune.code.patch.plan import Plan, joined, planned
 from fusetune.code.patch.source_file import Sources
@@ -15,8 +15,8 @@ from fusetune.errors import FusetuneError
 from fusetune.units import format_gain, format_interval, format_us
 
 if TYPE_CHECKING:
-    from fusetune.capture.cases import Case
     from fusetune.capture.programs import Program
+    from fusetune.tune.program import Tuned
     from fusetune.tune.source_again import Source
     from fusetune.tune.source_trials import Searched, Values
 
@@ -83,7 +83,7 @@ class SourceTrials(NamedTuple):
 
 def try_sources(
     program: Program,
-    cases: Sequence[Case],
+    tuned: Sequence[Tuned],
     plan: Plan,
     sources: Sources,
     source_of: Callable[[Plan], Source],
@@ -102,9 +102,13 @@ def try_sources(
     from fusetune.tune.again import tolerance_of
     from fusetune.tune.source_again import search_source
 
+    cases = [one.case for one in tuned]
     knobs = tuple(source_knobs(cases, plan, sources))
     if not knobs or budget_s <= 0:
         return None
+    are_tests = program.kind == "module" and program.what in _TESTS
+    if program.kind in {"script", "module"} and not are_tests:
+        return SourceTrials(knobs, None, failed="the program gives nothing to compare a trial with")
 
     def plan_with(values: Values, comment: Sequence[str] = ()) -> Plan:
         changes = [change for number, value in values.items() for change in knobs[number].changes(value, comment)]
@@ -121,7 +125,8 @@ def try_sources(
             budget_s=budget_s,
             min_gain=min_gain,
             tolerance=tolerance_of([as_it_ran(case) for case in cases]),
-            ends_tell=program.kind == "module" and program.what in _TESTS,
+            ends_tell=are_tests,
+            proposed=[proposed_for(knob, tuned) for knob in knobs],
             limit_s=limit_s,
         )
         if not searched.chosen:

@@ -219,7 +219,7 @@ def code_of(
     if question is not None and question.why_not is None:
         trials = try_sources(
             program,
-            [one.case for one in tuned],
+            tuned,
             planned(tuned),
             sources,
             patched,

@@ -66,6 +66,7 @@ def search_source(
     min_gain: float,
     tolerance: float = 0.0,
     ends_tell: bool = False,
+    proposed: Sequence[Sequence[int]] = (),
     limit_s: float | None = None,
 ) -> Searched:
     """What trials of other values in a program's source come to; `source_with` gives it with some of them.
@@ -83,7 +84,15 @@ def search_source(
             source = source_with(tried)
             return runs.run(source.program, held=source.held, texts=source.texts)
 
-        return search(values, run, budget_s=budget_s, min_gain=min_gain, tolerance=tolerance, ends_tell=ends_tell)
+        return search(
+            values,
+            run,
+            budget_s=budget_s,
+            min_gain=min_gain,
+            tolerance=tolerance,
+            ends_tell=ends_tell,
+            proposed=proposed,
+        )
 
 
 class _SourceRunner:

@@ -1,8 +1,8 @@
 """Values that only the source can vary: a few trials each, and each is a run of the whole program.
 
-What a launch alone shows in microseconds takes seconds here, so that little is tried: twice a value, and again twice
-while that is faster, else half of it. What is best then has to be borne out by fresh runs, in turns with the program
-as it is.
+What a launch alone shows in microseconds takes seconds here, so that little is tried: what is proposed, twice a value,
+and again twice while that is faster, else half of it. What is best then has to be borne out by fresh runs, in turns
+with the program as it is.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ PAIRS: Final = 6
 95 %, and then it is all of them."""
 MOST_STEPS: Final = 4
 """Trials of a value in one direction."""
+LEAST_RUNS: Final = 3
+"""As it is, twice, and a trial: a budget for fewer is none."""
 _NOTHING_TO_COMPARE: Final = "it gives nothing to compare a trial with"
 Values = Mapping[int, int]
 """What is tried: values by the number of what has them; all others are as they are."""
@@ -67,15 +69,18 @@ def search(
     min_gain: float,
     tolerance: float = 0.0,
     ends_tell: bool = False,
+    proposed: Sequence[Sequence[int]] = (),
     clock: Callable[[], float] = time.monotonic,
 ) -> Searched:
     """Try other values for those of a program, the first ones first, where `run` runs it with some of them.
 
-    No trial begins after `budget_s` seconds; what the fresh runs of the best take comes on top. `tolerance` is a
-    relative error of the result that is allowed beside what its dtypes allow. Without a result to compare nothing is
-    tried, unless `ends_tell`: how the program ends says whether it is right, as that of a test does.
+    `proposed` has what is to be tried first of each, as what its kernel's own launches were fastest with. No trial
+    begins after `budget_s` seconds; what the fresh runs of the best take comes on top. `tolerance` is a relative error
+    of the result that is allowed beside what its dtypes allow. Without a result to compare nothing is tried, unless
+    `ends_tell`: how the program ends says whether it is right, as that of a test does.
     """
-    return _Search(values, run, budget_s, min_gain, tolerance, clock).searched(ends_tell=ends_tell)
+    found = _Search(values, run, budget_s, min_gain, tolerance, clock)
+    return found.searched(proposed or [()] * len(values), ends_tell=ends_tell)
 
 
 class _Search:
@@ -90,6 +95,7 @@ class _Search:
     ) -> None:
         self._values, self._asked, self._tolerance = values, run, tolerance
         self._rule = KeepRule(min_gain=min_gain, looks=(PAIRS,))
+        self._budget_s = budget_s
         self._clock, self._began = clock, clock()
         self._ends = self._began + budget_s
         self._befores: list[Ran] = []
@@ -98,11 +104,13 @@ class _Search:
         self._best_ms = 0.0
         self._runs = 0
 
-    def searched(self, *, ends_tell: bool) -> Searched:
+    def searched(self, proposed: Sequence[Sequence[int]], *, ends_tell: bool) -> Searched:
         why_not = self._begin(ends_tell=ends_tell)
         if why_not is not None:
             return self._ended(why_not=why_not)
-        for number in range(len(self._values)):
+        for number, first in enumerate(proposed):
+            for value in first:
+                self._is_faster(number, value)
             if not self._walk(number, _twice):
                 self._walk(number, _half)
         return self._confirmed() if self._best else self._ended()
@@ -114,6 +122,9 @@ class _Search:
             failed = self._befores[-1].failed
             if failed is not None:
                 return f"it does not end well as it is: {failed}"
+            took = self._clock() - self._began
+            if len(self._befores) == 1 and LEAST_RUNS * took > self._budget_s:
+                return f"one run of it takes {took:.0f} s, and --source-budget is {self._budget_s:g}"
         against = why_not_comparable(self._befores)
         if against is not None and not (ends_tell and not self._befores[0].gives):
             return against if self._befores[0].gives else _NOTHING_TO_COMPARE
@@ -125,19 +136,26 @@ class _Search:
 
     def _walk(self, number: int, step: Callable[[int], int | None]) -> bool:
         """Go on in one direction while that is faster; whether any step of it was."""
-        found = False
-        value = step(self._values[number])
+        value, found = self._best.get(number, self._values[number]), False
         for _ in range(MOST_STEPS):
-            if value is None or self._clock() >= self._ends:
+            further = step(value)
+            if further is None or not self._is_faster(number, further):
                 break
-            ran = self._run({**self._best, number: value})
-            ms, wrong = ran.ms(), wrong_of(ran, self._befores, self._tolerance)
-            self._tried[number].append(Tried(value, ms if wrong is None else None, wrong))
-            if wrong is not None or ms is None or gain(ms, self._best_ms) < self._rule.min_gain:
-                break
-            self._best[number], self._best_ms, found = value, ms, True
-            value = step(value)
+            value, found = further, True
         return found
+
+    def _is_faster(self, number: int, value: int) -> bool:
+        """Whether a value is right and faster than the best so far, and is that then; False for one that was tried."""
+        known = {self._values[number], *(one.value for one in self._tried[number])}
+        if value in known or self._clock() >= self._ends:
+            return False
+        ran = self._run({**self._best, number: value})
+        ms, wrong = ran.ms(), wrong_of(ran, self._befores, self._tolerance)
+        self._tried[number].append(Tried(value, ms if wrong is None else None, wrong))
+        if wrong is not None or ms is None or gain(ms, self._best_ms) < self._rule.min_gain:
+            return False
+        self._best[number], self._best_ms = value, ms
+        return True
 
     def _confirmed(self) -> Searched:
         """Fresh runs in turns, as it is and with the best and the other way round, until a pair gains too little."""

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from msgspec import structs
 
 from fusetune.capture.cases import Case
 from fusetune.capture.look import look
-from fusetune.capture.programs import parse_program
-from fusetune.cli.source_knobs import SourceKnob, source_knobs
+from fusetune.capture.programs import Program, parse_program
+from fusetune.cli.source_knobs import SourceKnob, proposed_for, source_knobs
+from fusetune.cli.source_trials import try_sources
 from fusetune.code.patch.plan import Plan, joined, planned
 from fusetune.code.patch.source_file import Sources
+from fusetune.core.config import NamedConfig
+from tests.support.kept_verdicts import kept
 
 FILE = Path(__file__).parents[1] / "support" / "programs" / "only_by_source.py"
 AMBIGUOUS = """
@@ -101,3 +105,32 @@ def test_a_number_that_is_written_already_is_not_tried(cases: tuple[Case, ...]) 
     knob = by_label(source_knobs(cases, NOTHING, sources))["BLOCK of partial_sums"]
     written = planned(knob.changes(64), sources, everywhere=True)
     assert "BLOCK of partial_sums" not in by_label(source_knobs(cases, written, sources))
+
+
+def test_what_a_kernel_was_fastest_with_by_itself_is_proposed(cases: tuple[Case, ...], tmp_path: Path) -> None:
+    knob = by_label(source_knobs(cases, NOTHING, Sources()))["BLOCK of into_groups, out_of_groups"]
+    case = next(one for one in cases if one.kernel.name == "out_of_groups")
+    before, chosen = (NamedConfig(BLOCK=size, num_warps=4, num_stages=3) for size in (32, 256))
+    one = kept(case, before, chosen, tmp_path)
+    assert proposed_for(knob, [one]) == [256]
+    assert proposed_for(knob, [structs.replace(one, end="revert")]) == []
+    other = next(one for one in cases if one.kernel.name == "partial_sums")
+    assert proposed_for(knob, [kept(other, before, chosen, tmp_path)]) == []
+
+
+def test_a_script_that_gives_nothing_is_not_run_for_a_trial(cases: tuple[Case, ...], tmp_path: Path) -> None:
+    before = NamedConfig(BLOCK=32, num_warps=4, num_stages=3)
+    tuned = [structs.replace(kept(case, before, before, tmp_path), end="revert") for case in cases]
+
+    def source_of(_: Plan) -> Any:
+        pytest.fail("the program is run")
+
+    options: Any = {"budget_s": 60.0, "min_gain": 0.02, "limit_s": None, "gpu": "NVIDIA H200"}
+    found = try_sources(Program("script", "bench.py"), tuned, NOTHING, Sources(), source_of, **options)
+    assert found is not None
+    (line,) = found.lines()
+    assert line.startswith("In the source: no other value was tried of BLOCK_M, BLOCK_N of negated, 16; ")
+    assert line.endswith(": the program gives nothing to compare a trial with")
+    assert found.to_builtins()["why_not"] == "the program gives nothing to compare a trial with"
+    options["budget_s"] = 0.0
+    assert try_sources(Program("script", "bench.py"), tuned, NOTHING, Sources(), source_of, **options) is None

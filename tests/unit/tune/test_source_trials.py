@@ -92,6 +92,20 @@ def test_the_best_of_the_first_is_kept_for_the_trials_of_the_second() -> None:
     assert found.best == {0: 256, 1: 16}
 
 
+def test_what_is_proposed_is_tried_first_and_what_lies_around_it_then() -> None:
+    program = Program([32], lambda values: abs(values[0] - 1024) + 1.0)
+    found = program.searched(proposed=[[512]])
+    assert (tried(found), found.chosen) == ([512, 1024, 2048], {0: 1024})
+    worse = Program([32], lambda values: float(values[0])).searched(proposed=[[32, 64]], budget_s=24.0)
+    assert (tried(worse), worse.best) == ([64, 16, 8, 4], {0: 4})
+
+
+def test_a_program_that_takes_too_long_for_the_budget_is_not_tried() -> None:
+    program = Program([32], lambda values: float(values[0]))
+    found = program.searched(budget_s=11.0)
+    assert (found.why_not, found.runs) == ("one run of it takes 4 s, and --source-budget is 11", 1)
+
+
 def test_no_trial_begins_after_the_budget() -> None:
     program = Program([64, 64], lambda values: 1 / values[0])
     found = program.searched(budget_s=13.0)

@@ -3,30 +3,39 @@
 from __future__ import annotations
 
 import ast
+import functools
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 IMPORTS = ("import torch", "import torch.nn as nn", "import triton", "import triton.language as tl")
 NEVER = {"get_inputs", "get_init_inputs", "Model"}
 LIMIT_S = 120.0
 
 
-def all_facts(modules: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
-    """What is true of each module that is there, by its name."""
-    there = {name: path for name, path in modules.items() if path.is_file()}
+class Module(NamedTuple):
+    """A module, and the reference of the program that it was made of."""
+
+    path: Path
+    reference: Path
+
+
+def all_facts(modules: Mapping[str, Module], target: str | None = None) -> dict[str, dict[str, Any]]:
+    """What is true of each module that is there, by its name; with a target, whether it compiles for that GPU, too."""
+    there = {name: module for name, module in modules.items() if module.path.is_file()}
     with ThreadPoolExecutor(max(1, (os.cpu_count() or 2) // 2)) as pool:
-        return dict(zip(there, pool.map(facts, there.values()), strict=True))
+        return dict(zip(there, pool.map(functools.partial(facts, target=target), there.values()), strict=True))
 
 
-def facts(path: Path) -> dict[str, Any]:
-    """`in_order`, and `imports`; where one does not hold, why in its place."""
-    wrong = list(disorder(path.read_text(encoding="utf-8")))
-    return {"in_order": not wrong or wrong[0], "imports": imported(path)}
+def facts(module: Module, target: str | None = None) -> dict[str, Any]:
+    """`in_order`, `imports`, and with a target `compiles`; where one does not hold, why in its place."""
+    wrong = list(disorder(module.path.read_text(encoding="utf-8")))
+    told = {"in_order": not wrong or wrong[0], "imports": imported(module.path)}
+    return told if target is None else {**told, "compiles": compiled(module, target)}
 
 
 def disorder(text: str) -> Iterator[str]:
@@ -64,10 +73,21 @@ def imported(path: Path) -> bool | str:
     """Whether Python alone imports it, with nothing of ours on its path."""
     code = f"import runpy; runpy.run_path({str(path)!r}, run_name='optimized')"
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    return ended_well([sys.executable, "-c", code], path.parent, environment)
+
+
+def compiled(module: Module, target: str) -> bool | str:
+    """Whether all that its forward launches compiles for a GPU; its trials of configs are compiled as well."""
+    command = [sys.executable, "-m", "fusetune", "capture", "--target", target, "--reference", str(module.reference)]
+    return ended_well([*command, str(module.path)], module.path.parent, dict(os.environ))
+
+
+def ended_well(command: Sequence[str], folder: Path, environment: Mapping[str, str]) -> bool | str:
+    """True where a command ends with 0; else the last line that it said."""
     try:
         done = subprocess.run(
-            [sys.executable, "-c", code],
-            cwd=path.parent,
+            command,
+            cwd=folder,
             env=environment,
             capture_output=True,
             text=True,

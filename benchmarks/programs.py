@@ -30,7 +30,7 @@ from importlib.metadata import distributions, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from program_modules import all_facts
+from program_modules import Module, all_facts
 from program_sources import extract, fetch, write_drivers
 
 from fusetune.core.text import slugify
@@ -133,7 +133,8 @@ def run_all(programs: Sequence[Program], folder: Path, gpu: str | None, argument
         failed = [row["name"] for row in rows if row["ended"] != "done" or not row["kernels"]]
         print(f"{len(rows)} looked at; without a launch, or failed: {', '.join(failed) or 'none'}")
         return 0
-    facts = all_facts({program.name: module_of(folder, program) for program in programs if program.reference})
+    modules = {one.name: Module(module_of(folder, one), one.reference) for one in programs if one.reference}
+    facts = all_facts(modules, None if gpu else DRY_TARGET)
     rows = [{**row, "module_facts": facts.get(row["name"])} for row in rows]
     arguments.output.mkdir(parents=True, exist_ok=True)
     output = arguments.output / f"programs-{on(gpu)}.json"
@@ -335,6 +336,7 @@ def summary(told: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "modules": sum("in_order" in one for one in modules),
         "modules_in_order": sum(one.get("in_order") is True for one in modules),
         "modules_imported": sum(one.get("imports") is True for one in modules),
+        "modules_compiled": sum(one.get("compiles") is True for one in modules),
         "modules_unlike_the_program": sum(bool(one.get("unlike")) for one in modules),
         "forwards": len(forwards),
         "forward_geometric_mean": round(statistics.geometric_mean(forwards), 4) if forwards else None,

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from fusetune.capture.guarded import GUARD, StorageSet, bytes_of, checksum
 from fusetune.capture.kept import KERNELS, Kept, TensorKept, TypeKept, named_tensors
 from fusetune.capture.restore import make_storage, tensor_of, type_of
 from fusetune.measure.own_data import Wrong
@@ -15,11 +16,6 @@ from fusetune.measure.own_data import Wrong
 if TYPE_CHECKING:
     import torch
 
-GUARD: Final = 1 << 20
-"""Bytes before and behind each storage of the set that is checked, which nothing may write to: a tile or two."""
-_ALIGNED: Final = 512
-"""What torch aligns its allocations to, and so what a pointer's alignment is counted from."""
-_GUARD_BYTE: Final = 0xA5
 _POISON: Final = 0xFF
 """Bytes that are NaN in every float and -1 in every integer."""
 _CHUNK: Final = 1 << 24
@@ -76,24 +72,26 @@ class CapturedData:
         self._kinds = _kinds(kept)
         self._multiplies = multiplies(folder)
         self.changes_inputs = any(kind == "state" for kind in self._kinds)
-        self._first: _Set | None = None
+        self._first: StorageSet | None = None
         self._pristine: dict[int, torch.Tensor] = {}
         self._expected: dict[int, torch.Tensor] = {}
         self._spread: dict[int, tuple[float, float]] = {}
         self._sums: dict[int, int] = {}
         self._guards_kept = True
-        self._sets: dict[int, _Set] = {}
+        self._sets: dict[int, StorageSet] = {}
 
     def make(self) -> dict[str, Any]:
         """See OwnData. All sets hold the same, so that what is right for one is right for all."""
         if self._first is None:
-            made = self._first = _Set(self._kept, self._device, GUARD, self._kept_storage)
+            made = self._first = StorageSet(self._kept, self._device, GUARD, self._kept_storage)
             for number, kind in enumerate(self._kinds):
                 if kind != "read":
                     self._pristine[number] = made.storages[number].clone()
         else:
             first = self._first
-            made = _Set(self._kept, self._device, 0, lambda number: self._pristine.get(number, first.storages[number]))
+            made = StorageSet(
+                self._kept, self._device, 0, lambda number: self._pristine.get(number, first.storages[number])
+            )
         tensors = _tensors_on(self._kept, made.storages)
         self._sets[id(next(iter(tensors.values()), None))] = made
         return tensors
@@ -123,13 +121,13 @@ class CapturedData:
         """Run Before, and keep what it comes to; its error is 0."""
         first = self._held()
         self._sums = {
-            number: _checksum(first.storages[number]) for number, kind in enumerate(self._kinds) if kind == "read"
+            number: checksum(first.storages[number]) for number, kind in enumerate(self._kinds) if kind == "read"
         }
         self._renew()
         run()
         self._synchronize()
         self._guards_kept = first.guards_are_whole()
-        changed_inputs = [number for number in self._sums if _checksum(first.storages[number]) != self._sums[number]]
+        changed_inputs = [number for number in self._sums if checksum(first.storages[number]) != self._sums[number]]
         if changed_inputs:
             return Wrong("not_checkable", f"{self._name(changed_inputs[0])} is read by the kernel's code, and changed")
         plain = self._written()
@@ -188,7 +186,7 @@ class CapturedData:
             after = self._kept.storages[number].after
             if after is None:
                 continue
-            recorded = _bytes_of(self._folder / after, self._device)
+            recorded = bytes_of(self._folder / after, self._device)
             if recorded.numel() != result.numel() or bool((recorded == result).all()):
                 continue
             found = self._difference(number, result, recorded)
@@ -223,8 +221,8 @@ class CapturedData:
         self._synchronize()
         if self._guards_kept and not held.guards_are_whole():
             return Wrong("wrong_result", f"it writes outside of {held.broken_guard(self._name)}")
-        for number, checksum in self._sums.items():
-            if _checksum(held.storages[number]) != checksum:
+        for number, before in self._sums.items():
+            if checksum(held.storages[number]) != before:
                 held.storages[number].copy_(self._kept_storage(number))
                 return Wrong("wrong_result", f"it changes {self._name(number)}, which Before only reads")
         worst = 0.0
@@ -365,7 +363,7 @@ class CapturedData:
         named = named_tensors(self._kept)
         return next((name for name, one in named.items() if one.storage == number), f"storage {number}")
 
-    def _held(self) -> _Set:
+    def _held(self) -> StorageSet:
         assert self._first is not None, "a set is made first"
         return self._first
 
@@ -392,46 +390,6 @@ class CapturedData:
 _DOT: Final = re.compile(r"\bdot(?:_scaled)?\(|wgmma|\bmma\b")
 _TINY: Final = 1e-30
 _MULTIPLIED: Final = frozenset({"float16", "bfloat16"})
-
-
-class _Set:
-    """The storages of one set, each between guard bytes in memory of its own."""
-
-    def __init__(self, kept: Kept, device: torch.device, guard: int, bytes_of: Callable[[int], torch.Tensor]) -> None:
-        import torch
-
-        self.memory: list[torch.Tensor] = []
-        self.storages: list[torch.Tensor] = []
-        for number, storage in enumerate(kept.storages):
-            whole = torch.empty(2 * guard + storage.size + 2 * _ALIGNED, dtype=torch.uint8, device=device)
-            begin = guard + (-(whole.data_ptr() + guard)) % _ALIGNED + storage.misaligned
-            inside = whole[begin : begin + storage.size]
-            inside.copy_(bytes_of(number))
-            self.memory.append(whole)
-            self.storages.append(inside)
-        self.guard()
-
-    def guard(self) -> None:
-        """Fill the guard bytes."""
-        for before, behind in self._guards():
-            before.fill_(_GUARD_BYTE)
-            behind.fill_(_GUARD_BYTE)
-
-    def guards_are_whole(self) -> bool:
-        """Whether nothing wrote outside of a storage."""
-        return self.broken_guard(str) is None
-
-    def broken_guard(self, name: Callable[[int], str]) -> str | None:
-        """Which storage something wrote outside of."""
-        for number, guards in enumerate(self._guards()):
-            if any(bool((guard != _GUARD_BYTE).any()) for guard in guards):
-                return name(number)
-        return None
-
-    def _guards(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        for whole, inside in zip(self.memory, self.storages, strict=True):
-            begin = inside.storage_offset()
-            yield whole[:begin], whole[begin + inside.numel() :]
 
 
 def _kinds(kept: Kept) -> list[str]:
@@ -467,26 +425,3 @@ def multiplies(folder: Path) -> bool:
 
 def _tensors(kept: Kept) -> list[TensorKept]:
     return list(named_tensors(kept).values())
-
-
-def _checksum(storage: torch.Tensor) -> int:
-    """A number that another content would hardly have: weighted sums of its words, which wrap around."""
-    import torch
-
-    total = 0
-    whole = storage.numel() // 4 * 4
-    words = (
-        storage[:whole].view(torch.int32) if storage.data_ptr() % 4 == 0 else storage[:whole].clone().view(torch.int32)
-    )
-    for at in range(0, words.numel(), _CHUNK):
-        part = words[at : at + _CHUNK].long()
-        weights = torch.arange(1, part.numel() + 1, device=part.device)
-        total = (total * 1_000_003 + int((part * weights).sum()) + int(part.sum()) * 31) % (1 << 63)
-    return total * 257 + int(storage[whole:].long().sum())
-
-
-def _bytes_of(path: Path, device: torch.device) -> torch.Tensor:
-    import numpy
-    import torch
-
-    return torch.from_numpy(numpy.fromfile(path, dtype=numpy.uint8)).to(device)

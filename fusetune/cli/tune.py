@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 CANDIDATE_LIMIT_S = 5.0
 """Of one check or sample: a foreign kernel may hang for good, and each that does costs so long."""
+
+VOUCHED = "; --vouch: what differs from run to run is not compared"
 
 CAPTURES_NEED = ("torch", "fusetune.capture.spec")
 """To compile a capture. Triton asks torch about the arguments of a launch, and loading it takes seconds."""
@@ -63,6 +66,14 @@ CAPTURES_NEED = ("torch", "fusetune.capture.spec")
     help="Begin no further candidates of a kernel's heaviest case after so long; its others take a few seconds.",
 )
 @click.option("--bit-exact", is_flag=True, help="A result has to be Before's bit for bit.")
+@click.option(
+    "--vouch",
+    "vouched",
+    metavar="GLOB",
+    multiple=True,
+    help="Of kernels of this name, as *dropout*, keep what is faster though what they give differs from run to run and "
+    "cannot be compared. You answer for it.",
+)
 @click.option("--rtol", type=click.FloatRange(0), help="A result may be so far off, as in torch.allclose.")
 @click.option("--atol", type=click.FloatRange(0), help="Beside --rtol.  [default: by the dtype]")
 @click.option(
@@ -112,6 +123,7 @@ def tune(
     maxnreg: bool,
     budget_s: float,
     bit_exact: bool,
+    vouched: tuple[str, ...],
     rtol: float | None,
     atol: float | None,
     min_gain: float,
@@ -186,8 +198,8 @@ def tune(
         tuned: list[Tuned] = []
 
         def request(spec: CapturedSpec) -> SweepRequest:
-            spec.strictness, spec.more = Strictness(bit_exact, rtol, atol), more
             seen = spec.kept.case.kernel
+            spec.strictness, spec.more = Strictness(bit_exact, rtol, atol, _is_of(seen.name, vouched)), more
             spec.also = winners_of(tuned, seen)
             return SweepRequest(
                 spec=spec,
@@ -209,7 +221,7 @@ def tune(
         cases = worth_tuning(selected(looked, kernel=kernel, top=top, share=share), share)
         explainer.match(cases, looked)
         for number, case in enumerate(cases, start=1):
-            echo(f"[{number}/{len(cases)}] {printable(case.kernel.name)}  {printable(case.config_text())}", err=True)
+            echo(printable(f"[{number}/{len(cases)}] {_begun(case, vouched)}"), err=True)
             tuned.append(explainer.told(number, tune_case(case, request, explainer.running(number, run))))
         processes.end()  # While the outcome is shown.
         from fusetune.cli.program_check import run_again, why_not_asked
@@ -231,6 +243,15 @@ def tune(
         _show(looked, cases, tuned, checked, code, words, time.monotonic() - began, folder, as_json=as_json)
     hand_out(outputs, parsed, tuned, looked, code, quiet=as_json)
     ctx.exit(exit_code(looked, tuned))
+
+
+def _begun(case: Case, vouched: Sequence[str]) -> str:
+    """The case that is tuned now, and that its user answers for it."""
+    return f"{case.kernel.name}  {case.config_text()}{VOUCHED if _is_of(case.kernel.name, vouched) else ''}"
+
+
+def _is_of(name: str, globs: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, glob) for glob in globs)
 
 
 def _measured(server: ForkServer) -> Callable[[SweepRequest], SweepResult]:

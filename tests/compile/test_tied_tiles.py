@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from fusetune.core.environment import Environment
 from fusetune.store.schema import Entry, Times
 from fusetune.tune.program import Tuned, tune_case
 from fusetune.tune.request import Ranked, SweepRequest, SweepResult
+from tests.support.warm import warm_python
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = """import torch
@@ -58,7 +58,7 @@ def looked(tmp_path_factory: pytest.TempPathFactory) -> Looked:
     folder = tmp_path_factory.mktemp("tied")
     (folder / "program.py").write_text(PROGRAM, encoding="utf-8")
     environment = {**os.environ, "XDG_STATE_HOME": str(folder / "state"), "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "fusetune", "capture", "--target", "rtx4090", "--keep", "--json", "program.py"]
+    command = [warm_python(), "-m", "fusetune", "capture", "--target", "rtx4090", "--keep", "--json", "program.py"]
     done = subprocess.run(
         command, cwd=folder, capture_output=True, text=True, check=False, timeout=240, env=environment
     )

@@ -31,10 +31,17 @@ from fusetune.ops.gemm_scale.split import joins_summands
 from fusetune.ops.loading import load_spec
 from fusetune.ops.spec import KernelSpec, Launch
 from fusetune.runtime.believed import read_believed_file
-from tests.support.exporting import OPS, choice_of, modes_of
-from tests.support.handed_out import identity, kind_by_name, kind_by_text, launches_of, loaded, through_front_end
+from tests.support.gemm_scale.exporting import OPS, choice_of, modes_of
+from tests.support.gemm_scale.handed_out import (
+    identity,
+    kind_by_name,
+    kind_by_text,
+    launches_of,
+    loaded,
+    through_front_end,
+)
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 CONFIGS = ROOT / "configs"
 GPUS = {"nvidia-geforce-rtx-4090": "rtx4090", "nvidia-h200": "h200", "nvidia-h100-80gb-hbm3": "h100"}
 GENERATIONS = ("rtx4090", "h200")

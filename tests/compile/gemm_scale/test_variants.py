@@ -23,7 +23,7 @@ from fusetune.ops.gemm_scale.problem import Problem, make_problem
 from fusetune.ops.gemm_scale.space import pipelined_shared_bytes
 from fusetune.ops.gemm_scale.split import joins_summands
 from fusetune.ops.spec import AbstractTensor, KernelSpec, Launch, abstract_tensors
-from tests.compile.test_build import derived_by_the_jit
+from tests.compile.gemm_scale.test_build import derived_by_the_jit
 
 TARGETS = {"sm_80": "a100-80gb", "sm_89": "rtx4090", "sm_90": "h200", "sm_100": "b200"}
 CONFIGS = {

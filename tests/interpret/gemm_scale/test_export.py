@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from fusetune.core.target import find_target
-from tests.support.exporting import CONFIGS, OPS, exported
+from tests.support.gemm_scale.exporting import CONFIGS, OPS, exported
 
 PROGRAM = """
 import importlib, json, sys

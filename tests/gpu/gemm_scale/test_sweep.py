@@ -20,7 +20,7 @@ from fusetune.store.journal import Candidate, read_journal
 from fusetune.store.yaml_files import read_config_file
 from fusetune.tune.request import SweepRequest
 from fusetune.tune.sweep import sweep
-from tests.support import faulty
+from tests.support.gemm_scale import faulty
 
 
 @pytest.fixture

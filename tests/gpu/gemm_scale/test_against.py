@@ -18,7 +18,7 @@ from fusetune.ops.gemm_scale.linear_scale import SPEC
 from fusetune.ops.gemm_scale.problem import make_problem
 from fusetune.store.schema import ConfigFile, Entry, Environment, Times
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def test_unchanged_kernels_are_no_regression_against_head(tmp_path: Path) -> None:

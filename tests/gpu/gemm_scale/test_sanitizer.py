@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 FOUND_ERRORS = 86
 
 
@@ -22,7 +22,7 @@ def test_no_variant_reads_or_writes_where_it_should_not(tool, dtype, op):
     if sanitizer is None:
         pytest.skip("compute-sanitizer is not installed; it comes with the CUDA toolkit")
     command = [sanitizer, "--tool", tool, "--error-exitcode", str(FOUND_ERRORS)]
-    script = [sys.executable, str(ROOT / "tests" / "support" / "run_every_variant.py"), dtype, *op]
+    script = [sys.executable, str(ROOT / "tests" / "support" / "gemm_scale" / "run_every_variant.py"), dtype, *op]
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),

@@ -13,7 +13,7 @@ from fusetune.ops.gemm_scale.config import BASELINE
 from fusetune.ops.gemm_scale.problem import make_problem
 from fusetune.store.schema import ConfigFile, Entry, Environment, TargetIdentity, Times
 from fusetune.store.yaml_files import dump_config_file
-from tests.e2e.test_commands import FILE, Workplace
+from tests.e2e.gemm_scale.test_commands import FILE, Workplace
 
 pytestmark = pytest.mark.skipif(gpu_present(), reason="there is a GPU here; these tests say what happens without one")
 

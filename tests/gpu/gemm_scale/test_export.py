@@ -12,7 +12,7 @@ import torch
 from fusetune.core.target import Target
 from fusetune.ops.device import local_target
 from fusetune.ops.gemm_scale.config import Config
-from tests.support.exporting import OPS, OWNER, REREAD, exported
+from tests.support.gemm_scale.exporting import OPS, OWNER, REREAD, exported
 
 M, N, K = 128, 512, 1024
 CONFIGS = {

@@ -18,7 +18,7 @@ from fusetune.ops.gemm_scale.config import Config
 from fusetune.ops.gemm_scale.linear_scale import SPEC
 from fusetune.ops.gemm_scale.problem import make_problem
 from fusetune.ops.spec import Launch, abstract_tensors
-from tests.support.exporting import exported
+from tests.support.gemm_scale.exporting import exported
 
 RTX_4090 = find_target("rtx4090")
 H200 = find_target("h200")

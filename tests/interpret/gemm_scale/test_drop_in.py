@@ -10,7 +10,18 @@ from torch import nn
 
 from fusetune import FusedLinearScale, ModelNew
 from fusetune.nn import dispatch
-from tests.support.drop_in import CHANGES, NORM_CHANGES, WATCHES, WAYS, K, N, assert_same, outcome, pair, rows
+from tests.support.gemm_scale.drop_in import (
+    CHANGES,
+    NORM_CHANGES,
+    WATCHES,
+    WAYS,
+    K,
+    N,
+    assert_same,
+    outcome,
+    pair,
+    rows,
+)
 
 each_kind = pytest.mark.parametrize("kind", [FusedLinearScale, ModelNew], ids=lambda kind: kind.__name__)
 each_mode = pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])

@@ -16,7 +16,7 @@ from fusetune.core.target import find_target
 from fusetune.ops.gemm_scale.config import BASELINE, Config
 from fusetune.ops.gemm_scale.problem import Problem, make_problem
 from fusetune.ops.spec import Launch, abstract_tensors
-from tests.gpu.test_variants import _error, drawn, spec_of
+from tests.gpu.gemm_scale.test_variants import _error, drawn, spec_of
 
 RTX_4090 = find_target("rtx4090")
 MAX_DYNAMIC_SHARED_SIZE_BYTES = 8  # of enum CUfunction_attribute

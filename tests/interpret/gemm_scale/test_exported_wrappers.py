@@ -12,8 +12,8 @@ import torch
 from torch.nn.functional import batch_norm, linear
 
 from fusetune.core.target import find_target
-from tests.support.exporting import DEFERRED, JOINED, OWNER, PERSISTENT, REREAD, SPLIT, TILED, exported
-from tests.support.handed_out import FUNCTIONS, loaded
+from tests.support.gemm_scale.exporting import DEFERRED, JOINED, OWNER, PERSISTENT, REREAD, SPLIT, TILED, exported
+from tests.support.gemm_scale.handed_out import FUNCTIONS, loaded
 
 M, N, K = 48, 80, 96
 MODULES = {

@@ -10,7 +10,6 @@ from typing import Any
 
 import click
 import pytest
-from report_examples import FILES, KEPT, measured_run, predicted_run, replace
 
 from fusetune.cli.main import cli
 from fusetune.core.config import NamedConfig
@@ -20,8 +19,9 @@ from fusetune.ops.gemm_scale.config import Config
 from fusetune.report.model import rows_from_files
 from fusetune.report.other_tuners import to_cachefile, to_t4, to_vllm
 from fusetune.store.journal import read_journal
+from tests.unit.report.report_examples import FILES, KEPT, measured_run, predicted_run, replace
 
-JOURNAL = Path(__file__).parents[2] / "support" / "journals" / "20261123T062848-845c.jsonl.gz"
+JOURNAL = Path(__file__).parents[4] / "support" / "journals" / "20261123T062848-845c.jsonl.gz"
 
 
 def runs() -> list[Any]:
@@ -119,7 +119,7 @@ def test_kernel_tuner_itself_simulates_on_the_file_by_the_call_that_is_documente
 
 
 def test_the_restriction_is_said_wherever_the_cache_file_is_described() -> None:
-    readme = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
+    readme = (Path(__file__).parents[5] / "README.md").read_text(encoding="utf-8")
     for text in (to_cachefile.__doc__, cli.get_command(click.Context(cli), "report").help, readme):
         words = " ".join((text or "").split())
         assert re.search(r"kernel_tuner\.tune_cache\((PATH|\"run\.json\")\)", words)
@@ -156,7 +156,7 @@ def test_no_table_has_a_name_that_vllm_s_own_kernels_would_open_and_nothing_clai
     problem = KEPT.problem
     pattern = names_that_vllm_opens(problem.N, problem.K, "NVIDIA_H200")
     assert not [name for name in to_vllm(rows_from_files(FILES)) if pattern.fullmatch(name)]
-    readme = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
+    readme = (Path(__file__).parents[5] / "README.md").read_text(encoding="utf-8")
     for text in (to_vllm.__doc__, cli.get_command(click.Context(cli), "report").help, readme):
         words = " ".join((text or "").split())
         assert "vLLM itself opens none" in words

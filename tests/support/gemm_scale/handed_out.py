@@ -125,19 +125,29 @@ def _abstract(value: Any) -> Any:
     return value
 
 
-def kind(launch: Launch, target: Target) -> tuple[str, ...]:
-    """The same for launches of one kernel's text on inputs of one type, for one generation of GPUs."""
-    signature = specialize(launch)[0]
-    pointed = sorted({told.partition("[")[0] for told in signature.values() if told.startswith(("*", "tensordesc"))})
-    return (launch.kernel.src, str(launch.constants.get("DTYPE")), *pointed, str(target.sm))
+def kind_by_text(launch: Launch, target: Target) -> tuple[str, ...]:
+    """The same for launches of one kernel's text on inputs of one width, for one generation of GPUs."""
+    return (launch.kernel.src, *_pointed(launch), str(target.sm))
 
 
-def identity(launch: Launch, target: Target) -> str:
-    """The same for launches that Triton compiles to the same code, wherever in a file their kernel stands.
+def kind_by_name(launch: Launch, target: Target) -> tuple[str, ...]:
+    """The same for launches of kernels of one name that take the same arguments, on inputs of one width."""
+    return (launch.kernel.fn.__name__, *launch.kernel.arg_names, *_pointed(launch), str(target.sm))
+
+
+def _pointed(launch: Launch) -> list[str]:
+    """What the arguments point to, of which both types of 16 bits are one."""
+    told = specialize(launch)[0].values()
+    pointers = {one.partition("[")[0] for one in told if one.startswith(("*", "tensordesc"))}
+    return sorted({one.replace("bf16", "fp16") for one in pointers})
+
+
+def identity(launch: Launch) -> str:
+    """The same for launches that Triton's front end takes for the same, wherever in a file their kernel stands.
 
     What kernels call is the library's own, the same under one name in every module.
     """
-    told = launch.kernel.src, *specialize(launch), sorted(launch.options.items()), target.sm
+    told = launch.kernel.src, *specialize(launch), sorted(launch.options.items())
     return hashlib.sha256(repr(told).encode()).hexdigest()
 
 

@@ -13,7 +13,7 @@ from fusetune.ops.device import local_target
 from fusetune.ops.gemm_scale.problem import make_problem
 from fusetune.ops.gemm_scale.space import candidates, reject_reason
 from fusetune.ops.loading import load_spec
-from tests.gpu.test_variants import drawn
+from tests.gpu.gemm_scale.test_variants import drawn
 
 PROBLEMS = [
     ("gemm_scale", make_problem(128, 512, 1024, "float32")),

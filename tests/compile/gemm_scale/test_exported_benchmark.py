@@ -14,7 +14,7 @@ from fusetune.ops.gemm_scale.config import OTHER
 from fusetune.ops.gemm_scale.problem import make_problem
 from fusetune.ops.spec import Launch, abstract_tensors
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "benchmarks"))
 
 import exported
 

@@ -24,7 +24,7 @@ from fusetune.ops.gemm_scale.problem import Problem, make_problem
 from fusetune.ops.refusals import CannotLaunchError
 from fusetune.ops.spec import KernelSpec, Launch, TileDescriptor, abstract_tensors
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PROBLEM = make_problem(128, 512, 1024, "float32")
 H200 = find_target("h200")
 

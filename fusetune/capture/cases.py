@@ -48,13 +48,17 @@ class KernelSeen(msgspec.Struct, frozen=True):
 
 
 class KnobSeen(msgspec.Struct, frozen=True):
-    """A parameter of a launch: whether it may vary, and why."""
+    """A parameter of a launch: whether it may vary, and why.
+
+    `again`: it may not at the launch alone, and running the program with another value in its source may say more.
+    """
 
     name: str
     value: Any
     varies: bool
     reason: str
     values: tuple[Any, ...] = ()
+    again: bool = False
 
 
 class WorkSeen(msgspec.Struct, frozen=True, omit_defaults=True):

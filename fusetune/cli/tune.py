@@ -141,6 +141,7 @@ def tune(
     diff: bool,
     apply: bool,
     autotune: bool,
+    source_budget_s: float,
     per_kernel: bool,
     runs: Path | None,
     as_json: bool,
@@ -237,6 +238,8 @@ def tune(
                 wanted=not no_program_check,
                 least_gain=None if per_kernel else min_gain,
                 limit_s=limit_s,
+                budget_s=source_budget_s,
+                min_gain=min_gain,
             )
             code = code_of(outputs, parsed, tuned, looked, question)
         words, folder = _words(module, program), outputs.configs
@@ -296,7 +299,7 @@ def _show(
     *,
     as_json: bool,
 ) -> None:
-    from fusetune.cli.tuned import explanations_of, sentences_on, table_of_tuned, to_builtins
+    from fusetune.cli.tuned import explanations_of, notes_of, sentences_on, table_of_tuned, to_builtins
     from fusetune.report.captured import besides, notes_on
 
     if as_json:
@@ -308,6 +311,7 @@ def _show(
             **made,
             "program_check": checked.to_builtins(),
             "source_check": code.to_builtins(),
+            "source_trials": code.trials.to_builtins() if code.trials is not None else None,
             "failed": looked.failed,
         }
         echo_json(json.dumps(told, indent=1))
@@ -318,7 +322,8 @@ def _show(
             echo_console(Console(), lambda console: console.print(table_of_tuned(tuned)))
         for line in explanations_of(tuned):
             echo(line)
-        for line in [*sentences_on(tuned), *checked.lines(), *code.lines(), *besides(looked, cases), *notes_on(cases)]:
+        beside = [*besides(looked, cases), *notes_on(cases), *notes_of(tuned)]
+        for line in [*sentences_on(tuned), *checked.lines(), *code.lines(), *beside]:
             echo(printable(line))
         files = sorted({str(one.result.file) for one in tuned if one.result is not None and one.result.file})
         if files:

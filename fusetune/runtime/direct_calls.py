@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from fusetune.ops.arguments import constexprs_of, signature_of
 from fusetune.ops.direct import Firing, firing_of
+from fusetune.runtime.pure_grids import Shapes, asked
 
 _OURS: Final = "_ft_"
 """What names of the function begin with, so that they are none of the kernel's parameters."""
@@ -27,15 +28,19 @@ _PLAIN: Final = {int: INT, float: FLOAT, bool: BOOL, type(None): NONE}
 
 
 class Bound:
-    """A compiled kernel for launches of one key. `grids` are those it was chosen for; None where they do not count."""
+    """A compiled kernel for launches of one key. `grids` are those it was chosen for; None where they do not count.
 
-    __slots__ = ("after", "compiled", "config", "constants", "grids", "launch")
+    `shapes` are grids that need not be asked for.
+    """
+
+    __slots__ = ("after", "compiled", "config", "constants", "grids", "launch", "shapes")
 
     def __init__(
         self, config: Any, constants: Mapping[str, Any], compiled: Any, firing: Firing, grids: set[Any] | None
     ) -> None:
         self.config, self.constants, self.compiled, self.grids = config, dict(constants), compiled, grids
         self.launch, self.after = firing.launch, firing.after
+        self.shapes: Shapes = {}
 
 
 class DirectCalls:
@@ -129,6 +134,9 @@ def direct_calls(
         "before": kernel.pre_run_hooks,
         "device": _device_of(active) if several else active.get_current_device(),
         "stream": active.get_current_stream,
+        "id": id,
+        "asked": asked,
+        "told": frozenset([name for name, kind in kinds.items() if kind not in {POINTER, FLOAT}] + list(supplied)),
         **{f"default_{name}": one.default for name, one in parameters.items()},
         **{f"around_{place}": around for place, (_, around) in enumerate(held)},
         **{f"held_{place}": around.get(name) for place, (name, around) in enumerate(held)},
@@ -180,7 +188,17 @@ def _ft_call({head}):
         _ft_found = None
     if {" or ".join([*_UNUSUAL, *also])}:
         return _ft_again({passed})
-    _ft_shape = _ft_grid({{{meta}, **_ft_found.constants}}) if callable(_ft_grid) else _ft_grid
+    if _ft_grid.__class__ is tuple:
+        _ft_shape = _ft_grid
+    else:
+        try:
+            _ft_shape = _ft_found.shapes.get(
+                (_ft_id(_ft_grid.__code__), *[one.cell_contents for one in _ft_grid.__closure__ or ()])
+            )
+        except (AttributeError, TypeError, ValueError):
+            _ft_shape = None
+        if _ft_shape is None:
+            _ft_shape = _ft_asked(_ft_grid, {{{meta}, **_ft_found.constants}}, _ft_told, _ft_found.shapes)
     if _ft_shape.__class__ is not tuple or (_ft_found.grids is not None and _ft_shape not in _ft_found.grids):
         return _ft_again({passed})
     _ft_axes = len(_ft_shape)

@@ -17,7 +17,7 @@ from fusetune.code.patch.config_lists import MOST_TRIED, decorator, kernel_defin
 from fusetune.code.patch.edits import Edit, Finding, NotWritableError, distinct, spliced
 from fusetune.code.patch.heuristics import heuristic_edits, names_computed
 from fusetune.code.patch.launches import launch_edits
-from fusetune.code.patch.looked_up import lookup_edits
+from fusetune.code.patch.looked_up import is_looked_up, lookup_edits
 from fusetune.code.patch.source_file import SourceFile, Sources
 
 
@@ -84,7 +84,7 @@ def change_edits(
     rest = {name: value for name, value in changed.items() if name not in computed}
     listed = {*change.launch.listed, *OPTIONS}
     if autotune is not None and held is not None:
-        if change.looks_up:
+        if change.looks_up or is_looked_up(held, autotune):
             edits += lookup_edits(held, autotune)
         elif change.tried or rest.keys() & listed:
             edits += list_edits(held, autotune, change)

@@ -300,6 +300,13 @@ def test_the_import_that_is_there_serves_and_two_kernels_share_one(tmp_path: Pat
     assert patch.after.count(b"@fusetune.autotune(") == 2
 
 
+def test_a_list_that_is_looked_up_already_stays_whatever_was_decided(tmp_path: Path) -> None:
+    file = copied("looked_up", tmp_path)
+    apply(planned([change_of("looked_up", file)]))
+    again = structs.replace(change_of("looked_up", file), looks_up=False)
+    assert planned([again, structs.replace(again, tried=(WANTED, BASELINE))]).files == ()
+
+
 def _launch_of(kernel: str, file: Path) -> Launched:
     tree = ast.parse(file.read_bytes())
     (call,) = [one for one in ast.walk(tree) if isinstance(one, ast.Call) and ast.unparse(one.func).startswith(kernel)]

@@ -19,20 +19,12 @@ from fusetune.capture.cases import Case, KernelSeen
 from fusetune.capture.changes import Change, Changes, as_it_ran, free_names
 from fusetune.capture.grids import rule_of
 from fusetune.capture.kept import Placed
-from fusetune.capture.launches import (
-    bind,
-    constexprs_of,
-    described,
-    kernel_seen,
-    resolved_grid,
-    signature_of,
-    told,
-    user_frame,
-)
+from fusetune.capture.launches import described, kernel_seen, user_frame
 from fusetune.capture.patching import Patches
 from fusetune.capture.placing import heuristics_of, placed_at
 from fusetune.capture.timing import Times
 from fusetune.core.config import OPTIONS
+from fusetune.ops.arguments import bind, constexprs_of, resolved_grid, signature_of, told
 
 _NOT_KNOWN: Final = "what the program would launch with these constants is not known there"
 _MOST_ABOVE: Final = 20

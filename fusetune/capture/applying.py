@@ -11,7 +11,7 @@ import msgspec
 from fusetune.capture.above import Above
 from fusetune.capture.cases import Case, KernelSeen
 from fusetune.capture.changes import Change, Changes, as_it_ran, free_names
-from fusetune.capture.given import Given, Launch, Placements, chain_of, config_like, hold_launches
+from fusetune.capture.given import Given, Launch, Placements, chain_of, config_like, hold_launches, run_with
 from fusetune.capture.launches import bind, kernel_seen, resolved_grid, told
 from fusetune.capture.patching import Patches
 from fusetune.capture.timing import Times
@@ -83,12 +83,7 @@ class Applier:
         change = self._of_tuner(tuner, args, named) if not self._above.depth("trial") else None
         if change is None:
             return run(tuner, *args, **named)
-        configs = tuner.configs
-        tuner.configs = [config_like(configs, _given(change))]
-        try:
-            return run(tuner, *args, **named)
-        finally:
-            tuner.configs = configs
+        return run_with(run, tuner, config_like(tuner.configs, _given(change)), args, named)
 
     def _of_tuner(self, tuner: Any, args: tuple[Any, ...], named: Mapping[str, Any]) -> Change | None:
         """What an autotuner is to launch that is about to choose a config; None where it chooses."""

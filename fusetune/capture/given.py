@@ -7,6 +7,7 @@ nothing, with its pre_hook.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from types import FrameType
 from typing import Any, Final, NamedTuple
@@ -146,6 +147,19 @@ def config_like(configs: Sequence[Any], given: Given) -> Any:
     names = {name for one in configs for name in one.kwargs if name in constants and name not in OPTIONS}
     held = {**constants, **own.kwargs, **given.constants}
     return triton.Config({name: held[name] for name in names}, **given.options, pre_hook=own.pre_hook)
+
+
+def run_with(run: Any, tuner: Any, config: Any, args: tuple[Any, ...], named: Mapping[str, Any]) -> Any:
+    """Have an autotuner launch with a config of ours.
+
+    A copy of it runs: another thread may be in the middle of the tuner itself, which notes arguments and configs.
+    """
+    held = copy.copy(tuner)
+    held.configs = [config]
+    try:
+        return run(held, *args, **named)
+    finally:
+        tuner.best_config = config  # Programs read it.
 
 
 def _first_like(configs: Sequence[Any], held: Mapping[str, Any]) -> Any:

@@ -12,9 +12,10 @@ from fusetune.capture.above import Above
 from fusetune.capture.cases import Case, KernelSeen
 from fusetune.capture.changes import Change, Changes, as_it_ran, free_names
 from fusetune.capture.given import Given, Launch, Placements, chain_of, config_like, hold_launches, run_with
-from fusetune.capture.launches import bind, kernel_seen, resolved_grid, told
+from fusetune.capture.launches import kernel_seen
 from fusetune.capture.patching import Patches
 from fusetune.capture.timing import Times
+from fusetune.ops.arguments import bind, resolved_grid, told
 
 
 class Launched(msgspec.Struct, frozen=True):

@@ -15,10 +15,11 @@ from typing import Any, Final, NamedTuple
 from fusetune.capture.above import Above
 from fusetune.capture.grids import rule_of
 from fusetune.capture.kept import Placed
-from fusetune.capture.launches import constexprs_of, described, resolved_grid, signature_of, told, user_frame
+from fusetune.capture.launches import described, user_frame
 from fusetune.capture.patching import Patches
 from fusetune.capture.placing import heuristics_of, placed_at
 from fusetune.core.config import OPTIONS
+from fusetune.ops.arguments import constexprs_of, resolved_grid, signature_of, told
 
 NOT_KNOWN: Final = "what the program would launch with these constants is not known there"
 _MOST_ABOVE: Final = 20

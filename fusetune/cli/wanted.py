@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fusetune.capture.cases import Case, Site
-from fusetune.capture.naming import value_name
 from fusetune.code.patch.change import OPTIONS, Change, Launched
 from fusetune.code.patch.edits import Finding
 from fusetune.core.config import Config
 from fusetune.core.decision import reason_text, reference_name
 from fusetune.core.text import printable
+from fusetune.ops.naming import value_name
 from fusetune.tune.program import Tuned
 from fusetune.units import format_gain, format_interval, format_us
 

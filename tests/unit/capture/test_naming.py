@@ -6,10 +6,10 @@ import re
 
 import pytest
 
-from fusetune.capture.naming import kernel_place, op_name, value_name
 from fusetune.core.config import NamedConfig
 from fusetune.core.problem import NamedProblem
 from fusetune.core.text import OP_NAME
+from fusetune.ops.naming import kernel_place, op_name, value_name
 
 
 @pytest.mark.parametrize(

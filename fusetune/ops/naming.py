@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from pathlib import PurePath
-from typing import Final
+from typing import Any, Final
 
 from fusetune.core.config import OPTIONS, NamedConfig
 from fusetune.core.problem import NamedProblem
+from fusetune.core.values import Value
+from fusetune.ops.hashing import innermost
+from fusetune.ops.sources import jitted
 
 _MOST: Final = 90
 _SCRIPT: Final = "__main__"
@@ -38,3 +42,37 @@ def value_name(name: str) -> str:
     plain = name.lstrip("_") or "value"
     taken = (hasattr(NamedConfig, plain) and plain not in OPTIONS) or hasattr(NamedProblem, plain)
     return f"{plain}_" if taken or plain != name else plain
+
+
+def argument_value(value: Any) -> Value:
+    """An argument of a launch as it stands in a problem: a number or a word as it is, a dtype, a function by name.
+
+    A tensor is told by its dtype, with `unaligned` where it does not begin on 16 bytes; a tuple by its parts. Raises
+    TypeError for what no file has a word for.
+    """
+    value = value.value if type(value).__name__ == "constexpr" else value
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(float(value))
+    if value is None or isinstance(value, bool | int | float | str):
+        plain: Value = value
+        return plain
+    if type(value) in {tuple, list}:
+        return ", ".join(str(argument_value(one)) for one in value)
+    tensor = value if hasattr(value, "data_ptr") else getattr(value, "base", None)
+    if hasattr(tensor, "data_ptr"):
+        return _tensor_value(value, tensor)
+    function = jitted(value)
+    if function is not None:
+        return str(innermost(function).__name__)
+    if type(value).__name__ == "dtype":
+        return str(getattr(value, "name", value))
+    raise TypeError(f"{type(value).__name__} is nothing that a problem is made of")
+
+
+def _tensor_value(value: Any, tensor: Any) -> str:
+    """By the dtype that the launch sees: a descriptor's is its tensor's, one of `triton.reinterpret` another."""
+    reinterpreted = tensor is not value and not hasattr(value, "block_shape")
+    seen = value.dtype if reinterpreted else tensor.dtype
+    name = str(getattr(seen, "name", seen))
+    name = name if reinterpreted else name.removeprefix("torch.")
+    return name if tensor.data_ptr() % 16 == 0 else f"{name} unaligned"

@@ -37,12 +37,14 @@ class Given(NamedTuple):
     """What a launch is to run with: `constants` by the kernel's own names, and `options`.
 
     `others` are constants that it has beside them, and `ran` what ran when that was found out, as far as known.
+    `follows` are arguments that were computed from constants then, and have to be computed anew for others.
     """
 
     constants: Mapping[str, Any]
     options: Mapping[str, int]
     others: Mapping[str, Any] = {}
     ran: Mapping[str, Any] = {}
+    follows: frozenset[str] = frozenset()
 
 
 def hold_launches(
@@ -53,15 +55,16 @@ def hold_launches(
 ) -> None:
     """Have each launch made by `launch(run, kernel, args, grid, warmup, named)` until `patches` are closed.
 
-    Each call of an autotuner goes through `choose(run, tuner, args, named)`. Triton is imported here, and torch with
-    it.
+    Each call of an autotuner goes through `choose(run, tuner, args, named)`. Triton is imported here.
     """
     import triton
     from triton.runtime.autotuner import Autotuner
-    from triton.runtime.interpreter import InterpretedFunction
-    from triton.runtime.jit import JITFunction
 
-    kind = InterpretedFunction if triton.knobs.runtime.interpret else JITFunction
+    kind: Any = triton.JITFunction
+    if triton.knobs.runtime.interpret:
+        from triton.runtime.interpreter import InterpretedFunction  # which loads NumPy
+
+        kind = InterpretedFunction
     run = kind.run
 
     def held_run(kernel: Any, /, *args: Any, grid: Any, warmup: bool, **named: Any) -> Any:
@@ -91,7 +94,7 @@ class Placements:
         changed = {name: value for name, value in given.constants.items() if bound.get(name) != value}
         follow: Mapping[str, Any] = {}
         if changed:
-            placed = self._placed_for(changed, kernel, grid, bound, tuners)
+            placed = self._placed_for(changed, given.follows, kernel, grid, bound, tuners)
             if isinstance(placed, str):
                 return placed
             assert placed.grid is not None, "else it is a reason"
@@ -100,7 +103,13 @@ class Placements:
         return Launch(args, grid, named)
 
     def _placed_for(
-        self, changed: dict[str, Any], kernel: Any, grid: Any, bound: Mapping[str, Any], tuners: Sequence[Any]
+        self,
+        changed: dict[str, Any],
+        follows: frozenset[str],
+        kernel: Any,
+        grid: Any,
+        bound: Mapping[str, Any],
+        tuners: Sequence[Any],
     ) -> Placed | str:
         """Where the program would launch with other constants, as far as its source tells; remembered by its place."""
         resolved = resolved_grid(grid, bound)
@@ -112,9 +121,12 @@ class Placements:
             if found is None:
                 constants = {name: bound[name] for name in constexprs_of(kernel) if name in bound}
                 rule = rule_of(grid, resolved, bound, constants, kernel=kernel, frame=frame)
-                sized = next((rule.buffers[name] for name in changed if name in rule.buffers), None)
-                placed = placed_at(changed, grid, resolved, bound, rule, heuristics_of(tuners))
-                found = sized or (placed if placed.grid is not None else NOT_KNOWN)
+                heuristics = heuristics_of(tuners)
+                why = next((rule.buffers[name] for name in changed if name in rule.buffers), None)
+                if why is None and not follows <= {*rule.derived, *heuristics, *changed}:
+                    why = NOT_KNOWN
+                placed = placed_at(changed, grid, resolved, bound, rule, heuristics)
+                found = why or (placed if placed.grid is not None else NOT_KNOWN)
                 self._placed[key] = found
             return found
         finally:
@@ -155,12 +167,16 @@ def run_with(run: Any, tuner: Any, config: Any, args: tuple[Any, ...], named: Ma
 
     A copy of it runs: another thread may be in the middle of the tuner itself, which notes arguments and configs.
     """
-    held = copy.copy(tuner)
+    held = copy_of(tuner)
     held.configs = [config]
-    try:
-        return run(held, *args, **named)
-    finally:
-        tuner.best_config = config  # Programs read it.
+    result = run(held, *args, **named)
+    tuner.best_config = config  # Programs read it.
+    return result
+
+
+def copy_of(tuner: Any) -> Any:
+    """Another autotuner with the same of everything; what it has found out it shares."""
+    return copy.copy(tuner)
 
 
 def _first_like(configs: Sequence[Any], held: Mapping[str, Any]) -> Any:

@@ -7,15 +7,14 @@ nothing, with its pre_hook.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
-from types import FrameType
 from typing import Any, Final, NamedTuple
 
 from fusetune.capture.above import Above
 from fusetune.capture.grids import rule_of
 from fusetune.capture.kept import Placed
-from fusetune.capture.launches import described, user_frame
+from fusetune.capture.kinds import kind_around, kind_of
+from fusetune.capture.launches import user_frame
 from fusetune.capture.patching import Patches
 from fusetune.capture.placing import heuristics_of, placed_at
 from fusetune.core.config import OPTIONS
@@ -115,8 +114,8 @@ class Placements:
         resolved = resolved_grid(grid, bound)
         frame = user_frame()
         try:
-            place = (frame.f_code, frame.f_lineno) if frame is not None else None
-            key = (id(kernel), place, resolved, repr(described(kernel, bound)), repr(changed), _locals(frame))
+            kinds = kind_of((), bound, shapes=True), kind_of((), changed), kind_around(frame)
+            key = None if None in kinds else (id(kernel), resolved, follows, *kinds)
             found = self._placed.get(key)
             if found is None:
                 constants = {name: bound[name] for name in constexprs_of(kernel) if name in bound}
@@ -127,7 +126,8 @@ class Placements:
                     why = NOT_KNOWN
                 placed = placed_at(changed, grid, resolved, bound, rule, heuristics)
                 found = why or (placed if placed.grid is not None else NOT_KNOWN)
-                self._placed[key] = found
+                if key is not None:
+                    self._placed[key] = found
             return found
         finally:
             del frame
@@ -167,16 +167,17 @@ def run_with(run: Any, tuner: Any, config: Any, args: tuple[Any, ...], named: Ma
 
     A copy of it runs: another thread may be in the middle of the tuner itself, which notes arguments and configs.
     """
-    held = copy_of(tuner)
-    held.configs = [config]
+    held = copy_of(tuner, [config])
     result = run(held, *args, **named)
     tuner.best_config = config  # Programs read it.
     return result
 
 
-def copy_of(tuner: Any) -> Any:
-    """Another autotuner with the same of everything; what it has found out it shares."""
-    return copy.copy(tuner)
+def copy_of(tuner: Any, configs: list[Any]) -> Any:
+    """Another autotuner with a list of its own and all else the same; what it has found out it shares."""
+    held = object.__new__(type(tuner))
+    held.__dict__.update(tuner.__dict__, configs=configs)
+    return held
 
 
 def _first_like(configs: Sequence[Any], held: Mapping[str, Any]) -> Any:
@@ -194,11 +195,3 @@ def chain_of(tuner: Any) -> list[Any]:
     while len(found) < _MOST_ABOVE and hasattr(getattr(found[-1], "fn", None), "fn"):
         found.append(found[-1].fn)
     return found
-
-
-def _locals(frame: FrameType | None) -> str:
-    """The plain values around a launch, which its grid may be computed from."""
-    if frame is None:
-        return ""
-    plain = (int, float, tuple)
-    return repr([(name, value) for name, value in frame.f_locals.items() if isinstance(value, plain)])

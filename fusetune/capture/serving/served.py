@@ -98,35 +98,47 @@ class _Place(NamedTuple):
     line: int
 
 
+class Tally:
+    """One outcome of a kernel's launches, to be counted by Notes."""
+
+    __slots__ = ("launches", "place", "row")
+
+    def __init__(self, place: _Place, row: Row) -> None:
+        self.place, self.row, self.launches = place, row, 0
+
+
 class Notes:
     """Counts outcomes, from any thread. `new` is called when something is noted that was not there before."""
 
     def __init__(self, command: Callable[[str], str], new: Callable[[], None] = lambda: None) -> None:
         self.command, self._new = command, new
-        self._begin()
+        self._tallies: dict[tuple[_Place, str, bytes], Tally] = {}
+        self.begin_anew()
 
-    def _begin(self) -> None:
+    def begin_anew(self) -> None:
+        """In a process that was forked: what its parent noted is the parent's, and so is the lock."""
         self._lock = threading.Lock()
-        self._rows: dict[tuple[_Place, bytes], tuple[Row, int]] = {}
+        for tally in self._tallies.values():
+            tally.launches = 0
         self._notes: dict[str, None] = {}
         self._by_inductor: dict[str, int] = {}
         self.trials = 0
 
-    def begin_anew(self) -> None:
-        """In a process that was forked: what its parent noted is the parent's, and so is the lock."""
-        self._begin()
-
-    def count(self, kernel: KernelSeen, row: Row) -> None:
-        """One more launch with this outcome."""
+    def tally(self, kernel: KernelSeen, row: Row) -> Tally:
+        """What counts this outcome of a kernel's launches."""
         place = _Place(kernel.name, kernel.file, kernel.line)
         with self._lock:
-            key = (place, msgspec.json.encode(row))
-            if key not in self._rows and len(self._rows) >= MOST_ROWS:
-                row = Missed("there are more outcomes than are told one by one", "it is not told")
-                key = (place, b"")
-            found = self._rows.get(key)
-            self._rows[key] = (row, 1 if found is None else found[1] + 1)
-        if found is None:
+            if len(self._tallies) >= MOST_ROWS:
+                row = Missed("there are more outcomes than are told one by one", "what is not told")
+            key = (place, type(row).__name__, msgspec.json.encode(row))
+            return self._tallies.setdefault(key, Tally(place, row))
+
+    def count(self, tally: Tally) -> None:
+        """One more launch with this outcome."""
+        with self._lock:
+            tally.launches += 1
+            is_new = tally.launches == 1
+        if is_new:
             self._new()
 
     def count_trial(self) -> None:
@@ -147,10 +159,10 @@ class Notes:
     def served(self, failed: str | None = None) -> Served:
         """What was noted so far."""
         with self._lock:
-            rows, notes, by_inductor = list(self._rows.items()), tuple(self._notes), dict(self._by_inductor)
-            trials = self.trials
+            tallies = [(one.place, one.row, one.launches) for one in self._tallies.values() if one.launches]
+            notes, by_inductor, trials = tuple(self._notes), dict(self._by_inductor), self.trials
         kernels: dict[_Place, list[Row]] = {}
-        for (place, _), (row, launches) in rows:
+        for place, row, launches in tallies:
             kernels.setdefault(place, []).append(msgspec.structs.replace(row, launches=launches))
         made = tuple(_kernel(place, some, self.command) for place, some in kernels.items())
         return Served(VERSION, 1, made, trials, by_inductor, notes, failed)

@@ -12,11 +12,11 @@ from fusetune.capture.cases import KernelSeen
 from fusetune.capture.changes import free_names
 from fusetune.capture.given import Given, Launch, Placements, chain_of, config_like, copy_of, hold_launches, run_with
 from fusetune.capture.inductor import MODULE, name_of, when_imported
+from fusetune.capture.kinds import kind_of
 from fusetune.capture.launches import kernel_seen, proposals_of
 from fusetune.capture.patching import Patches
 from fusetune.capture.placing import heuristics_of
-from fusetune.capture.serving.kinds import kind_of
-from fusetune.capture.serving.served import Applied, Left, Missed, Notes
+from fusetune.capture.serving.served import Applied, Left, Missed, Notes, Row, Tally
 from fusetune.core.brief import brief
 from fusetune.core.config import OPTIONS
 from fusetune.errors import MissingConfigError
@@ -33,6 +33,7 @@ _AS_IT_IS: Final = "what the program launches"
 _TIMED: Final = "what its autotuner times"
 _FOUND_BEFORE: Final = "what its autotuner has found out before"
 _MOST_WARNINGS: Final = 20
+_OF_TRITON: Final = frozenset({"grid", "warmup"})
 _NOTHING: Final = "nothing: it was stopped (--on-miss error)"
 
 
@@ -55,15 +56,16 @@ class LooksUp(Protocol):
 
 
 class _Answer(NamedTuple):
-    """What a kind of launches is to run with, `given`, or None for a miss, and what is noted of one that does.
+    """What a kind of launches is to run with: `given`, or None for a miss.
 
-    `config` is an autotuner's: of the entry, or for a miss the first one of its list.
+    `config` is an autotuner's: of the entry, or for a miss the first one of its list. `tally` counts the launches that
+    run so.
     """
 
     chosen: Chosen
     given: Given | None
+    tally: Tally
     config: Any = None
-    row: Applied | None = None
 
 
 class _WouldTimeError(Exception):
@@ -88,7 +90,7 @@ class Serving:
         self._above, self._patches, self._placements = Above(), Patches(), Placements()
         self._here = threading.local()
         self._answers: dict[Any, _Answer] = {}
-        self._kernels: dict[int, tuple[Any, KernelSeen]] = {}
+        self._kernels: dict[int, tuple[Any, KernelSeen, tuple[str, ...]]] = {}
         self._free: dict[tuple[int, ...], tuple[tuple[Any, ...], frozenset[str]]] = {}
         self._holders: dict[int, Any] = {}  # What answers are of: its id must not become another's.
 
@@ -127,50 +129,62 @@ class Serving:
                     raise
                 key, answer = None, self._refused(kernel, answer, error)
             else:
-                self._count(kernel, answer.row if counts else None)
+                if counts:
+                    self.notes.count(answer.tally)
                 return result
+        why = answer.chosen.why
         if self._on_miss == "error":
-            self._count(kernel, Missed(answer.chosen.why, _NOTHING, stopped=True))
-            self._stop(kernel, answer.chosen.why)
+            self.notes.count(self._tally(kernel, Missed(why, _NOTHING, stopped=True)))
+            self._stop(kernel, why)
         with self._choosing(None):
             if self._on_miss == "tune":
-                result, did = run(tuner, *args, **named), _TIMED
+                result, tally = run(tuner, *args, **named), self._tally(kernel, Missed(why, _TIMED))
             else:
-                result, did = self._untimed(run, tuner, answer, key, args, named)
-        self._count(kernel, Missed(answer.chosen.why, did) if counts else None)
+                result, tally = self._untimed(run, tuner, kernel, answer, key, args, named)
+        if counts:
+            self.notes.count(tally)
         return result
 
     def _untimed(
-        self, run: Any, tuner: Any, answer: _Answer, key: Any, args: tuple[Any, ...], named: dict[str, Any]
-    ) -> tuple[Any, str]:
-        """A launch of an autotuner without an entry, that does not time; and what it runs with."""
-        config = answer.config
-        if config is None:
-            held = copy_of(tuner)
+        self,
+        run: Any,
+        tuner: Any,
+        kernel: Any,
+        answer: _Answer,
+        key: Any,
+        args: tuple[Any, ...],
+        named: dict[str, Any],
+    ) -> tuple[Any, Tally]:
+        """A launch of an autotuner without an entry, that does not time; and what counts it."""
+        if answer.config is None:
+            held = copy_of(tuner, tuner.configs)
             held._bench = _would_time
             try:
                 result = run(held, *args, **named)
             except _WouldTimeError as found:
-                config = found.config
+                did = f"the first config of its list, {_text(found.config)}"
+                tally = self._tally(kernel, Missed(answer.chosen.why, did))
+                answer = self._remember(key, answer._replace(config=found.config, tally=tally), tuner)
             else:
                 tuner.best_config = held.best_config
-                return result, "the one config of its list" if len(tuner.configs) == 1 else _FOUND_BEFORE
-            self._remember(key, answer._replace(config=config), tuner)
-        return run_with(run, tuner, config, args, named), f"the first config of its list, {_text(config)}"
+                did = "the one config of its list" if len(tuner.configs) == 1 else _FOUND_BEFORE
+                return result, self._tally(kernel, Missed(answer.chosen.why, did))
+        return run_with(run, tuner, answer.config, args, named), answer.tally
 
     def _of_tuner(
         self, tuner: Any, chain: Sequence[Any], args: tuple[Any, ...], named: dict[str, Any]
     ) -> tuple[Any, _Answer]:
         """What an autotuner's launch is to run with, and what that is remembered by."""
         kernel, grid = chain[-1], named.get("grid")
-        own = {name: value for name, value in named.items() if name not in {"grid", "warmup"}}
-        first = {name: value for name, value in tuner.configs[0].kwargs.items() if name not in OPTIONS}
+        own = {name: value for name, value in named.items() if name not in _OF_TRITON}
+        first = tuner.configs[0].kwargs
         key = self._key(tuner, kernel, args, own, grid, first)
         found = self._answers.get(key)
         if found is not None:
             return key, found
         bound, _ = bind(kernel, args, own, partly=True)
         arguments = {name: value for name, value in bound.items() if name not in self._names((tuner,))}
+        first = {name: value for name, value in first.items() if name not in OPTIONS}
         supplied = _with_heuristics({**arguments, **first}, heuristics_of(chain))
         supplied = {name: value for name, value in supplied.items() if name not in arguments}
         answer = self._asked(kernel, arguments, grid, proposals_of(chain[:-1]), supplied)
@@ -194,39 +208,41 @@ class Serving:
             answer = self._of_launch(kernel, launch)
         except TypeError:  # the launch itself tells the program
             return run(kernel, *args, grid=grid, warmup=warmup, **named)
-        row: Applied | Missed | Left | None = answer.row
+        tally = answer.tally
         if answer.given is not None:
             changed = self._changed(answer.given, kernel, launch)
             if isinstance(changed, str):
-                row = _left(answer.given, changed)
+                tally = self._tally(kernel, _left(answer.given, changed))
             else:
                 try:
                     result = self._run(run, kernel, changed, warmup=warmup)
                 except Exception as error:
                     if not _refuses(error):
                         raise
-                    answer, row = self._refused(kernel, answer, error), None
+                    tally = self._refused(kernel, answer, error).tally
                 else:
-                    self._count(kernel, None if warmup else row)
+                    if not warmup:
+                        self.notes.count(tally)
                     return result
         result = self._run(run, kernel, launch, warmup=warmup)
-        self._count(kernel, None if warmup else row or Missed(answer.chosen.why, _AS_IT_IS))
+        if not warmup:
+            self.notes.count(tally)
         return result
 
     def _below_choice(self, run: Any, kernel: Any, launch: Launch, *, warmup: bool) -> Any:
         """A launch of an autotuner that has chosen: what its list does not vary is given here."""
         given: Given | None = self._here.given
-        if given is not None:
-            changed = self._changed(given, kernel, launch)
-            launch = launch if isinstance(changed, str) else changed
-        return self._run(run, kernel, launch, warmup=warmup)
+        if given is None:
+            return run(kernel, *launch.args, grid=launch.grid, warmup=warmup, **launch.named)
+        changed = self._changed(given, kernel, launch)
+        return self._run(run, kernel, launch if isinstance(changed, str) else changed, warmup=warmup)
 
     def _run(self, run: Any, kernel: Any, launch: Launch, *, warmup: bool) -> Any:
         with self._choosing(None):
             return run(kernel, *launch.args, grid=launch.grid, warmup=warmup, **launch.named)
 
     def _changed(self, given: Given, kernel: Any, launch: Launch) -> Launch | str:
-        if not given.constants and not given.options.keys() & signature_of(kernel).parameters.keys():
+        if not given.constants and given.options.keys().isdisjoint(self._seen(kernel)[2]):
             return launch._replace(named={**launch.named, **given.options})
         bound, _ = bind(kernel, launch.args, launch.named)
         return self._placements.launch(given, kernel, launch, bound, self._above.tuners)
@@ -280,13 +296,14 @@ class Serving:
         """What an answer is remembered by; None where the launch is looked up each time."""
         if callable(grid):
             # It may follow what is no argument.
-            meta = {**dict(zip(signature_of(kernel).parameters, args, strict=False)), **first, **named}
+            meta = {**dict(zip(self._seen(kernel)[2], args, strict=False)), **first, **named}
             try:
                 grid = grid(meta)
             except Exception:  # noqa: BLE001 - it may read what the launch has by default, or heuristics compute
                 return None
         kind = kind_of(args, named)
-        return None if kind is None else (id(holder), _device(), str(grid), kind)
+        grid = tuple(grid) if isinstance(grid, list) else grid
+        return None if kind is None else (id(holder), _device(), grid, kind)
 
     def _remember(self, key: Any, answer: _Answer, holder: Any) -> _Answer:
         if answer.chosen.remember and key is not None:
@@ -312,13 +329,13 @@ class Serving:
             except Warning as warning:  # a program may have its warnings raised, and this is none of its own
                 self.notes.note(str(warning))
         if chosen.rung == "miss":
-            return _Answer(chosen, None)
+            return _Answer(chosen, None, self._tally(kernel, Missed(chosen.why, _AS_IT_IS)))
         before = chosen.entry.before if chosen.entry is not None else None
         ran = {} if before is None else {**before.constants(), **before.options(), "num_ctas": before.num_ctas}
         given = Given(chosen.constants, chosen.options, supplied, ran, frozenset(chosen.follows))
         constants = {name: told(value) for name, value in chosen.constants.items()}
         row = Applied(constants, dict(chosen.options), chosen.rung, chosen.why, str(chosen.file or ""))
-        return _Answer(chosen, given, row=row)
+        return _Answer(chosen, given, self._tally(kernel, row))
 
     def _refused(self, kernel: Any, answer: _Answer, error: Exception) -> _Answer:
         """The answer for a launch whose config cannot be launched."""
@@ -329,19 +346,23 @@ class Serving:
         except Warning as warning:
             self.notes.note(str(warning))
         self._answers.clear()
-        self._count(kernel, _left(answer.given, why, refused=True))
-        return _Answer(Chosen("miss", f"its config cannot be launched here ({why})", remember=False), None)
+        self.notes.count(self._tally(kernel, _left(answer.given, why, refused=True)))
+        missed = Chosen("miss", f"its config cannot be launched here ({why})", remember=False)
+        return _Answer(missed, None, self._tally(kernel, Missed(missed.why, _AS_IT_IS)))
 
-    def _count(self, kernel: Any, row: Applied | Missed | Left | None) -> None:
-        if row is None:
-            return
+    def _tally(self, kernel: Any, row: Row) -> Tally:
+        return self.notes.tally(self._seen(kernel)[1], row)
+
+    def _seen(self, kernel: Any) -> tuple[Any, KernelSeen, tuple[str, ...]]:
+        """A kernel, what is told of it, and the names of its parameters."""
         found = self._kernels.get(id(kernel))
         if found is None:
-            found = self._kernels[id(kernel)] = (kernel, kernel_seen(kernel))
-        self.notes.count(found[1], row)
+            names = tuple(signature_of(kernel).parameters)
+            found = self._kernels[id(kernel)] = (kernel, kernel_seen(kernel), names)
+        return found
 
     def _stop(self, kernel: Any, why: str) -> NoReturn:
-        seen = kernel_seen(kernel)
+        seen = self._seen(kernel)[1]
         command = self.notes.command(seen.name)
         raise MissingConfigError(f"{brief(seen.name)} ({brief(seen.place())}) has no tuned config: {why}; `{command}`")
 

@@ -6,12 +6,15 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 
 import pytest
 from triton.runtime.autotuner import Autotuner
 from triton.runtime.interpreter import InterpretedFunction
 
 import fusetune
+from fusetune.capture.serving import process
+from fusetune.capture.serving.settings import Settings
 from fusetune.core.config import NamedConfig
 from fusetune.errors import ConfigFileError, MissingConfigError, UsageError
 from tests.support.launch_cases import launches_of
@@ -84,6 +87,44 @@ def test_children_inherit_it_unless_they_are_not_to():
         found.append(subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=True).stdout)
         fusetune.uninstall()
     assert found == ["True\n", "False\n"]
+
+
+def test_a_report_that_cannot_be_written_is_told_when_all_is_as_it_was(tmp_path):
+    held = InterpretedFunction.run
+    fusetune.install(report=tmp_path / "no" / "served.json")
+    assert InterpretedFunction.run is not held
+    with pytest.raises(FileNotFoundError):
+        fusetune.uninstall()
+    assert InterpretedFunction.run is held
+    assert "FUSETUNE_RUN" not in os.environ
+
+
+def test_what_a_process_served_before_it_installs_is_told_to_who_started_it(tmp_path):
+    above = process.begin(Settings(folder=str(tmp_path)))
+    program.doubled(4096)
+    fusetune.install()
+    program.doubled(4096)
+    assert [one.launches for one in fusetune.served().kernels] == [1]
+    fusetune.uninstall()
+    assert process.current() is None
+    assert [one.launches for one in process.read_served(tmp_path).kernels] == [1]
+    assert process.read_served(tmp_path) == above.served()
+
+
+def test_a_forked_process_tells_its_own_launches_to_its_parent():
+    fusetune.install()
+    program.doubled(4096)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Python's own of a fork beside threads
+        child = os.fork()
+        if not child:
+            program.doubled(4096)
+            program.added(300)
+            os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    found = fusetune.served()
+    assert {one.name: one.launches for one in found.kernels} == {"double": 2, "add": 1}
+    assert found.processes == 2
 
 
 def test_mistakes_are_told_at_once():

@@ -81,14 +81,15 @@ def install(
 def uninstall() -> None:
     """Launch as without `install` again, in this process and in children that it starts from now on.
 
-    Configs come from the search path again. Without an `install` before, nothing happens.
+    Configs come from the search path again. Without an `install` before, nothing happens. Raises OSError where the
+    report cannot be written.
     """
     global _installed
     here, _installed = _installed, None
     if here is None:
         return
-    _leave(here)
-    process.stop()
+    if process.current() is here.served:
+        process.stop()
     if here.served.settings.configs is not None:
         load()
     for name, value in here.variables.items():
@@ -96,8 +97,15 @@ def uninstall() -> None:
             os.environ.pop(name, None)
         else:
             os.environ[name] = value
-    if here.served.settings.folder is not None and here.pid == os.getpid():
-        shutil.rmtree(here.served.settings.folder, ignore_errors=True)
+    if here.pid != os.getpid():  # Forked: the report is the parent's.
+        return
+    try:
+        if here.report is not None:
+            made = msgspec.json.format(msgspec.json.encode(_together(here)), indent=1).decode()
+            write_whole(here.report, f"{made}\n")
+    finally:
+        if here.served.settings.folder is not None:
+            shutil.rmtree(here.served.settings.folder, ignore_errors=True)
 
 
 def served() -> Served:
@@ -117,12 +125,6 @@ def _together(here: _Here) -> Served:
     own = here.served.served()
     others = process.read_served(folder, but=here.served.name)
     return joined([own, others]) if others.processes else own
-
-
-def _leave(here: _Here) -> None:
-    if here.report is not None and here.pid == os.getpid():
-        made = msgspec.json.format(msgspec.json.encode(_together(here)), indent=1).decode()
-        write_whole(here.report, f"{made}\n")
 
 
 def _end() -> None:

@@ -131,11 +131,12 @@ def begin(settings: Settings) -> ServedProcess:
 
 
 def stop() -> ServedProcess | None:
-    """Serve no longer; what did so far."""
+    """Serve no longer; what did so far has left what it served."""
     global _current
     before, _current = _current, None
     if before is not None:
         before.end()
+        before.write()
     return before
 
 

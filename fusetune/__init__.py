@@ -19,12 +19,14 @@ if TYPE_CHECKING:
     from fusetune.core.space import Space
     from fusetune.nn import *  # noqa: F403
     from fusetune.ops.spec import KernelSpec, Launch, Operand, Tolerance
+    from fusetune.runtime.autotune import autotune
     from fusetune.runtime.configs import load, reload
     from fusetune.runtime.tuned import config
     from fusetune.runtime.warmup import warmup
 
 _PUBLIC = {
     **_nn.PUBLIC,
+    "autotune": "fusetune.runtime.autotune",
     "config": "fusetune.runtime.tuned",
     "install": "fusetune.capture.serving.installed",
     "served": "fusetune.capture.serving.installed",
@@ -46,6 +48,7 @@ __all__ = [
     "Space",
     "Tolerance",
     "__version__",
+    "autotune",
     "config",
     "install",
     "load",

@@ -129,6 +129,7 @@ def tune(
     diff: bool,
     apply: bool,
     autotune: bool,
+    lookup: bool,
     per_kernel: bool,
     runs: Path | None,
     as_json: bool,
@@ -153,7 +154,9 @@ def tune(
 
     began = time.monotonic()
     parsed = parse_program([*(["-m", module] if module else []), *program], args=expression, reference=reference)
-    outputs = outputs_of(output, configs, diff=diff, apply=apply, autotune=autotune, per_kernel=per_kernel)
+    outputs = outputs_of(
+        output, configs, diff=diff, apply=apply, autotune=autotune, per_kernel=per_kernel, lookup=lookup
+    )
     check_program(outputs, parsed)
     if target_name is None and not nvml.gpu_present():
         target_name = DEFAULT_TARGET

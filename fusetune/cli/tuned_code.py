@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
@@ -15,6 +17,7 @@ from fusetune.cli.shown import echo, echo_laid_out
 from fusetune.cli.source_check import Question, SourceCheck, checked
 from fusetune.core.text import printable
 from fusetune.errors import MachineError, UsageError
+from fusetune.store.paths import CONFIGS_VARIABLE
 
 if TYPE_CHECKING:
     from fusetune.capture.cases import Case, Looked
@@ -35,6 +38,7 @@ class Outputs(NamedTuple):
     apply: bool
     autotune: bool
     per_kernel: bool = False
+    lookup: bool = False
 
     @property
     def any(self) -> bool:
@@ -76,6 +80,12 @@ _OPTIONS: Final[Sequence[Callable[[Any], Any]]] = (
         help="Leave kernels to @triton.autotune with at most three configs, BASELINE among them, not to one.",
     ),
     click.option(
+        "--lookup",
+        is_flag=True,
+        help="With --diff or --apply: write @fusetune.autotune in the place of @triton.autotune, so that a kernel with "
+        "a config that was kept looks it up in the YAML while the program runs, and times nothing.",
+    ),
+    click.option(
         "--per-kernel",
         is_flag=True,
         help="Write what each kernel's own verdict says, though the program as a whole gains less than --min-gain. Its "
@@ -92,6 +102,7 @@ def outputs_of(
     apply: bool,
     autotune: bool,
     per_kernel: bool = False,
+    lookup: bool = False,
 ) -> Outputs:
     """The options together; raises UsageError where they do not go together."""
     module = output if output is not None and output.suffix == _SUFFIX else None
@@ -101,9 +112,12 @@ def outputs_of(
         configs = output
     if module is not None and module.is_dir():
         raise UsageError(f"-o {module} is a folder; name the file that the module is written to")
-    found = Outputs(module, configs or Path("configs"), diff, apply, autotune, per_kernel)
-    if (autotune or per_kernel) and not found.any:
-        option = "--autotune" if autotune else "--per-kernel"
+    found = Outputs(module, configs or Path("configs"), diff, apply, autotune, per_kernel, lookup)
+    if lookup and (autotune or module is not None):
+        other = "--autotune" if autotune else f"-o {module}"
+        raise UsageError(f"--lookup leaves lists of configs as they are, for --diff and --apply; leave {other} out")
+    if (autotune or per_kernel or lookup) and not found.any:
+        option = "--autotune" if autotune else "--lookup" if lookup else "--per-kernel"
         raise UsageError(f"{option} says what is written; give -o FILE.py, --diff or --apply with it")
     return found
 
@@ -124,13 +138,13 @@ def check_program(outputs: Outputs, program: Program) -> None:
         raise UsageError(f"-o {outputs.module} is the program itself; write to another file, or use --apply")
 
 
-def plan_of(tuned: Sequence[Tuned], looked: Looked, *, autotune: bool) -> Plan:
+def plan_of(tuned: Sequence[Tuned], looked: Looked, *, autotune: bool, lookup: bool = False) -> Plan:
     """What was decided as edits of the program's files, none of which has to have changed since they ran."""
     from fusetune.cli.wanted import changes_of, files_measured
     from fusetune.code.patch.plan import planned
     from fusetune.code.patch.source_file import Sources
 
-    changes, findings = changes_of(tuned, looked.gpu or looked.compiled_for, autotune=autotune)
+    changes, findings = changes_of(tuned, looked.gpu or looked.compiled_for, autotune=autotune, lookup=lookup)
     plan = planned(changes, Sources(measured=files_measured(looked.cases)))
     return structs.replace(plan, findings=(*findings, *plan.findings))
 
@@ -172,7 +186,7 @@ def code_of(
     from fusetune.tune.source_again import Source
 
     def planned(verdicts: Sequence[Tuned]) -> Plan:
-        return plan_of(verdicts, looked, autotune=outputs.autotune)
+        return plan_of(verdicts, looked, autotune=outputs.autotune, lookup=outputs.lookup)
 
     def module_with(plan: Plan) -> Source:
         assert outputs.module is not None, "it is asked of a module alone"
@@ -190,8 +204,23 @@ def code_of(
     if outputs.module is not None:
         module = Form(*checked("module", before, tuned, planned, module_with, question))
     if outputs.diff or outputs.apply:
-        patch = Form(*checked("patch", before, tuned, planned, patched, question))
+        with _looked_up_in(outputs.configs) if outputs.lookup else contextlib.nullcontext():
+            patch = Form(*checked("patch", before, tuned, planned, patched, question))
     return Code(module, patch)
+
+
+@contextlib.contextmanager
+def _looked_up_in(folder: Path) -> Iterator[None]:
+    """Have processes that are started meanwhile find configs in a folder before all others."""
+    before = os.environ.get(CONFIGS_VARIABLE)
+    os.environ[CONFIGS_VARIABLE] = os.pathsep.join([str(folder.absolute()), *([before] if before else [])])
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[CONFIGS_VARIABLE]
+        else:
+            os.environ[CONFIGS_VARIABLE] = before
 
 
 def _held(tuned: Sequence[Tuned], plan: Plan | None = None, moved: Mapping[str, str] | None = None) -> list[Case]:

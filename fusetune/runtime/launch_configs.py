@@ -46,6 +46,10 @@ class Chosen(msgspec.Struct, frozen=True):
     `constants` by the kernel's own names and `options` are those of the entry; both are empty for a miss. `follows` are
     the arguments that the tuned program computed from its constants: whoever applies the config has to compute them
     anew. `why` is half a line for people, `skipped` says why entries that are nearer were not used.
+
+    `by_grid`: another grid may get another answer. `by_sizes`: other numbers may, although they are in the same buckets
+    and of the same specialization. `remember` is False for what another call may get a better answer to, as one while a
+    CUDA graph is captured.
     """
 
     rung: LaunchRung
@@ -57,8 +61,9 @@ class Chosen(msgspec.Struct, frozen=True):
     file: Path | None = None
     number: int = -1
     skipped: tuple[str, ...] = ()
+    by_grid: bool = False
+    by_sizes: bool = False
     remember: bool = True
-    """False for an answer that another call may get better, as one while a CUDA graph is captured."""
 
 
 class KernelFacts(NamedTuple):
@@ -118,43 +123,56 @@ class LaunchConfigs:
         above it gives; `supplied` are what the tuner would give without an entry, and `listed` all configs of its list,
         each with its options by name. A callable grid is asked with Before's constants; None leaves the grid open.
         """
-        known = self._known(kernel)
+        known = self.known(kernel)
         if known is None or known.why is not None:
             why = "its source is not at hand while a CUDA graph is captured" if known is None else known.why
             return Chosen("miss", str(why), remember=known is not None)
         identity = current_identity()
         if identity is None:
             return Chosen("miss", why_no_gpu())
+        if not self._is_ready(known, identity):
+            why = "nothing is read from a disk while a CUDA graph is captured, and no launch came before"
+            return Chosen("miss", why, remember=False)
+        try:
+            given = {value_name(name): argument_value(value) for name, value in arguments.items()}
+            instead = {value_name(name): argument_value(value) for name, value in supplied.items()}
+        except TypeError as error:
+            return Chosen("miss", str(error))
+        fitting = self._fitting_for(known, identity, given, instead)
+        return self._choose(known, fitting, given, partial(_grids, grid, arguments, supplied, listed))
+
+    def entries(self, kernel: Any) -> tuple[KernelFacts, tuple[Candidate, ...]] | None:
+        """What is known of a kernel, and all entries that may be used on this GPU, in order, for whatever launch.
+
+        None while a CUDA graph is captured, and nothing was read before.
+        """
+        known = self.known(kernel)
+        identity = current_identity()
+        if known is None or (identity is not None and known.why is None and not self._is_ready(known, identity)):
+            return None
+        if identity is None or known.why is not None:
+            return known, ()
+        source = active_source()
+        found = (
+            Candidate(Distance(), position, number, path, entry)
+            for position, path, number, entry in _entries(source, known.op, identity)
+            if not isinstance(entry, str) and self._obstacle(known, source, path, number, entry) is None
+        )
+        return known, tuple(found)
+
+    def _is_ready(self, known: KernelFacts, identity: TargetIdentity) -> bool:
+        """Whether the files of a kernel are in memory by now: they are read, but not while a CUDA graph is captured."""
         if (known.op, identity) not in self._ready:
             if is_capturing():
-                why = "nothing is read from a disk while a CUDA graph is captured, and no launch came before"
-                return Chosen("miss", why, remember=False)
+                return False
             with self._lock:
                 active_source().files(known.op, identity)
                 self._ready.add((known.op, identity))
-        try:
-            given = {value_name(name): argument_value(value) for name, value in arguments.items()}
-        except TypeError as error:
-            return Chosen("miss", str(error))
-        fitting = self._fitting_for(known, identity, given, supplied)
-        return self._choose(known, fitting, given, partial(_grids, grid, arguments, supplied, listed))
-
-    def entries(self, kernel: Any) -> tuple[KernelFacts, tuple[tuple[int, Path, Entry], ...]] | None:
-        """What is known of a kernel, and all entries that may be used here, in order; None where there can be none."""
-        known = self._known(kernel)
-        identity = current_identity()
-        if known is None or known.why is not None or identity is None:
-            return None
-        found = []
-        source = active_source()
-        for _, path, number, entry in _entries(source, known.op, identity):
-            if not isinstance(entry, str) and self._obstacle(known, source, path, number, entry) is None:
-                found.append((number, path, entry))
-        return known, tuple(found)
+        return True
 
     def refuse(self, kernel: Any, chosen: Chosen, why: str) -> None:
         """Take what was chosen for a config that cannot be launched here, and say so once; it is not chosen again."""
-        known = self._known(kernel)
+        known = self.known(kernel)
         if known is None or chosen.entry is None or chosen.file is None:
             return
         with self._lock:
@@ -173,7 +191,7 @@ class LaunchConfigs:
             self._ready.clear()
             self._refused.clear()
 
-    def _known(self, kernel: Any) -> KernelFacts | None:
+    def known(self, kernel: Any) -> KernelFacts | None:
         """What is known of a kernel; None where its source would have to be read while a CUDA graph is captured."""
         function = innermost(kernel)
         found = self._kernels.get(id(function))
@@ -185,21 +203,20 @@ class LaunchConfigs:
         return found
 
     def _fitting_for(
-        self, known: KernelFacts, identity: TargetIdentity, given: Mapping[str, Value], supplied: Mapping[str, Any]
+        self, known: KernelFacts, identity: TargetIdentity, given: Mapping[str, Value], supplied: Mapping[str, Value]
     ) -> _Fitting:
-        plain = {value_name(name): argument_value(value) for name, value in supplied.items()}
         numbers = tuple(
             (name, type(value), None if type(value) is float and not known.parameters[name].constant else value)
             for name, value in given.items()
         )
-        key = (id(known.kernel), identity, numbers, tuple(plain.items()))
+        key = (id(known.kernel), identity, numbers, tuple(supplied.items()))
         found = self._fitting.get(key)
         if found is not None:
             return found
         with self._lock:
             if len(self._fitting) >= MOST_FOUND:
                 self._fitting.clear()
-            found = self._fitting[key] = self._fit(known, identity, given, plain)
+            found = self._fitting[key] = self._fit(known, identity, given, supplied)
         return found
 
     def _fit(
@@ -246,7 +263,7 @@ class LaunchConfigs:
                 ranked.append((one.order(far), one, far))
         if not ranked:
             why = skipped[0] if skipped else f"no entry of {known.place} on this GPU"
-            return Chosen("miss", why, skipped=tuple(skipped[:MOST_TOLD]))
+            return Chosen("miss", why, skipped=tuple(skipped[:MOST_TOLD]), by_grid=bool(fitting.candidates))
         _, one, far = min(ranked, key=lambda item: item[0])
         exact = one.far.is_exact and far.is_exact
         self._tell_differences(known, one)
@@ -264,6 +281,8 @@ class LaunchConfigs:
             file=one.path,
             number=one.number,
             skipped=tuple(skipped[:MOST_TOLD]),
+            by_grid=True,
+            by_sizes=len(fitting.candidates) > 1,
         )
 
     def _tell_differences(self, known: KernelFacts, one: Candidate) -> None:

@@ -16,6 +16,7 @@ from fusetune.capture.kinds import kind_of
 from fusetune.capture.launches import kernel_seen, proposals_of
 from fusetune.capture.patching import Patches
 from fusetune.capture.placing import heuristics_of
+from fusetune.capture.serving.as_launched import AsLaunched
 from fusetune.capture.serving.served import Applied, Left, Missed, Notes, Row, Tally
 from fusetune.core.brief import brief
 from fusetune.core.config import OPTIONS
@@ -215,19 +216,24 @@ class Serving:
                 tally = self._tally(kernel, _left(answer.given, changed))
             else:
                 try:
-                    result = self._run(run, kernel, changed, warmup=warmup)
+                    return self._served(run, kernel, launch, changed, answer, warmup=warmup)
                 except Exception as error:
                     if not _refuses(error):
                         raise
                     tally = self._refused(kernel, answer, error).tally
-                else:
-                    if not warmup:
-                        self.notes.count(tally)
-                    return result
         result = self._run(run, kernel, launch, warmup=warmup)
         if not warmup:
             self.notes.count(tally)
         return result
+
+    def _served(self, run: Any, kernel: Any, launch: Launch, changed: Launch, answer: _Answer, *, warmup: bool) -> Any:
+        """A launch with its entry's config, `changed`."""
+        result = self._run(run, kernel, changed, warmup=warmup)
+        if not warmup:
+            self.notes.count(answer.tally)
+        if result is None or changed.grid is launch.grid:
+            return result
+        return AsLaunched(result, lambda: self._run(run, kernel, launch, warmup=True))
 
     def _below_choice(self, run: Any, kernel: Any, launch: Launch, *, warmup: bool) -> Any:
         """A launch of an autotuner that has chosen: what its list does not vary is given here."""

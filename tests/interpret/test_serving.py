@@ -235,6 +235,23 @@ def test_a_tuner_of_somebody_s_own_launches_the_entry_wherever_it_launches(confi
     assert torch.equal(x, torch.ones(1024))
 
 
+def test_a_kernel_under_our_own_decorator_launches_as_it_chooses_and_is_told_with_the_others(configs):
+    write_tuned(configs, fill, {"x_ptr": "float32", "n": 1024, "grid_0": 4}, TUNED, before=NamedConfig(BLOCK=256))
+    lists = [triton.Config({"BLOCK": size}, num_warps=2) for size in (512, 256)]
+    tuner = fusetune.autotune(configs=lists, key=["n"])(fill)
+    x = torch.zeros(5000)
+
+    def run(n: int) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # It says by itself that there is no entry.
+            tuner[lambda meta: (triton.cdiv(n, meta["BLOCK"]),)](x, n)
+
+    launches, served = launched(lambda: [run(1024), run(5000)])
+    assert launches == [("fill", (16,), 64, 1), ("fill", (10,), 512, 2)]
+    (kernel,) = served.kernels
+    assert ([one.launches for one in kernel.applied], kernel.missed[0].launches) == ([1], 1)
+
+
 def test_a_tile_that_another_argument_was_computed_from_is_left_where_that_cannot_be_followed(configs):
     counted = {"x_ptr": "float32", "grid_0": 4}
     write_tuned(configs, fill, counted, TUNED, before=NamedConfig(BLOCK=256, num_warps=4))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -21,6 +21,7 @@ from fusetune.store.schema import ConfigFile
 
 if TYPE_CHECKING:
     from fusetune.gate.findings import Finding
+    from fusetune.gate.sources import Sources
 
 F = TypeVar("F", bound=Callable[..., Any])
 Files = list[tuple[Path, ConfigFile]]
@@ -66,6 +67,14 @@ def _outputs(command: F) -> F:
     multiple=True,
     help="A KernelSpec of your own that files are for, as module:attribute or FILE.py:attribute; may be given again.",
 )
+@click.option(
+    "--kernels",
+    "kernels",
+    metavar="PATH",
+    multiple=True,
+    help="Import the kernels of programs that files are for from this file, folder or installed package, as from .; "
+    "may be given again.",
+)
 @_outputs
 @click.pass_context
 def gate(
@@ -81,6 +90,7 @@ def gate(
     budget: float | None,
     workers: int | None,
     ops: tuple[str, ...],
+    kernels: tuple[str, ...],
     json: Path | None,
     markdown: Path | None,
     junit: Path | None,
@@ -88,22 +98,37 @@ def gate(
     """Check that tuned configs still hold: config files, or folders of <gpu>/<op>.yaml (default: ./configs).
 
     On a GPU, every kept config is measured against BASELINE again, and a regression once more before it is called one.
-    With --static every config is compiled for its GPU and held against its pin, which --pin writes. Exit codes: 1 a
-    regression; 3 noise, or nothing to compare with; 4 another GPU than the file's, or none; 5 a wrong result. In a
+    With --static every config is compiled for its GPU and held against its pin, which --pin writes, and `fusetune tune`
+    for the kernels of a program: those are taken from the source as it is now, where --kernels names it. Exit codes: 1
+    a regression; 3 noise, or nothing to compare with; 4 another GPU than the file's, or none; 5 a wrong result. In a
     GitHub workflow it also annotates and appends to the step's summary.
     """
     _refuse_mixed(static=static, live=live, run=run, pins=pins, against=against, budget=budget, paths=paths)
     for op in ops:
         named_op(op)
-    if pins:
-        ctx.exit(_pin(_read(paths), workers))
-    if run is not None:
-        findings = [_replayed(run)]
-    elif static:
-        findings = _static(_read(paths), workers)
-    else:
-        findings = _live(_read(paths), against, on_mismatch, budget, workers)
+    with _sources(kernels) as sources:
+        if pins:
+            ctx.exit(_pin(_read(paths), workers, sources))
+        if run is not None:
+            findings = [_replayed(run)]
+        elif static:
+            findings = _static(_read(paths), workers, sources)
+        else:
+            findings = _live(_read(paths), against, on_mismatch, budget, workers, sources)
     ctx.exit(_tell(findings, {"json": json, "markdown": markdown, "junit": junit}))
+
+
+@contextmanager
+def _sources(kernels: Sequence[str]) -> Iterator[Sources | None]:
+    """What files, folders and packages were named to import kernels from; None where none was."""
+    if not kernels:
+        yield None
+        return
+    from fusetune.cli.scratch import scratch_folder
+    from fusetune.gate.sources import Sources
+
+    with scratch_folder("kernels") as folder:
+        yield Sources(kernels, folder)
 
 
 def _refuse_mixed(
@@ -147,12 +172,12 @@ def _tell(findings: list[Finding], paths: dict[str, Path | None]) -> int:
     return exit_code(findings)
 
 
-def _pin(files: Files, workers: int | None) -> int:
+def _pin(files: Files, workers: int | None, sources: Sources | None) -> int:
     from fusetune.cli.progress import make_progress
     from fusetune.gate.static import pin
 
     code = 0
-    for pinned in pin(files, make_progress(), workers=workers):
+    for pinned in pin(files, make_progress(), workers=workers, sources=sources):
         echo(printable(f"Pinned {pinned.count} config{'' if pinned.count == 1 else 's'} in {pinned.path}"))
         for refused in pinned.refused:
             echo(printable(f"NOT PINNED   {refused}"))
@@ -160,11 +185,11 @@ def _pin(files: Files, workers: int | None) -> int:
     return code
 
 
-def _static(files: Files, workers: int | None) -> list[Finding]:
+def _static(files: Files, workers: int | None, sources: Sources | None) -> list[Finding]:
     from fusetune.cli.progress import make_progress
     from fusetune.gate.static import static_gate
 
-    return static_gate(files, make_progress(), workers=workers)
+    return static_gate(files, make_progress(), workers=workers, sources=sources)
 
 
 def _replayed(run: str) -> Finding:
@@ -179,7 +204,12 @@ def _replayed(run: str) -> Finding:
 
 
 def _live(
-    files: Files, against: str | None, on_mismatch: str, budget: float | None, workers: int | None
+    files: Files,
+    against: str | None,
+    on_mismatch: str,
+    budget: float | None,
+    workers: int | None,
+    sources: Sources | None,
 ) -> list[Finding]:
     from fusetune.cli.progress import make_progress
     from fusetune.measure.nvml import gpu_present
@@ -189,7 +219,7 @@ def _live(
         none = "there is no NVIDIA GPU here to measure on"
         if on_mismatch == "static":
             progress.warn(f"{none}: the configs are only compiled")
-            return _static(files, workers)
+            return _static(files, workers, sources)
         if on_mismatch == "skip":
             from fusetune.gate.live import not_gated
 
@@ -211,6 +241,7 @@ def _live(
             against=revision,
             journals=runs_dir(),
             workers=workers,
+            sources=sources,
         )
         return live_gate(files, CudaMeasurer, progress, options)
 

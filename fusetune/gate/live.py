@@ -17,6 +17,7 @@ from fusetune.gate.against import Against
 from fusetune.gate.findings import Check, Finding, LoadedFile
 from fusetune.gate.judge import Allowance, Judgement, Limits, judge_against, judge_gain
 from fusetune.gate.recording import GateJournal
+from fusetune.gate.sources import Sources
 from fusetune.gate.static import static_findings
 from fusetune.measure.lock import hold_gpu_of
 from fusetune.measure.protocol import GpuFacts, Measurer
@@ -35,7 +36,8 @@ class LiveOptions(msgspec.Struct, frozen=True):
 
     on_mismatch: what becomes of a file for another GPU: an error, the static check instead, or nothing. budget_s: wall
     time in seconds after which nothing new is begun. against: the revision whose kernels are timed beside these.
-    journals: the folder of the runs, where each check is recorded; None records nothing.
+    journals: the folder of the runs, where each check is recorded; None records nothing. sources: where kernels of
+    programs may be had from.
     """
 
     seed: int = 0
@@ -44,6 +46,7 @@ class LiveOptions(msgspec.Struct, frozen=True):
     against: Against | None = None
     journals: Path | None = None
     workers: int | None = None
+    sources: Sources | None = None
 
 
 def live_gate(
@@ -198,5 +201,7 @@ def not_gated(path: Path, file: ConfigFile, entry: Entry, why: str) -> Finding:
 def _other_machine(path: Path, file: ConfigFile, why: str, progress: Progress, options: LiveOptions) -> list[Finding]:
     if options.on_mismatch == "static":
         progress.warn(f"{path} is only compiled: {why}")
-        return static_findings([(path, file)], progress, workers=options.workers)[0]  # Beside what was measured.
+        return static_findings(  # Beside what was measured.
+            [(path, file)], progress, workers=options.workers, sources=options.sources
+        )[0]
     return [not_gated(path, file, entry, f"skipped: {why}") for entry in file.entries]

@@ -19,8 +19,8 @@ import msgspec
 from fusetune.capture.answers import how_it_ended, not_started
 from fusetune.capture.exported import load_kernel
 from fusetune.core.target import Target
-from fusetune.core.trouble import trouble_of_exit
-from fusetune.errors import MachineError, UsageError
+from fusetune.core.trouble import full_place, machine_told, refuse_interpreter, trouble_of_exit
+from fusetune.errors import EXIT_INCONCLUSIVE, FusetuneError, MachineError, UsageError
 
 LIMIT_S: Final = 300.0
 """To load torch, and whatever the user's modules load, takes seconds."""
@@ -86,26 +86,46 @@ def kernels_from_source(
     """
     if not wanted:
         return {}
+    refuse_interpreter()
     asked = SourceRequest(tuple(dict.fromkeys(wanted)), str(folder.absolute()), target.name)
-    files = ", ".join(dict.fromkeys(one.file for one in asked.wanted))
-    with tempfile.TemporaryDirectory(prefix="fusetune-source-") as place:
+    with machine_told(), tempfile.TemporaryDirectory(prefix="fusetune-source-") as place:
         request, answer = Path(place, "request.json"), Path(place, "answer.json")
         request.write_bytes(msgspec.json.encode(asked))
-        command = [sys.executable, "-m", "fusetune.capture.from_source_child", str(request), str(answer)]
-        sys.stderr.flush()
-        try:
-            done = subprocess.run(command, stdout=2, stdin=subprocess.DEVNULL, check=False, timeout=limit_s)
-        except subprocess.TimeoutExpired as error:
-            raise MachineError(f"{files} could not be imported within {limit_s:g} s; is this machine busy?") from error
-        except OSError as error:
-            raise not_started(error) from error
+        ended = _run(asked, [str(request), str(answer)], limit_s)
         if not answer.exists():
-            ended = trouble_of_exit(done.returncode)
-            if ended is not None:
-                raise MachineError(f"the process that imported {files} {ended.detail}")
-            raise UsageError(f"importing {files} ended its process with {how_it_ended(done.returncode)}")
+            raise _unanswered(asked, ended)
         found = msgspec.json.decode(answer.read_bytes(), type=SourceAnswer)
     if found.machine is not None:
         raise MachineError(found.machine)
     pairs = zip(asked.wanted, found.kernels, found.reasons, strict=True)
     return {one: kernel or why or NoKernel(one.file) for one, kernel, why in pairs}
+
+
+def _run(asked: SourceRequest, arguments: Sequence[str], limit_s: float) -> int:
+    """The exit code of the process that imports."""
+    command = [sys.executable, "-m", "fusetune.capture.from_source_child", *arguments]
+    sys.stderr.flush()
+    try:
+        return subprocess.run(command, stdout=2, stdin=subprocess.DEVNULL, check=False, timeout=limit_s).returncode
+    except subprocess.TimeoutExpired as error:
+        told = f"{_files(asked)} could not be imported within {limit_s:g} s; is this machine busy?"
+        raise MachineError(told) from error
+    except OSError as error:
+        raise not_started(error) from error
+
+
+def _unanswered(asked: SourceRequest, code: int) -> FusetuneError:
+    """Of a process that ended without an answer: by the machine, or by what it imported."""
+    ended = trouble_of_exit(code)
+    if ended is not None:
+        return MachineError(f"the process that imported {_files(asked)} {ended.detail}")
+    full = full_place()
+    if full is not None or code == EXIT_INCONCLUSIVE:
+        return MachineError(
+            f"what {_files(asked)} have could not be written down; is there room in {full or asked.folder}?"
+        )
+    return UsageError(f"importing {_files(asked)} ended its process with {how_it_ended(code)}; what ends it has to go")
+
+
+def _files(asked: SourceRequest) -> str:
+    return ", ".join(dict.fromkeys(one.file for one in asked.wanted))

@@ -25,8 +25,7 @@ from fusetune.capture.needed import needed
 from fusetune.capture.sources import jitted, source_hash_of
 from fusetune.core.brief import brief
 from fusetune.core.target import find_target
-from fusetune.core.trouble import trouble_of
-from fusetune.errors import EXIT_OK, FusetuneError
+from fusetune.errors import EXIT_INCONCLUSIVE, EXIT_OK
 
 _LOCALS = "<locals>"
 
@@ -53,7 +52,10 @@ def main() -> int:
             answer = found_in(request.wanted, Path(request.folder))
         except _MachineError as error:
             answer = SourceAnswer(machine=str(error))
-    write_answer(Path(sys.argv[2]), answer)
+    try:
+        write_answer(Path(sys.argv[2]), answer)
+    except OSError:  # who asked sees that there is none, and where there is no room
+        return EXIT_INCONCLUSIVE
     return EXIT_OK
 
 
@@ -113,12 +115,7 @@ def _imported(file: Path, module: str, names: Collection[str]) -> ModuleType:
     try:
         code = compile(needed(tree, names), str(file), "exec", dont_inherit=True)
         exec(code, vars(made))
-    except FusetuneError as error:
-        raise _NoKernelError(f"{file} cannot be imported: {brief(error)}") from error
     except Exception as error:
-        trouble = None if isinstance(error, ImportError) else trouble_of(error)
-        if trouble is not None:
-            raise _MachineError(f"{file} cannot be imported: {trouble.detail}") from error
         raise _NoKernelError(f"{file} cannot be imported: {type(error).__name__}: {brief(error)}") from error
     return made
 

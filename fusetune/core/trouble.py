@@ -128,6 +128,15 @@ def machine_told(*, launching: bool = False) -> Iterator[None]:
         raise trouble.error() from error
 
 
+def refuse_interpreter() -> None:
+    """Raise UsageError where Triton is told to interpret kernels: it compiles nothing then, which is no kernel's fault.
+
+    As Triton 3.6 to 3.9 read the variable.
+    """
+    if os.environ.get("TRITON_INTERPRET", "").lower() in {"1", "true", "on", "yes", "y"}:
+        raise UsageError("TRITON_INTERPRET is set, so that Triton interprets kernels and compiles none; unset it")
+
+
 def trouble_of_exit(code: int) -> Trouble | None:
     """What ended a process, by its exit code (negative for a signal, or 128 and the signal as a shell has it).
 

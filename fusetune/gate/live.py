@@ -12,6 +12,7 @@ import msgspec
 from fusetune.core.decision import KeepRule, reference_name
 from fusetune.core.problem import Problem
 from fusetune.core.progress import Progress
+from fusetune.core.trouble import refuse_interpreter
 from fusetune.errors import NoUsableGpuError
 from fusetune.gate.against import Against
 from fusetune.gate.findings import Check, Finding, LoadedFile
@@ -63,6 +64,7 @@ def live_gate(
     measurements. inconclusive: neither, or BASELINE against itself was too noisy, or no time was left. Entries that
     keep nothing are not gated. Raises NoUsableGpuError where the GPU is not the files', unless `on_mismatch` says else.
     """
+    refuse_interpreter()
     options = options or LiveOptions()
     deadline = None if options.budget_s is None else clock() + options.budget_s
     limits = Allowance(seed=options.seed, deadline=deadline, clock=clock)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -23,7 +22,7 @@ from fusetune.core.progress import Progress
 from fusetune.core.resources import Resources
 from fusetune.core.space import Rejection
 from fusetune.core.target import Target, match_target
-from fusetune.core.trouble import Trouble, machine_told, trouble_of
+from fusetune.core.trouble import Trouble, machine_told, refuse_interpreter, trouble_of
 from fusetune.errors import CompileError, FusetuneError, UsageError
 from fusetune.gate.drift import METRICS, Drift, drift
 from fusetune.gate.findings import Finding, LoadedFile, Status
@@ -99,12 +98,6 @@ def static_findings(
                     found = _as_used(found, entry, spec)
                 findings.append(_found(path, file, entry, found))
     return sorted(findings, key=lambda finding: (finding.file, finding.entry.problem.describe())), troubles
-
-
-def refuse_interpreter() -> None:
-    """Raise UsageError where Triton is told to interpret kernels: it compiles nothing then."""
-    if os.environ.get("TRITON_INTERPRET", "").lower() in {"1", "true", "on", "yes", "y"}:
-        raise UsageError("TRITON_INTERPRET is set, so that Triton compiles nothing; unset it")
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from fusetune.capture.kept import TypeKept
 from fusetune.capture.restore import type_of
 from fusetune.core.config import OPTIONS, Config
 from fusetune.core.problem import Problem
-from fusetune.ops.parameters import completed
+from fusetune.ops.parameters import completed, unfit
 from fusetune.ops.refusals import CannotLaunchError
 from fusetune.ops.spec import AbstractTensor, KernelSpec, Launch, Operand, TileDescriptor
 
@@ -131,13 +131,7 @@ class PinnedSpec(KernelSpec):
         found = self._launches.get((problem, config))
         if found is None:
             return f"no pin says how {self.name} is launched with {config.label()}"
-        kernel = self._source.load()
-        gone = [name for name in found.arguments if name not in kernel.arg_names]
-        if gone:
-            return f"the kernel has no parameter {gone[0]} any more"
-        launch = completed(Launch(kernel, (1,), found.arguments, {}))
-        new = [one for one in kernel.arg_names if one not in launch.arguments and one not in launch.constants]
-        return f"the kernel has a parameter {new[0]}, for which nothing is pinned" if new else None
+        return unfit(self._source.load(), found.arguments)
 
     def launches(self, problem: Any, config: Any, tensors: Mapping[str, Any]) -> Sequence[Launch]:
         """See KernelSpec. Raises CannotLaunchError where the kernel has other parameters by now."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -20,6 +20,7 @@ from fusetune.store.regular import is_folder, is_regular, is_there, reason
 from fusetune.store.schema import ConfigFile
 
 if TYPE_CHECKING:
+    from fusetune.gate.against import Against
     from fusetune.gate.findings import Finding
     from fusetune.gate.sources import Sources
 
@@ -75,6 +76,14 @@ def _outputs(command: F) -> F:
     help="Import the kernels of programs that files are for from this file, folder or installed package, as from .; "
     "may be given again.",
 )
+@click.option(
+    "--program",
+    "programs",
+    metavar="WORDS",
+    multiple=True,
+    help="Live: run this program again, as `bench.py 8` or `-m pytest test_norm.py`, and measure its launches; may be "
+    "given again.  [default: captures that are kept]",
+)
 @_outputs
 @click.pass_context
 def gate(
@@ -91,6 +100,7 @@ def gate(
     workers: int | None,
     ops: tuple[str, ...],
     kernels: tuple[str, ...],
+    programs: tuple[str, ...],
     json: Path | None,
     markdown: Path | None,
     junit: Path | None,
@@ -103,7 +113,8 @@ def gate(
     a regression; 3 noise, or nothing to compare with; 4 another GPU than the file's, or none; 5 a wrong result. In a
     GitHub workflow it also annotates and appends to the step's summary.
     """
-    _refuse_mixed(static=static, live=live, run=run, pins=pins, against=against, budget=budget, paths=paths)
+    only_live = {"--against": against, "--budget": budget, "--program": programs or None}
+    _refuse_mixed(static=static, live=live, run=run, pins=pins, only_live=only_live, paths=paths)
     for op in ops:
         named_op(op)
     with _sources(kernels) as sources:
@@ -114,7 +125,7 @@ def gate(
         elif static:
             findings = _static(_read(paths), workers, sources)
         else:
-            findings = _live(_read(paths), against, on_mismatch, budget, workers, sources)
+            findings = _live(_read(paths), against, on_mismatch, budget, workers, sources, programs)
     ctx.exit(_tell(findings, {"json": json, "markdown": markdown, "junit": junit}))
 
 
@@ -137,8 +148,7 @@ def _refuse_mixed(
     live: bool,
     run: str | None,
     pins: bool,
-    against: str | None,
-    budget: float | None,
+    only_live: Mapping[str, object],
     paths: Sequence[Path],
 ) -> None:
     modes = {"--static": static, "--live": live, "--from": run is not None, "--pin": pins}
@@ -146,7 +156,7 @@ def _refuse_mixed(
     if len(given) > 1:
         raise UsageError(f"{' and '.join(given)} are different gates; give one of them")
     if given and given != ["--live"]:
-        for name, value in (("--against", against), ("--budget", budget)):
+        for name, value in only_live.items():
             if value is not None:
                 raise UsageError(f"{name} is for a live gate; leave it out beside {given[0]}")
     if run is not None and paths:
@@ -210,6 +220,7 @@ def _live(
     budget: float | None,
     workers: int | None,
     sources: Sources | None,
+    programs: Sequence[str],
 ) -> list[Finding]:
     from fusetune.cli.progress import make_progress
     from fusetune.measure.nvml import gpu_present
@@ -226,24 +237,41 @@ def _live(
             return [not_gated(path, file, entry, f"skipped: {none}") for path, file in files for entry in file.entries]
         raise NoUsableGpuError(f"{none}; `fusetune gate --static` checks without one")
 
+    from fusetune.cli.replaying import replays_of
     from fusetune.cli.scratch import scratch_folder
-    from fusetune.gate.against import Revision
     from fusetune.gate.live import LiveOptions, live_gate
     from fusetune.measure.cuda import CudaMeasurer
 
     with ExitStack() as stack:
-        revision = None
-        if against is not None:
-            revision = stack.enter_context(Revision(against, stack.enter_context(scratch_folder("against"))))
+        folder = stack.enter_context(scratch_folder("against"))
+        replays, name = stack.enter_context(replays_of(files, sources, programs, against, folder))
         options = LiveOptions(
             on_mismatch=on_mismatch,  # type: ignore[arg-type]  # click.Choice
             budget_s=budget,
-            against=revision,
+            against=stack.enter_context(_revision(files, against, name, folder)),
             journals=runs_dir(),
             workers=workers,
             sources=sources,
+            replays=replays,
         )
         return live_gate(files, CudaMeasurer, progress, options)
+
+
+@contextmanager
+def _revision(files: Files, against: str | None, name: str | None, folder: Path) -> Iterator[Against | None]:
+    """The other revision: of ops, of kernels of programs where it has a `name` for these, or of both."""
+    if against is None:
+        yield None
+        return
+    from fusetune.gate.against import Revision
+    from fusetune.gate.source_revision import SourceRevision
+    from fusetune.gate.sources import is_captured
+
+    if all(is_captured(file) for _, file in files):
+        yield SourceRevision(name or against)
+        return
+    with Revision(against, folder) as revision:
+        yield revision if name is None else SourceRevision(name, revision)
 
 
 def _read(paths: Sequence[Path]) -> Files:

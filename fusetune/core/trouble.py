@@ -11,6 +11,7 @@ import errno
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -56,7 +57,7 @@ _SAID: Final = re.compile(
 """What the C library, the loader, LLVM, ptxas and Triton say of a machine, and of no kernel."""
 
 _RECORDED: Final = re.compile(
-    r"\[Errno \d+\]|KeyError: 'cubin'|kernel image is invalid"
+    r"\[Errno \d+\]|KeyError: 'cubin'|kernel image is invalid|'InterpretedFunction' object has no attribute"
     r"|\bMemoryError\b|\bJSONDecodeError\b|\bUnicodeDecodeError\b|\bEOFError\b"
     r"|cuobjdump could not|the worker died with exit code (?:-9|-15|137|143)\b"
 )
@@ -194,6 +195,9 @@ def _trouble_raised(error: FusetuneError) -> Trouble | None:
 
 
 def _of_system(error: OSError) -> Trouble:
+    if isinstance(error, shutil.Error):  # Of several files, each with its own reason, as a text.
+        named = next(iter(error.args[0] if error.args and isinstance(error.args[0], list) else ()), ())
+        return Trouble(f"{named[0]}: {named[-1]}"[:300] if len(named) > 1 else str(error)[:300])
     cache, variable = triton_cache_dir()
     what = error.strerror or str(error) or type(error).__name__
     given = (error.filename, error.filename2)

@@ -19,6 +19,7 @@ import msgspec
 
 from fusetune.core.config import Config
 from fusetune.core.problem import Problem
+from fusetune.core.trouble import machine_told
 from fusetune.errors import UnsupportedProblemError, UsageError
 from fusetune.gate.repository import check_out, commit_of, forget_worktrees, repository_of, told_revision
 from fusetune.ops.built_in import built_in_ops
@@ -58,8 +59,10 @@ class Revision:
         self._folder, self._tree = folder, folder / "tree"
         forget_worktrees(self._repository)
         try:
-            check_out(self._repository, commit, self._tree, str(self._package.relative_to(self._repository)))
-            self._import_under_alias(revision)
+            package = self._package.relative_to(self._repository)
+            check_out(self._repository, commit, self._tree, f":(literal){package}")
+            with machine_told():
+                self._import_under_alias(revision)
         except BaseException:
             self.close()
             raise

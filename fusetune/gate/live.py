@@ -13,12 +13,13 @@ from fusetune.core.decision import KeepRule, reference_name
 from fusetune.core.problem import Problem
 from fusetune.core.progress import Progress
 from fusetune.core.trouble import refuse_interpreter
-from fusetune.errors import NoUsableGpuError
+from fusetune.errors import NotCheckableError, NoUsableGpuError
 from fusetune.gate.against import Against
-from fusetune.gate.findings import Check, Finding, LoadedFile
+from fusetune.gate.findings import Check, Finding, LoadedFile, Outcome, as_used
 from fusetune.gate.judge import Allowance, Judgement, Limits, judge_against, judge_gain
 from fusetune.gate.recording import GateJournal
-from fusetune.gate.sources import Sources
+from fusetune.gate.replays import Replays
+from fusetune.gate.sources import Sources, is_captured
 from fusetune.gate.static import static_findings
 from fusetune.measure.lock import hold_gpu_of
 from fusetune.measure.protocol import GpuFacts, Measurer
@@ -38,7 +39,7 @@ class LiveOptions(msgspec.Struct, frozen=True):
     on_mismatch: what becomes of a file for another GPU: an error, the static check instead, or nothing. budget_s: wall
     time in seconds after which nothing new is begun. against: the revision whose kernels are timed beside these.
     journals: the folder of the runs, where each check is recorded; None records nothing. sources: where kernels of
-    programs may be had from.
+    programs may be had from, to be compiled; replays: captures of their launches.
     """
 
     seed: int = 0
@@ -48,6 +49,7 @@ class LiveOptions(msgspec.Struct, frozen=True):
     journals: Path | None = None
     workers: int | None = None
     sources: Sources | None = None
+    replays: Replays | None = None
 
 
 def live_gate(
@@ -126,9 +128,12 @@ def _measure(
     limits: Allowance,
 ) -> Finding | str:
     """The finding, or in what this machine differs from the file's."""
-    spec = spec_named(file.op)
     against = options.against if check == "against" else None
-    other = against.beside(spec, file.op) if against else None
+    spec = _spec_of(path, file, entry, check, options)
+    if isinstance(spec, tuple):
+        return finding_of(path, file.op, entry, check, Judgement(*spec), None)
+    is_replayed = is_captured(file)
+    other = against.beside(spec, file.op) if against and not is_replayed else None
     measurer = measurer_for(other or spec, entry.problem)
     journal: GateJournal | None = None
     try:
@@ -146,16 +151,37 @@ def _measure(
         with hold_gpu_of(facts, progress):
             journal = GateJournal(options.journals)
             own = limits.of(reference_of(spec, entry.problem), reference_name(before_of(spec, entry.problem)))
-            judgement = _judge(measurer, facts, file, entry, check, against, own, journal)
-            journal.end(entry, path, judgement.status)
+            asked = _as_replayed(entry, spec) if is_replayed else entry
+            try:
+                judgement = _judge(measurer, facts, file, asked, check, against, own, journal)
+            except NotCheckableError as error:
+                judgement = Judgement("inconclusive", str(error))
+            journal.end(asked, path, judgement.status)
     finally:
         if journal is not None:
             journal.close()
         measurer.close()
-    if check == "baseline" and spec.source_hash(entry.config) != entry.environment.kernel_hash:
+    if check == "baseline" and is_replayed:
+        status, detail = as_used((judgement.status, judgement.detail), entry, spec.source_hash(entry.config))
+        judgement = msgspec.structs.replace(judgement, status=status, detail=detail)
+    elif check == "baseline" and spec.source_hash(entry.config) != entry.environment.kernel_hash:
         told = "the kernel has changed since, so the runtime does not use this entry: sweep again"
         judgement = msgspec.structs.replace(judgement, detail=f"{judgement.detail}; {told}")
     return finding_of(path, file.op, entry, check, judgement, journal.path)
+
+
+def _spec_of(path: Path, file: ConfigFile, entry: Entry, check: Check, options: LiveOptions) -> KernelSpec | Outcome:
+    """What launches an entry, or what is found instead."""
+    if not is_captured(file):
+        return spec_named(file.op)
+    name = options.against.name if options.against is not None else ""
+    return (options.replays or Replays((), {})).spec_of(path, file, entry, check, name)
+
+
+def _as_replayed(entry: Entry, spec: KernelSpec) -> Entry:
+    """The entry with what ran before, which is what it is held against, as the kernel is now."""
+    before = reference_of(spec, entry.problem)
+    return msgspec.structs.replace(entry, before=before.here() if before.is_elsewhere else before)
 
 
 def _judge(

@@ -7,7 +7,8 @@ import subprocess
 from pathlib import Path
 from typing import Final
 
-from fusetune.errors import UsageError
+from fusetune.core.trouble import is_recorded_trouble, machine_told, trouble_of_exit
+from fusetune.errors import MachineError, UsageError
 
 _WORKTREES: Final = "fusetune-against-"
 
@@ -27,17 +28,19 @@ def told_revision(revision: str, commit: str) -> str:
     return revision if revision == commit else f"{revision} ({commit[:12]})"
 
 
-def check_out(repository: Path, commit: str, tree: Path, folder: str) -> None:
-    """The files of a commit that are below a folder of the repository, as files below `tree`.
+def check_out(repository: Path, commit: str, tree: Path, pathspec: str) -> None:
+    """The files of a commit that git's pathspec takes, as files below `tree`.
 
     An index of our own says what is there. A worktree would stand in the user's repository until somebody takes it out,
     and a killed process does not.
     """
     index = tree.with_name(f"{tree.name}.index")
     failing = "could not be checked out"
+    with machine_told():
+        tree.parent.mkdir(parents=True, exist_ok=True)
     try:
         _git(repository, "read-tree", commit, failing=failing, index=index)
-        listed = _git(repository, "ls-files", "-z", "--", f":(literal){folder}", failing=failing, index=index)
+        listed = _git(repository, "ls-files", "-z", "--", pathspec, failing=failing, index=index)
         _git(
             repository,
             "checkout-index",
@@ -78,6 +81,11 @@ def _git(folder: Path, *arguments: str, failing: str, index: Path | None = None,
     except OSError as error:
         raise UsageError(f"--against needs git: {error.strerror or error}") from error
     if done.returncode:
+        ended = trouble_of_exit(done.returncode)
+        if ended is not None:
+            raise MachineError(f"--against: git {ended.detail}")
+        if is_recorded_trouble(done.stderr):
+            raise MachineError(f"--against: {folder} {failing} ({done.stderr.strip().splitlines()[0][:300]})")
         told = done.stderr.strip().splitlines()
         raise UsageError(f"--against: {folder} {failing}{f' ({told[-1]})' if told else ''}")
     return done.stdout.strip()

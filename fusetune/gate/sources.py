@@ -37,7 +37,7 @@ class Sources:
 
         Raises UsageError where a file was not named, and as `kernels_from_source` does.
         """
-        places = {path: self._place(path, file) for path, file, _ in files}
+        places = self.places([(path, file) for path, file, _ in files])
         found: dict[Path, KernelSource | NoKernel] = {}
         for target in {target.name: target for *_, target in files}.values():
             own = [path for path, _, of in files if of.name == target.name]
@@ -49,6 +49,10 @@ class Sources:
             if isinstance(one, NoKernel) and one.never:
                 found[path] = _of_capture(ops[path]) or one
         return found
+
+    def places(self, files: Sequence[tuple[Path, ConfigFile]]) -> dict[Path, KernelPlace]:
+        """Where the kernel of each file of configs stands. Raises UsageError where a file was not named."""
+        return {path: self._place(path, file) for path, file in files}
 
     def _place(self, path: Path, file: ConfigFile) -> KernelPlace:
         """Where the kernel of a file of configs stands; raises UsageError where nobody named that place."""

@@ -25,7 +25,7 @@ from fusetune.core.target import Target, match_target
 from fusetune.core.trouble import Trouble, machine_told, refuse_interpreter, trouble_of
 from fusetune.errors import CompileError, FusetuneError, UsageError
 from fusetune.gate.drift import METRICS, Drift, drift
-from fusetune.gate.findings import Finding, LoadedFile, Status
+from fusetune.gate.findings import Finding, LoadedFile, Outcome, Status, as_used, without_kernel
 from fusetune.gate.pins import PINS_VERSION, Pin, PinFile, Toolchain, merged, pins_path, read_pins, write_pins
 from fusetune.gate.sources import Sources, is_captured, launches_of_captures, pinned_spec
 from fusetune.ops.loading import spec_named
@@ -33,7 +33,6 @@ from fusetune.ops.spec import KernelSpec
 from fusetune.store.schema import ConfigFile, Entry
 from fusetune.units import format_bytes
 
-Outcome = tuple[Status, str]
 _CAPTURED_NEED: Final = ("torch", "fusetune.capture.pinned")
 """To compile a captured kernel. Triton asks torch about the arguments of a launch, and loading it takes seconds."""
 
@@ -80,7 +79,7 @@ def static_findings(
             toolchain = toolchain_for(target) if pins else None
             spec = _spec_of(file, kernels.get(path), pins)
             if isinstance(spec, NoKernel):
-                findings += [_found(path, file, entry, _without_kernel(entry, spec)) for entry in file.entries]
+                findings += [_found(path, file, entry, without_kernel(spec, entry)) for entry in file.entries]
                 continue
             made = _compile(path, file, spec, target, progress, workers, processes, pins is not None)
             for entry in file.entries:
@@ -304,22 +303,8 @@ def _not_compared(entry: Entry, spec: KernelSpec) -> Outcome:
     return "no_reference", f"{why}: {advice}"
 
 
-def _without_kernel(entry: Entry, why: NoKernel) -> Outcome:
-    """What it comes to that a captured kernel could not be had."""
-    if why.gone and entry.verdict == "keep":
-        return "regression", f"{why.why}, so that nothing uses this entry: remove it, or tune again"
-    return "not_gated" if why.gone or why.never else "inconclusive", why.why
-
-
 def _as_used(found: Outcome, entry: Entry, spec: KernelSpec) -> Outcome:
-    """With what a changed source comes to for a captured kernel: an entry of another source is not used."""
-    hashed = entry.environment.kernel_hash
-    if not isinstance(spec, PinnedSpec) or entry.verdict != "keep" or spec.source_hash(entry.config) == hashed:
-        return found
-    if found[0] == "regression":
-        return found
-    told = "the kernel's source has changed since it was tuned, so that nothing uses this entry: tune again"
-    return "regression", f"{told}; {found[1]}"
+    return as_used(found, entry, spec.source_hash(entry.config)) if isinstance(spec, PinnedSpec) else found
 
 
 def _held_to_pin(

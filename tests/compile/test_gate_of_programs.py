@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
@@ -11,8 +12,13 @@ from xml.etree import ElementTree
 import pytest
 import yaml
 
-from fusetune.errors import EXIT_INCONCLUSIVE, EXIT_OK, EXIT_REGRESSION, EXIT_USAGE
+from fusetune.capture.from_source import KernelPlace, KernelSource, kernels_from_source
+from fusetune.core.target import find_target
+from fusetune.errors import EXIT_INCONCLUSIVE, EXIT_OK, EXIT_REGRESSION, EXIT_USAGE, UsageError
+from fusetune.gate.source_revision import kernels_at
 from tests.support.sample_repository import CONFIGS, KERNELS, Repository
+
+ADA = find_target("rtx4090")
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +102,7 @@ def test_what_cannot_be_compared_is_neither_a_pass_nor_a_regression(repository: 
     assert found["copies"][0] == "INCONCLUSIVE"
     assert "cannot be imported: ModuleNotFoundError: No module named 'no_such_package'" in found["copies"][1]
     assert found["wide"][0] == found["scaled"][0] == "NOT PINNED"
-    assert "the kernel has a parameter eps, for which nothing is pinned" in found["wide"][1]
+    assert "the kernel has a parameter eps by now, which nothing gives" in found["wide"][1]
     assert "no pin says how norms_scaled_scaled is launched" in found["scaled"][1]
     assert found["sums"][0] == "ok"
     assert done.returncode == EXIT_INCONCLUSIVE, done.stdout + done.stderr
@@ -128,3 +134,42 @@ def test_pins_hold_no_data_and_no_place_of_this_machine(tuned: Repository) -> No
         "BLOCK": 1024,
     }
     assert pin["before"]["num_warps"] == 1
+
+
+def test_another_revision_s_kernels_are_those_of_its_commit_and_the_repository_learns_nothing(
+    repository: Repository, tmp_path: Path
+) -> None:
+    place = KernelPlace("norms.scaled:scaled", str(repository.file("scaled")))
+    with pytest.raises(UsageError, match="is in no git repository"):
+        kernels_at("HEAD", {Path("a"): place}, ADA, tmp_path)
+    for words in (
+        ("init", "-q"),
+        ("add", "norms"),
+        ("-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "a"),
+    ):
+        subprocess.run(["git", "-C", str(repository.folder), *words], check=True)
+    try:
+        helpers = repository.folder / "norms" / "helpers.py"
+        held = helpers.read_text(encoding="utf-8")
+        helpers.write_text(held.replace("2 * x", "3 * x"), encoding="utf-8")
+        status = subprocess.run(["git", "-C", str(repository.folder), "status", "-s"], capture_output=True, check=True)
+        name, there = kernels_at("HEAD", {Path("a"): place}, ADA, tmp_path / "there")
+        here = kernels_from_source([place], tmp_path / "here", ADA)[place]
+        assert re.fullmatch(r"HEAD \([0-9a-f]{12}\)", name)
+        then = there[Path("a")]
+        assert isinstance(then, KernelSource)
+        assert isinstance(here, KernelSource)
+        assert "2 * x" in texts_of(then)
+        assert "3 * x" in texts_of(here), "a module of the same name, as this tree has it"
+        assert then.source_hash != here.source_hash
+        with pytest.raises(UsageError, match="has no revision 'nowhere'"):
+            kernels_at("nowhere", {Path("a"): place}, ADA, tmp_path / "none")
+        after = subprocess.run(["git", "-C", str(repository.folder), "status", "-s"], capture_output=True, check=True)
+        assert after.stdout == status.stdout
+    finally:
+        helpers.write_text(held, encoding="utf-8")
+        shutil.rmtree(repository.folder / ".git")
+
+
+def texts_of(kernel: KernelSource) -> str:
+    return "".join(path.read_text(encoding="utf-8") for path in Path(kernel.folder).rglob("*.py"))

@@ -69,11 +69,15 @@ class SourceRequest(msgspec.Struct, frozen=True):
 
 
 class SourceAnswer(msgspec.Struct, frozen=True):
-    """What was found, in order; `machine` where the machine kept it from being looked at."""
+    """What was found, in order.
+
+    `machine` says why the machine kept it from being looked at, `usage` what has to be mended for that.
+    """
 
     kernels: tuple[KernelSource | None, ...] = ()
     reasons: tuple[NoKernel | None, ...] = ()
     machine: str | None = None
+    usage: str | None = None
 
 
 def kernels_from_source(
@@ -97,6 +101,8 @@ def kernels_from_source(
         found = msgspec.json.decode(answer.read_bytes(), type=SourceAnswer)
     if found.machine is not None:
         raise MachineError(found.machine)
+    if found.usage is not None:
+        raise UsageError(found.usage)
     pairs = zip(asked.wanted, found.kernels, found.reasons, strict=True)
     return {one: kernel or why or NoKernel(one.file) for one, kernel, why in pairs}
 

@@ -25,7 +25,8 @@ from fusetune.capture.needed import needed
 from fusetune.capture.sources import jitted, source_hash_of
 from fusetune.core.brief import brief
 from fusetune.core.target import find_target
-from fusetune.errors import EXIT_INCONCLUSIVE, EXIT_OK
+from fusetune.core.trouble import trouble_of
+from fusetune.errors import EXIT_INCONCLUSIVE, EXIT_OK, UsageError
 
 _LOCALS = "<locals>"
 
@@ -45,18 +46,26 @@ class _MachineError(Exception):
 def main() -> int:
     """Import what is asked for, and write down what was found."""
     request = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=SourceRequest)
-    from fusetune.capture.stand_in import stand_in
-
-    with stand_in(find_target(request.target)):
-        try:
-            answer = found_in(request.wanted, Path(request.folder))
-        except _MachineError as error:
-            answer = SourceAnswer(machine=str(error))
+    answer = _answer(request)
     try:
         write_answer(Path(sys.argv[2]), answer)
     except OSError:  # who asked sees that there is none, and where there is no room
         return EXIT_INCONCLUSIVE
     return EXIT_OK
+
+
+def _answer(request: SourceRequest) -> SourceAnswer:
+    try:
+        from fusetune.capture.stand_in import stand_in
+
+        with stand_in(find_target(request.target)):
+            return found_in(request.wanted, Path(request.folder))
+    except UsageError as error:
+        trouble = trouble_of(error)  # Of a package that is there, and cannot be loaded for want of memory.
+        return SourceAnswer(usage=str(error)) if trouble is None else SourceAnswer(machine=trouble.detail)
+    except (_MachineError, ImportError, MemoryError, OSError) as error:
+        trouble = trouble_of(error)
+        return SourceAnswer(machine=str(error) if trouble is None else trouble.detail)
 
 
 def found_in(wanted: Sequence[KernelPlace], folder: Path) -> SourceAnswer:

@@ -79,6 +79,7 @@ def test_what_the_process_met_of_the_machine_is_raised_and_each_kernel_has_its_a
     found = KernelSource("/made/000", "norms", "rms", "0" * 16)
     answers = [
         SourceAnswer(machine="/made cannot be written: No space left on device"),
+        SourceAnswer(usage="torch is not installed; a capture needs torch and triton"),
         SourceAnswer((found, None), (None, NoKernel("gone", gone=True))),
     ]
 
@@ -90,6 +91,8 @@ def test_what_the_process_met_of_the_machine_is_raised_and_each_kernel_has_its_a
 
     monkeypatch.setattr(from_source.subprocess, "run", answered)
     with pytest.raises(MachineError, match="No space left"):
+        kernels_from_source([WANTED, other, WANTED], tmp_path, TARGET)
+    with pytest.raises(UsageError, match="torch is not installed"):
         kernels_from_source([WANTED, other, WANTED], tmp_path, TARGET)
     made = kernels_from_source([WANTED, other, WANTED], tmp_path, TARGET)
     assert made == {WANTED: found, other: NoKernel("gone", gone=True)}

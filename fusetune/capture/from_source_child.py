@@ -117,16 +117,22 @@ def _imported(file: Path, module: str, names: Collection[str]) -> ModuleType:
     root = str(file.parents[min(depth, len(file.parents) - 1)])
     if root not in sys.path:
         sys.path.insert(0, root)
-    made = ModuleType(module)
+    made = ModuleType(_name_of(module))
     made.__file__ = str(file)
     made.__package__ = module if file.name == "__init__.py" else module.rpartition(".")[0]
-    sys.modules[module] = made
+    sys.modules[made.__name__] = made
     try:
         code = compile(needed(tree, names), str(file), "exec", dont_inherit=True)
         exec(code, vars(made))
     except Exception as error:
         raise _NoKernelError(f"{file} cannot be imported: {type(error).__name__}: {brief(error)}") from error
     return made
+
+
+def _name_of(module: str) -> str:
+    """The module's name; another where the script is called as a module that this process has, as `profile.py`."""
+    taken = "." not in module and (module in sys.modules or module in sys.stdlib_module_names)
+    return f"source_of_{module}" if taken else module
 
 
 def _written(module: ModuleType, wanted: KernelPlace, folder: Path) -> KernelSource:

@@ -237,22 +237,26 @@ def _live(
             return [not_gated(path, file, entry, f"skipped: {none}") for path, file in files for entry in file.entries]
         raise NoUsableGpuError(f"{none}; `fusetune gate --static` checks without one")
 
-    from fusetune.cli.replaying import replays_of
+    from fusetune.cli.replaying import for_another_gpu, refuse_idle, replays_of
     from fusetune.cli.scratch import scratch_folder
     from fusetune.gate.live import LiveOptions, live_gate
     from fusetune.measure.cuda import CudaMeasurer
 
+    refuse_idle(files, programs)
+    elsewhere = for_another_gpu(files)
+    here = [(path, file) for path, file in files if path not in elsewhere]
     with ExitStack() as stack:
         folder = stack.enter_context(scratch_folder("against"))
-        replays, name = stack.enter_context(replays_of(files, sources, programs, against, folder))
+        replays, name = stack.enter_context(replays_of(here, sources, programs, against, folder))
         options = LiveOptions(
             on_mismatch=on_mismatch,  # type: ignore[arg-type]  # click.Choice
             budget_s=budget,
-            against=stack.enter_context(_revision(files, against, name, folder)),
+            against=stack.enter_context(_revision(here, against, name, folder)),
             journals=runs_dir(),
             workers=workers,
             sources=sources,
             replays=replays,
+            elsewhere=elsewhere,
         )
         return live_gate(files, CudaMeasurer, progress, options)
 

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from fusetune.cli.program_options import CONTEXT, form_options
+from fusetune.core.environment import TargetIdentity
+from fusetune.core.problem import NamedProblem
 from fusetune.core.target import DEFAULT_TARGET, Target, find_target, match_target
 from fusetune.errors import ProgramError, UsageError
+from fusetune.ops.spec import KernelSpec
+from fusetune.store.lookup import target_differences
 from fusetune.store.schema import ConfigFile
 
 if TYPE_CHECKING:
@@ -22,6 +26,45 @@ if TYPE_CHECKING:
     from fusetune.gate.sources import Sources
 
 Files = Sequence[tuple[Path, ConfigFile]]
+
+
+class _Asks(KernelSpec):
+    """Nothing to be launched: a measurer of it says which GPU is here."""
+
+    name = "asks"
+
+    def source_hash(self, config: Any = None) -> str:
+        """None is launched."""
+        return ""
+
+
+def refuse_idle(files: Files, programs: Sequence[str]) -> None:
+    """Raise UsageError where programs are named, and no file is for a kernel of one."""
+    from fusetune.gate.sources import is_captured
+
+    if programs and not any(is_captured(file) for _, file in files):
+        raise UsageError("--program runs a program for its kernels, and no file is for a kernel of a program")
+
+
+def for_another_gpu(files: Files) -> dict[Path, str]:
+    """The files of captured kernels that are for another GPU than the one here, and in what they differ.
+
+    Nothing has to be captured or imported for those. Raises NoUsableGpuError where PyTorch can use none.
+    """
+    from fusetune.gate.sources import is_captured
+    from fusetune.measure import cuda, nvml
+
+    captured = [(path, file.target) for path, file in files if is_captured(file)]
+    if not captured:
+        return {}
+    seen = nvml.visible_gpu()
+    if seen is not None:
+        here = {target: TargetIdentity(*seen, target.sms) for _, target in captured}
+    else:
+        with closing(cuda.CudaMeasurer(_Asks(), NamedProblem())) as measurer:
+            here = dict.fromkeys((target for _, target in captured), measurer.facts().identity)
+    found = {path: "; ".join(target_differences(target, here[target])) for path, target in captured}
+    return {path: why for path, why in found.items() if why}
 
 
 @contextmanager
@@ -37,8 +80,6 @@ def replays_of(
 
     captured = [(path, file) for path, file in files if is_captured(file)]
     if not captured:
-        if programs:
-            raise UsageError("--program runs a program for its kernels, and no file is for a kernel of a program")
         yield None, None
         return
     from fusetune.capture.captures import kept_cases

@@ -33,6 +33,6 @@ def pin_all(tuned: Sequence[Tuned], processes: CompileProcesses) -> None:
         try:
             told += pin_tuned(path, entries, processes)
         except (FusetuneError, OSError) as error:
-            told.append(f"{path} has no new pins: {error or type(error).__name__}; `fusetune gate --pin` writes them")
+            told.append(f"{path} has no new pins: {error or type(error).__name__}")
     for line in told:
         echo(printable(f"note: {line}"), err=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -39,7 +39,8 @@ class LiveOptions(msgspec.Struct, frozen=True):
     on_mismatch: what becomes of a file for another GPU: an error, the static check instead, or nothing. budget_s: wall
     time in seconds after which nothing new is begun. against: the revision whose kernels are timed beside these.
     journals: the folder of the runs, where each check is recorded; None records nothing. sources: where kernels of
-    programs may be had from, to be compiled; replays: captures of their launches.
+    programs may be had from, to be compiled; replays: captures of their launches. elsewhere: files that are known to be
+    for another GPU than this, each with in what it differs.
     """
 
     seed: int = 0
@@ -50,6 +51,7 @@ class LiveOptions(msgspec.Struct, frozen=True):
     workers: int | None = None
     sources: Sources | None = None
     replays: Replays | None = None
+    elsewhere: Mapping[Path, str] = {}
 
 
 def live_gate(
@@ -72,7 +74,10 @@ def live_gate(
     limits = Allowance(seed=options.seed, deadline=deadline, clock=clock)
     findings: list[Finding] = []
     gated = [(path, file, entry) for path, file in files for entry in file.entries]
-    elsewhere: dict[Path, str] = {}
+    elsewhere = dict(options.elsewhere)
+    if elsewhere and options.on_mismatch == "fail":
+        path, why = next(iter(elsewhere.items()))
+        raise NoUsableGpuError(f"{path} cannot be gated on this machine: {why}")
     with progress.phase("Measuring what was kept", len(gated)) as phase:
         for path, file, entry in gated:
             phase.update(detail=entry.problem.describe())

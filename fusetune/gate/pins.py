@@ -51,7 +51,8 @@ class Toolchain(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Pin(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """What one toolchain made of one entry's config, from the kernels with `kernel_hash`.
 
-    Of a kernel of a program, `launch` is what it was compiled for, and `before` what ran before anything was tuned.
+    Of a kernel of a program, `launch` is what it was compiled for, None where that has no place in a file, and `before`
+    what ran before anything was tuned.
     """
 
     problem: Problem

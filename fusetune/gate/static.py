@@ -86,7 +86,7 @@ def static_findings(
                 job = Job(entry.problem, entry.config)
                 compiled = made.get(job)
                 if compiled is None:
-                    found = _as_used(_not_compared(entry, spec), entry, spec)
+                    found = _as_used(_not_compared(entry, spec, pins), entry, spec)
                 elif isinstance(compiled.result, Trouble):
                     troubles.append(compiled.result)
                     found = _not_compiled(compiled.result)
@@ -161,7 +161,7 @@ def pin(
                 compiled = made.get(Job(entry.problem, entry.config))
                 if compiled is None:
                     refused.append(
-                        f"{entry.problem.describe()}  {entry.config.label()}: {_not_compared(entry, spec)[1]}"
+                        f"{entry.problem.describe()}  {entry.config.label()}: {_not_compared(entry, spec, old)[1]}"
                     )
                     continue
                 if isinstance(compiled.result, Trouble):
@@ -296,8 +296,11 @@ def _not_compiled(trouble: Trouble) -> Outcome:
     return "inconclusive", f"not compiled, because of the machine: {trouble.detail}"
 
 
-def _not_compared(entry: Entry, spec: KernelSpec) -> Outcome:
+def _not_compared(entry: Entry, spec: KernelSpec, pins: PinFile | None) -> Outcome:
     """Of an entry whose captured kernel cannot be launched as pins say, or of which they say nothing."""
+    own = pins.of(entry.problem, entry.config) if pins is not None else []
+    if own and all(pin.launch is None for pin in own):
+        return "not_gated", "it is launched with what no file can hold, such as a function: it is gated on a GPU alone"
     why = spec.unfit(entry.problem, entry.config) if isinstance(spec, PinnedSpec) else None
     advice = "`fusetune tune` pins it again, and so does `fusetune gate --pin` where a capture of it is kept"
     return "no_reference", f"{why}: {advice}"

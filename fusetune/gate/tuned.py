@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -62,10 +63,12 @@ def pin_tuned(path: Path, tuned: Sequence[TunedEntry], processes: CompileProcess
 def pin_of_capture(spec: CapturedSpec, entry: Entry, target: Target, toolchain: Toolchain) -> Pin | str:
     """The pin of an entry, compiled from its capture in this process; the reason why there is none otherwise."""
     problem, config = entry.problem, entry.config
+    launch = None
     try:
-        launch = launch_of(spec, config, target)
+        with contextlib.suppress(NotPinnedError):  # Such as a function: it is gated on a GPU alone.
+            launch = launch_of(spec, config, target)
         kernels = kernel_records(spec, problem, config, target)
-    except (CannotLaunchError, NotPinnedError, FusetuneError) as error:
+    except (CannotLaunchError, FusetuneError) as error:
         return str(error)
     hashed = spec.source_hash(config)
     before = entry.before or reference_of(spec, problem)

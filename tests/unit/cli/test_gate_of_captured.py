@@ -16,7 +16,7 @@ from fusetune.capture.spec import CapturedSpec
 from fusetune.cli.gate import gate
 from fusetune.core.config import Config
 from fusetune.core.target import Target
-from fusetune.errors import FusetuneError, ProgramError, UsageError
+from fusetune.errors import FusetuneError, NoUsableGpuError, ProgramError, UsageError
 from fusetune.measure.fake import FakeMeasurer
 from fusetune.store.schema import ConfigFile
 from fusetune.store.yaml_files import dump_config_file
@@ -150,3 +150,19 @@ def test_a_mistake_in_a_program_is_one_sentence(arguments: tuple[str, ...], told
 def test_a_program_without_files_for_kernels_is_a_mistake() -> None:
     FILE.write_text(FILE.read_text().replace("kernel: norms:add\nfile: norms.py\n", ""))
     assert "no file is for a kernel of a program" in str(failing("--program", "bench.py"))
+
+
+@pytest.mark.parametrize("seen", [None, ("NVIDIA GeForce RTX 4090", "8.9")])
+def test_files_for_another_gpu_are_skipped_or_refused_before_anything_is_run_or_imported(
+    seen: tuple[str, str] | None, programs: list[Program], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fusetune.measure.nvml.visible_gpu", lambda: seen)
+    text = FILE.read_text()
+    for other in ("NVIDIA GeForce RTX 4090 D", "NVIDIA H200"):
+        FILE.write_text(text.replace(f"name: {HERE.name}", f"name: {other}"))
+        skipped = run("--program", "bench.py", "--on-mismatch", "skip")
+        assert (skipped.exit_code, skipped.output.splitlines()[-1]) == (0, "gate: 1 not gated"), skipped.output
+        error = failing()
+        assert isinstance(error, NoUsableGpuError)
+        assert f"it is for {other}, this GPU is NVIDIA GeForce RTX 4090" in str(error)
+    assert programs == []

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from fusetune.capture.cases import Case, Looked
     from fusetune.capture.spec import CapturedSpec
     from fusetune.cli.program_check import ProgramCheck
+    from fusetune.compiler.processes import CompileProcesses
     from fusetune.measure.fork_server import ForkServer
     from fusetune.tune.program import Tuned
     from fusetune.tune.request import CacheMode, SpaceChoice, SweepRequest, SweepResult
@@ -152,7 +153,7 @@ def tune(
     The program runs once, and its launches are kept with their arguments. Each is launched again with other warps,
     stages and tiles: a config stays only if its result is Before's, and it is surely at least 2 % faster than what runs
     today and than 4 warps / 2 stages. Then the program runs again, as it is and with what was kept: it has the last
-    word. The outcome goes to YAML; nothing of the program is written to without --apply.
+    word. The outcome goes to YAML, with pins for `fusetune gate`; nothing of the program is written to without --apply.
 
     PROGRAM is a script with its arguments, `package.module:function` with --args, or a file with ModelNew beside a
     reference; -m runs a module. Without a GPU its kernels are compiled for --target, and the answer is a prediction.
@@ -227,12 +228,12 @@ def tune(
         for number, case in enumerate(cases, start=1):
             echo(printable(f"[{number}/{len(cases)}] {_begun(case, vouched)}"), err=True)
             tuned.append(explainer.told(number, tune_case(case, request, explainer.running(number, run))))
-        processes.end()  # While the outcome is shown.
         from fusetune.cli.program_check import run_again, why_not_asked
         from fusetune.cli.source_check import question_of
 
         why_not = why_not_asked(on_gpu=target is None, wanted=not no_program_check, failed=looked.failed)
         tuned, checked = run_again(parsed, tuned, why_not=why_not, limit_s=limit_s)
+        _pin(tuned, processes)
         code = Code(None, None)
         if outputs.any and not looked.failed:  # Whoever changes a program has to have seen it run.
             question = question_of(
@@ -245,8 +246,8 @@ def tune(
                 min_gain=min_gain,
             )
             code = code_of(outputs, parsed, tuned, looked, question)
-        words, folder = _words(module, program), outputs.configs
-        _show(looked, cases, tuned, checked, code, words, time.monotonic() - began, folder, as_json=as_json)
+        seconds = time.monotonic() - began
+        _show(looked, cases, tuned, checked, code, _words(module, program), seconds, outputs.configs, as_json=as_json)
     hand_out(outputs, parsed, tuned, looked, code, quiet=as_json)
     ctx.exit(exit_code(looked, tuned))
 
@@ -258,6 +259,13 @@ def _begun(case: Case, vouched: Sequence[str]) -> str:
 
 def _is_of(name: str, globs: Sequence[str]) -> bool:
     return any(fnmatchcase(name, glob) for glob in globs)
+
+
+def _pin(tuned: Sequence[Tuned], processes: CompileProcesses) -> None:
+    from fusetune.cli.tuned_pins import pin_all
+
+    pin_all(tuned, processes)
+    processes.end()  # While the outcome is shown.
 
 
 def _measured(server: ForkServer) -> Callable[[SweepRequest], SweepResult]:
@@ -330,7 +338,7 @@ def _show(
             echo(printable(line))
         files = sorted({str(one.result.file) for one in tuned if one.result is not None and one.result.file})
         if files:
-            echo(f"Wrote {', '.join(files)}; `fusetune report --configs {output}` shows them")
+            echo(f"Wrote {', '.join(files)}, with pins; `fusetune report --configs {output}` shows them")
     if looked.failed:
         echo(printable(f"The program failed by itself: {looked.failed}"), err=True)
 

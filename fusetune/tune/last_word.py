@@ -11,7 +11,7 @@ import msgspec
 from fusetune.capture.again import Ran
 from fusetune.capture.results import Difference
 from fusetune.core.decision import ROUNDING
-from fusetune.tune.program_result import median_of, times_of, why_not_comparable, wrong_of
+from fusetune.tune.program_result import median_of, times_of, unlike_reference, why_not_comparable, wrong_of
 from fusetune.units import format_gain
 
 MOST_ALONE: Final = 8
@@ -50,9 +50,10 @@ class LastWord(msgspec.Struct, frozen=True, kw_only=True):
     `applied` of them reached a launch, `launches` of one call or of the whole script then ran with them; `left` counts
     launches that ran as they are all the same, by reason, and `others` those of the same kernels with arguments that
     were not tuned. `right` is whether the result still is: None where nothing could be compared, and `why` says so.
-    `difference` is that of the result to Before's. The times are of the same
-    work as it is and with what is left after `reverted`; None where there is none. `failed` says how the program ended
-    as it is, where it did not end well: then nothing else is said. `runs` counts processes.
+    `difference` is that of the result to Before's. The times are of the same work as it is and with what is left after
+    `reverted`; None where there is none. `failed` says how the program ended as it is, where it did not end well: then
+    nothing else is said. `unlike_reference` says how far the program as it is lies off its own reference, where that is
+    beyond any rounding. `runs` counts processes.
     """
 
     changes: int
@@ -67,6 +68,7 @@ class LastWord(msgspec.Struct, frozen=True, kw_only=True):
     after_ms: float | None = None
     reverted: tuple[Reverted, ...] = ()
     failed: str | None = None
+    unlike_reference: str | None = None
     runs: int = 0
 
     @property
@@ -217,6 +219,7 @@ class _Asked:
                 after_ms=before_ms,
                 reverted=tuple(self._reverted),
                 why="none of them stays",
+                unlike_reference=unlike_reference(self._befores),
                 runs=self._runs,
             )
         last = self._afters[-1]
@@ -237,6 +240,7 @@ class _Asked:
             before_ms=before_ms,
             after_ms=median_of(self._afters),
             reverted=tuple(self._reverted),
+            unlike_reference=unlike_reference(self._befores),
             runs=self._runs,
         )
 

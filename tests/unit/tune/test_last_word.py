@@ -168,6 +168,8 @@ def test_a_reference_judges_where_before_is_near_it() -> None:
     assert reverted(ask(Beside([(10.0, 8.0)], reference=base))) == {0: "wrong"}
     far = Difference(0.5, 1.0, "result", 1e-5)
     assert reverted(ask(Beside([(10.0, 8.0)], reference=far))) == {0: "wrong"}, "then Before itself judges"
+    assert ask(Beside([(10.0, 8.0)], reference=base)).unlike_reference is None
+    assert ask(Beside([(10.0, 8.0)], reference=far)).unlike_reference == far.told()
 
 
 def test_a_script_that_gives_nothing_is_judged_by_its_end_and_its_launches() -> None:

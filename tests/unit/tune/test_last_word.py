@@ -220,3 +220,12 @@ def test_a_result_that_is_wrong_only_when_asked_once_more_is_wrong() -> None:
     program = Late([(10.0, 8.0)])
     program.after_ms = [1.95, 1.97, 1.95]
     assert reverted(ask(program, 0.02)) == {0: "wrong"}
+
+
+def test_where_results_alone_count_one_run_of_each_is_enough_if_they_are_the_very_same() -> None:
+    same = Program([(10.0, 12.0)])
+    assert last_word(1, same, results_alone=True).right
+    assert same.runs == ["before", [0]]
+    wrong = Program([(10.0, 12.0)], wrong=[0])
+    assert reverted(last_word(1, wrong, results_alone=True)) == {0: "wrong"}
+    assert len(wrong.runs) > 2

@@ -22,12 +22,13 @@ import msgspec
 from fusetune.capture.answers import write_answer
 from fusetune.capture.cases import KnobSeen, Looked
 from fusetune.capture.keeping import MOST_CASES, Keeper
-from fusetune.capture.launches import before_of, told
+from fusetune.capture.launches import before_of
 from fusetune.capture.programs import Program, run_program
 from fusetune.capture.watch import Understood, Watch
 from fusetune.core.brief import brief
 from fusetune.core.target import find_target
 from fusetune.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_PROGRAM, EXIT_USAGE, UsageError
+from fusetune.ops.arguments import told
 
 QUOTA_BYTES: Final = 8 << 30
 """What the storages of one run take at most, unless said otherwise."""

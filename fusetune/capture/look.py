@@ -15,6 +15,7 @@ from fusetune.capture.cases import Looked
 from fusetune.capture.child import MISNAMED, QUOTA_BYTES, Request
 from fusetune.capture.keeping import MOST_CASES
 from fusetune.capture.programs import Program
+from fusetune.core.trouble import refuse_interpreter
 from fusetune.errors import EXIT_PROGRAM, ProgramError, UsageError
 
 
@@ -37,6 +38,7 @@ def look(
     cannot be evaluated, ProgramError where the program ended without a word, as by a signal or after `limit_s` seconds,
     and MachineError where no process could be started.
     """
+    refuse_interpreter()
     asked = Request(program, target, None if keep is None else str(keep.absolute()), exact, quota_bytes, most)
     with tempfile.TemporaryDirectory(prefix="fusetune-capture-") as folder:
         request, answer = Path(folder, "request.json"), Path(folder, "answer.json")

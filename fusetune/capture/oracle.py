@@ -44,11 +44,15 @@ MAXIMUM: Final = 40.0
 
 
 class Strictness(NamedTuple):
-    """How close a result has to be: bit for bit, or by tolerances as in torch.allclose; by its dtype without them."""
+    """How close a result has to be: bit for bit, or by tolerances as in torch.allclose; by its dtype without them.
+
+    `vouched`: a user answers for what differs from run to run; of that only guards and NaN are looked at.
+    """
 
     bit_exact: bool = False
     rtol: float | None = None
     atol: float | None = None
+    vouched: bool = False
 
 
 BY_DTYPE: Final = Strictness()
@@ -77,6 +81,7 @@ class CapturedData:
         self._expected: dict[int, torch.Tensor] = {}
         self._spread: dict[int, tuple[float, float]] = {}
         self._sums: dict[int, int] = {}
+        self._vouched: set[int] = set()
         self._guards_kept = True
         self._sets: dict[int, StorageSet] = {}
 
@@ -131,9 +136,10 @@ class CapturedData:
         if changed_inputs:
             return Wrong("not_checkable", f"{self._name(changed_inputs[0])} is read by the kernel's code, and changed")
         plain = self._written()
-        recorded = self._unlike_the_program(plain)
-        if recorded is not None:
-            return recorded
+        for number, wrong in self._unlike_the_program(plain):
+            if not self._strict.vouched:
+                return wrong
+            self._vouched.add(number)
         runs = [plain]
         for _ in range(RUNS - 1):
             self._renew()
@@ -142,12 +148,17 @@ class CapturedData:
             runs.append(self._written())
         for number in plain:
             spread = self._spread_of(number, [one[number] for one in runs])
-            if isinstance(spread, Wrong):
+            if not isinstance(spread, Wrong):
+                self._spread[number] = spread
+            elif self._strict.vouched:
+                self._vouched.add(number)
+            else:
                 return spread
-            self._spread[number] = spread
         del runs
         poisoned = self._poisoned(run)
         for number, result in poisoned.items():
+            if number in self._vouched:
+                continue
             if self._reads_what_it_writes(number, plain[number], result):
                 self._kinds[number] = "state"
                 self.changes_inputs = True
@@ -178,10 +189,10 @@ class CapturedData:
         frobenius, maximum = self._allowed(number)
         return isinstance(found, Wrong) or found[0] > frobenius or found[1] > maximum
 
-    def _unlike_the_program(self, results: Mapping[int, torch.Tensor]) -> Wrong | None:
-        """Whether Before's result here is another than it was in the program, where all that it reads was kept."""
+    def _unlike_the_program(self, results: Mapping[int, torch.Tensor]) -> Iterator[tuple[int, Wrong]]:
+        """Where Before's result here is another than it was in the program, if all that it reads was kept."""
         if any(kept.how == "sampled" for kept in self._kept.storages):
-            return None
+            return
         for number, result in results.items():
             after = self._kept.storages[number].after
             if after is None:
@@ -192,12 +203,14 @@ class CapturedData:
             found = self._difference(number, result, recorded)
             if isinstance(found, Wrong) or found[0] > SPREAD_LIMIT:
                 told = found.detail if isinstance(found, Wrong) else f"it is {found[0]:.1e} off"
-                return Wrong(
-                    "not_checkable",
-                    f"launched again, Before gives another {self._name(number)} than in the program ({told}): a random "
-                    "stream, a race, or something that it reads was not captured",
+                yield (
+                    number,
+                    Wrong(
+                        "not_checkable",
+                        f"launched again, Before gives another {self._name(number)} than in the program ({told}): a "
+                        "random stream, a race, or something that it reads was not captured",
+                    ),
                 )
-        return None
 
     def _spread_of(self, number: int, runs: list[torch.Tensor]) -> tuple[float, float] | Wrong:
         """By how much several runs of Before differ: relative error, and the largest of an element."""
@@ -230,11 +243,19 @@ class CapturedData:
             result = held.storages[number]
             if bool((result == expected).all()):
                 continue
-            found = self._judged(number, result, expected)
+            vouched = number in self._vouched
+            found = self._nan_alone(number, result, expected) if vouched else self._judged(number, result, expected)
             if isinstance(found, Wrong):
                 return found
             worst = max(worst, found)
         return worst
+
+    def _nan_alone(self, number: int, result: torch.Tensor, expected: torch.Tensor) -> float | Wrong:
+        """Whether a result that nobody can compare has NaN, where Before had none at all."""
+        for mine, theirs in self._elements(number, result, expected):
+            if mine.dtype.is_floating_point and bool(mine.isnan().any()) and not bool(theirs.isnan().any()):
+                return Wrong("nan", f"{self._name(number)} has NaN, and Before's has none")
+        return 0.0
 
     def _judged(self, number: int, result: torch.Tensor, expected: torch.Tensor) -> float | Wrong:
         name = self._name(number)

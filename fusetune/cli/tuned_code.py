@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
@@ -15,6 +17,7 @@ from fusetune.cli.shown import echo, echo_laid_out
 from fusetune.cli.source_check import Question, SourceCheck, checked, decided_of
 from fusetune.core.text import printable
 from fusetune.errors import MachineError, UsageError
+from fusetune.store.paths import CONFIGS_VARIABLE
 
 if TYPE_CHECKING:
     from fusetune.capture.cases import Case, Looked
@@ -40,6 +43,7 @@ class Outputs(NamedTuple):
     apply: bool
     autotune: bool
     per_kernel: bool = False
+    lookup: bool = False
 
     @property
     def any(self) -> bool:
@@ -91,6 +95,12 @@ _OPTIONS: Final[Sequence[Callable[[Any], Any]]] = (
         "again with another number in its source; begin no further such run after so long. 0 tries none.",
     ),
     click.option(
+        "--lookup",
+        is_flag=True,
+        help="With --diff or --apply: write @fusetune.autotune in the place of @triton.autotune, so that a kernel with "
+        "a config that was kept looks it up in the YAML while the program runs, and times nothing.",
+    ),
+    click.option(
         "--per-kernel",
         is_flag=True,
         help="Write what each kernel's own verdict says, though the program as a whole gains less than --min-gain. Its "
@@ -107,6 +117,7 @@ def outputs_of(
     apply: bool,
     autotune: bool,
     per_kernel: bool = False,
+    lookup: bool = False,
 ) -> Outputs:
     """The options together; raises UsageError where they do not go together."""
     module = output if output is not None and output.suffix == _SUFFIX else None
@@ -116,9 +127,12 @@ def outputs_of(
         configs = output
     if module is not None and module.is_dir():
         raise UsageError(f"-o {module} is a folder; name the file that the module is written to")
-    found = Outputs(module, configs or Path("configs"), diff, apply, autotune, per_kernel)
-    if (autotune or per_kernel) and not found.any:
-        option = "--autotune" if autotune else "--per-kernel"
+    found = Outputs(module, configs or Path("configs"), diff, apply, autotune, per_kernel, lookup)
+    if lookup and (autotune or module is not None):
+        other = "--autotune" if autotune else f"-o {module}"
+        raise UsageError(f"--lookup leaves lists of configs as they are, for --diff and --apply; leave {other} out")
+    if (autotune or per_kernel or lookup) and not found.any:
+        option = "--autotune" if autotune else "--lookup" if lookup else "--per-kernel"
         raise UsageError(f"{option} says what is written; give -o FILE.py, --diff or --apply with it")
     return found
 
@@ -151,12 +165,14 @@ def sources_of(looked: Looked) -> Sources:
     return Sources(measured=files_measured(looked.cases))
 
 
-def plan_of(tuned: Sequence[Tuned], looked: Looked, *, autotune: bool, sources: Sources | None = None) -> Plan:
+def plan_of(
+    tuned: Sequence[Tuned], looked: Looked, *, autotune: bool, lookup: bool = False, sources: Sources | None = None
+) -> Plan:
     """What was decided as edits of the program's files."""
     from fusetune.cli.wanted import changes_of
     from fusetune.code.patch.plan import planned
 
-    changes, findings = changes_of(tuned, looked.gpu or looked.compiled_for, autotune=autotune)
+    changes, findings = changes_of(tuned, looked.gpu or looked.compiled_for, autotune=autotune, lookup=lookup)
     plan = planned(changes, sources or sources_of(looked))
     return structs.replace(plan, findings=(*findings, *plan.findings))
 
@@ -204,13 +220,20 @@ def code_of(
 
     Where it is not right with a change, or does not gain what it has to, the change is not in it.
     """
+    with _looked_up_in(outputs.configs) if outputs.lookup else contextlib.nullcontext():
+        return _code_of(outputs, program, tuned, looked, question)
+
+
+def _code_of(
+    outputs: Outputs, program: Program, tuned: Sequence[Tuned], looked: Looked, question: Question | None
+) -> Code:
     from fusetune.cli.source_trials import try_sources
     from fusetune.tune.source_again import Source
 
     sources = sources_of(looked)
 
     def planned(verdicts: Sequence[Tuned]) -> Plan:
-        return plan_of(verdicts, looked, autotune=outputs.autotune, sources=sources)
+        return plan_of(verdicts, looked, autotune=outputs.autotune, lookup=outputs.lookup, sources=sources)
 
     def patched(plan: Plan) -> Source:
         return Source(program, {one.file: one.after for one in plan.files}, _held(tuned, plan))
@@ -243,6 +266,20 @@ def code_of(
     if outputs.diff or outputs.apply:
         patch = Form(*checked("patch", before, decided, patched, question))
     return Code(module, patch, trials)
+
+
+@contextlib.contextmanager
+def _looked_up_in(folder: Path) -> Iterator[None]:
+    """Have processes that are started meanwhile find configs in a folder before all others."""
+    before = os.environ.get(CONFIGS_VARIABLE)
+    os.environ[CONFIGS_VARIABLE] = os.pathsep.join([str(folder.absolute()), *([before] if before else [])])
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[CONFIGS_VARIABLE]
+        else:
+            os.environ[CONFIGS_VARIABLE] = before
 
 
 def _held(tuned: Sequence[Tuned], plan: Plan | None = None, moved: Mapping[str, str] | None = None) -> list[Case]:

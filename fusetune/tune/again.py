@@ -12,11 +12,11 @@ from msgspec import structs
 from fusetune.capture.again import FreshProcesses, Ran, request_of
 from fusetune.capture.cases import Case
 from fusetune.capture.changes import Change
-from fusetune.capture.naming import value_name
 from fusetune.capture.oracle import FROBENIUS, TENSOR_CORES, multiplies
 from fusetune.capture.programs import Program
 from fusetune.core.decision import REASON_TEXT, Reason
 from fusetune.core.progress import Progress
+from fusetune.ops.naming import value_name
 from fusetune.store.journal import JournalWriter, Note
 from fusetune.store.schema import Entry
 from fusetune.store.yaml_files import read_config_file, write_entry

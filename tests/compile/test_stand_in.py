@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import pytest
 from fusetune.capture.stand_in import stand_in
 from fusetune.core.target import Target, find_target
 from fusetune.errors import UsageError
+from tests.support.warm import warm_python
 
 pytestmark = pytest.mark.compile
 
@@ -74,7 +74,7 @@ class Run:
         told = tmp_path / "told.json"
         self.cache = tmp_path / "triton"
         done = subprocess.run(
-            [sys.executable, "-c", DRIVER, target, args, str(told), *words],
+            [warm_python(), "-c", DRIVER, target, args, str(told), *words],
             capture_output=True,
             text=True,
             check=False,

@@ -68,7 +68,7 @@ def values(case: dict[str, Any], name: str) -> list[int]:
         (5, "sums_in_chunks", {"BLOCK_T"}),
         (6, "partial_sums", set()),
         (6, "extremes", {"BLOCK"}),
-        (7, "matmul_int8", {"BLOCK_M", "BLOCK_N", "BLOCK_K"}),
+        (7, "matmul_int8", {"BLOCK_H", "BLOCK_W", "BLOCK_D"}),
         (8, "accumulate", {"BLOCK"}),
         (8, "cross_entropy", set()),
         (8, "look_up", {"BLOCK"}),
@@ -104,7 +104,7 @@ def test_the_constants_that_vary_are_those_that_the_launch_follows(number, kerne
         (2, "clip", "BLOCK", "no constant of the kernel"),
         (5, "mean_of_pages", "PAGE_SIZE", "lies in memory"),
         (6, "partial_sums", "BLOCK", "buffer"),
-        (7, "matmul_int8", "BLOCK_K", "own list"),
+        (7, "matmul_int8", "BLOCK_D", "own list"),
         (8, "cross_entropy", "BLOCK", "next power of two"),
         (11, "negate", "BLOCK", "own list"),
         (11, "negate", "EVEN", "a heuristic of the program computes it"),
@@ -141,7 +141,7 @@ def test_a_grid_of_idle_programs_and_a_config_that_is_not_passed_on_are_findings
 
 
 def test_the_author_s_wrong_config_is_among_the_proposals():
-    assert 128 in values(case_of(7, "matmul_int8"), "BLOCK_K")
+    assert 128 in values(case_of(7, "matmul_int8"), "BLOCK_D")
     assert case_of(7, "matmul_int8")["proposals"] == 3
 
 

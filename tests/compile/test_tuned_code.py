@@ -6,9 +6,10 @@ import ast
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
+
+from tests.support.warm import warm_python
 
 ROOT = Path(__file__).parents[2]
 MODEL = '''"""Mine."""
@@ -67,7 +68,7 @@ REFERENCE += MODEL[MODEL.index("def get_inputs") :].replace("ROWS", "64")
 
 def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "COLUMNS": "160", "XDG_STATE_HOME": str(folder / "state"), "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "fusetune", *words]
+    command = [warm_python(), "-m", "fusetune", *words]
     return subprocess.run(
         command, cwd=folder, capture_output=True, text=True, check=False, timeout=280, env=environment
     )

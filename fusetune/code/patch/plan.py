@@ -17,6 +17,7 @@ from fusetune.code.patch.config_lists import MOST_TRIED, decorator, kernel_defin
 from fusetune.code.patch.edits import Edit, Finding, NotWritableError, distinct, spliced
 from fusetune.code.patch.heuristics import heuristic_edits, names_computed
 from fusetune.code.patch.launches import launch_edits
+from fusetune.code.patch.looked_up import is_looked_up, lookup_edits
 from fusetune.code.patch.source_file import SourceFile, Sources
 
 
@@ -46,7 +47,7 @@ def planned(changes: Sequence[Change], sources: Sources | None = None, *, everyw
     findings: list[Finding] = []
     made: list[Change] = []
     edits: list[Edit] = []
-    wanted = [one for one in _of_each_place(changes, findings) if one.changed() or one.tried]
+    wanted = [one for one in _of_each_place(changes, findings) if one.changed() or one.tried or one.looks_up]
     for change in wanted:
         alike = [one.launch for one in wanted if one.chosen() == change.chosen() and one is not change]
         try:
@@ -101,7 +102,9 @@ def change_edits(
     rest = {name: value for name, value in changed.items() if name not in computed}
     listed = {*change.launch.listed, *OPTIONS}
     if autotune is not None and held is not None:
-        if change.tried or rest.keys() & listed:
+        if change.looks_up or is_looked_up(held, autotune):
+            edits += lookup_edits(held, autotune)
+        elif change.tried or rest.keys() & listed:
             edits += list_edits(held, autotune, change)
         rest = {name: value for name, value in rest.items() if name not in listed}
     elif change.launch.listed:
@@ -171,6 +174,10 @@ def _of_each_place(changes: Sequence[Change], findings: list[Finding]) -> list[C
     found = []
     for group in places.values():
         heaviest = next((one for one in group if one.changed()), group[0])
+        looking = next((one for one in group if one.looks_up), None)
+        if looking is not None:  # each case then has its own
+            found.append(looking)
+            continue
         if heaviest.launch.listed and any(one.tried for one in group):
             found.append(_to_choose_from(heaviest, group))
             continue

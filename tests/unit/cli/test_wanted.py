@@ -281,7 +281,11 @@ def test_the_output_is_a_module_by_its_name_and_else_the_folder_of_configs() -> 
     assert not made("out").any
     with pytest.raises(UsageError, match="both name the folder"):
         made("out", "c")
-    for flag in ("autotune", "per_kernel"):
+    with pytest.raises(UsageError, match="leave --autotune out"):
+        made("out", diff=True, autotune=True, lookup=True)
+    with pytest.raises(UsageError, match=r"leave -o x\.py out"):
+        made("x.py", lookup=True)
+    for flag in ("autotune", "lookup", "per_kernel"):
         with pytest.raises(UsageError, match=f"--{flag.replace('_', '-')} says what is written"):
             made("out", **{flag: True})
 

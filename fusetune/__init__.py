@@ -15,6 +15,7 @@ TYPE_CHECKING = False  # typing's own takes longer to load than all of this, and
 if TYPE_CHECKING:
     from typing import Any
 
+    from fusetune.capture.serving.installed import install, served, uninstall
     from fusetune.core.space import Space
     from fusetune.nn import *  # noqa: F403
     from fusetune.ops.spec import KernelSpec, Launch, Operand, Tolerance
@@ -27,6 +28,9 @@ _PUBLIC = {
     **_nn.PUBLIC,
     "autotune": "fusetune.runtime.autotune",
     "config": "fusetune.runtime.tuned",
+    "install": "fusetune.capture.serving.installed",
+    "served": "fusetune.capture.serving.installed",
+    "uninstall": "fusetune.capture.serving.installed",
     "load": "fusetune.runtime.configs",
     "reload": "fusetune.runtime.configs",
     "warmup": "fusetune.runtime.warmup",
@@ -46,8 +50,11 @@ __all__ = [
     "__version__",
     "autotune",
     "config",
+    "install",
     "load",
     "reload",
+    "served",
+    "uninstall",
     "warmup",
 ]
 __all__ += _nn.__all__

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -93,11 +94,17 @@ def proposals_of(tuners: Sequence[Any]) -> tuple[dict[str, Any], ...]:
 
 def user_frame() -> FrameType | None:
     """The frame of the program that launches: the innermost that is neither Triton's nor ours."""
+    others = _not_the_program_s()
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code.co_filename.startswith(others):
+        frame = frame.f_back
+    return frame
+
+
+@functools.cache
+def _not_the_program_s() -> tuple[str, ...]:
+    """The folders of Triton and of ours."""
     import triton
 
     # By both names: an environment may be a link to another folder.
-    theirs = (str(Path(triton.__file__).parent), str(Path(triton.__file__).resolve().parent))
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None and frame.f_code.co_filename.startswith((*theirs, _OURS)):
-        frame = frame.f_back
-    return frame
+    return (str(Path(triton.__file__).parent), str(Path(triton.__file__).resolve().parent), _OURS)

@@ -15,12 +15,13 @@ from fusetune.ops.hashing import innermost
 from fusetune.ops.sources import jitted
 
 _MOST: Final = 90
-_SCRIPT: Final = "__main__"
+_SCRIPT: Final = frozenset({"__main__", "__mp_main__"})
+"""What Python calls the module of a script, and in a process that multiprocessing has spawned."""
 
 
 def kernel_place(module: str, qualname: str, file: str) -> str:
     """`module:qualname`; the module of a script is called as its file."""
-    return f"{PurePath(file).stem if module == _SCRIPT else module}:{qualname}"
+    return f"{PurePath(file).stem if module in _SCRIPT else module}:{qualname}"
 
 
 def op_name(module: str, qualname: str, file: str) -> str:

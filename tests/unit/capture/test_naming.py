@@ -43,6 +43,7 @@ def test_two_kernels_have_two_names() -> None:
 
 def test_a_script_is_called_as_its_file() -> None:
     assert kernel_place("__main__", "add", "/a/bench.py") == "bench:add"
+    assert kernel_place("__mp_main__", "add", "/a/bench.py") == "bench:add"
 
 
 @pytest.mark.parametrize("name", ["n", "_n", "__n", "values", "keys", "label", "sizes", "num_warps", "get", "order"])

@@ -103,8 +103,11 @@ class Autotuned(Autotuner):
 
     @property
     def configs(self) -> list[Config]:
-        """The user's configs, and behind them those of entries for this GPU that are none of these."""
-        return self._all().configs
+        """The user's configs, and behind them those of entries for this GPU that are none of these.
+
+        A new list each time: to Dynamo of torch 2.11 one list can be but once in a graph.
+        """
+        return list(self._all().configs)
 
     @configs.setter
     def configs(self, configs: list[Config]) -> None:

@@ -171,3 +171,30 @@ def test_heuristics_below_are_computed_for_the_tuned_config(configs):
     backend = partial(_compiled, launched)
     torch.compile(function, fullgraph=True, dynamic=False, backend=backend)(torch.zeros(4096))
     assert [one[0] for one in launched] == [{"BLOCK": 1024, "EVEN": True}]
+
+
+def _wrapped_as_by_torch_2_11(self: Any, user_obj: Any, tx: Any, variable: Any, name: str) -> Any:
+    from torch._dynamo.source import AttrSource
+    from torch._dynamo.variables.builder import VariableBuilder
+
+    return VariableBuilder(tx, AttrSource(variable.kernel_source, name))._wrap(user_obj)
+
+
+@pytest.mark.parametrize("version", ["this", "2.11"])
+def test_a_kernel_may_be_launched_twice_in_one_graph(configs, monkeypatch, version):
+    if version == "2.11":
+        from torch._dynamo.variables.functions import DynamoTritonHOPifier
+
+        monkeypatch.setattr(DynamoTritonHOPifier, "wrap_user_defined_obj", _wrapped_as_by_torch_2_11)
+    tuned(configs, 4096, 512, 2)
+    kernel = fusetune.autotune(CONFIGS, ["n"])(doubled)
+    launched: list[Any] = []
+
+    def function(x: torch.Tensor) -> torch.Tensor:
+        y, n = torch.empty_like(x), x.numel()
+        for given, made in ((x, y), (y, x)):
+            kernel[lambda meta: (triton.cdiv(n, meta["BLOCK"]),)](given, made, n, KIND="double")
+        return x
+
+    torch.compile(function, fullgraph=True, backend=partial(_compiled, launched))(torch.zeros(4096))
+    assert [one[:2] for one in launched] == [({"BLOCK": 512}, 2)] * 2

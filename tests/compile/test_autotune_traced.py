@@ -173,6 +173,23 @@ def test_heuristics_below_are_computed_for_the_tuned_config(configs):
     assert [one[0] for one in launched] == [{"BLOCK": 1024, "EVEN": True}]
 
 
+def test_where_torch_cannot_choose_below_heuristics_the_default_is_traced(configs, monkeypatch):
+    monkeypatch.setattr("fusetune.runtime.autotune.traces_choices", lambda: False)
+    values = {"EVEN": lambda args: args["n"] % args["BLOCK"] == 0}
+    kernel = fusetune.autotune(CONFIGS, ["n"], default=1)(triton.heuristics(values)(evenly))
+    launched: list[Any] = []
+
+    def function(x: torch.Tensor) -> torch.Tensor:
+        kernel[lambda meta: (triton.cdiv(x.numel(), meta["BLOCK"]),)](x, x.numel())
+        return x
+
+    compiled = torch.compile(function, fullgraph=True, dynamic=False, backend=partial(_compiled, launched))
+    with pytest.warns(RuntimeWarning, match="before 2.13 cannot choose"):
+        compiled(torch.zeros(4096))
+    assert [one[:2] for one in launched] == [({"BLOCK": 32, "EVEN": True}, 1)]
+    assert kernel.configs == CONFIGS
+
+
 def _wrapped_as_by_torch_2_11(self: Any, user_obj: Any, tx: Any, variable: Any, name: str) -> Any:
     from torch._dynamo.source import AttrSource
     from torch._dynamo.variables.builder import VariableBuilder

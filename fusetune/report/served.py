@@ -21,7 +21,7 @@ def lines_of(served: Served) -> list[str]:
     for kernel in served.kernels:
         lines += _of_kernel(kernel)
     lines += [
-        f"{_launches(count)} of {name}: compiled by torch.compile, as they are"
+        f"{_launches(count)} of {name}: of what torch.compile made"
         for name, count in sorted(served.by_inductor.items())
     ]
     lines += [f"note: {note}" for note in served.notes]

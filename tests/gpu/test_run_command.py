@@ -149,6 +149,32 @@ def test_a_launch_that_torch_compile_made_is_as_it_was_and_counted(installed):
     assert sum(fusetune.served().by_inductor.values()) >= 1
 
 
+def test_an_autotuner_that_torch_compile_traces_takes_its_entry_and_nothing_is_timed(installed, monkeypatch):
+    from torch._inductor.runtime.triton_heuristics import CachingAutotuner
+
+    timed: list[Any] = []
+    own = CachingAutotuner.bench
+
+    def bench(tuner: Any, *args: Any, **named: Any) -> Any:
+        timed.append(tuner)
+        return own(tuner, *args, **named)
+
+    monkeypatch.setattr(CachingAutotuner, "bench", bench)
+
+    @torch.compile(fullgraph=True, dynamic=False)
+    def added(x: torch.Tensor) -> torch.Tensor:
+        y = torch.empty_like(x)
+        program.add[lambda meta: (triton.cdiv(4096, meta["BLOCK"]),)](x, y, 4096)
+        return y
+
+    x = torch.randn(4096, device="cuda")
+    assert torch.equal(added(x), x + 1)
+    assert timed == []
+    served = fusetune.served()
+    assert any("add: torch.compile has looked its configs up" in note for note in served.notes)
+    assert sum(served.by_inductor.values()) >= 1
+
+
 def test_more_threads_than_there_are_fall_back_with_one_warning(configs):
     identity = current_identity()
     assert identity is not None

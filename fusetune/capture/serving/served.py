@@ -73,9 +73,8 @@ class KernelServed(msgspec.Struct, frozen=True):
 class Served(msgspec.Struct, frozen=True):
     """What one process, or several of one program, launched.
 
-    `trials` counts launches of autotuners that only timed, `by_inductor` those of what torch.compile made, by name:
-    these ran as they are. `notes` are sentences on what went wrong with the look-ups. `failed` says how the program
-    ended by an error of its own.
+    `trials` counts launches of autotuners that only timed, `by_inductor` those of what torch.compile made, by name.
+    `notes` are sentences on what else there is to tell. `failed` says how the program ended by an error of its own.
     """
 
     version: int = VERSION

@@ -105,7 +105,7 @@ def test_the_first_line_counts_and_the_others_say_which_config_and_why(monkeypat
             Served(processes=1, kernels=(KernelServed("k", "f", 1, (), (MISSED,)),), trials=12),
             "12 launches of autotuners",
         ),
-        (Served(by_inductor={"triton_poi_0": 4}), "4 launches of triton_poi_0: compiled by torch.compile, as they are"),
+        (Served(by_inductor={"triton_poi_0": 4}), "4 launches of triton_poi_0: of what torch.compile made"),
         (Served(notes=("a note\x1b[2J",)), "note: a note\\x1b[2J"),
     ],
 )

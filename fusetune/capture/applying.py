@@ -69,6 +69,10 @@ class Applier:
             self.launches = self.others = 0
             self._launched = [Launched() for _ in self._changes.all]
 
+    def kernel_names(self) -> frozenset[str]:
+        """Those of the kernels that were launched, as the GPU's profile has them."""
+        return frozenset(seen.name.rpartition(".")[2] for _, seen in self._kernels.values())
+
     def launched(self) -> tuple[Launched, ...]:
         """What became of each change, in their order."""
         times = self._times.of_launches()

@@ -10,17 +10,18 @@ from fusetune.core.problem import NamedProblem
 from fusetune.ops.naming import value_name
 
 
-def problem_of(kept: Kept, knobs: frozenset[str]) -> NamedProblem:
+def problem_of(kept: Kept, knobs: frozenset[str], grid: tuple[int, ...] | None = None) -> NamedProblem:
     """The problem of a capture: dtypes of its tensors, its numbers and words, the constants that stay, and the grid.
 
-    What goes with a knob is no part of it. The grid is Before's: it says the size where no argument does.
+    What goes with a knob is no part of it. The grid is Before's, or the one given: it says the size where no argument
+    does.
     """
     values: dict[str, Any] = {}
     varying = knobs | kept.following(knobs)
     for name, one in kept.arguments.items():
         if name not in varying and name not in OPTIONS:
             values[value_name(name)] = _told(name, one, kept)
-    for axis, programs in enumerate(kept.case.grid):
+    for axis, programs in enumerate(kept.case.grid if grid is None else grid):
         if programs > 1:
             values.setdefault(f"grid_{axis}", programs)
     return NamedProblem(**values)

@@ -62,6 +62,12 @@ class CapturedSpec(KernelSpec):
         """The one problem that the capture holds."""
         return problem_of(self.kept, frozenset(self._knobs()))
 
+    def problem_before(self, before: Config) -> NamedProblem:
+        """The same as it was when this config ran, whose grid says the size; it may be that another runs by now."""
+        placed = self._placed(before)
+        grid = None if placed is None else placed.grid
+        return problem_of(self.kept, frozenset(self._knobs()), grid)
+
     def problem(self, values: Mapping[str, Any]) -> Problem:
         """See KernelSpec: the captured one."""
         made = NamedProblem(**values)
@@ -206,7 +212,7 @@ class CapturedSpec(KernelSpec):
         placed = self._placed(config)
         if placed is None or placed.grid is None:
             raise CannotLaunchError("what the program would launch with these constants is not known")
-        kernel = load_kept_kernel(kept, self.folder)
+        kernel = self.kernel(config)
         options = {**{name: value for name, value in kept.options.items() if name not in OPTIONS}, **config.options()}
         changed = self.arguments(config)
         constexprs = (
@@ -225,6 +231,14 @@ class CapturedSpec(KernelSpec):
                 value = self._value(name, one, tensors)
             (constants if name in constexprs else arguments)[name] = value
         return (Launch(kernel, placed.grid, arguments, constants, options, by_jit=True),)
+
+    def takes(self, config: Config) -> bool:
+        """Whether it is known what the program would launch with a config that stands in a file."""
+        return self._names.keys() >= config.constants().keys() and self._is_launchable(config)
+
+    def kernel(self, config: Any) -> Any:
+        """The kernel that a config is launched with. Raises CaptureError where it cannot be."""
+        return load_kept_kernel(self.kept, self.folder)
 
     def arguments(self, config: Any) -> dict[str, Any]:
         """The constants of a config by the kernel's own names, and the arguments that follow them in the program.

@@ -267,7 +267,8 @@ class Watch:
                         )
                     )
                     understood = more.pop("understood", None)
-                    seen.case = _replaced(case, **more)
+                    findings = (*case.findings, *more.pop("findings", ()))
+                    seen.case = _replaced(case, **more, findings=findings)
                 except Exception as error:  # noqa: BLE001 - the program goes on, and who reads the case is told
                     why = f"what may vary could not be found out: {type(error).__name__}: {error}"
                     seen.case = _replaced(case, findings=(*case.findings, why))

@@ -48,16 +48,16 @@ def files_measured(cases: Sequence[Case]) -> dict[str, str]:
     return {file: hashed for case in cases if case.site is not None for file, hashed in case.site.files.items()}
 
 
-def modules_of(cases: Sequence[Case]) -> frozenset[str]:
-    """The program's own modules that names are imported from where it launches."""
-    return frozenset(name for case in cases if case.site is not None for name in case.site.modules)
+def modules_of(cases: Sequence[Case]) -> dict[str, str]:
+    """The files of the program's own modules that names are imported from where it launches."""
+    return {name: file for case in cases if case.site is not None for name, file in case.site.modules.items()}
 
 
 def _change(one: Tuned, site: Site, wanted: Mapping[str, Any], gpu: str | None, *, autotune: bool) -> Change:
     case = one.case
     before = before_of(case)
     return Change(
-        launch=_launched(case, site),
+        launch=launched_of(case, site),
         before=before,
         wanted={**before, **wanted},
         tried=_tried(one, autotune=autotune),
@@ -69,7 +69,8 @@ def _change(one: Tuned, site: Site, wanted: Mapping[str, Any], gpu: str | None, 
     )
 
 
-def _launched(case: Case, site: Site) -> Launched:
+def launched_of(case: Case, site: Site) -> Launched:
+    """A case's launch by where it stands in the program's source."""
     return Launched(
         file=site.file,
         line=site.line,

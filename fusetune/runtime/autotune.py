@@ -27,7 +27,7 @@ from fusetune.ops.refusals import is_refusal, told
 from fusetune.ops.sources import jitted
 from fusetune.runtime.configs import active_source, forget_at_load
 from fusetune.runtime.direct_calls import MOST_KNOWN, DirectCalls, bound_of, direct_calls, kinds_of
-from fusetune.runtime.launch_configs import LAUNCH_CONFIGS, Chosen, current_identity
+from fusetune.runtime.launch_configs import LAUNCH_CONFIGS, Chosen, current_identity, has_one_gpu
 from fusetune.runtime.listed import Gives, Tuned, heuristics_below, place_of, with_entries
 from fusetune.runtime.traced import Traced
 
@@ -72,6 +72,7 @@ class Autotuned(Autotuner):
     ) -> None:
         self._lock = threading.RLock()
         self._tuned: dict[Any, Tuned] = {}
+        self._only: Tuned | None = None
         super().__init__(fn, fn.arg_names, list(configs), list(key), reset_to_zero, restore_value)
         prune = dict(prune_configs_by or {})
         listed = len(self._listed)
@@ -109,6 +110,7 @@ class Autotuned(Autotuner):
     def configs(self, configs: list[Config]) -> None:
         self._listed = list(configs)
         self._tuned.clear()
+        self._only = None
 
     def __getitem__(self, grid: Any) -> Callable[..., Any]:
         """The kernel, to be called with its arguments."""
@@ -307,6 +309,8 @@ class Autotuned(Autotuner):
 
     def _all(self) -> Tuned:
         """The list of configs for the GPU at hand, with those of its entries."""
+        if self._only is not None:  # asked at each call of what torch.compile made
+            return self._only
         identity = current_identity()
         found = self._tuned.get(identity)
         if found is None:
@@ -315,6 +319,7 @@ class Autotuned(Autotuner):
                 if made is None:  # what cannot be read now may be read later
                     return Tuned(list(self._listed))
                 found = self._tuned.setdefault(identity, with_entries(*made, self._listed, self._gives))
+                self._only = found if has_one_gpu() else None
         self._traced.rules = found.rules
         return found
 
@@ -345,6 +350,7 @@ class Autotuned(Autotuner):
         with self._lock:
             self._times_forgotten += 1
             self._tuned.clear()
+            self._only = None
             self._choices.clear()
             self._traced.rules = ()
             for direct in self._direct.values():  # who holds `kernel[grid]` holds these

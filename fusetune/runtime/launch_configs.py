@@ -320,6 +320,13 @@ def current_identity() -> TargetIdentity | None:
     return device_identity(torch.cuda.current_device()) if torch.cuda.is_available() else None
 
 
+def has_one_gpu() -> bool:
+    """Whether the current GPU is always the same one."""
+    import torch
+
+    return bool(torch.cuda.device_count() == 1)
+
+
 def is_capturing() -> bool:
     """Whether a CUDA graph is captured in this thread's stream."""
     torch = sys.modules.get("torch")

@@ -18,14 +18,19 @@ _TRITON_S: Final = frozenset(
 """What Triton's decorator is called."""
 
 
+def is_looked_up(source: SourceFile, autotune: cst.Call) -> bool:
+    """Whether a decorator looks its config up: what is decided is in the YAML, and its list stays as it is."""
+    return _imports(source, source.text(autotune.func)) == _AUTOTUNE
+
+
 def lookup_edits(source: SourceFile, autotune: cst.Call) -> list[Edit]:
     """The edits that put `@fusetune.autotune` in the place of `@triton.autotune`; none where it stands there.
 
     Its arguments stay as they are. Raises NotWritableError for another decorator of that name.
     """
-    name = source.text(autotune.func)
-    if _imports(source, name) == _AUTOTUNE:
+    if is_looked_up(source, autotune):
         return []
+    name = source.text(autotune.func)
     if name not in _TRITON_S or _imports(source, name).partition(".")[0] != "triton":
         raise source.refused(autotune, f"its autotuner is `{shown(name)}`, and none of Triton's own")
     return [source.replaced(autotune.func, _AUTOTUNE, f"{name} -> {_AUTOTUNE}"), *_import(source, autotune)]

@@ -31,6 +31,7 @@ LISTED = {"listed": ("BLOCK", "num_warps", "num_stages")}
 MORE: dict[str, dict[str, Any]] = {
     "keywords": {"given": ("num_warps",)},
     "a_cap": {"names": {"n": 5000}, "follows": ("BLOCK",)},
+    "computed_from_a_size": {"names": {"n": 1000}, "follows": ("BLOCK",)},
     "in_a_branch": {"follows": ("BLOCK",)},
     "by_hand_from_a_config": {"given": ("num_warps",)},
     "table": {"names": {"size": "large"}},
@@ -176,6 +177,11 @@ REFUSED = {
         2,
         "is computed",
     ),
+    "computed_anew_after_it": (
+        "def launch(x, y, n):\n    B = triton.next_power_of_2(n)\n    n = 1000\n    scale[(1,)](x, y, n, BLOCK=B)\n",
+        2,
+        "is computed",
+    ),
     "a_cap_that_would_not_count": (
         "def launch(x, y, n):\n    B = min(1024, triton.next_power_of_2(n))\n    scale[(1,)](x, y, n, BLOCK=B)\n",
         2,
@@ -208,9 +214,10 @@ REFUSED = {
 @pytest.mark.parametrize("name", sorted(REFUSED))
 def test_what_cannot_be_written_back_is_said_with_its_line(name: str, tmp_path: Path) -> None:
     body, line, why = REFUSED[name]
+    names = {"n": 1000} if name == "computed_anew_after_it" else {}
     file = tmp_path / "program.py"
     file.write_text(KERNEL + body, encoding="utf-8")
-    launch = launched(file, follows=("BLOCK",) if name == "a_grid_of_numbers" else ())
+    launch = launched(file, follows=("BLOCK",) if name == "a_grid_of_numbers" else (), names=names)
     plan = planned([Change(launch, BEFORE, WANTED)])
     (finding,) = plan.findings
     assert (finding.file, finding.line) == (str(file), KERNEL.count("\n") + line)
@@ -298,6 +305,13 @@ def test_the_import_that_is_there_serves_and_two_kernels_share_one(tmp_path: Pat
     (patch,) = planned([first, second]).files
     assert patch.after.count(b"import fusetune\n") == 1
     assert patch.after.count(b"@fusetune.autotune(") == 2
+
+
+def test_a_list_that_is_looked_up_already_stays_whatever_was_decided(tmp_path: Path) -> None:
+    file = copied("looked_up", tmp_path)
+    apply(planned([change_of("looked_up", file)]))
+    again = structs.replace(change_of("looked_up", file), looks_up=False)
+    assert planned([again, structs.replace(again, tried=(WANTED, BASELINE))]).files == ()
 
 
 def _launch_of(kernel: str, file: Path) -> Launched:

@@ -12,6 +12,8 @@ from fusetune.capture.cases import KernelSeen
 
 VERSION: Final = 1
 """Of the JSON. History: 1 first version."""
+AS_IT_IS: Final = "what the program launches"
+"""What a launch without an entry runs with that no autotuner is above."""
 MOST_ROWS: Final = 2000
 """Different outcomes that a process notes; what comes after them is counted as one."""
 

@@ -18,7 +18,7 @@ from fusetune.capture.patching import Patches
 from fusetune.capture.placing import heuristics_of
 from fusetune.capture.serving import traced
 from fusetune.capture.serving.as_launched import AsLaunched
-from fusetune.capture.serving.served import Applied, Left, Missed, Notes, Row, Tally
+from fusetune.capture.serving.served import AS_IT_IS, Applied, Left, Missed, Notes, Row, Tally
 from fusetune.core.brief import brief
 from fusetune.core.config import OPTIONS
 from fusetune.errors import MissingConfigError
@@ -31,7 +31,6 @@ OnMiss = Literal["default", "tune", "error"]
 ON_MISS: Final[tuple[OnMiss, ...]] = ("default", "tune", "error")
 MOST_REMEMBERED: Final = 4096
 """Kinds of launches whose answers are kept; after these all are looked up anew."""
-_AS_IT_IS: Final = "what the program launches"
 _TIMED: Final = "what its autotuner times"
 _FOUND_BEFORE: Final = "what its autotuner has found out before"
 _MOST_WARNINGS: Final = 20
@@ -349,7 +348,7 @@ class Serving:
             except Warning as warning:  # a program may have its warnings raised, and this is none of its own
                 self.notes.note(str(warning))
         if chosen.rung == "miss":
-            return _Answer(chosen, None, self._tally(kernel, Missed(chosen.why, _AS_IT_IS)))
+            return _Answer(chosen, None, self._tally(kernel, Missed(chosen.why, AS_IT_IS)))
         before = chosen.entry.before if chosen.entry is not None else None
         ran = {} if before is None else {**before.constants(), **before.options(), "num_ctas": before.num_ctas}
         given = Given(chosen.constants, chosen.options, supplied, ran, frozenset(chosen.follows))
@@ -372,7 +371,7 @@ class Serving:
     def _not_given(self, kernel: Any, why: str, *, remember: bool = True) -> _Answer:
         """The answer for a launch that cannot have the config of its entry."""
         missed = Chosen("miss", why, remember=remember)
-        return _Answer(missed, None, self._tally(kernel, Missed(why, _AS_IT_IS)))
+        return _Answer(missed, None, self._tally(kernel, Missed(why, AS_IT_IS)))
 
     def _tally(self, kernel: Any, row: Row) -> Tally:
         return self.notes.tally(self._seen(kernel)[1], row)

@@ -11,6 +11,7 @@ from fusetune.capture.serving.served import AS_IT_IS, Applied, KernelServed, Lef
 from fusetune.core.text import printable, shortened
 from fusetune.report.wording import plural
 
+NOTHING: Final = "the program launched no Triton kernel that could be seen"
 MOST_KERNELS: Final = 20
 MOST_LINES: Final = 6
 """Of one kernel; the file of --report has all."""
@@ -40,10 +41,11 @@ def _counted(served: Served) -> str:
     others = sum(kernel.launches for kernel in served.kernels) - applied
     kernels = sum(bool(kernel.applied) for kernel in served.kernels)
     if not served.kernels:
-        return "the program launched no Triton kernel that could be seen"
-    line = f"{_launches(applied)} of {plural(kernels, 'kernel')} with tuned configs" if applied else ""
-    without = f"{others if applied else _launches(others)} without" if others else ""
-    line = ", ".join(one for one in (line, without) if one)
+        made = sum(served.by_inductor.values())
+        return f"torch.compile made all {_launches(made)}" if made else NOTHING
+    line = f"{_launches(applied)} of {plural(kernels, 'kernel')} with tuned configs"
+    line += f", {others} without" if others else ""
+    line = line if applied else f"{_launches(others)}, none with a tuned config"
     line += f", in {served.processes} processes" if served.processes > 1 else ""
     timed = f"{_launches(served.trials)} of autotuners only timed" if served.trials else "nothing was timed"
     return f"{line}; {timed}"

@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+# Two processes that take from each other's list at the end, so that neither waits. A GPU is for one at a time.
+TWO := -n 2 --dist worksteal
 
 .PHONY: sweep test test-gpu lint format gate check clean
 
@@ -10,9 +12,10 @@ sweep: $(INSTALLED)
 	$(BIN)/fusetune sweep --M 128 --K 1024 --N 512
 
 test: $(INSTALLED)
-	TRITON_INTERPRET=1 $(BIN)/pytest -n 2 tests/interpret
-	$(BIN)/pytest -n 2 tests/unit tests/compile
-	$(BIN)/pytest tests/e2e tests/gpu
+	TRITON_INTERPRET=1 $(BIN)/pytest $(TWO) tests/interpret
+	$(BIN)/pytest $(TWO) tests/unit tests/compile
+	$(BIN)/pytest $(TWO) tests/e2e
+	$(BIN)/pytest tests/gpu
 
 # On a machine with a GPU: the tests that need one.
 test-gpu: $(INSTALLED)

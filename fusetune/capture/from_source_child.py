@@ -22,11 +22,11 @@ from fusetune.capture.exported import Exporter, NotExportedError
 from fusetune.capture.from_source import KernelPlace, KernelSource, NoKernel, SourceAnswer, SourceRequest
 from fusetune.capture.kept import KERNELS
 from fusetune.capture.needed import needed
-from fusetune.capture.sources import jitted, source_hash_of
 from fusetune.core.brief import brief
 from fusetune.core.target import find_target
 from fusetune.core.trouble import trouble_of
 from fusetune.errors import EXIT_INCONCLUSIVE, EXIT_OK, UsageError
+from fusetune.ops.sources import jitted, source_hash_of
 
 _LOCALS = "<locals>"
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 
+from fusetune.capture.again import gpu_time_of
 from fusetune.capture.answers import how_it_ended, not_started
 from fusetune.capture.cases import Looked
 from fusetune.capture.child import MISNAMED, QUOTA_BYTES, Request
@@ -60,3 +61,16 @@ def look(
     if looked.failed is None and done.returncode not in {0, EXIT_PROGRAM}:
         return msgspec.structs.replace(looked, failed=f"its process ended with {how_it_ended(done.returncode)}")
     return looked
+
+
+def with_gpu_time(program: Program, looked: Looked, *, limit_s: float | None = None) -> Looked:
+    """The same, with the time of all kernels, for which the program runs once more where a GPU was used.
+
+    Raises MachineError where no process could be started.
+    """
+    if looked.gpu is None or looked.failed is not None or not looked.cases:
+        return looked
+    found = gpu_time_of(program, [case for case in looked.cases if case.proposals], limit_s)
+    if isinstance(found, str):
+        return msgspec.structs.replace(looked, no_gpu_time=found)
+    return msgspec.structs.replace(looked, gpu_time=found)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from fusetune.capture.kept import ArgumentKept, Kept, TensorKept, TupleKept, named_tensors, read_kept
-from fusetune.capture.naming import kernel_place, op_name, problem_of, value_name
+from fusetune.capture.naming import problem_of
 from fusetune.capture.oracle import BY_DTYPE, CapturedData, Strictness
 from fusetune.capture.restore import PaddedDescriptor, argument_of, load_kept_kernel
 from fusetune.core.bound import Bound
@@ -17,6 +17,7 @@ from fusetune.core.problem import NamedProblem, Problem
 from fusetune.core.space import Rejection, SpaceName
 from fusetune.core.target import Target
 from fusetune.errors import UnsupportedProblemError
+from fusetune.ops.naming import kernel_place, op_name, value_name
 from fusetune.ops.refusals import CannotLaunchError
 from fusetune.ops.spec import KernelSpec, Launch, Operand, Role, TileDescriptor
 

@@ -25,7 +25,7 @@ PLAIN: Final = (torch.Tensor, nn.Parameter)
 _NATIVE_GUARDS_IN: Final = {(2, 11), (2, 13)}
 """Versions of PyTorch with whose TensorGuards this is tested: a private class, made for torch.compile's own guards.
 
-Another version is added once tests/unit/nn/test_operators.py and tests/gpu/test_runtime.py pass with it."""
+Another version is added once tests/unit/nn/test_operators.py and tests/gpu/gemm_scale/test_runtime.py pass with it."""
 
 
 def _as_shipped(function: Any, home: Any) -> Any:

@@ -6,19 +6,20 @@ import json
 import os
 import shlex
 import subprocess
-import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support.warm import warm_python
+
 PROGRAMS = Path(__file__).parents[1] / "support" / "programs"
 ROOT = Path(__file__).parents[2]
 
 
 def capture(*words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "fusetune", "capture", "--target", "rtx4090", *words]
+    command = [warm_python(), "-m", "fusetune", "capture", "--target", "rtx4090", *words]
     environment = {**os.environ, "COLUMNS": "140"}
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=240, env=environment)
 
@@ -231,7 +232,7 @@ def test_the_readme_s_commands_show_the_kernel_of_each_form_of_a_program(tmp_pat
     environment = {**os.environ, "PYTHONPATH": paths, "XDG_STATE_HOME": str(tmp_path / "state")}
     for _, *words in commands:
         done = subprocess.run(
-            [sys.executable, "-m", "fusetune", *words],
+            [warm_python(), "-m", "fusetune", *words],
             cwd=tmp_path,
             capture_output=True,
             text=True,

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from fusetune.capture.kept import read_kept
 from fusetune.capture.restore import load_kept_kernel
+from tests.support.warm import warm_python
 
 PROGRAMS = Path(__file__).parents[1] / "support" / "programs"
 ROOT = Path(__file__).parents[2]
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture
 def capture(tmp_path):
     def run(*words: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "fusetune", "capture", *words]
+        command = [warm_python(), "-m", "fusetune", "capture", *words]
         environment = {**os.environ, "COLUMNS": "140", "XDG_STATE_HOME": str(tmp_path)}
         return subprocess.run(
             command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=240, env=environment

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from fusetune.ops.gemm_scale.problem import make_problem
 from fusetune.tune.predict import predict
 from fusetune.tune.request import SweepRequest
 from tests.support import compile_faults
+from tests.support.warm import warm_python
 
 ROOT = Path(__file__).parents[2]
 TARGET = find_target("rtx4090")
@@ -153,7 +153,7 @@ def captured(folder: Path, what: str) -> CapturedSpec:
     folder.mkdir()
     (folder / "program.py").write_text(SAME_NAMES.format(what=what), encoding="utf-8")
     environment = {**os.environ, "XDG_STATE_HOME": str(folder / "state"), "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "fusetune", "capture", "--keep", "--json", "program.py"]
+    command = [warm_python(), "-m", "fusetune", "capture", "--keep", "--json", "program.py"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr
     return CapturedSpec(Path(json.loads(done.stdout)["cases"][0]["kept"]))

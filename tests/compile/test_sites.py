@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
+
+from tests.support.warm import warm_python
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = """import torch
@@ -34,7 +35,7 @@ launch(x, torch.empty_like(x))
 
 
 def captured(folder: Path, name: str) -> list[dict[str, Any]]:
-    command = [sys.executable, "-m", "fusetune", "capture", "--target", "rtx4090", "--json", name]
+    command = [warm_python(), "-m", "fusetune", "capture", "--target", "rtx4090", "--json", name]
     environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HOME": str(folder)}
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr

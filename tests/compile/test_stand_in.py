@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import pytest
 from fusetune.capture.stand_in import stand_in
 from fusetune.core.target import Target, find_target
 from fusetune.errors import UsageError
+from tests.support.warm import warm_python
 
 pytestmark = pytest.mark.compile
 
@@ -74,7 +74,7 @@ class Run:
         told = tmp_path / "told.json"
         self.cache = tmp_path / "triton"
         done = subprocess.run(
-            [sys.executable, "-c", DRIVER, target, args, str(told), *words],
+            [warm_python(), "-c", DRIVER, target, args, str(told), *words],
             capture_output=True,
             text=True,
             check=False,
@@ -395,6 +395,25 @@ def test_memory_that_nothing_filled_is_zero_of_any_size(rtx_4090: Target) -> Non
             del used
             assert not torch.empty(size, device="cuda").any()
             assert not torch.ones(size).new_empty((size,)).any()
+
+
+def test_billions_of_random_floats_are_not_drawn_since_no_kernel_reads_them(rtx_4090: Target) -> None:
+    import torch
+
+    with stand_in(rtx_4090):
+        layer = torch.nn.Linear(2**14, 2**14, device="cuda")
+        large = [torch.randn(2**28, device="cuda"), torch.rand_like(layer.weight), torch.rand(2**26, dtype=torch.half)]
+        for one in (layer.weight, *large):
+            assert one.is_cuda
+            assert not one[:1].any()
+        assert large[0].shape == (2**28,)
+        assert large[2].dtype == torch.half
+        assert torch.nn.Linear(64, 64).weight.any()
+        generator = torch.Generator("cuda").manual_seed(1)
+        drawn = torch.randn(64, generator=generator, device="cuda", requires_grad=True)
+        assert drawn.any()
+        assert drawn.requires_grad
+        assert torch.rand(8, out=torch.empty(8)).any()
 
 
 def test_modules_checkpoints_and_random_states_are_as_on_a_gpu(rtx_4090: Target) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from fusetune.core.environment import Environment
 from fusetune.store.schema import Entry, Times
 from fusetune.tune.program import Tuned, tune_case
 from fusetune.tune.request import Ranked, SweepRequest, SweepResult
+from tests.support.warm import warm_python
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = """import torch
@@ -28,13 +28,13 @@ import triton
 import triton.language as tl
 
 
-@triton.heuristics({"EVEN": lambda args: args["n"] % args["BLOCK_N"] == 0})
+@triton.heuristics({"EVEN": lambda args: args["n"] % args["BLOCK_W"] == 0})
 @triton.jit
 def outer(
-    x_ptr, y_ptr, m, n, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, _NUM: tl.constexpr, EVEN: tl.constexpr
+    x_ptr, y_ptr, m, n, BLOCK_H: tl.constexpr, BLOCK_W: tl.constexpr, _NUM: tl.constexpr, EVEN: tl.constexpr
 ):
-    rows = (tl.program_id(0) % _NUM) * BLOCK_M + tl.arange(0, BLOCK_M)
-    columns = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
+    rows = (tl.program_id(0) % _NUM) * BLOCK_H + tl.arange(0, BLOCK_H)
+    columns = tl.program_id(1) * BLOCK_W + tl.arange(0, BLOCK_W)
     at = rows[:, None] * n + columns[None, :]
     mask = (rows < m)[:, None] & (columns < n)[None, :]
     tl.store(y_ptr + at, tl.load(x_ptr + at, mask=mask) * 2, mask=mask)
@@ -45,7 +45,7 @@ def launch(x):
     y = torch.empty_like(x)
     BLOCK = 32
     count = triton.cdiv(m, BLOCK)
-    outer[(count, triton.cdiv(n, BLOCK))](x, y, m, n, BLOCK_M=BLOCK, BLOCK_N=BLOCK, _NUM=count)
+    outer[(count, triton.cdiv(n, BLOCK))](x, y, m, n, BLOCK_H=BLOCK, BLOCK_W=BLOCK, _NUM=count)
     return y
 
 
@@ -58,7 +58,7 @@ def looked(tmp_path_factory: pytest.TempPathFactory) -> Looked:
     folder = tmp_path_factory.mktemp("tied")
     (folder / "program.py").write_text(PROGRAM, encoding="utf-8")
     environment = {**os.environ, "XDG_STATE_HOME": str(folder / "state"), "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "fusetune", "capture", "--target", "rtx4090", "--keep", "--json", "program.py"]
+    command = [warm_python(), "-m", "fusetune", "capture", "--target", "rtx4090", "--keep", "--json", "program.py"]
     done = subprocess.run(
         command, cwd=folder, capture_output=True, text=True, check=False, timeout=240, env=environment
     )
@@ -103,11 +103,11 @@ def tuned(case: Case, **changed: Any) -> Tuned:
 def test_the_two_tiles_and_their_count_are_one_number_of_the_source(looked: Looked) -> None:
     (case,) = looked.cases
     assert case.site is not None
-    assert {name: one.varies for name, one in ((knob.name, knob) for knob in case.knobs)}["BLOCK_M"]
-    assert case.site.following == {"BLOCK_N": "BLOCK_M", "_NUM": "cdiv(1024, BLOCK_M)"}
-    one = tuned(case, BLOCK_M=128, num_warps=8)
+    assert {name: one.varies for name, one in ((knob.name, knob) for knob in case.knobs)}["BLOCK_H"]
+    assert case.site.following == {"BLOCK_W": "BLOCK_H", "_NUM": "cdiv(1024, BLOCK_H)"}
+    one = tuned(case, BLOCK_H=128, num_warps=8)
     assert one.result is not None
-    assert one.arguments[one.result.entry.config] == {"BLOCK_M": 128, "BLOCK_N": 128, "_NUM": 8}
+    assert one.arguments[one.result.entry.config] == {"BLOCK_H": 128, "BLOCK_W": 128, "_NUM": 8}
     plan = plan_of([one], looked, autotune=False)
     assert plan.findings == ()
     (patch,) = plan.files
@@ -118,4 +118,4 @@ def test_the_two_tiles_and_their_count_are_one_number_of_the_source(looked: Look
     assert lines == wanted.splitlines()
     autotuned = plan_of([one], looked, autotune=True)
     assert autotuned.files == ()
-    assert any("BLOCK_M" in finding.text for finding in autotuned.findings)
+    assert any("BLOCK_H" in finding.text for finding in autotuned.findings)

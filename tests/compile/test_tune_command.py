@@ -6,7 +6,6 @@ import json
 import os
 import pickle
 import subprocess
-import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from fusetune.core.config import NamedConfig
 from fusetune.core.target import find_target
 from fusetune.errors import UnsupportedProblemError
 from fusetune.store.yaml_files import read_config_file
+from tests.support.warm import warm_python
 
 ROOT = Path(__file__).parents[2]
 PROGRAMS = ROOT / "tests" / "support" / "programs"
@@ -60,7 +60,7 @@ def get_init_inputs():
 
 def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "COLUMNS": "160", "XDG_STATE_HOME": str(folder / "state"), "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "fusetune", *words]
+    command = [warm_python(), "-m", "fusetune", *words]
     return subprocess.run(
         command, cwd=folder, capture_output=True, text=True, check=False, timeout=240, env=environment
     )

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.support.warm import warm_python
 
 ROOT = Path(__file__).parents[2]
 PROGRAMS = ROOT / "tests" / "support" / "programs"
@@ -21,7 +22,7 @@ STALL = "smsp__average_warps_issue_stalled_long_scoreboard_per_issue_active.rati
 
 def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "COLUMNS": "160", "XDG_STATE_HOME": str(folder / "state"), "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "fusetune", "tune", "--target", "rtx4090", *words]
+    command = [warm_python(), "-m", "fusetune", "tune", "--target", "rtx4090", *words]
     return subprocess.run(
         command, cwd=folder, capture_output=True, text=True, check=False, timeout=240, env=environment
     )

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
+
+from tests.support.warm import warm_python
 
 pytestmark = pytest.mark.e2e
 
@@ -27,7 +28,7 @@ PLACES = {"rms_norm_in_place": f"{EXAMPLES / 'rms_norm.py'}:IN_PLACE"}
 
 
 def fusetune(folder: Path, *arguments: str, where: Path | None = None, **more: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "fusetune", *arguments]
+    command = [warm_python(), "-m", "fusetune", *arguments]
     environment = {**os.environ, "FUSETUNE_CONFIGS": str(folder / "configs"), "XDG_STATE_HOME": str(folder / "state")}
     environment |= more
     return subprocess.run(command, cwd=where or folder, capture_output=True, text=True, check=False, env=environment)

@@ -141,8 +141,8 @@ def test_6_a_write_behind_a_buffer_is_seen_and_its_tile_is_not_kept(tuned):
 
 def test_7_the_author_s_own_wrong_config_is_a_wrong_result(tuned):
     case = tuned(7).of("matmul_int8")
-    assert case["before"]["BLOCK_K"] <= 64
-    assert chosen(case, "BLOCK_K", 32) <= 64
+    assert case["before"]["BLOCK_D"] <= 64
+    assert chosen(case, "BLOCK_D", 32) <= 64
     assert case["verdict"] in TUNED
     assert wrong(case)
 

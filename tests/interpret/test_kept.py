@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from fusetune.capture.keeping import Keeper
 from fusetune.capture.kept import Kept, read_kept
 from fusetune.capture.launches import kernel_seen
 from tests.support.kept_kernels import kernels
+from tests.support.warm import warm_python
 
 AGAIN = """
 import sys
@@ -50,7 +50,7 @@ def again(kept: Kept) -> str:
     """What a new process says that launches it, somewhere else."""
     folder = Path(kept.case.kept or "")
     environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
-    command = [sys.executable, "-c", AGAIN, str(folder)]
+    command = [warm_python(), "-c", AGAIN, str(folder)]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()

@@ -104,19 +104,19 @@ def product(
     M,
     N,
     K,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_K: tl.constexpr,
+    BLOCK_H: tl.constexpr,
+    BLOCK_W: tl.constexpr,
+    BLOCK_D: tl.constexpr,
     GROUP: tl.constexpr,
 ):
     program = tl.program_id(0)
-    across = tl.cdiv(N, BLOCK_N)
-    rows = program // across * BLOCK_M + tl.arange(0, BLOCK_M)
-    columns = program % across * BLOCK_N + tl.arange(0, BLOCK_N)
-    depth = tl.arange(0, BLOCK_K)
-    total = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-    for step in range(tl.cdiv(K, BLOCK_K)):
-        at = step * BLOCK_K + depth
+    across = tl.cdiv(N, BLOCK_W)
+    rows = program // across * BLOCK_H + tl.arange(0, BLOCK_H)
+    columns = program % across * BLOCK_W + tl.arange(0, BLOCK_W)
+    depth = tl.arange(0, BLOCK_D)
+    total = tl.zeros((BLOCK_H, BLOCK_W), tl.float32)
+    for step in range(tl.cdiv(K, BLOCK_D)):
+        at = step * BLOCK_D + depth
         a = tl.load(a_ptr + rows[:, None] * K + at[None, :])
         b = tl.load(b_ptr + at[:, None] * N + columns[None, :])
         total += tl.dot(a, b)
@@ -125,14 +125,14 @@ def product(
 
 @JITFunction
 def tiled(
-    x_ptr, y_ptr, M, N, K, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, SPLIT: tl.constexpr = 1
+    x_ptr, y_ptr, M, N, K, BLOCK_H: tl.constexpr, BLOCK_W: tl.constexpr, BLOCK_D: tl.constexpr, SPLIT: tl.constexpr = 1
 ):
-    rows, columns = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M), tl.program_id(1) * BLOCK_N
-    columns += tl.arange(0, BLOCK_N)
+    rows, columns = tl.program_id(0) * BLOCK_H + tl.arange(0, BLOCK_H), tl.program_id(1) * BLOCK_W
+    columns += tl.arange(0, BLOCK_W)
     inside = (rows[:, None] < M) & (columns[None, :] < N)
-    total = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-    for first in range(0, K, BLOCK_K):
-        x = tl.load(x_ptr + rows[:, None] * K + first + tl.arange(0, BLOCK_K)[None, :], mask=rows[:, None] < M)
+    total = tl.zeros((BLOCK_H, BLOCK_W), tl.float32)
+    for first in range(0, K, BLOCK_D):
+        x = tl.load(x_ptr + rows[:, None] * K + first + tl.arange(0, BLOCK_D)[None, :], mask=rows[:, None] < M)
         total += tl.sum(x, axis=1)[:, None]
     tl.store(y_ptr + rows[:, None] * N + columns[None, :], total, mask=inside)
 
@@ -143,8 +143,8 @@ def _placed(program, tile):
 
 
 @JITFunction
-def placed_elsewhere(y_ptr, M, N, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
-    rows, columns = _placed(tl.program_id(0), BLOCK_M), _placed(tl.program_id(1), BLOCK_N)
+def placed_elsewhere(y_ptr, M, N, BLOCK_H: tl.constexpr, BLOCK_W: tl.constexpr):
+    rows, columns = _placed(tl.program_id(0), BLOCK_H), _placed(tl.program_id(1), BLOCK_W)
     tl.store(y_ptr + rows[:, None] * N + columns[None, :], 1.0, mask=(rows[:, None] < M) & (columns[None, :] < N))
 
 
@@ -170,11 +170,11 @@ def pages(x_ptr, y_ptr, table_ptr, n, PAGE_SIZE: tl.constexpr):
 
 
 @JITFunction
-def grouped(x_ptr, scale_ptr, y_ptr, K, group_size, BLOCK_K: tl.constexpr):
-    total = tl.zeros((BLOCK_K,), tl.float32)
-    for start in range(0, K, BLOCK_K):
+def grouped(x_ptr, scale_ptr, y_ptr, K, group_size, BLOCK_D: tl.constexpr):
+    total = tl.zeros((BLOCK_D,), tl.float32)
+    for start in range(0, K, BLOCK_D):
         scale = tl.load(scale_ptr + start // group_size)
-        total += tl.load(x_ptr + start + tl.arange(0, BLOCK_K)) * scale
+        total += tl.load(x_ptr + start + tl.arange(0, BLOCK_D)) * scale
     tl.store(y_ptr + tl.program_id(0), tl.sum(total))
 
 
@@ -364,12 +364,12 @@ def multiplied_by_one_tile(a: torch.Tensor, b: torch.Tensor, size: int = 64) -> 
     (M, K), N = a.shape, b.shape[1]
     c = torch.empty(M, N)
     grid = (triton.cdiv(M, size) * triton.cdiv(N, size),)
-    product[grid](a, b, c, M, N, K, BLOCK_M=size, BLOCK_N=size, BLOCK_K=32, GROUP=8)
+    product[grid](a, b, c, M, N, K, BLOCK_H=size, BLOCK_W=size, BLOCK_D=32, GROUP=8)
 
 
 def tiled_by_numbers(x: torch.Tensor, N: int) -> None:
     M, K = x.shape
-    tiled[(triton.cdiv(M, 64), triton.cdiv(N, 64))](x, torch.empty(M, N), M, N, K, BLOCK_M=64, BLOCK_N=64, BLOCK_K=64)
+    tiled[(triton.cdiv(M, 64), triton.cdiv(N, 64))](x, torch.empty(M, N), M, N, K, BLOCK_H=64, BLOCK_W=64, BLOCK_D=64)
 
 
 def tiled_by_counts_of_numbers(x: torch.Tensor, width: int) -> None:
@@ -382,37 +382,37 @@ def tiled_by_counts_of_numbers(x: torch.Tensor, width: int) -> None:
 def tiled_by_names_of_one_number(x: torch.Tensor, N: int) -> None:
     M, K = x.shape
     BM = BN = 64
-    tiled[(triton.cdiv(M, BM), triton.cdiv(N, BN))](x, torch.empty(M, N), M, N, K, BLOCK_M=64, BLOCK_N=64, BLOCK_K=32)
+    tiled[(triton.cdiv(M, BM), triton.cdiv(N, BN))](x, torch.empty(M, N), M, N, K, BLOCK_H=64, BLOCK_W=64, BLOCK_D=32)
 
 
 def tiled_by_a_name_and_a_number(x: torch.Tensor, N: int, size: int = 64) -> None:
     M, K = x.shape
     tiled[(triton.cdiv(M, size), triton.cdiv(N, 64))](
-        x, torch.empty(M, N), M, N, K, BLOCK_M=size, BLOCK_N=64, BLOCK_K=32
+        x, torch.empty(M, N), M, N, K, BLOCK_H=size, BLOCK_W=64, BLOCK_D=32
     )
 
 
 def tiled_beside_another_number(x: torch.Tensor, N: int) -> None:
     M, K = x.shape
-    tiled[(triton.cdiv(M, 64), triton.cdiv(N, 32))](x, torch.empty(M, N), M, N, K, BLOCK_M=64, BLOCK_N=64, BLOCK_K=32)
+    tiled[(triton.cdiv(M, 64), triton.cdiv(N, 32))](x, torch.empty(M, N), M, N, K, BLOCK_H=64, BLOCK_W=64, BLOCK_D=32)
 
 
 def tiled_twice_over(x: torch.Tensor, N: int) -> None:
     M, K = x.shape
     tiled[(triton.cdiv(M + 999, 64), triton.cdiv(N, 64))](
-        x, torch.empty(M, N), M, N, K, BLOCK_M=64, BLOCK_N=64, BLOCK_K=32
+        x, torch.empty(M, N), M, N, K, BLOCK_H=64, BLOCK_W=64, BLOCK_D=32
     )
 
 
 def tiled_by_a_grid_from_elsewhere(x: torch.Tensor, N: int, grid: tuple[int, ...]) -> None:
     M, K = x.shape
-    tiled[grid](x, torch.empty(M, N), M, N, K, BLOCK_M=64, BLOCK_N=64, BLOCK_K=32)
+    tiled[grid](x, torch.empty(M, N), M, N, K, BLOCK_H=64, BLOCK_W=64, BLOCK_D=32)
 
 
 def tiled_with_one_count(x: torch.Tensor) -> None:
     n = x.shape[0]
     count = triton.cdiv(n, 64)
-    tiled[(count, count)](x, torch.empty(n, n), n, n, x.shape[1], BLOCK_M=64, BLOCK_N=64, BLOCK_K=32)
+    tiled[(count, count)](x, torch.empty(n, n), n, n, x.shape[1], BLOCK_H=64, BLOCK_W=64, BLOCK_D=32)
 
 
 def tiled_by_a_copy(x: torch.Tensor, N: int) -> None:
@@ -420,17 +420,17 @@ def tiled_by_a_copy(x: torch.Tensor, N: int) -> None:
     size = 64
     same = size
     grid = (triton.cdiv(M, size), triton.cdiv(N, same))
-    tiled[grid](x, torch.empty(M, N), M, N, K, BLOCK_M=size, BLOCK_N=same, BLOCK_K=32)
+    tiled[grid](x, torch.empty(M, N), M, N, K, BLOCK_H=size, BLOCK_W=same, BLOCK_D=32)
 
 
 def tiled_by_one_size(x: torch.Tensor, N: int, size: int = 64) -> None:
     M, K = x.shape
-    tiled[(triton.cdiv(M, size), triton.cdiv(N, size))](x, torch.empty(M, N), M, N, K, size, size, BLOCK_K=size)
+    tiled[(triton.cdiv(M, size), triton.cdiv(N, size))](x, torch.empty(M, N), M, N, K, size, size, BLOCK_D=size)
 
 
 def tiled_by_one_size_and_a_fixed_width(x: torch.Tensor, N: int, size: int = 64) -> None:
     M, K = x.shape
-    tiled[(triton.cdiv(M, size), 16)](x, torch.empty(M, N), M, N, K, size, size, BLOCK_K=32)
+    tiled[(triton.cdiv(M, size), 16)](x, torch.empty(M, N), M, N, K, size, size, BLOCK_D=32)
 
 
 def by_a_count_that_is_a_constant(x: torch.Tensor, size: int = 256) -> None:
@@ -460,12 +460,12 @@ def by_a_tile_of_a_constant_size(x: torch.Tensor) -> None:
 def multiplied_by_numbers(a: torch.Tensor, b: torch.Tensor) -> None:
     (M, K), N = a.shape, b.shape[1]
     c = torch.empty(M, N)
-    product[(triton.cdiv(M, 64) * triton.cdiv(N, 64),)](a, b, c, M, N, K, BLOCK_M=64, BLOCK_N=64, BLOCK_K=32, GROUP=8)
+    product[(triton.cdiv(M, 64) * triton.cdiv(N, 64),)](a, b, c, M, N, K, BLOCK_H=64, BLOCK_W=64, BLOCK_D=32, GROUP=8)
 
 
 def placed_by_numbers(y: torch.Tensor) -> None:
     M, N = y.shape
-    placed_elsewhere[(triton.cdiv(M, 64), triton.cdiv(N, 64))](y, M, N, BLOCK_M=64, BLOCK_N=64)
+    placed_elsewhere[(triton.cdiv(M, 64), triton.cdiv(N, 64))](y, M, N, BLOCK_H=64, BLOCK_W=64)
 
 
 def rounded_by_the_size(n: int = 64) -> None:
@@ -493,7 +493,7 @@ def paged(x: torch.Tensor, table: torch.Tensor) -> None:
 
 def dequantised(x: torch.Tensor, group_size: int = 128) -> None:
     scales = torch.empty(x.shape[1] // group_size)
-    grouped[(1,)](x, scales, torch.empty(1), x.shape[1], group_size, BLOCK_K=64)
+    grouped[(1,)](x, scales, torch.empty(1), x.shape[1], group_size, BLOCK_D=64)
 
 
 def on_every_processor(x: torch.Tensor, programs: int = 132) -> None:

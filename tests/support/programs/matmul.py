@@ -6,12 +6,12 @@ import triton.language as tl
 
 
 @triton.jit
-def matmul(a_ptr, b_ptr, c_ptr, M, N, K, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr):
-    rows = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
-    columns = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
-    total = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-    for start in range(0, K, BLOCK_K):
-        depth = start + tl.arange(0, BLOCK_K)
+def matmul(a_ptr, b_ptr, c_ptr, M, N, K, BLOCK_H: tl.constexpr, BLOCK_W: tl.constexpr, BLOCK_D: tl.constexpr):
+    rows = tl.program_id(0) * BLOCK_H + tl.arange(0, BLOCK_H)
+    columns = tl.program_id(1) * BLOCK_W + tl.arange(0, BLOCK_W)
+    total = tl.zeros((BLOCK_H, BLOCK_W), tl.float32)
+    for start in range(0, K, BLOCK_D):
+        depth = start + tl.arange(0, BLOCK_D)
         a = tl.load(a_ptr + rows[:, None] * K + depth[None, :], mask=(rows[:, None] < M) & (depth[None, :] < K))
         b = tl.load(b_ptr + depth[:, None] * N + columns[None, :], mask=(depth[:, None] < K) & (columns[None, :] < N))
         total = tl.dot(a, b, total)
@@ -22,8 +22,8 @@ def matmul(a_ptr, b_ptr, c_ptr, M, N, K, BLOCK_M: tl.constexpr, BLOCK_N: tl.cons
 def product(a, b):
     (m, k), n = a.shape, b.shape[1]
     c = torch.empty(m, n, device=a.device)
-    matmul[lambda meta: (triton.cdiv(m, meta["BLOCK_M"]), triton.cdiv(n, meta["BLOCK_N"]))](
-        a, b, c, m, n, k, BLOCK_M=64, BLOCK_N=64, BLOCK_K=32
+    matmul[lambda meta: (triton.cdiv(m, meta["BLOCK_H"]), triton.cdiv(n, meta["BLOCK_W"]))](
+        a, b, c, m, n, k, BLOCK_H=64, BLOCK_W=64, BLOCK_D=32
     )
     return c
 

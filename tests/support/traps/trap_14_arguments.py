@@ -58,10 +58,10 @@ def add_to_all(table_ptr, x_ptr, n, BLOCK: tl.constexpr):
     tl.store(y_ptr + at, y, mask=at < n)
 
 
-def combined(x, y, out, op, bias=None, kind="plain"):
+def combined(x, y, out, op, shift=None, kind="plain"):
     n = out.numel()
     combine[(triton.cdiv(n, 256),)](
-        x, y, bias, out, n, 1, 1, (2.0, 1), op, tl.float32, (1, 2), 256, HAS_BIAS=bias is not None, KIND=kind
+        x, y, shift, out, n, 1, 1, (2.0, 1), op, tl.float32, (1, 2), 256, HAS_BIAS=shift is not None, KIND=kind
     )
     return out
 
@@ -79,7 +79,7 @@ def main():
     torch.testing.assert_close(combined(first, second, out, add), expected)
     same = torch.randn(5000, device="cuda")
     expected = torch.relu(same * 2 + 4 + first)
-    torch.testing.assert_close(combined(same, same, same, largest, bias=first, kind="relu"), expected)
+    torch.testing.assert_close(combined(same, same, same, largest, shift=first, kind="relu"), expected)
     outs = [torch.zeros(3000, device="cuda") for _ in range(3)]
     x = torch.randn(3000, device="cuda")
     add_to_each(outs, x)

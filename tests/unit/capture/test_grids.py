@@ -33,11 +33,11 @@ def test_source_is_found_for_what_a_callable_answers():
     assert launched(programs.by_callable_of_arguments, X).rule.text == "(cdiv(100000, BLOCK),)"
 
     def grid(meta):
-        rows = -(-4096 // meta["BLOCK_M"])
-        return (rows * -(-2048 // meta["BLOCK_N"]),)
+        rows = -(-4096 // meta["BLOCK_H"])
+        return (rows * -(-2048 // meta["BLOCK_W"]),)
 
-    rule = rule_of(grid, (1024,), {"M": 4096, "N": 2048}, {"BLOCK_M": 128, "BLOCK_N": 64})
-    assert rule.text == "(cdiv(2048, BLOCK_N) * cdiv(4096, BLOCK_M),)"
+    rule = rule_of(grid, (1024,), {"M": 4096, "N": 2048}, {"BLOCK_H": 128, "BLOCK_W": 64})
+    assert rule.text == "(cdiv(2048, BLOCK_W) * cdiv(4096, BLOCK_H),)"
 
 
 def test_a_callable_that_nothing_explains_has_no_source_and_is_asked():
@@ -98,17 +98,17 @@ def test_a_tuple_computed_by_the_caller_is_followed(function, text):
 
 def test_two_tiles_in_one_axis_are_followed_each():
     rule = launched(programs.multiplied, torch.empty(4096, 1024), torch.empty(1024, 2048)).rule
-    assert rule.reads == {"BLOCK_M", "BLOCK_N"}
+    assert rule.reads == {"BLOCK_H", "BLOCK_W"}
     assert rule.at({}) == (1024,)
-    assert rule.at({"BLOCK_M": 64}) == (2048,)
-    assert rule.at({"BLOCK_K": 64}) == (1024,)
+    assert rule.at({"BLOCK_H": 64}) == (2048,)
+    assert rule.at({"BLOCK_D": 64}) == (1024,)
 
 
 def test_one_name_for_two_tiles_keeps_them_together():
     rule = launched(programs.multiplied_by_one_tile, torch.empty(4096, 1024), torch.empty(1024, 2048)).rule
-    assert rule.at({"BLOCK_M": 128}) == rule.at({"BLOCK_M": 128, "BLOCK_N": 128}) == (512,)
-    assert rule.at({"BLOCK_N": 128}) is None
-    assert rule.arguments_at({"BLOCK_M": 128}) == {"BLOCK_N": 128}
+    assert rule.at({"BLOCK_H": 128}) == rule.at({"BLOCK_H": 128, "BLOCK_W": 128}) == (512,)
+    assert rule.at({"BLOCK_W": 128}) is None
+    assert rule.arguments_at({"BLOCK_H": 128}) == {"BLOCK_W": 128}
 
 
 def test_a_constant_that_is_a_count_of_another_s_tiles_follows_it_and_so_does_the_grid():
@@ -121,8 +121,8 @@ def test_a_constant_that_is_a_count_of_another_s_tiles_follows_it_and_so_does_th
 
 def test_a_copy_of_a_tile_under_another_name_varies_by_itself():
     rule = launched(programs.tiled_by_a_copy, torch.empty(1000, 256), 1000).rule
-    assert rule.at({"BLOCK_M": 128}) == (8, 16)
-    assert rule.arguments_at({"BLOCK_M": 128}) == {}
+    assert rule.at({"BLOCK_H": 128}) == (8, 16)
+    assert rule.arguments_at({"BLOCK_H": 128}) == {}
 
 
 def test_a_literal_written_in_the_grid_and_at_the_launch_is_one_tile():
@@ -135,54 +135,54 @@ def test_a_literal_written_in_the_grid_and_at_the_launch_is_one_tile():
 @pytest.mark.parametrize(
     ("function", "text"),
     [
-        (programs.tiled_by_numbers, "(cdiv(1000, BLOCK_M), cdiv(1000, BLOCK_N))"),
-        (programs.tiled_by_counts_of_numbers, "(-(-1000 // BLOCK_M), (1000 + (BLOCK_N - 1)) // BLOCK_N)"),
-        (programs.tiled_by_names_of_one_number, "(cdiv(1000, BLOCK_M), cdiv(1000, BLOCK_N))"),
-        (programs.tiled_by_a_name_and_a_number, "(cdiv(1000, BLOCK_M), cdiv(1000, BLOCK_N))"),
+        (programs.tiled_by_numbers, "(cdiv(1000, BLOCK_H), cdiv(1000, BLOCK_W))"),
+        (programs.tiled_by_counts_of_numbers, "(-(-1000 // BLOCK_H), (1000 + (BLOCK_W - 1)) // BLOCK_W)"),
+        (programs.tiled_by_names_of_one_number, "(cdiv(1000, BLOCK_H), cdiv(1000, BLOCK_W))"),
+        (programs.tiled_by_a_name_and_a_number, "(cdiv(1000, BLOCK_H), cdiv(1000, BLOCK_W))"),
     ],
 )
 def test_one_number_for_two_tiles_is_told_apart_by_what_the_kernel_does_with_each(function, text):
     # Both sizes are the same, so that only the axes tell.
     rule = launched(function, torch.empty(1000, 256), 1000).rule
     assert (rule.kind, rule.text, rule.suspects) == ("expression", text, frozenset())
-    assert rule.at({"BLOCK_M": 128}) == (8, 16)
-    assert rule.at({"BLOCK_N": 32}) == (16, 32)
+    assert rule.at({"BLOCK_H": 128}) == (8, 16)
+    assert rule.at({"BLOCK_W": 32}) == (16, 32)
 
 
 @pytest.mark.parametrize("columns", [2048, 4096])
 def test_two_tiles_on_one_axis_are_told_apart_by_the_size_that_each_cuts_up(columns):
     one = launched(programs.multiplied_by_numbers, torch.empty(4096, 1024), torch.empty(1024, columns))
-    assert one.rule.text == f"(cdiv(4096, BLOCK_M) * cdiv({columns}, BLOCK_N),)"
+    assert one.rule.text == f"(cdiv(4096, BLOCK_H) * cdiv({columns}, BLOCK_W),)"
 
 
 def test_a_number_that_is_no_tile_s_is_left_alone_beside_one_that_is():
     rule = launched(programs.tiled_beside_another_number, torch.empty(1000, 256), 1000).rule
-    assert rule.text == "(cdiv(1000, BLOCK_M), 32)"
+    assert rule.text == "(cdiv(1000, BLOCK_H), 32)"
 
 
 def test_a_grid_that_does_not_follow_what_the_kernel_covers_is_no_tile_s():
     rule = launched(programs.tiled_twice_over, torch.empty(1000, 256), 1000).rule
-    assert rule.at({"BLOCK_M": 32}) is None
+    assert rule.at({"BLOCK_H": 32}) is None
 
 
 def test_a_grid_from_elsewhere_is_told_apart_by_the_kernel_too():
     rule = launched(programs.tiled_by_a_grid_from_elsewhere, torch.empty(1000, 256), 1000, (16, 16)).rule
-    assert (rule.kind, rule.text) == ("cdiv", "(cdiv(1000, BLOCK_M), cdiv(1000, BLOCK_N))")
+    assert (rule.kind, rule.text) == ("cdiv", "(cdiv(1000, BLOCK_H), cdiv(1000, BLOCK_W))")
     fixed = launched(programs.tiled_by_a_grid_from_elsewhere, torch.empty(1000, 256), 1000, (16, 20)).rule
-    assert fixed.at({"BLOCK_M": 128}) == (8, 20)
-    assert fixed.at({"BLOCK_N": 128}) == (16, 20)
+    assert fixed.at({"BLOCK_H": 128}) == (8, 20)
+    assert fixed.at({"BLOCK_W": 128}) == (16, 20)
 
 
 def test_one_count_for_two_tiles_is_not_clear():
     rule = launched(programs.tiled_with_one_count, torch.empty(1000, 256)).rule
-    assert (rule.kind, rule.suspects) == ("fixed", {"BLOCK_M", "BLOCK_N"})
-    assert rule.why.endswith("64, which divides n, may be BLOCK_M or BLOCK_N")
+    assert (rule.kind, rule.suspects) == ("fixed", {"BLOCK_H", "BLOCK_W"})
+    assert rule.why.endswith("64, which divides n, may be BLOCK_H or BLOCK_W")
 
 
 def test_where_the_kernel_does_not_tell_two_tiles_of_one_number_stay():
     rule = launched(programs.placed_by_numbers, torch.empty(1000, 500)).rule
-    assert (rule.kind, rule.suspects) == ("fixed", {"BLOCK_M", "BLOCK_N"})
-    assert "may be BLOCK_M or BLOCK_N" in rule.why
+    assert (rule.kind, rule.suspects) == ("fixed", {"BLOCK_H", "BLOCK_W"})
+    assert "may be BLOCK_H or BLOCK_W" in rule.why
 
 
 def test_a_size_that_is_the_tile_s_number_is_not_taken_for_it():
@@ -232,15 +232,15 @@ def test_without_the_source_a_grid_that_nothing_explains_is_fixed():
 
 
 def test_two_explanations_are_none_until_another_launch_tells_them_apart():
-    constants = {"BLOCK_M": 64, "BLOCK_N": 64}
+    constants = {"BLOCK_H": 64, "BLOCK_W": 64}
     first = Point((64,), {"M": 4096, "N": 512}, constants)
-    other = Point((16,), {"M": 2048, "N": 512}, {"BLOCK_M": 128, "BLOCK_N": 64})
+    other = Point((16,), {"M": 2048, "N": 512}, {"BLOCK_H": 128, "BLOCK_W": 64})
     alone = rule_of(first.grid, first.grid, first.named, constants)
     assert alone.kind == "fixed"
     assert "may be" in alone.why
-    assert alone.at({"BLOCK_M": 32}) is None
+    assert alone.at({"BLOCK_H": 32}) is None
     both = rule_of(first.grid, first.grid, first.named, constants, points=[other])
-    assert (both.kind, both.reads) == ("cdiv", {"BLOCK_M"})
+    assert (both.kind, both.reads) == ("cdiv", {"BLOCK_H"})
 
 
 def test_a_buffer_that_is_sized_by_the_tile_is_named_with_its_line():

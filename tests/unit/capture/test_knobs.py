@@ -52,31 +52,31 @@ def test_tiles_of_the_grid_and_of_the_loop_vary_but_not_how_programs_are_grouped
     assert [name for name, one in found.items() if one.varies] == [
         "num_warps",
         "num_stages",
-        "BLOCK_M",
-        "BLOCK_N",
-        "BLOCK_K",
+        "BLOCK_H",
+        "BLOCK_W",
+        "BLOCK_D",
     ]
-    assert "a loop of the kernel steps by it" in found["BLOCK_K"].reason
+    assert "a loop of the kernel steps by it" in found["BLOCK_D"].reason
     assert "no size of a block" in found["GROUP"].reason
 
 
 def test_tiles_that_are_given_one_value_are_one_knob():
     found = knobs(launched(programs.multiplied_by_one_tile, torch.empty(4096, 1024), torch.empty(1024, 2048)))
-    assert (found["BLOCK_M"].varies, found["BLOCK_M"].values) == (True, (16, 32, 64, 128, 256))
-    assert found["BLOCK_M"].reason.startswith("the grid follows it, BLOCK_N with it: ")
-    assert found["BLOCK_N"].reason == "it goes with BLOCK_M: the caller gives both one value"
+    assert (found["BLOCK_H"].varies, found["BLOCK_H"].values) == (True, (16, 32, 64, 128, 256))
+    assert found["BLOCK_H"].reason.startswith("the grid follows it, BLOCK_W with it: ")
+    assert found["BLOCK_W"].reason == "it goes with BLOCK_H: the caller gives both one value"
 
 
 def test_a_loop_s_tile_among_those_limits_them():
     found = knobs(launched(programs.tiled_by_one_size, torch.empty(1000, 100), 500))
-    assert found["BLOCK_M"].values == (16, 32, 64, 128)
-    assert [found[name].varies for name in ("BLOCK_M", "BLOCK_N", "BLOCK_K")] == [True, False, False]
+    assert found["BLOCK_H"].values == (16, 32, 64, 128)
+    assert [found[name].varies for name in ("BLOCK_H", "BLOCK_W", "BLOCK_D")] == [True, False, False]
 
 
 def test_tiles_of_one_value_stay_where_the_grid_follows_but_one_of_them():
     found = knobs(launched(programs.tiled_by_one_size_and_a_fixed_width, torch.empty(1000, 256), 1000))
-    assert not found["BLOCK_M"].varies
-    assert found["BLOCK_M"].reason.endswith("and how the grid follows each of them is not known")
+    assert not found["BLOCK_H"].varies
+    assert found["BLOCK_H"].reason.endswith("and how the grid follows each of them is not known")
 
 
 def test_tiles_of_the_same_that_are_given_one_value_go_with_the_one_that_the_grid_reads():
@@ -176,7 +176,7 @@ def test_a_layout_stays_though_a_loop_steps_by_it():
 
 def test_a_tile_is_held_within_the_group_that_shares_a_scale():
     """The seventh trap."""
-    knob = knobs(launched(programs.dequantised, torch.empty(1, 4096)))["BLOCK_K"]
+    knob = knobs(launched(programs.dequantised, torch.empty(1, 4096)))["BLOCK_D"]
     assert knob.values == (16, 32, 64, 128)
     assert knob.reason.endswith("at most group_size, 128")
 
@@ -218,3 +218,16 @@ def test_programs_that_stay_on_the_gpu_keep_their_number_and_vary_their_tile():
     assert "a buffer of the program is sized by it" in found["PROGRAMS"].reason
     assert found["BLOCK"].varies
     assert one.rule.at({"BLOCK": 512}) == (132,)
+
+
+def test_of_what_stays_the_program_may_be_run_with_another_value_where_the_program_alone_keeps_it():
+    by_buffer = knobs(launched(programs.summed_in_parts, X))["BLOCK"]
+    by_grid = knobs(launched(programs.literal_written_twice, X))["BLOCK"]
+    by_another_literal = knobs(launched(programs.over_launched, X))["BLOCK"]
+    tied_to_the_row = knobs(launched(programs.softmax_by_rows, torch.empty(64, 1000)))["BLOCK"]
+    a_layout = knobs(launched(programs.dequantised, torch.empty(64, 1024)))
+    assert (by_buffer.varies, by_buffer.again) == (False, True)
+    assert (by_grid.varies, by_grid.again) == (True, False)
+    assert (by_another_literal.varies, by_another_literal.again) == (False, True)
+    assert (tied_to_the_row.varies, tied_to_the_row.again) == (False, False)
+    assert not any(one.again for name, one in a_layout.items() if not one.varies and name.startswith("num_"))

@@ -17,7 +17,7 @@ from fusetune import (
     fused_gemm_scale_batch_norm,
 )
 from fusetune.nn import dispatch
-from tests.support.drop_in import (
+from tests.support.gemm_scale.drop_in import (
     CHANGES,
     KINDS,
     NORM_CHANGES,

@@ -17,14 +17,14 @@ import triton.language as tl
 
 
 @triton.jit
-def sums(x_ptr, y_ptr, n, count, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, NUM: tl.constexpr):
+def sums(x_ptr, y_ptr, n, count, BLOCK_H: tl.constexpr, BLOCK_W: tl.constexpr, NUM: tl.constexpr):
     pass
 
 
 """
-BEFORE = {"BLOCK_M": 64, "BLOCK_N": 64, "NUM": 16, "num_warps": 4, "num_stages": 3}
-WANTED = {**BEFORE, "BLOCK_M": 128, "BLOCK_N": 128, "NUM": 8}
-FOLLOWING = {"BLOCK_N": "BLOCK_M", "NUM": "cdiv(1024, BLOCK_M)"}
+BEFORE = {"BLOCK_H": 64, "BLOCK_W": 64, "NUM": 16, "num_warps": 4, "num_stages": 3}
+WANTED = {**BEFORE, "BLOCK_H": 128, "BLOCK_W": 128, "NUM": 8}
+FOLLOWING = {"BLOCK_W": "BLOCK_H", "NUM": "cdiv(1024, BLOCK_H)"}
 
 
 def change_of(file: Path, body: str, wanted: dict[str, Any] = WANTED, **more: Any) -> Change:
@@ -32,7 +32,7 @@ def change_of(file: Path, body: str, wanted: dict[str, Any] = WANTED, **more: An
     tree = ast.parse(file.read_bytes())
     calls = [one for one in ast.walk(tree) if isinstance(one, ast.Call) and isinstance(one.func, ast.Subscript)]
     (kernel,) = [one for one in ast.walk(tree) if isinstance(one, ast.FunctionDef) and one.name == "sums"]
-    told = {"following": FOLLOWING, "follows": ("BLOCK_M", "BLOCK_N"), **more}
+    told = {"following": FOLLOWING, "follows": ("BLOCK_H", "BLOCK_W"), **more}
     launch = Launched(
         str(file),
         calls[0].lineno,
@@ -70,7 +70,7 @@ def file(tmp_path: Path) -> Path:
 COUNTED = """def launch(x, y, n):
     BLOCK = 64
     tiles = triton.cdiv(n, BLOCK)
-    sums[(tiles,)](x, y, n, 3, BLOCK_M=BLOCK, BLOCK_N=BLOCK, NUM=tiles)
+    sums[(tiles,)](x, y, n, 3, BLOCK_H=BLOCK, BLOCK_W=BLOCK, NUM=tiles)
 """
 
 
@@ -83,10 +83,10 @@ def test_tiles_of_one_name_are_written_at_its_one_place_and_a_count_of_them_need
 
 def test_a_count_that_a_launch_is_given_at_run_time_follows_too(file: Path) -> None:
     body = COUNTED.replace("n, 3,", "n, tiles,")
-    following = {**FOLLOWING, "count": "cdiv(1024, BLOCK_M)"}
+    following = {**FOLLOWING, "count": "cdiv(1024, BLOCK_H)"}
     assert after(change_of(file, body, following=following)) == body.replace("BLOCK = 64", "BLOCK = 128")
     told = refused(change_of(file, body))
-    assert told == "4: what BLOCK_M is given feeds count, too, which is to stay as it is"
+    assert told == "4: what BLOCK_H is given feeds count, too, which is to stay as it is"
 
 
 def test_tables_and_attributes_of_one_key_are_one_place(file: Path) -> None:
@@ -103,12 +103,12 @@ def test_a_copy_that_is_to_have_another_number_is_refused_where_it_stands(file: 
     """A copy of a tile under another name is a knob of its own."""
     body = (
         "def launch(x, y, n):\n    BLOCK = 64\n    same = BLOCK\n"
-        "    sums[(triton.cdiv(n, BLOCK),)](x, y, n, 3, BLOCK_M=BLOCK, BLOCK_N=same, NUM=16)\n"
+        "    sums[(triton.cdiv(n, BLOCK),)](x, y, n, 3, BLOCK_H=BLOCK, BLOCK_W=same, NUM=16)\n"
     )
-    apart = {**BEFORE, "BLOCK_M": 128, "BLOCK_N": wanted}
+    apart = {**BEFORE, "BLOCK_H": 128, "BLOCK_W": wanted}
     told = refused(change_of(file, body, apart, following={}, follows=()))
-    assert told.startswith("4: what BLOCK_M is given feeds BLOCK_N, too")
-    both = {**BEFORE, "BLOCK_M": 128, "BLOCK_N": 128}
+    assert told.startswith("4: what BLOCK_H is given feeds BLOCK_W, too")
+    both = {**BEFORE, "BLOCK_H": 128, "BLOCK_W": 128}
     alike = after(change_of(file, body, both, following={}, follows=()))
     assert alike == body.replace("BLOCK = 64", "BLOCK = 128")
 
@@ -116,16 +116,16 @@ def test_a_copy_that_is_to_have_another_number_is_refused_where_it_stands(file: 
 def test_a_number_written_at_the_launch_twice_and_in_the_grid_is_changed_in_all_places(file: Path) -> None:
     body = (
         "def launch(x, y, n):\n"
-        "    sums[(triton.cdiv(n, 64), triton.cdiv(n, 64))](x, y, n, 3, BLOCK_M=64, BLOCK_N=64, NUM=16)\n"
+        "    sums[(triton.cdiv(n, 64), triton.cdiv(n, 64))](x, y, n, 3, BLOCK_H=64, BLOCK_W=64, NUM=16)\n"
     )
-    both = {**BEFORE, "BLOCK_M": 128, "BLOCK_N": 128}
+    both = {**BEFORE, "BLOCK_H": 128, "BLOCK_W": 128}
     assert after(change_of(file, body, both, following={})) == body.replace("64", "128")
-    one = {**BEFORE, "BLOCK_M": 128}
-    assert "whose number cannot be told from BLOCK_N's" in refused(change_of(file, body, one, following={}))
+    one = {**BEFORE, "BLOCK_H": 128}
+    assert "whose number cannot be told from BLOCK_W's" in refused(change_of(file, body, one, following={}))
 
 
 def test_a_follower_with_a_number_of_its_own_is_written_there(file: Path) -> None:
-    body = "def launch(x, y, n):\n    sums[(7,)](x, y, n, 3, BLOCK_M=64, BLOCK_N=64, NUM=16)\n"
+    body = "def launch(x, y, n):\n    sums[(7,)](x, y, n, 3, BLOCK_H=64, BLOCK_W=64, NUM=16)\n"
     told = after(change_of(file, body, follows=()))
     assert told == body.replace("64", "128").replace("NUM=16", "NUM=8")
 
@@ -133,7 +133,7 @@ def test_a_follower_with_a_number_of_its_own_is_written_there(file: Path) -> Non
 def test_a_follower_that_is_computed_elsewhere_is_refused_with_its_place(file: Path) -> None:
     body = (
         "def launch(x, y, n):\n    BLOCK = 64\n"
-        "    sums[(7,)](x, y, n, 3, BLOCK_M=BLOCK, BLOCK_N=BLOCK, NUM=count_of(n))\n"
+        "    sums[(7,)](x, y, n, 3, BLOCK_H=BLOCK, BLOCK_W=BLOCK, NUM=count_of(n))\n"
     )
     assert refused(change_of(file, body, follows=())) == "3: `count_of(n)` is computed, so there is no value to write"
 
@@ -157,15 +157,15 @@ def test_cases_that_differ_in_a_count_alone_want_the_same(file: Path) -> None:
 
 
 def test_an_autotuner_gives_tied_tiles_and_no_count_of_them(file: Path) -> None:
-    grid = 'lambda meta: (triton.cdiv(n, meta["BLOCK_M"]),)'
-    body = f"def launch(x, y, n):\n    BLOCK = 64\n    sums[{grid}](x, y, n, 3, BLOCK_M=BLOCK, BLOCK_N=BLOCK, NUM=16)\n"
+    grid = 'lambda meta: (triton.cdiv(n, meta["BLOCK_H"]),)'
+    body = f"def launch(x, y, n):\n    BLOCK = 64\n    sums[{grid}](x, y, n, 3, BLOCK_H=BLOCK, BLOCK_W=BLOCK, NUM=16)\n"
     wanted = {**WANTED, "NUM": 16}
-    change = change_of(file, body, wanted, following={"BLOCK_N": "BLOCK_M"})
+    change = change_of(file, body, wanted, following={"BLOCK_W": "BLOCK_H"})
     tried = Change(change.launch, BEFORE, wanted, (wanted, BEFORE), key=("n",), us=1.0)
     (patch,) = planned([tried]).files
     text = patch.after.decode()
-    assert 'triton.Config({"BLOCK_M": 128, "BLOCK_N": 128}, num_warps=4, num_stages=3)' in text
+    assert 'triton.Config({"BLOCK_H": 128, "BLOCK_W": 128}, num_warps=4, num_stages=3)' in text
     assert "(x, y, n, 3, NUM=16)" in text
     counted = change_of(file, body.replace("NUM=16", "NUM=triton.cdiv(n, BLOCK)"))
     (finding,) = planned([Change(counted.launch, BEFORE, WANTED, (WANTED, BEFORE), us=1.0)]).findings
-    assert "NUM is computed from BLOCK_M before an autotuner has chosen" in finding.text
+    assert "NUM is computed from BLOCK_H before an autotuner has chosen" in finding.text

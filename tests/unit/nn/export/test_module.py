@@ -27,8 +27,8 @@ from fusetune.ops.gemm_scale.space import holds_columns
 from fusetune.ops.loading import load_spec
 from fusetune.store.schema import ConfigFile
 from fusetune.store.yaml_files import dump_config_file
-from tests.support import handed_out
-from tests.support.exporting import (
+from tests.support.gemm_scale import handed_out
+from tests.support.gemm_scale.exporting import (
     CONFIGS,
     JOINED,
     JOINED_COLUMNS,

@@ -1,0 +1,89 @@
+"""What an exported kernel compiles to is what the library's does, instruction by instruction."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from triton.compiler import compile as triton_compile
+
+from fusetune.compiler.build import specialize
+from fusetune.compiler.sass import sass_of_cubin
+from fusetune.core.target import Target, find_target
+from fusetune.ops.gemm_scale.config import Config
+from fusetune.ops.gemm_scale.linear_scale import SPEC
+from fusetune.ops.gemm_scale.problem import make_problem
+from fusetune.ops.spec import Launch, abstract_tensors
+from tests.support.gemm_scale.exporting import exported
+
+RTX_4090 = find_target("rtx4090")
+H200 = find_target("h200")
+PERSISTENT = Config(variant="persistent", BLOCK_M=128, BLOCK_N=128, num_warps=8, num_stages=3)
+JOINED = Config(variant="split_k", BLOCK_M=32, BLOCK_N=32, BLOCK_K=64, SPLIT_K=4, num_stages=3)
+PERSISTENT_JOINED = Config(variant="persistent", BLOCK_M=64, BLOCK_N=32, BLOCK_K=64, SPLIT_K=2, num_stages=3)
+
+
+def _loaded(path: Path, text: str) -> ModuleType:
+    path.write_text(text)
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _code(launch: Launch, target: Target) -> str:
+    source = ASTSource(launch.kernel, *specialize(launch))
+    compiled = triton_compile(source, target=GPUTarget("cuda", target.sm, 32), options=dict(launch.options))
+    text = sass_of_cubin(compiled.asm["cubin"])
+    # Where an argument lies depends on how many there are; what is done with it does not.
+    return "\n".join(line.split("*/")[1].split("c[0x0]")[0].strip() for line in text.splitlines() if " ;" in line)
+
+
+@pytest.mark.parametrize(
+    ("target", "config"),
+    [
+        (RTX_4090, Config(BLOCK_M=64, BLOCK_N=16, BLOCK_K=128, num_stages=3)),
+        (RTX_4090, JOINED),
+        (H200, PERSISTENT),
+        (H200, PERSISTENT_JOINED),
+    ],
+    ids=["sm_89 tiled", "sm_89 joined", "sm_90 persistent", "sm_90 persistent joined"],
+)
+def test_an_exported_kernel_is_compiled_to_the_library_s_instructions(tmp_path, target: Target, config: Config) -> None:
+    problem = make_problem(128, 512, 1024, "float32")
+    (ours,) = SPEC.launches(problem, config, abstract_tensors(SPEC, problem, config, target))
+    assert isinstance(ours, Launch)
+    module = _loaded(tmp_path / "module.py", exported("gemm_scale", config, target, sizes=(128, 512, 1024)))
+    kernel = module.fused_gemm_scale_kernel
+    names = set(kernel.arg_names)
+    theirs = Launch(
+        kernel,
+        ours.grid,
+        {name: value for name, value in ours.arguments.items() if name in names},
+        {name: value for name, value in ours.constants.items() if name in names},
+        ours.options,
+    )
+    mine, exported_code = _code(ours, target).splitlines(), _code(theirs, target).splitlines()
+    assert len(exported_code) == pytest.approx(len(mine), rel=0.02)
+    for kind in (
+        "MMA",
+        "LDGSTS",
+        "LDSM",
+        "UTMALDG",
+        "UTMASTG",
+        "STG",
+        "LDG",
+        "LDS",
+        "STS",
+        "STL",
+        "LDL",
+        "ATOM",
+        "BAR",
+    ):
+        assert sum(kind in line for line in exported_code) == sum(kind in line for line in mine), kind

@@ -115,11 +115,12 @@ def gate(
 ) -> None:
     """Check that tuned configs still hold: config files, or folders of <gpu>/<op>.yaml (default: ./configs).
 
-    On a GPU, every kept config is measured against BASELINE again, and a regression once more before it is called one.
-    With --static every config is compiled for its GPU and held against its pin, which --pin writes, and `fusetune tune`
-    for the kernels of a program: those are taken from the source as it is now, where --kernels names it. Exit codes: 1
-    a regression; 3 noise, or nothing to compare with; 4 another GPU than the file's, or none; 5 a wrong result. In a
-    GitHub workflow it also annotates and appends to the step's summary.
+    On a GPU, every kept config is measured against BASELINE, or what ran before, again, and a regression once more
+    before it is called one. With --static every config is compiled for its GPU and held against its pin, which --pin
+    writes, and `fusetune tune` for the kernels of a program: those are taken from the source as it is now, where
+    --kernels names it. Exit codes: 1 a regression; 3 noise, or nothing to compare with; 4 another GPU than the file's,
+    or none; 5 a wrong result; 6 a program that failed by itself. In a GitHub workflow it also annotates and appends to
+    the step's summary.
     """
     only_live = {"--against": against, "--budget": budget, "--program": programs or None, "--vouch": vouched or None}
     _refuse_mixed(static=static, live=live, run=run, pins=pins, only_live=only_live, paths=paths)

@@ -252,13 +252,6 @@ def tune(
     ctx.exit(exit_code(looked, tuned))
 
 
-def _pin(tuned: Sequence[Tuned], processes: CompileProcesses) -> None:
-    from fusetune.cli.tuned_pins import pin_all
-
-    pin_all(tuned, processes)
-    processes.end()  # While the outcome is shown.
-
-
 def _begun(case: Case, vouched: Sequence[str]) -> str:
     """The case that is tuned now, and that its user answers for it."""
     return f"{case.kernel.name}  {case.config_text()}{VOUCHED if _is_of(case.kernel.name, vouched) else ''}"
@@ -266,6 +259,13 @@ def _begun(case: Case, vouched: Sequence[str]) -> str:
 
 def _is_of(name: str, globs: Sequence[str]) -> bool:
     return any(fnmatchcase(name, glob) for glob in globs)
+
+
+def _pin(tuned: Sequence[Tuned], processes: CompileProcesses) -> None:
+    from fusetune.cli.tuned_pins import pin_all
+
+    pin_all(tuned, processes)
+    processes.end()  # While the outcome is shown.
 
 
 def _measured(server: ForkServer) -> Callable[[SweepRequest], SweepResult]:

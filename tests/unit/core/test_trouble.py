@@ -23,6 +23,7 @@ from fusetune.core.trouble import (
     why_not_written,
 )
 from fusetune.errors import CompileError, MachineError, UsageError
+from tests.support.sample import OP
 
 REFUSALS = [
     *("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "EIO", "EMFILE", "ENFILE", "ENOMEM", "EAGAIN", "ESTALE"),
@@ -175,7 +176,7 @@ def test_a_full_disk_without_a_file_s_name_is_told_with_the_place_that_is_full(
     [
         "OSError: [Errno 28] No space left on device",
         "PermissionError: [Errno 13] Permission denied: '/x/.triton/cache/ABC'",
-        "gemm_scale does not launch 64x64x32 w4 s2: MemoryError: ",
+        f"{OP} does not launch 64x64x32 w4 s2: MemoryError: ",
         "PTXASError: `ptxas` failed with error code -9\n`ptxas` stderr:\n",
         "JSONDecodeError: Expecting value: line 1 column 1 (char 0)",
         "cuobjdump could not read the compiled kernel: cuobjdump info : File does not contain device code",

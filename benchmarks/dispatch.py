@@ -1,14 +1,17 @@
 """What a call costs the host: fused functions and modules beside PyTorch, torch.compile, kernel[grid] and autotune.
 
-`python benchmarks/dispatch.py` needs a GPU for three of its four parts (`--only lookup` needs none):
+`python benchmarks/dispatch.py` needs a GPU for all of its parts but one (`--only lookup` needs none):
 
     host      nanoseconds of the host a call, clocked around batches of calls while the GPU is not what they wait for
     events    microseconds a call, end to end: CUDA events around a row of eager calls, no graphs
     lookup    a file of 10,000 entries: loading it, a look-up made before, a new one; and `import fusetune`
     shapes    1,000 calls over 50 random shapes: memory after the first pass, kernels compiled, plans made
+    user      a kernel of a user's, of 16 arguments: `@fusetune.autotune` with an entry beside kernel[grid] and
+              `@triton.autotune` with a warm cache, as in `host`; and 1,000 calls over 50 shapes, as in `shapes`
 
-Arms take turns in random order, and each figure is a median over the rounds. The configs are swept first, unless
-`--configs` names a folder of them or `--baseline` does without. Writes benchmarks/results/dispatch-<gpu>.json.
+Arms take turns in random order, and each figure is a median over the rounds. The configs of the first parts are swept,
+unless `--configs` names a folder of them or `--baseline` does without; `--only user` sweeps nothing.
+Writes benchmarks/results/dispatch-<gpu>.json, or with --only dispatch-<parts>-<gpu>.json.
 """
 
 from __future__ import annotations
@@ -33,13 +36,14 @@ from fusetune.core.target import find_target
 from fusetune.core.text import slugify
 
 HERE = Path(__file__).resolve().parent
-PARTS = ("host", "events", "lookup", "shapes")
+PARTS = ("host", "events", "lookup", "shapes", "user")
 K, N, M = 1024, 512, 128
 TARGETS = {
     # arm: {reference: at most so much of it}
     "fused_gemm_scale": {"linear_then_scale": 0.45, "kernel_grid": 0.5, "autotune": 0.35},
     "eval/ModelNew": {"eval/eager": 0.4, "eval/compile": 0.4},
     "train/ModelNew": {"train/eager": 0.5, "train/compile": 0.5},
+    "user/fusetune": {"user/kernel_grid": 0.5, "user/autotune": 0.35},
 }
 END_TO_END_SPEEDUP = 1.5
 LOOKUP_LIMITS_US = {"load": 100e3, "hot": 1.0, "cold": 100.0, "import": 50e3}
@@ -64,12 +68,17 @@ def main() -> None:
     arguments = parser.parse_args()
     parts = arguments.only or PARTS
     result: dict[str, Any] = {"date": f"{date.today():%Y-%m-%d}"}
-    if set(parts) - {"lookup"}:
+    if set(parts) - {"lookup"} and not has_gpu():
+        sys.exit("there is no GPU here; --only lookup needs none")
+    if set(parts) - {"lookup", "user"}:
         result |= on_a_gpu(arguments, parts)
+    if "user" in parts:
+        result = user_part(arguments.rounds, result)
     if "lookup" in parts:
         result["lookup_us"] = lookup_part()
     arguments.output.mkdir(parents=True, exist_ok=True)
-    path = arguments.output / f"dispatch-{slugify(result.get('gpu', 'no-gpu'))}.json"
+    some = "" if set(parts) == set(PARTS) else f"{'-'.join(parts)}-"  # Never in the place of all of them.
+    path = arguments.output / f"dispatch-{some}{slugify(result.get('gpu', 'no-gpu'))}.json"
     if "gpu" in result:
         path.write_text(json.dumps(result, indent=1) + "\n")
     for line in table(result):
@@ -78,14 +87,47 @@ def main() -> None:
         print(f"wrote {path}")
 
 
+def has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def user_part(rounds: int, result: dict[str, Any]) -> dict[str, Any]:
+    """The result with what a user's kernel costs."""
+    import torch
+
+    import fusetune
+
+    with tempfile.TemporaryDirectory() as folder:
+        import dispatch_arms
+        import dispatch_user
+        from msgspec import to_builtins
+
+        dispatch_user.write_tuned(Path(folder))
+        fusetune.load(folder)
+        failed = dict(result.get("failed", {}))
+        times = host_part(able(dispatch_user.arms(), failed), rounds, torch.cuda.synchronize)
+        counted = dispatch_user.shapes()
+    fusetune.load()
+    return {
+        "gpu": torch.cuda.get_device_name(),
+        "environment": to_builtins(dispatch_arms.environment()),
+        "python": sys.version.split()[0],
+        **result,
+        "user_us": times,
+        "user_ratios": ratios(times),
+        "user_shapes": counted,
+        "failed": failed,
+    }
+
+
 def on_a_gpu(arguments: argparse.Namespace, parts: list[str] | tuple[str, ...]) -> dict[str, Any]:
     import torch
     from msgspec import to_builtins
 
     import fusetune
 
-    if not torch.cuda.is_available():
-        sys.exit("there is no GPU here; --only lookup needs none")
     with tempfile.TemporaryDirectory() as folder:
         where = arguments.configs or Path(folder, "configs")
         if arguments.configs is None and not arguments.baseline:
@@ -277,14 +319,19 @@ def look_up(folder: Path, entries: int) -> dict[str, float]:
     }
 
 
+def host_lines(times: Mapping[str, float], found: Mapping[str, Mapping[str, float]]) -> list[str]:
+    lines = [f"host   {name:<28} {value:8.2f} us" for name, value in times.items()]
+    for arm, others in found.items():
+        for other, ratio in others.items():
+            limit = TARGETS[arm][other]
+            lines.append(f"  {arm} / {other}: {ratio:.3f} (at most {limit}) {'ok' if ratio <= limit else 'MISSED'}")
+    return lines
+
+
 def table(result: Mapping[str, Any]) -> list[str]:
     lines = [f"{result.get('gpu', 'no GPU')}  {result.get('problem', '')}  configs: {result.get('configs', '-')}"]
     if "host_us" in result:
-        lines += [f"host   {name:<28} {value:8.2f} us" for name, value in result["host_us"].items()]
-        for arm, found in result["host_ratios"].items():
-            for other, ratio in found.items():
-                limit = TARGETS[arm][other]
-                lines.append(f"  {arm} / {other}: {ratio:.3f} (at most {limit}) {'ok' if ratio <= limit else 'MISSED'}")
+        lines += host_lines(result["host_us"], result["host_ratios"])
     if "end_to_end_us" in result:
         times = result["end_to_end_us"]
         lines += [f"events {name:<28} {value:8.2f} us" for name, value in times.items()]
@@ -298,6 +345,9 @@ def table(result: Mapping[str, Any]) -> list[str]:
         lines.append(f"lookup {name:<8} {value:12.3f} us (at most {limit:g}) {'ok' if value <= limit else 'MISSED'}")
     if "shapes" in result:
         lines.append(f"shapes {result['shapes']}")
+    if "user_us" in result:
+        lines += host_lines(result["user_us"], result["user_ratios"])
+        lines.append(f"shapes of the user's kernel {result['user_shapes']}")
     lines += [f"FAILED {name}: {reason}" for name, reason in result.get("failed", {}).items()]
     return lines
 

@@ -153,17 +153,17 @@ def shapes_part() -> dict[str, Any]:
     try:
         one_pass()
         torch.cuda.synchronize()
-        first = {"compiled": len(compiled), "plans": PLANS.count, **_memory()}
+        first = {"compiled": len(compiled), "plans": PLANS.count, **memory()}
         for _ in range(CALLS // SHAPES):
             one_pass()
         torch.cuda.synchronize()
-        last = {"compiled": len(compiled), "plans": PLANS.count, **_memory()}
+        last = {"compiled": len(compiled), "plans": PLANS.count, **memory()}
     finally:
         triton.knobs.runtime.jit_post_compile_hook = None
     return {"after_the_first_pass": first, "growth": {name: last[name] - first[name] for name in first}}
 
 
-def _memory() -> dict[str, int]:
+def memory() -> dict[str, int]:
     """Bytes on the GPU that are allocated now, and KiB of this process at its largest."""
     torch.cuda.synchronize()
     return {

@@ -7,7 +7,8 @@
 
 The programs are the drivers D1 to D12 and the pairs. Each that is done adds a line to FOLDER/results.jsonl and is left
 out the next time, on the same GPU, unless --again; one that the limit cuts off is not done. Without a GPU they are
-tuned for the RTX 4090 by prediction. At the end: a table, and benchmarks/results/programs-<gpu>.json, figures alone.
+tuned for the RTX 4090 by prediction. A pair is made a module, too (`-o`), whose order and import are checked at the end
+by program_modules.py. At the end: a table, and benchmarks/results/programs-<gpu>.json, figures alone.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from importlib.metadata import distributions, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from program_modules import Module, all_facts
 from program_sources import extract, fetch, write_drivers
 
 from fusetune.core.text import slugify
@@ -100,10 +102,10 @@ def chosen(programs: Sequence[Program], only: str | None) -> list[Program]:
 
 
 def gpu_name() -> str | None:
-    from fusetune.measure.nvml import visible_gpu
-
-    seen = visible_gpu()
-    return seen[0] if seen is not None else None
+    """Of the GPU that a program of this machine gets; None without one. Asked in a process of its own."""
+    code = "import torch; print(torch.cuda.get_device_name() if torch.cuda.is_available() else '')"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return said.stdout.strip() or None
 
 
 def run_all(programs: Sequence[Program], folder: Path, gpu: str | None, arguments: argparse.Namespace) -> int:
@@ -131,21 +133,34 @@ def run_all(programs: Sequence[Program], folder: Path, gpu: str | None, argument
         failed = [row["name"] for row in rows if row["ended"] != "done" or not row["kernels"]]
         print(f"{len(rows)} looked at; without a launch, or failed: {', '.join(failed) or 'none'}")
         return 0
-    found = summary(rows)
-    print("\n".join([line(row, look=False) for row in rows]), json.dumps(found, indent=1), sep="\n\n")
+    modules = {one.name: Module(module_of(folder, one), one.reference) for one in programs if one.reference}
+    facts = all_facts(modules, None if gpu else DRY_TARGET)
+    rows = [{**row, "module_facts": facts.get(row["name"])} for row in rows]
     arguments.output.mkdir(parents=True, exist_ok=True)
     output = arguments.output / f"programs-{on(gpu)}.json"
+    told = with_earlier([figures(row) for row in rows], output)
+    found = summary(told)
+    print("\n".join([line(row, look=False) for row in rows]), json.dumps(found, indent=1), sep="\n\n")
     result = {
         "date": f"{date.today():%Y-%m-%d}",
         "gpu": gpu,
         "predicted_for": None if gpu else DRY_TARGET,
         "environment": environment(folder),
         "summary": found,
-        "programs": [figures(row) for row in rows],
+        "programs": told,
     }
     output.write_text(json.dumps(result, indent=1) + "\n")
     print(f"wrote {output}")
     return 0
+
+
+def with_earlier(told: Sequence[Mapping[str, Any]], output: Path) -> list[dict[str, Any]]:
+    """Figures, with those of other programs that the file has already: a set takes longer than a machine is lent."""
+    today = f"{date.today():%Y-%m-%d}"
+    found = json.loads(output.read_text()) if output.exists() else {"programs": []}
+    merged = {one["name"]: {"date": found["date"], **one} for one in found["programs"]}
+    merged |= {one["name"]: {"date": today, **one} for one in told}
+    return [merged[name] for name in sorted(merged)]
 
 
 def on(gpu: str | None) -> str:
@@ -170,8 +185,10 @@ def run(
     place.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "fusetune", "capture" if look else "tune", "--json"]
     command += [] if gpu else ["--target", DRY_TARGET]
-    command += [] if look else ["-o", str(place / "configs"), "--runs", str(place / "runs")]
-    command += ["--reference", str(program.reference)] if program.reference else []
+    command += [] if look else ["--configs", str(place / "configs"), "--runs", str(place / "runs")]
+    if program.reference:
+        command += ["--reference", str(program.reference)]
+        command += [] if look else ["-o", str(module_of(folder, program))]
     command += [*more, str(program.path)]
     paths = [str(ROOT), str(folder / "site"), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "PYTHONDONTWRITEBYTECODE": "1"}
@@ -208,7 +225,14 @@ def run(
         "said": said[-1][:300] if said and ended != "done" else "",
         "seconds": round(time.monotonic() - began, 1),
         "kernels": kernels,
+        "program": found.get("program_check"),
+        "module": (found.get("source_check") or {}).get("module"),
     }
+
+
+def module_of(folder: Path, program: Program) -> Path:
+    """Where the module of a program is written to."""
+    return folder / "out" / program.name / "optimized.py"
 
 
 def by_kernel(cases: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -250,6 +274,9 @@ def figures(row: Mapping[str, Any]) -> dict[str, Any]:
         "seconds": row["seconds"],
         "kernels": len(row["kernels"]),
         "cases": len(cases),
+        "kernel_seconds": [
+            round(sum(case.get("seconds") or 0.0 for case in kernel["cases"]), 1) for kernel in row["kernels"]
+        ],
         "verdicts": dict(Counter(case["verdict"] for case in cases)),
         "failures": dict(sum((Counter(case.get("failures") or {}) for case in cases), Counter())),
     }
@@ -262,19 +289,38 @@ def figures(row: Mapping[str, Any]) -> dict[str, Any]:
             "ratio": round(after_us(kernel) / share_us(kernel), 4),
             "verdicts": dict(Counter(case["verdict"] for case in kernel["cases"])),
         }
+    for name in ("program", "module"):
+        if row.get(name) is not None:
+            told[name] = of_program(row[name])
+    if row.get("module_facts") is not None:
+        told["module"] = {**told.get("module", {}), **row["module_facts"]}
     return told
 
 
-def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """How many programs came how far, the main kernels' time over Before, and the seconds a kernel."""
-    told = [figures(row) for row in rows]
+def of_program(word: Mapping[str, Any]) -> dict[str, Any]:
+    """What the program said of configs or of a module: result and time, and how many changes stay.
+
+    `ratio` is the time of the whole over that before; a module that changes no launch is the program as it is, 1.
+    """
+    changes = word.get("changes", 0)
+    changes = len(changes) if isinstance(changes, list) else changes
+    stays = word.get("given_out", changes - len(word.get("reverted") or ()))
+    told = {name: word.get(name) for name in ("right", "before_ms", "after_ms", "runs", "unlike")}
+    told = {name: value for name, value in told.items() if value is not None}
+    return {**told, "changes": changes, "stay": stays, "ratio": word.get("ratio") if stays else 1.0}
+
+
+def summary(told: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """How many programs came how far, the main kernels' time over Before, the seconds a kernel, and their modules."""
     judged = [one for one in told if any(one["verdicts"].get(verdict) for verdict in JUDGED)]
     ratios = [
         one["main"]["ratio"] for one in told if any(one.get("main", {}).get("verdicts", {}).get(v) for v in JUDGED)
     ]
-    seconds = [sum(case.get("seconds") or 0.0 for case in kernel["cases"]) for row in rows for kernel in row["kernels"]]
+    seconds = [kernel for one in told for kernel in one.get("kernel_seconds", ())]
+    modules = [one["module"] for one in told if "module" in one]
+    forwards = [one["ratio"] for one in modules if one.get("ratio")]
     return {
-        "programs": len(rows),
+        "programs": len(told),
         "with_a_launch": sum(one["kernels"] > 0 for one in told),
         "ended_otherwise": {one["name"]: one["ended"] for one in told if one["ended"] != "done"},
         "with_a_verdict": len(judged),
@@ -285,7 +331,16 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "ratio_geometric_mean": round(statistics.geometric_mean(ratios), 4) if ratios else None,
         "seconds_a_kernel_median": round(statistics.median(seconds), 1) if seconds else None,
         "seconds_a_kernel_most": round(max(seconds), 1) if seconds else None,
+        "kernels_clocked": len(seconds),
         "seconds": round(sum(one["seconds"] for one in told), 1),
+        "modules": sum("in_order" in one for one in modules),
+        "modules_in_order": sum(one.get("in_order") is True for one in modules),
+        "modules_imported": sum(one.get("imports") is True for one in modules),
+        "modules_compiled": sum(one.get("compiles") is True for one in modules),
+        "modules_unlike_the_program": sum(bool(one.get("unlike")) for one in modules),
+        "forwards": len(forwards),
+        "forward_geometric_mean": round(statistics.geometric_mean(forwards), 4) if forwards else None,
+        "forward_most": round(max(forwards), 4) if forwards else None,
     }
 
 
@@ -303,6 +358,8 @@ def line(row: Mapping[str, Any], *, look: bool) -> str:
     told = figures(row)
     main = told.get("main")
     ratio = f"{main['kernel'][:28]} {main['before_us']:.1f} us x {main['ratio']:.3f}" if main else "nothing timed"
+    if (told.get("module") or {}).get("ratio") is not None:
+        ratio += f", forward x {told['module']['ratio']:.3f}"
     return head + f"{told['kernels']} kernels, {told['cases']} cases, {told['verdicts']}; {ratio}"
 
 

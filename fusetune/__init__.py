@@ -15,16 +15,22 @@ TYPE_CHECKING = False  # typing's own takes longer to load than all of this, and
 if TYPE_CHECKING:
     from typing import Any
 
+    from fusetune.capture.serving.installed import install, served, uninstall
     from fusetune.core.space import Space
     from fusetune.nn import *  # noqa: F403
     from fusetune.ops.spec import KernelSpec, Launch, Operand, Tolerance
+    from fusetune.runtime.autotune import autotune
     from fusetune.runtime.configs import load, reload
     from fusetune.runtime.tuned import config
     from fusetune.runtime.warmup import warmup
 
 _PUBLIC = {
     **_nn.PUBLIC,
+    "autotune": "fusetune.runtime.autotune",
     "config": "fusetune.runtime.tuned",
+    "install": "fusetune.capture.serving.installed",
+    "served": "fusetune.capture.serving.installed",
+    "uninstall": "fusetune.capture.serving.installed",
     "load": "fusetune.runtime.configs",
     "reload": "fusetune.runtime.configs",
     "warmup": "fusetune.runtime.warmup",
@@ -42,9 +48,13 @@ __all__ = [
     "Space",
     "Tolerance",
     "__version__",
+    "autotune",
     "config",
+    "install",
     "load",
     "reload",
+    "served",
+    "uninstall",
     "warmup",
 ]
 __all__ += _nn.__all__

@@ -15,6 +15,7 @@ from fusetune.capture.answers import how_it_ended, not_started
 from fusetune.capture.applying import Launched
 from fusetune.capture.cases import Case
 from fusetune.capture.changes import Change
+from fusetune.capture.gpu_share import GpuTime
 from fusetune.capture.programs import Program
 from fusetune.capture.results import Difference
 
@@ -24,7 +25,8 @@ class AgainRequest(msgspec.Struct, frozen=True):
 
     Autotuners above the cases of `held` take what ran when these were captured. `texts` are files that have another
     text in that process, by their paths. `save` is where what it gives is written to, `against` a file of another run
-    to compare it with. With `target` launches are compiled for that GPU and not made.
+    to compare it with. With `target` launches are compiled for that GPU and not made. `profile` asks for the time of
+    all kernels on the GPU, and for nothing else.
     """
 
     program: Program
@@ -35,6 +37,7 @@ class AgainRequest(msgspec.Struct, frozen=True):
     target: str | None = None
     held: tuple[Case, ...] = ()
     texts: dict[str, bytes] = {}
+    profile: bool = False
 
 
 class Ran(msgspec.Struct, frozen=True):
@@ -45,7 +48,8 @@ class Ran(msgspec.Struct, frozen=True):
     `others` those of the changes' kernels that are no case of them.
     `gives` is whether there is a result to compare; `difference` is that to the run it is compared with, `reference`
     that to the program's own reference, `no_reference` why that could not be asked. `forward_ms` is one call's time on
-    the GPU, `kernels_ms` that of all Triton launches together, `wall_s` that of the whole process.
+    the GPU, `kernels_ms` that of all Triton launches together, `wall_s` that of the whole process, `gpu` that of all
+    kernels, where it was asked for.
     """
 
     failed: str | None = None
@@ -59,6 +63,7 @@ class Ran(msgspec.Struct, frozen=True):
     forward_ms: float | None = None
     kernels_ms: float | None = None
     wall_s: float = 0.0
+    gpu: GpuTime | None = None
 
     def ms(self) -> float | None:
         """The time that is compared: of a call where there is one, else of the launches."""
@@ -95,6 +100,18 @@ def request_of(
     """What to ask of a process."""
     saved, other = (None if one is None else str(one) for one in (save, against))
     return AgainRequest(program, tuple(changes), apply, saved, other, target, tuple(held), dict(texts or {}))
+
+
+def gpu_time_of(program: Program, held: Sequence[Case], limit_s: float | None = None) -> GpuTime | str:
+    """The GPU's time by all kernels of one call, or of a whole script; or why there is none.
+
+    Autotuners above the cases of `held` take what ran. Raises MachineError where no process could be started.
+    """
+    with FreshProcesses() as processes:
+        ran = processes.run(AgainRequest(program, (), apply=False, held=tuple(held), profile=True), limit_s)
+    if ran.gpu is None or ran.gpu.triton_share is None:
+        return ran.failed or "the profiler saw no kernel"
+    return ran.gpu
 
 
 class FreshProcesses:

@@ -18,6 +18,7 @@ from fusetune.capture.again import AgainRequest, Ran
 from fusetune.capture.answers import write_answer
 from fusetune.capture.applying import Applier
 from fusetune.capture.child import print_failure
+from fusetune.capture.gpu_share import GpuTime, profiled
 from fusetune.capture.overlay import Overlay
 from fusetune.capture.programs import run_program
 from fusetune.capture.repeated import Repeated, repeated
@@ -79,12 +80,22 @@ def _asked() -> tuple[Path, Path] | None:
 
 
 def _ran(request: AgainRequest, applier: Applier) -> Ran:
+    if request.profile:
+        return Ran(gpu=_profiled(request, applier))
     if request.program.kind in {"script", "module"}:
         applier.timing = _has_gpu(request)
         run_program(request.program)
         return _of_whole(applier, None)
     with repeated(request.program) as program:
         return _repeatedly(request, applier, program)
+
+
+def _profiled(request: AgainRequest, applier: Applier) -> GpuTime:
+    if request.program.kind in {"script", "module"}:
+        return profiled(lambda: run_program(request.program), applier.kernel_names)
+    with repeated(request.program) as program:
+        program.first_call()  # It compiles, and lets autotuners time.
+        return profiled(program.call, applier.kernel_names)
 
 
 def _of_whole(applier: Applier, failed: str | None) -> Ran:

@@ -18,11 +18,10 @@ from typing import Any, Final, NamedTuple
 from msgspec import structs
 
 from fusetune.capture.cases import TensorSeen
+from fusetune.ops.arguments import specialized
 
 MOST_ALIKE: Final = 8
 """So many launches that differ in run-time numbers alone are cases by themselves."""
-_INT32: Final = range(-(1 << 31), 1 << 31)
-_INT64: Final = range(-(1 << 63), 1 << 63)
 
 
 class Identity(NamedTuple):
@@ -45,22 +44,6 @@ def identity_of(
     parameters = {one.name: one for one in getattr(kernel, "params", ())}
     kinds = tuple((name, specialized(value, parameters.get(name.partition(".")[0]))) for name, value in values.items())
     return Identity((*shared, repr(values)), (*shared, kinds))
-
-
-def specialized(value: Any, parameter: Any = None) -> Any:
-    """What Triton's JIT makes of a run-time value: of a number its type and what is special about it.
-
-    Anything else stands for itself. `parameter` is Triton's KernelParam, which may ask for less.
-    """
-    if type(value) is float:
-        return "float"
-    if type(value) is not int:
-        return repr(value)
-    kind = "i32" if value in _INT32 else "i64" if value in _INT64 else "u64"
-    if getattr(parameter, "do_not_specialize", False):
-        return kind
-    by_16 = value % 16 == 0 and not getattr(parameter, "do_not_specialize_on_alignment", False)
-    return (kind, value == 1, by_16)
 
 
 class Differing:

@@ -1,41 +1,21 @@
-"""Let the launches of a program that are tuned cases run with other configs, in its own process.
-
-Private parts of Triton that this relies on, the same in 3.6 to 3.8: `JITFunction.run` (the interpreter's
-`InterpretedFunction.run`) takes each eager launch; an `Autotuner` with one config in `configs` runs with it and times
-nothing, with its pre_hook.
-"""
+"""Let the launches of a program that are tuned cases run with other configs, in its own process."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from types import FrameType
-from typing import Any, Final, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import msgspec
 
 from fusetune.capture.above import Above
 from fusetune.capture.cases import Case, KernelSeen
 from fusetune.capture.changes import Change, Changes, as_it_ran, free_names
-from fusetune.capture.grids import rule_of
-from fusetune.capture.kept import Placed
-from fusetune.capture.launches import (
-    bind,
-    constexprs_of,
-    described,
-    kernel_seen,
-    resolved_grid,
-    signature_of,
-    told,
-    user_frame,
-)
+from fusetune.capture.given import Given, Launch, Placements, chain_of, config_like, hold_launches, run_with
+from fusetune.capture.launches import kernel_seen
 from fusetune.capture.patching import Patches
-from fusetune.capture.placing import heuristics_of, placed_at
 from fusetune.capture.timing import Times
-from fusetune.core.config import OPTIONS
-
-_NOT_KNOWN: Final = "what the program would launch with these constants is not known there"
-_MOST_ABOVE: Final = 20
+from fusetune.ops.arguments import bind, resolved_grid, told
 
 
 class Launched(msgspec.Struct, frozen=True):
@@ -51,14 +31,6 @@ class Launched(msgspec.Struct, frozen=True):
     constants: dict[str, Any] = {}
     options: dict[str, Any] = {}
     us: float | None = None
-
-
-class _Launch(NamedTuple):
-    """What Triton is called with."""
-
-    args: tuple[Any, ...]
-    grid: Any
-    named: dict[str, Any]
 
 
 class Applier:
@@ -79,21 +51,13 @@ class Applier:
         self._patches = Patches()
         self._lock = threading.Lock()
         self._kernels: dict[int, tuple[Any, KernelSeen]] = {}
-        self._placed: dict[Any, Placed | str] = {}
+        self._placements = Placements()
         self._launched = [Launched() for _ in self._changes.all]
         self._times = Times()
 
     def install(self) -> None:
         """Begin. Triton is imported here, and torch with it."""
-        import triton
-        from triton.runtime.autotuner import Autotuner
-        from triton.runtime.interpreter import InterpretedFunction
-        from triton.runtime.jit import JITFunction
-
-        kind = InterpretedFunction if triton.knobs.runtime.interpret else JITFunction
-        self._patches.put(kind, "run", self._applied(kind.run))
-        self._above.install(self._patches.put)
-        self._patches.put(Autotuner, "run", self._without_timing(Autotuner.run))
+        hold_launches(self._patches, self._above, self._run, self._choose)
 
     def remove(self) -> None:
         """End it; everything is as it was."""
@@ -105,6 +69,10 @@ class Applier:
             self.launches = self.others = 0
             self._launched = [Launched() for _ in self._changes.all]
 
+    def kernel_names(self) -> frozenset[str]:
+        """Those of the kernels that were launched, as the GPU's profile has them."""
+        return frozenset(seen.name.rpartition(".")[2] for _, seen in self._kernels.values())
+
     def launched(self) -> tuple[Launched, ...]:
         """What became of each change, in their order."""
         times = self._times.of_launches()
@@ -114,31 +82,17 @@ class Applier:
         """The microseconds of all launches that were timed and of those like them; None where none was."""
         return self._times.total_us()
 
-    def _applied(self, run: Callable[..., Any]) -> Callable[..., Any]:
-        def applied_run(kernel: Any, /, *args: Any, grid: Any, warmup: bool, **named: Any) -> Any:
-            return self._run(run, kernel, args, grid, warmup, named)
-
-        return applied_run
-
     # An autotuner above.
 
-    def _without_timing(self, run: Callable[..., Any]) -> Callable[..., Any]:
-        def chosen_run(tuner: Any, /, *args: Any, **named: Any) -> Any:
-            change = self._of_tuner(tuner, args, named) if not self._above.depth("trial") else None
-            if change is None:
-                return run(tuner, *args, **named)
-            configs = tuner.configs
-            tuner.configs = [_config_like(configs, change)]
-            try:
-                return run(tuner, *args, **named)
-            finally:
-                tuner.configs = configs
-
-        return chosen_run
+    def _choose(self, run: Any, tuner: Any, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        change = self._of_tuner(tuner, args, named) if not self._above.depth("trial") else None
+        if change is None:
+            return run(tuner, *args, **named)
+        return run_with(run, tuner, config_like(tuner.configs, _given(change)), args, named)
 
     def _of_tuner(self, tuner: Any, args: tuple[Any, ...], named: Mapping[str, Any]) -> Change | None:
         """What an autotuner is to launch that is about to choose a config; None where it chooses."""
-        chain = _chain(tuner)
+        chain = chain_of(tuner)
         kernel = chain[-1]
         if not hasattr(kernel, "run"):
             return None
@@ -164,10 +118,11 @@ class Applier:
         except TypeError:  # the launch itself tells the program
             return run(kernel, *args, grid=grid, warmup=warmup, **named)
         number = self._find(self._changes, kernel, bound, options, free_names(self._above.tuners), grid)
-        launch = _Launch(args, grid, named)
+        launch = Launch(args, grid, named)
         why = None
         if number is not None and self._apply:
-            changed = self._changed(self._changes.all[number], kernel, launch, bound)
+            given = _given(self._changes.all[number])
+            changed = self._placements.launch(given, kernel, launch, bound, self._above.tuners)
             why = changed if isinstance(changed, str) else None
             launch = launch if isinstance(changed, str) else changed
         with self._above.deeper("inside"):
@@ -176,7 +131,7 @@ class Applier:
             self._count(number, why, kernel, launch)
         return compiled
 
-    def _launch(self, run: Any, kernel: Any, launch: _Launch, number: int | None, *, warmup: bool) -> Any:
+    def _launch(self, run: Any, kernel: Any, launch: Launch, number: int | None, *, warmup: bool) -> Any:
         args, grid, named = launch
         if warmup or not self.timing:
             return run(kernel, *args, grid=grid, warmup=warmup, **named)
@@ -205,40 +160,7 @@ class Applier:
             found = self._kernels[id(kernel)] = (kernel, kernel_seen(kernel))
         return found[1]
 
-    def _changed(self, change: Change, kernel: Any, launch: _Launch, bound: Mapping[str, Any]) -> _Launch | str:
-        """The launch with the change's config; or why it stays as it is."""
-        args, grid, named = launch
-        changed = {name: value for name, value in change.constants.items() if bound.get(name) != value}
-        follow: Mapping[str, Any] = {}
-        if changed:
-            placed = self._placed_for(changed, kernel, grid, bound)
-            if isinstance(placed, str):
-                return placed
-            assert placed.grid is not None, "else it is a reason"
-            grid, follow = placed.grid, placed.arguments
-        args, named = _with(kernel, args, named, {**changed, **follow, **change.options})
-        return _Launch(args, grid, named)
-
-    def _placed_for(self, changed: dict[str, Any], kernel: Any, grid: Any, bound: Mapping[str, Any]) -> Placed | str:
-        """Where the program would launch with other constants, as far as its source tells; remembered by its place."""
-        resolved = resolved_grid(grid, bound)
-        frame = user_frame()
-        try:
-            place = (frame.f_code, frame.f_lineno) if frame is not None else None
-            key = (id(kernel), place, resolved, repr(described(kernel, bound)), repr(changed), _locals(frame))
-            found = self._placed.get(key)
-            if found is None:
-                constants = {name: bound[name] for name in constexprs_of(kernel) if name in bound}
-                rule = rule_of(grid, resolved, bound, constants, kernel=kernel, frame=frame)
-                sized = next((rule.buffers[name] for name in changed if name in rule.buffers), None)
-                placed = placed_at(changed, grid, resolved, bound, rule, heuristics_of(self._above.tuners))
-                found = sized or (placed if placed.grid is not None else _NOT_KNOWN)
-                self._placed[key] = found
-            return found
-        finally:
-            del frame
-
-    def _count(self, number: int | None, why: str | None, kernel: Any, launch: _Launch) -> None:
+    def _count(self, number: int | None, why: str | None, kernel: Any, launch: Launch) -> None:
         with self._lock:
             self.launches += 1
             self.others += number is None and self._changes.are_of(self._seen(kernel))
@@ -260,53 +182,6 @@ class Applier:
             )
 
 
-def _with(
-    kernel: Any, args: tuple[Any, ...], named: Mapping[str, Any], changes: Mapping[str, Any]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Arguments with other values, each in the place where it was given."""
-    places = dict(zip(signature_of(kernel).parameters, range(len(args)), strict=False))
-    positional, keywords = list(args), dict(named)
-    for name, value in changes.items():
-        if name in places:
-            positional[places[name]] = value
-        else:
-            keywords[name] = value
-    return tuple(positional), keywords
-
-
-def _config_like(configs: Sequence[Any], change: Change) -> Any:
-    """A Config of a change, with the hook of the list's own one: of the same, of what ran, or of the first."""
-    import triton
-
-    constants = {**change.case.constants, **change.constants}
-    wanted = {"num_ctas": 1, **constants, **change.options}
-    ran = {**change.case.constants, **change.case.before}
-    own = _first_like(configs, wanted) or _first_like(configs, ran) or configs[0]
-    given = {name for one in configs for name in one.kwargs if name in constants and name not in OPTIONS}
-    held = {**constants, **own.kwargs, **change.constants}
-    return triton.Config({name: held[name] for name in given}, **change.options, pre_hook=own.pre_hook)
-
-
-def _first_like(configs: Sequence[Any], held: Mapping[str, Any]) -> Any:
-    """The first config whose constants and options are all among these; None where none is."""
-
-    def is_like(config: Any) -> bool:
-        return all(name in held and held[name] == told(value) for name, value in config.all_kwargs().items())
-
-    return next((one for one in configs if is_like(one)), None)
-
-
-def _chain(tuner: Any) -> list[Any]:
-    """An autotuner and what it holds, down to the kernel."""
-    found = [tuner]
-    while len(found) < _MOST_ABOVE and hasattr(getattr(found[-1], "fn", None), "fn"):
-        found.append(found[-1].fn)
-    return found
-
-
-def _locals(frame: FrameType | None) -> str:
-    """The plain values around a launch, which its grid may be computed from."""
-    if frame is None:
-        return ""
-    plain = (int, float, tuple)
-    return repr([(name, value) for name, value in frame.f_locals.items() if isinstance(value, plain)])
+def _given(change: Change) -> Given:
+    case = change.case
+    return Given(change.constants, change.options, case.constants, {**case.constants, **case.before})

@@ -15,6 +15,7 @@ from typing import Final
 import msgspec
 import platformdirs
 
+from fusetune.capture.kept import MANIFEST
 from fusetune.capture.snapshot import written
 from fusetune.core.brief import brief
 from fusetune.errors import CaptureError, MachineError
@@ -91,6 +92,12 @@ def _run(folder: Path) -> RunKept:
         return msgspec.json.decode((folder / RUN_FILE).read_bytes(), type=RunKept)
     except (OSError, msgspec.DecodeError):  # it was broken off
         return RunKept(folder.name, "(not ended)")
+
+
+def kept_cases() -> Iterator[Path]:
+    """The folders of all cases that are kept, those of the newest run first. Raises CaptureError as `runs` does."""
+    for one in reversed(runs()):
+        yield from sorted(path.parent for path in (captures_folder() / one.run).glob(f"*/{MANIFEST}"))
 
 
 def remove_runs(which: str) -> list[RunKept]:

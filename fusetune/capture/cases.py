@@ -6,6 +6,8 @@ from typing import Any
 
 import msgspec
 
+from fusetune.capture.gpu_share import GpuTime
+
 
 class TensorSeen(msgspec.Struct, frozen=True):
     """A tensor that a launch was given.
@@ -46,13 +48,17 @@ class KernelSeen(msgspec.Struct, frozen=True):
 
 
 class KnobSeen(msgspec.Struct, frozen=True):
-    """A parameter of a launch: whether it may vary, and why."""
+    """A parameter of a launch: whether it may vary, and why.
+
+    `again`: it may not at the launch alone, and running the program with another value in its source may say more.
+    """
 
     name: str
     value: Any
     varies: bool
     reason: str
     values: tuple[Any, ...] = ()
+    again: bool = False
 
 
 class WorkSeen(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -149,6 +155,7 @@ class Looked(msgspec.Struct, frozen=True):
     counted: in `bypassed` those past Triton's JIT, by the kernel's name, in `by_inductor` those of what torch.compile
     made, and in `in_graphs` those while a CUDA graph was captured. `trials` counts launches of autotuners that only
     timed. `failed` says how the program ended, where it failed. `kept` is the folder of the run, where cases were kept.
+    `gpu_time` is that of all kernels of the program, where it was run once more for that; `no_gpu_time` says why not.
     """
 
     cases: tuple[Case, ...]
@@ -161,3 +168,5 @@ class Looked(msgspec.Struct, frozen=True):
     by_inductor: dict[str, int] = {}
     failed: str | None = None
     kept: str | None = None
+    gpu_time: GpuTime | None = None
+    no_gpu_time: str | None = None

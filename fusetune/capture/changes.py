@@ -7,10 +7,10 @@ from typing import Any
 
 import msgspec
 
-from fusetune.capture.alike import specialized
 from fusetune.capture.cases import Case, KernelSeen, TensorSeen
-from fusetune.capture.launches import described, told
+from fusetune.capture.launches import described
 from fusetune.core.config import OPTIONS
+from fusetune.ops.arguments import specialized, told
 
 
 class Change(msgspec.Struct, frozen=True):

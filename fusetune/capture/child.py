@@ -22,12 +22,13 @@ import msgspec
 from fusetune.capture.answers import write_answer
 from fusetune.capture.cases import KnobSeen, Looked
 from fusetune.capture.keeping import MOST_CASES, Keeper
-from fusetune.capture.launches import before_of, told
+from fusetune.capture.launches import before_of
 from fusetune.capture.programs import Program, run_program
 from fusetune.capture.watch import Understood, Watch
 from fusetune.core.brief import brief
 from fusetune.core.target import find_target
 from fusetune.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_PROGRAM, EXIT_USAGE, UsageError
+from fusetune.ops.arguments import told
 
 QUOTA_BYTES: Final = 8 << 30
 """What the storages of one run take at most, unless said otherwise."""
@@ -103,7 +104,9 @@ def understand(
 ) -> dict[str, Any]:
     """What may vary of a launch and why, what its grid follows, and what the kernel does to its tensors."""
     from fusetune.capture.grids import rule_of
+    from fusetune.capture.idle import idle_programs
     from fusetune.capture.knobs import knobs_of
+    from fusetune.capture.left_behind import left_behind
     from fusetune.capture.roles import roles_of
     from fusetune.capture.sites import site_of
     from fusetune.capture.work import work_of
@@ -117,7 +120,7 @@ def understand(
         "grid_why": rule.why,
         "site": site_of(frame, kernel, constants, rule, proposals, heuristics),
         "knobs": tuple(
-            KnobSeen(knob.name, told(knob.value), knob.varies, knob.reason, tuple(map(told, knob.values)))
+            KnobSeen(knob.name, told(knob.value), knob.varies, knob.reason, tuple(map(told, knob.values)), knob.again)
             for knob in knobs
         ),
     }
@@ -128,6 +131,9 @@ def understand(
         found["unsure"] = tuple(name for name, role in roles.items() if not role.sure)
     with contextlib.suppress(AttributeError, KeyError, ValueError):
         found["work"] = work_of(compiled, resolved, bound)
+    idle = idle_programs(kernel, resolved, bound)
+    asked = left_behind(frame, kernel, constants, options, before_of(compiled)) if frame is not None else ()
+    found["findings"] = (*asked, *([idle] if idle is not None else []))
     found["understood"] = Understood(rule, knobs)
     return found
 

@@ -22,10 +22,10 @@ from types import FunctionType, ModuleType
 from typing import Any, Final, NamedTuple
 
 from fusetune.capture.kept import KERNELS
-from fusetune.capture.sources import definition_of, is_installed, is_triton_s, jitted, names_of, scope_of
 from fusetune.core.brief import brief
 from fusetune.errors import CaptureError
 from fusetune.ops.hashing import innermost
+from fusetune.ops.sources import definition_of, is_installed, is_triton_s, jitted, names_of, scope_of
 
 _WHOLE: Final = frozenset({"triton", "torch", "numpy"})
 """Packages that are imported, not copied from."""

@@ -46,9 +46,9 @@ from fusetune.capture.snapshot import (
     undisturbed,
     written,
 )
-from fusetune.capture.sources import jitted
 from fusetune.core.brief import brief
 from fusetune.core.text import file_part
+from fusetune.ops.sources import jitted
 
 WHOLE_BYTES: Final = 16 << 20
 """A storage of floats that is larger is kept by its distribution."""

@@ -30,13 +30,18 @@ _DEFAULTS: Final = {"num_warps": 4, "num_stages": 3, "num_ctas": 1, "maxnreg": N
 
 
 class Knob(NamedTuple):
-    """One parameter of a launch: whether it may vary, why or why not, and the values to try, its own among them."""
+    """One parameter of a launch: whether it may vary, why or why not, and the values to try, its own among them.
+
+    `again`: what keeps it is what else the program makes of its value, or what is not known of that, so that running
+    the program with another value in its source may still show a better one.
+    """
 
     name: str
     value: Any
     varies: bool
     reason: str
     values: tuple[Any, ...] = ()
+    again: bool = False
 
 
 def knobs_of(
@@ -140,13 +145,16 @@ class _Case:
         """The same without a list; the first reason against it counts."""
         if type(value) is not int:
             return self._fixed(name, value, f"it is {_kind(value)}, no size")
-        against = self._buffer(name, value) or self._derived(name) or self._no_tile(name, value)
-        if against is not None:
+        if (against := self._buffer(name, value)) is not None:
+            return self._fixed(name, value, against, again=True)
+        if (against := self._derived(name)) is not None:
+            return self._fixed(name, value, against, again=name not in self._grid.derived)
+        if (against := self._no_tile(name, value)) is not None:
             return self._fixed(name, value, against)
         return self._by_grid(name, value) if name in self._grid.reads else self._by_loop(name, value)
 
-    def _fixed(self, name: str, value: Any, reason: str) -> Knob:
-        return Knob(name, value, False, reason, (value,))
+    def _fixed(self, name: str, value: Any, reason: str, *, again: bool = False) -> Knob:
+        return Knob(name, value, False, reason, (value,), again)
 
     def _derived(self, name: str) -> str | None:
         """Why the caller's own arithmetic keeps a constant: it is computed, or something is from it, out of sight."""
@@ -175,9 +183,8 @@ class _Case:
     def _by_grid(self, name: str, value: int) -> Knob:
         others = self._grid.tied.get(name, (name,))[1:]
         if others and (against := self._together(name, value)) is not None:
-            return self._fixed(
-                name, value, f"the caller gives one value to it and to {', '.join(others)}, and {against}"
-            )
+            told = f"the caller gives one value to it and to {', '.join(others)}, and {against}"
+            return self._fixed(name, value, told, again=True)
         counts = {one: self._programs(name, one) for one in _around(value)}
         values = tuple(one for one, count in counts.items() if one == value or count is not None)
         for other in (name, *others) if others else ():
@@ -187,7 +194,8 @@ class _Case:
         if in_turn != sorted(in_turn, reverse=True):
             return self._fixed(name, value, "the grid grows with it, so it is a size and no tile")
         if not {value * 2, value // 2} & set(values):
-            return self._fixed(name, value, "the grid follows it, but is not known for twice or half of it")
+            told = "the grid follows it, but is not known for twice or half of it"
+            return self._fixed(name, value, told, again=True)
         beside = f", {', '.join(others)} with it" if others else ""
         return Knob(name, value, True, f"the grid follows it{beside}: {self._grid.why}", values)
 
@@ -231,9 +239,10 @@ class _Case:
         if (tied := self._tied_to(name, value, bounds)) is not None:
             return self._fixed(name, value, tied)
         if name in self._grid.suspects:
-            return self._fixed(name, value, f"the grid may follow it: {self._grid.why}")
+            return self._fixed(name, value, f"the grid may follow it: {self._grid.why}", again=True)
         if not bounds:
-            return self._fixed(name, value, f"neither the grid nor a loop of the kernel follows it: {self._grid.why}")
+            told = f"neither the grid nor a loop of the kernel follows it: {self._grid.why}"
+            return self._fixed(name, value, told, again=True)
         reason, values = "a loop of the kernel steps by it, and the grid does not", _around(value)
         covered = [self._worth(one) for one in bounds]
         if all(one is not None for one in covered):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
+import functools
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,42 +10,12 @@ from types import FrameType
 from typing import Any, Final
 
 from fusetune.capture.cases import KernelSeen, TensorSeen
-from fusetune.capture.sources import source_hash_of
 from fusetune.core.config import OPTIONS
+from fusetune.ops.arguments import constexprs_of, told
 from fusetune.ops.hashing import innermost
+from fusetune.ops.sources import source_hash_of
 
 _OURS: Final = str(Path(__file__).resolve().parents[1])
-
-
-def bind(
-    kernel: Any, args: Sequence[Any], named: Mapping[str, Any], *, partly: bool = False
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The arguments of a launch by name, defaults and all, and its options. Raises TypeError where they do not fit.
-
-    With `partly` some may be missing.
-    """
-    signature = signature_of(kernel)
-    names = signature.parameters.keys()
-    own = {name: value for name, value in named.items() if name in names}
-    bound = signature.bind_partial(*args, **own) if partly else signature.bind(*args, **own)
-    bound.apply_defaults()
-    ignored = {"debug", "instrumentation_mode", "sanitize_overflow"}
-    return dict(bound.arguments), {name: value for name, value in named.items() if name not in {*names, *ignored}}
-
-
-def signature_of(kernel: Any) -> inspect.Signature:
-    """The parameters of a kernel; those of the interpreter's functions are those of Python's."""
-    found = getattr(kernel, "signature", None)
-    return found if isinstance(found, inspect.Signature) else inspect.signature(kernel.fn)
-
-
-def constexprs_of(kernel: Any) -> frozenset[str]:
-    """The names of a kernel's constants; of the interpreter's functions by their annotations."""
-    if hasattr(kernel, "params"):
-        return frozenset(one.name for one in kernel.params if one.is_constexpr)
-    parameters = signature_of(kernel).parameters.values()
-    told_by = {one.name: getattr(one.annotation, "__name__", str(one.annotation)) for one in parameters}
-    return frozenset(name for name, told_of in told_by.items() if told_of.endswith("constexpr"))
 
 
 def described(kernel: Any, bound: Mapping[str, Any]) -> tuple[dict[str, TensorSeen], dict[str, Any], dict[str, Any]]:
@@ -94,22 +64,6 @@ def tensor_seen(tensor: Any, storages: dict[int, int], block: tuple[int, ...] | 
     )
 
 
-def told(value: Any) -> Any:
-    """A value as JSON has it: numbers, flags, words and None as they are, lists of these, all else as a word."""
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, tuple | list):
-        return [told(one) for one in value]
-    name = getattr(value, "__name__", None)
-    return str(name if name is not None and callable(value) else value)[:200]
-
-
-def resolved_grid(grid: Any, bound: Mapping[str, Any]) -> tuple[int, ...]:
-    """The grid of a launch, of one to three axes."""
-    found = grid(dict(bound)) if callable(grid) else grid
-    return tuple(int(axis) for axis in (found if isinstance(found, tuple | list) else (found,)))
-
-
 def before_of(compiled: Any) -> dict[str, Any]:
     """The options that a compiled kernel has, whatever the source asks for; none where nothing was compiled."""
     metadata = getattr(compiled, "metadata", None)
@@ -140,11 +94,17 @@ def proposals_of(tuners: Sequence[Any]) -> tuple[dict[str, Any], ...]:
 
 def user_frame() -> FrameType | None:
     """The frame of the program that launches: the innermost that is neither Triton's nor ours."""
+    others = _not_the_program_s()
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code.co_filename.startswith(others):
+        frame = frame.f_back
+    return frame
+
+
+@functools.cache
+def _not_the_program_s() -> tuple[str, ...]:
+    """The folders of Triton and of ours."""
     import triton
 
     # By both names: an environment may be a link to another folder.
-    theirs = (str(Path(triton.__file__).parent), str(Path(triton.__file__).resolve().parent))
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None and frame.f_code.co_filename.startswith((*theirs, _OURS)):
-        frame = frame.f_back
-    return frame
+    return (str(Path(triton.__file__).parent), str(Path(triton.__file__).resolve().parent), _OURS)

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import msgspec
 
+from fusetune.capture.again import gpu_time_of
 from fusetune.capture.answers import how_it_ended, not_started
 from fusetune.capture.cases import Looked
 from fusetune.capture.child import MISNAMED, QUOTA_BYTES, Request
 from fusetune.capture.keeping import MOST_CASES
 from fusetune.capture.programs import Program
+from fusetune.core.trouble import refuse_interpreter
 from fusetune.errors import EXIT_PROGRAM, ProgramError, UsageError
 
 
@@ -36,6 +38,7 @@ def look(
     cannot be evaluated, ProgramError where the program ended without a word, as by a signal or after `limit_s` seconds,
     and MachineError where no process could be started.
     """
+    refuse_interpreter()
     asked = Request(program, target, None if keep is None else str(keep.absolute()), exact, quota_bytes, most)
     with tempfile.TemporaryDirectory(prefix="fusetune-capture-") as folder:
         request, answer = Path(folder, "request.json"), Path(folder, "answer.json")
@@ -58,3 +61,16 @@ def look(
     if looked.failed is None and done.returncode not in {0, EXIT_PROGRAM}:
         return msgspec.structs.replace(looked, failed=f"its process ended with {how_it_ended(done.returncode)}")
     return looked
+
+
+def with_gpu_time(program: Program, looked: Looked, *, limit_s: float | None = None) -> Looked:
+    """The same, with the time of all kernels, for which the program runs once more where a GPU was used.
+
+    Raises MachineError where no process could be started.
+    """
+    if looked.gpu is None or looked.failed is not None or not looked.cases:
+        return looked
+    found = gpu_time_of(program, [case for case in looked.cases if case.proposals], limit_s)
+    if isinstance(found, str):
+        return msgspec.structs.replace(looked, no_gpu_time=found)
+    return msgspec.structs.replace(looked, gpu_time=found)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from fusetune.capture.guarded import GUARD, StorageSet, bytes_of, checksum
 from fusetune.capture.kept import KERNELS, Kept, TensorKept, TypeKept, named_tensors
 from fusetune.capture.restore import make_storage, tensor_of, type_of
 from fusetune.measure.own_data import Wrong
@@ -15,11 +16,6 @@ from fusetune.measure.own_data import Wrong
 if TYPE_CHECKING:
     import torch
 
-GUARD: Final = 1 << 20
-"""Bytes before and behind each storage of the set that is checked, which nothing may write to: a tile or two."""
-_ALIGNED: Final = 512
-"""What torch aligns its allocations to, and so what a pointer's alignment is counted from."""
-_GUARD_BYTE: Final = 0xA5
 _POISON: Final = 0xFF
 """Bytes that are NaN in every float and -1 in every integer."""
 _CHUNK: Final = 1 << 24
@@ -48,11 +44,15 @@ MAXIMUM: Final = 40.0
 
 
 class Strictness(NamedTuple):
-    """How close a result has to be: bit for bit, or by tolerances as in torch.allclose; by its dtype without them."""
+    """How close a result has to be: bit for bit, or by tolerances as in torch.allclose; by its dtype without them.
+
+    `vouched`: a user answers for what differs from run to run; of that only guards and NaN are looked at.
+    """
 
     bit_exact: bool = False
     rtol: float | None = None
     atol: float | None = None
+    vouched: bool = False
 
 
 BY_DTYPE: Final = Strictness()
@@ -76,24 +76,27 @@ class CapturedData:
         self._kinds = _kinds(kept)
         self._multiplies = multiplies(folder)
         self.changes_inputs = any(kind == "state" for kind in self._kinds)
-        self._first: _Set | None = None
+        self._first: StorageSet | None = None
         self._pristine: dict[int, torch.Tensor] = {}
         self._expected: dict[int, torch.Tensor] = {}
         self._spread: dict[int, tuple[float, float]] = {}
         self._sums: dict[int, int] = {}
+        self._vouched: set[int] = set()
         self._guards_kept = True
-        self._sets: dict[int, _Set] = {}
+        self._sets: dict[int, StorageSet] = {}
 
     def make(self) -> dict[str, Any]:
         """See OwnData. All sets hold the same, so that what is right for one is right for all."""
         if self._first is None:
-            made = self._first = _Set(self._kept, self._device, GUARD, self._kept_storage)
+            made = self._first = StorageSet(self._kept, self._device, GUARD, self._kept_storage)
             for number, kind in enumerate(self._kinds):
                 if kind != "read":
                     self._pristine[number] = made.storages[number].clone()
         else:
             first = self._first
-            made = _Set(self._kept, self._device, 0, lambda number: self._pristine.get(number, first.storages[number]))
+            made = StorageSet(
+                self._kept, self._device, 0, lambda number: self._pristine.get(number, first.storages[number])
+            )
         tensors = _tensors_on(self._kept, made.storages)
         self._sets[id(next(iter(tensors.values()), None))] = made
         return tensors
@@ -123,19 +126,20 @@ class CapturedData:
         """Run Before, and keep what it comes to; its error is 0."""
         first = self._held()
         self._sums = {
-            number: _checksum(first.storages[number]) for number, kind in enumerate(self._kinds) if kind == "read"
+            number: checksum(first.storages[number]) for number, kind in enumerate(self._kinds) if kind == "read"
         }
         self._renew()
         run()
         self._synchronize()
         self._guards_kept = first.guards_are_whole()
-        changed_inputs = [number for number in self._sums if _checksum(first.storages[number]) != self._sums[number]]
+        changed_inputs = [number for number in self._sums if checksum(first.storages[number]) != self._sums[number]]
         if changed_inputs:
             return Wrong("not_checkable", f"{self._name(changed_inputs[0])} is read by the kernel's code, and changed")
         plain = self._written()
-        recorded = self._unlike_the_program(plain)
-        if recorded is not None:
-            return recorded
+        for number, wrong in self._unlike_the_program(plain):
+            if not self._strict.vouched:
+                return wrong
+            self._vouched.add(number)
         runs = [plain]
         for _ in range(RUNS - 1):
             self._renew()
@@ -144,12 +148,17 @@ class CapturedData:
             runs.append(self._written())
         for number in plain:
             spread = self._spread_of(number, [one[number] for one in runs])
-            if isinstance(spread, Wrong):
+            if not isinstance(spread, Wrong):
+                self._spread[number] = spread
+            elif self._strict.vouched:
+                self._vouched.add(number)
+            else:
                 return spread
-            self._spread[number] = spread
         del runs
         poisoned = self._poisoned(run)
         for number, result in poisoned.items():
+            if number in self._vouched:
+                continue
             if self._reads_what_it_writes(number, plain[number], result):
                 self._kinds[number] = "state"
                 self.changes_inputs = True
@@ -180,26 +189,28 @@ class CapturedData:
         frobenius, maximum = self._allowed(number)
         return isinstance(found, Wrong) or found[0] > frobenius or found[1] > maximum
 
-    def _unlike_the_program(self, results: Mapping[int, torch.Tensor]) -> Wrong | None:
-        """Whether Before's result here is another than it was in the program, where all that it reads was kept."""
+    def _unlike_the_program(self, results: Mapping[int, torch.Tensor]) -> Iterator[tuple[int, Wrong]]:
+        """Where Before's result here is another than it was in the program, if all that it reads was kept."""
         if any(kept.how == "sampled" for kept in self._kept.storages):
-            return None
+            return
         for number, result in results.items():
             after = self._kept.storages[number].after
             if after is None:
                 continue
-            recorded = _bytes_of(self._folder / after, self._device)
+            recorded = bytes_of(self._folder / after, self._device)
             if recorded.numel() != result.numel() or bool((recorded == result).all()):
                 continue
             found = self._difference(number, result, recorded)
             if isinstance(found, Wrong) or found[0] > SPREAD_LIMIT:
                 told = found.detail if isinstance(found, Wrong) else f"it is {found[0]:.1e} off"
-                return Wrong(
-                    "not_checkable",
-                    f"launched again, Before gives another {self._name(number)} than in the program ({told}): a random "
-                    "stream, a race, or something that it reads was not captured",
+                yield (
+                    number,
+                    Wrong(
+                        "not_checkable",
+                        f"launched again, Before gives another {self._name(number)} than in the program ({told}): a "
+                        "random stream, a race, or something that it reads was not captured",
+                    ),
                 )
-        return None
 
     def _spread_of(self, number: int, runs: list[torch.Tensor]) -> tuple[float, float] | Wrong:
         """By how much several runs of Before differ: relative error, and the largest of an element."""
@@ -223,8 +234,8 @@ class CapturedData:
         self._synchronize()
         if self._guards_kept and not held.guards_are_whole():
             return Wrong("wrong_result", f"it writes outside of {held.broken_guard(self._name)}")
-        for number, checksum in self._sums.items():
-            if _checksum(held.storages[number]) != checksum:
+        for number, before in self._sums.items():
+            if checksum(held.storages[number]) != before:
                 held.storages[number].copy_(self._kept_storage(number))
                 return Wrong("wrong_result", f"it changes {self._name(number)}, which Before only reads")
         worst = 0.0
@@ -232,11 +243,19 @@ class CapturedData:
             result = held.storages[number]
             if bool((result == expected).all()):
                 continue
-            found = self._judged(number, result, expected)
+            vouched = number in self._vouched
+            found = self._nan_alone(number, result, expected) if vouched else self._judged(number, result, expected)
             if isinstance(found, Wrong):
                 return found
             worst = max(worst, found)
         return worst
+
+    def _nan_alone(self, number: int, result: torch.Tensor, expected: torch.Tensor) -> float | Wrong:
+        """Whether a result that nobody can compare has NaN, where Before had none at all."""
+        for mine, theirs in self._elements(number, result, expected):
+            if mine.dtype.is_floating_point and bool(mine.isnan().any()) and not bool(theirs.isnan().any()):
+                return Wrong("nan", f"{self._name(number)} has NaN, and Before's has none")
+        return 0.0
 
     def _judged(self, number: int, result: torch.Tensor, expected: torch.Tensor) -> float | Wrong:
         name = self._name(number)
@@ -365,7 +384,7 @@ class CapturedData:
         named = named_tensors(self._kept)
         return next((name for name, one in named.items() if one.storage == number), f"storage {number}")
 
-    def _held(self) -> _Set:
+    def _held(self) -> StorageSet:
         assert self._first is not None, "a set is made first"
         return self._first
 
@@ -392,46 +411,6 @@ class CapturedData:
 _DOT: Final = re.compile(r"\bdot(?:_scaled)?\(|wgmma|\bmma\b")
 _TINY: Final = 1e-30
 _MULTIPLIED: Final = frozenset({"float16", "bfloat16"})
-
-
-class _Set:
-    """The storages of one set, each between guard bytes in memory of its own."""
-
-    def __init__(self, kept: Kept, device: torch.device, guard: int, bytes_of: Callable[[int], torch.Tensor]) -> None:
-        import torch
-
-        self.memory: list[torch.Tensor] = []
-        self.storages: list[torch.Tensor] = []
-        for number, storage in enumerate(kept.storages):
-            whole = torch.empty(2 * guard + storage.size + 2 * _ALIGNED, dtype=torch.uint8, device=device)
-            begin = guard + (-(whole.data_ptr() + guard)) % _ALIGNED + storage.misaligned
-            inside = whole[begin : begin + storage.size]
-            inside.copy_(bytes_of(number))
-            self.memory.append(whole)
-            self.storages.append(inside)
-        self.guard()
-
-    def guard(self) -> None:
-        """Fill the guard bytes."""
-        for before, behind in self._guards():
-            before.fill_(_GUARD_BYTE)
-            behind.fill_(_GUARD_BYTE)
-
-    def guards_are_whole(self) -> bool:
-        """Whether nothing wrote outside of a storage."""
-        return self.broken_guard(str) is None
-
-    def broken_guard(self, name: Callable[[int], str]) -> str | None:
-        """Which storage something wrote outside of."""
-        for number, guards in enumerate(self._guards()):
-            if any(bool((guard != _GUARD_BYTE).any()) for guard in guards):
-                return name(number)
-        return None
-
-    def _guards(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        for whole, inside in zip(self.memory, self.storages, strict=True):
-            begin = inside.storage_offset()
-            yield whole[:begin], whole[begin + inside.numel() :]
 
 
 def _kinds(kept: Kept) -> list[str]:
@@ -467,26 +446,3 @@ def multiplies(folder: Path) -> bool:
 
 def _tensors(kept: Kept) -> list[TensorKept]:
     return list(named_tensors(kept).values())
-
-
-def _checksum(storage: torch.Tensor) -> int:
-    """A number that another content would hardly have: weighted sums of its words, which wrap around."""
-    import torch
-
-    total = 0
-    whole = storage.numel() // 4 * 4
-    words = (
-        storage[:whole].view(torch.int32) if storage.data_ptr() % 4 == 0 else storage[:whole].clone().view(torch.int32)
-    )
-    for at in range(0, words.numel(), _CHUNK):
-        part = words[at : at + _CHUNK].long()
-        weights = torch.arange(1, part.numel() + 1, device=part.device)
-        total = (total * 1_000_003 + int((part * weights).sum()) + int(part.sum()) * 31) % (1 << 63)
-    return total * 257 + int(storage[whole:].long().sum())
-
-
-def _bytes_of(path: Path, device: torch.device) -> torch.Tensor:
-    import numpy
-    import torch
-
-    return torch.from_numpy(numpy.fromfile(path, dtype=numpy.uint8)).to(device)

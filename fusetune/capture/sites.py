@@ -17,8 +17,8 @@ from typing import Any, Final
 from fusetune.capture.call_sites import call_site, parsed
 from fusetune.capture.cases import Site
 from fusetune.capture.grids import GridRule
-from fusetune.capture.sources import is_installed
 from fusetune.ops.hashing import innermost
+from fusetune.ops.sources import is_installed
 
 _JSON: Final = re.compile(r"""["']([^"'\n]+\.json)["']""")
 _LONGEST: Final = 200

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from fusetune.capture.kept import ArgumentKept, Kept, TensorKept, TupleKept, named_tensors, read_kept
-from fusetune.capture.naming import kernel_place, op_name, problem_of, value_name
+from fusetune.capture.naming import problem_of
 from fusetune.capture.oracle import BY_DTYPE, CapturedData, Strictness
 from fusetune.capture.restore import PaddedDescriptor, argument_of, load_kept_kernel
 from fusetune.core.bound import Bound
@@ -17,6 +17,7 @@ from fusetune.core.problem import NamedProblem, Problem
 from fusetune.core.space import Rejection, SpaceName
 from fusetune.core.target import Target
 from fusetune.errors import UnsupportedProblemError
+from fusetune.ops.naming import kernel_place, op_name, value_name
 from fusetune.ops.refusals import CannotLaunchError
 from fusetune.ops.spec import KernelSpec, Launch, Operand, Role, TileDescriptor
 
@@ -60,6 +61,12 @@ class CapturedSpec(KernelSpec):
     def captured_problem(self) -> NamedProblem:
         """The one problem that the capture holds."""
         return problem_of(self.kept, frozenset(self._knobs()))
+
+    def problem_before(self, before: Config) -> NamedProblem:
+        """The same as it was when this config ran, whose grid says the size; it may be that another runs by now."""
+        placed = self._placed(before)
+        grid = None if placed is None else placed.grid
+        return problem_of(self.kept, frozenset(self._knobs()), grid)
 
     def problem(self, values: Mapping[str, Any]) -> Problem:
         """See KernelSpec: the captured one."""
@@ -205,7 +212,7 @@ class CapturedSpec(KernelSpec):
         placed = self._placed(config)
         if placed is None or placed.grid is None:
             raise CannotLaunchError("what the program would launch with these constants is not known")
-        kernel = load_kept_kernel(kept, self.folder)
+        kernel = self.kernel(config)
         options = {**{name: value for name, value in kept.options.items() if name not in OPTIONS}, **config.options()}
         changed = self.arguments(config)
         constexprs = (
@@ -224,6 +231,14 @@ class CapturedSpec(KernelSpec):
                 value = self._value(name, one, tensors)
             (constants if name in constexprs else arguments)[name] = value
         return (Launch(kernel, placed.grid, arguments, constants, options, by_jit=True),)
+
+    def takes(self, config: Config) -> bool:
+        """Whether it is known what the program would launch with a config that stands in a file."""
+        return self._names.keys() >= config.constants().keys() and self._is_launchable(config)
+
+    def kernel(self, config: Any) -> Any:
+        """The kernel that a config is launched with. Raises CaptureError where it cannot be."""
+        return load_kept_kernel(self.kept, self.folder)
 
     def arguments(self, config: Any) -> dict[str, Any]:
         """The constants of a config by the kernel's own names, and the arguments that follow them in the program.

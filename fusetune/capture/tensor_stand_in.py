@@ -31,6 +31,7 @@ _UNFILLED = {
     _TENSOR.new_empty,
     _TENSOR.new_empty_strided,
 }
+_FILLS = ("uniform_", "normal_", "trunc_normal_", "kaiming_uniform_", "kaiming_normal_")
 
 _FROM_SYSTEM = 64 * 2**20
 """From here on memory is new from the system, which fills it with zeros: glibc keeps blocks of up to 32 MiB."""
@@ -59,23 +60,21 @@ class SeenOnGpu(TorchFunctionMode):
         if func is torch.device:
             return _named(*args, **kwargs)
         own = _OWN.get(func)
-        if own is not None:
-            return own(func, *args, **kwargs)
-        args = [there(value) for value in args]
-        if kwargs:
-            kwargs = {name: there(value) for name, value in kwargs.items()}
-            if isinstance(kwargs.get("device"), int) and not isinstance(kwargs["device"], bool):
-                kwargs["device"] = _CPU
-            kwargs.pop("pin_memory", None)
-        result = func(*args, **kwargs)
-        if (
-            func in _UNFILLED
-            and isinstance(result, torch.Tensor)
-            and _is_there(result)
-            and result.nbytes < _FROM_SYSTEM
-        ):
-            result.detach().zero_()
-        return result
+        return own(func, *args, **kwargs) if own is not None else _on_cpu_there(func, *args, **kwargs)
+
+
+def _on_cpu_there(func: Any, *args: Any, **kwargs: Any) -> Any:
+    """The call with the CPU wherever a GPU is named, and zeros in memory that nothing fills."""
+    args = tuple(there(value) for value in args)
+    if kwargs:
+        kwargs = {name: there(value) for name, value in kwargs.items()}
+        if isinstance(kwargs.get("device"), int) and not isinstance(kwargs["device"], bool):
+            kwargs["device"] = _CPU
+        kwargs.pop("pin_memory", None)
+    result = func(*args, **kwargs)
+    if func in _UNFILLED and isinstance(result, torch.Tensor) and _is_there(result) and result.nbytes < _FROM_SYSTEM:
+        result.detach().zero_()
+    return result
 
 
 def _named(*args: Any, **kwargs: Any) -> torch.device:
@@ -103,6 +102,26 @@ def _index(func: Any, tensor: Any) -> Any:
 
 def _itself(_func: Any, tensor: Any, *_arguments: Any, **_keywords: Any) -> Any:
     return tensor
+
+
+def _filled(func: Any, *args: Any, **kwargs: Any) -> Any:
+    """A random fill in place; of many floats it is left out.
+
+    A model of billions would take minutes and gigabytes, and no kernel is run that reads them.
+    """
+    tensor = args[0] if args else kwargs["tensor"]
+    large = tensor.is_floating_point() and tensor.nbytes >= _FROM_SYSTEM
+    return tensor if large else func(*args, **kwargs)
+
+
+def _random(func: Any, *args: Any, **kwargs: Any) -> Any:
+    """New random floats: many of them are zeros, as `_filled` leaves them."""
+    if kwargs.get("out") is None:
+        asked = {name: value for name, value in kwargs.items() if name not in {"generator", "pin_memory", "out"}}
+        like = func(*args, **{**asked, "device": "meta"})
+        if like.is_floating_point() and like.nbytes >= _FROM_SYSTEM:
+            return torch.empty(like.shape, dtype=like.dtype, requires_grad=like.requires_grad)
+    return _on_cpu_there(func, *args, **kwargs)
 
 
 def _to(func: Any, tensor: Any, *args: Any, **kwargs: Any) -> Any:
@@ -137,6 +156,9 @@ _OWN: dict[Any, Callable[..., Any]] = {
     _TENSOR.to: _to,
     torch._C._nn._parse_to: _parse_to,
     _TENSOR.type: _type,
+    # What torch.nn.init hands a mode whole it then does without one.
+    **dict.fromkeys((_TENSOR.uniform_, _TENSOR.normal_, *map(torch.nn.init.__dict__.get, _FILLS)), _filled),
+    **dict.fromkeys((torch.rand, torch.randn, torch.rand_like, torch.randn_like), _random),
     _TENSOR.pin_memory: _itself,
     _TENSOR.record_stream: lambda *_arguments: None,
     _TENSOR.is_pinned: lambda *_arguments, **_keywords: False,

@@ -20,20 +20,12 @@ from fusetune.capture.inductor import MODULE, name_of, when_imported
 from fusetune.capture.keeping import Keeper, Pending
 from fusetune.capture.kept import Placed
 from fusetune.capture.knobs import Knob
-from fusetune.capture.launches import (
-    before_of,
-    bind,
-    described,
-    kernel_seen,
-    proposals_of,
-    resolved_grid,
-    told,
-    user_frame,
-)
+from fusetune.capture.launches import before_of, described, kernel_seen, proposals_of, user_frame
 from fusetune.capture.placing import heuristics_of, placed_of
 from fusetune.capture.seen import Seen, SeenCases, trials_of
 from fusetune.capture.timing import LaunchTimer, is_capturing
 from fusetune.core.config import OPTIONS
+from fusetune.ops.arguments import bind, resolved_grid, told
 
 TIMED_OF_A_CASE: Final = 20
 """So many launches of a case say what all of them take."""
@@ -275,7 +267,8 @@ class Watch:
                         )
                     )
                     understood = more.pop("understood", None)
-                    seen.case = _replaced(case, **more)
+                    findings = (*case.findings, *more.pop("findings", ()))
+                    seen.case = _replaced(case, **more, findings=findings)
                 except Exception as error:  # noqa: BLE001 - the program goes on, and who reads the case is told
                     why = f"what may vary could not be found out: {type(error).__name__}: {error}"
                     seen.case = _replaced(case, findings=(*case.findings, why))

@@ -19,6 +19,11 @@ from fusetune.units import format_bytes
 @click.option(
     "--explain", is_flag=True, help="Each parameter with its reason, each tensor with its role, and the grid."
 )
+@click.option(
+    "--once",
+    is_flag=True,
+    help="Do not run the program once more for the time of all its kernels: shares are of Triton's.",
+)
 @click.option("--keep", is_flag=True, help="Keep the cases on disk, to be launched again without the program.")
 @click.option(
     "--exact", is_flag=True, help="With --keep: large tensors of floats with all their bytes, not by distribution."
@@ -39,6 +44,7 @@ def capture(
     top: int | None,
     share: float,
     explain: bool,
+    once: bool,
     target_name: str | None,
     limit_s: float | None,
     keep: bool,
@@ -66,7 +72,7 @@ def capture(
         raise UsageError(f"{'--exact' if exact else '--quota'} belongs to --keep; add it, or leave that away")
     from fusetune.capture.captures import new_run
     from fusetune.capture.child import QUOTA_BYTES
-    from fusetune.capture.look import look
+    from fusetune.capture.look import look, with_gpu_time
     from fusetune.capture.programs import parse_program
     from fusetune.measure.nvml import gpu_present
 
@@ -78,6 +84,7 @@ def capture(
     folder = new_run() if keep else None
     quota_bytes = QUOTA_BYTES if quota_bytes is None else quota_bytes
     looked = look(parsed, target=target, limit_s=limit_s, keep=folder, exact=exact, quota_bytes=quota_bytes)
+    looked = looked if once else with_gpu_time(parsed, looked, limit_s=limit_s)
     if as_json:
         import msgspec
 
@@ -85,7 +92,7 @@ def capture(
     else:
         from rich.console import Console
 
-        from fusetune.report.captured import besides, notes_on, selected, table_of, to_explanation
+        from fusetune.report.captured import besides, notes_on, of_what, selected, table_of, to_explanation
         from fusetune.report.wording import plural
 
         cases = selected(looked, kernel=kernel, top=top, share=share)
@@ -93,7 +100,11 @@ def capture(
             echo(to_explanation(cases), nl=False)
         elif cases:
             echo_console(Console(), lambda console: console.print(table_of(looked, cases)))
-        for line in [*besides(looked, cases), *([] if explain else notes_on(cases))]:
+        for line in [
+            *([] if explain else of_what(looked)),
+            *besides(looked, cases),
+            *([] if explain else notes_on(cases)),
+        ]:
             echo(printable(line))
         if keep:
             count = sum(case.kept is not None for case in looked.cases)

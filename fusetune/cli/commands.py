@@ -13,6 +13,7 @@ from fusetune.core.near import did_you_mean
 COMMANDS: Final = {
     "sweep": "Find the best launch configuration on the GPU here, or predict one for another.",
     "tune": "Tune the kernels that a program launches, as it is.",
+    "run": "Run a program with the configs that were kept: its kernels are not tuned again.",
     "report": "Show the tuned problems with their evidence, and what each run tried.",
     "compare": "Say what changed from A to B, and whether it matters.",
     "export": "Write the kernel with its tuned config as a standalone module.",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,7 +20,9 @@ from fusetune.store.regular import is_folder, is_regular, is_there, reason
 from fusetune.store.schema import ConfigFile
 
 if TYPE_CHECKING:
+    from fusetune.gate.against import Against
     from fusetune.gate.findings import Finding
+    from fusetune.gate.sources import Sources
 
 F = TypeVar("F", bound=Callable[..., Any])
 Files = list[tuple[Path, ConfigFile]]
@@ -66,6 +68,22 @@ def _outputs(command: F) -> F:
     multiple=True,
     help="A KernelSpec of your own that files are for, as module:attribute or FILE.py:attribute; may be given again.",
 )
+@click.option(
+    "--kernels",
+    "kernels",
+    metavar="PATH",
+    multiple=True,
+    help="Import the kernels of programs that files are for from this file, folder or installed package, as from .; "
+    "may be given again.",
+)
+@click.option(
+    "--program",
+    "programs",
+    metavar="WORDS",
+    multiple=True,
+    help="Live: run this program again, as `bench.py 8` or `-m pytest test_norm.py`, and measure its launches; may be "
+    "given again.  [default: captures that are kept]",
+)
 @_outputs
 @click.pass_context
 def gate(
@@ -81,6 +99,8 @@ def gate(
     budget: float | None,
     workers: int | None,
     ops: tuple[str, ...],
+    kernels: tuple[str, ...],
+    programs: tuple[str, ...],
     json: Path | None,
     markdown: Path | None,
     junit: Path | None,
@@ -88,22 +108,38 @@ def gate(
     """Check that tuned configs still hold: config files, or folders of <gpu>/<op>.yaml (default: ./configs).
 
     On a GPU, every kept config is measured against BASELINE again, and a regression once more before it is called one.
-    With --static every config is compiled for its GPU and held against its pin, which --pin writes. Exit codes: 1 a
-    regression; 3 noise, or nothing to compare with; 4 another GPU than the file's, or none; 5 a wrong result. In a
+    With --static every config is compiled for its GPU and held against its pin, which --pin writes, and `fusetune tune`
+    for the kernels of a program: those are taken from the source as it is now, where --kernels names it. Exit codes: 1
+    a regression; 3 noise, or nothing to compare with; 4 another GPU than the file's, or none; 5 a wrong result. In a
     GitHub workflow it also annotates and appends to the step's summary.
     """
-    _refuse_mixed(static=static, live=live, run=run, pins=pins, against=against, budget=budget, paths=paths)
+    only_live = {"--against": against, "--budget": budget, "--program": programs or None}
+    _refuse_mixed(static=static, live=live, run=run, pins=pins, only_live=only_live, paths=paths)
     for op in ops:
         named_op(op)
-    if pins:
-        ctx.exit(_pin(_read(paths), workers))
-    if run is not None:
-        findings = [_replayed(run)]
-    elif static:
-        findings = _static(_read(paths), workers)
-    else:
-        findings = _live(_read(paths), against, on_mismatch, budget, workers)
+    with _sources(kernels) as sources:
+        if pins:
+            ctx.exit(_pin(_read(paths), workers, sources))
+        if run is not None:
+            findings = [_replayed(run)]
+        elif static:
+            findings = _static(_read(paths), workers, sources)
+        else:
+            findings = _live(_read(paths), against, on_mismatch, budget, workers, sources, programs)
     ctx.exit(_tell(findings, {"json": json, "markdown": markdown, "junit": junit}))
+
+
+@contextmanager
+def _sources(kernels: Sequence[str]) -> Iterator[Sources | None]:
+    """What files, folders and packages were named to import kernels from; None where none was."""
+    if not kernels:
+        yield None
+        return
+    from fusetune.cli.scratch import scratch_folder
+    from fusetune.gate.sources import Sources
+
+    with scratch_folder("kernels") as folder:
+        yield Sources(kernels, folder)
 
 
 def _refuse_mixed(
@@ -112,8 +148,7 @@ def _refuse_mixed(
     live: bool,
     run: str | None,
     pins: bool,
-    against: str | None,
-    budget: float | None,
+    only_live: Mapping[str, object],
     paths: Sequence[Path],
 ) -> None:
     modes = {"--static": static, "--live": live, "--from": run is not None, "--pin": pins}
@@ -121,7 +156,7 @@ def _refuse_mixed(
     if len(given) > 1:
         raise UsageError(f"{' and '.join(given)} are different gates; give one of them")
     if given and given != ["--live"]:
-        for name, value in (("--against", against), ("--budget", budget)):
+        for name, value in only_live.items():
             if value is not None:
                 raise UsageError(f"{name} is for a live gate; leave it out beside {given[0]}")
     if run is not None and paths:
@@ -147,12 +182,12 @@ def _tell(findings: list[Finding], paths: dict[str, Path | None]) -> int:
     return exit_code(findings)
 
 
-def _pin(files: Files, workers: int | None) -> int:
+def _pin(files: Files, workers: int | None, sources: Sources | None) -> int:
     from fusetune.cli.progress import make_progress
     from fusetune.gate.static import pin
 
     code = 0
-    for pinned in pin(files, make_progress(), workers=workers):
+    for pinned in pin(files, make_progress(), workers=workers, sources=sources):
         echo(printable(f"Pinned {pinned.count} config{'' if pinned.count == 1 else 's'} in {pinned.path}"))
         for refused in pinned.refused:
             echo(printable(f"NOT PINNED   {refused}"))
@@ -160,11 +195,11 @@ def _pin(files: Files, workers: int | None) -> int:
     return code
 
 
-def _static(files: Files, workers: int | None) -> list[Finding]:
+def _static(files: Files, workers: int | None, sources: Sources | None) -> list[Finding]:
     from fusetune.cli.progress import make_progress
     from fusetune.gate.static import static_gate
 
-    return static_gate(files, make_progress(), workers=workers)
+    return static_gate(files, make_progress(), workers=workers, sources=sources)
 
 
 def _replayed(run: str) -> Finding:
@@ -179,7 +214,13 @@ def _replayed(run: str) -> Finding:
 
 
 def _live(
-    files: Files, against: str | None, on_mismatch: str, budget: float | None, workers: int | None
+    files: Files,
+    against: str | None,
+    on_mismatch: str,
+    budget: float | None,
+    workers: int | None,
+    sources: Sources | None,
+    programs: Sequence[str],
 ) -> list[Finding]:
     from fusetune.cli.progress import make_progress
     from fusetune.measure.nvml import gpu_present
@@ -189,30 +230,52 @@ def _live(
         none = "there is no NVIDIA GPU here to measure on"
         if on_mismatch == "static":
             progress.warn(f"{none}: the configs are only compiled")
-            return _static(files, workers)
+            return _static(files, workers, sources)
         if on_mismatch == "skip":
             from fusetune.gate.live import not_gated
 
             return [not_gated(path, file, entry, f"skipped: {none}") for path, file in files for entry in file.entries]
         raise NoUsableGpuError(f"{none}; `fusetune gate --static` checks without one")
 
+    from fusetune.cli.replaying import for_another_gpu, refuse_idle, replays_of
     from fusetune.cli.scratch import scratch_folder
-    from fusetune.gate.against import Revision
     from fusetune.gate.live import LiveOptions, live_gate
     from fusetune.measure.cuda import CudaMeasurer
 
+    refuse_idle(files, programs)
+    elsewhere = for_another_gpu(files)
+    here = [(path, file) for path, file in files if path not in elsewhere]
     with ExitStack() as stack:
-        revision = None
-        if against is not None:
-            revision = stack.enter_context(Revision(against, stack.enter_context(scratch_folder("against"))))
+        folder = stack.enter_context(scratch_folder("against"))
+        replays, name = stack.enter_context(replays_of(here, sources, programs, against, folder))
         options = LiveOptions(
             on_mismatch=on_mismatch,  # type: ignore[arg-type]  # click.Choice
             budget_s=budget,
-            against=revision,
+            against=stack.enter_context(_revision(here, against, name, folder)),
             journals=runs_dir(),
             workers=workers,
+            sources=sources,
+            replays=replays,
+            elsewhere=elsewhere,
         )
         return live_gate(files, CudaMeasurer, progress, options)
+
+
+@contextmanager
+def _revision(files: Files, against: str | None, name: str | None, folder: Path) -> Iterator[Against | None]:
+    """The other revision: of ops, of kernels of programs where it has a `name` for these, or of both."""
+    if against is None:
+        yield None
+        return
+    from fusetune.gate.against import Revision
+    from fusetune.gate.source_revision import SourceRevision
+    from fusetune.gate.sources import is_captured
+
+    if all(is_captured(file) for _, file in files):
+        yield SourceRevision(name or against)
+        return
+    with Revision(against, folder) as revision:
+        yield revision if name is None else SourceRevision(name, revision)
 
 
 def _read(paths: Sequence[Path]) -> Files:

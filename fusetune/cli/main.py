@@ -87,6 +87,10 @@ def _run(arguments: list[str]) -> int:
 
     from fusetune.cli.commands import cli
 
+    if "FUSETUNE_RUN" in os.environ:  # A program that `fusetune run` runs has started us: we launch what we are asked.
+        from fusetune.capture.serving.settings import withdraw
+
+        withdraw(os.environ)
     if "_FUSETUNE_COMPLETE" in os.environ:
         cli.main(prog_name="fusetune")
     try:

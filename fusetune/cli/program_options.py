@@ -40,12 +40,21 @@ def quota_option(words: str) -> Callable[[F], F]:
 
 def program_options(command: F) -> F:
     """Add the program, its form, and which kernels of it are meant."""
-    for option in reversed(_OPTIONS):
+    return form_options(_added(command, _OPTIONS))
+
+
+def form_options(command: F) -> F:
+    """Add the program and its form alone."""
+    return _added(command, _FORM)
+
+
+def _added(command: F, options: Sequence[Callable[[Any], Any]]) -> F:
+    for option in reversed(options):
         command = option(command)
     return command
 
 
-_OPTIONS: Final[Sequence[Callable[[Any], Any]]] = (
+_FORM: Final[Sequence[Callable[[Any], Any]]] = (
     click.argument("program", nargs=-1, metavar="PROGRAM [ARGS]...", type=click.UNPROCESSED),
     click.option(
         "-m", "module", metavar="MODULE", help="Run a module, as `python -m`: -m pytest tests/test_norm.py::test_a"
@@ -59,6 +68,8 @@ _OPTIONS: Final[Sequence[Callable[[Any], Any]]] = (
         type=click.Path(dir_okay=False, path_type=Path),
         help="Where Model, get_inputs and get_init_inputs are, beside a file with ModelNew.",
     ),
+)
+_OPTIONS: Final[Sequence[Callable[[Any], Any]]] = (
     click.option("--kernel", metavar="GLOB", help="Kernels of this name alone, as *norm*."),
     click.option("--top", type=click.IntRange(1), metavar="N", help="The first N kernels by their time."),
     click.option(

@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import msgspec
 
+from fusetune.core.decision import KeepRule
 from fusetune.errors import FusetuneError
 
 if TYPE_CHECKING:
+    from fusetune.cli.source_trials import SourceTrials
     from fusetune.code.patch.change import Change
     from fusetune.code.patch.plan import Plan
+    from fusetune.code.patch.source_file import Sources
     from fusetune.tune.last_word import LastWord, Why
     from fusetune.tune.program import Tuned
     from fusetune.tune.source_again import Source
@@ -32,17 +35,38 @@ class Question(NamedTuple):
     """How the program is asked: not at all where there is a reason `why_not`.
 
     `least_gain` is what it has to gain as a whole; None: each kernel's own verdict counts. `tolerance` is what its
-    result may be off by beside what its dtype allows.
+    result may be off by beside what its dtype allows. Values that only its source can vary are tried for `budget_s`
+    seconds, and have to gain `min_gain` each time.
     """
 
     why_not: str | None = None
     least_gain: float | None = None
     tolerance: float = 0.0
     limit_s: float | None = None
+    budget_s: float = 0.0
+    min_gain: float = KeepRule().min_gain
+
+
+class Decided(NamedTuple):
+    """What was decided, as changes that can be left out one by one: what each is of, and the edits of some of them."""
+
+    changes: tuple[tuple[str, ...], ...]
+    plan_with: Callable[[Collection[int]], Plan]
+
+    def plan(self) -> Plan:
+        """The edits of all of them."""
+        return self.plan_with(range(len(self.changes)))
 
 
 def question_of(
-    tuned: Sequence[Tuned], *, on_gpu: bool, wanted: bool, least_gain: float | None, limit_s: float | None
+    tuned: Sequence[Tuned],
+    *,
+    on_gpu: bool,
+    wanted: bool,
+    least_gain: float | None,
+    limit_s: float | None,
+    budget_s: float = 0.0,
+    min_gain: float = KeepRule().min_gain,
 ) -> Question | None:
     """What the program is asked of its changed source; None without a GPU, where nothing is timed."""
     from fusetune.tune.again import change_of, is_kept, tolerance_of
@@ -51,13 +75,15 @@ def question_of(
         return None
     if not wanted:
         return Question(why_not=NOT_ASKED)
-    return Question(None, least_gain, tolerance_of([change_of(one) for one in tuned if is_kept(one)]), limit_s)
+    tolerance = tolerance_of([change_of(one) for one in tuned if is_kept(one)])
+    return Question(None, least_gain, tolerance, limit_s, budget_s, min_gain)
 
 
 class SourceCheck(msgspec.Struct, frozen=True, kw_only=True):
     """The last word on one form of the changed source, or the sentence that says why there is none.
 
-    `changes` names the kernels of each change that could be left out; those that depend on each other are one.
+    `changes` names the kernels of each change that could be left out; those that depend on each other are one. What was
+    found by trials of the source is one, too.
     `refused` is why nothing of it is given out, where the program could not say anything. `unlike` is what is wrong
     with the source though none of its launches is changed, as a module that leaves out what the program needs.
     """
@@ -130,33 +156,25 @@ def _result_and_time(word: LastWord) -> Iterator[str]:
 def checked(
     form: Form,
     before: Source,
-    tuned: Sequence[Tuned],
-    plan_of: Callable[[Sequence[Tuned]], Plan],
+    decided: Decided,
     source_of: Callable[[Plan], Source],
     question: Question | None,
 ) -> tuple[Plan, SourceCheck | None]:
     """What of the changes is given out, and what the program said; nothing without a question.
 
-    `before` is the program as it is, `plan_of` gives the edits for verdicts, and `source_of` what is run with them.
-    Where the program cannot be asked, nothing is given out. A module is another text than the program even where no
-    launch is changed, and is asked about then, too.
+    `before` is the program as it is, and `source_of` gives what is run with some edits. Where the program cannot be
+    asked, nothing is given out. A module is another text than the program even where no launch is changed, and is asked
+    about then, too.
     """
-    plan = plan_of(tuned)
     if question is None:
-        return plan, None
-    changes = changes_apart(plan, lambda kernels: plan_of(without(kernels, tuned)))
-    check = SourceCheck(
-        form=form, changes=tuple(tuple(name for _, name in one) for one in changes), why_not=question.why_not
-    )
+        return decided.plan(), None
+    changes = decided.changes
+    check = SourceCheck(form=form, changes=changes, why_not=question.why_not)
     if question.why_not is not None:
-        return plan, check if changes else None
-
-    def plan_with(numbers: Collection[int]) -> Plan:
-        gone = [kernel for number, one in enumerate(changes) if number not in numbers for kernel in one]
-        return plan_of(without(gone, tuned))
+        return decided.plan(), check if changes else None
 
     def with_changes(numbers: Collection[int]) -> Source:
-        return source_of(plan_with(numbers))
+        return source_of(decided.plan_with(numbers))
 
     try:
         if changes:
@@ -170,7 +188,7 @@ def checked(
         refused = f"the program could not be run with it: {error}"
         check = msgspec.structs.replace(check, refused=refused)
         left = set()
-    return plan_with(left), check if changes or form == "module" else None
+    return decided.plan_with(left), check if changes or form == "module" else None
 
 
 def _asked(
@@ -209,6 +227,26 @@ def changes_apart(plan: Plan, plan_without: Callable[[Collection[Kernel]], Plan]
         made = [sum(_kernel(change) == kernel for change in one.made) for one in (plan, alone)]
         (apart if made[0] == made[1] else together).append(kernel)
     return [*((kernel,) for kernel in apart), *([tuple(together)] if together else [])]
+
+
+def decided_of(
+    tuned: Sequence[Tuned], plan_of: Callable[[Sequence[Tuned]], Plan], trials: SourceTrials | None, sources: Sources
+) -> Decided:
+    """The verdicts, and what trials of the source found, as changes; `plan_of` gives the edits of verdicts."""
+    from fusetune.code.patch.plan import joined
+
+    plan = plan_of(tuned)
+    kernels = changes_apart(plan, lambda gone: plan_of(without(gone, tuned)))
+    names = tuple(tuple(name for _, name in one) for one in kernels)
+    found = trials.names() if trials is not None else ()
+
+    def plan_with(numbers: Collection[int]) -> Plan:
+        gone = [kernel for number, one in enumerate(kernels) if number not in numbers for kernel in one]
+        verdicts = plan if not gone else plan_of(without(gone, tuned))
+        with_trials = trials is not None and found and len(kernels) in numbers
+        return joined(verdicts, trials.plan, sources) if trials is not None and with_trials else verdicts
+
+    return Decided((*names, *([found] if found else [])), plan_with)
 
 
 def without(kernels: Collection[Kernel], tuned: Sequence[Tuned]) -> list[Tuned]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,12 +25,15 @@ if TYPE_CHECKING:
     from fusetune.capture.cases import Case, Looked
     from fusetune.capture.spec import CapturedSpec
     from fusetune.cli.program_check import ProgramCheck
+    from fusetune.compiler.processes import CompileProcesses
     from fusetune.measure.fork_server import ForkServer
     from fusetune.tune.program import Tuned
     from fusetune.tune.request import CacheMode, SpaceChoice, SweepRequest, SweepResult
 
 CANDIDATE_LIMIT_S = 5.0
 """Of one check or sample: a foreign kernel may hang for good, and each that does costs so long."""
+
+VOUCHED = "; --vouch: what differs from run to run is not compared"
 
 CAPTURES_NEED = ("torch", "fusetune.capture.spec")
 """To compile a capture. Triton asks torch about the arguments of a launch, and loading it takes seconds."""
@@ -63,6 +67,14 @@ CAPTURES_NEED = ("torch", "fusetune.capture.spec")
     help="Begin no further candidates of a kernel's heaviest case after so long; its others take a few seconds.",
 )
 @click.option("--bit-exact", is_flag=True, help="A result has to be Before's bit for bit.")
+@click.option(
+    "--vouch",
+    "vouched",
+    metavar="GLOB",
+    multiple=True,
+    help="Of kernels of this name, as *dropout*, keep what is faster though what they give differs from run to run and "
+    "cannot be compared. You answer for it.",
+)
 @click.option("--rtol", type=click.FloatRange(0), help="A result may be so far off, as in torch.allclose.")
 @click.option("--atol", type=click.FloatRange(0), help="Beside --rtol.  [default: by the dtype]")
 @click.option(
@@ -112,6 +124,7 @@ def tune(
     maxnreg: bool,
     budget_s: float,
     bit_exact: bool,
+    vouched: tuple[str, ...],
     rtol: float | None,
     atol: float | None,
     min_gain: float,
@@ -129,6 +142,8 @@ def tune(
     diff: bool,
     apply: bool,
     autotune: bool,
+    lookup: bool,
+    source_budget_s: float,
     per_kernel: bool,
     runs: Path | None,
     as_json: bool,
@@ -138,7 +153,7 @@ def tune(
     The program runs once, and its launches are kept with their arguments. Each is launched again with other warps,
     stages and tiles: a config stays only if its result is Before's, and it is surely at least 2 % faster than what runs
     today and than 4 warps / 2 stages. Then the program runs again, as it is and with what was kept: it has the last
-    word. The outcome goes to YAML; nothing of the program is written to without --apply.
+    word. The outcome goes to YAML, with pins for `fusetune gate`; nothing of the program is written to without --apply.
 
     PROGRAM is a script with its arguments, `package.module:function` with --args, or a file with ModelNew beside a
     reference; -m runs a module. Without a GPU its kernels are compiled for --target, and the answer is a prediction.
@@ -153,7 +168,9 @@ def tune(
 
     began = time.monotonic()
     parsed = parse_program([*(["-m", module] if module else []), *program], args=expression, reference=reference)
-    outputs = outputs_of(output, configs, diff=diff, apply=apply, autotune=autotune, per_kernel=per_kernel)
+    outputs = outputs_of(
+        output, configs, diff=diff, apply=apply, autotune=autotune, per_kernel=per_kernel, lookup=lookup
+    )
     check_program(outputs, parsed)
     if target_name is None and not nvml.gpu_present():
         target_name = DEFAULT_TARGET
@@ -186,8 +203,8 @@ def tune(
         tuned: list[Tuned] = []
 
         def request(spec: CapturedSpec) -> SweepRequest:
-            spec.strictness, spec.more = Strictness(bit_exact, rtol, atol), more
             seen = spec.kept.case.kernel
+            spec.strictness, spec.more = Strictness(bit_exact, rtol, atol, _is_of(seen.name, vouched)), more
             spec.also = winners_of(tuned, seen)
             return SweepRequest(
                 spec=spec,
@@ -209,14 +226,14 @@ def tune(
         cases = worth_tuning(selected(looked, kernel=kernel, top=top, share=share), share)
         explainer.match(cases, looked)
         for number, case in enumerate(cases, start=1):
-            echo(f"[{number}/{len(cases)}] {printable(case.kernel.name)}  {printable(case.config_text())}", err=True)
+            echo(printable(f"[{number}/{len(cases)}] {_begun(case, vouched)}"), err=True)
             tuned.append(explainer.told(number, tune_case(case, request, explainer.running(number, run))))
-        processes.end()  # While the outcome is shown.
         from fusetune.cli.program_check import run_again, why_not_asked
         from fusetune.cli.source_check import question_of
 
         why_not = why_not_asked(on_gpu=target is None, wanted=not no_program_check, failed=looked.failed)
         tuned, checked = run_again(parsed, tuned, why_not=why_not, limit_s=limit_s)
+        _pin(tuned, processes)
         code = Code(None, None)
         if outputs.any and not looked.failed:  # Whoever changes a program has to have seen it run.
             question = question_of(
@@ -225,12 +242,30 @@ def tune(
                 wanted=not no_program_check,
                 least_gain=None if per_kernel else min_gain,
                 limit_s=limit_s,
+                budget_s=source_budget_s,
+                min_gain=min_gain,
             )
             code = code_of(outputs, parsed, tuned, looked, question)
-        words, folder = _words(module, program), outputs.configs
-        _show(looked, cases, tuned, checked, code, words, time.monotonic() - began, folder, as_json=as_json)
+        seconds = time.monotonic() - began
+        _show(looked, cases, tuned, checked, code, _words(module, program), seconds, outputs.configs, as_json=as_json)
     hand_out(outputs, parsed, tuned, looked, code, quiet=as_json)
     ctx.exit(exit_code(looked, tuned))
+
+
+def _begun(case: Case, vouched: Sequence[str]) -> str:
+    """The case that is tuned now, and that its user answers for it."""
+    return f"{case.kernel.name}  {case.config_text()}{VOUCHED if _is_of(case.kernel.name, vouched) else ''}"
+
+
+def _is_of(name: str, globs: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, glob) for glob in globs)
+
+
+def _pin(tuned: Sequence[Tuned], processes: CompileProcesses) -> None:
+    from fusetune.cli.tuned_pins import pin_all
+
+    pin_all(tuned, processes)
+    processes.end()  # While the outcome is shown.
 
 
 def _measured(server: ForkServer) -> Callable[[SweepRequest], SweepResult]:
@@ -275,7 +310,7 @@ def _show(
     *,
     as_json: bool,
 ) -> None:
-    from fusetune.cli.tuned import explanations_of, sentences_on, table_of_tuned, to_builtins
+    from fusetune.cli.tuned import explanations_of, notes_of, sentences_on, table_of_tuned, to_builtins
     from fusetune.report.captured import besides, notes_on
 
     if as_json:
@@ -287,6 +322,7 @@ def _show(
             **made,
             "program_check": checked.to_builtins(),
             "source_check": code.to_builtins(),
+            "source_trials": code.trials.to_builtins() if code.trials is not None else None,
             "failed": looked.failed,
         }
         echo_json(json.dumps(told, indent=1))
@@ -297,11 +333,12 @@ def _show(
             echo_console(Console(), lambda console: console.print(table_of_tuned(tuned)))
         for line in explanations_of(tuned):
             echo(line)
-        for line in [*sentences_on(tuned), *checked.lines(), *code.lines(), *besides(looked, cases), *notes_on(cases)]:
+        beside = [*besides(looked, cases), *notes_on(cases), *notes_of(tuned)]
+        for line in [*sentences_on(tuned), *checked.lines(), *code.lines(), *beside]:
             echo(printable(line))
         files = sorted({str(one.result.file) for one in tuned if one.result is not None and one.result.file})
         if files:
-            echo(f"Wrote {', '.join(files)}; `fusetune report --configs {output}` shows them")
+            echo(f"Wrote {', '.join(files)}, with pins; `fusetune report --configs {output}` shows them")
     if looked.failed:
         echo(printable(f"The program failed by itself: {looked.failed}"), err=True)
 

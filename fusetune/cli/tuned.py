@@ -81,6 +81,14 @@ def sentences_on(tuned: Sequence[Tuned]) -> list[str]:
     return list(dict.fromkeys(lines))
 
 
+def notes_of(tuned: Sequence[Tuned]) -> list[str]:
+    """What was found out about the program's own configs while they were tuned, a sentence each."""
+    return [
+        f"note: {told}"
+        for told in dict.fromkeys(f"{one.case.kernel.name}: {it}" for one in tuned for it in one.findings)
+    ]
+
+
 def explanations_of(tuned: Sequence[Tuned]) -> list[str]:
     """What predictions go by, and what a profile says of those that were measured; cases of equal lines have one."""
     told: Counter[tuple[str, ...]] = Counter()
@@ -132,7 +140,7 @@ def _case(one: Tuned) -> dict[str, Any]:
         "best": _best(one),
         "seconds": one.seconds,
         "run": one.result.run if one.result is not None else None,
-        "findings": list(one.case.findings),
+        "findings": [*one.case.findings, *one.findings],
         "profile": msgspec.to_builtins(one.profile) if one.profile is not None else None,
         "prediction": explanation_to_builtins(one.explanation) if one.explanation is not None else None,
     }

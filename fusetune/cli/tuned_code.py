@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
@@ -12,18 +14,24 @@ from msgspec import structs
 
 import fusetune
 from fusetune.cli.shown import echo, echo_laid_out
-from fusetune.cli.source_check import Question, SourceCheck, checked
+from fusetune.cli.source_check import Question, SourceCheck, checked, decided_of
 from fusetune.core.text import printable
 from fusetune.errors import MachineError, UsageError
+from fusetune.store.paths import CONFIGS_VARIABLE
 
 if TYPE_CHECKING:
     from fusetune.capture.cases import Case, Looked
     from fusetune.capture.programs import Program
+    from fusetune.cli.source_trials import SourceTrials
     from fusetune.code.patch.plan import Plan
+    from fusetune.code.patch.source_file import Sources
+    from fusetune.code.patch.standalone import Standalone
     from fusetune.tune.program import Tuned
 
 F = TypeVar("F", bound=Callable[..., Any])
 _SUFFIX: Final = ".py"
+SOURCE_BUDGET_S: Final = 60.0
+"""For trials that are runs of the program, of a few seconds each: some ten of them."""
 
 
 class Outputs(NamedTuple):
@@ -35,6 +43,7 @@ class Outputs(NamedTuple):
     apply: bool
     autotune: bool
     per_kernel: bool = False
+    lookup: bool = False
 
     @property
     def any(self) -> bool:
@@ -76,6 +85,22 @@ _OPTIONS: Final[Sequence[Callable[[Any], Any]]] = (
         help="Leave kernels to @triton.autotune with at most three configs, BASELINE among them, not to one.",
     ),
     click.option(
+        "--source-budget",
+        "source_budget_s",
+        metavar="SECONDS",
+        type=click.FloatRange(0),
+        default=SOURCE_BUDGET_S,
+        show_default=True,
+        help="With -o, --diff or --apply on a GPU: what a launch alone cannot vary is tried by running the program "
+        "again with another number in its source; begin no further such run after so long. 0 tries none.",
+    ),
+    click.option(
+        "--lookup",
+        is_flag=True,
+        help="With --diff or --apply: write @fusetune.autotune in the place of @triton.autotune, so that a kernel with "
+        "a config that was kept looks it up in the YAML while the program runs, and times nothing.",
+    ),
+    click.option(
         "--per-kernel",
         is_flag=True,
         help="Write what each kernel's own verdict says, though the program as a whole gains less than --min-gain. Its "
@@ -92,6 +117,7 @@ def outputs_of(
     apply: bool,
     autotune: bool,
     per_kernel: bool = False,
+    lookup: bool = False,
 ) -> Outputs:
     """The options together; raises UsageError where they do not go together."""
     module = output if output is not None and output.suffix == _SUFFIX else None
@@ -101,15 +127,21 @@ def outputs_of(
         configs = output
     if module is not None and module.is_dir():
         raise UsageError(f"-o {module} is a folder; name the file that the module is written to")
-    found = Outputs(module, configs or Path("configs"), diff, apply, autotune, per_kernel)
-    if (autotune or per_kernel) and not found.any:
-        option = "--autotune" if autotune else "--per-kernel"
+    found = Outputs(module, configs or Path("configs"), diff, apply, autotune, per_kernel, lookup)
+    if lookup and (autotune or module is not None):
+        other = "--autotune" if autotune else f"-o {module}"
+        raise UsageError(f"--lookup leaves lists of configs as they are, for --diff and --apply; leave {other} out")
+    if (autotune or per_kernel or lookup) and not found.any:
+        option = "--autotune" if autotune else "--lookup" if lookup else "--per-kernel"
         raise UsageError(f"{option} says what is written; give -o FILE.py, --diff or --apply with it")
     return found
 
 
 def check_program(outputs: Outputs, program: Program) -> None:
-    """Raise UsageError where a module is wanted of a program that has none, ConfigFileError where it has no place."""
+    """Raise UsageError where a module is wanted of a program that has none, or whose own modules cannot be part of it.
+
+    Raises ConfigFileError where it has no place.
+    """
     from fusetune.tune.plan import check_folder
 
     if outputs.module is None:
@@ -122,16 +154,26 @@ def check_program(outputs: Outputs, program: Program) -> None:
         )
     if outputs.module.resolve() == Path(program.what).resolve():
         raise UsageError(f"-o {outputs.module} is the program itself; write to another file, or use --apply")
+    _standalone(program)
 
 
-def plan_of(tuned: Sequence[Tuned], looked: Looked, *, autotune: bool) -> Plan:
-    """What was decided as edits of the program's files, none of which has to have changed since they ran."""
-    from fusetune.cli.wanted import changes_of, files_measured
-    from fusetune.code.patch.plan import planned
+def sources_of(looked: Looked) -> Sources:
+    """The program's files, none of which may have changed since they ran."""
+    from fusetune.cli.wanted import files_measured
     from fusetune.code.patch.source_file import Sources
 
-    changes, findings = changes_of(tuned, looked.gpu or looked.compiled_for, autotune=autotune)
-    plan = planned(changes, Sources(measured=files_measured(looked.cases)))
+    return Sources(measured=files_measured(looked.cases))
+
+
+def plan_of(
+    tuned: Sequence[Tuned], looked: Looked, *, autotune: bool, lookup: bool = False, sources: Sources | None = None
+) -> Plan:
+    """What was decided as edits of the program's files."""
+    from fusetune.cli.wanted import changes_of
+    from fusetune.code.patch.plan import planned
+
+    changes, findings = changes_of(tuned, looked.gpu or looked.compiled_for, autotune=autotune, lookup=lookup)
+    plan = planned(changes, sources or sources_of(looked))
     return structs.replace(plan, findings=(*findings, *plan.findings))
 
 
@@ -143,14 +185,23 @@ class Form(NamedTuple):
 
 
 class Code(NamedTuple):
-    """What is given out of the source: as a module, and as a patch; None where that is not wanted."""
+    """What is given out of the source: as a module, and as a patch; None where that is not wanted.
+
+    `trials` is what runs of the program with other values in its source came to; None where there were none.
+    """
 
     module: Form | None
     patch: Form | None
+    trials: SourceTrials | None = None
+
+    def forms(self) -> list[Form]:
+        """Those that are wanted."""
+        return [form for form in (self.module, self.patch) if form is not None]
 
     def lines(self) -> list[str]:
         """What the program said of it, for people."""
-        return [line for form in self if form is not None and form.check is not None for line in form.check.lines()]
+        trials = self.trials.lines() if self.trials is not None else []
+        return [*trials, *(line for form in self.forms() if form.check is not None for line in form.check.lines())]
 
     def to_builtins(self) -> dict[str, Any]:
         """The same as JSON has it."""
@@ -169,29 +220,66 @@ def code_of(
 
     Where it is not right with a change, or does not gain what it has to, the change is not in it.
     """
+    with _looked_up_in(outputs.configs) if outputs.lookup else contextlib.nullcontext():
+        return _code_of(outputs, program, tuned, looked, question)
+
+
+def _code_of(
+    outputs: Outputs, program: Program, tuned: Sequence[Tuned], looked: Looked, question: Question | None
+) -> Code:
+    from fusetune.cli.source_trials import try_sources
     from fusetune.tune.source_again import Source
 
-    def planned(verdicts: Sequence[Tuned]) -> Plan:
-        return plan_of(verdicts, looked, autotune=outputs.autotune)
+    sources = sources_of(looked)
 
-    def module_with(plan: Plan) -> Source:
-        assert outputs.module is not None, "it is asked of a module alone"
-        text, _ = module_of(program, plan, tuned, looked)
-        path = str(outputs.module.absolute())
-        beside = structs.replace(program, what=path, reference=program.reference or program.what)
-        own = str(Path(program.what).absolute())
-        return Source(beside, {path: text.encode()}, _held(tuned, plan, {own: path}))
+    def planned(verdicts: Sequence[Tuned]) -> Plan:
+        return plan_of(verdicts, looked, autotune=outputs.autotune, lookup=outputs.lookup, sources=sources)
 
     def patched(plan: Plan) -> Source:
         return Source(program, {one.file: one.after for one in plan.files}, _held(tuned, plan))
 
-    before = Source(program, {}, _held(tuned))
+    trials = None
+    if question is not None and question.why_not is None:
+        trials = try_sources(
+            program,
+            tuned,
+            planned(tuned),
+            sources,
+            patched,
+            budget_s=question.budget_s,
+            min_gain=question.min_gain,
+            limit_s=question.limit_s,
+            gpu=looked.gpu,
+        )
+
+    def module_with(plan: Plan) -> Source:
+        assert outputs.module is not None, "it is asked of a module alone"
+        made = module_of(program, plan, tuned, looked)
+        path = str(outputs.module.absolute())
+        beside = structs.replace(program, what=path, reference=program.reference or program.what)
+        return Source(beside, {path: made.text.encode()}, _held(tuned, plan, dict.fromkeys(made.files, path)))
+
+    before, decided = Source(program, {}, _held(tuned)), decided_of(tuned, planned, trials, sources)
     module = patch = None
     if outputs.module is not None:
-        module = Form(*checked("module", before, tuned, planned, module_with, question))
+        module = Form(*checked("module", before, decided, module_with, question))
     if outputs.diff or outputs.apply:
-        patch = Form(*checked("patch", before, tuned, planned, patched, question))
-    return Code(module, patch)
+        patch = Form(*checked("patch", before, decided, patched, question))
+    return Code(module, patch, trials)
+
+
+@contextlib.contextmanager
+def _looked_up_in(folder: Path) -> Iterator[None]:
+    """Have processes that are started meanwhile find configs in a folder before all others."""
+    before = os.environ.get(CONFIGS_VARIABLE)
+    os.environ[CONFIGS_VARIABLE] = os.pathsep.join([str(folder.absolute()), *([before] if before else [])])
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[CONFIGS_VARIABLE]
+        else:
+            os.environ[CONFIGS_VARIABLE] = before
 
 
 def _held(tuned: Sequence[Tuned], plan: Plan | None = None, moved: Mapping[str, str] | None = None) -> list[Case]:
@@ -217,11 +305,11 @@ def hand_out(
 
     `quiet` prints nothing on stdout. Raises UsageError where a file has changed, or there is no module to write.
     """
-    findings = [finding for form in code if form is not None for finding in form.plan.findings]
+    findings = [finding for form in code.forms() for finding in form.plan.findings]
     for finding in dict.fromkeys(findings):
         echo(printable(f"Not written back: {finding.told()}"), err=True)
     if outputs.module is not None and code.module is not None:
-        _write_module(outputs.module, program, code.module, tuned, looked)
+        _write_module(outputs.module, program, code, tuned, looked)
     return _hand_out_patch(outputs, code.patch, looked, quiet=quiet) if code.patch is not None else ""
 
 
@@ -242,13 +330,14 @@ def _hand_out_patch(outputs: Outputs, form: Form, looked: Looked, *, quiet: bool
     return text
 
 
-def _write_module(path: Path, program: Program, form: Form, tuned: Sequence[Tuned], looked: Looked) -> None:
-    text, findings = module_of(program, form.plan, tuned, looked, form.check)
-    for finding in findings:
-        echo(printable(f"Note: {finding}"), err=True)
+def _write_module(path: Path, program: Program, code: Code, tuned: Sequence[Tuned], looked: Looked) -> None:
+    assert code.module is not None, "it is written where it is wanted"
+    made = module_of(program, code.module.plan, tuned, looked, code.module.check, code.trials)
+    for note in made.notes:
+        echo(printable(f"Note: {note}"), err=True)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        path.write_text(made.text, encoding="utf-8")
     except OSError as error:
         raise MachineError(
             f"{path} could not be written ({error.strerror or error}); free or name another place"
@@ -256,29 +345,67 @@ def _write_module(path: Path, program: Program, form: Form, tuned: Sequence[Tune
     echo(printable(f"Wrote {path}"), err=True)
 
 
+class Module(NamedTuple):
+    """One module, what somebody should know of it, and the program's own files that it has something of."""
+
+    text: str
+    notes: list[str]
+    files: tuple[str, ...]
+
+
 def module_of(
-    program: Program, plan: Plan, tuned: Sequence[Tuned], looked: Looked, check: SourceCheck | None = None
-) -> tuple[str, list[str]]:
-    """One module of a program with ModelNew, with what was decided, and what somebody should know of it."""
+    program: Program,
+    plan: Plan,
+    tuned: Sequence[Tuned],
+    looked: Looked,
+    check: SourceCheck | None = None,
+    trials: SourceTrials | None = None,
+) -> Module:
+    """One module of a program with ModelNew, with what was decided. Raises UsageError where it cannot be one."""
     from fusetune.cli.wanted import modules_of
+
+    texts = {one.file: one.after for one in plan.files}
+    header = header_of(program, plan, tuned, looked, check, trials)
+    made = _standalone(program, texts, header, modules_of(looked.cases), sources_of(looked))
+    files = (str(Path(program.what).absolute()), *made.inlined)
+    others = [one for one in texts if one not in files]
+    told = [f"{other} would have to change, too, and is not part of the module" for other in others]
+    return Module(made.text, [*(finding.told() for finding in made.findings), *told], files)
+
+
+def _standalone(
+    program: Program,
+    texts: Mapping[str, bytes] = {},
+    header: Sequence[str] = (),
+    known: Mapping[str, str] = {},
+    sources: Sources | None = None,
+) -> Standalone:
+    """The module of a program's file and of its own modules, where some have other texts."""
     from fusetune.code.patch.edits import NotWritableError
+    from fusetune.code.patch.own_modules import OwnModules
+    from fusetune.code.patch.source_file import Sources
     from fusetune.code.patch.standalone import standalone
 
+    held = sources or Sources()
     file = str(Path(program.what).absolute())
-    data = next((one.after for one in plan.files if one.file == file), None)
-    data = Path(file).read_bytes() if data is None else data
-    header = header_of(program, plan, tuned, looked, check)
+
+    def text(name: str) -> bytes:
+        return texts[name] if name in texts else held.data(name)
+
+    modules = OwnModules(Path(file).resolve().parent, known, text)
     try:
-        text, findings = standalone(file, data, header, modules_of(looked.cases))
+        return standalone(file, texts.get(file) or Path(file).read_bytes(), header, modules)
     except NotWritableError as error:
         raise UsageError(error.finding.told()) from error
-    others = [one.file for one in plan.files if one.file != file]
-    told = [f"{other} would have to change, too, and is not part of the module" for other in others]
-    return text, [*(finding.told() for finding in findings), *told]
 
 
 def header_of(
-    program: Program, plan: Plan, tuned: Sequence[Tuned], looked: Looked, check: SourceCheck | None = None
+    program: Program,
+    plan: Plan,
+    tuned: Sequence[Tuned],
+    looked: Looked,
+    check: SourceCheck | None = None,
+    trials: SourceTrials | None = None,
 ) -> list[str]:
     """The comments at the top of a module: where it comes from, what the program said, and each kernel's verdict."""
     from fusetune.cli.wanted import verdict_of
@@ -294,6 +421,8 @@ def header_of(
         lines.append("No launch is changed.")
     for verdict, reasons in dict.fromkeys((verdict_of(one), _reasons_of(one)) for one in tuned):
         lines += [verdict, *(f"  {reason}" for reason in reasons)]
+    if trials is not None:
+        lines += [f"In the source: {sentence}" for sentence in trials.sentences()]
     lines += [f"Not written back: {Path(one.file).name}:{one.line}: {one.text}" for one in plan.findings]
     wrapper = textwrap.TextWrapper(LINE_LENGTH - 2, subsequent_indent="  ", break_on_hyphens=False)
     return [part for line in lines for part in wrapper.wrap(printable(line))]

@@ -5,25 +5,28 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import msgspec
+
 from fusetune.capture.cases import Case, Site
-from fusetune.capture.naming import value_name
 from fusetune.code.patch.change import OPTIONS, Change, Launched
 from fusetune.code.patch.edits import Finding
 from fusetune.core.config import Config
 from fusetune.core.decision import reason_text, reference_name
 from fusetune.core.text import printable
+from fusetune.ops.naming import value_name
 from fusetune.tune.program import Tuned
 from fusetune.units import format_gain, format_interval, format_us
 
 
 def changes_of(
-    tuned: Sequence[Tuned], gpu: str | None, *, autotune: bool = False
+    tuned: Sequence[Tuned], gpu: str | None, *, autotune: bool = False, lookup: bool = False
 ) -> tuple[list[Change], list[Finding]]:
     """A change for each case whose launch is found in the source; findings for those that should and are not.
 
     With `autotune`, and of predictions always, a kernel is left with at most three configs to try: those of a
-    prediction are what its explanation proposes. A case that stays as
-    it is wants just that, which counts where another one of the same launch wants something else.
+    prediction are what its explanation proposes. With `lookup`, an autotuned kernel with a config that was kept looks
+    it up. A case that stays as it is wants just that, which counts where another one of the same launch wants
+    something else.
     """
     changes, findings = [], []
     for one in tuned:
@@ -34,7 +37,9 @@ def changes_of(
                 text = f"where {kernel.name} is launched is not clear, so {printable(_to(one))} is to be given by hand"
                 findings.append(Finding(kernel.file, kernel.line, text))
             continue
-        changes.append(_change(one, one.case.site, wanted or {}, gpu, autotune=autotune))
+        change = _change(one, one.case.site, wanted or {}, gpu, autotune=autotune)
+        looks_up = lookup and wanted is not None and bool(one.case.site.listed)
+        changes.append(msgspec.structs.replace(change, looks_up=looks_up))
     return changes, findings
 
 
@@ -43,16 +48,16 @@ def files_measured(cases: Sequence[Case]) -> dict[str, str]:
     return {file: hashed for case in cases if case.site is not None for file, hashed in case.site.files.items()}
 
 
-def modules_of(cases: Sequence[Case]) -> frozenset[str]:
-    """The program's own modules that names are imported from where it launches."""
-    return frozenset(name for case in cases if case.site is not None for name in case.site.modules)
+def modules_of(cases: Sequence[Case]) -> dict[str, str]:
+    """The files of the program's own modules that names are imported from where it launches."""
+    return {name: file for case in cases if case.site is not None for name, file in case.site.modules.items()}
 
 
 def _change(one: Tuned, site: Site, wanted: Mapping[str, Any], gpu: str | None, *, autotune: bool) -> Change:
     case = one.case
     before = before_of(case)
     return Change(
-        launch=_launched(case, site),
+        launch=launched_of(case, site),
         before=before,
         wanted={**before, **wanted},
         tried=_tried(one, autotune=autotune),
@@ -64,7 +69,8 @@ def _change(one: Tuned, site: Site, wanted: Mapping[str, Any], gpu: str | None, 
     )
 
 
-def _launched(case: Case, site: Site) -> Launched:
+def launched_of(case: Case, site: Site) -> Launched:
+    """A case's launch by where it stands in the program's source."""
     return Launched(
         file=site.file,
         line=site.line,

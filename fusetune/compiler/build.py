@@ -20,7 +20,13 @@ from fusetune.core.dtypes import element_type
 from fusetune.core.problem import Problem
 from fusetune.core.resources import Resources
 from fusetune.core.target import Target
-from fusetune.core.trouble import is_recorded_trouble, machine_told, trouble_of, trouble_of_exit
+from fusetune.core.trouble import (
+    is_recorded_trouble,
+    machine_told,
+    refuse_interpreter,
+    trouble_of,
+    trouble_of_exit,
+)
 from fusetune.errors import CompileError, FusetuneError, MachineError, MissingPackageError
 from fusetune.ops.parameters import completed
 from fusetune.ops.spec import AbstractTensor, KernelSpec, Launch, TileDescriptor, abstract_tensors
@@ -98,6 +104,7 @@ def read_kernel(launch: Launch, target: Target) -> ReadKernel:
     CompileError with the compiler's own message; MachineError, and UsageError for what the user has set, where it was
     the machine that let nothing be compiled.
     """
+    refuse_interpreter()
     try:
         return _read_once(launch, target)
     except Exception as error:

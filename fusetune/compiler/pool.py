@@ -7,7 +7,7 @@ import io
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from fusetune.compiler.processes import CompileProcesses, usable_cores
 from fusetune.core.config import Config
@@ -18,6 +18,8 @@ from fusetune.core.target import Target
 from fusetune.core.trouble import Trouble, full_place, trouble_of, trouble_of_exit
 from fusetune.errors import CompileError, FusetuneError, UsageError
 from fusetune.ops.spec import KernelSpec
+
+R = TypeVar("R")
 
 TIME_LIMIT_S = 60.0
 """A config that takes longer to compile is left out; typical ones take half a second."""
@@ -95,7 +97,7 @@ class CompileRun:
             while left:
                 done, left = wait(left, _LOOK_EVERY_S, FIRST_COMPLETED)
                 for future in done:
-                    yield Compiled(self._futures[future], _result_of(future.result, self._time_limit_s))
+                    yield Compiled(self._futures[future], outcome_of(future.result, self._time_limit_s))
                 if not done and not self._processes.answer(self._number):
                     # They could not make another process, such as for want of memory, and answer nothing any more.
                     lost = Trouble("the processes that compile were lost; see what uses this machine's memory")
@@ -136,7 +138,8 @@ def _compile(spec: KernelSpec, job: Job, target: Target, with_launchers: bool) -
         return trouble_of(error) or Trouble(str(error), is_setting=isinstance(error, UsageError))
 
 
-def _result_of(result: Callable[[], Outcome], limit_s: float) -> Outcome:
+def outcome_of(result: Callable[[], R], limit_s: float) -> R | Rejection | Trouble:
+    """What a job gave, or what its end says of it: of the config, or of the machine."""
     from pebble import ProcessExpired
 
     try:

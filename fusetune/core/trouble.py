@@ -11,6 +11,7 @@ import errno
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -56,7 +57,7 @@ _SAID: Final = re.compile(
 """What the C library, the loader, LLVM, ptxas and Triton say of a machine, and of no kernel."""
 
 _RECORDED: Final = re.compile(
-    r"\[Errno \d+\]|KeyError: 'cubin'|kernel image is invalid"
+    r"\[Errno \d+\]|KeyError: 'cubin'|kernel image is invalid|'InterpretedFunction' object has no attribute"
     r"|\bMemoryError\b|\bJSONDecodeError\b|\bUnicodeDecodeError\b|\bEOFError\b"
     r"|cuobjdump could not|the worker died with exit code (?:-9|-15|137|143)\b"
 )
@@ -128,6 +129,15 @@ def machine_told(*, launching: bool = False) -> Iterator[None]:
         raise trouble.error() from error
 
 
+def refuse_interpreter() -> None:
+    """Raise UsageError where Triton is told to interpret kernels: it compiles nothing then, which is no kernel's fault.
+
+    As Triton 3.6 to 3.9 read the variable.
+    """
+    if os.environ.get("TRITON_INTERPRET", "").lower() in {"1", "true", "on", "yes", "y"}:
+        raise UsageError("TRITON_INTERPRET is set, so that Triton interprets kernels and compiles none; unset it")
+
+
 def trouble_of_exit(code: int) -> Trouble | None:
     """What ended a process, by its exit code (negative for a signal, or 128 and the signal as a shell has it).
 
@@ -185,6 +195,9 @@ def _trouble_raised(error: FusetuneError) -> Trouble | None:
 
 
 def _of_system(error: OSError) -> Trouble:
+    if isinstance(error, shutil.Error):  # Of several files, each with its own reason, as a text.
+        named = next(iter(error.args[0] if error.args and isinstance(error.args[0], list) else ()), ())
+        return Trouble(f"{named[0]}: {named[-1]}"[:300] if len(named) > 1 else str(error)[:300])
     cache, variable = triton_cache_dir()
     what = error.strerror or str(error) or type(error).__name__
     given = (error.filename, error.filename2)

@@ -7,10 +7,8 @@ holds one module a name, and blocks of two processes could not be interleaved.
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module, invalidate_caches
@@ -21,12 +19,13 @@ import msgspec
 
 from fusetune.core.config import Config
 from fusetune.core.problem import Problem
+from fusetune.core.trouble import machine_told
 from fusetune.errors import UnsupportedProblemError, UsageError
+from fusetune.gate.repository import check_out, commit_of, forget_worktrees, repository_of, told_revision
 from fusetune.ops.built_in import built_in_ops
 from fusetune.ops.refusals import CannotLaunchError
 from fusetune.ops.spec import Call, KernelSpec, Launch, Operand, TileDescriptor
 
-_WORKTREES: Final = "fusetune-against-"
 _DOORS: Final = (("ops.built_in", "built_in_ops"), ("ops.spec", "BUILT_IN_OPS"), ("kernels.spec", "BUILT_IN_OPS"))
 """Where the table of built-in ops is, and where it was."""
 _BARE_IMPORT: Final = r"^(?P<lead>[ \t]*)import {package}[ \t]*$"
@@ -53,17 +52,17 @@ class Revision:
 
     def __init__(self, revision: str, folder: Path, package: Path | None = None) -> None:
         self._package = package or Path(sys.modules["fusetune"].__file__ or "").resolve().parent
-        self._repository = Path(_git(self._package, "rev-parse", "--show-toplevel", failing="is in no git repository"))
-        commit = _git(
-            self._repository, "rev-parse", "--verify", f"{revision}^{{commit}}", failing=f"has no revision {revision!r}"
-        )
-        self.name = revision if revision == commit else f"{revision} ({commit[:12]})"
+        self._repository = repository_of(self._package)
+        commit = commit_of(self._repository, revision)
+        self.name = told_revision(revision, commit)
         self._alias = f"{self._package.name}_at_{commit[:12]}"
-        self._folder, self._tree, self._index = folder, folder / "tree", folder / "index"
-        _forget_worktrees(self._repository)
+        self._folder, self._tree = folder, folder / "tree"
+        forget_worktrees(self._repository)
         try:
-            self._check_out(commit)
-            self._import_under_alias(revision)
+            package = self._package.relative_to(self._repository)
+            check_out(self._repository, commit, self._tree, f":(literal){package}")
+            with machine_told():
+                self._import_under_alias(revision)
         except BaseException:
             self.close()
             raise
@@ -104,36 +103,12 @@ class Revision:
             sys.path.remove(str(self._folder))
         shutil.rmtree(self._tree, ignore_errors=True)
         shutil.rmtree(self._folder / self._alias, ignore_errors=True)
-        self._index.unlink(missing_ok=True)
 
     def __enter__(self) -> Revision:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def _check_out(self, commit: str) -> None:
-        """The commit's package as files. The repository learns nothing of it: an index of our own says what is there.
-
-        A worktree would stand in the user's repository until somebody takes it out, and a killed process does not.
-        """
-        failing = "could not be checked out"
-        _git(self._repository, "read-tree", commit, failing=failing, index=self._index)
-        package = str(self._package.relative_to(self._repository))
-        listed = _git(
-            self._repository, "ls-files", "-z", "--", f":(literal){package}", failing=failing, index=self._index
-        )
-        _git(
-            self._repository,
-            "checkout-index",
-            "--force",
-            f"--prefix={self._tree}/",
-            "-z",
-            "--stdin",
-            failing=failing,
-            index=self._index,
-            given=listed,
-        )
 
     def _import_under_alias(self, revision: str) -> None:
         source = self._tree / self._package.relative_to(self._repository)
@@ -248,33 +223,3 @@ def _as_ours(launch: Any) -> Launch | Call:
         for name, value in launch.arguments.items()
     }
     return Launch(launch.kernel, tuple(launch.grid), arguments, launch.constants, launch.options)
-
-
-def _forget_worktrees(repository: Path) -> None:
-    """Take out of the repository worktrees that a killed fusetune of old left there, and that are gone."""
-    listed = _git(repository, "worktree", "list", "--porcelain", failing="does not list its worktrees")
-    for line in listed.splitlines():
-        tree = Path(line.removeprefix("worktree "))
-        ours = line.startswith("worktree ") and tree.name == "tree" and tree.parent.name.startswith(_WORKTREES)
-        if ours and not tree.exists():
-            _git(repository, "worktree", "remove", "--force", str(tree), failing=f"keeps the worktree {tree}")
-
-
-def _git(folder: Path, *arguments: str, failing: str, index: Path | None = None, given: str = "") -> str:
-    environment = os.environ if index is None else {**os.environ, "GIT_INDEX_FILE": str(index)}
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(folder), *arguments],
-            input=given,
-            capture_output=True,
-            text=True,
-            errors="surrogateescape",
-            env=environment,
-            check=False,
-        )
-    except OSError as error:
-        raise UsageError(f"--against needs git: {error.strerror or error}") from error
-    if done.returncode:
-        told = done.stderr.strip().splitlines()
-        raise UsageError(f"--against: {folder} {failing}{f' ({told[-1]})' if told else ''}")
-    return done.stdout.strip()

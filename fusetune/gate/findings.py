@@ -8,6 +8,7 @@ from typing import Final, Literal
 
 import msgspec
 
+from fusetune.capture.from_source import NoKernel
 from fusetune.core.decision import Gain
 from fusetune.errors import EXIT_INCONCLUSIVE, EXIT_OK, EXIT_REGRESSION, EXIT_WRONG_RESULT
 from fusetune.store.schema import ConfigFile, Entry
@@ -25,6 +26,9 @@ Status = Literal[
 ]
 """better: other machine code than pinned, and none of it worse. slower: surely slower than the other revision, by less
 than what fails. no_reference: others are pinned, and this one is not."""
+
+Outcome = tuple[Status, str]
+"""A status, and the sentence that says why."""
 
 Check = Literal["static", "baseline", "against"]
 """What an entry was held against: its pins, BASELINE, or another revision's kernels."""
@@ -85,5 +89,25 @@ def summary(findings: Sequence[Finding]) -> str:
     counts = {sign: sum(finding.status == status for finding in findings) for status, sign in SIGNS.items()}
     return ", ".join(f"{count} {sign}" for sign, count in counts.items() if count) or "no entries"
 
+
+def without_kernel(why: NoKernel, entry: Entry) -> Outcome:
+    """What it comes to that a captured kernel could not be had."""
+    if why.gone and entry.verdict == "keep":
+        return "regression", f"{why.why}, so that nothing uses this entry: remove it, or tune again"
+    return "not_gated" if why.gone or why.never else "inconclusive", why.why
+
+
+def as_used(found: Outcome, entry: Entry, source_hash: str) -> Outcome:
+    """What was found of an entry of a captured kernel, with what comes of its source by now: that of `source_hash`.
+
+    A kept config of another source is used by nothing.
+    """
+    if entry.verdict != "keep" or source_hash == entry.environment.kernel_hash or found[0] in _WORSE:
+        return found
+    told = "the kernel's source has changed since it was tuned, so that nothing uses this entry: tune again"
+    return "regression", f"{told}; {found[1]}"
+
+
+_WORSE: Final[frozenset[Status]] = frozenset({"regression", "wrong_result"})
 
 LoadedFile = tuple[Path, ConfigFile]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -12,11 +12,14 @@ import msgspec
 from fusetune.core.decision import KeepRule, reference_name
 from fusetune.core.problem import Problem
 from fusetune.core.progress import Progress
-from fusetune.errors import NoUsableGpuError
+from fusetune.core.trouble import refuse_interpreter
+from fusetune.errors import NotCheckableError, NoUsableGpuError
 from fusetune.gate.against import Against
-from fusetune.gate.findings import Check, Finding, LoadedFile
+from fusetune.gate.findings import Check, Finding, LoadedFile, Outcome, as_used
 from fusetune.gate.judge import Allowance, Judgement, Limits, judge_against, judge_gain
 from fusetune.gate.recording import GateJournal
+from fusetune.gate.replays import Replays
+from fusetune.gate.sources import Sources, is_captured
 from fusetune.gate.static import static_findings
 from fusetune.measure.lock import hold_gpu_of
 from fusetune.measure.protocol import GpuFacts, Measurer
@@ -35,7 +38,9 @@ class LiveOptions(msgspec.Struct, frozen=True):
 
     on_mismatch: what becomes of a file for another GPU: an error, the static check instead, or nothing. budget_s: wall
     time in seconds after which nothing new is begun. against: the revision whose kernels are timed beside these.
-    journals: the folder of the runs, where each check is recorded; None records nothing.
+    journals: the folder of the runs, where each check is recorded; None records nothing. sources: where kernels of
+    programs may be had from, to be compiled; replays: captures of their launches. elsewhere: files that are known to be
+    for another GPU than this, each with in what it differs.
     """
 
     seed: int = 0
@@ -44,6 +49,9 @@ class LiveOptions(msgspec.Struct, frozen=True):
     against: Against | None = None
     journals: Path | None = None
     workers: int | None = None
+    sources: Sources | None = None
+    replays: Replays | None = None
+    elsewhere: Mapping[Path, str] = {}
 
 
 def live_gate(
@@ -60,12 +68,16 @@ def live_gate(
     measurements. inconclusive: neither, or BASELINE against itself was too noisy, or no time was left. Entries that
     keep nothing are not gated. Raises NoUsableGpuError where the GPU is not the files', unless `on_mismatch` says else.
     """
+    refuse_interpreter()
     options = options or LiveOptions()
     deadline = None if options.budget_s is None else clock() + options.budget_s
     limits = Allowance(seed=options.seed, deadline=deadline, clock=clock)
     findings: list[Finding] = []
     gated = [(path, file, entry) for path, file in files for entry in file.entries]
-    elsewhere: dict[Path, str] = {}
+    elsewhere = dict(options.elsewhere)
+    if elsewhere and options.on_mismatch == "fail":
+        path, why = next(iter(elsewhere.items()))
+        raise NoUsableGpuError(f"{path} cannot be gated on this machine: {why}")
     with progress.phase("Measuring what was kept", len(gated)) as phase:
         for path, file, entry in gated:
             phase.update(detail=entry.problem.describe())
@@ -121,9 +133,12 @@ def _measure(
     limits: Allowance,
 ) -> Finding | str:
     """The finding, or in what this machine differs from the file's."""
-    spec = spec_named(file.op)
     against = options.against if check == "against" else None
-    other = against.beside(spec, file.op) if against else None
+    spec = _spec_of(path, file, entry, check, options)
+    if isinstance(spec, tuple):
+        return finding_of(path, file.op, entry, check, Judgement(*spec), None)
+    is_replayed = is_captured(file)
+    other = against.beside(spec, file.op) if against and not is_replayed else None
     measurer = measurer_for(other or spec, entry.problem)
     journal: GateJournal | None = None
     try:
@@ -141,16 +156,37 @@ def _measure(
         with hold_gpu_of(facts, progress):
             journal = GateJournal(options.journals)
             own = limits.of(reference_of(spec, entry.problem), reference_name(before_of(spec, entry.problem)))
-            judgement = _judge(measurer, facts, file, entry, check, against, own, journal)
-            journal.end(entry, path, judgement.status)
+            asked = _as_replayed(entry, spec) if is_replayed else entry
+            try:
+                judgement = _judge(measurer, facts, file, asked, check, against, own, journal)
+            except NotCheckableError as error:
+                judgement = Judgement("inconclusive", str(error))
+            journal.end(asked, path, judgement.status)
     finally:
         if journal is not None:
             journal.close()
         measurer.close()
-    if check == "baseline" and spec.source_hash(entry.config) != entry.environment.kernel_hash:
+    if check == "baseline" and is_replayed:
+        status, detail = as_used((judgement.status, judgement.detail), entry, spec.source_hash(entry.config))
+        judgement = msgspec.structs.replace(judgement, status=status, detail=detail)
+    elif check == "baseline" and spec.source_hash(entry.config) != entry.environment.kernel_hash:
         told = "the kernel has changed since, so the runtime does not use this entry: sweep again"
         judgement = msgspec.structs.replace(judgement, detail=f"{judgement.detail}; {told}")
     return finding_of(path, file.op, entry, check, judgement, journal.path)
+
+
+def _spec_of(path: Path, file: ConfigFile, entry: Entry, check: Check, options: LiveOptions) -> KernelSpec | Outcome:
+    """What launches an entry, or what is found instead."""
+    if not is_captured(file):
+        return spec_named(file.op)
+    name = options.against.name if options.against is not None else ""
+    return (options.replays or Replays((), {})).spec_of(path, file, entry, check, name)
+
+
+def _as_replayed(entry: Entry, spec: KernelSpec) -> Entry:
+    """The entry with what ran before, which is what it is held against, as the kernel is now."""
+    before = reference_of(spec, entry.problem)
+    return msgspec.structs.replace(entry, before=before.here() if before.is_elsewhere else before)
 
 
 def _judge(
@@ -198,5 +234,7 @@ def not_gated(path: Path, file: ConfigFile, entry: Entry, why: str) -> Finding:
 def _other_machine(path: Path, file: ConfigFile, why: str, progress: Progress, options: LiveOptions) -> list[Finding]:
     if options.on_mismatch == "static":
         progress.warn(f"{path} is only compiled: {why}")
-        return static_findings([(path, file)], progress, workers=options.workers)[0]  # Beside what was measured.
+        return static_findings(  # Beside what was measured.
+            [(path, file)], progress, workers=options.workers, sources=options.sources
+        )[0]
     return [not_gated(path, file, entry, f"skipped: {why}") for entry in file.entries]

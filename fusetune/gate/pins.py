@@ -2,6 +2,7 @@
 
 `configs/<gpu>/pins/<op>.yaml` belongs to `configs/<gpu>/<op>.yaml`. History of the format:
     1   first version
+    2   `launch` and `before`, of kernels of a program: what it takes to compile one again, and what ran before
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Annotated, Final
 import msgspec
 import yaml
 
+from fusetune.capture.pinned import LaunchPinned
 from fusetune.compiler.record import KernelRecord
 from fusetune.core.brief import brief
 from fusetune.core.config import Config
@@ -26,7 +28,7 @@ from fusetune.store.regular import is_there, reason
 from fusetune.store.yaml_files import replace_file
 from fusetune.store.yaml_reader import parse_yaml_as, read_text
 
-PINS_VERSION: Final = 1
+PINS_VERSION: Final = 2
 
 _HEADER: Final = (
     "# Written by `fusetune gate --pin`: what the compiler made of each config. `overrides` are yours to write:\n"
@@ -46,14 +48,20 @@ class Toolchain(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return f"triton {self.triton}, ptxas {self.ptxas}"
 
 
-class Pin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What one toolchain made of one entry's config, from the kernels with `kernel_hash`."""
+class Pin(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What one toolchain made of one entry's config, from the kernels with `kernel_hash`.
+
+    Of a kernel of a program, `launch` is what it was compiled for, None where that has no place in a file, and `before`
+    what ran before anything was tuned.
+    """
 
     problem: Problem
     config: Config
     kernel_hash: str
     toolchain: Toolchain
     kernels: tuple[KernelRecord, ...]
+    before: Config | None = None
+    launch: LaunchPinned | None = None
 
 
 class Override(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

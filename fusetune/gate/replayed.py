@@ -32,7 +32,8 @@ def gate_from(journal: Path) -> Finding:
         raise UsageError(f"{journal} ends with no entry to gate ({why}); name a run that decided something")
     entry = end.entry
     file = Path(end.file) if end.file else journal
-    other = next((r.config for r in records if isinstance(r, Candidate) and r.config.is_elsewhere), None)
+    held = (record.config for record in records if isinstance(record, Candidate) and record.config.is_elsewhere)
+    other = next((config for config in held if config.here() == entry.config), None)
     check: Check = "against" if other else "baseline"
     if other is None and (entry.evidence != "measured" or entry.verdict != "keep"):
         told = f"{entry.evidence}, {entry.verdict}: there is no gain to hold"

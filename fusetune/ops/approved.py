@@ -147,6 +147,11 @@ def place_in_file(place: Place, file: Path) -> str:
     return place
 
 
+def file_from_file(named: str, file: Path) -> str:
+    """The path that a YAML file names: likewise, and no link in it is followed."""
+    return os.path.normpath(_base(file) / named)
+
+
 def file_in_file(source: str, file: Path) -> str:
     """How a YAML file names another file: likewise."""
     with contextlib.suppress(ValueError):

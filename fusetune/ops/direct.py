@@ -11,7 +11,7 @@ import functools
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from fusetune.ops.spec import Launch, TileDescriptor
 
@@ -19,6 +19,18 @@ MOST_TENSOR_MAPS: Final = 64
 """Addresses for which a descriptor is kept; an allocator hands the same few out again and again."""
 _TFLOAT32: Final = 11
 """CU_TENSOR_MAP_DATA_TYPE_TFLOAT32 of the CUDA driver."""
+
+
+class Firing(NamedTuple):
+    """The C function that launches a compiled kernel, and what it takes between the stream and the kernel's arguments.
+
+    It is called with the grid, the stream, `after`, and the arguments: `in_a_row`, or else as one sequence. A constant
+    has a place among the arguments, and what stands there is not read.
+    """
+
+    launch: Callable[..., None]
+    after: tuple[Any, ...]
+    in_a_row: bool
 
 
 class DirectLaunch(ABC):
@@ -52,6 +64,11 @@ class DirectLaunch(ABC):
         self._slots, self._maps = tuple(slots), tuple(maps)
         self._finish()
 
+    @classmethod
+    @abstractmethod
+    def firing(cls, compiled: Any) -> Firing:
+        """The C function for a compiled kernel that is loaded, without hooks and scratch memory."""
+
     @abstractmethod
     def _finish(self) -> None:
         """Get hold of the C function and of what it takes beside the kernel's arguments."""
@@ -76,14 +93,19 @@ class _FlatLaunch(DirectLaunch):
     _BEFORE: Final = 13
     """Arguments ahead of the kernel's own."""
 
-    def _finish(self) -> None:
-        compiled, launcher = self.compiled, self.compiled.run
-        self._launch = launcher.launch
-        if self._maps:  # within what would make the descriptors anew
-            self._launch = inspect.getclosurevars(launcher.launch).nonlocals["launcher"]
+    @classmethod
+    def firing(cls, compiled: Any) -> Firing:
+        """See DirectLaunch."""
+        launcher = compiled.run
         flags = (launcher.launch_cooperative_grid, launcher.launch_pdl)
-        head = [*self._grid, None, compiled.function, *flags, None, None, compiled.packed_metadata, None, None, None]
-        self._arguments = head + self._arguments
+        after = (compiled.function, *flags, None, None, compiled.packed_metadata, *_NO_HOOKS)
+        return Firing(launcher.launch, after, in_a_row=True)
+
+    def _finish(self) -> None:
+        self._launch, after, _ = self.firing(self.compiled)
+        if self._maps:  # within what would make the descriptors anew
+            self._launch = inspect.getclosurevars(self._launch).nonlocals["launcher"]
+        self._arguments = [*self._grid, None, *after, *self._arguments]
         self._slots = tuple((place + self._BEFORE, source) for place, source in self._slots)
         self._maps = tuple((place + self._BEFORE, source, maps) for place, source, maps in self._maps)
 
@@ -97,16 +119,22 @@ class _FlatLaunch(DirectLaunch):
 class _SplitLaunch(DirectLaunch):
     """Triton 3.7 to 3.9: one C function for all, with the kernel's arguments in a list of their own."""
 
-    def _finish(self) -> None:
+    @classmethod
+    def firing(cls, compiled: Any) -> Firing:
+        """See DirectLaunch."""
         import triton
 
-        compiled, launcher = self.compiled, self.compiled.run
+        launcher = compiled.run
         if getattr(launcher, "gsan_enabled", False):
             raise AttributeError("the sanitizer adds arguments of its own")
-        self._launch = triton.runtime.driver.active.utils.launch
         flags = (launcher.launch_cooperative_grid, launcher.launch_pdl)
-        self._after = (compiled.function, *flags, compiled.packed_metadata)
-        self._types = (None, None, launcher.arg_annotations, launcher.kernel_signature)
+        types = (None, None, launcher.arg_annotations, launcher.kernel_signature)
+        after = (compiled.function, *flags, compiled.packed_metadata, *_NO_HOOKS, *types)
+        return Firing(triton.runtime.driver.active.utils.launch, after, in_a_row=False)
+
+    def _finish(self) -> None:
+        self._launch, after, _ = self.firing(self.compiled)
+        self._after, self._types = after[:4], after[7:]
 
     def _fire(self, stream: int, arguments: list[Any]) -> None:
         hooks = _NO_HOOKS
@@ -144,13 +172,35 @@ def direct_launch(launch: Launch, sources: Mapping[str, int]) -> DirectLaunch | 
     if layout is None:
         return None
     compiled = launch.compiled()
-    metadata = compiled.metadata
-    if metadata.target.backend != "cuda" or metadata.global_scratch_size or metadata.profile_scratch_size:
+    if not _is_plain(compiled):
         return None
     try:
         return layout(launch, compiled, sources)
     except (AttributeError, KeyError, StopIteration):  # a patch release, or an architecture, that differs inside
         return None
+
+
+def firing_of(compiled: Any) -> Firing | None:
+    """What launches a CompiledKernel, which is loaded on the current device, past Triton's JIT.
+
+    None where this Triton, its backend or the kernel is not one that can be launched directly.
+    """
+    layout = _layout()
+    if layout is None or not _is_plain(compiled) or getattr(compiled.metadata, "tensordesc_meta", None):
+        return None
+    try:
+        load(compiled)
+        return layout.firing(compiled)
+    except (AttributeError, KeyError):  # as in `direct_launch`
+        return None
+
+
+def _is_plain(compiled: Any) -> bool:
+    """Whether a launch takes no memory of its own."""
+    metadata = compiled.metadata
+    return bool(
+        metadata.target.backend == "cuda" and not metadata.global_scratch_size and not metadata.profile_scratch_size
+    )
 
 
 @functools.cache

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -40,3 +40,13 @@ def completed(launch: Launch) -> Launch:
     constants = {name: one.default for name, one in left_out.items() if is_constexpr(one)}
     arguments = {name: one.default for name, one in left_out.items() if name not in constants}
     return replace(launch, arguments={**launch.arguments, **arguments}, constants={**launch.constants, **constants})
+
+
+def unfit(kernel: Any, given: Collection[str]) -> str | None:
+    """Why a kernel cannot be launched with arguments of these names, in half a sentence; None where it can."""
+    parameters = parameters_of(kernel)
+    gone = [name for name in given if name not in parameters]
+    if gone:
+        return f"the kernel has no parameter {gone[0]} any more"
+    bare = [name for name, one in parameters.items() if name not in given and one.default is inspect.Parameter.empty]
+    return f"the kernel has a parameter {bare[0]} by now, which nothing gives" if bare else None

@@ -49,15 +49,19 @@ def selected(looked: Looked, *, kernel: str | None = None, top: int | None = Non
 
 
 def table_of(looked: Looked, cases: Sequence[Case]) -> Table:
-    """A row for each case: kernel, place, launches, time and share, grid, the config that runs, and what may vary."""
+    """A row for each case: kernel, place, launches, time and share, grid, the config that runs, and what may vary.
+
+    The share is that of all kernels on the GPU where these were seen, else that of Triton's; `of_what` says which.
+    """
     total = sum(case.us or 0.0 for case in looked.cases)
+    of_gpu = 1.0 if looked.gpu_time is None else looked.gpu_time.triton_share or 1.0
     here = Path.cwd()
     times = (">time", ">share") if total else ()
     table = make_table(("kernel", "where", ">launches", *times, "grid", "what runs", "may vary"))
     for case in cases:
         us = case.us or 0.0
         cells = [case.kernel.name, _place(case, here), str(case.launches)]
-        cells += [format_us(us), f"{100 * us / total:.0f} %"] if total else []
+        cells += [format_us(us), f"{100 * us / total * of_gpu:.0f} %"] if total else []
         varying = [_SHORT.get(knob.name, knob.name) for knob in case.knobs if knob.varies]
         cells += ["x".join(map(str, case.grid)), case.config_text(), ", ".join(varying)]
         table.add_row(*map(printable, cells))
@@ -92,6 +96,18 @@ def _role(case: Case, name: str) -> str:
     if name in case.tables:
         found += f", its integers are addresses of memory that is {_DOES.get(case.tables[name], case.tables[name])}"
     return found
+
+
+def of_what(looked: Looked) -> list[str]:
+    """What the table's shares are of, a sentence; none where nothing was timed."""
+    if not any(case.us for case in looked.cases):
+        return []
+    found = looked.gpu_time
+    if found is None or found.triton_share is None:
+        why = f": {looked.no_gpu_time}" if looked.no_gpu_time else ""
+        return [f"share: of the time of the Triton kernels alone{why}"]
+    theirs = f"Triton's kernels are {100 * found.triton_share:.0f} % of {format_us(found.all_us)}"
+    return [f"share: of the program's GPU time; {theirs}, by a profile of one more run"]
 
 
 def besides(looked: Looked, cases: Sequence[Case]) -> list[str]:

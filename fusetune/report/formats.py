@@ -54,6 +54,7 @@ def to_csv(report: Report) -> str:
     config = dict.fromkeys(name for row in report.rows for name in row.config.to_builtins())
     columns = (*_COLUMNS_BEFORE, *problem, *_COLUMNS_BETWEEN, *config, *_COLUMNS_AFTER)
     columns += _COLUMNS_WITH_BEFORE if any(row.before for row in report.rows) else ()
+    columns += _COLUMNS_OF_KERNELS if any(row.kernel for row in report.rows) else ()
     writer = csv.DictWriter(text, fieldnames=columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows({name: csv_cell(value) for name, value in record.items()} for record in records)
@@ -67,9 +68,13 @@ def to_markdown(report: Report) -> str:
     lines.append("")
     if report.rows:
         reference = wording.reference_header(report.rows)
-        header = ("op", "problem", reference, "winner", "config", "gain", "interval", "over conservative", "library")
-        cells = [_markdown_cells(row) for row in report.rows]
+        beside = wording.gains_over_baseline(report.rows)
+        header = ["op", "problem", reference, "winner", "config", "gain", "interval"]
+        header += [*(["over BASELINE"] if beside else []), "over conservative", "library"]
+        cells = [_markdown_cells(row, beside) for row in report.rows]
         lines += [*_table((*header, "verdict", "evidence", "GPU", "versions", "date"), cells), ""]
+        kernels = [f"- {markdown(line)}" for line in wording.kernel_lines(report)]
+        lines += [*kernels, ""] if kernels else []
         meant = wording.legend(report)
         lines += [f"{meant}.", ""] if meant else []
         hints = [f"- {markdown(hint)}" for hint in wording.library_hints(report)]
@@ -121,6 +126,10 @@ _COLUMNS_WITH_BEFORE: Final = (
 """Of a report in which another config than BASELINE ran before somewhere: there, `gain` is over that one."""
 
 
+_COLUMNS_OF_KERNELS: Final = ("kernel", "source")
+"""Of a report with kernels of programs."""
+
+
 def _csv_record(row: ProblemRow) -> dict[str, Any]:
     plain = ("op", "gpu", "verdict", "reason", "evidence", "baseline_us", "conservative_us", "config_us")
     record: dict[str, Any] = {name: getattr(row, name) for name in plain}
@@ -129,6 +138,8 @@ def _csv_record(row: ProblemRow) -> dict[str, Any]:
     record |= {name: getattr(row.environment, name) for name in _ENVIRONMENT_FIELDS}
     record["label"] = row.config.label()
     record["conservative_label"] = row.conservative_config.label() if row.conservative_config else None
+    if row.kernel:
+        record |= {"kernel": row.kernel, "source": row.source}
     if row.before:
         record |= {"before_label": row.before.label(), "before_us": row.before_us}
         record["predicted_before_us"] = row.predicted_us.before if row.predicted_us else None
@@ -147,21 +158,22 @@ def _csv_record(row: ProblemRow) -> dict[str, Any]:
     return record
 
 
-def _markdown_cells(row: ProblemRow) -> tuple[str, ...]:
-    gain, over = row.gain, row.gain_over_conservative
+def _markdown_cells(row: ProblemRow, with_baseline: bool) -> tuple[str, ...]:
+    gain, over, beside = row.gain, row.gain_over_conservative, row.gain_over_baseline
     versions = (
         ("torch", row.environment.torch),
         ("triton", row.environment.triton),
         ("driver", row.environment.driver),
     )
     return (
-        row.op,
+        row.title,
         row.problem.describe(),
         wording.reference_time(row),
         wording.row_time(row, "config"),
         f"{row.config.label()}{wording.marks(row)}",
         format_gain(gain.median) if gain else wording.NOT_TIMED,
         format_interval(gain.low, gain.high) if gain else "-",
+        *((wording.gain_text(beside) if beside else "-",) if with_baseline else ()),
         wording.gain_text(over) if over else "-",
         wording.library_text(row),
         row.verdict,

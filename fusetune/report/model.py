@@ -17,7 +17,7 @@ from fusetune.report.run_summary import CandidateRow, RunSummary, summarize_run
 from fusetune.runtime.believed import read_believed_file
 from fusetune.store.journal import read_journal
 from fusetune.store.paths import config_paths, find_run
-from fusetune.store.schema import SCHEMA_VERSION, ConfigFile, Environment, Library, Times
+from fusetune.store.schema import SCHEMA_VERSION, ConfigFile, Entry, Environment, Library, Times
 
 __all__ = [
     "CandidateRow",
@@ -48,7 +48,8 @@ class ProblemRow(msgspec.Struct, frozen=True, omit_defaults=True):
     where it is `config` itself) and `config`. A measured row has the `_us` times and the gain; a predicted row has
     `predicted_us` instead and none of them, so that no reader can take a prediction for a measurement. `library` is
     what a library takes, `library_text` that in words. Where another config than BASELINE ran before, `before` is that,
-    the gain is over it, and `gain_over_baseline` that over BASELINE.
+    the gain is over it, and `gain_over_baseline` that over BASELINE. Of a kernel of a program, `kernel` is
+    `module:qualname` and `source` the file that it stands in, as the file of configs names them.
     """
 
     op: str
@@ -78,6 +79,13 @@ class ProblemRow(msgspec.Struct, frozen=True, omit_defaults=True):
     before: Config | None = None
     before_us: float | None = None
     gain_over_baseline: GainFigures | None = None
+    kernel: str | None = None
+    source: str | None = None
+
+    @property
+    def title(self) -> str:
+        """What was tuned, for people: the kernel's own name, or the op's."""
+        return self.kernel or self.op
 
 
 class DamagedFile(msgspec.Struct, frozen=True):
@@ -113,7 +121,7 @@ def rows_from_files(files: Sequence[tuple[Path, ConfigFile]]) -> list[ProblemRow
                     gpu=file.target.name,
                     problem=entry.problem,
                     config=entry.config,
-                    is_baseline=entry.config == baseline_of(file.op, entry.problem),
+                    is_baseline=_is_baseline(file, entry),
                     verdict=entry.verdict,
                     reason=entry.reason,
                     evidence=entry.evidence,
@@ -136,9 +144,21 @@ def rows_from_files(files: Sequence[tuple[Path, ConfigFile]]) -> list[ProblemRow
                     before=entry.before,
                     before_us=times.before if times else None,
                     gain_over_baseline=GainFigures(beside.median, beside.low, beside.high) if beside else None,
+                    kernel=file.kernel,
+                    source=file.file,
                 )
             )
     return rows
+
+
+def _is_baseline(file: ConfigFile, entry: Entry) -> bool:
+    """Whether an entry's config is BASELINE; of a captured kernel the entry alone says so."""
+    known = baseline_of(file.op, entry.problem)
+    if known is not None or file.kernel is None:
+        return entry.config == known
+    if entry.gain_over_baseline is not None:
+        return entry.config == entry.gain_over_baseline.config
+    return entry.before is None and entry.verdict == "revert"  # What stays is what ran, and that was BASELINE.
 
 
 def load_report(config_roots: Sequence[Path], run_dirs: Sequence[Path]) -> Report:

@@ -24,6 +24,7 @@ _VERDICT_STYLE: Final[dict[VerdictName, str]] = {
 }
 _GPU_COLUMNS: Final = 16
 _CONFIG_COLUMNS: Final = 20
+_TITLE_COLUMNS: Final = 30
 
 
 def render(report: Report, console: Console) -> None:
@@ -35,6 +36,8 @@ def render(report: Report, console: Console) -> None:
         console.print(first_that_fits(console, _wide_table(report.rows), _stacked_table(report.rows)))
         if meant := wording.legend(report):
             console.print(Text(f"\n{meant}", style="dim"))
+        for line in wording.kernel_lines(report):
+            console.print(Text(line))
         for hint in wording.library_hints(report):
             console.print(Text(hint, style="yellow"))
     for run in report.runs:
@@ -69,7 +72,7 @@ def _wide_table(rows: Sequence[ProblemRow]) -> Table:
             _broken(wording.reference_time(row)),
             _broken(wording.row_time(row, "config")),
             _config_lines(row),
-            wording.gain_text(row.gain, "\n") if row.gain else wording.NOT_TIMED,
+            "\n".join(_gain_lines(row)),
             wording.gain_text(over, "\n") if over else "-",
         ]
         cells += [wording.library_text(row, "\n")] if with_library else []
@@ -81,7 +84,7 @@ def _stacked_table(rows: Sequence[ProblemRow]) -> Table:
     table = make_table(("problem", "winner", "gain", "verdict"), leading=1)
     for row in rows:
         over = row.gain_over_conservative
-        gains = [wording.gain_text(row.gain, "\n") if row.gain else wording.NOT_TIMED]
+        gains = _gain_lines(row)
         gains += ["over conservative", wording.gain_text(over, "\n")] if over else []
         between = "\n" if row.predicted_us else " "  # `predicted` and its figure stay on one line
         times = f"{wording.row_time(row, 'config')}\n{reference_name(row.before)}{between}{wording.reference_time(row)}"
@@ -92,8 +95,14 @@ def _stacked_table(rows: Sequence[ProblemRow]) -> Table:
     return table
 
 
+def _gain_lines(row: ProblemRow) -> list[str]:
+    beside = row.gain_over_baseline
+    lines = [wording.gain_text(row.gain, "\n") if row.gain else wording.NOT_TIMED]
+    return [*lines, "over BASELINE", wording.gain_text(beside, "\n")] if beside else lines
+
+
 def _problem_lines(row: ProblemRow) -> str:
-    return f"{row.op}\n{row.problem.size_text()}\n{row.problem.form_text()}"
+    return f"{break_words(row.title, _TITLE_COLUMNS)}\n{row.problem.size_text()}\n{row.problem.form_text()}"
 
 
 def _config_lines(row: ProblemRow) -> str:

@@ -118,10 +118,31 @@ def library_text(row: ProblemRow, separator: str = " ") -> str:
 def library_hints(report: Report) -> list[str]:
     """A line for each problem that a library computes faster, and how to let it."""
     return [
-        f"{row.op} {row.problem.describe()}: {row.library_text}"
+        f"{row.title} {row.problem.describe()}: {row.library_text}"
         for row in report.rows
         if row.library is not None and row.library.gain.high < 0
     ]
+
+
+def kernel_lines(report: Report) -> list[str]:
+    """A line for each kernel of a program: `norms:rms in norms.py, 3 cases: 2 keep, 1 revert; gains +12 to +40 %`."""
+    lines = []
+    for kernel, source in dict.fromkeys((row.kernel, row.source) for row in report.rows if row.kernel):
+        rows = [row for row in report.rows if (row.kernel, row.source) == (kernel, source)]
+        counts = Counter(row.verdict for row in rows)
+        ends = ", ".join(f"{counts[verdict]} {verdict}" for verdict in _VERDICTS if counts[verdict])
+        where = f" in {source}" if source is not None else ""
+        gains = sorted(row.gain.median for row in rows if row.verdict == "keep" and row.gain is not None)
+        told = dict.fromkeys(map(format_gain, gains[:1] + gains[-1:]))
+        lines.append(
+            f"{kernel}{where}, {plural(len(rows), 'case')}: {ends}{'; kept gains ' if told else ''}{' to '.join(told)}"
+        )
+    return lines
+
+
+def gains_over_baseline(rows: Sequence[ProblemRow]) -> bool:
+    """Whether some gain is over another config than BASELINE, with that over BASELINE beside it."""
+    return any(row.gain_over_baseline is not None for row in rows)
 
 
 def screening_text(candidate: CandidateRow, evidence: Evidence) -> str:

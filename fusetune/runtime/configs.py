@@ -50,7 +50,7 @@ class ConfigSource:
     """
 
     def __init__(self, path: Path | None = None, *, strict: bool = False, allow_predicted: bool = False) -> None:
-        self._path, self.strict, self._allow_predicted = path, strict, allow_predicted
+        self._path, self.strict, self.allow_predicted = path, strict, allow_predicted
         self._lock = threading.Lock()
         self._warning = threading.Lock()
         self._files: dict[tuple[str, TargetIdentity], _Read] = {}
@@ -84,12 +84,12 @@ class ConfigSource:
             )
         # Outside the lock: what hears warnings may look up something itself, or raise.
         for trouble in troubles:
-            self._warn(trouble)
+            self.warn(trouble)
         if found.damaged:
             others = f" ({len(found.damaged) - 1} more like it)" if len(found.damaged) > 1 else ""
-            self._warn(f"fusetune does not use a damaged entry and looks further: {found.damaged[0]}{others}")
+            self.warn(f"fusetune does not use a damaged entry and looks further: {found.damaged[0]}{others}")
         if found.differences:
-            self._warn(
+            self.warn(
                 f"fusetune uses {brief(found.file)} although its environment differs "
                 f"({'; '.join(found.differences)}); sweep again to be sure of its gain"
             )
@@ -111,7 +111,7 @@ class ConfigSource:
             self._used.pop(key, None)
         entry = found.entry if found is not None and found.config == config else None
         whose = f"{brief(found.file)}, {entry.problem.describe()}: " if found is not None and entry is not None else ""
-        self._warn(
+        self.warn(
             f"fusetune does not use {whose}{brief(config.label())}, which cannot be launched here ({why}), and looks "
             "further; sweep again with this software"
         )
@@ -126,7 +126,7 @@ class ConfigSource:
         with self._lock:
             files, troubles = self._read_once(op, identity)
         for trouble in troubles:
-            self._warn(trouble)
+            self.warn(trouble)
         return files
 
     def _look_up(self, files: tuple[tuple[Path, IndexedFile], ...], key: _Key) -> Lookup:
@@ -143,7 +143,7 @@ class ConfigSource:
             problem,
             identity,
             self.environment(op),
-            allow_predicted=self._allow_predicted,
+            allow_predicted=self.allow_predicted,
             baseline=functools.partial(facts.baseline_of, op, problem),
             source_hash=functools.partial(facts.source_hash, op),
             unfit=lambda entry: facts.unlaunchable(op, problem, entry.config),
@@ -188,7 +188,8 @@ class ConfigSource:
                 troubles.append(f"cannot look for {brief(path)}: {reason(error)}; see that its folder can be read")
         return paths, troubles
 
-    def _warn(self, text: str) -> None:
+    def warn(self, text: str) -> None:
+        """Say this once, and no more than MOST_WARNINGS of such sentences."""
         with self._warning:
             told = text in self._warned or len(self._warned) > MOST_WARNINGS
             if len(self._warned) == MOST_WARNINGS and not told:
@@ -270,7 +271,7 @@ def reload() -> None:
     What calls have made of configs and of tensors is made anew, too: folded weights, for one.
     """
     global _source  # noqa: PLW0603
-    _source = ConfigSource(_source._path, strict=_source.strict, allow_predicted=_source._allow_predicted)
+    _source = ConfigSource(_source._path, strict=_source.strict, allow_predicted=_source.allow_predicted)
     _tell_dependents()
 
 

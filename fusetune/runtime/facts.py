@@ -61,9 +61,12 @@ def unlaunchable(op: str, problem: Problem, config: Config) -> str | None:
 @functools.lru_cache(maxsize=64)
 def environment(op: str) -> Environment:
     """The software of this process, and the hash of all code of an op."""
-    return Environment(
-        triton=version("triton"), kernel_hash=source_hash(op), torch=_torch_version(), cuda=_cuda_version()
-    )
+    return software(source_hash(op))
+
+
+def software(kernel_hash: str) -> Environment:
+    """The software of this process beside the hash of some kernels."""
+    return Environment(triton=version("triton"), kernel_hash=kernel_hash, torch=_torch_version(), cuda=_cuda_version())
 
 
 @functools.lru_cache(maxsize=64)

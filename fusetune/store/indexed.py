@@ -39,7 +39,7 @@ _FOREIGN: Final = re.compile(r"\n(?![ -] )")
 class IndexedFile:
     """The entries of one file, by what a look-up asks for. `op` and `target` are the file's.
 
-    `problems` are in the file's order. `read` makes an entry of its number.
+    `problems` are in the file's order, as its entries are numbered. `read` makes an entry of its number.
     """
 
     def __init__(
@@ -49,7 +49,8 @@ class IndexedFile:
         self._read = read
         self._entries: dict[int, Entry | ConfigFileError] = {}
         self._index: dict[Hashable, list[tuple[Mapping[str, int], int]]] = {}
-        for number, problem in enumerate(problems):
+        self.problems = tuple(problems)
+        for number, problem in enumerate(self.problems):
             self._index.setdefault(problem.rest(), []).append((problem.sizes(), number))
 
     def candidates(self, problem: Problem) -> list[tuple[Mapping[str, int], int]]:

@@ -120,12 +120,12 @@ def lookup(
                 damaged.append(f"{place}: nothing can launch {brief(entry.config.label())}: {brief(why)}")
                 continue
             kernel_hash = source_hash(entry.config) if source_hash else environment.kernel_hash
-            obstacle = _obstacle(entry, kernel_hash, allow_predicted) or (refused(entry) if refused else None)
+            obstacle = entry_obstacle(entry, kernel_hash, allow_predicted) or (refused(entry) if refused else None)
         if obstacle is not None:
             skipped.append(f"{place}: {obstacle}")
             continue
         rung: Rung = "nearest" if rank[0] else "exact"
-        differences = _environment_differences(entry.environment, environment)
+        differences = environment_differences(entry.environment, environment)
         return Lookup(entry.config, rung, path, entry, _some(skipped), differences, _some(damaged))
     return Lookup(baseline(), "baseline", skipped=_some(skipped), damaged=_some(damaged))
 
@@ -163,7 +163,7 @@ def _of_another_gpu(file: IndexedFile, identity: TargetIdentity) -> str | None:
     return "; ".join(target_differences(file.target, identity)) or None
 
 
-def _obstacle(entry: Entry, kernel_hash: str, allow_predicted: bool) -> str | None:
+def entry_obstacle(entry: Entry, kernel_hash: str, allow_predicted: bool) -> str | None:
     """Why an entry may not be used here, or None."""
     if entry.environment.kernel_hash != kernel_hash:
         return (
@@ -175,7 +175,7 @@ def _obstacle(entry: Entry, kernel_hash: str, allow_predicted: bool) -> str | No
     return None
 
 
-def _environment_differences(in_file: Environment, here: Environment) -> tuple[str, ...]:
+def environment_differences(in_file: Environment, here: Environment) -> tuple[str, ...]:
     """What is known on both sides and not the same."""
     differences = []
     for name in _TOLD_DIFFERENCES:

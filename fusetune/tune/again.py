@@ -12,11 +12,11 @@ from msgspec import structs
 from fusetune.capture.again import FreshProcesses, Ran, request_of
 from fusetune.capture.cases import Case
 from fusetune.capture.changes import Change
-from fusetune.capture.naming import value_name
 from fusetune.capture.oracle import FROBENIUS, TENSOR_CORES, multiplies
 from fusetune.capture.programs import Program
 from fusetune.core.decision import REASON_TEXT, Reason
 from fusetune.core.progress import Progress
+from fusetune.ops.naming import value_name
 from fusetune.store.journal import JournalWriter, Note
 from fusetune.store.schema import Entry
 from fusetune.store.yaml_files import read_config_file, write_entry
@@ -93,11 +93,14 @@ def tolerance_of(changes: Sequence[Change]) -> float:
 class ProgramRuns:
     """Runs of one program in fresh processes; the first one's result lies in a file that the others are compared with.
 
-    Without a limit, that follows from how long the first one takes: with another config a program may hang.
+    Without a limit, that follows from how long the first one takes, and is `least_s` at least: with another config a
+    program may hang.
     """
 
-    def __init__(self, processes: FreshProcesses, result: Path, limit_s: float | None) -> None:
-        self._processes, self._result, self._limit_s = processes, result, limit_s
+    def __init__(
+        self, processes: FreshProcesses, result: Path, limit_s: float | None, *, least_s: float = LEAST_LIMIT_S
+    ) -> None:
+        self._processes, self._result, self._limit_s, self._least_s = processes, result, limit_s, least_s
 
     def run(
         self,
@@ -114,7 +117,7 @@ class ProgramRuns:
         asked = request_of(program, changes, apply=apply, save=save, against=against, held=held, texts=texts)
         ran = self._processes.run(asked, self._limit_s)
         if self._limit_s is None:
-            self._limit_s = LEAST_LIMIT_S + LONGER * ran.wall_s
+            self._limit_s = self._least_s + LONGER * ran.wall_s
         return ran
 
 

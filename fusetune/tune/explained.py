@@ -74,7 +74,7 @@ def explained(
 
     None where neither Before nor BASELINE compiled, so that there is nothing to go by.
     """
-    records = _records(result.journal)
+    records = candidates_of(result.journal)
     asked = request.baseline if _resources(records, request.baseline) else request.reference
     resources = _resources(records, asked)
     if resources is None:
@@ -147,7 +147,7 @@ def _names(request: SweepRequest, config: Config) -> tuple[str, ...]:
     return tuple([*names, BASELINE] if config == request.baseline else names)
 
 
-def _records(journal: Path) -> dict[Config, Candidate]:
+def candidates_of(journal: Path) -> dict[Config, Candidate]:
     """The last record of each candidate, with the Resources of an earlier one where it has none."""
     found: dict[Config, Candidate] = {}
     for record in read_run(journal):

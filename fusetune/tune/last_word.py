@@ -9,15 +9,13 @@ from typing import Final, Literal, Protocol
 import msgspec
 
 from fusetune.capture.again import Ran
-from fusetune.capture.oracle import MAXIMUM, OF_SPREAD, SPREAD_LIMIT
 from fusetune.capture.results import Difference
 from fusetune.core.decision import ROUNDING
+from fusetune.tune.program_result import median_of, times_of, why_not_comparable, wrong_of
 from fusetune.units import format_gain
 
 MOST_ALONE: Final = 8
 """Changes that are tried one at a time where the result of all is wrong; beyond, none of them stays."""
-OF_REFERENCE: Final = 1.5
-"""With a reference, a result may be so many times as far off as Before's."""
 NOISE: Final = 0.02
 """Two runs of the same whose times differ by more are each done once more."""
 MOST_PAIRS: Final = 5
@@ -140,7 +138,9 @@ class _Asked:
         return found if wrong is None else list(self._to_blame(wrong))
 
     def _first_wrong(self) -> str | None:
-        return next((told for ran in self._afters if (told := self._wrong(ran)) is not None), None)
+        return next(
+            (told for ran in self._afters if (told := wrong_of(ran, self._befores, self._tolerance)) is not None), None
+        )
 
     def _slower(self) -> list[Reverted]:
         """The changes whose own launches are not faster."""
@@ -162,7 +162,7 @@ class _Asked:
         while len(self._afters) < MOST_PAIRS and self._is_close(1.0 - least):
             self._after()
             self._before()
-        before, after = _median(self._befores), _median(self._afters)
+        before, after = median_of(self._befores), median_of(self._afters)
         if not before or after is None:
             why = "a time that could not be measured"
         elif after <= (1.0 - least + ROUNDING) * before:
@@ -173,7 +173,7 @@ class _Asked:
 
     def _is_close(self, most: float) -> bool:
         """Whether some runs say that the program takes at most this share of its time before, and others not."""
-        before, after = _times_of(self._befores), _times_of(self._afters)
+        before, after = times_of(self._befores), times_of(self._afters)
         return bool(before and after) and min(after) <= most * max(before) and max(after) > most * min(before)
 
     def _to_blame(self, wrong: str) -> Iterator[Reverted]:
@@ -183,55 +183,16 @@ class _Asked:
         found = []
         for number in self._left:
             self._runs += 1
-            told = self._wrong(self._runner.after([number]))
+            told = wrong_of(self._runner.after([number]), self._befores, self._tolerance)
             if told is not None:
                 found.append(Reverted(number, "wrong", told))
         together = f"with all of them, and with none alone: {wrong}"
         yield from found or (Reverted(number, "wrong", together) for number in self._left)
 
-    # Results.
-
-    def _wrong(self, ran: Ran) -> str | None:
-        """What is wrong with a run; None where nothing is, or nothing can be said."""
-        if ran.failed is not None:
-            steady = all(one.failed is None for one in self._befores)
-            return f"the program fails: {ran.failed}" if steady else None
-        if self._not_comparable() is not None:
-            return None
-        base = self._befores[0].reference
-        if base is not None and _is_usable(base) and ran.reference is not None:
-            right = _is_within(ran.reference, OF_REFERENCE * base.error, OF_REFERENCE * base.largest)
-            return None if right else f"beside its reference: {ran.reference.told()}, {base.told()} before"
-        found, spread = ran.difference, self._spread() or Difference()
-        if found is None or _is_within(
-            found, max(self._tolerance, OF_SPREAD * spread.error), OF_SPREAD * spread.largest
-        ):
-            return None
-        return found.told()
-
-    def _not_comparable(self) -> str | None:
-        first = self._befores[0]
-        failed = next((one.failed for one in self._befores if one.failed is not None), None)
-        if failed is not None:
-            return f"it does not always end well as it is: {failed}"
-        if not first.gives:
-            return "it gives nothing to compare, and ends as before"
-        spread = self._spread()
-        if _is_usable(first.reference) or spread is None:
-            return None
-        unlike = spread.wrong is not None or spread.error > SPREAD_LIMIT
-        return f"two runs of it as it is differ: {spread.told()}" if unlike else None
-
-    def _spread(self) -> Difference | None:
-        """The most by which runs of the program as it is differ."""
-        found = [ran.difference for ran in self._befores[1:] if ran.difference is not None]
-        unlike = next((one for one in found if one.wrong is not None), None)
-        return unlike or max(found, key=lambda one: one.error, default=None)
-
     # Times.
 
     def _is_noisy(self) -> bool:
-        arms = [_times_of(arm) for arm in (self._befores, self._afters)]
+        arms = [times_of(arm) for arm in (self._befores, self._afters)]
         if any(len(arm) > 1 and max(arm) > (1 + NOISE) * min(arm) for arm in arms):
             return True
         return any(max(after) >= min(before) for _, before, after in self._times())
@@ -248,7 +209,7 @@ class _Asked:
     # The answer.
 
     def _told(self) -> LastWord:
-        before_ms = _median(self._befores)
+        before_ms = median_of(self._befores)
         if not self._left:
             return LastWord(
                 changes=self._count,
@@ -263,7 +224,7 @@ class _Asked:
         for one in last.launched:
             for why, count in one.left.items():
                 left[why] = left.get(why, 0) + count
-        not_comparable = self._not_comparable()
+        not_comparable = why_not_comparable(self._befores)
         return LastWord(
             changes=self._count,
             applied=sum(one.applied > 0 for one in last.launched),
@@ -274,7 +235,7 @@ class _Asked:
             why=not_comparable,
             difference=last.difference,
             before_ms=before_ms,
-            after_ms=_median(self._afters),
+            after_ms=median_of(self._afters),
             reverted=tuple(self._reverted),
             runs=self._runs,
         )
@@ -287,23 +248,3 @@ def _is_slower(before: Sequence[float], after: Sequence[float]) -> bool:
     blocks have shown.
     """
     return statistics.median(after) >= statistics.median(before) and min(after) >= min(before)
-
-
-def _times_of(runs: Sequence[Ran]) -> list[float]:
-    return [ms for ran in runs if (ms := ran.ms()) is not None]
-
-
-def _median(runs: Sequence[Ran]) -> float | None:
-    found = _times_of(runs)
-    return statistics.median(found) if found else None
-
-
-def _is_usable(reference: Difference | None) -> bool:
-    """Whether Before itself is near enough to the program's reference for that to judge others."""
-    return reference is not None and reference.wrong is None and reference.error <= SPREAD_LIMIT
-
-
-def _is_within(found: Difference, error: float, largest: float) -> bool:
-    """Whether a difference is at most so much, or what rounding to its dtype comes to."""
-    most = max(error, found.allowed)
-    return found.wrong is None and found.error <= most and found.largest <= max(largest, MAXIMUM * most)

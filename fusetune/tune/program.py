@@ -28,6 +28,7 @@ from fusetune.errors import (
     WrongResultError,
 )
 from fusetune.tune.explained import Explanation
+from fusetune.tune.findings import findings_of
 from fusetune.tune.request import SweepRequest, SweepResult
 
 CASES_OF_A_KERNEL: Final = 8
@@ -62,8 +63,8 @@ class Tuned(msgspec.Struct, frozen=True, kw_only=True):
     machine or the kernel let it come to none. `why` says what happened where an error ended it, and `ended_by` says so
     in a word. `arguments` has, by each config that may be written back, its constants by the kernel's own names, and
     what follows them in the program. `tried` counts its candidates, `failures` those of them that were wrong or could
-    not run, by reason. `result` is that of a sweep, `explanation` what a prediction goes by, and
-    `profile` what a profile says limits it.
+    not run, by reason. `findings` are sentences on the program's own configs. `result` is that of a sweep,
+    `explanation` what a prediction goes by, and `profile` what a profile says limits it.
     """
 
     case: Case
@@ -77,6 +78,7 @@ class Tuned(msgspec.Struct, frozen=True, kw_only=True):
     arguments: Mapping[Config, Mapping[str, Any]] = {}
     tried: int = 0
     failures: Mapping[str, int] = {}
+    findings: tuple[str, ...] = ()
     result: SweepResult | None = None
     explanation: Explanation | None = None
     profile: Diagnosis | None = None
@@ -138,6 +140,7 @@ def tune_case(
     try:
         request = found.request(case.kept, make_request)
         result = run(request)
+        findings = findings_of(request, result)
     except NoUsableGpuError:
         raise
     except FusetuneError as error:
@@ -146,7 +149,8 @@ def tune_case(
         if isinstance(error, NoCandidateError):
             return structs.replace(told, tried=error.tried, failures=error.failures)
         return told
-    return structs.replace(ended(result.entry.verdict, result=result), tried=result.tried, failures=result.failures)
+    told = ended(result.entry.verdict, result=result)
+    return structs.replace(told, tried=result.tried, failures=result.failures, findings=findings)
 
 
 _ENDS: Final[tuple[tuple[type[FusetuneError], End, EndedBy], ...]] = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from msgspec import structs
 
@@ -16,6 +16,10 @@ from fusetune.capture.programs import Program
 from fusetune.core.progress import Progress
 from fusetune.tune.again import ProgramRuns
 from fusetune.tune.last_word import LastWord, last_word
+from fusetune.tune.source_trials import Searched, Values, search
+
+TRIAL_LIMIT_S: Final = 15.0
+"""A trial may take so long beside LONGER times what the program as it is does: one that hangs costs all of it."""
 
 
 class Source(NamedTuple):
@@ -51,6 +55,44 @@ def ask_source(
     ):
         runner = _SourceRunner(ProgramRuns(processes, Path(folder, "before.pt"), limit_s), before, count, source_with)
         return last_word(count, runner, tolerance, least_gain=least_gain)
+
+
+def search_source(
+    values: Sequence[int],
+    source_with: Callable[[Values], Source],
+    progress: Progress,
+    *,
+    budget_s: float,
+    min_gain: float,
+    tolerance: float = 0.0,
+    ends_tell: bool = False,
+    proposed: Sequence[Sequence[int]] = (),
+    limit_s: float | None = None,
+) -> Searched:
+    """What trials of other values in a program's source come to; `source_with` gives it with some of them.
+
+    See `search` for the rest. Raises MachineError where no process could be started.
+    """
+    with (
+        tempfile.TemporaryDirectory(prefix="fusetune-result-") as folder,
+        progress.phase("Running the program with other values in its source"),
+        FreshProcesses(ahead=True) as processes,
+    ):
+        runs = ProgramRuns(processes, Path(folder, "before.pt"), limit_s, least_s=TRIAL_LIMIT_S)
+
+        def run(tried: Values) -> Ran:
+            source = source_with(tried)
+            return runs.run(source.program, held=source.held, texts=source.texts)
+
+        return search(
+            values,
+            run,
+            budget_s=budget_s,
+            min_gain=min_gain,
+            tolerance=tolerance,
+            ends_tell=ends_tell,
+            proposed=proposed,
+        )
 
 
 class _SourceRunner:

@@ -145,6 +145,10 @@ def _tool_killed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "nvidia_tool", lambda name: path if name == "cuobjdump" else real(name))
 
 
+def _interpreter_left_on(_: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+
+
 TROUBLES: dict[str, tuple[Callable[[Path, pytest.MonkeyPatch], None], int, str]] = {
     "no room": (_raising(errno.ENOSPC), 3, "No space left on device"),
     "over quota": (_raising(errno.EDQUOT), 3, "quota"),
@@ -156,6 +160,7 @@ TROUBLES: dict[str, tuple[Callable[[Path, pytest.MonkeyPatch], None], int, str]]
     "a cache that cannot be made": (_cache_cannot_be_made, 2, "TRITON_CACHE_DIR"),
     "ptxas killed": (_ptxas_killed, 3, "ptxas was ended by SIGKILL"),
     "ptxas without memory": (_ptxas_without_memory, 3, "Memory allocation failure"),
+    "the interpreter left on": (_interpreter_left_on, 2, "TRITON_INTERPRET is set"),
     "cuobjdump killed": (_tool_killed, 3, "cuobjdump was ended by SIGKILL"),
 }
 

@@ -397,6 +397,25 @@ def test_memory_that_nothing_filled_is_zero_of_any_size(rtx_4090: Target) -> Non
             assert not torch.ones(size).new_empty((size,)).any()
 
 
+def test_billions_of_random_floats_are_not_drawn_since_no_kernel_reads_them(rtx_4090: Target) -> None:
+    import torch
+
+    with stand_in(rtx_4090):
+        layer = torch.nn.Linear(2**14, 2**14, device="cuda")
+        large = [torch.randn(2**28, device="cuda"), torch.rand_like(layer.weight), torch.rand(2**26, dtype=torch.half)]
+        for one in (layer.weight, *large):
+            assert one.is_cuda
+            assert not one[:1].any()
+        assert large[0].shape == (2**28,)
+        assert large[2].dtype == torch.half
+        assert torch.nn.Linear(64, 64).weight.any()
+        generator = torch.Generator("cuda").manual_seed(1)
+        drawn = torch.randn(64, generator=generator, device="cuda", requires_grad=True)
+        assert drawn.any()
+        assert drawn.requires_grad
+        assert torch.rand(8, out=torch.empty(8)).any()
+
+
 def test_modules_checkpoints_and_random_states_are_as_on_a_gpu(rtx_4090: Target) -> None:
     import torch
     from torch.utils.checkpoint import checkpoint

@@ -122,7 +122,7 @@ def test_warps_may_vary_anywhere_and_each_constant_has_a_reason(number):
         assert knobs["num_warps"]["varies"]
         assert all(knob["reason"] for knob in case["knobs"])
         assert {name: knobs[name]["value"] for name in case["constants"]} == case["constants"]
-        assert not case.get("findings") or number in {10, 11}
+        assert not case.get("findings") or number in {2, 10, 11}
 
 
 def test_a_grid_that_forward_keeps_is_found_by_its_numbers_in_forward_and_in_backward():
@@ -130,6 +130,14 @@ def test_a_grid_that_forward_keeps_is_found_by_its_numbers_in_forward_and_in_bac
         case = case_of(3, kernel)
         assert (case["grid_kind"], varying(case)) == ("cdiv", {"BLOCK"})
         assert "cdiv" in reason(case, "BLOCK")
+
+
+def test_a_grid_of_idle_programs_and_a_config_that_is_not_passed_on_are_findings():
+    told = "of the 256 programs that it launches 192 do nothing: 256 on axis 0, where cdiv(n, BLOCK) is 64"
+    assert case_of(2, "scale")["findings"] == [told]
+    assert not case_of(2, "clip").get("findings")
+    (left,) = case_of(10, "halve")["findings"]
+    assert left.startswith("BEST asks for num_warps=8, num_stages=5, and only its kwargs are passed on: num_warps=4,")
 
 
 def test_the_author_s_wrong_config_is_among_the_proposals():

@@ -166,3 +166,22 @@ def test_an_output_that_cannot_be_is_refused_before_the_program_runs(tmp_path: P
     refused = run(tmp_path, "tune", "bench.py", "-o", "optimized.py")
     assert refused.returncode == 2
     assert "writes the module of a program with ModelNew" in refused.stderr
+
+
+def test_a_module_has_the_tuned_kernels_of_the_program_s_other_files(tmp_path: Path) -> None:
+    own = ROOT / "tests" / "unit" / "code" / "patch" / "modules" / "own"
+    for path in own.rglob("*.txt"):
+        copied = tmp_path / "program" / path.relative_to(own).with_suffix("")
+        copied.parent.mkdir(parents=True, exist_ok=True)
+        copied.write_bytes(path.read_bytes())
+    (tmp_path / "ref.py").write_text(REFERENCE.replace("64, 1000", "1000"), encoding="utf-8")
+    (tmp_path / "alone").mkdir()
+    module = tmp_path / "alone" / "optimized.py"
+    done = run(tmp_path, "tune", "program/model.py", "--reference", "ref.py", "--target", "rtx4090", "-o", str(module))
+    assert done.returncode == 0, done.stderr
+    text = module.read_text(encoding="utf-8")
+    assert "# With what it uses of settings.py, kernels.py, launchers.py.\n" in text
+    tuned = text[text.index("# fusetune: predicted") : text.index("def doubled(")]
+    assert "@triton.autotune(" in tuned
+    imported = [ast.unparse(one) for one in ast.parse(text).body if isinstance(one, ast.Import | ast.ImportFrom)]
+    assert not [one for one in imported if "parts" in one or "launchers" in one]

@@ -80,7 +80,7 @@ def test_a_module_and_a_patch_that_are_right_and_faster_are_given_out(tmp_path: 
         assert (said["changes"], said["given_out"], said["right"]) == ([["twice"]], 1, True)
         assert said["difference"]["error"] == 0.0
         assert said["ratio"] < 0.7
-    assert "BLOCK=32" not in path.read_text(encoding="utf-8")
+    assert "BLOCK=32," not in path.read_text(encoding="utf-8")
     module = (tmp_path / "optimized.py").read_text(encoding="utf-8")
     assert "# The program's result is that of before (max error 0); " in module
     assert "BLOCK=32," not in module[module.index("class ModelNew") :]

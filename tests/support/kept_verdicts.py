@@ -6,11 +6,11 @@ from pathlib import Path
 
 import fusetune
 from fusetune.capture.cases import Case
-from fusetune.capture.naming import kernel_place, op_name
 from fusetune.core.config import NamedConfig
 from fusetune.core.decision import Gain, KeepRule
 from fusetune.core.environment import Environment, TargetIdentity
 from fusetune.core.problem import NamedProblem
+from fusetune.ops.naming import kernel_place, op_name
 from fusetune.store.journal import JOURNAL_VERSION, JournalWriter, RunEnd, RunStart
 from fusetune.store.paths import config_path
 from fusetune.store.schema import Entry, GainOver, Times

@@ -10,8 +10,9 @@ from triton.runtime.interpreter import InterpretedFunction
 from triton.runtime.jit import JITFunction
 
 from fusetune.capture.cases import Case
-from fusetune.capture.launches import bind, described, kernel_seen, resolved_grid, told
+from fusetune.capture.launches import described, kernel_seen
 from fusetune.capture.patching import Patches
+from fusetune.ops.arguments import bind, resolved_grid, told
 
 Launch = tuple[str, tuple[int, ...], dict[str, Any], dict[str, Any]]
 """A kernel's name, its grid, all arguments but tensors by name, and the options of a launch."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator, Sequence
 from typing import Final, Literal
@@ -18,13 +19,26 @@ _SETS: Final = re.compile(r"torch\.(?:set_|backends\.)")
 
 
 class Chunk:
-    """One top statement. `text` is its source with what stands above it since the statement before."""
+    """One top statement. `text` is its source with what stands above it since the statement before.
 
-    def __init__(self, source: SourceFile, node: cst.CSTNode, text: str) -> None:
-        self.source, self.node, self.text = source, node, text
+    `inlined`: it is of a module that the program's file imports, and not of that file.
+    """
+
+    def __init__(self, source: SourceFile, node: cst.CSTNode, text: str, *, inlined: bool = False) -> None:
+        self.source, self.node, self.text, self.inlined = source, node, text, inlined
         self.kind = _kind(source, node)
         self.binds = frozenset(_bound(source, node))
         self.needs = frozenset(one.value for one in source.all(cst.Name, node)) - self.binds
+
+    @functools.cached_property
+    def reads(self) -> frozenset[str]:
+        """The names in it, without what is asked of something else, as `sum` in `x.sum()`."""
+        names = (one for one in self.source.all(cst.Name, self.node) if not is_asked(self.source, one))
+        return frozenset(one.value for one in names) - self.binds
+
+    def imported(self) -> Sequence[tuple[str, str]]:
+        """The names that an import binds, each with what it is."""
+        return imported_names(self.source, self.node)
 
     def needs_at_import(self) -> frozenset[str]:
         """The names that have to be there when the statement is run, not only when a function is called."""
@@ -38,7 +52,15 @@ class Chunk:
         return self.node.name.value if isinstance(self.node, cst.FunctionDef | cst.ClassDef) else ""
 
 
-def chunks_of(source: SourceFile) -> tuple[str, list[Chunk]]:
+def is_asked(source: SourceFile, name: cst.Name) -> bool:
+    """Whether a name is an attribute or a keyword, and no name by itself."""
+    above = source.parent(name)
+    if isinstance(above, cst.Attribute):
+        return above.attr is name
+    return isinstance(above, cst.Arg) and above.keyword is name
+
+
+def chunks_of(source: SourceFile, *, inlined: bool = False) -> tuple[str, list[Chunk]]:
     """The comments at the top of a module, and its statements in order."""
     at = 0 if source.start(source.module) == 0 else source.start(source.module)
     made: list[Chunk] = []
@@ -50,7 +72,7 @@ def chunks_of(source: SourceFile) -> tuple[str, list[Chunk]]:
         if number == 0:
             begin = source.line_start(source.start(node))
             top, text = source.between(at, begin), source.between(begin, end)
-        made.append(Chunk(source, node, text))
+        made.append(Chunk(source, node, text, inlined=inlined))
         at = end
     return top, made
 

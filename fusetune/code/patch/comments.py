@@ -11,6 +11,8 @@ from fusetune.code.patch.edits import Edit
 from fusetune.code.patch.source_file import SourceFile
 
 MARK: Final = "# fusetune: "
+COMMENT: Final = "comment"
+"""What an edit is called that writes one, and nothing else."""
 
 
 def comment_edit(source: SourceFile, node: cst.CSTNode, lines: Sequence[str]) -> Edit:
@@ -32,4 +34,4 @@ def comment_edit(source: SourceFile, node: cst.CSTNode, lines: Sequence[str]) ->
             break
         start = above_it
     text = "".join(f"{indent}{MARK}{line}{source.newline}" for line in lines)
-    return Edit(source.file, start, begin - start, text, source.line_at(begin), "comment")
+    return Edit(source.file, start, begin - start, text, source.line_at(begin), COMMENT)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import libcst as cst
 from libcst.metadata import Assignment, FunctionScope
@@ -38,6 +38,25 @@ def follow_by_hand(source: SourceFile, call: cst.Call, name: str, place: Place, 
     if not found or others:
         why = f"cannot be told from {others[0]}'s" if others else "is computed elsewhere"
         raise source.refused(call, f"the grid follows {name}, whose number {why}: `{shown(source.text(grid))}`")
+    return _replaced(source, found, name, before, value)
+
+
+def written_numbers(source: SourceFile, call: cst.Call, name: str, place: Place, value: int) -> list[Edit]:
+    """The edits of all divisions of a grid by a constant's number, whether that is what is meant by it or not.
+
+    None where the grid reads the constant itself.
+    """
+    parts = list(_parts(source, grid_of(call) or call))
+    names = {one.name for one in place.through}
+    if any(_reads(part, name, names, source) for part in parts):
+        return []
+    found = [numbers for part in parts for numbers in _divided(source, part, place.value)]
+    return _replaced(source, found, name, place.value, value)
+
+
+def _replaced(
+    source: SourceFile, found: Sequence[Sequence[tuple[cst.CSTNode, int]]], name: str, before: int, value: int
+) -> list[Edit]:
     what = f"the grid's {name} {before} -> {value}"
     return [source.replaced(node, repr(value - before + number), what) for numbers in found for node, number in numbers]
 

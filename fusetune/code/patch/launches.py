@@ -12,7 +12,7 @@ from fusetune.code.patch.calls import added, launch_call
 from fusetune.code.patch.change import OPTIONS, Change, Launched
 from fusetune.code.patch.edits import Edit, NotWritableError
 from fusetune.code.patch.feeds import check_feeds
-from fusetune.code.patch.grid_text import follow_by_hand
+from fusetune.code.patch.grid_text import follow_by_hand, written_numbers
 from fusetune.code.patch.literals import same
 from fusetune.code.patch.places import Place, Resolver
 from fusetune.code.patch.source_file import SourceFile, Sources, shown
@@ -31,7 +31,7 @@ def launch_edits(
     """The edits that launch with these values instead of the change's `before`.
 
     `together` are launches that are to have the same values. With `everywhere` what else a value feeds is changed with
-    it, as in a trial of the whole program. Raises NotWritableError.
+    it, and the numbers that may be it in the grid, as in a trial of the whole program. Raises NotWritableError.
     """
     return _Launch(change, sources, together, everywhere=everywhere).edits(values)
 
@@ -81,7 +81,9 @@ class _Launch:
             return True
         self._written.add(name)
         self._edits.append(place.written(value, name))
-        if name in self._launch.follows:
+        if self._everywhere and name not in OPTIONS:
+            self._edits += written_numbers(self._source, self._call, name, place, value)
+        elif name in self._launch.follows:
             self._edits += follow_by_hand(self._source, self._call, name, place, self._change)
         return True
 

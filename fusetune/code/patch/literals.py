@@ -5,11 +5,20 @@ from __future__ import annotations
 import ast
 import operator
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, Final
 
 import libcst as cst
 
 from fusetune.code.patch.source_file import last_name
+
+
+def next_power_of_2(value: int) -> int:
+    """The least power of two that a positive number does not exceed; raises ValueError for any other."""
+    if value < 1:
+        raise ValueError(f"{value} has no next power of two")
+    return 1 << (value - 1).bit_length()
+
 
 _OPERATORS: Final[Mapping[type[ast.operator], Callable[[Any, Any], Any]]] = {
     ast.Add: operator.add,
@@ -20,6 +29,13 @@ _OPERATORS: Final[Mapping[type[ast.operator], Callable[[Any, Any], Any]]] = {
     ast.RShift: operator.rshift,
 }
 """A power is written as such seldom, and may be huge."""
+COMPUTING: Final[Mapping[str, Callable[..., int]]] = {
+    "min": min,
+    "max": max,
+    "next_power_of_2": next_power_of_2,
+    "cdiv": lambda count, size: -(-count // size),
+}
+"""Calls that are known by their names alone, as launches use them."""
 _LONGEST: Final = 60
 
 
@@ -46,21 +62,13 @@ def unwrapped(node: cst.BaseExpression) -> cst.BaseExpression:
 
 
 def worth(node: cst.BaseExpression, names: Mapping[str, Any]) -> int | None:
-    """What an expression of numbers and names comes to; None where that is not known."""
-    is_written, value = literal(node)
-    if is_written:
-        return value if type(value) is int else None
-    if isinstance(node, cst.Name):
-        held = names.get(node.value)
-        return held if type(held) is int else None
-    if isinstance(node, cst.Call) and last_name(node.func) in {"min", "max", "next_power_of_2"}:
-        inner = [found for one in node.args if (found := worth(one.value, names)) is not None]
-        if not inner or len(inner) != len(node.args):
-            return None
-        if last_name(node.func) == "next_power_of_2":
-            return 1 << (inner[0] - 1).bit_length() if inner[0] > 0 else None
-        return min(inner) if last_name(node.func) == "min" else max(inner)
-    return None
+    """What an expression of numbers and names comes to, with the calls of COMPUTING; None where that is not known."""
+    text = cst.Module([]).code_for_node(node)
+    try:
+        value = _worth(ast.parse(f"({text})", mode="eval").body, names)
+    except (ValueError, SyntaxError, ArithmeticError, TypeError):
+        return None
+    return value if type(value) is int else None
 
 
 def same(one: Any, other: Any) -> bool:
@@ -68,15 +76,21 @@ def same(one: Any, other: Any) -> bool:
     return type(one) is type(other) and bool(one == other)
 
 
-def _worth(node: ast.expr) -> Any:
+def _worth(node: ast.expr, names: Mapping[str, Any] = MappingProxyType({})) -> Any:
     if isinstance(node, ast.Constant):
         return node.value
+    if isinstance(node, ast.Name) and type(names.get(node.id)) is int:
+        return names[node.id]
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
-        return -_worth(node.operand)
+        return -_worth(node.operand, names)
     if isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
-        left, right = _worth(node.left), _worth(node.right)
+        left, right = _worth(node.left, names), _worth(node.right, names)
         if type(left) is int and type(right) is int and abs(right) < 1 << 32:
             if isinstance(node.op, ast.LShift | ast.RShift) and right > 32:
                 raise ValueError("a shift so far")
             return _OPERATORS[type(node.op)](left, right)
+    if isinstance(node, ast.Call) and not node.keywords:
+        called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        if called in COMPUTING:
+            return COMPUTING[called](*(_worth(one, names) for one in node.args))
     raise ValueError("it is not written out")

@@ -22,6 +22,7 @@ from fusetune.code.patch.assignments import (
     value_assigned,
 )
 from fusetune.code.patch.change import OPTIONS, Launched
+from fusetune.code.patch.conditions import branch, condition
 from fusetune.code.patch.edits import Edit, NotWritableError
 from fusetune.code.patch.json_files import JsonValue, json_values
 from fusetune.code.patch.literals import literal, unwrapped, worth
@@ -32,7 +33,10 @@ _DEEPEST: Final = 12
 
 
 class Place(NamedTuple):
-    """A value's one place. `through` are the names on the way to it; none where it stands at the launch itself."""
+    """A value's one place. `through` are the names on the way to it; none where it stands at the launch itself.
+
+    A computed one has `otherwise`: under what condition it is `value`, and the expression for any other.
+    """
 
     file: str
     start: int
@@ -40,10 +44,13 @@ class Place(NamedTuple):
     line: int
     value: Any
     through: tuple[Named, ...]
+    otherwise: tuple[str, str] | None = None
 
     def written(self, value: Any, name: str) -> Edit:
         """The edit that writes another value there."""
         text = json.dumps(value) if self.file.endswith(".json") else repr(value)
+        if self.otherwise is not None:
+            text += " if {} else {}".format(*self.otherwise)
         return Edit(self.file, self.start, self.length, text, self.line, f"{name} {self.value} -> {value}")
 
 
@@ -82,7 +89,17 @@ class Resolver:
             return self._of_call(source, node, keys, depth)
         if isinstance(node, cst.Attribute):
             return self._of_attribute(source, node, keys, depth)
-        raise source.refused(node, f"`{shown(source.text(node))}` is computed, so there is no value to write")
+        if isinstance(node, cst.IfExp) and (taken := branch(source, node, self._launch)) is not None:
+            return self.place(source, taken, keys, depth + 1)
+        return self._computed(source, node, keys)
+
+    def _computed(self, source: SourceFile, node: cst.BaseExpression, keys: Keys) -> Place:
+        """The whole expression, for the sizes that it was computed from."""
+        holds = condition(source, node, self._launch, self._before) if not keys else None
+        if holds is None:
+            raise source.refused(node, f"`{shown(source.text(node))}` is computed, so there is no value to write")
+        start, text = source.start(node), source.text(node)
+        return Place(source.file, start, len(text.encode()), source.line(node), self._before, (), (holds, text))
 
     def _of_name(self, source: SourceFile, node: cst.Name, keys: Keys, depth: int) -> Place:
         assignment = assignment_of(source, node)
@@ -167,14 +184,13 @@ class Resolver:
             given = [one.value for one in node.args if one.keyword is not None and one.keyword.value == keys[0]]
             if len(given) == 1:
                 return self.place(source, given[0], keys[1:], depth + 1)
-        if isinstance(node.func, cst.Attribute) and node.func.attr.value in {"get", "copy"}:
-            if node.func.attr.value == "copy" and not node.args:
-                return self.place(source, node.func.value, keys, depth + 1)
-            if node.args:
-                return self.place(source, node.func.value, (self._folded(source, node.args[0].value), *keys), depth + 1)
+        called = node.func.attr.value if isinstance(node.func, cst.Attribute) else ""
+        if called in {"get", "copy"} and bool(node.args) == (called == "get"):
+            own = (self._folded(source, node.args[0].value),) if node.args else ()
+            return self.place(source, cst.ensure_type(node.func, cst.Attribute).value, (*own, *keys), depth + 1)
         if keys and last_name(node.func) in {"load", "loads"} and source.text(node.func).startswith("json."):
             return self._of_json(source, node, keys)
-        raise source.refused(node, f"`{shown(source.text(node))}` is computed, so there is no value to write")
+        return self._computed(source, node, keys)
 
     def _of_config(self, source: SourceFile, node: cst.Call, asked: Asked, keys: Keys, depth: int) -> Place:
         """What `config.kwargs` and `config.num_warps` are of a Config that the program itself takes values from."""
@@ -193,9 +209,11 @@ class Resolver:
             except NotWritableError:
                 continue
             others = [worth(other.value, self._launch.names) for other in node.args if other is not one]
+            if found.otherwise is not None:
+                continue
             if found.value in {self._before, self._wanted} and self._counts(kind, others):
                 return found
-        raise source.refused(node, f"`{shown(source.text(node))}` is computed, so there is no value to write")
+        return self._computed(source, node, ())
 
     def _counts(self, kind: str, others: Sequence[int | None]) -> bool:
         """Whether a bound is what a value comes to, now and with what is wanted; what is not known counts for now."""

@@ -12,11 +12,12 @@ import msgspec
 from fusetune.code.patch.autotuned import autotune_edits
 from fusetune.code.patch.calls import launch_call
 from fusetune.code.patch.change import OPTIONS, Change, Launched
-from fusetune.code.patch.comments import comment_edit
+from fusetune.code.patch.comments import COMMENT, comment_edit
 from fusetune.code.patch.config_lists import MOST_TRIED, decorator, kernel_definition, list_edits
 from fusetune.code.patch.edits import Edit, Finding, NotWritableError, distinct, spliced
 from fusetune.code.patch.heuristics import heuristic_edits, names_computed
 from fusetune.code.patch.launches import launch_edits
+from fusetune.code.patch.looked_up import is_looked_up, lookup_edits
 from fusetune.code.patch.source_file import SourceFile, Sources
 
 
@@ -46,7 +47,7 @@ def planned(changes: Sequence[Change], sources: Sources | None = None, *, everyw
     findings: list[Finding] = []
     made: list[Change] = []
     edits: list[Edit] = []
-    wanted = [one for one in _of_each_place(changes, findings) if one.changed() or one.tried]
+    wanted = [one for one in _of_each_place(changes, findings) if one.changed() or one.tried or one.looks_up]
     for change in wanted:
         alike = [one.launch for one in wanted if one.chosen() == change.chosen() and one is not change]
         try:
@@ -59,6 +60,24 @@ def planned(changes: Sequence[Change], sources: Sources | None = None, *, everyw
     files = dict.fromkeys(edit.file for edit in edits)
     patches = [_patched(file, [edit for edit in edits if edit.file == file], sources) for file in files]
     return Plan(tuple(patches), tuple(made), tuple(dict.fromkeys(findings)))
+
+
+def joined(plan: Plan, more: Plan, sources: Sources) -> Plan:
+    """Two plans as one; where both comment on a statement, one comment follows the other.
+
+    Raises NotWritableError where they want different things of a place.
+    """
+    edits = [edit for one in plan.files for edit in one.edits]
+    for edit in (edit for one in more.files for edit in one.edits):
+        same = [one for one in edits if (one.file, one.start, one.length) == (edit.file, edit.start, edit.length)]
+        if edit.what == COMMENT and same and same[0].what == COMMENT and same[0].text != edit.text:
+            edits[edits.index(same[0])] = msgspec.structs.replace(edit, text=same[0].text + edit.text)
+        else:
+            edits = _together(edits, [edit], sources)
+    files = dict.fromkeys(edit.file for edit in edits)
+    patches = [_patched(file, distinct([edit for edit in edits if edit.file == file]), sources) for file in files]
+    findings = dict.fromkeys((*plan.findings, *more.findings))
+    return Plan(tuple(patches), (*plan.made, *more.made), tuple(findings))
 
 
 def change_edits(
@@ -83,7 +102,9 @@ def change_edits(
     rest = {name: value for name, value in changed.items() if name not in computed}
     listed = {*change.launch.listed, *OPTIONS}
     if autotune is not None and held is not None:
-        if change.tried or rest.keys() & listed:
+        if change.looks_up or is_looked_up(held, autotune):
+            edits += lookup_edits(held, autotune)
+        elif change.tried or rest.keys() & listed:
             edits += list_edits(held, autotune, change)
         rest = {name: value for name, value in rest.items() if name not in listed}
     elif change.launch.listed:
@@ -153,6 +174,10 @@ def _of_each_place(changes: Sequence[Change], findings: list[Finding]) -> list[C
     found = []
     for group in places.values():
         heaviest = next((one for one in group if one.changed()), group[0])
+        looking = next((one for one in group if one.looks_up), None)
+        if looking is not None:  # each case then has its own
+            found.append(looking)
+            continue
         if heaviest.launch.listed and any(one.tried for one in group):
             found.append(_to_choose_from(heaviest, group))
             continue

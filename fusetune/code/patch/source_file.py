@@ -16,7 +16,7 @@ from libcst.metadata import ByteSpanPositionProvider, MetadataWrapper, ParentNod
 from fusetune.code.patch.edits import Edit, NotWritableError
 
 Node = TypeVar("Node", bound=cst.CSTNode)
-_INSTALLED: Final = re.compile(r"[/\\](?:site|dist)-packages[/\\]|^<")
+INSTALLED: Final = re.compile(r"[/\\](?:site|dist)-packages[/\\]|^<")
 """Of a path: what a package manager put there, or no file at all."""
 
 
@@ -145,7 +145,7 @@ class Sources:
 
     def data(self, file: str) -> bytes:
         """A file's bytes; raises NotWritableError where it was installed, or cannot be read."""
-        if _INSTALLED.search(file):
+        if INSTALLED.search(file):
             made = "no file: a program made this code" if file.startswith("<") else "an installed package, not edited"
             raise NotWritableError(file, 1, f"it is {made}")
         if file not in self._data:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Collection, Sequence
-from typing import Final
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
 
-import libcst as cst
-
-from fusetune.code.patch.chunks import MODEL, Chunk, chunks_of, imported_names
-from fusetune.code.patch.edits import Finding, NotWritableError, distinct, spliced
+from fusetune.code.patch.chunks import MODEL, Chunk, chunks_of
+from fusetune.code.patch.clashes import without_clashes
+from fusetune.code.patch.edits import Finding, NotWritableError
+from fusetune.code.patch.lacking import left_over, without_lacking
+from fusetune.code.patch.own_modules import Gathered, Origins, OwnModules, with_own_modules
 from fusetune.code.patch.source_file import SourceFile
 
 IMPORTS: Final = ("import torch", "import torch.nn as nn", "import triton", "import triton.language as tl")
@@ -20,38 +22,42 @@ _TESTS: Final = re.compile(r"Model|main|(?:run_)?(?:tests?|bench\w*|check|verify
 """Names of what is there to try the model; kept all the same where the model needs it."""
 _SECTIONS: Final = {"docstring": 0, "future": 1, "import": 2, "constant": 3, "kernel": 4, "function": 5, "model": 6}
 _KERNELS: Final = _SECTIONS["kernel"]
-_LACKING: Final = frozenset({"tanh", "sigmoid", "gelu", "silu", "softmax", "mish"})
-"""Of `tl`: what not every version of Triton has."""
 
 
-def standalone(
-    file: str, data: bytes, header: Sequence[str] = (), own: Collection[str] = ()
-) -> tuple[str, list[Finding]]:
-    """The module of a file's text, with comments at its top, and what somebody should know of it.
+class Standalone(NamedTuple):
+    """A module's text, what somebody should know of it, and the program's own modules that it has something of."""
 
-    `own` are modules of the program that are not handed out with it. Raises NotWritableError where the file has no
-    class ModelNew.
+    text: str
+    findings: list[Finding]
+    inlined: tuple[str, ...] = ()
+
+
+def standalone(file: str, data: bytes, header: Sequence[str] = (), modules: OwnModules | None = None) -> Standalone:
+    """The module of a file's text, with comments at its top.
+
+    What it uses of `modules`, the program's own, is in it, under the same names. Raises NotWritableError where the file
+    has no class ModelNew, where names of two files clash, and where a module is used in a way that is not names.
     """
-    source = _without_lacking(SourceFile(file, data))
-    top, chunks = chunks_of(source)
-    if not any(one.kind == "model" for one in chunks):
+    source = without_lacking(SourceFile(file, data))
+    found = Gathered(*chunks_of(source)) if modules is None else with_own_modules(source, modules)
+    chunks = found.chunks
+    if not any(one.kind == "model" and not one.inlined for one in chunks):
         raise NotWritableError(file, 1, f"it has no class {MODEL}, so there is no module to write; --diff changes it")
-    kept = _kept(chunks)
-    findings = [*_left_over(source, kept), *_elsewhere(source, kept, own)]
-    comments = "".join(f"# {line}\n" if line else "#\n" for line in header)
-    text = comments + ("\n" if comments else "") + top.lstrip("\n") + _joined(chunks, _in_order(kept))
-    return text.replace("\r\n", "\n"), findings
+    kept = without_clashes(_kept(chunks, found.origins))
+    inlined = tuple(dict.fromkeys(one.source.file for one in kept if one.inlined))
+    names = ", ".join(Path(one).name for one in inlined)
+    lines = [*header, *([f"With what it uses of {names}."] if names else [])]
+    comments = "".join(f"# {line}\n" if line else "#\n" for line in lines)
+    text = comments + ("\n" if comments else "") + found.top.lstrip("\n") + _joined(chunks, _in_order(kept))
+    return Standalone(text.replace("\r\n", "\n"), [*left_over(kept), *found.findings], inlined)
 
 
-def _kept(chunks: Sequence[Chunk]) -> list[Chunk]:
+def _kept(chunks: Sequence[Chunk], origins: Origins) -> list[Chunk]:
     """The statements that the model and its kernels need, and helpers that need nothing which goes."""
     gone = {id(one) for one in chunks if one.kind in {"main", "call"} or one.binds & _NEVER}
-    roots = [
-        one
-        for one in chunks
-        if id(one) not in gone and (one.kind in {"model", "kernel", "docstring", "future"} or not one.binds)
-    ]
-    needed = _reached(roots, chunks)
+    roots = [one for one in chunks if id(one) not in gone and _is_root(one)]
+    needed = _reached(roots, chunks, origins)
+    gone |= {id(one) for one in chunks if one.inlined and id(one) not in needed}
     for one in chunks:
         if one.kind == "function" and id(one) not in needed and _TESTS.fullmatch(one.name()):
             gone.add(id(one))
@@ -80,16 +86,31 @@ def _kept(chunks: Sequence[Chunk]) -> list[Chunk]:
     return [one for one in kept if one not in unused]
 
 
-def _reached(roots: Sequence[Chunk], chunks: Sequence[Chunk]) -> set[int]:
+def _is_root(chunk: Chunk) -> bool:
+    """Whether a statement stays whoever needs it; of an own module only what sets how everything is computed."""
+    if chunk.inlined:
+        return chunk.kind == "future" or (chunk.kind == "constant" and not chunk.binds)
+    return chunk.kind in {"model", "kernel", "docstring", "future"} or not chunk.binds
+
+
+def _reached(roots: Sequence[Chunk], chunks: Sequence[Chunk], origins: Origins) -> set[int]:
     found = {id(one) for one in roots}
     waiting = list(roots)
     while waiting:
-        names = waiting.pop().needs
+        taken = waiting.pop()
         for one in chunks:
-            if id(one) not in found and one.binds & names and not one.binds & _NEVER:
+            if id(one) not in found and _takes(taken, one, origins) and not one.binds & _NEVER:
                 found.add(id(one))
                 waiting.append(one)
     return found
+
+
+def _takes(chunk: Chunk, other: Chunk, origins: Origins) -> bool:
+    """Whether a statement may need what another one binds, of its own file or of one that this has the name from."""
+    file = other.source.file
+    if chunk.source.file == file:
+        return bool(other.binds & (chunk.reads if chunk.inlined else chunk.needs))
+    return any(file in origins.of(chunk.source.file, name) for name in other.binds & chunk.reads)
 
 
 def _in_order(chunks: Sequence[Chunk]) -> list[Chunk]:
@@ -125,7 +146,7 @@ def _joined(chunks: Sequence[Chunk], ordered: Sequence[Chunk]) -> str:
         if _is_usual(one):
             continue
         own = one.text if one.text.endswith("\n") else f"{one.text}\n"
-        if last is not None and following.get(id(last)) is one:
+        if last is not None and following.get(id(last)) is one and last.source is one.source:
             text += own
         else:
             is_import = one.kind == "import"
@@ -149,45 +170,5 @@ def _imports(chunks: Sequence[Chunk]) -> str:
 
 def _is_usual(chunk: Chunk) -> bool:
     """Whether an import binds nothing but what the four do."""
-    names = imported_names(chunk.source, chunk.node) if chunk.kind == "import" else ()
+    names = chunk.imported() if chunk.kind == "import" else ()
     return bool(names) and all(_MEANT.get(name) == means for name, means in names)
-
-
-def _without_lacking(source: SourceFile) -> SourceFile:
-    """`tl.sigmoid(x)` written out, as Triton itself defines it, so that the result is the same to the bit."""
-    while True:
-        calls = [one for one in source.all(cst.Call) if _lacking(source, one.func) == "sigmoid" and len(one.args) == 1]
-        inner = [one for one in calls if not any(two is not one and source.inside(two, one) for two in calls)]
-        if not inner:
-            return source
-        edits = [
-            source.replaced(one, f"(1 / (1 + tl.exp(-({source.text(one.args[0].value)}))))", "sigmoid") for one in inner
-        ]
-        source = SourceFile(source.file, spliced(source.data, distinct(edits)))
-
-
-def _lacking(source: SourceFile, node: cst.CSTNode) -> str:
-    if isinstance(node, cst.Attribute) and source.text(node.value) == "tl" and node.attr.value in _LACKING:
-        return node.attr.value
-    return ""
-
-
-def _left_over(source: SourceFile, chunks: Sequence[Chunk]) -> list[Finding]:
-    return [
-        Finding(source.file, source.line(one), f"tl.{name} is not in every Triton; write it out")
-        for chunk in chunks
-        for one in source.all(cst.Attribute, chunk.node)
-        if (name := _lacking(source, one))
-    ]
-
-
-def _elsewhere(source: SourceFile, chunks: Sequence[Chunk], own: Collection[str]) -> list[Finding]:
-    """The imports of the program's own modules: the file does not stand alone."""
-    found = []
-    for chunk in chunks:
-        for name, means in imported_names(source, chunk.node) if chunk.kind == "import" else ():
-            module = means.rpartition(".")[0] or means
-            if any(f".{one}".endswith(f".{module}") for one in own):
-                text = f"{name} comes from the program's module {module}, which has to be beside the module"
-                found.append(Finding(source.file, source.line(chunk.node), text))
-    return found

@@ -5,8 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 import triton
-from triton.backends.compiler import GPUTarget
-from triton.runtime import driver
 
 from fusetune.nn.plans import EPS, OPERANDS, direct_launches
 from fusetune.ops import direct
@@ -15,6 +13,7 @@ from fusetune.ops.gemm_scale.config import BASELINE, Config
 from fusetune.ops.gemm_scale.launches import KERNELS, gemm_launches, workspace
 from fusetune.ops.gemm_scale.problem import make_problem
 from fusetune.ops.stand_in import StandIn
+from tests.support.fake_gpu import fake_gpu
 
 M, N, K = 128, 512, 1024
 PERSISTENT = Config(variant="persistent", BLOCK_M=64, BLOCK_N=64, BLOCK_K=32, num_stages=3)
@@ -26,63 +25,11 @@ VALUES = [*POINTERS.values(), 0.5, 0.25]
 FOLLOWED = {"mean_ptr": "running_mean", "var_ptr": "running_var", "tracked_ptr": "num_batches_tracked"}
 
 
-class FakeUtils:
-    """Takes the place of Triton's C code: loads nothing, and keeps what it is told to launch."""
-
-    def __init__(self):
-        self.launched, self.encoded = [], []
-
-    def get_device_properties(self, device):
-        return {"max_shared_mem": 232448}
-
-    def load_binary(self, name, kernel, shared, device):
-        return 1, 4242, 32, 0, 1024
-
-    def launch(self, *arguments):
-        self.launched.append(arguments)
-
-    def fill_tma_descriptor_tiled(self, pointer, *rest):
-        self.encoded.append((pointer, *rest))
-        return "map", pointer
-
-    fill_tma_descriptor = fill_tma_descriptor_tiled
-
-
 @pytest.fixture
-def utils(monkeypatch):
+def utils():
     """A driver of an sm_90 GPU, active for one test."""
-    fake = FakeUtils()
-
-    class Launcher:
-        arg_annotations, kernel_signature = "annotations", b"signature"
-        launch_cooperative_grid = False
-
-        def __init__(self, source, metadata):
-            self.launch_pdl = metadata.launch_pdl
-            self.launch = fake.launch
-
-    class Driver:
-        utils, launcher_cls = fake, Launcher
-
-        def get_current_target(self):
-            return GPUTarget("cuda", 90, 32)
-
-        def get_current_device(self):
-            return 0
-
-        def get_current_stream(self, device):
-            return 7
-
-    # Triton keeps what it compiles by device: a real GPU's kernels must not meet this one's.
-    kept = [(kernel, kernel.device_caches.pop(0, None)) for kernel in KERNELS]
-    before = driver._active
-    driver.set_active(Driver())
-    yield fake
-    driver._active = before
-    for kernel, cache in kept:
-        kernel.device_caches.pop(0, None)
-        if cache is not None:
-            kernel.device_caches[0] = cache
+    with fake_gpu(KERNELS) as fake:
+        yield fake
 
 
 def _launches(config, ending):

@@ -1,7 +1,7 @@
 """Trap 10, what the author wrote is not what runs: warps in a Config's dict, and a Config's dict without its stages.
 
 `triple` asks for one warp where Config's own default wins; `halve` takes the constants of a Config and leaves its eight
-warps and five stages behind. Right: Before is 4 warps and 3 stages in both, and the first one is told as a finding.
+warps and five stages behind. Right: Before is 4 warps and 3 stages in both, and each is told as a finding.
 """
 
 import torch

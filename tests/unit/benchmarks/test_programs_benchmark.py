@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from program_modules import disorder, imported
 from program_sources import FOCUS, METRICS, Pair, code_of, extract, pair_of, spread, write_drivers
-from programs import after_us, figures, main, on, read, share_us, summary
+from programs import after_us, figures, main, of_program, on, read, share_us, summary, with_earlier
 
 PROMPT = f"# Target\n{FOCUS}\n\n[CURRENT CODE]\n```python\nimport torch\n```\n\n{METRICS}\n```python\n# yours\n```\n"
 
@@ -78,7 +79,7 @@ def test_the_summary_counts_programs_by_how_far_they_came():
         row("c", ("odd", [case("skipped", None)])),
         row("d"),
     ]
-    found = summary(rows)
+    found = summary(list(map(figures, rows)))
     assert (found["programs"], found["with_a_launch"], found["with_a_verdict"]) == (4, 3, 2)
     assert (found["main_kernels"], found["main_kernels_kept"], found["ratio_geometric_mean"]) == (2, 1, 0.5)
     assert found["verdicts"] == {"revert": 2, "keep": 1, "skipped": 1}
@@ -109,3 +110,66 @@ def test_what_is_done_is_shown_without_running_it_again(tmp_path: Path, monkeypa
     assert written["predicted_for"] == "rtx4090"
     assert written["summary"]["ratio_geometric_mean"] == 0.5
     assert "D1" in capsys.readouterr().out
+
+
+MODULE = """import torch
+import torch.nn as nn
+import triton
+import triton.language as tl
+
+BLOCK = 64
+
+
+@triton.jit
+def kernel(x):
+    pass
+
+
+def wrapper(x):
+    return x
+
+
+class ModelNew(nn.Module):
+    pass
+"""
+
+
+def test_a_module_s_order_is_that_of_the_seed():
+    assert list(disorder(MODULE)) == []
+    for text, wrong in (
+        (MODULE.replace("import triton\n", "import triton as t\n"), "it begins with"),
+        (MODULE + "\n\ndef late(x):\n    return x\n", "stands too late"),
+        (MODULE + "\n\nclass Model:\n    pass\n", "it holds Model"),
+        (MODULE + "\n\nif __name__ == '__main__':\n    wrapper(1)\n", "runs it"),
+        (MODULE.replace("ModelNew", "Other"), "it has no ModelNew"),
+    ):
+        assert any(wrong in one for one in disorder(text)), wrong
+
+
+def test_a_module_is_imported_with_nothing_of_ours(tmp_path: Path):
+    good, bad = tmp_path / "good.py", tmp_path / "bad.py"
+    good.write_text("import json\n")
+    bad.write_text("import nowhere_to_be_found\n")
+    assert imported(good) is True
+    assert "nowhere_to_be_found" in str(imported(bad))
+
+
+def test_a_module_that_changes_nothing_is_the_program_as_it_is():
+    word = {"changes": [["k"]], "given_out": 0, "ratio": 0.99, "right": True, "before_ms": 1.0, "after_ms": 0.99}
+    assert of_program(word)["ratio"] == 1.0
+    assert of_program({**word, "given_out": 1})["ratio"] == 0.99
+    rows = [
+        {**row(name, ("k", [case("keep", 4.0, 2.0)])), "module": {**word, "given_out": 1, "ratio": ratio}}
+        for name, ratio in (("a", 0.5), ("b", 0.98))
+    ]
+    found = summary([figures({**one, "module_facts": {"in_order": True, "imports": "no"}}) for one in rows])
+    assert (found["forwards"], found["forward_geometric_mean"], found["forward_most"]) == (2, 0.7, 0.98)
+    assert (found["modules"], found["modules_in_order"], found["modules_imported"]) == (2, 2, 0)
+
+
+def test_figures_of_other_programs_stay_in_the_file(tmp_path: Path):
+    output = tmp_path / "programs.json"
+    output.write_text(json.dumps({"date": "2026-01-02", "programs": [{"name": "a", "cases": 1}, {"name": "b"}]}))
+    found = with_earlier([{"name": "a", "cases": 2}], output)
+    assert [(one["name"], one.get("cases")) for one in found] == [("a", 2), ("b", None)]
+    assert found[1]["date"] == "2026-01-02" != found[0]["date"]

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from fusetune.capture.alike import MOST_ALIKE, Identity, identity_of, specialized
+from fusetune.capture.alike import MOST_ALIKE, Identity, identity_of
 from fusetune.capture.cases import Case, KernelSeen, TensorSeen
 from fusetune.capture.seen import Seen, SeenCases
+from fusetune.ops.arguments import specialized
 
 
 def parameter(name: str, **more: bool) -> SimpleNamespace:

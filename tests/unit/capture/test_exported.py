@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from fusetune.capture.exported import Exporter, NotExportedError, Place, load_kernel
-from fusetune.capture.sources import functions_of, source_hash_of
 from fusetune.errors import CaptureError
+from fusetune.ops.sources import functions_of, source_hash_of
 from tests.support.kept_kernels import helpers, kernels
 
 

@@ -18,8 +18,10 @@ from fusetune.capture.cases import Case
 from fusetune.capture.keeping import Keeper
 from fusetune.capture.kept import FloatKept, Kept, PlainKept, TensorKept, TypeKept, read_kept
 from fusetune.capture.launches import described, kernel_seen
+from fusetune.capture.naming import problem_of
 from fusetune.capture.restore import arguments_of, load_kept_kernel, make_storage
 from fusetune.errors import CaptureError
+from fusetune.ops.naming import argument_value, value_name
 from fusetune.ops.spec import TileDescriptor
 from tests.support.kept_kernels.kernels import combined, doubled_in_place, with_settings
 
@@ -234,3 +236,28 @@ def test_a_file_that_is_cut_off_is_told(tmp_path):
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(CaptureError, match="it ends too early"):
         again(kept, tmp_path)
+
+
+def test_a_launch_has_the_same_values_at_run_time_as_in_its_capture(tmp_path):
+    x = torch.arange(64.0)
+    arguments = {
+        "x_ptr": x,
+        "y_ptr": x[1:],
+        "z_ptr": reinterpret(x, tl.float16),
+        "w_ptr": TensorDescriptor.from_tensor(torch.zeros(16, 16), [16, 16]),
+        "none": None,
+        "n": 60,
+        "flag": True,
+        "eps": 1e-5,
+        "most": float("inf"),
+        "dtype": tl.bfloat16,
+        "other": torch.float32,
+        "pair": (3, tl.float32),
+        "_hidden": tl.constexpr(7),
+        "function": doubled_in_place,
+        "word": "relu",
+    }
+    kept = keep(tmp_path / "a", arguments)
+    named = {value_name(name): argument_value(value) for name, value in arguments.items()}
+    assert dict(problem_of(kept, frozenset())) == named
+    assert named["y_ptr"] == "float32 unaligned"

@@ -218,3 +218,16 @@ def test_programs_that_stay_on_the_gpu_keep_their_number_and_vary_their_tile():
     assert "a buffer of the program is sized by it" in found["PROGRAMS"].reason
     assert found["BLOCK"].varies
     assert one.rule.at({"BLOCK": 512}) == (132,)
+
+
+def test_of_what_stays_the_program_may_be_run_with_another_value_where_the_program_alone_keeps_it():
+    by_buffer = knobs(launched(programs.summed_in_parts, X))["BLOCK"]
+    by_grid = knobs(launched(programs.literal_written_twice, X))["BLOCK"]
+    by_another_literal = knobs(launched(programs.over_launched, X))["BLOCK"]
+    tied_to_the_row = knobs(launched(programs.softmax_by_rows, torch.empty(64, 1000)))["BLOCK"]
+    a_layout = knobs(launched(programs.dequantised, torch.empty(64, 1024)))
+    assert (by_buffer.varies, by_buffer.again) == (False, True)
+    assert (by_grid.varies, by_grid.again) == (True, False)
+    assert (by_another_literal.varies, by_another_literal.again) == (False, True)
+    assert (tied_to_the_row.varies, tied_to_the_row.again) == (False, False)
+    assert not any(one.again for name, one in a_layout.items() if not one.varies and name.startswith("num_"))

@@ -6,10 +6,10 @@ import re
 
 import pytest
 
-from fusetune.capture.naming import kernel_place, op_name, value_name
 from fusetune.core.config import NamedConfig
 from fusetune.core.problem import NamedProblem
 from fusetune.core.text import OP_NAME
+from fusetune.ops.naming import kernel_place, op_name, value_name
 
 
 @pytest.mark.parametrize(
@@ -43,6 +43,7 @@ def test_two_kernels_have_two_names() -> None:
 
 def test_a_script_is_called_as_its_file() -> None:
     assert kernel_place("__main__", "add", "/a/bench.py") == "bench:add"
+    assert kernel_place("__mp_main__", "add", "/a/bench.py") == "bench:add"
 
 
 @pytest.mark.parametrize("name", ["n", "_n", "__n", "values", "keys", "label", "sizes", "num_warps", "get", "order"])

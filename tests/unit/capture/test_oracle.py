@@ -189,6 +189,34 @@ def test_a_random_stream_cannot_be_checked(tmp_path: Path) -> None:
     assert "two runs of Before differ in y" in bench.first.detail
 
 
+def test_what_a_user_vouches_for_is_looked_at_for_nan_and_writes_elsewhere_alone(tmp_path: Path) -> None:
+    tensors = {**x_and_y(), "z": (torch.zeros(N), "written")}
+
+    def drawn(x: Any, y: Any, z: Any) -> None:
+        y.copy_(torch.rand(N))
+        z.copy_(x * 2)
+
+    kept = capture(tmp_path, tensors, after={"y": torch.rand(N), "z": tensors["x"][0] * 2})
+    assert isinstance(Bench(tmp_path, kept, drawn).first, Wrong)
+    bench = Bench(tmp_path, kept, drawn, Strictness(vouched=True))
+    assert bench.first == 0.0
+    assert not bench.data.changes_inputs
+    assert bench.check(drawn) == 0.0
+
+    def found(kernel: Callable[..., None]) -> str:
+        wrong = bench.check(kernel)
+        assert isinstance(wrong, Wrong)
+        return wrong.detail
+
+    def another_z(x: Any, y: Any, z: Any) -> None:
+        y.copy_(torch.rand(N))
+        z.copy_(x * 3)
+
+    assert "z: relative error" in found(another_z), "what does not differ is compared"
+    assert found(lambda x, y, z: z.copy_(x * 2)) == "y has NaN, and Before's has none", "nothing wrote it"
+    assert "it changes x" in found(lambda x, y, z: x.zero_())
+
+
 def test_the_order_of_atomics_widens_the_tolerance_by_its_spread(tmp_path: Path) -> None:
     noise = torch.Generator().manual_seed(3)
 

@@ -281,13 +281,18 @@ def test_the_output_is_a_module_by_its_name_and_else_the_folder_of_configs() -> 
     assert not made("out").any
     with pytest.raises(UsageError, match="both name the folder"):
         made("out", "c")
-    for flag in ("autotune", "per_kernel"):
+    with pytest.raises(UsageError, match="leave --autotune out"):
+        made("out", diff=True, autotune=True, lookup=True)
+    with pytest.raises(UsageError, match=r"leave -o x\.py out"):
+        made("x.py", lookup=True)
+    for flag in ("autotune", "lookup", "per_kernel"):
         with pytest.raises(UsageError, match=f"--{flag.replace('_', '-')} says what is written"):
             made("out", **{flag: True})
 
 
 def test_a_module_that_cannot_be_written_is_a_mistake_before_any_work(tmp_path):
     (tmp_path / "file").write_text("")
+    (tmp_path / "current.py").write_text(SOURCE)
     program = Program("model", str(tmp_path / "current.py"))
     with pytest.raises(ConfigFileError, match="file is not a folder that you may write to"):
         check_program(Outputs(tmp_path / "file" / "made.py", Path("c"), False, False, False), program)

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -18,6 +19,7 @@ from fusetune.core.trouble import (
     damage_of,
     is_recorded_trouble,
     machine_told,
+    refuse_interpreter,
     trouble_of,
     trouble_of_exit,
     why_not_written,
@@ -171,6 +173,20 @@ def test_a_full_disk_without_a_file_s_name_is_told_with_the_place_that_is_full(
     assert found == Trouble(f"No space left on device: Triton's cache {tmp_path / 'cache'}; make room there")
 
 
+def test_of_several_files_that_could_not_be_copied_the_first_is_told() -> None:
+    error = shutil.Error([("a.py", "/tmp/b.py", "[Errno 28] No space left on device: '/tmp/b.py'"), ("c", "d", "e")])
+    assert trouble_of(error) == Trouble("a.py: [Errno 28] No space left on device: '/tmp/b.py'")
+
+
+@pytest.mark.parametrize("value", ["1", "true", "ON"])
+def test_the_interpreter_left_on_is_a_setting(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRITON_INTERPRET", value)
+    with pytest.raises(UsageError, match=r"^TRITON_INTERPRET is set, .*; unset it$"):
+        refuse_interpreter()
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+    refuse_interpreter()
+
+
 @pytest.mark.parametrize(
     "detail",
     [
@@ -182,6 +198,7 @@ def test_a_full_disk_without_a_file_s_name_is_told_with_the_place_that_is_full(
         "cuobjdump could not read the compiled kernel: cuobjdump info : File does not contain device code",
         "the worker died with exit code -9",
         "RuntimeError: Triton Error [CUDA]: device kernel image is invalid",
+        "AttributeError: 'InterpretedFunction' object has no attribute 'cache_key'",
     ],
 )
 def test_what_older_versions_recorded_of_the_machine_is_recognized(detail: str) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from msgspec import structs
 
 from fusetune.capture.cases import Case, KernelSeen, Looked, TensorSeen
+from fusetune.capture.gpu_share import GpuTime
 from fusetune.errors import UsageError
-from fusetune.report.captured import besides, notes_on, selected, to_explanation
+from fusetune.report.captured import besides, notes_on, of_what, selected, table_of, to_explanation
 
 
 def test_a_tensor_is_told_with_all_that_the_kernel_does_to_it():
@@ -65,3 +67,22 @@ def test_what_is_not_shown_is_counted_by_whose_it_is_and_a_note_is_told_once():
         "2 launches of mul past Triton's JIT: not captured",
     ]
     assert notes_on([*looked.cases, *looked.cases]) == ["note: sub: odd"]
+
+
+def shares(looked: Looked) -> list[str]:
+    table = table_of(looked, looked.cases)
+    (column,) = [column for column in table.columns if column.header == "share"]
+    return [str(cell) for cell in column.cells]
+
+
+def test_a_share_is_that_of_all_kernels_where_these_were_seen():
+    cases = tuple(structs.replace(launched(name), us=us) for name, us in (("add", 30.0), ("sub", 10.0)))
+    alone = Looked(cases, gpu="NVIDIA Something", no_gpu_time="the profiler saw no kernel")
+    assert shares(alone) == ["75 %", "25 %"]
+    assert of_what(alone) == ["share: of the time of the Triton kernels alone: the profiler saw no kernel"]
+    among = structs.replace(alone, gpu_time=GpuTime(200.0, 40.0), no_gpu_time=None)
+    assert shares(among) == ["15 %", "5 %"]
+    assert of_what(among) == [
+        "share: of the program's GPU time; Triton's kernels are 20 % of 200 us, by a profile of one more run"
+    ]
+    assert of_what(Looked((launched("add"),))) == []

@@ -31,13 +31,14 @@ LISTED = {"listed": ("BLOCK", "num_warps", "num_stages")}
 MORE: dict[str, dict[str, Any]] = {
     "keywords": {"given": ("num_warps",)},
     "a_cap": {"names": {"n": 5000}, "follows": ("BLOCK",)},
+    "computed_from_a_size": {"names": {"n": 1000}, "follows": ("BLOCK",)},
     "in_a_branch": {"follows": ("BLOCK",)},
     "by_hand_from_a_config": {"given": ("num_warps",)},
     "table": {"names": {"size": "large"}},
     "heuristics": {"computed": ("num_warps",)},
     "number_in_the_grid": {"follows": ("BLOCK",)},
     "local_variable": {"follows": ("BLOCK",)},
-    **dict.fromkeys((path.name for path in FORMS.glob("configs_*")), LISTED),
+    **dict.fromkeys((path.name for pattern in ("configs_*", "looked_up*") for path in FORMS.glob(pattern)), LISTED),
 }
 TRIED = {
     "configs_to_three": (WANTED, BEFORE, BASELINE),
@@ -68,7 +69,14 @@ def copied(form: str, folder: Path) -> Path:
 def change_of(form: str, file: Path) -> Change:
     launch = launched(file, **MORE.get(form, {}))
     return Change(
-        launch, BEFORE, WANTED_OF.get(form, WANTED), tried=TRIED.get(form, ()), key=("n",), us=10.0, comment=COMMENT
+        launch,
+        BEFORE,
+        WANTED_OF.get(form, WANTED),
+        tried=TRIED.get(form, ()),
+        key=("n",),
+        us=10.0,
+        comment=COMMENT,
+        looks_up=form.startswith("looked_up"),
     )
 
 
@@ -169,6 +177,11 @@ REFUSED = {
         2,
         "is computed",
     ),
+    "computed_anew_after_it": (
+        "def launch(x, y, n):\n    B = triton.next_power_of_2(n)\n    n = 1000\n    scale[(1,)](x, y, n, BLOCK=B)\n",
+        2,
+        "is computed",
+    ),
     "a_cap_that_would_not_count": (
         "def launch(x, y, n):\n    B = min(1024, triton.next_power_of_2(n))\n    scale[(1,)](x, y, n, BLOCK=B)\n",
         2,
@@ -201,9 +214,10 @@ REFUSED = {
 @pytest.mark.parametrize("name", sorted(REFUSED))
 def test_what_cannot_be_written_back_is_said_with_its_line(name: str, tmp_path: Path) -> None:
     body, line, why = REFUSED[name]
+    names = {"n": 1000} if name == "computed_anew_after_it" else {}
     file = tmp_path / "program.py"
     file.write_text(KERNEL + body, encoding="utf-8")
-    launch = launched(file, follows=("BLOCK",) if name == "a_grid_of_numbers" else ())
+    launch = launched(file, follows=("BLOCK",) if name == "a_grid_of_numbers" else (), names=names)
     plan = planned([Change(launch, BEFORE, WANTED)])
     (finding,) = plan.findings
     assert (finding.file, finding.line) == (str(file), KERNEL.count("\n") + line)
@@ -260,3 +274,50 @@ def test_cases_of_an_autotuned_kernel_share_one_list(tmp_path: Path) -> None:
         'triton.Config({"BLOCK": 256}, num_warps=2),',
         'triton.Config({"BLOCK": 1024}, num_warps=4, pre_hook=None, num_stages=2),',
     ]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("@triton.autotune(", "@mine.autotune(", "its autotuner is `mine.autotune`, and none of Triton's own"),
+        ("import torch\n", "import torch\nimport mine.autotune as triton\n", "none of Triton's own"),
+        ("import torch\n", "import torch\nfusetune = None\n", "fusetune is the name of something else"),
+    ],
+)
+def test_another_decorator_or_name_is_not_taken_for_triton_s(tmp_path: Path, old: str, new: str, told: str) -> None:
+    file = copied("looked_up", tmp_path)
+    text = file.read_text().replace(old, new)
+    file.write_text(text.replace("import triton\n", "", 1) if "as triton" in new else text)
+    (finding,) = planned([change_of("looked_up", file)]).findings
+    assert told in finding.text
+
+
+def test_the_import_that_is_there_serves_and_two_kernels_share_one(tmp_path: Path) -> None:
+    file = copied("looked_up", tmp_path)
+    text = file.read_text()
+    file.write_text(text.replace("import torch\n", "import torch\nimport fusetune\n"))
+    (patch,) = planned([change_of("looked_up", file)]).files
+    assert patch.after.count(b"import fusetune") == 1
+    other = text[text.index("@triton.autotune") :].replace("scale", "other").replace("def launch", "def launch_other")
+    file.write_text(f"{text}\n\n{other}")
+    first = change_of("looked_up", file)
+    second = structs.replace(first, launch=_launch_of("other", file))
+    (patch,) = planned([first, second]).files
+    assert patch.after.count(b"import fusetune\n") == 1
+    assert patch.after.count(b"@fusetune.autotune(") == 2
+
+
+def test_a_list_that_is_looked_up_already_stays_whatever_was_decided(tmp_path: Path) -> None:
+    file = copied("looked_up", tmp_path)
+    apply(planned([change_of("looked_up", file)]))
+    again = structs.replace(change_of("looked_up", file), looks_up=False)
+    assert planned([again, structs.replace(again, tried=(WANTED, BASELINE))]).files == ()
+
+
+def _launch_of(kernel: str, file: Path) -> Launched:
+    tree = ast.parse(file.read_bytes())
+    (call,) = [one for one in ast.walk(tree) if isinstance(one, ast.Call) and ast.unparse(one.func).startswith(kernel)]
+    (made,) = [one for one in ast.walk(tree) if isinstance(one, ast.FunctionDef) and one.name == kernel]
+    line = made.decorator_list[0].lineno
+    names = tuple(one.arg for one in made.args.args)
+    return Launched(str(file), call.lineno, kernel, str(file), line, names, call.col_offset, **LISTED)

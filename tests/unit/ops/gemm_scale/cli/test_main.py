@@ -34,7 +34,20 @@ RTX4090 = find_target("rtx4090")
 IDENTITY = TargetIdentity(name=RTX4090.name, capability=RTX4090.capability, sms=RTX4090.sms)
 SIZES = ("--M", "128", "--K", "1024", "--N", "512")
 COMMANDS = (
-    *("sweep", "tune", "report", "compare", "export", "capture", "gate", "inspect", "profile", "targets", "warmup"),
+    *(
+        "sweep",
+        "tune",
+        "run",
+        "report",
+        "compare",
+        "export",
+        "capture",
+        "gate",
+        "inspect",
+        "profile",
+        "targets",
+        "warmup",
+    ),
 )
 WARPS8 = Config(num_warps=8)
 PREDICTED = Entry(

@@ -1,0 +1,197 @@
+"""What a launch is to run with instead of its own config, and how the launch has to be made then.
+
+Private parts of Triton that this relies on, the same in 3.6 to 3.8: `JITFunction.run` (the interpreter's
+`InterpretedFunction.run`) takes each eager launch; an `Autotuner` with one config in `configs` runs with it and times
+nothing, with its pre_hook.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+from fusetune.capture.above import Above
+from fusetune.capture.grids import rule_of
+from fusetune.capture.kept import Placed
+from fusetune.capture.kinds import kind_around, kind_of
+from fusetune.capture.launches import user_frame
+from fusetune.capture.patching import Patches
+from fusetune.capture.placing import heuristics_of, placed_at
+from fusetune.core.config import OPTIONS
+from fusetune.ops.arguments import constexprs_of, resolved_grid, signature_of, told
+
+NOT_KNOWN: Final = "what the program would launch with these constants is not known there"
+_MOST_ABOVE: Final = 20
+
+
+class Launch(NamedTuple):
+    """What Triton is called with."""
+
+    args: tuple[Any, ...]
+    grid: Any
+    named: dict[str, Any]
+
+
+class Given(NamedTuple):
+    """What a launch is to run with: `constants` by the kernel's own names, and `options`.
+
+    `others` are constants that it has beside them, and `ran` what ran when that was found out, as far as known.
+    `follows` are arguments that were computed from constants then, and have to be computed anew for others.
+    """
+
+    constants: Mapping[str, Any]
+    options: Mapping[str, int]
+    others: Mapping[str, Any] = {}
+    ran: Mapping[str, Any] = {}
+    follows: frozenset[str] = frozenset()
+
+
+def hold_launches(
+    patches: Patches,
+    above: Above,
+    launch: Callable[[Any, Any, tuple[Any, ...], Any, bool, dict[str, Any]], Any],
+    choose: Callable[[Any, Any, tuple[Any, ...], dict[str, Any]], Any],
+) -> None:
+    """Have each launch made by `launch(run, kernel, args, grid, warmup, named)` until `patches` are closed.
+
+    Each call of an autotuner goes through `choose(run, tuner, args, named)`. Triton is imported here.
+    """
+    import triton
+    from triton.runtime.autotuner import Autotuner
+
+    kind: Any = triton.JITFunction
+    if triton.knobs.runtime.interpret:
+        from triton.runtime.interpreter import InterpretedFunction  # which loads NumPy
+
+        kind = InterpretedFunction
+    run = kind.run
+
+    def held_run(kernel: Any, /, *args: Any, grid: Any, warmup: bool, **named: Any) -> Any:
+        return launch(run, kernel, args, grid, warmup, named)
+
+    patches.put(kind, "run", held_run)
+    above.install(patches.put)
+    tuners_run = Autotuner.run
+
+    def chosen_run(tuner: Any, /, *args: Any, **named: Any) -> Any:
+        return choose(tuners_run, tuner, args, named)
+
+    patches.put(Autotuner, "run", chosen_run)
+
+
+class Placements:
+    """Launches with other configs, each place of a program asked once what it would launch."""
+
+    def __init__(self) -> None:
+        self._placed: dict[Any, Placed | str] = {}
+
+    def launch(
+        self, given: Given, kernel: Any, launch: Launch, bound: Mapping[str, Any], tuners: Sequence[Any]
+    ) -> Launch | str:
+        """The launch with the config that it is given; or why it stays as it is. `tuners` are those above it."""
+        args, grid, named = launch
+        changed = {name: value for name, value in given.constants.items() if bound.get(name) != value}
+        follow: Mapping[str, Any] = {}
+        if changed:
+            placed = self._placed_for(changed, given.follows, kernel, grid, bound, tuners)
+            if isinstance(placed, str):
+                return placed
+            assert placed.grid is not None, "else it is a reason"
+            grid, follow = placed.grid, placed.arguments
+        args, named = _with(kernel, args, named, {**changed, **follow, **given.options})
+        return Launch(args, grid, named)
+
+    def _placed_for(
+        self,
+        changed: dict[str, Any],
+        follows: frozenset[str],
+        kernel: Any,
+        grid: Any,
+        bound: Mapping[str, Any],
+        tuners: Sequence[Any],
+    ) -> Placed | str:
+        """Where the program would launch with other constants, as far as its source tells; remembered by its place."""
+        resolved = resolved_grid(grid, bound)
+        frame = user_frame()
+        try:
+            kinds = kind_of((), bound, shapes=True), kind_of((), changed), kind_around(frame)
+            key = None if None in kinds else (id(kernel), resolved, follows, *kinds)
+            found = self._placed.get(key)
+            if found is None:
+                constants = {name: bound[name] for name in constexprs_of(kernel) if name in bound}
+                rule = rule_of(grid, resolved, bound, constants, kernel=kernel, frame=frame)
+                heuristics = heuristics_of(tuners)
+                why = next((rule.buffers[name] for name in changed if name in rule.buffers), None)
+                if why is None and not follows <= {*rule.derived, *heuristics, *changed}:
+                    why = NOT_KNOWN
+                placed = placed_at(changed, grid, resolved, bound, rule, heuristics)
+                found = why or (placed if placed.grid is not None else NOT_KNOWN)
+                if key is not None:
+                    self._placed[key] = found
+            return found
+        finally:
+            del frame
+
+
+def _with(
+    kernel: Any, args: tuple[Any, ...], named: Mapping[str, Any], changes: Mapping[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Arguments with other values, each in the place where it was given."""
+    places = dict(zip(signature_of(kernel).parameters, range(len(args)), strict=False))
+    positional, keywords = list(args), dict(named)
+    for name, value in changes.items():
+        if name in places:
+            positional[places[name]] = value
+        else:
+            keywords[name] = value
+    return tuple(positional), keywords
+
+
+def config_like(configs: Sequence[Any], given: Given) -> Any:
+    """A Config of what a launch is given, with the hook of a list's own one.
+
+    Of the one that is the same, or else of what ran, or of the first.
+    """
+    import triton
+
+    constants = {**given.others, **given.constants}
+    wanted = {"num_ctas": 1, **constants, **given.options}
+    own = _first_like(configs, wanted) or _first_like(configs, given.ran) or configs[0]
+    names = {name for one in configs for name in one.kwargs if name in constants and name not in OPTIONS}
+    held = {**constants, **own.kwargs, **given.constants}
+    return triton.Config({name: held[name] for name in names}, **given.options, pre_hook=own.pre_hook)
+
+
+def run_with(run: Any, tuner: Any, config: Any, args: tuple[Any, ...], named: Mapping[str, Any]) -> Any:
+    """Have an autotuner launch with a config of ours.
+
+    A copy of it runs: another thread may be in the middle of the tuner itself, which notes arguments and configs.
+    """
+    held = copy_of(tuner, [config])
+    result = run(held, *args, **named)
+    tuner.best_config = config  # Programs read it.
+    return result
+
+
+def copy_of(tuner: Any, configs: list[Any]) -> Any:
+    """Another autotuner with a list of its own and all else the same; what it has found out it shares."""
+    held = object.__new__(type(tuner))
+    held.__dict__.update(tuner.__dict__, configs=configs)
+    return held
+
+
+def _first_like(configs: Sequence[Any], held: Mapping[str, Any]) -> Any:
+    """The first config whose constants and options are all among these; None where none is."""
+
+    def is_like(config: Any) -> bool:
+        return all(name in held and held[name] == told(value) for name, value in config.all_kwargs().items())
+
+    return next((one for one in configs if is_like(one)), None)
+
+
+def chain_of(tuner: Any) -> list[Any]:
+    """An autotuner and what it holds, down to the kernel."""
+    found = [tuner]
+    while len(found) < _MOST_ABOVE and hasattr(getattr(found[-1], "fn", None), "fn"):
+        found.append(found[-1].fn)
+    return found

@@ -1,0 +1,92 @@
+"""Which statements of a file a function of it needs: its own, and those of every name that these use.
+
+So a kernel of a script can be had without running the script.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Collection, Iterator
+from typing import Final
+
+_SCOPES: Final = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+
+
+def needed(tree: ast.Module, names: Collection[str]) -> ast.Module:
+    """The file with nothing but what these names need, in its own order and with its own line numbers.
+
+    A statement is taken whole: an `if` or a `try` of which a part binds a name. What changes a plain value at the top
+    of the file, as `TABLE["a"] = 1` or `TABLE.append(2)`, belongs to that value.
+    """
+    binds = [frozenset(_bound(one)) for one in tree.body]
+    plain = {name for one in tree.body for name in _assigned(one)}
+    changes = [frozenset(_changed(one)) & plain for one in tree.body]
+    chosen = {number for number, one in enumerate(tree.body) if _always(one)}
+    wanted, seen = set(names), set[str]()
+    while wanted:
+        name = wanted.pop()
+        seen.add(name)
+        for number, statement in enumerate(tree.body):
+            if number not in chosen and (name in binds[number] or name in changes[number]):
+                chosen.add(number)
+                wanted |= _used(statement) - seen
+    return ast.Module(body=[tree.body[number] for number in sorted(chosen)], type_ignores=[])
+
+
+def _always(statement: ast.stmt) -> bool:
+    if isinstance(statement, ast.ImportFrom):
+        return statement.module == "__future__" or any(one.name == "*" for one in statement.names)
+    return False
+
+
+def _used(statement: ast.stmt) -> set[str]:
+    return {node.id for node in ast.walk(statement) if isinstance(node, ast.Name)}
+
+
+def _bound(statement: ast.stmt) -> Iterator[str]:
+    """The names that a statement binds in the scope that it stands in."""
+    if isinstance(statement, _SCOPES):
+        yield statement.name
+        return
+    if isinstance(statement, ast.Import):
+        yield from (one.asname or one.name.partition(".")[0] for one in statement.names)
+        return
+    if isinstance(statement, ast.ImportFrom):
+        yield from (one.asname or one.name for one in statement.names)
+        return
+    for node in _of_own_scope(statement):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.id
+        elif node is not statement and isinstance(node, (*_SCOPES, ast.Import, ast.ImportFrom)):
+            yield from _bound(node)
+
+
+def _of_own_scope(statement: ast.stmt) -> Iterator[ast.AST]:
+    """The statement and all in it that is in no function or class within."""
+    waiting: list[ast.AST] = [statement]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        if not isinstance(node, (*_SCOPES, ast.Lambda)):
+            waiting += ast.iter_child_nodes(node)
+
+
+def _assigned(statement: ast.stmt) -> Iterator[str]:
+    """The names that a statement gives values to, which are no function, class or module by that."""
+    for node in _of_own_scope(statement):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.id
+
+
+def _changed(statement: ast.stmt) -> Iterator[str]:
+    """The names of values that a statement changes in place, as far as its form says so."""
+    for node in _of_own_scope(statement):
+        target: ast.expr | None = None
+        if isinstance(node, ast.Subscript | ast.Attribute) and isinstance(node.ctx, ast.Store):
+            target = node.value
+        elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+            target = node.value.func if isinstance(node.value.func, ast.Attribute) else None
+        while isinstance(target, ast.Subscript | ast.Attribute):
+            target = target.value
+        if isinstance(target, ast.Name):
+            yield target.id

@@ -1,0 +1,1 @@
+"""Programs and libraries as they are launch with tuned configs: the policy of `fusetune run` and `fusetune.install`."""

@@ -1,0 +1,424 @@
+"""Let the launches of a program run with tuned configs that are looked up as they come, in its own process."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Final, Literal, NamedTuple, NoReturn, Protocol
+
+from fusetune.capture.above import Above
+from fusetune.capture.cases import KernelSeen
+from fusetune.capture.changes import free_names
+from fusetune.capture.given import Given, Launch, Placements, chain_of, config_like, copy_of, hold_launches, run_with
+from fusetune.capture.inductor import MODULE, name_of, when_imported
+from fusetune.capture.kinds import kind_of
+from fusetune.capture.launches import kernel_seen, proposals_of
+from fusetune.capture.patching import Patches
+from fusetune.capture.placing import heuristics_of
+from fusetune.capture.serving.as_launched import AsLaunched
+from fusetune.capture.serving.served import Applied, Left, Missed, Notes, Row, Tally
+from fusetune.core.brief import brief
+from fusetune.core.config import OPTIONS
+from fusetune.errors import MissingConfigError
+from fusetune.ops.arguments import bind, signature_of, told
+from fusetune.ops.refusals import is_refusal
+from fusetune.ops.refusals import told as told_error
+from fusetune.runtime.launch_configs import Chosen
+
+OnMiss = Literal["default", "tune", "error"]
+ON_MISS: Final[tuple[OnMiss, ...]] = ("default", "tune", "error")
+MOST_REMEMBERED: Final = 4096
+"""Kinds of launches whose answers are kept; after these all are looked up anew."""
+_AS_IT_IS: Final = "what the program launches"
+_TIMED: Final = "what its autotuner times"
+_FOUND_BEFORE: Final = "what its autotuner has found out before"
+_MOST_WARNINGS: Final = 20
+_OF_TRITON: Final = frozenset({"grid", "warmup"})
+_NOTHING: Final = "nothing: it was stopped (--on-miss error)"
+
+
+class LooksUp(Protocol):
+    """Where configs of launches come from; see `LaunchConfigs`."""
+
+    def find(
+        self,
+        kernel: Any,
+        arguments: Mapping[str, Any],
+        grid: Any = None,
+        *,
+        listed: Sequence[Mapping[str, Any]] = (),
+        supplied: Mapping[str, Any] = {},
+    ) -> Chosen:
+        """The config for a launch, or a miss with its reason."""
+
+    def refuse(self, kernel: Any, chosen: Chosen, why: str) -> None:
+        """Do not choose it again: it cannot be launched here."""
+
+
+class _Answer(NamedTuple):
+    """What a kind of launches is to run with: `given`, or None for a miss.
+
+    `config` is an autotuner's: of the entry, or for a miss the first one of its list. `tally` counts the launches that
+    run so.
+    """
+
+    chosen: Chosen
+    given: Given | None
+    tally: Tally
+    config: Any = None
+
+
+class _WouldTimeError(Exception):
+    """An autotuner is about to time its configs, of which this is the first."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        self.config = config
+
+
+class Serving:
+    """Gives launches their tuned configs between `install` and `remove`; `notes` has what became of each.
+
+    An autotuner takes the entry and times nothing. Where there is none, it takes what it has found out before, or else
+    the first config of its list (`default`), or times as it would (`tune`), or MissingConfigError ends the launch
+    (`error`). Other launches without an entry run as they are. A config that cannot be launched is refused, and the
+    launch runs as one without an entry. Threads may launch at once.
+    """
+
+    def __init__(self, lookups: LooksUp, notes: Notes, *, on_miss: OnMiss = "default") -> None:
+        self._lookups, self.notes, self._on_miss = lookups, notes, on_miss
+        self._above, self._patches, self._placements = Above(), Patches(), Placements()
+        self._here = threading.local()
+        self._answers: dict[Any, _Answer] = {}
+        self._kernels: dict[int, tuple[Any, KernelSeen, tuple[str, ...]]] = {}
+        self._free: dict[tuple[int, ...], tuple[tuple[Any, ...], frozenset[str]]] = {}
+        self._holders: dict[int, Any] = {}  # What answers are of: its id must not become another's.
+
+    def install(self) -> None:
+        """Begin. Triton is imported here, and torch with it."""
+        hold_launches(self._patches, self._above, self._launch, self._choose)
+        self._patches.callback(when_imported(MODULE, self._watch_inductor))
+
+    def remove(self) -> None:
+        """End it; everything is as it was."""
+        self._patches.close()
+
+    def forget(self) -> None:
+        """Look everything up anew."""
+        self._answers.clear()
+
+    # An autotuner.
+
+    def _choose(self, run: Any, tuner: Any, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        if self._above.depth("trial") or self._is_chosen():
+            return run(tuner, *args, **named)
+        chain = chain_of(tuner)
+        kernel = chain[-1]
+        try:
+            key, answer = self._of_tuner(tuner, chain, args, named)
+        except (TypeError, AttributeError):  # the launch itself tells the program, or it is no kernel of Triton's
+            return run(tuner, *args, **named)
+        counts = not named.get("warmup")
+        if answer.given is not None:
+            beyond = answer.given if answer.given.constants.keys() - answer.config.kwargs.keys() else None
+            try:
+                with self._choosing(beyond):
+                    result = run_with(run, tuner, answer.config, args, named)
+            except Exception as error:
+                if not _refuses(error):
+                    raise
+                key, answer = None, self._refused(kernel, answer, error)
+            else:
+                if counts:
+                    self.notes.count(answer.tally)
+                return result
+        why = answer.chosen.why
+        if self._on_miss == "error":
+            self.notes.count(self._tally(kernel, Missed(why, _NOTHING, stopped=True)))
+            self._stop(kernel, why)
+        with self._choosing(None):
+            if self._on_miss == "tune":
+                result, tally = run(tuner, *args, **named), self._tally(kernel, Missed(why, _TIMED))
+            else:
+                result, tally = self._untimed(run, tuner, kernel, answer, key, args, named)
+        if counts:
+            self.notes.count(tally)
+        return result
+
+    def _untimed(
+        self,
+        run: Any,
+        tuner: Any,
+        kernel: Any,
+        answer: _Answer,
+        key: Any,
+        args: tuple[Any, ...],
+        named: dict[str, Any],
+    ) -> tuple[Any, Tally]:
+        """A launch of an autotuner without an entry, that does not time; and what counts it."""
+        if answer.config is None:
+            held = copy_of(tuner, tuner.configs)
+            held._bench = _would_time
+            try:
+                result = run(held, *args, **named)
+            except _WouldTimeError as found:
+                did = f"the first config of its list, {_text(found.config)}"
+                tally = self._tally(kernel, Missed(answer.chosen.why, did))
+                answer = self._remember(key, answer._replace(config=found.config, tally=tally), tuner)
+            else:
+                tuner.best_config = held.best_config
+                did = "the one config of its list" if len(tuner.configs) == 1 else _FOUND_BEFORE
+                return result, self._tally(kernel, Missed(answer.chosen.why, did))
+        return run_with(run, tuner, answer.config, args, named), answer.tally
+
+    def _of_tuner(
+        self, tuner: Any, chain: Sequence[Any], args: tuple[Any, ...], named: dict[str, Any]
+    ) -> tuple[Any, _Answer]:
+        """What an autotuner's launch is to run with, and what that is remembered by."""
+        kernel, grid = chain[-1], named.get("grid")
+        own = {name: value for name, value in named.items() if name not in _OF_TRITON}
+        first = tuner.configs[0].kwargs
+        key = self._key(tuner, kernel, args, own, grid, first)
+        found = self._answers.get(key)
+        if found is not None:
+            return key, found
+        bound, _ = bind(kernel, args, own, partly=True)
+        arguments = {name: value for name, value in bound.items() if name not in self._names((tuner,))}
+        first = {name: value for name, value in first.items() if name not in OPTIONS}
+        supplied = _with_heuristics({**arguments, **first}, heuristics_of(chain))
+        supplied = {name: value for name, value in supplied.items() if name not in arguments}
+        answer = self._asked(kernel, arguments, grid, proposals_of(chain[:-1]), supplied)
+        if answer.given is not None:
+            answer = answer._replace(config=config_like(tuner.configs, answer.given))
+        return key, self._remember(key, answer, tuner)
+
+    # A launch.
+
+    def _launch(
+        self, run: Any, kernel: Any, args: tuple[Any, ...], grid: Any, warmup: bool, named: dict[str, Any]
+    ) -> Any:
+        if self._above.depth("trial"):
+            if not warmup:
+                self.notes.count_trial()
+            return run(kernel, *args, grid=grid, warmup=warmup, **named)
+        launch = Launch(args, grid, named)
+        if self._is_chosen():
+            return self._below_choice(run, kernel, launch, warmup=warmup)
+        try:
+            answer = self._of_launch(kernel, launch)
+        except TypeError:  # the launch itself tells the program
+            return run(kernel, *args, grid=grid, warmup=warmup, **named)
+        tally = answer.tally
+        if answer.given is not None:
+            changed = self._changed(answer.given, kernel, launch)
+            if isinstance(changed, str):
+                tally = self._tally(kernel, _left(answer.given, changed))
+            else:
+                try:
+                    return self._served(run, kernel, launch, changed, answer, warmup=warmup)
+                except Exception as error:
+                    if not _refuses(error):
+                        raise
+                    tally = self._refused(kernel, answer, error).tally
+        result = self._run(run, kernel, launch, warmup=warmup)
+        if not warmup:
+            self.notes.count(tally)
+        return result
+
+    def _served(self, run: Any, kernel: Any, launch: Launch, changed: Launch, answer: _Answer, *, warmup: bool) -> Any:
+        """A launch with its entry's config, `changed`."""
+        result = self._run(run, kernel, changed, warmup=warmup)
+        if not warmup:
+            self.notes.count(answer.tally)
+        if result is None or changed.grid is launch.grid:
+            return result
+        return AsLaunched(result, lambda: self._run(run, kernel, launch, warmup=True))
+
+    def _below_choice(self, run: Any, kernel: Any, launch: Launch, *, warmup: bool) -> Any:
+        """A launch of an autotuner that has chosen: what its list does not vary is given here."""
+        given: Given | None = self._here.given
+        if given is None:
+            return run(kernel, *launch.args, grid=launch.grid, warmup=warmup, **launch.named)
+        changed = self._changed(given, kernel, launch)
+        return self._run(run, kernel, launch if isinstance(changed, str) else changed, warmup=warmup)
+
+    def _run(self, run: Any, kernel: Any, launch: Launch, *, warmup: bool) -> Any:
+        with self._choosing(None):
+            return run(kernel, *launch.args, grid=launch.grid, warmup=warmup, **launch.named)
+
+    def _changed(self, given: Given, kernel: Any, launch: Launch) -> Launch | str:
+        if not given.constants and given.options.keys().isdisjoint(self._seen(kernel)[2]):
+            return launch._replace(named={**launch.named, **given.options})
+        bound, _ = bind(kernel, launch.args, launch.named)
+        return self._placements.launch(given, kernel, launch, bound, self._above.tuners)
+
+    def _of_launch(self, kernel: Any, launch: Launch) -> _Answer:
+        tuners = self._above.tuners
+        key = self._key(kernel, kernel, launch.args, launch.named, launch.grid, {})
+        found = self._answers.get(key)
+        if found is not None:
+            return found
+        bound, _ = bind(kernel, launch.args, launch.named)
+        free = self._names(tuners) & bound.keys()
+        arguments = {name: value for name, value in bound.items() if name not in free}
+        supplied = {name: bound[name] for name in free}
+        answer = self._asked(kernel, arguments, launch.grid, proposals_of(tuners), supplied)
+        return self._remember(key, answer, kernel)
+
+    # What both need.
+
+    def _is_chosen(self) -> bool:
+        return bool(self._here.__dict__.get("chosen"))
+
+    @contextmanager
+    def _choosing(self, given: Given | None) -> Iterator[None]:
+        """Launches within are an autotuner's that has chosen, and take `given` as well, or are made as they are."""
+        here = self._here.__dict__
+        before = here.get("chosen", False), here.get("given")
+        here["chosen"], here["given"] = True, given
+        try:
+            yield
+        finally:
+            here["chosen"], here["given"] = before
+
+    def _names(self, tuners: tuple[Any, ...]) -> frozenset[str]:
+        """The constants and options that autotuners give, asked once of each."""
+        key = tuple(map(id, tuners))
+        found = self._free.get(key)
+        if found is None:
+            found = self._free[key] = (tuners, free_names([one for one in tuners if hasattr(one, "configs")]))
+        return found[1]
+
+    def _key(
+        self,
+        holder: Any,
+        kernel: Any,
+        args: tuple[Any, ...],
+        named: Mapping[str, Any],
+        grid: Any,
+        first: dict[str, Any],
+    ) -> Any:
+        """What an answer is remembered by; None where the launch is looked up each time."""
+        if callable(grid):
+            # It may follow what is no argument.
+            meta = {**dict(zip(self._seen(kernel)[2], args, strict=False)), **first, **named}
+            try:
+                grid = grid(meta)
+            except Exception:  # noqa: BLE001 - it may read what the launch has by default, or heuristics compute
+                return None
+        kind = kind_of(args, named)
+        grid = tuple(grid) if isinstance(grid, list) else grid
+        return None if kind is None else (id(holder), _device(), grid, kind)
+
+    def _remember(self, key: Any, answer: _Answer, holder: Any) -> _Answer:
+        if answer.chosen.remember and key is not None:
+            if len(self._answers) >= MOST_REMEMBERED:
+                self._answers.clear()
+            self._answers[key] = answer
+            self._holders[id(holder)] = holder
+        return answer
+
+    def _asked(
+        self,
+        kernel: Any,
+        arguments: Mapping[str, Any],
+        grid: Any,
+        listed: Sequence[Mapping[str, Any]],
+        supplied: Mapping[str, Any],
+    ) -> _Answer:
+        chosen = Chosen("miss", "the look-up has failed", remember=False)
+        for _ in range(_MOST_WARNINGS):
+            try:
+                chosen = self._lookups.find(kernel, arguments, grid, listed=listed, supplied=supplied)
+                break
+            except Warning as warning:  # a program may have its warnings raised, and this is none of its own
+                self.notes.note(str(warning))
+        if chosen.rung == "miss":
+            return _Answer(chosen, None, self._tally(kernel, Missed(chosen.why, _AS_IT_IS)))
+        before = chosen.entry.before if chosen.entry is not None else None
+        ran = {} if before is None else {**before.constants(), **before.options(), "num_ctas": before.num_ctas}
+        given = Given(chosen.constants, chosen.options, supplied, ran, frozenset(chosen.follows))
+        constants = {name: told(value) for name, value in chosen.constants.items()}
+        row = Applied(constants, dict(chosen.options), chosen.rung, chosen.why, str(chosen.file or ""))
+        return _Answer(chosen, given, self._tally(kernel, row))
+
+    def _refused(self, kernel: Any, answer: _Answer, error: Exception) -> _Answer:
+        """The answer for a launch whose config cannot be launched."""
+        assert answer.given is not None, "what is refused was given"
+        why = told_error(error)
+        try:
+            self._lookups.refuse(kernel, answer.chosen, why)
+        except Warning as warning:
+            self.notes.note(str(warning))
+        self._answers.clear()
+        self.notes.count(self._tally(kernel, _left(answer.given, why, refused=True)))
+        missed = Chosen("miss", f"its config cannot be launched here ({why})", remember=False)
+        return _Answer(missed, None, self._tally(kernel, Missed(missed.why, _AS_IT_IS)))
+
+    def _tally(self, kernel: Any, row: Row) -> Tally:
+        return self.notes.tally(self._seen(kernel)[1], row)
+
+    def _seen(self, kernel: Any) -> tuple[Any, KernelSeen, tuple[str, ...]]:
+        """A kernel, what is told of it, and the names of its parameters."""
+        found = self._kernels.get(id(kernel))
+        if found is None:
+            names = tuple(signature_of(kernel).parameters)
+            found = self._kernels[id(kernel)] = (kernel, kernel_seen(kernel), names)
+        return found
+
+    def _stop(self, kernel: Any, why: str) -> NoReturn:
+        seen = self._seen(kernel)[1]
+        command = self.notes.command(seen.name)
+        raise MissingConfigError(f"{brief(seen.name)} ({brief(seen.place())}) has no tuned config: {why}; `{command}`")
+
+    def _watch_inductor(self, module: Any) -> None:
+        """Count what torch.compile's own launchers launch, which no entry is given."""
+        maker = getattr(module, "CachingAutotuner", None)
+        if maker is None or not callable(getattr(maker, "run", None)):
+            return
+        own: Callable[..., Any] = maker.run
+
+        def run(launcher: Any, /, *args: Any, **named: Any) -> Any:
+            self.notes.count_of_inductor(name_of(launcher))
+            with self._choosing(None):
+                return own(launcher, *args, **named)
+
+        self._patches.put(maker, "run", run)
+
+
+def _refuses(error: Exception) -> bool:
+    """Whether the config is to blame; what a kernel does wrong in the interpreter it does with any."""
+    from triton.runtime.errors import InterpreterError
+
+    return is_refusal(error, compiling=False) and not isinstance(error, InterpreterError)
+
+
+def _with_heuristics(held: dict[str, Any], heuristics: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a launch with what heuristics below a tuner compute, as far as they can be asked before."""
+    for name, heuristic in heuristics.items():
+        try:
+            held[name] = heuristic(dict(held))
+        except Exception:  # noqa: BLE001 - somebody's function, which is asked again at the launch
+            continue
+    return held
+
+
+def _left(given: Given, why: str, *, refused: bool = False) -> Left:
+    constants = {name: told(value) for name, value in given.constants.items()}
+    return Left(constants, dict(given.options), why, refused=refused)
+
+
+def _would_time(*_: Any, config: Any, **__: Any) -> NoReturn:
+    raise _WouldTimeError(config)
+
+
+def _text(config: Any) -> str:
+    values = {name: told(value) for name, value in config.all_kwargs().items()}
+    return brief(" ".join(f"{name}={value}" for name, value in values.items()))
+
+
+def _device() -> int:
+    import torch
+
+    return torch.cuda.current_device() if torch.cuda.is_initialized() else -1

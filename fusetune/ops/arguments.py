@@ -1,0 +1,73 @@
+"""The arguments of a launch by name, and what Triton's JIT makes of them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+_INT32: Final = range(-(1 << 31), 1 << 31)
+_INT64: Final = range(-(1 << 63), 1 << 63)
+
+
+def bind(
+    kernel: Any, args: Sequence[Any], named: Mapping[str, Any], *, partly: bool = False
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The arguments of a launch by name, defaults and all, and its options. Raises TypeError where they do not fit.
+
+    With `partly` some may be missing.
+    """
+    signature = signature_of(kernel)
+    names = signature.parameters.keys()
+    own = {name: value for name, value in named.items() if name in names}
+    bound = signature.bind_partial(*args, **own) if partly else signature.bind(*args, **own)
+    bound.apply_defaults()
+    ignored = {"debug", "instrumentation_mode", "sanitize_overflow"}
+    return dict(bound.arguments), {name: value for name, value in named.items() if name not in {*names, *ignored}}
+
+
+def signature_of(kernel: Any) -> inspect.Signature:
+    """The parameters of a kernel; those of the interpreter's functions are those of Python's."""
+    found = getattr(kernel, "signature", None)
+    return found if isinstance(found, inspect.Signature) else inspect.signature(kernel.fn)
+
+
+def constexprs_of(kernel: Any) -> frozenset[str]:
+    """The names of a kernel's constants; of the interpreter's functions by their annotations."""
+    if hasattr(kernel, "params"):
+        return frozenset(one.name for one in kernel.params if one.is_constexpr)
+    parameters = signature_of(kernel).parameters.values()
+    told_by = {one.name: getattr(one.annotation, "__name__", str(one.annotation)) for one in parameters}
+    return frozenset(name for name, told_of in told_by.items() if told_of.endswith("constexpr"))
+
+
+def told(value: Any) -> Any:
+    """A value as JSON has it: numbers, flags, words and None as they are, lists of these, all else as a word."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, tuple | list):
+        return [told(one) for one in value]
+    name = getattr(value, "__name__", None)
+    return str(name if name is not None and callable(value) else value)[:200]
+
+
+def resolved_grid(grid: Any, bound: Mapping[str, Any]) -> tuple[int, ...]:
+    """The grid of a launch, of one to three axes."""
+    found = grid(dict(bound)) if callable(grid) else grid
+    return tuple(int(axis) for axis in (found if isinstance(found, tuple | list) else (found,)))
+
+
+def specialized(value: Any, parameter: Any = None) -> Any:
+    """What Triton's JIT makes of a run-time value: of a number its type and what is special about it.
+
+    Anything else stands for itself. `parameter` is Triton's KernelParam, which may ask for less.
+    """
+    if type(value) is float:
+        return "float"
+    if type(value) is not int:
+        return repr(value)
+    kind = "i32" if value in _INT32 else "i64" if value in _INT64 else "u64"
+    if getattr(parameter, "do_not_specialize", False):
+        return kind
+    by_16 = value % 16 == 0 and not getattr(parameter, "do_not_specialize_on_alignment", False)
+    return (kind, value == 1, by_16)

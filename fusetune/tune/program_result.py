@@ -1,0 +1,79 @@
+"""What a run of a program gives, beside its runs as it is: whether it is right, whether that can be said, its time."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from typing import Final
+
+from fusetune.capture.again import Ran
+from fusetune.capture.oracle import MAXIMUM, OF_SPREAD, SPREAD_LIMIT
+from fusetune.capture.results import Difference
+
+OF_REFERENCE: Final = 1.5
+"""With a reference, a result may be so many times as far off as Before's."""
+
+
+def wrong_of(ran: Ran, befores: Sequence[Ran], tolerance: float) -> str | None:
+    """What is wrong with a run; None where nothing is, or nothing can be said.
+
+    `befores` are runs of the program as it is. `tolerance` is a relative error that is allowed beside what results' own
+    dtypes and those runs allow.
+    """
+    if ran.failed is not None:
+        steady = all(one.failed is None for one in befores)
+        return f"the program fails: {ran.failed}" if steady else None
+    if why_not_comparable(befores) is not None:
+        return None
+    base = befores[0].reference
+    if base is not None and _is_usable(base) and ran.reference is not None:
+        right = _is_within(ran.reference, OF_REFERENCE * base.error, OF_REFERENCE * base.largest)
+        return None if right else f"beside its reference: {ran.reference.told()}, {base.told()} before"
+    found, spread = ran.difference, _spread(befores) or Difference()
+    if found is None or _is_within(found, max(tolerance, OF_SPREAD * spread.error), OF_SPREAD * spread.largest):
+        return None
+    return found.told()
+
+
+def why_not_comparable(befores: Sequence[Ran]) -> str | None:
+    """Why nothing can be said of another run's result; None where it can."""
+    first = befores[0]
+    failed = next((one.failed for one in befores if one.failed is not None), None)
+    if failed is not None:
+        return f"it does not always end well as it is: {failed}"
+    if not first.gives:
+        return "it gives nothing to compare, and ends as before"
+    spread = _spread(befores)
+    if _is_usable(first.reference) or spread is None:
+        return None
+    unlike = spread.wrong is not None or spread.error > SPREAD_LIMIT
+    return f"two runs of it as it is differ: {spread.told()}" if unlike else None
+
+
+def times_of(runs: Sequence[Ran]) -> list[float]:
+    """Milliseconds of the runs that have a time."""
+    return [ms for ran in runs if (ms := ran.ms()) is not None]
+
+
+def median_of(runs: Sequence[Ran]) -> float | None:
+    """The median of these; None where no run has a time."""
+    found = times_of(runs)
+    return statistics.median(found) if found else None
+
+
+def _spread(befores: Sequence[Ran]) -> Difference | None:
+    """The most by which runs of the program as it is differ."""
+    found = [ran.difference for ran in befores[1:] if ran.difference is not None]
+    unlike = next((one for one in found if one.wrong is not None), None)
+    return unlike or max(found, key=lambda one: one.error, default=None)
+
+
+def _is_usable(reference: Difference | None) -> bool:
+    """Whether Before itself is near enough to the program's reference for that to judge others."""
+    return reference is not None and reference.wrong is None and reference.error <= SPREAD_LIMIT
+
+
+def _is_within(found: Difference, error: float, largest: float) -> bool:
+    """Whether a difference is at most so much, or what rounding to its dtype comes to."""
+    most = max(error, found.allowed)
+    return found.wrong is None and found.error <= most and found.largest <= max(largest, MAXIMUM * most)

@@ -1,0 +1,69 @@
+"""The brief's own stage as a program, as it is handed out in `examples/seed`: in its strict order, and compiled."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from fusetune.compiler.build import compile_launch
+from fusetune.core.target import find_target
+from fusetune.ops.gemm_scale.problem import make_problem
+from fusetune.ops.spec import Launch
+from tests.support.handed_out import launches_of, loaded
+
+SEED = Path(__file__).parents[2] / "examples" / "seed"
+CURRENT = (SEED / "current.py").read_text(encoding="utf-8")
+MODULE = (SEED / "rtx4090" / "optimized.py").read_text(encoding="utf-8")
+LACKING = {"tanh", "sigmoid", "gelu", "silu", "softmax", "mish"}
+
+
+@pytest.fixture(scope="module")
+def launches(tmp_path_factory: pytest.TempPathFactory) -> list[Launch]:
+    made = loaded(tmp_path_factory.mktemp("seed") / "seed_as_handed_out.py", MODULE)
+    return launches_of(made, make_problem(1024, 8192, 8192, "float32", "tf32"), find_target("rtx4090"))
+
+
+def test_the_module_is_in_the_strict_order_and_has_no_code_that_tests() -> None:
+    body = ast.parse(MODULE).body
+    imports = ["import torch", "import torch.nn as nn", "import triton", "import triton.language as tl"]
+    assert [ast.unparse(one) for one in body[:4]] == imports
+    names = [one.name for one in body[4:] if isinstance(one, ast.FunctionDef | ast.ClassDef)]
+    assert names == ["fused_gemm_scale_kernel", "fused_gemm_scale", "ModelNew"]
+    assert len(body) == 7
+    used = {one.attr for one in ast.walk(ast.parse(MODULE)) if isinstance(one, ast.Attribute)}
+    assert not used & LACKING
+
+
+def test_nothing_of_the_code_is_changed_but_for_the_autotuner_above_the_kernel() -> None:
+    module = ast.parse(MODULE)
+    kernel = next(one for one in module.body if isinstance(one, ast.FunctionDef))
+    tuner, jit = kernel.decorator_list
+    assert ast.unparse(jit) == "triton.jit"
+    assert ast.unparse(tuner).startswith("triton.autotune(configs=[")
+    kernel.decorator_list = [jit]
+    assert ast.dump(module) == ast.dump(ast.parse(CURRENT))
+    comments = [line.strip() for line in CURRENT.splitlines() if line.strip().startswith("#")]
+    assert [line for line in comments if line not in MODULE] == []
+
+
+def test_its_first_lines_say_that_nothing_was_timed_what_limits_the_kernel_and_why_these_configs() -> None:
+    top = MODULE[: MODULE.index("import torch")].replace("\n#  ", "")
+    for told in (
+        "for NVIDIA GeForce RTX 4090",
+        "Predicted: compiled for this GPU, and nothing was timed.",
+        "By the profile: Arithmetic limits fused_gemm_scale_kernel",
+        "Rule: register pressure low",
+        "w4 s2 (BASELINE): the conservative choice, always among them",
+        "w8 s2: 8 warps, since register pressure is low, and it is compute-bound",
+    ):
+        assert told in " ".join(top.split())
+
+
+def test_three_configs_at_most_are_tried_and_each_compiles_for_the_card(launches: list[Launch]) -> None:
+    options = [(one.options["num_warps"], one.options["num_stages"]) for one in launches]
+    assert options == [(4, 3), (8, 2), (4, 2)]
+    assert {one.grid for one in launches} == {(16, 128)}
+    for launch in launches:
+        assert compile_launch(launch, find_target("rtx4090")).stack_bytes == 0, "none of them spills"

@@ -1,0 +1,65 @@
+"""What of a launch's arguments a config may depend on makes two kinds of launches, and nothing else does."""
+
+from __future__ import annotations
+
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+import triton.language as tl
+
+from fusetune.capture.kinds import kind_around, kind_of
+
+ROW = torch.zeros(64)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (ROW, torch.ones(64)),
+        (ROW, torch.zeros(128)),
+        (tl.constexpr(3), tl.constexpr(3)),
+        (tl.float16, tl.float16),
+        ((ROW, 3), (torch.ones(8), 3)),
+    ],
+)
+def test_alike(one, other):
+    assert kind_of([one], {}) == kind_of([other], {})
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (ROW, ROW.half()),
+        (ROW, ROW[1:]),
+        (ROW, None),
+        (1, True),
+        (1, 1.0),
+        (16, 17),
+        ("a", "b"),
+        (tl.float16, tl.bfloat16),
+        (tl.constexpr(3), tl.constexpr(4)),
+        ((1, (2, 3)), (1, 2, 3)),
+        (SimpleNamespace(base=ROW, dtype="i8"), SimpleNamespace(base=ROW, dtype="f16")),
+    ],
+)
+def test_different(one, other):
+    assert kind_of([one], {}) != kind_of([other], {})
+    assert kind_of((), {"x": one}) != kind_of((), {"x": other})
+
+
+def test_what_cannot_be_a_key_makes_none_and_shapes_count_where_they_are_asked_for():
+    assert kind_of([{}], {}) is None
+    assert kind_of([ROW], {}, shapes=True) != kind_of([ROW[:32]], {}, shapes=True)
+    assert kind_of([ROW], {}, shapes=True) == kind_of([torch.ones(64)], {}, shapes=True)
+
+
+def test_around_a_launch_plain_values_and_shapes_count():
+    def here(n: int, x: torch.Tensor, _other: object):
+        return kind_around(sys._getframe())
+
+    assert here(3, ROW, {}) == here(3, torch.ones(64), [])
+    assert here(3, ROW, None) != here(4, ROW, None)
+    assert here(3, ROW, {}) != here(3, ROW[:32], {})
+    assert kind_around(None) == ()

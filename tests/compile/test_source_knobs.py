@@ -22,11 +22,11 @@ FILE = Path(__file__).parents[1] / "support" / "programs" / "only_by_source.py"
 AMBIGUOUS = """
 
 @triton.jit
-def negated(x_ptr, y_ptr, m, n, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
+def negated(x_ptr, y_ptr, m, n, BLOCK_H: tl.constexpr, BLOCK_W: tl.constexpr):
     program = tl.program_id(0)
-    across = tl.cdiv(n, BLOCK_N)
-    rows = (program // across) * BLOCK_M + tl.arange(0, BLOCK_M)
-    columns = (program % across) * BLOCK_N + tl.arange(0, BLOCK_N)
+    across = tl.cdiv(n, BLOCK_W)
+    rows = (program // across) * BLOCK_H + tl.arange(0, BLOCK_H)
+    columns = (program % across) * BLOCK_W + tl.arange(0, BLOCK_W)
     at = rows[:, None] * n + columns[None, :]
     mask = (rows < m)[:, None] & (columns < n)[None, :]
     tl.store(y_ptr + at, -tl.load(x_ptr + at, mask=mask), mask=mask)
@@ -36,7 +36,7 @@ class ModelNew(nn.Module):
     def forward(self, x):
         y = torch.empty_like(x)
         m, n = x.shape
-        negated[(((m + 15) // 16) * ((n + 15) // 16),)](x, y, m, n, BLOCK_M=16, BLOCK_N=16)
+        negated[(((m + 15) // 16) * ((n + 15) // 16),)](x, y, m, n, BLOCK_H=16, BLOCK_W=16)
         return grouped(y), total(y)
 """
 NOTHING = Plan((), (), ())
@@ -80,10 +80,10 @@ def test_a_trial_changes_the_number_and_all_that_it_feeds(file: Path, cases: tup
 
 def test_numbers_of_a_grid_that_may_be_of_either_tile_go_with_both(file: Path, cases: tuple[Case, ...]) -> None:
     sources = Sources()
-    knob = by_label(source_knobs(cases, NOTHING, sources))["BLOCK_M, BLOCK_N of negated"]
-    assert "whose number cannot be told from BLOCK_N's" in knob.why
+    knob = by_label(source_knobs(cases, NOTHING, sources))["BLOCK_H, BLOCK_W of negated"]
+    assert "whose number cannot be told from BLOCK_W's" in knob.why
     (patch,) = planned(knob.changes(32), sources, everywhere=True).files
-    launch = "negated[(((m + 31) // 32) * ((n + 31) // 32),)](x, y, m, n, BLOCK_M=32, BLOCK_N=32)"
+    launch = "negated[(((m + 31) // 32) * ((n + 31) // 32),)](x, y, m, n, BLOCK_H=32, BLOCK_W=32)"
     assert launch in patch.after.decode()
 
 
@@ -129,7 +129,7 @@ def test_a_script_that_gives_nothing_is_not_run_for_a_trial(cases: tuple[Case, .
     found = try_sources(Program("script", "bench.py"), tuned, NOTHING, Sources(), source_of, **options)
     assert found is not None
     (line,) = found.lines()
-    assert line.startswith("In the source: no other value was tried of BLOCK_M, BLOCK_N of negated, 16; ")
+    assert line.startswith("In the source: no other value was tried of BLOCK_H, BLOCK_W of negated, 16; ")
     assert line.endswith(": the program gives nothing to compare a trial with")
     assert found.to_builtins()["why_not"] == "the program gives nothing to compare a trial with"
     options["budget_s"] = 0.0

@@ -11,9 +11,9 @@ from fusetune.compiler.build import compile_launch
 from fusetune.core.target import find_target
 from fusetune.ops.gemm_scale.problem import make_problem
 from fusetune.ops.spec import Launch
-from tests.support.handed_out import launches_of, loaded
+from tests.support.gemm_scale.handed_out import launches_of, loaded
 
-SEED = Path(__file__).parents[2] / "examples" / "seed"
+SEED = Path(__file__).parents[3] / "examples" / "seed"
 CURRENT = (SEED / "current.py").read_text(encoding="utf-8")
 MODULE = (SEED / "rtx4090" / "optimized.py").read_text(encoding="utf-8")
 LACKING = {"tanh", "sigmoid", "gelu", "silu", "softmax", "mish"}

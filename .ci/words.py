@@ -35,6 +35,7 @@ OWN = (
     "benchmarks/dispatch.py",
     "benchmarks/dispatch_against.py",
     "benchmarks/dispatch_arms.py",
+    "benchmarks/dispatch_user.py",
     "benchmarks/exported.py",
     "benchmarks/family_sweeps.py",
     "benchmarks/faults.py",

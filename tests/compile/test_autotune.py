@@ -227,10 +227,10 @@ def test_a_tensor_that_is_on_no_gpu_is_triton_s_to_refuse(gpu):
 @pytest.mark.filterwarnings("ignore:fusetune has no tuned config")
 def test_arguments_of_several_kinds_in_turn_go_past_the_jit_each(gpu):
     kernel = fusetune.autotune([triton.Config({"BLOCK": 64})], ["n"])(biased)
-    for bias in (on_gpu(64), None):
-        kernel[1,](on_gpu(64), bias, 64)
-    for bias in (on_gpu(64), None, on_gpu(64)):
-        kernel[1,](on_gpu(64), bias, n=64)
+    for shift in (on_gpu(64), None):
+        kernel[1,](on_gpu(64), shift, 64)
+    for shift in (on_gpu(64), None, on_gpu(64)):
+        kernel[1,](on_gpu(64), shift, n=64)
     assert (len(gpu.by_jit), len(gpu.launched)) == (2, 3)
 
 

@@ -17,6 +17,7 @@ from fusetune.ops.arguments import bind
 from fusetune.runtime.launch_configs import LaunchConfigs
 from tests.support.fake_gpu import on_gpu
 from tests.support.launch_entries import alone, write_tuned
+from tests.support.warm import warm_python
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
@@ -55,7 +56,7 @@ def test_each_launch_of_a_program_is_found_by_the_entry_of_its_capture(tmp_path,
 
     (tmp_path / "bench.py").write_text(PROGRAM)
     environment = {**os.environ, "XDG_STATE_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "fusetune", "capture", "--keep", "--json", "--target", "rtx4090", "bench.py"]
+    command = [warm_python(), "-m", "fusetune", "capture", "--keep", "--json", "--target", "rtx4090", "bench.py"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr
     specs = [CapturedSpec(Path(case["kept"])) for case in json.loads(done.stdout)["cases"]]

@@ -38,10 +38,10 @@ def evenly(x_ptr, y_ptr, n, BLOCK: tl.constexpr, EVEN: tl.constexpr):
 
 
 @triton.jit
-def product(a_ptr, b_ptr, c_ptr, K, SIZE: tl.constexpr, BLOCK_K: tl.constexpr):
-    row, column = tl.arange(0, SIZE), tl.arange(0, BLOCK_K)
+def product(a_ptr, b_ptr, c_ptr, K, SIZE: tl.constexpr, BLOCK_D: tl.constexpr):
+    row, column = tl.arange(0, SIZE), tl.arange(0, BLOCK_D)
     acc = tl.zeros((SIZE, SIZE), tl.float32)
-    for k in range(0, K, BLOCK_K):
+    for k in range(0, K, BLOCK_D):
         a = tl.load(a_ptr + row[:, None] * K + k + column[None, :])
         b = tl.load(b_ptr + (k + column[:, None]) * SIZE + row[None, :])
         acc = tl.dot(a, b, acc, input_precision="tf32")
@@ -274,17 +274,17 @@ def test_heuristics_below_are_computed_for_the_tuned_config(configs):
 
 def test_a_config_that_takes_more_than_there_is_falls_back_with_a_warning_and_stays_refused(configs):
     problem = {"a_ptr": "float32", "b_ptr": "float32", "c_ptr": "float32", "K": 4096, "SIZE": 64}
-    huge = NamedConfig(BLOCK_K=128, num_warps=4, num_stages=8)
-    before = NamedConfig(BLOCK_K=32, num_warps=4, num_stages=3)
+    huge = NamedConfig(BLOCK_D=128, num_warps=4, num_stages=8)
+    before = NamedConfig(BLOCK_D=32, num_warps=4, num_stages=3)
     write_tuned(configs, product, problem, huge, before=before, identity=gpu_identity(0))
     fusetune.reload()
-    kernel = fusetune.autotune(configs=[triton.Config({"BLOCK_K": 32}, num_warps=4)], key=["K"])(product)
+    kernel = fusetune.autotune(configs=[triton.Config({"BLOCK_D": 32}, num_warps=4)], key=["K"])(product)
     a, b, c = (torch.randn(shape, device="cuda") for shape in ((64, 4096), (4096, 64), (64, 64)))
     with pytest.warns(RuntimeWarning, match="OutOfResources"):
         kernel[1,](a, b, c, 4096, SIZE=64)
     for _ in range(2):
         kernel[1,](a, b, c, 4096, SIZE=64)
-        assert kernel.best_config.kwargs == {"BLOCK_K": 32}
+        assert kernel.best_config.kwargs == {"BLOCK_D": 32}
     torch.testing.assert_close(c, (a.double() @ b.double()).float(), rtol=1e-2, atol=0.5)
 
 

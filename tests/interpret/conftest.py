@@ -1,9 +1,21 @@
-"""What looks over the interpreter's shoulder."""
+"""What looks over the interpreter's shoulder, and what starts programs without waiting for it to load."""
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
+
+from tests.support.warm import warm_python
+
+
+@pytest.fixture(scope="module")
+def programs_are_forked():
+    """Processes that are started by sys.executable find torch and triton loaded."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "executable", warm_python())
+        yield
 
 
 @pytest.fixture

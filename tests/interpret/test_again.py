@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,17 +15,10 @@ from fusetune.store.yaml_files import read_config_file
 from fusetune.tune.again import ask_program
 from tests.support.kept_verdicts import kept
 from tests.support.launch_cases import launches_of
-from tests.support.warm import warm_python
 
+pytestmark = pytest.mark.usefixtures("programs_are_forked")
 FILE = Path(__file__).parents[1] / "support" / "programs" / "rows_and_points.py"
 PROGRAM = Program("model", str(FILE), reference=str(FILE))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _processes_are_forked():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "executable", warm_python())
-        yield
 
 
 @pytest.fixture(scope="module")

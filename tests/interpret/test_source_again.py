@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +19,11 @@ from fusetune.code.patch.written import sha256_of
 from fusetune.core.config import NamedConfig
 from tests.support.kept_verdicts import kept
 from tests.support.launch_cases import launches_of
-from tests.support.warm import warm_python
 
+pytestmark = pytest.mark.usefixtures("programs_are_forked")
 FILE = Path(__file__).parents[1] / "support" / "programs" / "rows_and_points.py"
 EACH_ITS_OWN = Question(least_gain=None)
 """Nothing is timed on a CPU."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _processes_are_forked():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "executable", warm_python())
-        yield
 
 
 @pytest.fixture

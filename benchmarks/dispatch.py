@@ -11,7 +11,7 @@
 
 Arms take turns in random order, and each figure is a median over the rounds. The configs of the first parts are swept,
 unless `--configs` names a folder of them or `--baseline` does without; `--only user` sweeps nothing.
-Writes benchmarks/results/dispatch-<gpu>.json.
+Writes benchmarks/results/dispatch-<gpu>.json, or with --only dispatch-<parts>-<gpu>.json.
 """
 
 from __future__ import annotations
@@ -77,7 +77,8 @@ def main() -> None:
     if "lookup" in parts:
         result["lookup_us"] = lookup_part()
     arguments.output.mkdir(parents=True, exist_ok=True)
-    path = arguments.output / f"dispatch-{slugify(result.get('gpu', 'no-gpu'))}.json"
+    some = "" if set(parts) == set(PARTS) else f"{'-'.join(parts)}-"  # Never in the place of all of them.
+    path = arguments.output / f"dispatch-{some}{slugify(result.get('gpu', 'no-gpu'))}.json"
     if "gpu" in result:
         path.write_text(json.dumps(result, indent=1) + "\n")
     for line in table(result):

@@ -86,6 +86,8 @@ def lines_of(word: LastWord) -> list[str]:
     lines = [f"The program: {'; '.join(parts)}"]
     if word.reverted:
         lines[0] += f"; {len(word.reverted)} of {word.changes} taken back"
+    if word.unlike_reference:
+        lines.append(f"The program: as it is, its result is not its reference's: {word.unlike_reference}")
     lines += [f"The program: {_launches(count)} ran as they are: {why}" for why, count in word.left.items()]
     if word.others:
         lines.append(

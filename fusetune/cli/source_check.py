@@ -182,7 +182,7 @@ def checked(
             check = msgspec.structs.replace(check, word=word)
         left = set(range(len(changes))) - check.left_out()
         if form == "module" and not left and (check.word is None or check.word.failed is None):
-            word = _asked(before, 1, lambda _: with_changes(()), question, None)
+            word = _asked(before, 1, lambda _: with_changes(()), question, None, results_alone=True)
             check = msgspec.structs.replace(check, unlike=next((one.detail for one in word.reverted), None))
     except FusetuneError as error:
         refused = f"the program could not be run with it: {error}"
@@ -197,6 +197,8 @@ def _asked(
     source_with: Callable[[Collection[int]], Source],
     question: Question,
     least_gain: float | None,
+    *,
+    results_alone: bool = False,
 ) -> LastWord:
     from fusetune.cli.progress import make_progress
     from fusetune.tune.source_again import ask_source
@@ -208,6 +210,7 @@ def _asked(
         make_progress(),
         tolerance=question.tolerance,
         least_gain=least_gain,
+        results_alone=results_alone,
         limit_s=question.limit_s,
     )
 

@@ -11,7 +11,7 @@ import msgspec
 from fusetune.capture.again import Ran
 from fusetune.capture.results import Difference
 from fusetune.core.decision import ROUNDING
-from fusetune.tune.program_result import median_of, times_of, why_not_comparable, wrong_of
+from fusetune.tune.program_result import median_of, times_of, unlike_reference, why_not_comparable, wrong_of
 from fusetune.units import format_gain
 
 MOST_ALONE: Final = 8
@@ -50,9 +50,10 @@ class LastWord(msgspec.Struct, frozen=True, kw_only=True):
     `applied` of them reached a launch, `launches` of one call or of the whole script then ran with them; `left` counts
     launches that ran as they are all the same, by reason, and `others` those of the same kernels with arguments that
     were not tuned. `right` is whether the result still is: None where nothing could be compared, and `why` says so.
-    `difference` is that of the result to Before's. The times are of the same
-    work as it is and with what is left after `reverted`; None where there is none. `failed` says how the program ended
-    as it is, where it did not end well: then nothing else is said. `runs` counts processes.
+    `difference` is that of the result to Before's. The times are of the same work as it is and with what is left after
+    `reverted`; None where there is none. `failed` says how the program ended as it is, where it did not end well: then
+    nothing else is said. `unlike_reference` says how far the program as it is lies off its own reference, where that is
+    beyond any rounding. `runs` counts processes.
     """
 
     changes: int
@@ -67,6 +68,7 @@ class LastWord(msgspec.Struct, frozen=True, kw_only=True):
     after_ms: float | None = None
     reverted: tuple[Reverted, ...] = ()
     failed: str | None = None
+    unlike_reference: str | None = None
     runs: int = 0
 
     @property
@@ -75,23 +77,33 @@ class LastWord(msgspec.Struct, frozen=True, kw_only=True):
         return None if not self.before_ms or self.after_ms is None else self.after_ms / self.before_ms
 
 
-def last_word(count: int, runner: Runner, tolerance: float = 0.0, *, least_gain: float | None = None) -> LastWord:
+def last_word(
+    count: int,
+    runner: Runner,
+    tolerance: float = 0.0,
+    *,
+    least_gain: float | None = None,
+    results_alone: bool = False,
+) -> LastWord:
     """Ask the program about `count` changes: before, after, after, before, and each once more where it is noisy.
 
     Where its result is wrong, each change is tried alone, and those go with which it is wrong; where no single one is
     to blame, all of them. Then those go whose launches are not faster, at the median and at best. `tolerance` is what
     results may differ by, as a relative error, beside what their own dtypes and two runs of Before allow. With
     `least_gain` none stays unless the program as a whole is faster by that share, in pairs of runs up to MOST_PAIRS
-    where it is not clear.
+    where it is not clear. With `results_alone` one run of each is enough where they give the very same.
     """
-    return _Asked(count, runner, tolerance, least_gain).answer()
+    return _Asked(count, runner, tolerance, least_gain, results_alone=results_alone).answer()
 
 
 class _Asked:
     """The runs of one program so far."""
 
-    def __init__(self, count: int, runner: Runner, tolerance: float, least_gain: float | None) -> None:
+    def __init__(
+        self, count: int, runner: Runner, tolerance: float, least_gain: float | None, *, results_alone: bool
+    ) -> None:
         self._count, self._runner, self._tolerance, self._least_gain = count, runner, tolerance, least_gain
+        self._results_alone = results_alone
         self._left = list(range(count))
         self._befores: list[Ran] = []
         self._afters: list[Ran] = []
@@ -103,6 +115,8 @@ class _Asked:
         if self._befores[0].failed is not None:
             return LastWord(changes=self._count, failed=self._befores[0].failed, runs=self._runs)
         self._after()
+        if self._results_alone and self._gives_the_same():
+            return self._told()
         self._after()
         self._before()
         while self._left and (found := self._objections()):
@@ -124,6 +138,11 @@ class _Asked:
     def _after(self) -> None:
         self._runs += 1
         self._afters.append(self._runner.after(self._left))
+
+    def _gives_the_same(self) -> bool:
+        found = self._afters[0].difference
+        same = found is not None and found.wrong is None and found.error == 0.0
+        return same and self._first_wrong() is None
 
     def _objections(self) -> list[Reverted]:
         """What goes now: whatever makes the result wrong, or else what is not faster."""
@@ -217,6 +236,7 @@ class _Asked:
                 after_ms=before_ms,
                 reverted=tuple(self._reverted),
                 why="none of them stays",
+                unlike_reference=unlike_reference(self._befores),
                 runs=self._runs,
             )
         last = self._afters[-1]
@@ -237,6 +257,7 @@ class _Asked:
             before_ms=before_ms,
             after_ms=median_of(self._afters),
             reverted=tuple(self._reverted),
+            unlike_reference=unlike_reference(self._befores),
             runs=self._runs,
         )
 

@@ -35,6 +35,12 @@ def wrong_of(ran: Ran, befores: Sequence[Ran], tolerance: float) -> str | None:
     return found.told()
 
 
+def unlike_reference(befores: Sequence[Ran]) -> str | None:
+    """How far the program as it is lies off its own reference, where that is too far to judge by; else None."""
+    found = befores[0].reference
+    return found.told() if found is not None and not _is_usable(found) else None
+
+
 def why_not_comparable(befores: Sequence[Ran]) -> str | None:
     """Why nothing can be said of another run's result; None where it can."""
     first = befores[0]

@@ -41,6 +41,7 @@ def ask_source(
     *,
     tolerance: float = 0.0,
     least_gain: float | None = None,
+    results_alone: bool = False,
     limit_s: float | None = None,
 ) -> LastWord:
     """What a program says of its changed source, whose `count` changes can be left out one by one.
@@ -54,7 +55,7 @@ def ask_source(
         FreshProcesses(ahead=True) as processes,
     ):
         runner = _SourceRunner(ProgramRuns(processes, Path(folder, "before.pt"), limit_s), before, count, source_with)
-        return last_word(count, runner, tolerance, least_gain=least_gain)
+        return last_word(count, runner, tolerance, least_gain=least_gain, results_alone=results_alone)
 
 
 def search_source(

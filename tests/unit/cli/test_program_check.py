@@ -30,6 +30,14 @@ def word(**fields: Any) -> LastWord:
             ],
         ),
         (
+            word(right=None, why="two runs of it as it is differ: by 0.4", unlike_reference="relative error 4.0e-01"),
+            [
+                "The program: 3 of 3 kept configs applied to 12 launches; two runs of it as it is differ: by 0.4; "
+                "1.34 ms -> 0.91 ms (0.68x)",
+                "The program: as it is, its result is not its reference's: relative error 4.0e-01",
+            ],
+        ),
+        (
             word(
                 changes=2,
                 applied=1,

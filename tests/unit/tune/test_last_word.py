@@ -168,6 +168,8 @@ def test_a_reference_judges_where_before_is_near_it() -> None:
     assert reverted(ask(Beside([(10.0, 8.0)], reference=base))) == {0: "wrong"}
     far = Difference(0.5, 1.0, "result", 1e-5)
     assert reverted(ask(Beside([(10.0, 8.0)], reference=far))) == {0: "wrong"}, "then Before itself judges"
+    assert ask(Beside([(10.0, 8.0)], reference=base)).unlike_reference is None
+    assert ask(Beside([(10.0, 8.0)], reference=far)).unlike_reference == far.told()
 
 
 def test_a_script_that_gives_nothing_is_judged_by_its_end_and_its_launches() -> None:
@@ -218,3 +220,12 @@ def test_a_result_that_is_wrong_only_when_asked_once_more_is_wrong() -> None:
     program = Late([(10.0, 8.0)])
     program.after_ms = [1.95, 1.97, 1.95]
     assert reverted(ask(program, 0.02)) == {0: "wrong"}
+
+
+def test_where_results_alone_count_one_run_of_each_is_enough_if_they_are_the_very_same() -> None:
+    same = Program([(10.0, 12.0)])
+    assert last_word(1, same, results_alone=True).right
+    assert same.runs == ["before", [0]]
+    wrong = Program([(10.0, 12.0)], wrong=[0])
+    assert reverted(last_word(1, wrong, results_alone=True)) == {0: "wrong"}
+    assert len(wrong.runs) > 2

@@ -84,6 +84,13 @@ def _outputs(command: F) -> F:
     help="Live: run this program again, as `bench.py 8` or `-m pytest test_norm.py`, and measure its launches; may be "
     "given again.  [default: captures that are kept]",
 )
+@click.option(
+    "--vouch",
+    "vouched",
+    metavar="GLOB",
+    multiple=True,
+    help="Live: of a program's kernels of this name, do not compare what differs from run to run, as in tune.",
+)
 @_outputs
 @click.pass_context
 def gate(
@@ -101,19 +108,21 @@ def gate(
     ops: tuple[str, ...],
     kernels: tuple[str, ...],
     programs: tuple[str, ...],
+    vouched: tuple[str, ...],
     json: Path | None,
     markdown: Path | None,
     junit: Path | None,
 ) -> None:
     """Check that tuned configs still hold: config files, or folders of <gpu>/<op>.yaml (default: ./configs).
 
-    On a GPU, every kept config is measured against BASELINE again, and a regression once more before it is called one.
-    With --static every config is compiled for its GPU and held against its pin, which --pin writes, and `fusetune tune`
-    for the kernels of a program: those are taken from the source as it is now, where --kernels names it. Exit codes: 1
-    a regression; 3 noise, or nothing to compare with; 4 another GPU than the file's, or none; 5 a wrong result. In a
-    GitHub workflow it also annotates and appends to the step's summary.
+    On a GPU, every kept config is measured against BASELINE, or what ran before, again, and a regression once more
+    before it is called one. With --static every config is compiled for its GPU and held against its pin, which --pin
+    writes, and `fusetune tune` for the kernels of a program: those are taken from the source as it is now, where
+    --kernels names it. Exit codes: 1 a regression; 3 noise, or nothing to compare with; 4 another GPU than the file's,
+    or none; 5 a wrong result; 6 a program that failed by itself. In a GitHub workflow it also annotates and appends to
+    the step's summary.
     """
-    only_live = {"--against": against, "--budget": budget, "--program": programs or None}
+    only_live = {"--against": against, "--budget": budget, "--program": programs or None, "--vouch": vouched or None}
     _refuse_mixed(static=static, live=live, run=run, pins=pins, only_live=only_live, paths=paths)
     for op in ops:
         named_op(op)
@@ -125,7 +134,7 @@ def gate(
         elif static:
             findings = _static(_read(paths), workers, sources)
         else:
-            findings = _live(_read(paths), against, on_mismatch, budget, workers, sources, programs)
+            findings = _live(_read(paths), against, on_mismatch, budget, workers, sources, programs, vouched)
     ctx.exit(_tell(findings, {"json": json, "markdown": markdown, "junit": junit}))
 
 
@@ -221,6 +230,7 @@ def _live(
     workers: int | None,
     sources: Sources | None,
     programs: Sequence[str],
+    vouched: Sequence[str],
 ) -> list[Finding]:
     from fusetune.cli.progress import make_progress
     from fusetune.measure.nvml import gpu_present
@@ -247,7 +257,7 @@ def _live(
     here = [(path, file) for path, file in files if path not in elsewhere]
     with ExitStack() as stack:
         folder = stack.enter_context(scratch_folder("against"))
-        replays, name = stack.enter_context(replays_of(here, sources, programs, against, folder))
+        replays, name = stack.enter_context(replays_of(here, sources, programs, vouched, against, folder))
         options = LiveOptions(
             on_mismatch=on_mismatch,  # type: ignore[arg-type]  # click.Choice
             budget_s=budget,

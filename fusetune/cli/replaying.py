@@ -69,7 +69,12 @@ def for_another_gpu(files: Files) -> dict[Path, str]:
 
 @contextmanager
 def replays_of(
-    files: Files, sources: Sources | None, programs: Sequence[str], against: str | None, folder: Path
+    files: Files,
+    sources: Sources | None,
+    programs: Sequence[str],
+    vouched: Sequence[str],
+    against: str | None,
+    folder: Path,
 ) -> Iterator[tuple[Replays | None, str | None]]:
     """What launches the files' captured kernels, and the other revision's name; neither where none is captured.
 
@@ -98,7 +103,7 @@ def replays_of(
         name, there = None, None
         if against is not None:
             name, there = kernels_at(against, places, _target(captured[0][1]), folder)
-        yield Replays(captures, here, there), name
+        yield Replays(captures, here, there, vouched), name
 
 
 @contextmanager

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from fusetune.capture.from_source import KernelSource, NoKernel
+from fusetune.capture.oracle import Strictness
 from fusetune.capture.spec import CapturedSpec
 from fusetune.core.config import SAFE_STAGES, SAFE_WARPS, Config, with_options
 from fusetune.core.problem import NamedProblem, Problem
@@ -83,7 +85,8 @@ class ReplayedSpec(CapturedSpec):
 class Replays:
     """The captures there are, by what they are of, with the kernels as they are now and those of another revision.
 
-    `here` and `there` have them by the files of configs; without `here` the captures are of now.
+    `here` and `there` have them by the files of configs; without `here` the captures are of now. `vouched`: kernels
+    whose user answers for results that differ from run to run, by names with wildcards.
     """
 
     def __init__(
@@ -91,8 +94,9 @@ class Replays:
         captures: Iterable[Path],
         here: Mapping[Path, KernelSource | NoKernel] | None = None,
         there: Mapping[Path, KernelSource | NoKernel] | None = None,
+        vouched: Sequence[str] = (),
     ) -> None:
-        self._here, self._there = here, there or {}
+        self._here, self._there, self._vouched = here, there or {}, tuple(vouched)
         self._of_op: defaultdict[str, list[CapturedSpec]] = defaultdict(list)
         for folder in captures:
             try:
@@ -111,9 +115,12 @@ class Replays:
             there = self._other_of(path, there_name) if check == "against" else None
         except _NotMeasuredError as error:
             return error.outcome
-        is_changed = here is not None and here.source_hash != spec.kept.case.kernel.source_hash
-        held = is_changed and there is None
-        return ReplayedSpec(spec.folder, entry.problem, before, here=here, there=there, held_to_capture=held)
+        # A number that the kernel's module holds may have changed, too, of which the hash knows nothing.
+        held = here is not None and there is None
+        made = ReplayedSpec(spec.folder, entry.problem, before, here=here, there=there, held_to_capture=held)
+        name = spec.kept.case.kernel.name
+        made.strictness = Strictness(vouched=any(fnmatchcase(name, glob) for glob in self._vouched))
+        return made
 
     def _kernel_of(self, path: Path, entry: Entry) -> KernelSource | None:
         """The kernel as it is now; None where that of the capture is launched."""

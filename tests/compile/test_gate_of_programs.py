@@ -12,10 +12,11 @@ from xml.etree import ElementTree
 import pytest
 import yaml
 
-from fusetune.capture.from_source import KernelPlace, KernelSource, kernels_from_source
+from fusetune.capture.from_source import KernelPlace, KernelSource
 from fusetune.core.target import find_target
-from fusetune.errors import EXIT_INCONCLUSIVE, EXIT_OK, EXIT_REGRESSION, EXIT_USAGE, UsageError
+from fusetune.errors import EXIT_OK, EXIT_REGRESSION, EXIT_USAGE, UsageError
 from fusetune.gate.source_revision import kernels_at
+from fusetune.store.yaml_files import read_config_file
 from tests.support.sample_repository import CONFIGS, KERNELS, Repository
 
 ADA = find_target("rtx4090")
@@ -52,8 +53,8 @@ def test_a_clone_without_gpu_and_capture_holds_its_kernels_to_the_pins_and_finds
     repository: Repository,
 ) -> None:
     """As in CI: no capture is kept, and the program is not run."""
-    repository.keep("scaled")
-    repository.keep("copies")
+    for name in ("scaled", "copies"):
+        repository.keep(name)
     repository.plant("copies", "    at =", "    # where it stands\n\n    at  =")  # no other code
     first = repository.fusetune("gate", "--static", "configs", "--kernels", "norms")
     assert first.returncode == EXIT_OK, first.stdout + first.stderr
@@ -63,8 +64,11 @@ def test_a_clone_without_gpu_and_capture_holds_its_kernels_to_the_pins_and_finds
     crossed = "x * tl.sum(x, 1)[:, None] + tl.trans(tl.exp(x)) * tl.max(x, 0)[None, :]"
     repository.plant("wide", "x * 2", crossed)  # spills, and takes shared memory
     repository.plant("sums", "+ 1", "+ no_such_name")
-    repository.file("copies").unlink()
     repository.plant("scaled", "y_ptr + at, twice", "at + y_ptr, twice")  # no worse, and tuned for another source
+    repository.file("copies").unlink()
+    repository.plant("grown", "n, BLOCK: tl.constexpr", "n, eps, BLOCK: tl.constexpr")
+    repository.plant("imports", "import triton\n", "import triton\nfrom no_such_package import *\n")
+    repository.forget("lost")
     done = repository.fusetune(
         "gate",
         "--static",
@@ -78,34 +82,24 @@ def test_a_clone_without_gpu_and_capture_holds_its_kernels_to_the_pins_and_finds
     )
     assert done.returncode == EXIT_REGRESSION, done.stdout + done.stderr
     found = findings(done.stdout)
-    assert {sign for sign, _ in found.values()} == {"REGRESSION"}
+    assert {name for name, (sign, _) in found.items() if sign == "REGRESSION"} == {"copies", "wide", "sums", "scaled"}
     assert "norms/copies.py is not there any more, so that nothing uses this entry" in found["copies"][1]
     assert re.search(r"stack 0 B -> \d+ B.*shared 0 B -> \d", found["wide"][1])
     assert "does not compile: " in found["sums"][1]
     assert "no_such_name" in found["sums"][1]
     assert "source has changed since it was tuned, so that nothing uses this entry: tune again" in found["scaled"][1]
+    # What cannot be compared is neither a pass nor a regression.
+    assert found["imports"][0] == "INCONCLUSIVE"
+    assert "cannot be imported: ModuleNotFoundError: No module named 'no_such_package'" in found["imports"][1]
+    assert found["grown"][0] == found["lost"][0] == "NOT PINNED"
+    assert "the kernel has a parameter eps by now, which nothing gives" in found["grown"][1]
+    assert "no pin says how norms_lost_lost is launched" in found["lost"][1]
+    # In GitHub's form.
     annotations = [line for line in done.stdout.splitlines() if line.startswith("::error ")]
-    assert len(annotations) == 4
-    assert len(ElementTree.parse(repository.folder / "gate.xml").findall(".//failure")) == 4
+    assert len(annotations) == len(found)
+    page = ElementTree.parse(repository.folder / "gate.xml")
+    assert (len(page.findall(".//failure")), len(page.findall(".//error"))) == (4, 3)
     assert "4 REGRESSION" in (repository.folder / "summary.md").read_text(encoding="utf-8")
-
-
-def test_what_cannot_be_compared_is_neither_a_pass_nor_a_regression(repository: Repository) -> None:
-    repository.file("copies").write_text("import no_such_package\n\n\n@no_such_package\ndef copies(): ...\n")
-    repository.plant("wide", "n, BLOCK: tl.constexpr", "n, eps, BLOCK: tl.constexpr")
-    pins = repository.folder / CONFIGS / "pins" / "norms_scaled_scaled.yaml"
-    document = yaml.safe_load(pins.read_text())
-    document["entries"] = []
-    pins.write_text(yaml.safe_dump(document))
-    done = repository.fusetune("gate", "--static", "--kernels", ".")
-    found = findings(done.stdout)
-    assert found["copies"][0] == "INCONCLUSIVE"
-    assert "cannot be imported: ModuleNotFoundError: No module named 'no_such_package'" in found["copies"][1]
-    assert found["wide"][0] == found["scaled"][0] == "NOT PINNED"
-    assert "the kernel has a parameter eps by now, which nothing gives" in found["wide"][1]
-    assert "no pin says how norms_scaled_scaled is launched" in found["scaled"][1]
-    assert found["sums"][0] == "ok"
-    assert done.returncode == EXIT_INCONCLUSIVE, done.stdout + done.stderr
 
 
 def test_what_a_file_names_is_imported_only_where_the_command_names_it(repository: Repository) -> None:
@@ -153,15 +147,13 @@ def test_another_revision_s_kernels_are_those_of_its_commit_and_the_repository_l
         held = helpers.read_text(encoding="utf-8")
         helpers.write_text(held.replace("2 * x", "3 * x"), encoding="utf-8")
         status = subprocess.run(["git", "-C", str(repository.folder), "status", "-s"], capture_output=True, check=True)
+        (entry,) = read_config_file(repository.yaml("scaled")).entries
         name, there = kernels_at("HEAD", {Path("a"): place}, ADA, tmp_path / "there")
-        here = kernels_from_source([place], tmp_path / "here", ADA)[place]
         assert re.fullmatch(r"HEAD \([0-9a-f]{12}\)", name)
         then = there[Path("a")]
         assert isinstance(then, KernelSource)
-        assert isinstance(here, KernelSource)
-        assert "2 * x" in texts_of(then)
-        assert "3 * x" in texts_of(here), "a module of the same name, as this tree has it"
-        assert then.source_hash != here.source_hash
+        assert "2 * x" in texts_of(then), "as it was then, and not as this tree has it"
+        assert then.source_hash == entry.environment.kernel_hash
         with pytest.raises(UsageError, match="has no revision 'nowhere'"):
             kernels_at("nowhere", {Path("a"): place}, ADA, tmp_path / "none")
         after = subprocess.run(["git", "-C", str(repository.folder), "status", "-s"], capture_output=True, check=True)

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import msgspec
+import yaml
 
 from fusetune.core.decision import Gain
 from fusetune.store.schema import Entry, Times
@@ -42,13 +43,16 @@ def scaled(x_ptr, y_ptr, n, BLOCK: tl.constexpr):
     tl.store(y_ptr + at, twice(tl.load(x_ptr + at)))
 """,
 }
+ALIKE = ("grown", "lost", "imports")
+"""Kernels as `sums`, for what is planted in them alone."""
+KERNELS |= {name: KERNELS["sums"].replace("sums", name) for name in ALIKE}
 HELPERS = """@triton.jit
 def twice(x):
     return 2 * x
 """
 PROGRAM = """import torch
 
-from norms import copies, scaled, sums, wide
+from norms import copies, grown, imports, lost, scaled, sums, wide
 
 x = torch.randn(64, 64, device="cuda")
 y = torch.empty_like(x)
@@ -57,13 +61,16 @@ copies.copies[(4,)](x, y, n, BLOCK=1024, num_warps=4)
 wide.wide[(1,)](x, y, n, BLOCK=1024, num_warps=1)
 sums.sums[(1,)](x, y, n, BLOCK=1024, num_warps=4)
 scaled.scaled[(1,)](x, y, n, BLOCK=1024, num_warps=4)
+grown.grown[(1,)](x, y, n, BLOCK=1024, num_warps=4)
+lost.lost[(1,)](x, y, n, BLOCK=1024, num_warps=4)
+imports.imports[(1,)](x, y, n, BLOCK=1024, num_warps=4)
 raise SystemExit(0)
 """
 """It has no `if __name__ == "__main__"`, as many have none."""
 
 
 class Repository:
-    """A package `norms` of four kernels, a script that launches them, and what `fusetune tune` writes for it."""
+    """A package `norms` of kernels, a script that launches them, and what `fusetune tune` writes for it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -88,6 +95,12 @@ class Repository:
         text = self.file(name).read_text(encoding="utf-8")
         assert old in text
         self.file(name).write_text(text.replace(old, new), encoding="utf-8")
+
+    def forget(self, name: str) -> None:
+        """Have the pins of a kernel hold nothing."""
+        path = self.folder / CONFIGS / "pins" / self.yaml(name).name
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        path.write_text(yaml.safe_dump({**document, "entries": []}), encoding="utf-8")
 
     def yaml(self, name: str) -> Path:
         """The file of configs of a kernel."""

@@ -95,7 +95,7 @@ def run(
     from fusetune.cli.supervised import run_supervised
 
     command, named = _command(program, module, expression)
-    _check(configs)
+    _check(configs, report)
     with tempfile.TemporaryDirectory(prefix="fusetune-served-") as folder:
         place = None if configs is None else str(configs.absolute())
         settings = Settings(place, on_miss, allow_predicted, folder, named, os.getpid())
@@ -132,8 +132,10 @@ def _command(program: Sequence[str], module: str | None, expression: str | None)
     return [sys.executable, *words], shlex.join(words)
 
 
-def _check(configs: Path | None) -> None:
-    """Raise ConfigFileError where there is nothing of this name: the program would start and find no entry."""
+def _check(configs: Path | None, report: Path | None) -> None:
+    """Raise UsageError before the program runs where there are no such configs, or no folder for the report."""
+    if report is not None and not report.absolute().parent.is_dir():
+        raise UsageError(f"cannot write {report}: {report.parent} is no folder; make it, or name another file")
     if configs is not None:
         from fusetune.runtime.configs import load
 

@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from fusetune.capture.serving.served import Applied, KernelServed, Left, Missed, Served
+from fusetune.capture.serving.served import AS_IT_IS, Applied, KernelServed, Left, Missed, Served
 from fusetune.core.text import printable, shortened
 from fusetune.report.wording import plural
 
+NOTHING: Final = "the program launched no Triton kernel that could be seen"
+MOST_KERNELS: Final = 20
 MOST_LINES: Final = 6
 """Of one kernel; the file of --report has all."""
+_MOST_NAMED: Final = 5
 _LONGEST: Final = 160
 
 
 def lines_of(served: Served) -> list[str]:
     """A line that counts; then by kernel what was applied, refused, left and missed, and the command to tune it."""
     lines = []
-    for kernel in served.kernels:
+    shown = [kernel for kernel in served.kernels if not _is_as_it_is(kernel)]
+    for kernel in shown[:MOST_KERNELS]:
         lines += _of_kernel(kernel)
+    if len(shown) > MOST_KERNELS:
+        lines.append(f"and {len(shown) - MOST_KERNELS} more kernels, which --report FILE holds")
+    lines += _as_they_are([kernel for kernel in served.kernels if _is_as_it_is(kernel)])
     lines += [
-        f"{_launches(count)} of {name}: compiled by torch.compile, as they are"
+        f"{_launches(count)} of {name}: of what torch.compile made"
         for name, count in sorted(served.by_inductor.items())
     ]
     lines += [f"note: {note}" for note in served.notes]
@@ -33,13 +41,30 @@ def _counted(served: Served) -> str:
     others = sum(kernel.launches for kernel in served.kernels) - applied
     kernels = sum(bool(kernel.applied) for kernel in served.kernels)
     if not served.kernels:
-        return "the program launched no Triton kernel that could be seen"
-    line = f"{_launches(applied)} of {plural(kernels, 'kernel')} with tuned configs" if applied else ""
-    without = f"{others if applied else _launches(others)} without" if others else ""
-    line = ", ".join(one for one in (line, without) if one)
+        made = sum(served.by_inductor.values())
+        return f"torch.compile made all {_launches(made)}" if made else NOTHING
+    line = f"{_launches(applied)} of {plural(kernels, 'kernel')} with tuned configs"
+    line += f", {others} without" if others else ""
+    line = line if applied else f"{_launches(others)}, none with a tuned config"
     line += f", in {served.processes} processes" if served.processes > 1 else ""
     timed = f"{_launches(served.trials)} of autotuners only timed" if served.trials else "nothing was timed"
     return f"{line}; {timed}"
+
+
+def _is_as_it_is(kernel: KernelServed) -> bool:
+    """Whether no launch has an entry, and none was of an autotuner: as it is without us."""
+    return not kernel.applied and not kernel.left and all(one.did == AS_IT_IS for one in kernel.missed)
+
+
+def _as_they_are(kernels: Sequence[KernelServed]) -> list[str]:
+    """What a program may have many of, in a line or two."""
+    if not kernels:
+        return []
+    names = [kernel.name for kernel in kernels[:_MOST_NAMED]] + (["..."] if len(kernels) > _MOST_NAMED else [])
+    launches = sum(kernel.launches for kernel in kernels)
+    line = f"{_launches(launches)} of {plural(len(kernels), 'kernel')} as the program launches them: {', '.join(names)}"
+    whole = kernels[0].command.replace(f" --kernel {shlex.quote(kernels[0].name)}", "")
+    return [line, f"  to tune them: `{whole if len(kernels) > 1 else kernels[0].command}`"]
 
 
 def _of_kernel(kernel: KernelServed) -> list[str]:

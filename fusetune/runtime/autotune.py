@@ -20,6 +20,7 @@ from triton.runtime.autotuner import Autotuner, Config
 from triton.runtime.jit import JITFunction, MockTensor
 
 from fusetune.core.brief import brief
+from fusetune.core.config import OPTIONS
 from fusetune.errors import MissingConfigError
 from fusetune.ops.arguments import constexprs_of, resolved_grid, signature_of, specialized
 from fusetune.ops.hashing import innermost
@@ -29,7 +30,7 @@ from fusetune.runtime.configs import active_source, forget_at_load
 from fusetune.runtime.direct_calls import MOST_KNOWN, DirectCalls, bound_of, direct_calls, kinds_of
 from fusetune.runtime.launch_configs import LAUNCH_CONFIGS, Chosen, current_identity, has_one_gpu
 from fusetune.runtime.listed import Gives, Tuned, heuristics_below, place_of, with_entries
-from fusetune.runtime.traced import Traced
+from fusetune.runtime.traced import Traced, is_traced, traces_choices
 
 MOST_KINDS: Final = 8
 """So many combinations of kinds of arguments are launched directly; further ones go the JIT's way."""
@@ -86,11 +87,12 @@ class Autotuned(Autotuner):
             defaults,
             self._tell_traced,
         )
-        self.early_config_prune = self._traced.prune
         self._parameters = frozenset(signature)
         self._constexprs = constexprs_of(jitted(fn) or fn)
         self._names = frozenset(name for one in self._listed for name in one.all_kwargs() if name in signature)
         self._heuristics = heuristics_below(fn)
+        self._is_chosen_traced = traces_choices() or not (self._heuristics or self._parameters & frozenset(OPTIONS))
+        self.early_config_prune = self._traced.prune if self._is_chosen_traced else None
         self._gives = Gives(self._parameters, self._names, frozenset(self._heuristics))
         self._times_forgotten = 0
         self._choices: dict[Any, Choice] = {}
@@ -103,8 +105,14 @@ class Autotuned(Autotuner):
 
     @property
     def configs(self) -> list[Config]:
-        """The user's configs, and behind them those of entries for this GPU that are none of these."""
-        return self._all().configs
+        """The user's configs, and behind them those of entries for this GPU that are none of these.
+
+        A new list each time: to Dynamo of torch 2.11 one list can be but once in a graph.
+        """
+        if not self._is_chosen_traced and is_traced():
+            self._tell(None, "torch.compile before 2.13 cannot choose above heuristics or a num_warps of its own")
+            return [self._traced.first(self._listed)]
+        return list(self._all().configs)
 
     @configs.setter
     def configs(self, configs: list[Config]) -> None:

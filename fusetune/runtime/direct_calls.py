@@ -99,7 +99,7 @@ def direct_calls(
 
     `supplied` are the constants that a config gives, which the caller does not. `again(grid, *args, **kwargs)` launches
     in the JIT's own way. None where somebody has put a function of his own in the place of Triton's `run` or of the
-    tuner's, and where a parameter has a name of ours.
+    tuner's, and where a parameter has a name of ours or is of another kind.
     """
     import torch
     from triton import knobs
@@ -110,7 +110,7 @@ def direct_calls(
     if JITFunction.run.__module__ != "triton.runtime.jit" or own.run.__module__ != own.__module__:
         return None
     parameters = signature_of(kernel).parameters
-    if any(name.startswith(_OURS) for name in parameters):
+    if any(name.startswith(_OURS) or one.kind is not one.POSITIONAL_OR_KEYWORD for name, one in parameters.items()):
         return None
     runtime, active = knobs.runtime, driver.active
     enter, leave = runtime.launch_enter_hook, runtime.launch_exit_hook
@@ -134,7 +134,7 @@ def direct_calls(
         "before": kernel.pre_run_hooks,
         "device": _device_of(active) if several else active.get_current_device(),
         "stream": active.get_current_stream,
-        "id": id,
+        **{one.__name__: one for one in (id, len, tuple, int, float, bool)},  # a parameter may have such a name
         "asked": asked,
         "told": frozenset([name for name, kind in kinds.items() if kind not in {POINTER, FLOAT}] + list(supplied)),
         **{f"default_{name}": one.default for name, one in parameters.items()},
@@ -188,7 +188,7 @@ def _ft_call({head}):
         _ft_found = None
     if {" or ".join([*_UNUSUAL, *also])}:
         return _ft_again({passed})
-    if _ft_grid.__class__ is tuple:
+    if _ft_grid.__class__ is _ft_tuple:
         _ft_shape = _ft_grid
     else:
         try:
@@ -199,9 +199,9 @@ def _ft_call({head}):
             _ft_shape = None
         if _ft_shape is None:
             _ft_shape = _ft_asked(_ft_grid, {{{meta}, **_ft_found.constants}}, _ft_told, _ft_found.shapes)
-    if _ft_shape.__class__ is not tuple or (_ft_found.grids is not None and _ft_shape not in _ft_found.grids):
+    if _ft_shape.__class__ is not _ft_tuple or (_ft_found.grids is not None and _ft_shape not in _ft_found.grids):
         return _ft_again({passed})
-    _ft_axes = len(_ft_shape)
+    _ft_axes = _ft_len(_ft_shape)
     _ft_found.launch(
         _ft_shape[0],
         _ft_shape[1] if _ft_axes > 1 else 1,
@@ -257,7 +257,7 @@ def _ft_call({head}):
         parts += [*self._of(INT), *self._of(BOOL)]
         parts += [part for name in self._of(CONSTANT) for part in (name, f"{name}.__class__")]
         usual = ["not _ft_more", *(f"{name}.is_cuda" for name in self._pointers)]
-        for kind, told in ((INT, "int"), (FLOAT, "float"), (BOOL, "bool")):
+        for kind, told in ((INT, "_ft_int"), (FLOAT, "_ft_float"), (BOOL, "_ft_bool")):
             if names := self._of(kind):
                 usual.append(" is ".join([*(f"{name}.__class__" for name in names), told]))
         usual += [f"{name} is None" for name in self._of(NONE)]

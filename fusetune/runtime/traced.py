@@ -129,6 +129,10 @@ class Traced:
             return [configs[found[0].place]]
         return [configs[_nearest(found, given).place]]
 
+    def first(self, configs: Sequence[Any]) -> Any:
+        """The default where one was named, else the first: what needs no arguments to be asked."""
+        return configs[self.default or 0]
+
     def default_of(self, configs: Sequence[Any], named_args: Mapping[str, Any], rest: Mapping[str, Any]) -> Any:
         """The default that was named; else of what the user does not prune the best by his model, or the first."""
         if self.default is not None:
@@ -144,6 +148,21 @@ class Traced:
             if us < least:
                 best, least = one, us
         return best
+
+
+def traces_choices() -> bool:
+    """Whether torch can choose of a list that it makes anew while it traces: of torch 2.11 and 2.12 that is not known.
+
+    There Dynamo computes heuristics below a tuner for each config, and so gives a kernel its own num_warps, in a tuner
+    of its own, and fails where that has an `early_config_prune`.
+    """
+    major, minor = (int(part) for part in torch.__version__.split(".")[:2])
+    return (major, minor) >= (2, 13)
+
+
+def is_traced() -> bool:
+    """Whether Dynamo traces in this thread."""
+    return torch._guards.TracingContext.try_get() is not None
 
 
 def _fits(rule: Rule, given: Mapping[str, Any]) -> bool:

@@ -46,6 +46,11 @@ def biased(x_ptr, bias_ptr, n, BLOCK: tl.constexpr):
     tl.store(x_ptr + at, x, mask=at < n)
 
 
+@triton.jit
+def oddly(tuple, len, int, grid_0, BLOCK: tl.constexpr):
+    tl.store(tuple + tl.arange(0, BLOCK), len * int + grid_0)
+
+
 CONFIGS = [triton.Config({"BLOCK": 256}, num_warps=4, num_stages=3), triton.Config({"BLOCK": 64}, num_warps=2)]
 PROBLEM = {"x_ptr": "float32", "y_ptr": "float32", "n": 4096, "factor": 2.0, "WIDE": 8, "EVEN": False, "grid_0": 16}
 BEFORE = NamedConfig(BLOCK=256, num_warps=4, num_stages=3)
@@ -60,7 +65,7 @@ def configs(tmp_path, monkeypatch):
 
 @pytest.fixture
 def gpu():
-    with fake_gpu([scaled, evenly, biased]) as fake:
+    with fake_gpu([scaled, evenly, biased, oddly]) as fake:
         yield fake
 
 
@@ -227,6 +232,16 @@ def test_arguments_of_several_kinds_in_turn_go_past_the_jit_each(gpu):
     for bias in (on_gpu(64), None, on_gpu(64)):
         kernel[1,](on_gpu(64), bias, n=64)
     assert (len(gpu.by_jit), len(gpu.launched)) == (2, 3)
+
+
+@pytest.mark.filterwarnings("ignore:fusetune has no tuned config")
+def test_parameters_may_have_any_name(gpu):
+    kernel = fusetune.autotune([triton.Config({"BLOCK": 64})], [])(oddly)
+    for _ in range(2):
+        kernel[lambda meta: (meta["len"],)](on_gpu(64), 3, int=2.0, grid_0=1)
+    (given,) = gpu.launched
+    assert given[:3] == (3, 1, 1)
+    assert given[-1][1:] == (3, 2.0, 1, None)
 
 
 @pytest.mark.filterwarnings("ignore:fusetune has no tuned config")

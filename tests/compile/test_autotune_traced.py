@@ -118,13 +118,11 @@ def test_without_an_entry_no_shape_is_guarded():
 def test_of_several_in_a_bucket_the_nearest_is_taken(configs):
     tuned(configs, 2064, 128, 2)
     tuned(configs, 4096, 512, 8)
-    for dynamic in (False, True):
-        torch._dynamo.reset()
-        traced = Traced(fusetune.autotune(CONFIGS, ["n"])(doubled), dynamic=dynamic)
-        assert traced(2064) == ({"BLOCK": 128}, 2)
-        assert traced(2080) == ({"BLOCK": 128}, 2)
-        assert traced(4000) == ({"BLOCK": 512}, 8)
-        assert traced(4096) == ({"BLOCK": 512}, 8)
+    traced = Traced(fusetune.autotune(CONFIGS, ["n"])(doubled), dynamic=True)
+    assert traced(2064) == ({"BLOCK": 128}, 2)
+    assert traced(2080) == ({"BLOCK": 128}, 2)
+    assert traced(4000) == ({"BLOCK": 512}, 8)
+    assert traced(4096) == ({"BLOCK": 512}, 8)
 
 
 @pytest.mark.filterwarnings("ignore:fusetune has no tuned config")
@@ -173,3 +171,47 @@ def test_heuristics_below_are_computed_for_the_tuned_config(configs):
     backend = partial(_compiled, launched)
     torch.compile(function, fullgraph=True, dynamic=False, backend=backend)(torch.zeros(4096))
     assert [one[0] for one in launched] == [{"BLOCK": 1024, "EVEN": True}]
+
+
+def test_where_torch_cannot_choose_below_heuristics_the_default_is_traced(configs, monkeypatch):
+    monkeypatch.setattr("fusetune.runtime.autotune.traces_choices", lambda: False)
+    values = {"EVEN": lambda args: args["n"] % args["BLOCK"] == 0}
+    kernel = fusetune.autotune(CONFIGS, ["n"], default=1)(triton.heuristics(values)(evenly))
+    launched: list[Any] = []
+
+    def function(x: torch.Tensor) -> torch.Tensor:
+        kernel[lambda meta: (triton.cdiv(x.numel(), meta["BLOCK"]),)](x, x.numel())
+        return x
+
+    compiled = torch.compile(function, fullgraph=True, dynamic=False, backend=partial(_compiled, launched))
+    with pytest.warns(RuntimeWarning, match="before 2.13 cannot choose"):
+        compiled(torch.zeros(4096))
+    assert [one[:2] for one in launched] == [({"BLOCK": 32, "EVEN": True}, 1)]
+    assert kernel.configs == CONFIGS
+
+
+def _wrapped_as_by_torch_2_11(self: Any, user_obj: Any, tx: Any, variable: Any, name: str) -> Any:
+    from torch._dynamo.source import AttrSource
+    from torch._dynamo.variables.builder import VariableBuilder
+
+    return VariableBuilder(tx, AttrSource(variable.kernel_source, name))._wrap(user_obj)
+
+
+@pytest.mark.parametrize("version", ["this", "2.11"])
+def test_a_kernel_may_be_launched_twice_in_one_graph(configs, monkeypatch, version):
+    if version == "2.11":
+        from torch._dynamo.variables.functions import DynamoTritonHOPifier
+
+        monkeypatch.setattr(DynamoTritonHOPifier, "wrap_user_defined_obj", _wrapped_as_by_torch_2_11)
+    tuned(configs, 4096, 512, 2)
+    kernel = fusetune.autotune(CONFIGS, ["n"])(doubled)
+    launched: list[Any] = []
+
+    def function(x: torch.Tensor) -> torch.Tensor:
+        y, n = torch.empty_like(x), x.numel()
+        for given, made in ((x, y), (y, x)):
+            kernel[lambda meta: (triton.cdiv(n, meta["BLOCK"]),)](given, made, n, KIND="double")
+        return x
+
+    torch.compile(function, fullgraph=True, backend=partial(_compiled, launched))(torch.zeros(4096))
+    assert [one[:2] for one in launched] == [({"BLOCK": 512}, 2)] * 2

@@ -13,6 +13,7 @@ from fusetune.compiler.jit_signature import jit_signature
 from fusetune.core.target import find_target
 from fusetune.ops.loading import load_spec
 from fusetune.ops.spec import AbstractTensor, Launch, TileDescriptor
+from tests.support.sample import OP
 
 ADA, HOPPER = find_target("rtx4090"), find_target("h100")
 
@@ -46,7 +47,7 @@ def launch_of_strange(**more: Any) -> Launch:
 
 @pytest.mark.parametrize("target", [ADA, HOPPER], ids=["ada", "hopper"])
 def test_our_own_launches_are_specialized_alike(target) -> None:
-    spec = load_spec("gemm_scale")
+    spec = load_spec(OP)
     problem = spec.problem({"M": 128, "K": 1024, "N": 512})
     for launch in abstract_launches(spec, problem, spec.baseline(problem), target):
         assert jit_signature(launch, target.sm) == specialize(launch)

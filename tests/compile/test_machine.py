@@ -23,16 +23,13 @@ from fusetune.core.target import find_target
 from fusetune.core.trouble import Trouble
 from fusetune.errors import FusetuneError, MachineError, UsageError
 from fusetune.gate.pins import pins_path
-from fusetune.ops.gemm_scale.config import BASELINE, Config
-from fusetune.ops.gemm_scale.linear_scale import SPEC
-from fusetune.ops.gemm_scale.problem import Problem, make_problem
 from fusetune.store.schema import ConfigFile, Entry, Times
 from fusetune.store.yaml_files import dump_config_file
 from tests.support import compile_faults
+from tests.support.sample import BASELINE, FILE, OP, SIZES, SPEC, Config, Problem, make_problem
 
 TARGET = find_target("rtx4090")
 PROBLEM = make_problem(128, 512, 1024, "float32")
-SIZES = ("--M", "128", "--K", "1024", "--N", "512")
 
 
 @pytest.fixture
@@ -183,9 +180,9 @@ def files(tmp_path: Path) -> Path:
         predicted_us=Times(baseline=20.0, conservative=20.0, config=20.0),
     )
     identity = TargetIdentity(name=TARGET.name, capability=TARGET.capability, sms=TARGET.sms)
-    path = tmp_path / "configs" / "nvidia-geforce-rtx-4090" / "gemm_scale.yaml"
+    path = tmp_path / "configs" / "nvidia-geforce-rtx-4090" / FILE
     path.parent.mkdir(parents=True)
-    path.write_text(dump_config_file(ConfigFile(schema=2, op="gemm_scale", target=identity, entries=(entry,))))
+    path.write_text(dump_config_file(ConfigFile(schema=2, op=OP, target=identity, entries=(entry,))))
     return path
 
 

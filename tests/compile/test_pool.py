@@ -8,6 +8,7 @@ import sys
 import textwrap
 import time
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -18,12 +19,10 @@ from fusetune.core.resources import Resources
 from fusetune.core.space import Rejection
 from fusetune.core.target import find_target
 from fusetune.core.trouble import Trouble
-from fusetune.ops.gemm_scale.config import BASELINE, Config
-from fusetune.ops.gemm_scale.linear_scale import SPEC
-from fusetune.ops.gemm_scale.problem import make_problem
-from fusetune.ops.gemm_scale.space import SEED_SPACE
 from tests.support import compile_faults
+from tests.support.sample import BASELINE, SEED_SPACE, SPEC, Config, make_problem
 
+ROOT = Path(__file__).parents[2]
 TARGET = find_target("rtx4090")
 PROBLEM = make_problem(128, 512, 1024, "float32")
 
@@ -91,10 +90,8 @@ _TWICE = textwrap.dedent(
 
     from fusetune.compiler.build import compile_config
     from fusetune.compiler.pool import Job, compile_jobs
-    from fusetune.ops.gemm_scale.problem import make_problem
-    from fusetune.ops.gemm_scale.space import SEED_SPACE
     from fusetune.core.target import find_target
-    from fusetune.ops.gemm_scale.linear_scale import SPEC
+    from tests.support.sample import SEED_SPACE, SPEC, make_problem
 
     def listen(*, src, metadata, metadata_group, times, cache_hit):
         hits.append(cache_hit)
@@ -120,7 +117,7 @@ _TWICE = textwrap.dedent(
 def test_what_the_workers_compiled_is_in_triton_s_cache_afterwards(tmp_path):
     script = tmp_path / "twice.py"
     script.write_text(_TWICE)
-    environment = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path / "cache")}
+    environment = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == str([True] * len(SEED_SPACE.configs()))

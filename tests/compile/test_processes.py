@@ -22,12 +22,10 @@ from fusetune.core.resources import Resources
 from fusetune.core.space import Rejection
 from fusetune.core.target import find_target
 from fusetune.core.trouble import Trouble
-from fusetune.ops.gemm_scale.config import BASELINE, Config
-from fusetune.ops.gemm_scale.linear_scale import SPEC
-from fusetune.ops.gemm_scale.problem import make_problem
 from fusetune.tune.predict import predict
 from fusetune.tune.request import SweepRequest
 from tests.support import compile_faults
+from tests.support.sample import BASELINE, SPEC, Config, make_problem
 from tests.support.warm import warm_python
 
 ROOT = Path(__file__).parents[2]

@@ -16,12 +16,12 @@ import pytest
 import yaml
 
 from fusetune.measure.nvml import gpu_present
+from tests.support.sample import FILE, SIZES
 
 pytestmark = pytest.mark.skipif(gpu_present(), reason="there is a GPU here; these tests say what happens without one")
 
 COMMAND = (sys.executable, "-m", "fusetune")
 SHIPPED = Path(__file__).parents[2] / "configs"
-SIZES = ("--M", "128", "--K", "1024", "--N", "512")
 SWEEP = ("sweep", *SIZES, "--space", "seed", "--workers", "2")
 PRINTING: dict[str, tuple[str, ...]] = {
     "help": ("--help",),
@@ -105,7 +105,7 @@ def test_a_sweep_without_streams_writes_its_files_and_nothing_else_into_them(
     shell: Callable[..., Ended], tmp_path: Path
 ) -> None:
     assert shell('"$@" >&- 2>&-', *SWEEP).code == 0
-    (entries,) = (yaml.safe_load(path.read_text())["entries"] for path in tmp_path.rglob("gemm_scale.yaml"))
+    (entries,) = (yaml.safe_load(path.read_text())["entries"] for path in tmp_path.rglob(FILE))
     assert len(entries) == 1
     (journal,) = tmp_path.rglob("*.jsonl")
     assert all(line.startswith("{") for line in journal.read_text().splitlines())

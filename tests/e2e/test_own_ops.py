@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.support.sample import OP, PLACE
 from tests.support.warm import warm_python
 
 pytestmark = pytest.mark.e2e
@@ -150,11 +151,11 @@ def test_an_op_of_which_nothing_but_baseline_can_run_ends_with_3_and_a_journal(t
 
 
 def test_a_built_in_op_s_name_is_nobody_else_s(tmp_path: Path) -> None:
-    source = (EXAMPLES / "vector_add.py").read_text().replace('name = "vector_add"', 'name = "gemm_scale"')
+    source = (EXAMPLES / "vector_add.py").read_text().replace('name = "vector_add"', f'name = "{OP}"')
     (tmp_path / "taken.py").write_text(source)
     done = fusetune(tmp_path, "sweep", "--op", "taken.py:SPEC", "--size", "n=1024", "--target", "h200")
     assert done.returncode == 2, done.stderr
-    assert "is named gemm_scale, as the built-in op fusetune.ops.gemm_scale.linear_scale:SPEC is" in done.stderr
+    assert f"is named {OP}, as the built-in op {PLACE} is" in done.stderr
 
 
 def test_a_file_that_is_not_there_and_a_size_that_is_none_are_one_line(tmp_path: Path) -> None:

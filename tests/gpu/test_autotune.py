@@ -26,7 +26,7 @@ def scaled(x_ptr, y_ptr, n, factor, BLOCK: tl.constexpr, ROUNDS: tl.constexpr = 
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     x = tl.load(x_ptr + at, mask=at < n)
     for _ in range(ROUNDS):
-        x = x * factor
+        x = (x * factor).to(y_ptr.dtype.element_ty)
     tl.store(y_ptr + at, x, mask=at < n)
 
 
@@ -44,7 +44,7 @@ def product(a_ptr, b_ptr, c_ptr, K, SIZE: tl.constexpr, BLOCK_K: tl.constexpr):
     for k in range(0, K, BLOCK_K):
         a = tl.load(a_ptr + row[:, None] * K + k + column[None, :])
         b = tl.load(b_ptr + (k + column[:, None]) * SIZE + row[None, :])
-        acc = tl.dot(a, b, acc, input_precision="ieee")
+        acc = tl.dot(a, b, acc, input_precision="tf32")
     tl.store(c_ptr + row[:, None] * SIZE + row[None, :], acc)
 
 
@@ -95,11 +95,15 @@ def grid(meta: Any) -> tuple[int, ...]:
     return (triton.cdiv(meta["n"], meta["BLOCK"]),)
 
 
-def doubled(kernel: Any, x: torch.Tensor) -> torch.Tensor:
+def doubled(kernel: Any, x: torch.Tensor, **more: Any) -> torch.Tensor:
     y = torch.empty_like(x)
     n = x.numel()
-    kernel[lambda meta: (triton.cdiv(n, meta["BLOCK"]),)](x, y, n, 2.0)
+    kernel[lambda meta: (triton.cdiv(n, meta["BLOCK"]),)](x, y, n, 2.0, **more)
     return y
+
+
+WHOLE = {"ROUNDS": 1}
+"""To torch.compile all constants are given: what torch 2.11 writes leaves a kernel's defaults out, whoever tunes it."""
 
 
 def test_eager_launches_are_right_and_as_tuned_and_go_past_the_jit(kernel):
@@ -162,7 +166,7 @@ def test_compiled_without_a_break_it_is_right_and_as_tuned(kernel, dynamic):
     from torch._inductor.utils import run_and_get_code
 
     torch._dynamo.reset()
-    compiled = torch.compile(lambda x: doubled(kernel, x) + 1, fullgraph=True, dynamic=dynamic)
+    compiled = torch.compile(lambda x: doubled(kernel, x, **WHOLE) + 1, fullgraph=True, dynamic=dynamic)
     x = torch.randn(N, device="cuda")
     found, code = run_and_get_code(compiled, x)
     assert torch.equal(found, 2 * x + 1)
@@ -205,14 +209,17 @@ def test_gradients_flow_through_a_function_that_launches_it_eager_and_compiled(k
     class Doubled(torch.autograd.Function):
         @staticmethod
         def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
-            return doubled(kernel, x)
+            return doubled(kernel, x, **WHOLE)
 
         @staticmethod
         def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
-            return doubled(kernel, gradient.contiguous())
+            return doubled(kernel, gradient.contiguous(), **WHOLE)
+
+    def applied(x: torch.Tensor) -> torch.Tensor:
+        return Doubled.apply(x)
 
     torch._dynamo.reset()
-    for function in (Doubled.apply, torch.compile(Doubled.apply, fullgraph=True, dynamic=False)):
+    for function in (applied, torch.compile(applied, fullgraph=True, dynamic=False)):
         x = torch.randn(N, device="cuda", requires_grad=True)
         function(x).sum().backward()
         assert torch.equal(x.grad, torch.full_like(x, 2.0))
@@ -267,7 +274,7 @@ def test_heuristics_below_are_computed_for_the_tuned_config(configs):
 
 def test_a_config_that_takes_more_than_there_is_falls_back_with_a_warning_and_stays_refused(configs):
     problem = {"a_ptr": "float32", "b_ptr": "float32", "c_ptr": "float32", "K": 4096, "SIZE": 64}
-    huge = NamedConfig(BLOCK_K=512, num_warps=4, num_stages=4)
+    huge = NamedConfig(BLOCK_K=128, num_warps=4, num_stages=8)
     before = NamedConfig(BLOCK_K=32, num_warps=4, num_stages=3)
     write_tuned(configs, product, problem, huge, before=before, identity=gpu_identity(0))
     fusetune.reload()
@@ -278,7 +285,7 @@ def test_a_config_that_takes_more_than_there_is_falls_back_with_a_warning_and_st
     for _ in range(2):
         kernel[1,](a, b, c, 4096, SIZE=64)
         assert kernel.best_config.kwargs == {"BLOCK_K": 32}
-    torch.testing.assert_close(c, (a.double() @ b.double()).float(), rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(c, (a.double() @ b.double()).float(), rtol=1e-2, atol=0.5)
 
 
 def test_a_thousand_launches_of_fifty_shapes_compile_nothing_and_keep_no_memory(kernel):
@@ -312,7 +319,7 @@ def test_an_ahead_of_time_package_has_the_tuned_config(kernel, tmp_path):
 
     class Module(torch.nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return doubled(kernel, x) + 1
+            return doubled(kernel, x, **WHOLE) + 1
 
     torch._dynamo.reset()
     x = torch.randn(N, device="cuda")

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 import triton
+import triton.language as tl
 
 import fusetune
 from fusetune.core.config import NamedConfig
@@ -149,22 +150,63 @@ def test_a_launch_that_torch_compile_made_is_as_it_was_and_counted(installed):
     assert sum(fusetune.served().by_inductor.values()) >= 1
 
 
-def test_more_threads_than_there_are_fall_back_with_one_warning(configs):
+def test_an_autotuner_that_torch_compile_traces_takes_its_entry_and_nothing_is_timed(installed, monkeypatch):
+    from torch._inductor.runtime.triton_heuristics import CachingAutotuner
+
+    timed: list[Any] = []
+    own = CachingAutotuner.bench
+
+    def bench(tuner: Any, *args: Any, **named: Any) -> Any:
+        timed.append(tuner)
+        return own(tuner, *args, **named)
+
+    monkeypatch.setattr(CachingAutotuner, "bench", bench)
+
+    @torch.compile(fullgraph=True, dynamic=False)
+    def added(x: torch.Tensor) -> torch.Tensor:
+        y = torch.empty_like(x)
+        program.add[lambda meta: (triton.cdiv(4096, meta["BLOCK"]),)](x, y, 4096)
+        return y
+
+    x = torch.randn(4096, device="cuda")
+    assert torch.equal(added(x), x + 1)
+    assert timed == []
+    served = fusetune.served()
+    assert any("add: torch.compile has looked its configs up" in note for note in served.notes)
+    assert sum(served.by_inductor.values()) >= 1
+
+
+@triton.jit
+def product(a_ptr, b_ptr, c_ptr, K, SIZE: tl.constexpr, BLOCK_K: tl.constexpr):
+    row, column = tl.arange(0, SIZE), tl.arange(0, BLOCK_K)
+    acc = tl.zeros((SIZE, SIZE), tl.float32)
+    for k in range(0, K, BLOCK_K):
+        a = tl.load(a_ptr + row[:, None] * K + k + column[None, :])
+        b = tl.load(b_ptr + (k + column[:, None]) * SIZE + row[None, :])
+        acc = tl.dot(a, b, acc, input_precision="tf32")
+    tl.store(c_ptr + row[:, None] * SIZE + row[None, :], acc)
+
+
+def test_more_shared_memory_than_there_is_falls_back_with_one_warning(configs):
     identity = current_identity()
     assert identity is not None
-    too_many = NamedConfig(BLOCK=64, num_warps=64, num_stages=2)  # 2048 threads a CTA
-    path = write_tuned(configs, program.double, {**TENSORS, "grid_0": 8}, too_many, identity=identity)
-    fusetune.install(path.parent.parent, children=False)
+    problem = {"a_ptr": "float32", "b_ptr": "float32", "c_ptr": "float32", "K": 4096, "SIZE": 64}
+    huge = NamedConfig(BLOCK_K=64, num_warps=4, num_stages=10)  # 320 KiB, and no GPU has more than 227
+    before = NamedConfig(BLOCK_K=64, num_warps=4, num_stages=2)
+    write_tuned(configs, product, problem, huge, before=before, identity=identity)
+    a, b, c = (torch.randn(shape, device="cuda") for shape in ((64, 4096), (4096, 64), (64, 64)))
+    fusetune.install(configs, children=False)
     try:
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always")
-            program.doubled(4096)
-            program.doubled(4096)
+            for _ in range(2):
+                product[(1,)](a, b, c, 4096, SIZE=64, BLOCK_K=64, num_warps=4, num_stages=2)
         assert ["cannot be launched here" in str(one.message) for one in told] == [True]
         (kernel,) = fusetune.served().kernels
-        assert (kernel.launches, kernel.left[0].refused) == (2, True)
     finally:
         fusetune.uninstall()
+    assert (kernel.launches, kernel.left[0].refused, "OutOfResources" in kernel.left[0].why) == (2, True, True)
+    torch.testing.assert_close(c, (a.double() @ b.double()).float(), rtol=1e-2, atol=0.5)
 
 
 @pytest.mark.parametrize(

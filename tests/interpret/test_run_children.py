@@ -87,4 +87,4 @@ def test_a_program_that_fails_shows_its_own_traceback_and_what_it_launched_and_e
     assert shown.startswith("Traceback (most recent call last):\n  File ")
     assert shown.endswith("ValueError: mine\n")
     assert "serving" not in shown
-    assert "1 launch without; nothing was timed" in told
+    assert "1 launch, none with a tuned config; nothing was timed" in told

@@ -266,6 +266,56 @@ def test_a_tile_that_another_argument_was_computed_from_is_left_where_that_canno
     assert (left.launches, left.refused, "not known" in left.why) == (1, False, True)
 
 
+@triton.jit
+def fill_wide(x_ptr, n, BLOCK: tl.constexpr, WIDE: tl.constexpr):
+    for part in range(WIDE):
+        at = (tl.program_id(0) * WIDE + part) * BLOCK + tl.arange(0, BLOCK)
+        tl.store(x_ptr + at, 1.0, mask=at < n)
+
+
+def wide(kernel: Any, n: int) -> None:
+    x = torch.zeros(n)
+    kernel[lambda meta: (triton.cdiv(n, meta["BLOCK"] * meta["WIDE"]),)](x, n, WIDE=1)
+    assert torch.equal(x, torch.ones(n))
+
+
+def wide_or_nothing(kernel: Any, n: int) -> None:
+    x = torch.zeros(n)
+    kernel[lambda meta: (triton.cdiv(n, meta["BLOCK"]) // (meta["WIDE"] == 1),)](x, n, WIDE=1)
+    assert torch.equal(x, torch.ones(n))
+
+
+@pytest.mark.parametrize(
+    ("run", "ran", "missed"), [(wide, (64, 2), 0), (wide_or_nothing, (512, 1), 1)], ids=["placed", "not placed"]
+)
+def test_what_a_tuner_s_list_does_not_vary_is_given_as_well_or_nothing_is(configs, run, ran, missed):
+    lists = [triton.Config({"BLOCK": size}, num_warps=2) for size in (512, 256)]
+    kernel = triton.autotune(configs=lists, key=["n"], do_bench=program.bench)(fill_wide)
+    config = NamedConfig(BLOCK=64, WIDE=2, num_warps=1)
+    problem = {"x_ptr": "float32", "n": 1024, "grid_0": 4}
+    write_tuned(configs, fill_wide, problem, config, before=NamedConfig(BLOCK=256, WIDE=1))
+    found: list[Served] = []
+
+    def served() -> None:
+        with serving() as made:
+            run(kernel, 1024)
+            found.append(made.notes.served())
+
+    ((_, _, named, _),) = launches_of(served)[1]
+    assert (named["BLOCK"], named["WIDE"]) == ran
+    assert sum(one.launches for one in found[0].kernels[0].missed) == missed
+    assert program.BENCHED == []
+
+
+def test_an_argument_that_the_launch_gives_a_tuner_and_that_followed_its_tile_makes_a_miss(configs):
+    lists = [triton.Config({"BLOCK": size}, num_warps=2) for size in (512, 256)]
+    kernel = triton.autotune(configs=lists, key=["n"], do_bench=program.bench)(fill)
+    write_tuned(configs, fill, {"x_ptr": "float32", "grid_0": 4}, TUNED, before=NamedConfig(BLOCK=256))
+    launches, served = launched(lambda: kernel[lambda meta: (1024 // meta["BLOCK"],)](torch.zeros(1024), 1024))
+    assert [one[2] for one in launches] == [512]
+    assert served.kernels[0].missed[0].reason == "n follows what was tuned, and the launch itself gives it"
+
+
 def test_after_it_all_is_as_it_was_and_a_launch_s_own_mistake_is_its_own(tuned):
     held = InterpretedFunction.run, Autotuner.run, Autotuner._bench, triton.testing.do_bench
     with serving(), pytest.raises(TypeError):

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from tests.support.sample import IMPOSSIBLE, OP
+
 Make = Callable[[Path, str], None]
 """Puts something at a path; the text is that of a good file of its kind."""
 
@@ -80,7 +82,7 @@ CONFIG_FILES: Final[Mapping[str, Make]] = {
     "200,000 levels of list items": _written(lambda good: "- " * 200_000),
     "900 levels of lists": _written(lambda good: "schema: " + "[" * 900 + "]" * 900),
     "a nest of lists as its schema": _written(lambda good: _nest(9) + "\nschema: *a8\n"),
-    "a nest of lists as its target": _written(lambda good: _nest(9) + "\nschema: 1\nop: gemm_scale\ntarget: *a8\n"),
+    "a nest of lists as its target": _written(lambda good: _nest(9) + f"\nschema: 1\nop: {OP}\ntarget: *a8\n"),
     "a list in itself as its schema": _written(lambda good: "schema: &a [*a]\n"),
     "merge keys of merge keys": _written(lambda good: _merges(9) + "\n" + good),
     "a million list items": _written(lambda good: good + "more: [" + "a," * 1_000_000 + "]\n"),
@@ -95,19 +97,9 @@ CONFIG_FILES: Final[Mapping[str, Make]] = {
     "an infinite number of blocks": _replaced(("blocks: 50", "blocks: .inf")),
     "an unknown variant": _replaced(("variant: tiled", "variant: nosuch")),
     "an unknown variant of a megabyte": _replaced(("variant: tiled", f"variant: {'v' * 1_000_000}")),
-    "tiled with a SPLIT_K of 2": _replaced(("SPLIT_K: 1", "SPLIT_K: 2")),
-    "split_k with a SPLIT_K of 1": _replaced(("variant: tiled", "variant: split_k")),
-    "split_k with more parts than steps": _replaced(
-        ("variant: tiled", "variant: split_k"), ("SPLIT_K: 1", "SPLIT_K: 64")
-    ),
-    "reread in gemm_scale": _replaced(("variant: tiled", "variant: reread")),
-    "owner in gemm_scale": _replaced(("variant: tiled", "variant: owner")),
-    "deferred in float32": _replaced(("variant: tiled", "variant: deferred")),
-    "folded weights without BatchNorm": _replaced(("variant: tiled", "variant: library_folded")),
-    "a tile that no registers hold": _replaced(("BLOCK_M: 64", "BLOCK_M: 1024"), ("BLOCK_N: 16", "BLOCK_N: 1024")),
-    "a tile of 48 rows": _replaced(("BLOCK_M: 64", "BLOCK_M: 48")),
+    **{name: _replaced(*pairs) for name, pairs in IMPOSSIBLE.items()},
 }
-"""In the place of a file of configs of gemm_scale whose one entry, M=128, has a tiled config, 64x16 and 4 warps."""
+"""In the place of a file of configs of the sample whose one entry, M=128, has BASELINE's variant, 64x16 and 4 warps."""
 
 
 def _lines(change: Callable[[list[dict[str, Any]]], list[dict[str, Any]]]) -> Make:

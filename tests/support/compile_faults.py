@@ -1,4 +1,4 @@
-"""gemm_scale as the compiler's workers may meet it: launches of certain configs hang, kill the process or raise."""
+"""The sample as the compiler's workers may meet it: launches of certain configs hang, kill the process or raise."""
 
 from __future__ import annotations
 
@@ -7,21 +7,19 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fusetune.ops.gemm_scale.config import Config
-from fusetune.ops.gemm_scale.linear_scale import GemmScale
-from fusetune.ops.gemm_scale.problem import Problem
 from fusetune.ops.spec import Launch
 from tests.support.broken_kernels import shapes_do_not_fit
+from tests.support.sample import Config, Problem, SampleSpec, tile
 
-HANG = Config(BLOCK_K=16)
-CRASH = Config(BLOCK_K=64)
-RAISE = Config(BLOCK_N=32)
-DOES_NOT_COMPILE = Config(BLOCK_M=32)
+HANG = tile(depth=16)
+CRASH = tile(depth=64)
+RAISE = tile(columns=32)
+DOES_NOT_COMPILE = tile(rows=32)
 
 EXIT_CODE = 7
 
 
-class FaultyToCompile(GemmScale):
+class FaultyToCompile(SampleSpec):
     name = "faulty_to_compile"
 
     def launches(self, problem: Problem, config: Config, tensors: Mapping[str, Any]) -> Sequence[Launch]:

@@ -16,11 +16,8 @@ from fusetune.core.target import Target
 from fusetune.core.trouble import Trouble
 from fusetune.measure.fake import FakeMeasurer, TrueTime
 from fusetune.measure.protocol import BlockTimes, Failure
-from fusetune.ops.gemm_scale.config import BASELINE, Config
-from fusetune.ops.gemm_scale.linear_scale import GemmScale
-from fusetune.ops.gemm_scale.problem import Problem
-from fusetune.ops.gemm_scale.space import Space, pipelined_shared_bytes
 from fusetune.ops.spec import KernelSpec
+from tests.support.sample import BASELINE, Config, Problem, SampleSpec, Space, pipelined_shared_bytes, tile_elements
 
 PTXAS = "12.9.86"
 
@@ -56,7 +53,7 @@ class FakeCompiler:
 
 def plausible_resources(config: Config, problem: Problem, target: Target) -> Resources:
     """More registers for a larger share of the tile a thread, the pipeline's shared memory, no spill."""
-    accumulators = config.BLOCK_M * config.BLOCK_N // (32 * config.num_warps)
+    accumulators = tile_elements(config) // (32 * config.num_warps)
     return Resources(
         registers=min(255, 40 + accumulators),
         stack_bytes=0,
@@ -85,8 +82,8 @@ class ListedSpace(Space, frozen=True):
         return (BASELINE, *self.listed)
 
 
-class ListedSpec(GemmScale):
-    """gemm_scale whose full space and whose references are what a test lists."""
+class ListedSpec(SampleSpec):
+    """The sample, whose full space and whose references are what a test lists."""
 
     def __init__(self, *configs: Config, references: tuple[Config, ...] = ()) -> None:
         self.space = ListedSpace(values={}, listed=configs)

@@ -22,22 +22,21 @@ from fusetune.core.resources import Resources
 from fusetune.core.target import find_target
 from fusetune.measure.fake import FakeMeasurer
 from fusetune.measure.protocol import BlockTimes, Checked, Failure
-from fusetune.ops.gemm_scale.config import BASELINE, Config
-from fusetune.ops.gemm_scale.problem import make_problem
 from fusetune.store.journal import Block, Candidate, Record, Sample
 from fusetune.tune.request import SweepRequest
 from fusetune.tune.sweep import sweep
 from tests.support.fake_compiler import FakeCompiler, ListedSpec, install
+from tests.support.sample import BASELINE, Config, make_problem, tile
 
 RTX4090 = find_target("rtx4090")
 PROBLEM = make_problem(128, 512, 1024, "float32")
-FAST = Config(BLOCK_M=64, BLOCK_N=16, BLOCK_K=128, num_stages=3)
-SAFE = Config(BLOCK_M=64, BLOCK_N=16, BLOCK_K=128)
-WARPS8 = Config(BLOCK_M=64, BLOCK_N=64, BLOCK_K=32, num_warps=8)
-OTHER = Config(BLOCK_M=32, BLOCK_N=32, BLOCK_K=64, num_stages=4)
-BROKEN = Config(BLOCK_M=32, BLOCK_N=64, BLOCK_K=64)
-SPILLING = Config(BLOCK_M=64, BLOCK_N=128, BLOCK_K=32)
-TOO_LARGE = tuple(Config(BLOCK_M=256, BLOCK_N=block) for block in (16, 32, 64))
+FAST = tile(rows=64, columns=16, depth=128, num_stages=3)
+SAFE = tile(rows=64, columns=16, depth=128)
+WARPS8 = tile(rows=64, columns=64, depth=32, num_warps=8)
+OTHER = tile(rows=32, columns=32, depth=64, num_stages=4)
+BROKEN = tile(rows=32, columns=64, depth=64)
+SPILLING = tile(rows=64, columns=128, depth=32)
+TOO_LARGE = tuple(tile(rows=256, columns=block) for block in (16, 32, 64))
 """Rejected by their numbers alone: the problem has 128 rows."""
 
 TRUE_US = {BASELINE: 20.0, FAST: 8.0, SAFE: 10.0, WARPS8: 12.0, OTHER: 15.0, BROKEN: 1.0, SPILLING: 1.0}

@@ -12,6 +12,8 @@ from fusetune.capture.cases import KernelSeen
 
 VERSION: Final = 1
 """Of the JSON. History: 1 first version."""
+AS_IT_IS: Final = "what the program launches"
+"""What a launch without an entry runs with that no autotuner is above."""
 MOST_ROWS: Final = 2000
 """Different outcomes that a process notes; what comes after them is counted as one."""
 
@@ -73,9 +75,8 @@ class KernelServed(msgspec.Struct, frozen=True):
 class Served(msgspec.Struct, frozen=True):
     """What one process, or several of one program, launched.
 
-    `trials` counts launches of autotuners that only timed, `by_inductor` those of what torch.compile made, by name:
-    these ran as they are. `notes` are sentences on what went wrong with the look-ups. `failed` says how the program
-    ended by an error of its own.
+    `trials` counts launches of autotuners that only timed, `by_inductor` those of what torch.compile made, by name.
+    `notes` are sentences on what else there is to tell. `failed` says how the program ended by an error of its own.
     """
 
     version: int = VERSION

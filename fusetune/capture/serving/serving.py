@@ -16,8 +16,9 @@ from fusetune.capture.kinds import kind_of
 from fusetune.capture.launches import kernel_seen, proposals_of
 from fusetune.capture.patching import Patches
 from fusetune.capture.placing import heuristics_of
+from fusetune.capture.serving import traced
 from fusetune.capture.serving.as_launched import AsLaunched
-from fusetune.capture.serving.served import Applied, Left, Missed, Notes, Row, Tally
+from fusetune.capture.serving.served import AS_IT_IS, Applied, Left, Missed, Notes, Row, Tally
 from fusetune.core.brief import brief
 from fusetune.core.config import OPTIONS
 from fusetune.errors import MissingConfigError
@@ -30,7 +31,6 @@ OnMiss = Literal["default", "tune", "error"]
 ON_MISS: Final[tuple[OnMiss, ...]] = ("default", "tune", "error")
 MOST_REMEMBERED: Final = 4096
 """Kinds of launches whose answers are kept; after these all are looked up anew."""
-_AS_IT_IS: Final = "what the program launches"
 _TIMED: Final = "what its autotuner times"
 _FOUND_BEFORE: Final = "what its autotuner has found out before"
 _MOST_WARNINGS: Final = 20
@@ -77,6 +77,10 @@ class _WouldTimeError(Exception):
         self.config = config
 
 
+class _NotPlacedError(Exception):
+    """What an autotuner's list does not vary cannot be given to its launch."""
+
+
 class Serving:
     """Gives launches their tuned configs between `install` and `remove`; `notes` has what became of each.
 
@@ -99,6 +103,8 @@ class Serving:
         """Begin. Triton is imported here, and torch with it."""
         hold_launches(self._patches, self._above, self._launch, self._choose)
         self._patches.callback(when_imported(MODULE, self._watch_inductor))
+        if self._on_miss != "tune":
+            self._patches.callback(when_imported(traced.MODULE, traced.Traces(self._patches, self._note_traced).watch))
 
     def remove(self) -> None:
         """End it; everything is as it was."""
@@ -125,6 +131,8 @@ class Serving:
             try:
                 with self._choosing(beyond):
                     result = run_with(run, tuner, answer.config, args, named)
+            except _NotPlacedError as error:
+                key, answer = None, self._not_given(kernel, str(error), remember=False)
             except Exception as error:
                 if not _refuses(error):
                     raise
@@ -189,7 +197,10 @@ class Serving:
         supplied = _with_heuristics({**arguments, **first}, heuristics_of(chain))
         supplied = {name: value for name, value in supplied.items() if name not in arguments}
         answer = self._asked(kernel, arguments, grid, proposals_of(chain[:-1]), supplied)
-        if answer.given is not None:
+        cannot = answer.given.follows - heuristics_of(chain).keys() if answer.given is not None else ()
+        if cannot:
+            answer = self._not_given(kernel, f"{min(cannot)} follows what was tuned, and the launch itself gives it")
+        elif answer.given is not None:
             answer = answer._replace(config=config_like(tuner.configs, answer.given))
         return key, self._remember(key, answer, tuner)
 
@@ -241,7 +252,9 @@ class Serving:
         if given is None:
             return run(kernel, *launch.args, grid=launch.grid, warmup=warmup, **launch.named)
         changed = self._changed(given, kernel, launch)
-        return self._run(run, kernel, launch if isinstance(changed, str) else changed, warmup=warmup)
+        if isinstance(changed, str):
+            raise _NotPlacedError(changed)
+        return self._run(run, kernel, changed, warmup=warmup)
 
     def _run(self, run: Any, kernel: Any, launch: Launch, *, warmup: bool) -> Any:
         with self._choosing(None):
@@ -335,7 +348,7 @@ class Serving:
             except Warning as warning:  # a program may have its warnings raised, and this is none of its own
                 self.notes.note(str(warning))
         if chosen.rung == "miss":
-            return _Answer(chosen, None, self._tally(kernel, Missed(chosen.why, _AS_IT_IS)))
+            return _Answer(chosen, None, self._tally(kernel, Missed(chosen.why, AS_IT_IS)))
         before = chosen.entry.before if chosen.entry is not None else None
         ran = {} if before is None else {**before.constants(), **before.options(), "num_ctas": before.num_ctas}
         given = Given(chosen.constants, chosen.options, supplied, ran, frozenset(chosen.follows))
@@ -353,8 +366,12 @@ class Serving:
             self.notes.note(str(warning))
         self._answers.clear()
         self.notes.count(self._tally(kernel, _left(answer.given, why, refused=True)))
-        missed = Chosen("miss", f"its config cannot be launched here ({why})", remember=False)
-        return _Answer(missed, None, self._tally(kernel, Missed(missed.why, _AS_IT_IS)))
+        return self._not_given(kernel, f"its config cannot be launched here ({why})", remember=False)
+
+    def _not_given(self, kernel: Any, why: str, *, remember: bool = True) -> _Answer:
+        """The answer for a launch that cannot have the config of its entry."""
+        missed = Chosen("miss", why, remember=remember)
+        return _Answer(missed, None, self._tally(kernel, Missed(why, AS_IT_IS)))
 
     def _tally(self, kernel: Any, row: Row) -> Tally:
         return self.notes.tally(self._seen(kernel)[1], row)
@@ -371,6 +388,9 @@ class Serving:
         seen = self._seen(kernel)[1]
         command = self.notes.command(seen.name)
         raise MissingConfigError(f"{brief(seen.name)} ({brief(seen.place())}) has no tuned config: {why}; `{command}`")
+
+    def _note_traced(self, name: str) -> None:
+        self.notes.note(f"{name}: torch.compile has looked its configs up while it traced, which is not counted")
 
     def _watch_inductor(self, module: Any) -> None:
         """Count what torch.compile's own launchers launch, which no entry is given."""

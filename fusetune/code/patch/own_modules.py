@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import libcst as cst
-from libcst.metadata import Assignment, GlobalScope, ImportAssignment
+from libcst.metadata import Assignment, ImportAssignment
 
 from fusetune.code.patch.chunks import Chunk, chunks_of, is_asked
-from fusetune.code.patch.edits import Edit, Finding, distinct, spliced
+from fusetune.code.patch.edits import Edit, Finding, NotWritableError, distinct, spliced
 from fusetune.code.patch.lacking import without_lacking
 from fusetune.code.patch.source_file import INSTALLED, SourceFile, last_name
 
@@ -94,7 +94,10 @@ class Gathered(NamedTuple):
 
 
 def with_own_modules(source: SourceFile, modules: OwnModules) -> Gathered:
-    """A file with its own modules. Raises NotWritableError where one is used in a way that is not by names."""
+    """A file with its own modules; an import that names alone cannot be put for stays, with a finding.
+
+    Raises NotWritableError where a module cannot be read, and where a name that it is given here clashes there.
+    """
     walk = _Walk(modules)
     top, chunks = walk.of(source, inlined=False)
     return Gathered(top, chunks, walk.findings, walk.origins)
@@ -104,6 +107,8 @@ class _Walk:
     def __init__(self, modules: OwnModules) -> None:
         self._modules = modules
         self._seen: set[str] = set()
+        self._left: set[tuple[str, str]] = set()
+        self._bound: dict[str, frozenset[str]] = {}
         self.findings: list[Finding] = []
         self.origins = Origins()
 
@@ -143,7 +148,9 @@ class _Walk:
         yield from _made(source.file, "".join(f"{text}\n" for text in others), inlined=chunk.inlined)
 
     def _imported(self, source: SourceFile, statement: cst.Import | cst.ImportFrom) -> Iterator[_Imported]:
-        """What a statement imports of own modules."""
+        """What a statement imports of own modules; nothing of one that stays."""
+        if (source.file, source.text(statement)) in self._left:
+            return
         if isinstance(statement, cst.Import):
             for alias in statement.names:
                 name = source.text(alias.name)
@@ -171,48 +178,68 @@ class _Walk:
 
     def _others(self, source: SourceFile, statement: cst.Import | cst.ImportFrom) -> Iterator[str]:
         """What a statement imports beside own modules, as statements."""
-        if isinstance(statement, cst.ImportFrom):
-            if not list(self._imported(source, statement)):
-                yield source.text(statement)
-            return
-        for alias in statement.names:
-            if self._modules.file(source.text(alias.name), 0, source.file) is None:
-                yield f"import {source.text(alias)}".rstrip(", ")
+        imported = list(self._imported(source, statement))
+        if not imported:
+            yield source.text(statement)
+        elif isinstance(statement, cst.Import):
+            for alias in statement.names:
+                if self._modules.file(source.text(alias.name), 0, source.file) is None:
+                    yield f"import {source.text(alias)}".rstrip(", ")
 
     def _bound_in(self, file: str, seen: frozenset[str] = frozenset()) -> frozenset[str]:
         """The names at the top of a file, with all of those whose modules it imports so."""
+        if file in self._bound:
+            return self._bound[file]
         source = self._modules.source(file)
         found = {name for chunk in chunks_of(source)[1] for name in chunk.binds}
         for statement in [one for node in source.module.body for one in _imports(node)]:
             if isinstance(statement, cst.ImportFrom) and isinstance(statement.names, cst.ImportStar):
                 others = {one.file for one in self._imported(source, statement)} - {file, *seen}
                 found.update(*(self._bound_in(one, seen | {file}) for one in others))
+        if not seen:  # Of a circle not all may be known yet.
+            self._bound[file] = frozenset(found)
         return frozenset(found)
 
     def _by_names(self, source: SourceFile) -> SourceFile:
         """The file with `module.name` written as `name`, of each own module that it imports as a whole."""
         statements = [one for node in source.module.body for one in _imports(node)]
-        imported = [one for statement in statements for one in self._imported(source, statement)]
-        whole = {one.bound: one.file for one in imported if one.name is None}
-        begins = {bound.partition(".")[0] for bound in whole}
-        names = [one for one in source.all(cst.Name) if one.value in begins and _is_imported(source, one)]
-        edits = [self._by_name(source, one, whole) for one in names]
+        edits: list[Edit] = []
+        for statement in statements:
+            try:
+                imported = list(self._imported(source, statement))
+                whole = {one.bound: one.file for one in imported if one.name is None}
+                edits += self._without_modules(source, whole)
+            except NotWritableError as error:
+                self._left.add((source.file, source.text(statement)))
+                text = f"{error.finding.text}; what is imported here has to be beside the module"
+                self.findings.append(Finding(source.file, source.line(statement), text))
         return SourceFile(source.file, spliced(source.data, distinct(edits))) if edits else source
 
-    def _by_name(self, source: SourceFile, first: cst.Name, whole: Mapping[str, str]) -> Edit:
-        """The edit of one place that reads a module: the name of it that is asked for there, alone."""
+    def _without_modules(self, source: SourceFile, whole: Mapping[str, str]) -> list[Edit]:
+        """The edits of the places that read some modules, each by its name there."""
+        begins = {bound.partition(".")[0] for bound in whole}
+        names = [one for one in source.all(cst.Name) if one.value in begins and _is_imported(source, one)]
+        return [edit for one in names if (edit := self._by_name(source, one, whole)) is not None]
+
+    def _by_name(self, source: SourceFile, first: cst.Name, whole: Mapping[str, str]) -> Edit | None:
+        """The edit of one place that reads a module: the name of it that is asked for there, alone.
+
+        None where it is another module of the same package.
+        """
         node: cst.CSTNode = first
         above = source.parent(node)
         while isinstance(above, cst.Attribute) and above.value is node and source.text(node) not in whole:
             node, above = above, source.parent(above)
         bound = source.text(node)
+        if bound not in whole and "." in bound:
+            return None
         if bound not in whole or not isinstance(above, cst.Attribute) or above.value is not node:
             raise source.refused(first, f"the module {first.value} is used as a whole, and not a name of it")
         name = above.attr.value
         if name not in self._bound_in(whole[bound]):
             raise source.refused(above, f"{name} is not to be found at the top of {whole[bound]}")
-        if _is_local(source, above, name):
-            raise source.refused(above, f"{bound}.{name} cannot be {name} alone, which is something else there")
+        if _is_its_own(source, above, name):
+            raise source.refused(above, f"{bound}.{name} cannot be {name} alone, which is something else here")
         self.origins.note(source.file, name, whole[bound])
         return source.replaced(above, name, name)
 
@@ -252,11 +279,11 @@ def _is_imported(source: SourceFile, node: cst.Name) -> bool:
     return scope is not None and any(isinstance(one, ImportAssignment) for one in scope[node.value])
 
 
-def _is_local(source: SourceFile, node: cst.CSTNode, name: str) -> bool:
-    """Whether a function around a part has a name of its own that is that."""
+def _is_its_own(source: SourceFile, node: cst.CSTNode, name: str) -> bool:
+    """Whether a name means something at a part that the file itself makes."""
     scope = source.scope(node)
     found = scope[name] if scope is not None else ()
-    return any(isinstance(one, Assignment) and not isinstance(one.scope, GlobalScope) for one in found)
+    return any(isinstance(one, Assignment) and not isinstance(one, ImportAssignment) for one in found)
 
 
 def _real(file: str) -> str:

@@ -12,7 +12,7 @@ from fusetune.capture.cases import KernelSeen
 from fusetune.capture.serving import served as serving
 from fusetune.capture.serving.process import read_served
 from fusetune.capture.serving.served import Applied, KernelServed, Left, Missed, Notes, Served, joined
-from fusetune.report.served import MOST_LINES, lines_of
+from fusetune.report.served import MOST_KERNELS, MOST_LINES, lines_of
 
 ADD = KernelSeen("add", "bench", "/a/bench.py", 12)
 NORM = KernelSeen("norm", "lib", "/a/lib.py", 3)
@@ -105,12 +105,31 @@ def test_the_first_line_counts_and_the_others_say_which_config_and_why(monkeypat
             Served(processes=1, kernels=(KernelServed("k", "f", 1, (), (MISSED,)),), trials=12),
             "12 launches of autotuners",
         ),
-        (Served(by_inductor={"triton_poi_0": 4}), "4 launches of triton_poi_0: compiled by torch.compile, as they are"),
+        (Served(by_inductor={"triton_poi_0": 4}), "4 launches of triton_poi_0: of what torch.compile made"),
         (Served(notes=("a note\x1b[2J",)), "note: a note\\x1b[2J"),
     ],
 )
 def test_what_was_timed_or_compiled_elsewhere_is_told(served, told):
     assert told in "\n".join(lines_of(served))
+
+
+def test_kernels_that_run_as_without_us_are_told_together_with_the_command_for_all():
+    others = [KernelSeen(f"k{number}", "lib", "/a/lib.py", number) for number in range(7)]
+    plain = Missed("no entry on this GPU", serving.AS_IT_IS)
+    assert lines_of(notes(*((one, plain, 2) for one in others)).served())[1:] == [
+        "  14 launches of 7 kernels as the program launches them: k0, k1, k2, k3, k4, ...",
+        "    to tune them: `fusetune tune bench.py`",
+    ]
+    assert (
+        lines_of(notes((others[0], plain, 1)).served())[2] == "    to tune them: `fusetune tune --kernel k0 bench.py`"
+    )
+
+
+def test_so_many_kernels_are_told_one_by_one_and_no_more():
+    many = [KernelSeen(f"k{number}", "lib", "/a/lib.py", number) for number in range(MOST_KERNELS + 3)]
+    lines = lines_of(notes(*((one, TUNED, 1) for one in many)).served())
+    assert len(lines) == 1 + 2 * MOST_KERNELS + 1
+    assert lines[-1] == "  and 3 more kernels, which --report FILE holds"
 
 
 def test_of_one_kernel_a_few_lines_are_shown():

@@ -12,15 +12,14 @@ import pytest
 
 from fusetune.cli.main import cli
 from fusetune.errors import EXIT_USAGE, FusetuneError
-from fusetune.ops.gemm_scale.config import BASELINE, Config
-from fusetune.ops.gemm_scale.linear_scale import SPEC
 from fusetune.store.paths import config_path
 from fusetune.store.schema import Environment
 from fusetune.store.yaml_files import dump_config_file
 from tests.support.bad_files import CONFIG_FILES, JOURNALS, PACKED_JOURNALS
+from tests.support.sample import BASELINE, OP, SIZES, SPEC, tile
 from tests.unit.store.store_examples import RTX4090, config_file, measured
 
-TILE = Config(BLOCK_N=16, BLOCK_K=128, num_stages=3)
+TILE = tile(columns=16, depth=128, num_stages=3)
 HERE = Environment(triton=version("triton"), kernel_hash=SPEC.source_hash(BASELINE))
 GOOD = dump_config_file(config_file(measured(config=TILE, environment=HERE)))
 RUN = "20261123T062848-845c"
@@ -63,7 +62,7 @@ def _refused(capsys, *arguments) -> str:
 
 
 def _place(make=None) -> Path:
-    path = config_path(Path("configs"), RTX4090.name, "gemm_scale")
+    path = config_path(Path("configs"), RTX4090.name, OP)
     path.parent.mkdir(parents=True)
     (make or Path.write_text)(path, GOOD)
     return path
@@ -76,7 +75,7 @@ READING_CONFIGS = {
     "gate": ["gate", "--static"],
     "gate of a folder": ["gate", "--static", "configs"],
     "pin": ["gate", "--pin"],
-    "export": ["export", "--M", "128", "--K", "1024", "--N", "512", "--target", "rtx4090"],
+    "export": ["export", *SIZES, "--target", "rtx4090"],
 }
 
 

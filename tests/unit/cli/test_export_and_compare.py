@@ -14,12 +14,12 @@ from fusetune.errors import FusetuneError, UsageError
 from fusetune.store.journal import RunEnd, RunStart, read_journal
 from fusetune.store.paths import config_path
 from fusetune.store.yaml_files import write_entry
+from tests.support.sample import OP, SIZES
 
 ROOT = Path(__file__).parents[3]
 JOURNALS = ROOT / "tests" / "support" / "journals"
 RUN, PREDICTED = RUNS = ("20261123T062848-845c", "20261124T003101-fe8812")
-MEASURED = "tuned/nvidia-h200/gemm_scale.yaml"
-SIZES = ("--M", "128", "--K", "1024", "--N", "512")
+MEASURED = f"tuned/nvidia-h200/{OP}.yaml"
 
 
 @pytest.fixture(autouse=True)
@@ -138,10 +138,10 @@ def test_report_writes_a_page() -> None:
 
 def test_report_in_other_tools_forms() -> None:
     assert json.loads(run("report", "--run", RUN, "--format", "t4").output)["schema_version"] == "1.0.0"
-    assert json.loads(run("report", "--run", RUN, "--format", "cachefile").output)["kernel_name"] == "gemm_scale"
+    assert json.loads(run("report", "--run", RUN, "--format", "cachefile").output)["kernel_name"] == OP
     assert run("report", "--format", "vllm", "-o", "vllm").exit_code == 0
     names = sorted(path.name for path in Path("vllm").iterdir())
-    assert names == ["op=gemm_scale,N=512,K=1024,device_name=NVIDIA_H200,dtype=float32,precision=tf32.json"]
+    assert names == [f"op={OP},N=512,K=1024,device_name=NVIDIA_H200,dtype=float32,precision=tf32.json"]
 
 
 def test_a_cache_file_is_written_with_the_call_that_simulates_on_it() -> None:

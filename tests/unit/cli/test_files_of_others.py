@@ -10,8 +10,8 @@ from click.testing import CliRunner
 
 from fusetune.cli.main import cli
 from fusetune.errors import UsageError
+from tests.support.sample import FILE, SIZES
 
-SIZES = ("--M", "128", "--K", "1024", "--N", "512")
 READERS = {
     "list.yaml": ("sweep", "--target", "rtx4090", "--space", "seed", "--shapes"),
     "list.json": ("sweep", "--target", "rtx4090", "--space", "seed", "--shapes"),
@@ -19,7 +19,7 @@ READERS = {
     "profile.csv": ("inspect", *SIZES, "--ncu"),
     "profile.json": ("inspect", *SIZES, "--ncu"),
     "profile.ncu-rep": ("inspect", *SIZES, "--ncu"),
-    "gemm_scale.yaml": ("gate", "--static"),
+    FILE: ("gate", "--static"),
     "entries.yaml": ("compare", "entries.yaml"),
     "20261123T101500-3f9a.jsonl": ("gate", "--from"),
     "20261123T101500-3f9a.jsonl.gz": ("gate", "--from"),
@@ -73,7 +73,7 @@ def test_a_bad_file_is_one_line_and_exit_code_2(
     assert max(map(len, lines)) < 1000
 
 
-@pytest.mark.parametrize("name", ["list.yaml", "profile.csv", "gemm_scale.yaml"])
+@pytest.mark.parametrize("name", ["list.yaml", "profile.csv", FILE])
 def test_a_folder_and_a_file_that_is_not_there_are_told_alike(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:

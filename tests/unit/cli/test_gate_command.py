@@ -15,9 +15,9 @@ from fusetune.errors import FusetuneError, NoUsableGpuError, UsageError
 from fusetune.gate import static
 from fusetune.gate.pins import Toolchain, pins_path
 from fusetune.measure.fake import FakeMeasurer
-from fusetune.ops.gemm_scale.config import BASELINE
 from fusetune.store.yaml_files import dump_config_file
 from tests.support.fake_compiler import install
+from tests.support.sample import BASELINE, FILE, OP
 from tests.unit.gate.test_gate import RTX4090, WINNER, file_of, kept
 from tests.unit.gate.test_pins import RECORD
 
@@ -32,7 +32,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     install(monkeypatch)
     monkeypatch.setattr(static, "kernel_records", lambda *_: (RECORD,))
     monkeypatch.setattr(static, "toolchain_for", lambda _: Toolchain("3.7.1", "12.9.86"))
-    path = tmp_path / "configs" / "nvidia-geforce-rtx-4090" / "gemm_scale.yaml"
+    path = tmp_path / "configs" / "nvidia-geforce-rtx-4090" / FILE
     path.parent.mkdir(parents=True)
     path.write_text(dump_config_file(file_of(kept())))
     return path
@@ -63,7 +63,7 @@ def test_pin_writes_the_record_and_the_static_gate_holds_to_it(
 ) -> None:
     pinned = run("--pin")
     assert pinned.exit_code == 0
-    assert "Pinned 1 config in configs/nvidia-geforce-rtx-4090/pins/gemm_scale.yaml" in pinned.output
+    assert f"Pinned 1 config in configs/nvidia-geforce-rtx-4090/pins/{OP}.yaml" in pinned.output
     assert pins_path(workplace).exists()
     held = run("--static")
     assert (held.exit_code, held.output.splitlines()[-1]) == (0, "gate: 1 ok (compiled, nothing was timed)")

@@ -17,6 +17,7 @@ from fusetune.errors import ConfigFileError, JournalError
 from fusetune.measure.replay import ReplayMeasurer
 from fusetune.store.journal import read_journal
 from fusetune.store.yaml_files import read_config_file
+from tests.support.sample import FILE, OP
 
 RUN = "20261123T062848-845c"
 JOURNAL = Path(__file__).parents[2] / "support" / "journals" / f"{RUN}.jsonl.gz"
@@ -109,7 +110,7 @@ def test_a_report_of_files_whose_run_is_impossible_shows_the_rest_and_exits_2(tm
     configs = tmp_path / "configs" / "gpu"
     configs.mkdir(parents=True)
     held = {"schema": 1, "op": start["op"], "target": start["target"], "entries": [entry]}
-    (configs / "gemm_scale.yaml").write_text(json.dumps(held))
+    (configs / FILE).write_text(json.dumps(held))
     done = ran("report", "--configs", tmp_path / "configs", "--runs", tmp_path, "--html", tmp_path / "page.html")
     assert done.exit_code == 2, done.output
     assert f"{path}, line {line}: " in done.stderr
@@ -162,13 +163,13 @@ def yaml_file(folder: Path, times: dict[str, str] | None = None, gain: dict[str,
 
     gains = {"median": "0.598", "low": "0.596", "high": "0.601", "confidence": "0.95", "min_gain": "0.02"}
     told = flow({**gains, "blocks": "50", **(gain or {})})
-    path = folder / "gemm_scale.yaml"
+    path = folder / FILE
     path.write_text(f"""schema: 1
-op: gemm_scale
+op: {OP}
 target: {{name: NVIDIA H200, capability: '9.0', sms: 132}}
 entries:
 - problem: {{M: 128, N: 512, K: 1024, dtype: float32, precision: tf32}}
-  config: {{variant: tiled, BLOCK_N: 16}}
+  config: {{}}
   evidence: measured
   verdict: keep
   reason: gain_confirmed

@@ -11,15 +11,14 @@ from click.testing import CliRunner, Result
 from fusetune.cli.report import report
 from fusetune.core.decision import Gain, KeepRule
 from fusetune.errors import UsageError
-from fusetune.ops.gemm_scale.config import BASELINE, Config
-from fusetune.ops.gemm_scale.problem import make_problem
 from fusetune.store.journal import JOURNAL_VERSION, Candidate, JournalWriter, RunEnd, RunStart, Sample
 from fusetune.store.schema import Entry, Environment, TargetIdentity, Times
 from fusetune.store.yaml_files import write_entry
+from tests.support.sample import BASELINE, FILE, OP, SIZES, make_problem, tile
 
 H200 = TargetIdentity("NVIDIA H200", "9.0", 132)
 ENVIRONMENT = Environment(triton="3.7.1", kernel_hash="a3f9c2d17b04", torch="2.13.0", driver="580.82.07")
-WINNER = Config(BLOCK_M=64, BLOCK_N=16, BLOCK_K=128, num_stages=3)
+WINNER = tile(rows=64, columns=16, depth=128, num_stages=3)
 RUN = "20261123T101500-3f9a"
 ENTRY = Entry(
     problem=make_problem(128, 512, 1024, "float32"),
@@ -49,7 +48,7 @@ def empty_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def configs(tmp_path: Path) -> Path:
     """A folder with one good file."""
-    write_entry(tmp_path / "configs" / "nvidia-h200" / "gemm_scale.yaml", "gemm_scale", H200, ENTRY)
+    write_entry(tmp_path / "configs" / "nvidia-h200" / FILE, OP, H200, ENTRY)
     return tmp_path / "configs"
 
 
@@ -61,7 +60,7 @@ def write_journal(folder: Path) -> None:
                 run=RUN,
                 started="2026-11-23T10:15:00Z",
                 fusetune="0.1.0",
-                op="gemm_scale",
+                op=OP,
                 problem=ENTRY.problem,
                 target=H200,
                 evidence="measured",
@@ -74,12 +73,12 @@ def write_journal(folder: Path) -> None:
         for number, config, time_us in ((0, BASELINE, 13.3), (1, WINNER, 5.42)):
             journal.write(Candidate(number, config, "checked"))
             journal.write(Sample(number, 0, time_us))
-        journal.write(Candidate(2, Config(BLOCK_M=256), "rejected", "spills"))
+        journal.write(Candidate(2, tile(rows=256), "rejected", "spills"))
         journal.write(RunEnd(ENTRY, None, "kept"))
 
 
 def damage(configs: Path) -> Path:
-    path = configs / "other" / "gemm_scale.yaml"
+    path = configs / "other" / FILE
     path.parent.mkdir(parents=True)
     path.write_text("schema: 1\nop: [broken\n", encoding="utf-8")
     return path
@@ -110,9 +109,7 @@ def test_a_missing_journal_is_said_and_is_no_error(configs: Path) -> None:
 def test_folders_given_replace_the_default_ones(configs: Path, tmp_path: Path) -> None:
     write_journal(tmp_path / "elsewhere")
     more = tmp_path / "more"
-    write_entry(
-        more / "nvidia-h100" / "gemm_scale.yaml", "gemm_scale", TargetIdentity("NVIDIA H100", "9.0", 114), ENTRY
-    )
+    write_entry(more / "nvidia-h100" / FILE, OP, TargetIdentity("NVIDIA H100", "9.0", 114), ENTRY)
     result = invoke("--configs", more, "--runs", tmp_path / "elsewhere", "--format", "json")
     body = json.loads(result.stdout)
     assert [row["gpu"] for row in body["rows"]] == ["NVIDIA H100"]
@@ -126,8 +123,8 @@ def test_folders_given_replace_the_default_ones(configs: Path, tmp_path: Path) -
 def test_each_format_can_be_read_back() -> None:
     assert json.loads(invoke("--format", "json").stdout)["rows"][0]["config_us"] == 5.3
     rows = list(csv.DictReader(io.StringIO(invoke("--format", "csv").stdout)))
-    assert [(row["op"], row["gain_median"]) for row in rows] == [("gemm_scale", "0.598")]
-    assert "| gemm_scale | M=128 K=1024 N=512 float32 tf32 | 13.2 us | 5.30 us |" in invoke("--format", "md").stdout
+    assert [(row["op"], row["gain_median"]) for row in rows] == [(OP, "0.598")]
+    assert f"| {OP} | M=128 K=1024 N=512 float32 tf32 | 13.2 us | 5.30 us |" in invoke("--format", "md").stdout
 
 
 def test_nothing_found_says_where_it_looked_and_what_makes_one(tmp_path: Path) -> None:
@@ -137,7 +134,7 @@ def test_nothing_found_says_where_it_looked_and_what_makes_one(tmp_path: Path) -
     message = str(result.exception)
     assert f"{tmp_path / 'configs'} (no such folder)" in message
     assert str(tmp_path / "home" / "fusetune" / "configs") in message
-    assert "`fusetune sweep --M 128 --K 1024 --N 512` makes one" in message
+    assert f"`fusetune sweep {' '.join(SIZES)}` makes one" in message
     assert result.stdout == ""
 
 

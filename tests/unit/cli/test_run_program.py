@@ -145,8 +145,7 @@ def test_the_report_of_a_program_that_launches_nothing_is_whole_and_one_that_can
     assert done.stderr == "fusetune: the program launched no Triton kernel that could be seen\n"
     assert json.loads((about / "served.json").read_text(encoding="utf-8"))["kernels"] == []
     done = run(about, "--report", "no/served.json", "about.py")
-    assert (done.returncode, "cannot write no/served.json" in done.stderr) == (2, True)
-    assert json.loads(done.stdout)["argv"] == ["about.py"]
+    assert (done.returncode, done.stdout, "cannot write no/served.json" in done.stderr) == (2, "", True)
 
 
 def test_what_fusetune_itself_starts_is_not_served(tmp_path):

@@ -17,9 +17,8 @@ from fusetune.measure.fake import FakeMeasurer
 from fusetune.measure.protocol import GpuFacts
 from fusetune.ops.device import UNKNOWN_NAME, gpu_identity, local_target, why_no_cuda
 from tests.support.fake_compiler import install
+from tests.support.sample import FILE, SIZES
 from tests.unit.gate.test_gate import RTX4090, file_of, kept
-
-SIZES = ("--M", "128", "--K", "1024", "--N", "512")
 
 
 @pytest.fixture(autouse=True)
@@ -68,7 +67,7 @@ def test_a_live_gate_does_what_on_mismatch_says_of_no_gpu(monkeypatch: pytest.Mo
     from fusetune.core.progress import SilentProgress
 
     install(monkeypatch)
-    files = [(Path("gemm_scale.yaml"), file_of(kept()))]
+    files = [(Path(FILE), file_of(kept()))]
 
     def gated(on_mismatch: str) -> list[str]:
         options = LiveOptions(on_mismatch=on_mismatch)  # type: ignore[arg-type]

@@ -161,6 +161,26 @@ def test_autotune_leaves_the_chosen_one_with_before_and_baseline(file: Path) -> 
     assert in_place[0].restored == ("x_ptr", "y_ptr"), "each trial gets its inputs back"
 
 
+def test_lookup_is_for_lists_with_a_config_that_was_kept_and_all_else_is_written(file: Path) -> None:
+    listed = case_of(file)
+    assert listed.site is not None
+    listed = structs.replace(listed, site=structs.replace(listed.site, listed=("BLOCK", "num_warps", "num_stages")))
+    stays = tuned_of(listed, end="revert", config=BEFORE)
+    changes, _ = changes_of([tuned_of(listed), stays, tuned_of(case_of(file))], "GPU", lookup=True)
+    assert [one.looks_up for one in changes] == [True, False, False]
+    assert not any(one.looks_up for one in changes_of([tuned_of(listed)], "GPU")[0])
+    decorated = SOURCE.replace(
+        "@triton.jit", '@triton.autotune([triton.Config({"BLOCK": 1024})], key=["n"])\n@triton.jit'
+    )
+    file.write_text(decorated)
+    moved = structs.replace(listed, site=structs.replace(listed.site, line=listed.site.line + 1, files={}))
+    plan = plan_of([tuned_of(moved)], Looked((moved,), gpu="NVIDIA H200"), autotune=False, lookup=True)
+    assert plan.findings == ()
+    (patch,) = plan.files
+    assert b'@fusetune.autotune([triton.Config({"BLOCK": 1024})], key=["n"])' in patch.after
+    assert b"import fusetune\nimport triton\n" in patch.after
+
+
 def explanation_of(*proposed: Config, listed: int = 0, profile: Diagnosis | None = None, **more: str) -> Explanation:
     """What proposes some configs; `more` has why one, by its label, cannot be used."""
     configs = tuple(

@@ -20,7 +20,7 @@ from fusetune.core.diagnosis import (
 )
 from fusetune.core.resources import occupancy
 from fusetune.core.target import Target, find_target
-from fusetune.ops.gemm_scale.problem import Problem, make_problem
+from tests.support.sample import Problem, make_problem
 
 RTX_4090 = find_target("rtx4090")
 PROBLEM = make_problem(1024, 8192, 8192, "float32")

@@ -6,7 +6,7 @@ import pytest
 
 from fusetune.core.roofline import roofline
 from fusetune.core.target import find_target
-from fusetune.ops.gemm_scale.problem import make_problem
+from tests.support.sample import make_problem
 
 RTX_4090 = find_target("rtx4090")
 

@@ -18,7 +18,7 @@ from fusetune.core.rules import (
     why_proposed,
 )
 from fusetune.core.target import find_target
-from fusetune.ops.gemm_scale.config import BASELINE, Config
+from tests.support.sample import BASELINE, Config, tile
 
 RTX_4090 = find_target("rtx4090")
 COMPUTE, MEMORY = Bound(compute=True, why=""), Bound(compute=False, why="")
@@ -122,7 +122,7 @@ def test_at_most_three_configs_baseline_first(registers: int, loads: int, comput
     assert all(config.num_warps in (4, 8) and config.num_stages in (2, 3) for config in configs)
 
 
-LARGE = Config(BLOCK_M=128, BLOCK_N=128, num_warps=8, num_stages=3)
+LARGE = tile(rows=128, columns=128, num_warps=8, num_stages=3)
 
 
 def test_another_tile_is_proposed_with_the_rules_warps_and_stages_beside_baseline() -> None:

@@ -25,6 +25,7 @@ from fusetune.core.trouble import (
     why_not_written,
 )
 from fusetune.errors import CompileError, MachineError, UsageError
+from tests.support.sample import OP
 
 REFUSALS = [
     *("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "EIO", "EMFILE", "ENFILE", "ENOMEM", "EAGAIN", "ESTALE"),
@@ -191,7 +192,7 @@ def test_the_interpreter_left_on_is_a_setting(value: str, monkeypatch: pytest.Mo
     [
         "OSError: [Errno 28] No space left on device",
         "PermissionError: [Errno 13] Permission denied: '/x/.triton/cache/ABC'",
-        "gemm_scale does not launch 64x64x32 w4 s2: MemoryError: ",
+        f"{OP} does not launch 64x64x32 w4 s2: MemoryError: ",
         "PTXASError: `ptxas` failed with error code -9\n`ptxas` stderr:\n",
         "JSONDecodeError: Expecting value: line 1 column 1 (char 0)",
         "cuobjdump could not read the compiled kernel: cuobjdump info : File does not contain device code",

@@ -17,10 +17,9 @@ from fusetune.gate.live import LiveOptions, live_gate
 from fusetune.gate.replayed import gate_from
 from fusetune.measure.fake import FakeMeasurer
 from fusetune.measure.protocol import Failure
-from fusetune.ops.gemm_scale.config import BASELINE, Config
-from fusetune.ops.gemm_scale.problem import make_problem
 from fusetune.ops.spec import KernelSpec
 from tests.support.fake_compiler import install
+from tests.support.sample import BASELINE, Config, make_problem
 from tests.unit.gate.test_gate import ELSEWHERE, PATH, REVERTED, RTX4090, WINNER, file_of, kept
 
 JOURNALS = Path(__file__).parents[2] / "support" / "journals"

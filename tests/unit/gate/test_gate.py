@@ -20,21 +20,19 @@ from fusetune.gate.live import LiveOptions, live_gate
 from fusetune.gate.static import static_gate
 from fusetune.measure.fake import FakeMeasurer
 from fusetune.measure.protocol import Failure, SamplingFacts
-from fusetune.ops.gemm_scale.config import BASELINE, Config
-from fusetune.ops.gemm_scale.linear_scale import SPEC
-from fusetune.ops.gemm_scale.problem import Problem, make_problem
 from fusetune.ops.spec import KernelSpec
 from fusetune.store.schema import ConfigFile, Entry, Times
 from tests.support.fake_compiler import BreakingMeasurer, FakeCompiler, install
+from tests.support.sample import BASELINE, LIBRARIES, OP, SPEC, Config, Problem, make_problem, tile
 
 RTX4090 = find_target("rtx4090")
 HERE = TargetIdentity(name=RTX4090.name, capability=RTX4090.capability, sms=RTX4090.sms)
 ELSEWHERE = TargetIdentity(name="NVIDIA H200", capability="9.0", sms=132)
 SMALL = make_problem(128, 512, 1024, "float32")
 LARGE = make_problem(4096, 512, 1024, "float32")
-WINNER = Config(BLOCK_M=64, BLOCK_N=16, BLOCK_K=128, num_stages=3)
-SLOWER = Config(BLOCK_M=32, BLOCK_N=32, BLOCK_K=64, num_stages=4)
-PATH = Path("tuned/nvidia-geforce-rtx-4090/gemm_scale.yaml")  # Beside no pins, wherever the tests are started.
+WINNER = tile(rows=64, columns=16, depth=128, num_stages=3)
+SLOWER = tile(rows=32, columns=32, depth=64, num_stages=4)
+PATH = Path(f"tuned/nvidia-geforce-rtx-4090/{OP}.yaml")  # Beside no pins, wherever the tests are started.
 
 
 def kept(problem: Problem = SMALL, config: Config = WINNER, *, min_gain: float = 0.02, **changes: Any) -> Entry:
@@ -66,7 +64,7 @@ PREDICTED = kept(
 )
 
 
-def file_of(*entries: Entry, target: TargetIdentity = HERE, op: str = "gemm_scale") -> ConfigFile:
+def file_of(*entries: Entry, target: TargetIdentity = HERE, op: str = OP) -> ConfigFile:
     return ConfigFile(schema=2, op=op, target=target, entries=entries)
 
 
@@ -95,11 +93,11 @@ def gated(*entries: Entry, bench: Bench | None = None) -> list[Finding]:
 def test_a_gain_that_is_still_there_holds(tmp_path: Path) -> None:
     bench = Bench()
     (finding,) = gated(kept(), bench=bench)
-    assert (finding.status, finding.file, finding.op, finding.entry) == ("holds", PATH, "gemm_scale", kept())
+    assert (finding.status, finding.file, finding.op, finding.entry) == ("holds", PATH, OP, kept())
     assert exit_code([finding]) == 0
     for figure in ("+50.0 %", "25 blocks", "2 % needed", "20.0 us to 10.0 us", "+50.0 % when it was kept"):
         assert figure in finding.detail
-    assert bench.asked == [("gemm_scale", SMALL)]
+    assert bench.asked == [(OP, SMALL)]
     assert bench.measurers[0].closed
 
 
@@ -255,7 +253,7 @@ def compiled(*entries: Entry, target: TargetIdentity = HERE) -> list[Finding]:
 def test_configs_that_compile_without_a_spill_hold(compiler: FakeCompiler) -> None:
     compiler.planted = {WINNER: Resources(96, 0, 81920)}
     (finding,) = compiled(kept())
-    assert (finding.status, finding.file, finding.op, finding.entry) == ("holds", PATH, "gemm_scale", kept())
+    assert (finding.status, finding.file, finding.op, finding.entry) == ("holds", PATH, OP, kept())
     assert finding.detail == "96 registers, no spill, 80.0 KiB of shared memory"
     assert exit_code([finding]) == 0
 
@@ -334,11 +332,11 @@ def test_baseline_that_cannot_run_is_a_regression_like_any_other(compiler: FakeC
 
 
 def test_a_library_with_no_kernel_of_ours_holds_with_a_note(compiler: FakeCompiler) -> None:
-    folded = Config(variant="library_folded")
+    library, folded = LIBRARIES
     compiler.planted = {folded: Resources(0, 0, 0)}
     (finding,) = compiled(kept(config=folded))
     assert (finding.status, finding.detail) == ("holds", "a library's call: there is no kernel of ours to compile")
-    (finding,) = compiled(kept(config=Config(variant="library")))
+    (finding,) = compiled(kept(config=library))
     assert "registers, no spill" in finding.detail, "its finishing kernel"
 
 
@@ -362,7 +360,7 @@ def test_findings_come_in_the_order_of_files_and_problems_whatever_compiles_firs
     files = [(Path(name), file_of(*(kept(problem) for problem in problems))) for name in ("b.yaml", "a.yaml")]
     findings = static_gate(files, SilentProgress())
     assert [str(finding.file) for finding in findings] == ["a.yaml"] * 3 + ["b.yaml"] * 3
-    assert [finding.entry.problem.M for finding in findings] == [16, 32, 64] * 2
+    assert [finding.entry.problem.sizes()["M"] for finding in findings] == [16, 32, 64] * 2
     assert len(compiler.compiled) == 6
 
 
@@ -392,7 +390,7 @@ def test_each_file_is_compiled_for_its_own_gpu(monkeypatch: pytest.MonkeyPatch) 
 
 
 def finding_of(status: Status) -> Finding:
-    return Finding(file=PATH, op="gemm_scale", entry=kept(), status=status, detail="")
+    return Finding(file=PATH, op=OP, entry=kept(), status=status, detail="")
 
 
 @pytest.mark.parametrize(

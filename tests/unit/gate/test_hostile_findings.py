@@ -17,6 +17,7 @@ from fusetune.cli.shown import echo
 from fusetune.gate.findings import Finding
 from fusetune.gate.outputs import MAX_SUMMARY, to_annotations, to_json, to_junit, to_markdown, write_outputs
 from tests.support.hostile import TEXTS, assert_harmless, planted
+from tests.support.sample import OP
 from tests.unit.gate.test_gate import kept
 
 anything = pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
@@ -90,7 +91,7 @@ def _command():  # type: ignore[no-untyped-def]
 
 
 def _many(count: int, detail: str = "slower than it was") -> list[Finding]:
-    worst = Finding(file=Path("a"), op="gemm_scale", entry=kept(), status="wrong_result", detail="the worst")
+    worst = Finding(file=Path("a"), op=OP, entry=kept(), status="wrong_result", detail="the worst")
     other = msgspec.structs.replace(worst, status="regression", detail=detail)
     return [*[other] * (count - 1), worst]
 
@@ -121,7 +122,7 @@ def test_a_summary_keeps_below_what_github_drops_with_the_worst_first_and_the_re
         return
     lines = told.splitlines()
     assert "the worst" in lines[4]
-    rows = sum(line.startswith("| ") and "gemm_scale" in line for line in lines)
+    rows = sum(line.startswith("| ") and OP in line for line in lines)
     assert lines[-1].startswith(f"{count - rows} more findings do not fit here")
     assert len(held) > MAX_SUMMARY - 5000, "as many as fit"
 

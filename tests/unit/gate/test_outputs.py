@@ -14,13 +14,14 @@ from fusetune.core.decision import Gain
 from fusetune.errors import UsageError
 from fusetune.gate.findings import SIGNS, Finding, Status, exit_code
 from fusetune.gate.outputs import to_annotations, to_json, to_junit, to_markdown, write_outputs
+from tests.support.sample import OP
 from tests.unit.gate.test_gate import PATH, kept
 
 GAIN = Gain(median=0.011, low=0.01, high=0.012, confidence=0.95, min_gain=0.02, blocks=25)
 
 
 def found(status: Status = "holds", detail: str = "+50.0 %", **changes: Any) -> Finding:
-    fields = {"file": PATH, "op": "gemm_scale", "entry": kept(), "status": status, "detail": detail, **changes}
+    fields = {"file": PATH, "op": OP, "entry": kept(), "status": status, "detail": detail, **changes}
     return Finding(**fields)
 
 
@@ -38,7 +39,7 @@ def test_markdown_has_the_worst_first_and_one_line_a_finding_whatever_the_text()
     text = to_markdown([found("holds"), found("regression", "a | b\n<script>alert(1)</script>", gain=GAIN)])
     lines = text.splitlines()
     assert lines[0] == "## fusetune gate: 1 ok, 1 REGRESSION"
-    assert lines[4].startswith("| REGRESSION | gemm_scale M=128")
+    assert lines[4].startswith(f"| REGRESSION | {OP} M=128")
     assert "a \\| b &lt;script>" in lines[4]
     assert "+1.1 % [+1.0, +1.2] %" in lines[4]
     assert lines[5].startswith("| ok |")
@@ -49,7 +50,7 @@ def test_an_annotation_names_file_and_finding_and_cannot_be_broken_out_of() -> N
     finding = found("regression", "50 % slower\n::error::planted", file=Path("a,b:c.yaml"))
     (line,) = to_annotations([finding])
     assert "\n" not in line
-    assert line.startswith("::error file=a%2Cb%3Ac.yaml,title=fusetune gate%3A REGRESSION::gemm_scale M=128")
+    assert line.startswith(f"::error file=a%2Cb%3Ac.yaml,title=fusetune gate%3A REGRESSION::{OP} M=128")
     assert line.endswith("50 %25 slower%0A::error::planted")
 
 

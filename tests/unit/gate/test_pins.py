@@ -21,15 +21,13 @@ from fusetune.gate import static
 from fusetune.gate.drift import METRICS, drift
 from fusetune.gate.findings import Finding, exit_code
 from fusetune.gate.pins import Override, Toolchain, pins_path, read_pins, write_pins
-from fusetune.ops.gemm_scale.config import BASELINE, Config
-from fusetune.ops.gemm_scale.linear_scale import SPEC
-from fusetune.ops.gemm_scale.problem import make_problem
 from fusetune.store.schema import ConfigFile, Entry, Times
 from tests.support.fake_compiler import FakeCompiler, install
+from tests.support.sample import BASELINE, FILE, OP, SPEC, Config, make_problem, tile
 
 TARGET = find_target("rtx4090")
 IDENTITY = TargetIdentity(name=TARGET.name, capability=TARGET.capability, sms=TARGET.sms)
-WINNER = Config(BLOCK_M=64, BLOCK_N=16, BLOCK_K=128, num_stages=3)
+WINNER = tile(rows=64, columns=16, depth=128, num_stages=3)
 PROBLEM = make_problem(128, 512, 1024, "float32")
 OTHER_PROBLEM = make_problem(4096, 512, 1024, "float32")
 HERE = Toolchain(triton="3.7.1", ptxas="12.9.86")
@@ -55,9 +53,9 @@ class Workplace:
     """One file of configs on disk, and what the compiler makes of its configs."""
 
     def __init__(self, folder: Path, compiler: FakeCompiler, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.path = folder / "nvidia-geforce-rtx-4090" / "gemm_scale.yaml"
+        self.path = folder / "nvidia-geforce-rtx-4090" / FILE
         self.path.parent.mkdir(parents=True)
-        self.file = ConfigFile(schema=2, op="gemm_scale", target=IDENTITY, entries=(entry_of(),))
+        self.file = ConfigFile(schema=2, op=OP, target=IDENTITY, entries=(entry_of(),))
         self.compiler, self.toolchain, self.hash = compiler, HERE, SPEC.source_hash(BASELINE)
         self.records: dict[Config, tuple[KernelRecord, ...]] = {WINNER: (RECORD,), BASELINE: (RECORD,)}
         monkeypatch.setattr(static, "kernel_records", lambda spec, problem, config, target: self.records[config])
@@ -291,7 +289,7 @@ def test_an_override_of_a_metric_that_there_is_not_is_refused_with_the_known_one
 def test_an_override_needs_a_reason(place: Workplace) -> None:
     place.pin()
     place.override("registers", reason="")
-    with pytest.raises(ConfigFileError, match=r"pins/gemm_scale\.yaml, line \d+: .*reason"):
+    with pytest.raises(ConfigFileError, match=rf"pins/{OP}\.yaml, line \d+: .*reason"):
         place.gate()
 
 
@@ -299,14 +297,14 @@ def test_damaged_pins_are_an_error_that_names_the_line(place: Workplace) -> None
     place.pin()
     path = pins_path(place.path)
     path.write_text(path.read_text().replace("registers: 96", "registers: many"))
-    with pytest.raises(ConfigFileError, match=r"pins/gemm_scale\.yaml, line \d+: Expected `int`"):
+    with pytest.raises(ConfigFileError, match=rf"pins/{OP}\.yaml, line \d+: Expected `int`"):
         place.gate()
 
 
 def test_pins_of_another_gpu_are_refused(place: Workplace) -> None:
     place.pin()
     place.file = msgspec.structs.replace(place.file, target=TargetIdentity("NVIDIA H200", "9.0", 132))
-    with pytest.raises(UsageError, match=r"pins gemm_scale on NVIDIA GeForce RTX 4090, its configs are for .*H200"):
+    with pytest.raises(UsageError, match=rf"pins {OP} on NVIDIA GeForce RTX 4090, its configs are for .*H200"):
         place.gate()
 
 

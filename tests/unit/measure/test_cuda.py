@@ -16,10 +16,8 @@ from fusetune.measure.cuda import CudaMeasurer
 from fusetune.measure.protocol import Failure, GpuFacts, SamplingFacts
 from fusetune.measure.session import loaded_bytes
 from fusetune.measure.worker import WorkerLostError
-from fusetune.ops.gemm_scale.config import BASELINE, Config
-from fusetune.ops.gemm_scale.linear_scale import SPEC
-from fusetune.ops.gemm_scale.problem import Problem, make_problem
 from fusetune.ops.refusals import CannotLaunchError
+from tests.support.sample import BASELINE, SPEC, Config, Problem, make_problem
 
 H200 = find_target("h200")
 PROBLEM = make_problem(128, 512, 1024, "float32")

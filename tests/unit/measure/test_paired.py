@@ -13,10 +13,10 @@ from fusetune.core.target import find_target
 from fusetune.measure.fake import FakeMeasurer
 from fusetune.measure.paired import NOISE_LIMIT, PairResult, compare, is_quiet
 from fusetune.measure.protocol import BlockTimes, Failure
-from fusetune.ops.gemm_scale.config import BASELINE, Config
+from tests.support.sample import BASELINE, Config, tile
 
 RTX4090 = find_target("rtx4090")
-OTHER = Config(BLOCK_K=64)
+OTHER = tile(depth=64)
 THROTTLED = BlockTimes(baseline_us=10.0, us=1.0, discarded="thermal throttling")
 
 

@@ -14,7 +14,6 @@ from fusetune.errors import MeasurementError
 from fusetune.measure.fake import FakeMeasurer
 from fusetune.measure.protocol import BlockTimes, Checked, Failure, SamplingFacts
 from fusetune.measure.replay import ReplayMeasurer
-from fusetune.ops.gemm_scale.config import BASELINE, Config
 from fusetune.store.journal import Block, Candidate, Record, RunStart, Sample, Sampling, read_journal
 from fusetune.tune.request import SweepResult
 from fusetune.tune.sweep import sweep
@@ -31,8 +30,9 @@ from tests.support.killable import (
     install_compiler,
     request_of,
 )
+from tests.support.sample import BASELINE, Config, tile
 
-NEVER_SWEPT = Config(BLOCK_M=16, BLOCK_N=32, BLOCK_K=64)
+NEVER_SWEPT = tile(rows=16, columns=32, depth=64)
 
 
 @pytest.fixture(autouse=True)

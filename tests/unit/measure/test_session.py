@@ -11,7 +11,7 @@ from fusetune.measure import session as module
 from fusetune.measure.nvml import GpuState
 from fusetune.measure.protocol import Checked, Failure, SamplingFacts
 from fusetune.measure.session import STILL_TRUE_S, WARM_UP_S, GpuSession
-from fusetune.ops.gemm_scale.config import BASELINE, Config
+from tests.support.sample import BASELINE, Config
 
 OTHER = Config(num_warps=8)
 SOUND, SLOWED = GpuState(sm_mhz=1980), GpuState(sm_mhz=1200, discard="thermal throttling")

@@ -6,8 +6,11 @@ import os
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
+
+ROOT = Path(__file__).parents[3]
 
 # The traps raise no ImportError, which a library might catch for an optional dependency.
 _TRAPS = textwrap.dedent(
@@ -72,6 +75,27 @@ _SERVE = textwrap.dedent(
 )
 
 
+_OF_TIMING = _TRAPS.replace('(Autotuner, "__init__"), (Autotuner, "run")', '(Autotuner, "_bench")')
+"""For a program that has autotuners of its own."""
+
+_INSTALLED = textwrap.dedent(
+    """
+    import fusetune
+
+    fusetune.install(on_miss={on_miss!r}, children=False)
+    from tests.support.programs import served as program
+
+    program.added(4096)
+    program.doubled(4096)
+    assert [one.launches for one in fusetune.served().kernels] == [1, 1]
+    fusetune.uninstall()
+    loaded = [name for name in sys.modules if any(name == one or name.startswith(one + ".") for one in FORBIDDEN)]
+    assert not loaded, loaded
+    print("served")
+    """
+)
+
+
 def _run(script: str, folder, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", script],
@@ -87,6 +111,18 @@ def _run(script: str, folder, **environment: str) -> subprocess.CompletedProcess
 def test_calls_modules_and_explanations_tune_nothing_and_load_no_tuner(tmp_path, interpret):
     done = _run(_TRAPS + _SERVE, tmp_path, TRITON_INTERPRET=interpret)
     assert (done.returncode, done.stdout.strip()) == (0, "served"), done.stderr
+
+
+def test_autotuned_programs_as_they_are_tune_nothing_and_load_no_tuner(tmp_path):
+    script = _OF_TIMING + _INSTALLED.format(on_miss="default")
+    done = _run(script, tmp_path, TRITON_INTERPRET="1", PYTHONPATH=str(ROOT))
+    assert (done.returncode, done.stdout.strip()) == (0, "served"), done.stderr
+
+
+def test_an_autotuner_that_is_asked_to_time_is_seen_to(tmp_path):
+    script = _OF_TIMING + _INSTALLED.format(on_miss="tune")
+    done = _run(script, tmp_path, TRITON_INTERPRET="1", PYTHONPATH=str(ROOT))
+    assert "trap: something was tuned or timed" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,6 @@ import pytest
 from fusetune.errors import UsageError
 from fusetune.ops import approved, loading
 from fusetune.ops.approved import Approved, approve, approved_as, approved_ops, book_path, digest_of
-from fusetune.ops.gemm_scale.launches import DEFERRED_KERNELS, KERNELS, OWNER_KERNELS
-from fusetune.ops.gemm_scale.linear_scale import GemmScale
-from fusetune.ops.gemm_scale.sources import DEFERRED, OWNER, SHARED, source_hash
 from fusetune.ops.hashing import functions_in, hash_kernels, hash_sources
 from fusetune.ops.loading import known_ops, load_spec, place_of, remember, spec_named
 
@@ -147,20 +144,6 @@ def test_the_hash_that_is_kept_holds_while_the_files_are_what_they_were(tmp_path
     file.unlink()
     assert op.unchanged_hash() is None
     assert Approved("op", source_hash="0" * 16).unchanged_hash() is None, "no files, nothing that holds"
-
-
-def test_our_own_hashes_are_the_same_with_and_without_triton():
-    assert source_hash("gemm_scale") == hash_kernels(*KERNELS, *DEFERRED_KERNELS)
-    assert source_hash("gemm_scale_bn") == hash_kernels(*KERNELS, *DEFERRED_KERNELS, *OWNER_KERNELS)
-    for code, kernels in ((SHARED, KERNELS), (DEFERRED, DEFERRED_KERNELS), (OWNER, OWNER_KERNELS)):
-        assert [name for _, name in code] == [kernel.__name__ for kernel in kernels]
-
-
-def test_an_op_that_is_derived_from_ours_has_the_hash_of_the_code_that_it_launches():
-    class Derived(GemmScale):
-        name = "derived_from_ours"
-
-    assert Derived().source_hash() == source_hash("gemm_scale")
 
 
 def test_a_function_s_source_is_that_of_inspect_decorators_and_all():

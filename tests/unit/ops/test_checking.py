@@ -16,6 +16,7 @@ from fusetune.ops.checking import check_reference, check_spec
 from fusetune.ops.loading import load_spec
 from fusetune.ops.spec import KernelSpec, Operand
 from fusetune.ops.told import is_mistake, naming
+from tests.support.sample import EVALUATION, OP, OP_WITH_MODES, PLACE, TRAINING
 
 SOUND = """
 import triton
@@ -77,7 +78,7 @@ def test_a_sound_spec_is_let_through_and_may_leave_out_what_has_a_default(tmp_pa
 def test_the_built_in_ops_are_let_through(op: str) -> None:
     spec = load_spec(op)
     for sizes in ({"M": 2, "N": 1, "K": 1}, {"M": 128, "N": 512, "K": 1024}):
-        for mode in ({"mode": "train"}, {"mode": "eval"}) if op == "gemm_scale_bn" else ({},):
+        for mode in ({"mode": TRAINING}, {"mode": EVALUATION}) if op == OP_WITH_MODES else ({},):
             problem = spec.problem({**sizes, **mode})
             check_spec(spec, problem)
             generator = torch.Generator().manual_seed(0)
@@ -264,8 +265,8 @@ def test_a_mistake_in_a_spec_is_one_line_before_anything_is_compiled(
         ("property(lambda self: 1 / 0)", "does not say its name (ZeroDivisionError: division by zero); write it as a"),
         ("property(lambda self: self.title)", "does not say its name (AttributeError: "),
         (
-            '"gemm_scale"',
-            "is named gemm_scale, as the built-in op fusetune.ops.gemm_scale.linear_scale:SPEC is; give it",
+            f'"{OP}"',
+            f"is named {OP}, as the built-in op {PLACE} is; give it",
         ),
     ],
 )
@@ -283,7 +284,7 @@ def test_the_built_in_op_may_be_named_by_its_place() -> None:
 
 
 def test_a_problem_that_the_op_does_not_compute_is_told_as_before() -> None:
-    spec = load_spec("gemm_scale_bn")
+    spec = load_spec(OP_WITH_MODES)
     with pytest.raises(UnsupportedProblemError, match="give it one: --mode train or --mode eval"):
         check_spec(spec, spec.problem({"M": 1, "N": 1, "K": 1}))
 

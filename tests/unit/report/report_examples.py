@@ -9,8 +9,6 @@ from msgspec.structs import replace
 
 from fusetune.core.decision import Gain, KeepRule
 from fusetune.core.resources import Resources
-from fusetune.ops.gemm_scale.config import BASELINE, Config
-from fusetune.ops.gemm_scale.problem import make_problem
 from fusetune.store.journal import (
     JOURNAL_VERSION,
     Block,
@@ -34,6 +32,8 @@ from fusetune.store.schema import (
     TargetIdentity,
     Times,
 )
+from tests.support import sample
+from tests.support.sample import BASELINE, LARGE_TILE, OP, Config, make_problem, tile
 
 H200 = TargetIdentity("NVIDIA H200", "9.0", 132)
 RTX_4090 = TargetIdentity("NVIDIA GeForce RTX 4090", "8.9", 128)
@@ -47,9 +47,8 @@ SMALL = make_problem(128, 512, 1024, "float32")
 LARGE = make_problem(16384, 4096, 4096, "float16")
 WIDE = make_problem(1024, 8192, 8192, "float32")
 
-WINNER = Config(BLOCK_M=64, BLOCK_N=16, BLOCK_K=128, num_stages=3)
-CONSERVATIVE = Config(BLOCK_M=64, BLOCK_N=16, BLOCK_K=128)
-PERSISTENT = Config(variant="persistent", BLOCK_M=128, BLOCK_N=256, BLOCK_K=64, GROUP_M=8, num_warps=8, num_stages=3)
+WINNER = tile(rows=64, columns=16, depth=128, num_stages=3)
+CONSERVATIVE = tile(rows=64, columns=16, depth=128)
 
 LIBRARY = Library(Config(variant="library"), 7.1, LibraryGain(0.2535, 0.251, 0.256, blocks=25))
 FASTER_LIBRARY = Library(Config(variant="library"), 1800.0, LibraryGain(-0.0467, -0.049, -0.044, blocks=25))
@@ -91,7 +90,7 @@ REVERTED = Entry(
 )
 PREDICTED = Entry(
     problem=WIDE,
-    config=PERSISTENT,
+    config=LARGE_TILE,
     evidence="predicted",
     verdict="unverified",
     reason="predicted_not_timed",
@@ -101,11 +100,11 @@ PREDICTED = Entry(
     predicted_us=Times(baseline=1303.0, conservative=650.0, config=502.0),
 )
 
-MEASURED_FILE = ConfigFile(schema=2, op="gemm_scale", target=H200, entries=(KEPT, REVERTED))
-PREDICTED_FILE = ConfigFile(schema=2, op="gemm_scale", target=RTX_4090, entries=(PREDICTED,))
+MEASURED_FILE = ConfigFile(schema=2, op=OP, target=H200, entries=(KEPT, REVERTED))
+PREDICTED_FILE = ConfigFile(schema=2, op=OP, target=RTX_4090, entries=(PREDICTED,))
 FILES = [
-    (Path("configs/nvidia-h200/gemm_scale.yaml"), MEASURED_FILE),
-    (Path("configs/nvidia-geforce-rtx-4090/gemm_scale.yaml"), PREDICTED_FILE),
+    (Path(f"configs/nvidia-h200/{OP}.yaml"), MEASURED_FILE),
+    (Path(f"configs/nvidia-geforce-rtx-4090/{OP}.yaml"), PREDICTED_FILE),
 ]
 
 
@@ -116,7 +115,7 @@ def start(entry: Entry, target: TargetIdentity) -> RunStart:
         run=entry.run,
         started="2026-11-23T10:15:00Z",
         fusetune="0.1.0",
-        op="gemm_scale",
+        op=OP,
         problem=entry.problem,
         target=target,
         evidence=entry.evidence,
@@ -128,8 +127,8 @@ def start(entry: Entry, target: TargetIdentity) -> RunStart:
 
 
 def ladder(first_id: int, count: int) -> list[tuple[int, Config]]:
-    """`count` configs that differ in GROUP_M, numbered from `first_id`."""
-    return [(first_id + step, Config(BLOCK_N=32, GROUP_M=2 + step)) for step in range(count)]
+    """`count` configs that differ in a constant, numbered from `first_id`."""
+    return list(enumerate(sample.ladder(count), first_id))
 
 
 def measured_run() -> Iterator[Record]:
@@ -141,10 +140,10 @@ def measured_run() -> Iterator[Record]:
         yield Candidate(number, config, "compiled")
     for number, config in runners:
         yield Candidate(number, config, "checked", resources=Resources(96 + number, 0, 49152), error=1e-3)
-    yield Candidate(40, Config(BLOCK_M=256), "rejected", "spills")
+    yield Candidate(40, tile(rows=256), "rejected", "spills")
     for number in (41, 42, 43):
-        yield Candidate(number, Config(BLOCK_K=128, num_stages=number - 35), "rejected", "shared_memory")
-    yield Candidate(44, Config(BLOCK_M=16), "failed", "wrong_result", detail="error 0.3 is over 0.001")
+        yield Candidate(number, tile(depth=128, num_stages=number - 35), "rejected", "shared_memory")
+    yield Candidate(44, tile(rows=16), "failed", "wrong_result", detail="error 0.3 is over 0.001")
     # Round 0 ran at higher clocks: its times are lower throughout and may not be compared with those of round 1.
     for number, _ in runners:
         for extra in (0.0, 0.2, 5.0):
@@ -164,16 +163,16 @@ def measured_run() -> Iterator[Record]:
     yield Comparison("revalidate", 0, 1, gain_of(0.598, blocks=25), "keep")
     yield Note("another process used the GPU [pid 4711]")
     yield PhaseTime("screen", 30.0)
-    yield RunEnd(KEPT, "configs/nvidia-h200/gemm_scale.yaml", "kept")
+    yield RunEnd(KEPT, f"configs/nvidia-h200/{OP}.yaml", "kept")
 
 
 def predicted_run() -> Iterator[Record]:
     """BASELINE, the winner and one more, all compiled and predicted; one rejected."""
     yield start(PREDICTED, RTX_4090)
-    for number, config, predicted_us in ((0, BASELINE, 1303.0), (1, CONSERVATIVE, 650.0), (2, PERSISTENT, 502.0)):
+    for number, config, predicted_us in ((0, BASELINE, 1303.0), (1, CONSERVATIVE, 650.0), (2, LARGE_TILE, 502.0)):
         yield Candidate(number, config, "compiled", resources=Resources(128, 0, 98304), predicted_us=predicted_us)
-    yield Candidate(3, Config(BLOCK_M=256), "rejected", "registers")
-    yield RunEnd(PREDICTED, "configs/nvidia-geforce-rtx-4090/gemm_scale.yaml", "predicted")
+    yield Candidate(3, tile(rows=256), "rejected", "registers")
+    yield RunEnd(PREDICTED, f"configs/nvidia-geforce-rtx-4090/{OP}.yaml", "predicted")
 
 
 def write_run(folder: Path, run: str, records: Iterable[Record]) -> Path:

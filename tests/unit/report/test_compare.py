@@ -10,13 +10,13 @@ from report_examples import KEPT, MEASURED_FILE, PREDICTED, REVERTED, gain_of, m
 
 from fusetune.core.environment import Environment
 from fusetune.errors import UsageError
-from fusetune.ops.gemm_scale.config import BASELINE, Config
 from fusetune.report.compare import Difference, compare, describe, load_side
 from fusetune.report.intervals import draw_intervals
 from fusetune.store.schema import Entry
 from fusetune.store.yaml_files import dump_config_file
+from tests.support.sample import BASELINE, OP, tile
 
-OTHER = Config(BLOCK_M=32, BLOCK_N=64, BLOCK_K=64)
+OTHER = tile(rows=32, columns=64, depth=64)
 
 
 def side(tmp_path: Path, name: str, *entries: Entry) -> Any:
@@ -88,7 +88,7 @@ def test_a_run_is_named_by_its_id_or_by_its_journal(tmp_path: Path) -> None:
     journal = write_run(tmp_path, KEPT.run, measured_run())
     by_id, by_path = load_side(KEPT.run, [tmp_path]), load_side(str(journal), [])
     assert by_id.entries == by_path.entries
-    assert list(by_id.entries) == [("gemm_scale", "NVIDIA H200", KEPT.problem)]
+    assert list(by_id.entries) == [(OP, "NVIDIA H200", KEPT.problem)]
 
 
 def test_what_is_neither_a_file_nor_a_run_is_told(tmp_path: Path) -> None:

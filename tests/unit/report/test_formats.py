@@ -21,12 +21,12 @@ from report_examples import (
 from fusetune.core.config import NamedConfig
 from fusetune.core.decision import Gain
 from fusetune.core.problem import NamedProblem
-from fusetune.ops.gemm_scale.config import BASELINE, Config
 from fusetune.report.formats import to_csv, to_json, to_markdown
 from fusetune.report.model import DamagedFile, Report, rows_from_files, summarize_run
 from fusetune.report.wording import legend
 from fusetune.store.journal import Candidate, Comparison, Note
 from fusetune.store.schema import TargetIdentity
+from tests.support.sample import BASELINE, OP, Config
 
 ROWS = tuple(rows_from_files(FILES))
 REPORT = Report(
@@ -115,9 +115,7 @@ def table_lines(text: str, first_cell: str) -> list[str]:
 def test_markdown_shows_verdicts_then_a_table_whose_rows_match_its_header() -> None:
     text = to_markdown(REPORT)
     assert text.startswith("# 3 problems: 1 keep, 1 revert, 1 unverified\n")
-    header, kept, reverted, predicted = (
-        cells(line) for line in table_lines(text, "op ") + table_lines(text, "gemm_scale")
-    )
+    header, kept, reverted, predicted = (cells(line) for line in table_lines(text, "op ") + table_lines(text, OP))
     assert len(header) == len(kept) == len(reverted) == len(predicted)
     shown = dict(zip(header, kept, strict=True))
     assert (shown["BASELINE"], shown["winner"], shown["gain"]) == ("13.2 us", "5.30 us", "+59.8 %")
@@ -126,7 +124,7 @@ def test_markdown_shows_verdicts_then_a_table_whose_rows_match_its_header() -> N
 
 def test_markdown_marks_each_predicted_figure() -> None:
     text = to_markdown(REPORT)
-    header, row = cells(table_lines(text, "op ")[0]), cells(table_lines(text, "gemm_scale")[2])
+    header, row = cells(table_lines(text, "op ")[0]), cells(table_lines(text, OP)[2])
     shown = dict(zip(header, row, strict=True))
     assert (shown["BASELINE"], shown["winner"]) == ("predicted 1.30 ms", "predicted 502 us")
     assert (shown["gain"], shown["evidence"]) == ("not timed", "predicted")
@@ -135,7 +133,7 @@ def test_markdown_marks_each_predicted_figure() -> None:
 
 def test_markdown_escapes_pipes_line_breaks_and_html() -> None:
     text = to_markdown(with_gpu("A|B <b>\nC"))
-    row = table_lines(text, "gemm_scale")[0]
+    row = table_lines(text, OP)[0]
     assert "A\\|B &lt;b> C" in row
     assert len(cells(row)) == len(cells(table_lines(text, "op ")[0]))
 
@@ -176,9 +174,7 @@ LIBRARIES = Report(rows=tuple(rows_from_files(with_libraries())), runs=(summariz
 
 def test_every_format_tells_what_the_library_takes() -> None:
     text = to_markdown(LIBRARIES)
-    header, kept, reverted, predicted = (
-        cells(line) for line in table_lines(text, "op ") + table_lines(text, "gemm_scale")
-    )
+    header, kept, reverted, predicted = (cells(line) for line in table_lines(text, "op ") + table_lines(text, OP))
     column = header.index("library")
     assert [row[column] for row in (kept, reverted, predicted)] == [
         "7.10 us, 34 % slower",
@@ -186,7 +182,7 @@ def test_every_format_tells_what_the_library_takes() -> None:
         "-",
     ]
     hint = "cuBLAS and a finishing kernel: 1.80 ms, 4.5 % faster: --allow-library lets it win"
-    assert f"- gemm_scale M=16384 K=4096 N=4096 float16: {hint}" in text.splitlines()
+    assert f"- {OP} M=16384 K=4096 N=4096 float16: {hint}" in text.splitlines()
     assert text.count("--allow-library") == 1
 
     rows = csv_rows(LIBRARIES)

@@ -26,6 +26,7 @@ from fusetune.report.terminal import render
 from fusetune.store.journal import RunStart
 from fusetune.store.yaml_files import dump_config_file
 from tests.support.hostile import TEXTS, assert_harmless, planted
+from tests.support.sample import BASELINE, FILE, OP
 
 anything = pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
 
@@ -58,7 +59,7 @@ def test_in_markdown(text: str) -> None:
     assert "<img" not in made
     assert not re.search(r"\]\(|://|www\.|@\w", made)
     for line in made.splitlines():
-        if line.startswith("| gemm") or text in line:
+        if line.startswith(f"| {OP}") or text in line:
             assert len(re.findall(r"(?<!\\)(?:\\\\)*\|", line)) in {0, 3, 4, 7, 8, 9, 10, 15}, line
 
 
@@ -101,7 +102,8 @@ def test_in_the_forms_of_other_tuners(text: str) -> None:
         assert_harmless(make(records))
     rows = planted(tuple(rows_from_files(FILES)), text)
     with_tiled = [
-        msgspec.structs.replace(row, config=msgspec.structs.replace(row.config, variant="tiled")) for row in rows
+        msgspec.structs.replace(row, config=msgspec.structs.replace(row.config, variant=BASELINE.variant))
+        for row in rows
     ]
     for name in to_vllm(with_tiled):
         assert re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._,=-]{0,240}", name)
@@ -113,7 +115,7 @@ def test_no_gpu_leads_a_file_out_of_the_folder_that_was_named(tmp_path: Path) ->
         configs.mkdir()
         file = FILES[0][1]
         named = msgspec.structs.replace(file, target=msgspec.structs.replace(file.target, name=gpu))
-        (configs / "gemm_scale.yaml").write_text(dump_config_file(named), encoding="utf-8")
+        (configs / FILE).write_text(dump_config_file(named), encoding="utf-8")
         (tmp_path / "victim").mkdir(exist_ok=True)
         done = CliRunner().invoke(report_command, ["--configs", str(configs), "--format", "vllm", "-o", str(out)])
         assert done.exit_code == 0, (gpu, done.exception)

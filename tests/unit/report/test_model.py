@@ -9,8 +9,8 @@ from report_examples import (
     H200,
     KEEP_RUN,
     KEPT,
+    LARGE_TILE,
     MEASURED_FILE,
-    PERSISTENT,
     PREDICTED_FILE,
     PREDICTED_RUN,
     REVERT_RUN,
@@ -23,15 +23,15 @@ from report_examples import (
 )
 
 from fusetune.errors import JournalError
-from fusetune.ops.gemm_scale.config import BASELINE, Config
 from fusetune.report.model import GainFigures, Report, load_report, rows_from_files, summarize_run
 from fusetune.report.wording import run_facts
 from fusetune.store.journal import Candidate, Comparison, Note, PhaseTime, RunEnd, Sample
 from fusetune.store.yaml_files import dump_config_file
+from tests.support.sample import BASELINE, FILE, OP, Config
 
 
 def save(root: Path, folder: str, text: str) -> Path:
-    path = root / folder / "gemm_scale.yaml"
+    path = root / folder / FILE
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
     return path
@@ -58,8 +58,8 @@ def test_a_predicted_entry_has_no_measured_time_and_no_gain() -> None:
 
 
 def test_rows_keep_the_order_of_the_files_and_their_entries() -> None:
-    assert [row.problem.M for row in rows_from_files(FILES)] == [128, 16384, 1024]
-    assert [row.problem.M for row in rows_from_files(FILES[::-1])] == [1024, 128, 16384]
+    assert [row.problem.sizes()["M"] for row in rows_from_files(FILES)] == [128, 16384, 1024]
+    assert [row.problem.sizes()["M"] for row in rows_from_files(FILES[::-1])] == [1024, 128, 16384]
 
 
 def test_the_screening_time_is_the_median_of_the_last_round_alone() -> None:
@@ -126,7 +126,7 @@ def test_a_kernel_whose_baseline_is_another_variant_is_told_by_the_control() -> 
 
 def test_a_predicted_run_is_ranked_by_predicted_time() -> None:
     run = summarize_run(predicted_run())
-    assert [(row.config, row.predicted_us) for row in run.best] == [(PERSISTENT, 502.0), (CONSERVATIVE, 650.0)]
+    assert [(row.config, row.predicted_us) for row in run.best] == [(LARGE_TILE, 502.0), (CONSERVATIVE, 650.0)]
     assert [row.screening_us for row in run.best] == [None, None]
 
 
@@ -208,12 +208,12 @@ def test_files_are_read_one_folder_deep_and_once_each(tmp_path: Path) -> None:
 
 def test_a_damaged_file_is_listed_and_the_others_are_still_read(tmp_path: Path) -> None:
     damaged = save(tmp_path, "a", "schema: 1\nop: [broken\n")
-    newer = save(tmp_path, "b", "schema: 99\nop: gemm_scale\n")
+    newer = save(tmp_path, "b", f"schema: 99\nop: {OP}\n")
     save(tmp_path, "c", dump_config_file(PREDICTED_FILE))
     report = load_report([tmp_path], [])
     assert [problem.path for problem in report.problems] == [str(damaged), str(newer)]
     assert all(problem.path in problem.message for problem in report.problems)
-    assert [row.config for row in report.rows] == [PERSISTENT]
+    assert [row.config for row in report.rows] == [LARGE_TILE]
 
 
 def test_a_damaged_journal_is_listed_with_its_path(tmp_path: Path) -> None:

@@ -22,10 +22,10 @@ from report_examples import (
 from rich.console import Console
 
 from fusetune.core.resources import Resources
-from fusetune.ops.gemm_scale.config import BASELINE, Config
 from fusetune.report.model import DamagedFile, Report, rows_from_files, summarize_run
 from fusetune.report.terminal import render
 from fusetune.store.journal import Candidate, Comparison, RunEnd, Sample
+from tests.support.sample import BASELINE, OP, WALKING, Config
 
 ROWS = tuple(rows_from_files(FILES))
 REPORT = Report(rows=ROWS, runs=(summarize_run(measured_run()), summarize_run(predicted_run())))
@@ -73,7 +73,7 @@ def test_every_figure_of_a_run_is_whole_at_any_width(width: int) -> None:
 
 
 def test_the_longest_labels_and_spills_still_fit_eighty_columns() -> None:
-    long = Config("persistent", 128, 256, 128, GROUP_M=16, SPLIT_K=8, num_warps=16, num_stages=4)
+    long = WALKING
     records = [start(KEPT, H200), Candidate(0, BASELINE, "checked"), Sample(0, 1, 13.2)]
     for number, config in ((1, long), (2, msgspec.structs.replace(long, num_stages=3))):
         records += [Candidate(number, config, "checked", resources=Resources(255, 4904, 232448))]
@@ -204,7 +204,7 @@ def test_what_the_library_takes_is_whole_at_any_width(width: int) -> None:
     assert re.search(r"7\.10 us, *$|7\.10 us,", text, flags=re.MULTILINE)
     for figure in ("34 % slower", "1.80 ms,", "4.5 % faster", "-34.0 %", "reference"):
         assert figure in text
-    told = "gemm_scale M=16384 K=4096 N=4096 float16: cuBLAS and a finishing kernel: 1.80 ms, 4.5 % faster: "
+    told = f"{OP} M=16384 K=4096 N=4096 float16: cuBLAS and a finishing kernel: 1.80 ms, 4.5 % faster: "
     assert f"{told}--allow-library lets it win" in squeezed(text)
     assert "…" not in text
     assert all(len(line) <= width for line in text.splitlines())

@@ -16,17 +16,15 @@ import pytest
 import fusetune
 from fusetune.core.target import find_target
 from fusetune.errors import ConfigFileError
-from fusetune.ops.gemm_scale.config import BASELINE, Config
-from fusetune.ops.gemm_scale.linear_scale import SPEC
-from fusetune.ops.gemm_scale.problem import make_problem
 from fusetune.runtime import configs, warmup
 from fusetune.store.paths import config_path
 from fusetune.store.schema import Environment, TargetIdentity
 from fusetune.store.yaml_files import dump_config_file
 from tests.support.bad_files import CONFIG_FILES
+from tests.support.sample import BASELINE, OP, SPEC, Config, columns_of, make_problem, tile
 from tests.unit.store.store_examples import ENVIRONMENT, RTX4090, config_file, measured, problem
 
-TILE = Config(BLOCK_N=16, BLOCK_K=128, num_stages=3)
+TILE = tile(columns=16, depth=128, num_stages=3)
 SECONDS = 20.0
 """Far more than any takes on a busy machine, far less than what has no end."""
 MOST_WARNED = 1500
@@ -55,7 +53,7 @@ def _explain(M: int = 128, N: int = 512) -> fusetune.store.lookup.Lookup:
 
 
 def _place(root: Path = Path("configs")) -> Path:
-    path = config_path(root, RTX4090.name, "gemm_scale")
+    path = config_path(root, RTX4090.name, OP)
     path.parent.mkdir(parents=True)
     return path
 
@@ -137,7 +135,7 @@ def test_warming_up_leaves_damaged_entries_out(monkeypatch):
     _place().write_text(text)
     known = TargetIdentity(RTX4090.name, RTX4090.capability, RTX4090.sms)
     monkeypatch.setattr(warmup, "device_identity", lambda index: known)
-    assert [problem.N for _, problem in warmup._loaded(0)] == [528, 544]
+    assert [columns_of(problem) for _, problem in warmup._loaded(0)] == [528, 544]
 
 
 @pytest.mark.parametrize("number", [".nan", ".inf", "-.inf", "1.0e+308"])
@@ -284,7 +282,7 @@ def test_a_hundred_thousand_values_of_m_take_no_more_memory_than_a_few_thousand(
 
     def ask(begin):
         for M in range(begin, begin + step):
-            source.find("gemm_scale", make_problem(M, 512, 1024, "float32"), identity)
+            source.find(OP, make_problem(M, 512, 1024, "float32"), identity)
 
     ask(1)
     tracemalloc.start()

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import msgspec
 from hypothesis import strategies as st
 
 from fusetune.core.decision import Gain
-from fusetune.ops.gemm_scale.config import BASELINE, Config
-from fusetune.ops.gemm_scale.problem import Problem, make_problem
 from fusetune.store.schema import (
     ConfigFile,
     ConservativeGain,
@@ -20,16 +16,17 @@ from fusetune.store.schema import (
     TargetIdentity,
     Times,
 )
+from tests.support.sample import LIBRARIES, OP, OP_WITH_MODES, Config, Problem, make_problem, tile
+from tests.support.sample.drawn import configs, library_configs, problems
 
-ASSETS = Path(__file__).parent / "assets"
 RTX4090 = TargetIdentity(name="NVIDIA GeForce RTX 4090", capability="8.9", sms=128)
 H200 = TargetIdentity(name="NVIDIA H200", capability="9.0", sms=132)
 ENVIRONMENT = Environment(
     triton="3.7.1", kernel_hash="5ca1ab1e", ptxas="12.9.86", torch="2.13.0", cuda="13.0", driver="580.65"
 )
-WIDE = Config(BLOCK_N=16, BLOCK_K=128, num_stages=3)
-SLOWER_LIBRARY = Library(Config(variant="library"), 7.1, LibraryGain(0.2535, 0.251, 0.256, blocks=25))
-FASTER_LIBRARY = Library(Config(variant="library_folded"), 5.0, LibraryGain(-0.06, -0.063, -0.058, blocks=25))
+WIDE = tile(columns=16, depth=128, num_stages=3)
+SLOWER_LIBRARY = Library(LIBRARIES[0], 7.1, LibraryGain(0.2535, 0.251, 0.256, blocks=25))
+FASTER_LIBRARY = Library(LIBRARIES[1], 5.0, LibraryGain(-0.06, -0.063, -0.058, blocks=25))
 
 
 def problem(M: int = 128, **changes: object) -> Problem:
@@ -66,7 +63,7 @@ def predicted(at: Problem | None = None, config: Config = WIDE) -> Entry:
     )
 
 
-def config_file(*entries: Entry, op: str = "gemm_scale", target: TargetIdentity = RTX4090) -> ConfigFile:
+def config_file(*entries: Entry, op: str = OP, target: TargetIdentity = RTX4090) -> ConfigFile:
     return ConfigFile(schema=2, op=op, target=target, entries=entries)
 
 
@@ -80,28 +77,6 @@ medians = st.floats(min_value=-1e299, max_value=1.0, exclude_max=True)
 lows = st.floats(max_value=1.0, allow_nan=False)
 highs = st.floats(min_value=-1e299, allow_nan=False)
 block_counts = st.integers(1, 1000)
-sizes = st.integers(1, 2**31 - 1)
-problems = st.builds(
-    Problem,
-    M=sizes,
-    N=sizes,
-    K=sizes,
-    dtype=st.sampled_from(["float32", "float16", "bfloat16"]),
-    precision=st.sampled_from([None, "tf32", "ieee", "tf32x3", "bf16x3"]),
-    mode=st.sampled_from([None, "train", "eval"]),
-)
-block_sizes = st.sampled_from([16, 32, 64, 128, 256, 512, 1024])
-configs = st.builds(
-    Config,
-    variant=texts,
-    BLOCK_M=block_sizes,
-    BLOCK_N=block_sizes,
-    BLOCK_K=block_sizes,
-    GROUP_M=st.integers(1, 1024),
-    SPLIT_K=st.integers(1, 1024),
-    num_warps=st.sampled_from([1, 2, 4, 8, 16, 32]),
-    num_stages=st.integers(1, 16),
-) | st.just(BASELINE)
 environments = st.builds(
     Environment,
     triton=texts,
@@ -124,7 +99,7 @@ gains = st.builds(
 all_times = st.builds(Times, baseline=times_us, conservative=times_us, config=times_us)
 libraries = st.builds(
     Library,
-    config=st.builds(Config, variant=st.sampled_from(["library", "library_folded"]), BLOCK_M=block_sizes),
+    config=library_configs,
     us=times_us,
     gain=st.builds(
         LibraryGain,
@@ -172,7 +147,7 @@ targets = st.builds(
 config_files = st.builds(
     ConfigFile,
     schema=st.just(2),
-    op=st.sampled_from(["gemm_scale", "gemm_scale_bn"]),
+    op=st.sampled_from([OP, OP_WITH_MODES]),
     target=targets,
     entries=st.lists(entries, max_size=4, unique_by=lambda entry: entry.problem).map(tuple),
 )

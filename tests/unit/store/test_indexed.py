@@ -12,8 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fusetune.errors import ConfigFileError
-from fusetune.ops.gemm_scale.config import BASELINE
-from fusetune.ops.gemm_scale.problem import make_problem
 from fusetune.store import indexed
 from fusetune.store.indexed import index_of, open_config_file
 from fusetune.store.lookup import lookup
@@ -22,6 +20,8 @@ from fusetune.store.schema import Entry
 from fusetune.store.typed import decoding_of
 from fusetune.store.yaml_files import dump_config_file
 from fusetune.store.yaml_reader import parse_config_file
+from tests.support.sample import BASELINE, FILE, OP, make_problem
+from tests.support.sample import damaged as with_a_word
 from tests.unit.store.store_examples import ENVIRONMENT, RTX4090, config_file, entries, measured, predicted, problem
 
 
@@ -45,7 +45,7 @@ def whole(monkeypatch):
 
 
 def _file(folder: Path, *given: Entry, edit=lambda text: text) -> Path:
-    path = folder / "gemm_scale.yaml"
+    path = folder / FILE
     path.write_text(edit(dump_config_file(config_file(*given))))
     return path
 
@@ -62,13 +62,13 @@ def _entries_of(text: str) -> list[str]:
 def test_an_entry_is_read_as_the_yaml_parser_reads_it_or_left_to_it(entry):
     (block,) = _entries_of(dump_config_file(config_file(entry)))
     with contextlib.suppress(NotPlainError):
-        assert msgspec.convert(quick_entry(block), Entry, dec_hook=decoding_of("gemm_scale")) == entry
+        assert msgspec.convert(quick_entry(block), Entry, dec_hook=decoding_of(OP)) == entry
 
 
 @pytest.mark.parametrize("entry", MANY, ids=str)
 def test_what_a_sweep_writes_needs_no_yaml_parser(entry):
     (block,) = _entries_of(dump_config_file(config_file(entry)))
-    assert msgspec.convert(quick_entry(block), Entry, dec_hook=decoding_of("gemm_scale")) == entry
+    assert msgspec.convert(quick_entry(block), Entry, dec_hook=decoding_of(OP)) == entry
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_a_large_file_gives_the_answers_of_one_that_was_read_whole(tmp_path, who
                 answers = [
                     lookup(
                         [(path, file)],
-                        "gemm_scale",
+                        OP,
                         wanted,
                         RTX4090,
                         ENVIRONMENT,
@@ -126,7 +126,7 @@ def test_an_entry_is_read_when_it_is_looked_up_and_once(tmp_path, monkeypatch):
     file = open_config_file(_file(tmp_path, *MANY))
     assert not read
     for _ in range(3):
-        lookup([(Path("a"), file)], "gemm_scale", problem(64), RTX4090, ENVIRONMENT, baseline=lambda: BASELINE)
+        lookup([(Path("a"), file)], OP, problem(64), RTX4090, ENVIRONMENT, baseline=lambda: BASELINE)
     assert len(read) == 1
 
 
@@ -163,23 +163,20 @@ def test_a_problem_that_is_there_twice_is_found_before_anything_is_used(tmp_path
 def test_damage_in_one_entry_is_told_with_its_line_and_leaves_the_others(tmp_path):
     text = dump_config_file(config_file(*MANY))
     damaged = text.split("\n- ")
-    damaged[3] = damaged[3].replace("BLOCK_K: 128", "BLOCK_K: many")
-    path = tmp_path / "gemm_scale.yaml"
+    damaged[3] = with_a_word(damaged[3])
+    path = tmp_path / FILE
     path.write_text("\n- ".join(damaged))
     line = path.read_text()[: path.read_text().index("many")].count("\n") + 1
     with pytest.raises(ConfigFileError) as whole:
         parse_config_file(path.read_text(), path)
     file = open_config_file(path)
-    found = lookup([(path, file)], "gemm_scale", problem(64), RTX4090, ENVIRONMENT, baseline=lambda: BASELINE)
+    found = lookup([(path, file)], OP, problem(64), RTX4090, ENVIRONMENT, baseline=lambda: BASELINE)
     assert found.rung == "baseline"
     assert found.damaged == (str(whole.value),)
     assert f"line {line}: " in found.damaged[0]
     assert "entries[2]" in found.damaged[0]
     assert found.damaged[0] in found.explain()
-    assert (
-        lookup([(path, file)], "gemm_scale", problem(128), RTX4090, ENVIRONMENT, baseline=lambda: BASELINE).rung
-        == "exact"
-    )
+    assert lookup([(path, file)], OP, problem(128), RTX4090, ENVIRONMENT, baseline=lambda: BASELINE).rung == "exact"
 
 
 @settings(max_examples=30, deadline=None)

@@ -33,7 +33,6 @@ from store_examples import (
 from fusetune.core.decision import Gain, KeepRule
 from fusetune.core.resources import Resources
 from fusetune.errors import JournalError
-from fusetune.ops.gemm_scale.config import BASELINE, Config
 from fusetune.store import journal
 from fusetune.store.journal import (
     JOURNAL_VERSION,
@@ -51,13 +50,14 @@ from fusetune.store.journal import (
     Sampling,
     read_journal,
 )
+from tests.support.sample import BASELINE, FILE, OP, Config
 
 START = RunStart(
     journal=JOURNAL_VERSION,
     run="20261123T101500-3f9a",
     started="2026-11-23T10:15:00Z",
     fusetune="1.0.0",
-    op="gemm_scale",
+    op=OP,
     problem=problem(),
     target=RTX4090,
     evidence="measured",
@@ -79,7 +79,7 @@ ONE_OF_EACH: list[Record] = [
     Comparison("control", 0, 0, GAIN, "revert", 2),
     PhaseTime("screen", 12.5),
     Note("another process uses the GPU"),
-    RunEnd(measured(), "gemm_scale.yaml", "kept"),
+    RunEnd(measured(), FILE, "kept"),
 ]
 
 integers = st.integers(0, 2**31)

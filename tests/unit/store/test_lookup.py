@@ -21,12 +21,11 @@ from store_examples import (
 )
 
 from fusetune.core.config import Config as AnyConfig
-from fusetune.ops.gemm_scale.config import BASELINE, Config
-from fusetune.ops.gemm_scale.problem import Problem
 from fusetune.store.lookup import Lookup, lookup, target_differences
 from fusetune.store.schema import ConfigFile, Entry, Environment, Library
+from tests.support.sample import ANOTHER_KERNEL, BASELINE, EVALUATION, OP, Config, Problem, tile
 
-NARROW = Config(BLOCK_M=16, num_warps=2)
+NARROW = tile(rows=16, num_warps=2)
 FIRST, SECOND = Path("first.yaml"), Path("second.yaml")
 
 
@@ -36,7 +35,7 @@ def find(
     named = list(zip((FIRST, SECOND), files, strict=False))
     return lookup(
         named,
-        "gemm_scale",
+        OP,
         at or problem(),
         RTX4090,
         environment,
@@ -70,22 +69,22 @@ def test_of_two_equally_near_sizes_the_larger_one_is_used() -> None:
     for entries in ((at_m(129), at_m(192), at_m(144)), (at_m(192), at_m(144), at_m(129))):
         found = find(config_file(*entries), at=problem(157))
         assert found.entry is not None
-        assert found.entry.problem.M == 144
+        assert found.entry.problem.sizes()["M"] == 144
     found = find(config_file(at_m(9), at_m(16)), at=problem(12))
     assert found.entry is not None
-    assert found.entry.problem.M == 16
+    assert found.entry.problem.sizes()["M"] == 16
 
 
 @given(st.lists(st.integers(257, 512), min_size=1, unique=True), st.integers(257, 512))
 def test_no_other_size_of_the_bucket_is_nearer_than_the_one_used(sizes: list[int], wanted: int) -> None:
     found = find(config_file(*map(at_m, sizes)), at=problem(wanted))
     assert found.entry is not None
-    distance = abs(math.log(found.entry.problem.M / wanted))
+    distance = abs(math.log(found.entry.problem.sizes()["M"] / wanted))
     assert all(distance <= abs(math.log(M / wanted)) + 1e-12 for M in sizes)
 
 
 @pytest.mark.parametrize(
-    "change", [{"N": 513}, {"K": 1}, {"dtype": "float16"}, {"precision": "ieee"}, {"mode": "eval"}]
+    "change", [{"N": 513}, {"K": 1}, {"dtype": "float16"}, {"precision": "ieee"}, {"mode": EVALUATION}]
 )
 def test_nothing_but_m_may_differ(change: dict[str, object]) -> None:
     found = find(config_file(measured(problem(**change))))
@@ -219,10 +218,10 @@ def test_an_entry_is_held_to_the_source_of_its_own_variant_where_variants_have_o
     """Another variant's kernels, or all of them, may have changed since."""
     entry = measured()
     elsewhere = msgspec.structs.replace(ENVIRONMENT, kernel_hash="e" * 16)
-    hashes: dict[AnyConfig, str] = {entry.config: now, Config(variant="deferred"): "d" * 16}
+    hashes: dict[AnyConfig, str] = {entry.config: now, ANOTHER_KERNEL: "d" * 16}
     found = lookup(
         [(FIRST, config_file(entry))],
-        "gemm_scale",
+        OP,
         entry.problem,
         RTX4090,
         elsewhere,

@@ -9,6 +9,7 @@ import pytest
 
 from fusetune.store import paths
 from fusetune.store.paths import config_files, config_path, find_run, runs_dir, search_path, shipped_configs
+from tests.support.sample import OP
 
 
 @pytest.fixture(autouse=True)
@@ -22,18 +23,18 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_gpu_has_a_folder_and_an_op_a_file() -> None:
-    path = config_path(Path("configs"), "NVIDIA GeForce RTX 4090", "gemm_scale")
-    assert path == Path("configs/nvidia-geforce-rtx-4090/gemm_scale.yaml")
+    path = config_path(Path("configs"), "NVIDIA GeForce RTX 4090", OP)
+    assert path == Path(f"configs/nvidia-geforce-rtx-4090/{OP}.yaml")
 
 
 def test_configs_are_found_in_a_folder_of_all_gpus_and_in_that_of_one_and_pins_are_none() -> None:
-    names = ("gpu/gemm_scale.yaml", "gpu/pins/gemm_scale.yaml", "other/gemm_scale.yaml", "gpu/a.yaml/b.yaml", "n.txt")
+    names = (f"gpu/{OP}.yaml", f"gpu/pins/{OP}.yaml", f"other/{OP}.yaml", "gpu/a.yaml/b.yaml", "n.txt")
     for name in names:
         (Path("configs") / name).parent.mkdir(parents=True, exist_ok=True)
         (Path("configs") / name).touch()
     found = {str(path.relative_to("configs")) for path in config_files(Path("configs"))}
-    assert found == {"gpu/gemm_scale.yaml", "other/gemm_scale.yaml"}
-    assert config_files(Path("configs/gpu")) == [Path("configs/gpu/a.yaml/b.yaml"), Path("configs/gpu/gemm_scale.yaml")]
+    assert found == {f"gpu/{OP}.yaml", f"other/{OP}.yaml"}
+    assert config_files(Path("configs/gpu")) == [Path("configs/gpu/a.yaml/b.yaml"), Path(f"configs/gpu/{OP}.yaml")]
     assert config_files(Path("nowhere")) == []
 
 

@@ -16,10 +16,10 @@ import pytest
 from fusetune.core.environment import TargetIdentity
 from fusetune.errors import ConfigFileError, UsageError
 from fusetune.gate.outputs import write_outputs
-from fusetune.ops.gemm_scale.config import Config
 from fusetune.report import files
 from fusetune.store.whole import write_whole
 from fusetune.store.yaml_files import write_entry
+from tests.support.sample import FILE, OP, SIZES, Config
 from tests.unit.gate.test_gate import kept
 
 TEXT = "one line\nand another, ü\n" * 5000
@@ -140,15 +140,15 @@ def test_standard_output_is_written_into_whatever_it_is(tmp_path: Path, name: st
 
 
 def test_an_entry_goes_into_no_device_that_stands_where_its_file_should(tmp_path: Path) -> None:
-    path = tmp_path / "gemm_scale.yaml"
+    path = tmp_path / FILE
     path.symlink_to("/dev/null")
     with pytest.raises(ConfigFileError, match="is no regular file"):
-        write_entry(path, "gemm_scale", TargetIdentity("any GPU", "9.0", 132), kept(config=Config()))
+        write_entry(path, OP, TargetIdentity("any GPU", "9.0", 132), kept(config=Config()))
     assert stat.S_ISCHR(Path("/dev/null").stat().st_mode)
 
 
 def test_an_export_can_be_piped_on(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "fusetune", "export", "--M", "64", "--K", "64", "--N", "64", "--target", "rtx4090"]
+    command = [sys.executable, "-m", "fusetune", "export", *SIZES, "--target", "rtx4090"]
     to_device = subprocess.run([*command, "-o", "/dev/stdout"], capture_output=True, text=True, check=False)
     assert (to_device.returncode, to_device.stderr) == (0, "")
     assert to_device.stdout.startswith("# y = ")

@@ -15,7 +15,6 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from store_examples import (
-    ASSETS,
     FASTER_LIBRARY,
     H200,
     RTX4090,
@@ -32,15 +31,16 @@ from fusetune.core.config import NamedConfig
 from fusetune.core.problem import NamedProblem
 from fusetune.errors import EXIT_USAGE, ConfigFileError, NewerSchemaError
 from fusetune.ops.approved import place_from_file
-from fusetune.ops.gemm_scale.config import BASELINE, Config
 from fusetune.store import yaml_files
 from fusetune.store.migrations import STEPS, migrate
 from fusetune.store.schema import Entry
 from fusetune.store.yaml_files import WriteResult, dump_config_file, read_config_file, write_entry
+from tests.support.sample import BASELINE, EVALUATION, FILE, OP, tile
+from tests.support.sample import FILES as ASSETS
 
 
 def put(path: Path, entry: Entry) -> WriteResult:
-    return write_entry(path, "gemm_scale", RTX4090, entry)
+    return write_entry(path, OP, RTX4090, entry)
 
 
 # ------------------------------------------------------------------------------------------------ reading
@@ -93,7 +93,7 @@ def test_a_newer_schema_is_refused_before_anything_else_is_looked_at() -> None:
 @pytest.mark.parametrize("value", ["'1'", "true", "1.0", "~", "[1]"])
 def test_a_schema_that_is_no_whole_number_is_refused_with_its_line(tmp_path: Path, value: str) -> None:
     path = tmp_path / "bad.yaml"
-    path.write_text(f"op: gemm_scale\nschema: {value}\n")
+    path.write_text(f"op: {OP}\nschema: {value}\n")
     with pytest.raises(ConfigFileError, match=r"line 2: `schema` is .*; write a number: 2"):
         read_config_file(path)
 
@@ -110,14 +110,14 @@ def test_a_folder_is_no_file(tmp_path: Path) -> None:
 
 def test_text_that_is_not_utf8_is_told_with_its_line(tmp_path: Path) -> None:
     path = tmp_path / "latin.yaml"
-    path.write_bytes(b"schema: 1\nop: gemm_scale\n# caf\xe9\n")
+    path.write_bytes(f"schema: 1\nop: {OP}\n# caf\xe9\n".encode("latin-1"))
     with pytest.raises(ConfigFileError, match="line 3: not UTF-8 text"):
         read_config_file(path)
 
 
 def test_a_control_character_is_told_with_its_line(tmp_path: Path) -> None:
     path = tmp_path / "bell.yaml"
-    path.write_bytes(b"schema: 1\nop: gemm_scale\n# ding\x07\n")
+    path.write_bytes(f"schema: 1\nop: {OP}\n# ding\x07\n".encode())
     with pytest.raises(ConfigFileError, match="line 3: not readable as YAML"):
         read_config_file(path)
 
@@ -172,7 +172,7 @@ def test_an_older_file_is_migrated_step_by_step(tmp_path: Path) -> None:
 
 
 def test_a_file_of_schema_1_says_the_same_and_becomes_one_of_today_at_the_next_write(tmp_path: Path) -> None:
-    path = tmp_path / "gemm_scale.yaml"
+    path = tmp_path / FILE
     path.write_text((ASSETS / "keep.yaml").read_text().replace("schema: 2", "schema: 1"))
     read = read_config_file(path)
     assert read == read_config_file(ASSETS / "keep.yaml")
@@ -183,8 +183,8 @@ def test_a_file_of_schema_1_says_the_same_and_becomes_one_of_today_at_the_next_w
 
 
 def test_what_ran_before_stands_in_an_entry_where_it_was_not_baseline(tmp_path: Path) -> None:
-    path = tmp_path / "gemm_scale.yaml"
-    entry = msgspec.structs.replace(measured(), before=Config(BLOCK_M=16))
+    path = tmp_path / FILE
+    entry = msgspec.structs.replace(measured(), before=tile(rows=16))
     put(path, entry)
     assert read_config_file(path).entries == (entry,)
 
@@ -260,14 +260,14 @@ def test_a_dumped_file_is_the_same_for_any_yaml_reader() -> None:
 
 
 def test_the_first_entry_makes_folder_and_file(tmp_path: Path) -> None:
-    path = tmp_path / "nvidia-geforce-rtx-4090" / "gemm_scale.yaml"
+    path = tmp_path / "nvidia-geforce-rtx-4090" / FILE
     assert put(path, measured()) == WriteResult(path=path, written=True)
     assert read_config_file(path) == config_file(measured())
 
 
 def test_an_entry_replaces_the_one_for_the_same_problem_and_no_other(tmp_path: Path) -> None:
-    path = tmp_path / "gemm_scale.yaml"
-    other, old, new = measured(problem(64)), measured(), measured(config=Config(BLOCK_M=16))
+    path = tmp_path / FILE
+    other, old, new = measured(problem(64)), measured(), measured(config=tile(rows=16))
     for entry in (other, old, new):
         assert put(path, entry).written
     assert read_config_file(path).entries == (other, new)
@@ -281,7 +281,7 @@ def test_entries_stand_in_the_same_order_whatever_order_they_came_in(tmp_path: P
         measured(problem(9, N=32, K=16, dtype="float16", precision=None)),
         measured(problem(9, N=32, K=16, precision="ieee")),
         measured(problem(9, N=32, K=16, precision="tf32")),
-        measured(problem(9, N=32, K=16, precision="tf32", mode="eval")),
+        measured(problem(9, N=32, K=16, precision="tf32", mode=EVALUATION)),
     )
     for number, shuffled in enumerate([ordered[::-1], *list(permutations(ordered))[1::1700]]):
         path = tmp_path / f"{number}.yaml"
@@ -291,7 +291,7 @@ def test_entries_stand_in_the_same_order_whatever_order_they_came_in(tmp_path: P
 
 
 def test_a_predicted_entry_does_not_replace_a_measured_one(tmp_path: Path) -> None:
-    path = tmp_path / "gemm_scale.yaml"
+    path = tmp_path / FILE
     stays = measured(config=BASELINE, verdict="inconclusive", reason="budget_exhausted")
     put(path, stays)
     before = path.stat()
@@ -301,14 +301,14 @@ def test_a_predicted_entry_does_not_replace_a_measured_one(tmp_path: Path) -> No
 
 
 def test_a_measured_entry_replaces_a_predicted_one(tmp_path: Path) -> None:
-    path = tmp_path / "gemm_scale.yaml"
+    path = tmp_path / FILE
     put(path, predicted())
     assert put(path, measured()).written
     assert read_config_file(path).entries == (measured(),)
 
 
 def test_a_newer_prediction_replaces_an_older_one(tmp_path: Path) -> None:
-    path = tmp_path / "gemm_scale.yaml"
+    path = tmp_path / FILE
     put(path, predicted(config=BASELINE))
     assert put(path, predicted()).written
     assert read_config_file(path).entries == (predicted(),)
@@ -324,19 +324,19 @@ def test_a_damaged_file_is_left_as_it_is(tmp_path: Path, asset: str) -> None:
 
 
 def test_a_file_of_another_op_or_gpu_is_left_as_it_is(tmp_path: Path) -> None:
-    path = tmp_path / "gemm_scale.yaml"
+    path = tmp_path / FILE
     put(path, measured())
-    with pytest.raises(ConfigFileError, match="is for the op 'gemm_scale', not 'softmax'"):
+    with pytest.raises(ConfigFileError, match=f"is for the op '{OP}', not 'softmax'"):
         write_entry(path, "softmax", RTX4090, measured(problem(64)))
     with pytest.raises(
         ConfigFileError, match="another GPU: it is for NVIDIA GeForce RTX 4090, this GPU is NVIDIA H200"
     ):
-        write_entry(path, "gemm_scale", H200, measured(problem(64)))
+        write_entry(path, OP, H200, measured(problem(64)))
     assert read_config_file(path) == config_file(measured())
 
 
 def test_an_entry_that_could_not_be_read_back_is_not_written(tmp_path: Path) -> None:
-    path = tmp_path / "gemm_scale.yaml"
+    path = tmp_path / FILE
     with pytest.raises(ConfigFileError, match=r"was not written: .*num_stages"):
         put(path, measured(config=msgspec.structs.replace(WIDE, num_stages=17)))
     assert not path.exists()
@@ -348,7 +348,7 @@ def write_many(path: Path, sizes: range) -> None:
 
 
 def test_two_processes_writing_one_file_lose_no_entry(tmp_path: Path) -> None:
-    path = tmp_path / "gemm_scale.yaml"
+    path = tmp_path / FILE
     spawn = multiprocessing.get_context("spawn")
     workers = [spawn.Process(target=write_many, args=(path, range(1 + which, 41, 2))) for which in (0, 1)]
     for worker in workers:
@@ -356,7 +356,7 @@ def test_two_processes_writing_one_file_lose_no_entry(tmp_path: Path) -> None:
     for worker in workers:
         worker.join()
     assert [worker.exitcode for worker in workers] == [0, 0]
-    assert [entry.problem.M for entry in read_config_file(path).entries] == list(range(1, 41))
+    assert [entry.problem.sizes()["M"] for entry in read_config_file(path).entries] == list(range(1, 41))
 
 
 def die_before_the_rename(path: Path) -> None:
@@ -365,7 +365,7 @@ def die_before_the_rename(path: Path) -> None:
 
 
 def test_a_kill_before_the_rename_leaves_the_old_file_and_the_next_write_works(tmp_path: Path) -> None:
-    path = tmp_path / "gemm_scale.yaml"
+    path = tmp_path / FILE
     put(path, measured())
     old = path.read_bytes()
     victim = multiprocessing.get_context("spawn").Process(target=die_before_the_rename, args=(path,))
@@ -374,23 +374,21 @@ def test_a_kill_before_the_rename_leaves_the_old_file_and_the_next_write_works(t
     assert victim.exitcode == 9
     assert path.read_bytes() == old
     put(path, measured(problem(32)))
-    assert [entry.problem.M for entry in read_config_file(path).entries] == [32, 128]
-    assert sorted(item.name for item in tmp_path.iterdir()) == [".gemm_scale.yaml.lock", "gemm_scale.yaml"]
+    assert [entry.problem.sizes()["M"] for entry in read_config_file(path).entries] == [32, 128]
+    assert sorted(item.name for item in tmp_path.iterdir()) == [f".{OP}.yaml.lock", FILE]
 
 
 def test_a_read_only_file_system_is_told_and_leaves_nothing_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = tmp_path / "gemm_scale.yaml"
+    path = tmp_path / FILE
     put(path, measured())
 
     def refuse(*_: object) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
     monkeypatch.setattr(yaml_files.os, "replace", refuse)
-    with pytest.raises(
-        ConfigFileError, match=r"cannot write .*gemm_scale\.yaml: Read-only file system; choose a folder"
-    ):
+    with pytest.raises(ConfigFileError, match=rf"cannot write .*{OP}\.yaml: Read-only file system; choose a folder"):
         put(path, measured(problem(64)))
     assert read_config_file(path) == config_file(measured())
     assert not list(tmp_path.glob(".*.tmp"))
@@ -402,14 +400,14 @@ def test_a_path_that_is_a_folder_or_goes_through_a_file_is_told(tmp_path: Path) 
         put(tmp_path / "folder.yaml", measured())
     (tmp_path / "file").touch()
     with pytest.raises(ConfigFileError, match=r"cannot write .*choose a folder"):
-        put(tmp_path / "file" / "gemm_scale.yaml", measured())
+        put(tmp_path / "file" / FILE, measured())
 
 
 def test_a_lock_that_is_held_too_long_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(yaml_files, "LOCK_TIMEOUT_S", 0.1)
-    path = tmp_path / "gemm_scale.yaml"
+    path = tmp_path / FILE
     with (
-        filelock.FileLock(tmp_path / ".gemm_scale.yaml.lock"),
+        filelock.FileLock(tmp_path / f".{OP}.yaml.lock"),
         pytest.raises(ConfigFileError, match="another process has held its lock"),
     ):
         put(path, measured())
@@ -430,10 +428,10 @@ def test_a_symbolic_link_stays_one_and_its_file_keeps_its_mode(tmp_path: Path) -
 def test_a_new_file_can_be_read_by_whom_the_umask_allows(tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:
-        put(tmp_path / "gemm_scale.yaml", measured())
+        put(tmp_path / FILE, measured())
     finally:
         os.umask(before)
-    assert stat.S_IMODE((tmp_path / "gemm_scale.yaml").stat().st_mode) == 0o640
+    assert stat.S_IMODE((tmp_path / FILE).stat().st_mode) == 0o640
 
 
 # ---------------------------------------------------------------------------------------------- the library
@@ -441,7 +439,7 @@ def test_a_new_file_can_be_read_by_whom_the_umask_allows(tmp_path: Path) -> None
 
 def test_a_library_stands_in_the_file_under_a_key_of_its_own(tmp_path: Path) -> None:
     entry = measured(library=FASTER_LIBRARY)
-    path = tmp_path / "gemm_scale.yaml"
+    path = tmp_path / FILE
     put(path, entry)
     assert read_config_file(path).entries == (entry,)
     assert yaml.safe_load(path.read_text())["entries"][0]["library"] == {
@@ -467,7 +465,7 @@ LIBRARY_TEXT = "library: {config: {variant: library}, us: 7.1, gain: {median: 0.
     ],
 )
 def test_a_library_that_cannot_be_is_refused(tmp_path: Path, asset: str, text: str, words: str) -> None:
-    path = tmp_path / "gemm_scale.yaml"
+    path = tmp_path / FILE
     file = config_file({"keep": measured, "predicted": predicted}[asset]())
     path.write_text(dump_config_file(file) + f"  {text}\n")
     with pytest.raises(ConfigFileError, match=words):
@@ -481,9 +479,9 @@ def test_an_entry_of_a_library_has_none_beside_it() -> None:
 
 def test_a_number_with_a_leading_zero_is_no_octal_one_and_a_time_of_day_is_no_number(tmp_path: Path) -> None:
     text = dump_config_file(config_file(measured()))
-    path = tmp_path / "gemm_scale.yaml"
+    path = tmp_path / FILE
     path.write_text(text.replace("M: 128", "M: 0064"))
-    assert read_config_file(path).entries[0].problem.M == 64
+    assert read_config_file(path).entries[0].problem.sizes()["M"] == 64
     path.write_text(text.replace("M: 128", "M: 2:30"))
-    with pytest.raises(ConfigFileError, match=r"line \d+: Expected `int`, got `str` at \$\.entries\[0\]\.problem\.M"):
+    with pytest.raises(ConfigFileError, match=r"line \d+: Expected `int`, got `str` at \$\.entries\[0\]\.problem\.[M]"):
         read_config_file(path)

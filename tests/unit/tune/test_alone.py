@@ -15,19 +15,18 @@ from fusetune.core.target import find_target
 from fusetune.errors import EXIT_INCONCLUSIVE, NoCandidateError
 from fusetune.measure.fake import FakeMeasurer
 from fusetune.measure.protocol import Failure
-from fusetune.ops.gemm_scale.config import BASELINE, Config
-from fusetune.ops.gemm_scale.problem import make_problem
 from fusetune.report.run_summary import summarize_run
 from fusetune.store.journal import read_run
 from fusetune.tune.predict import predict
 from fusetune.tune.request import SweepRequest, SweepResult
 from fusetune.tune.sweep import sweep
 from tests.support.fake_compiler import FakeCompiler, ListedSpec, install
+from tests.support.sample import BASELINE, OP, Config, make_problem, tile
 
 RTX4090 = find_target("rtx4090")
 PROBLEM = make_problem(128, 512, 1024, "float32")
-FAST, WARPS8 = Config(BLOCK_M=64, BLOCK_N=16, BLOCK_K=128, num_stages=3), Config(num_warps=8)
-HUGE = Config(BLOCK_M=256, BLOCK_N=256, BLOCK_K=256, num_stages=5)
+FAST, WARPS8 = tile(rows=64, columns=16, depth=128, num_stages=3), Config(num_warps=8)
+HUGE = tile(rows=256, columns=256, depth=256, num_stages=5)
 LIBRARY = Config(variant="library")
 SPILLS = Resources(255, 80, 4096)
 BROKEN = Rejection("compile_error", "planted")
@@ -77,7 +76,7 @@ def test_what_the_compiler_makes_nothing_of_is_counted_by_reason(
     with pytest.raises(NoCandidateError) as caught:
         run(request_of(tmp_path, FAST, *others))
     assert (
-        "gemm_scale: nothing is left beside BASELINE, since none of 4 other candidates can be used: 3 spills, "
+        f"{OP}: nothing is left beside BASELINE, since none of 4 other candidates can be used: 3 spills, "
         "1 compile_error (such as 64x64x32 w8 s"
     ) in told(tmp_path, caught.value)
 

@@ -25,8 +25,6 @@ from fusetune.errors import CompileError, NoCandidateError
 from fusetune.gate.replayed import gate_from
 from fusetune.measure.protocol import Failure
 from fusetune.measure.replay import ReplayMeasurer
-from fusetune.ops.gemm_scale.config import BASELINE, Config
-from fusetune.ops.gemm_scale.problem import Problem
 from fusetune.report.compare import Side, compare
 from fusetune.report.formats import to_csv, to_json, to_markdown
 from fusetune.report.html.render import render_html
@@ -42,10 +40,11 @@ from fusetune.tune.request import SweepRequest, SweepResult
 from fusetune.tune.sweep import sweep
 from tests.support.fake_compiler import BreakingMeasurer, FakeCompiler, ListedSpec, install
 from tests.support.killable import RTX4090
+from tests.support.sample import BASELINE, Config, Problem, tile
 from tests.unit.tune.test_sweep import FAST, OTHER, PROBLEM, SAFE
 
 TARGET = TargetIdentity(name=RTX4090.name, capability=RTX4090.capability, sms=RTX4090.sms)
-BEFORE = Config(BLOCK_M=64, BLOCK_N=64, BLOCK_K=32, num_warps=8, num_stages=3)
+BEFORE = tile(rows=64, columns=64, depth=32, num_warps=8, num_stages=3)
 
 
 class BeforeSpec(ListedSpec):
@@ -235,8 +234,8 @@ def test_a_result_counts_what_failed_and_why(tmp_path: Path) -> None:
 
 # --- growth
 
-CHAIN = tuple(Config(BLOCK_M=64, BLOCK_N=16, BLOCK_K=32 * 2**n, num_stages=3) for n in range(3)) + tuple(
-    Config(BLOCK_M=32, BLOCK_N=16, BLOCK_K=32 * 2**n, num_stages=3) for n in range(3)
+CHAIN = tuple(tile(rows=64, columns=16, depth=32 * 2**n, num_stages=3) for n in range(3)) + tuple(
+    tile(rows=32, columns=16, depth=32 * 2**n, num_stages=3) for n in range(3)
 )
 NEAR = {one: (other,) for one, other in itertools.pairwise(CHAIN)}
 DOWNHILL = {BEFORE: 20.0, BASELINE: 19.0, **{config: 15.0 - n for n, config in enumerate(CHAIN)}}

@@ -12,15 +12,15 @@ from fusetune.core.progress import SilentProgress
 from fusetune.core.target import find_target
 from fusetune.measure.fake import FakeMeasurer
 from fusetune.measure.protocol import BlockTimes, Failure
-from fusetune.ops.gemm_scale.config import BASELINE, Config
 from fusetune.store.journal import JournalWriter
 from fusetune.tune.confirm import Bench, Final, confirm
 from fusetune.tune.log import RunLog
 from fusetune.tune.race import RaceResult
+from tests.support.sample import BASELINE, Config, tile
 
-FAST = Config(BLOCK_M=64, BLOCK_N=16, BLOCK_K=128, num_stages=3)
-SCREENED = Config(BLOCK_M=64, BLOCK_N=16, BLOCK_K=128)
-FASTER = Config(BLOCK_M=32, BLOCK_N=32, BLOCK_K=128)
+FAST = tile(rows=64, columns=16, depth=128, num_stages=3)
+SCREENED = tile(rows=64, columns=16, depth=128)
+FASTER = tile(rows=32, columns=32, depth=128)
 
 
 class Breaking(FakeMeasurer):
@@ -73,7 +73,7 @@ def test_a_conservative_config_slower_than_baseline_is_no_reference(tmp_path: Pa
     assert final.over_conservative == final.over_reference[FAST]
 
 
-OTHER = Config(BLOCK_M=32, BLOCK_N=16, BLOCK_K=128, num_warps=2, num_stages=3)
+OTHER = tile(rows=32, columns=16, depth=128, num_warps=2, num_stages=3)
 
 
 def test_finalists_are_compared_with_one_another_and_only_the_best_with_baseline(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from fusetune.store.paths import config_path
 from fusetune.store.schema import Entry
 from fusetune.store.yaml_files import read_config_file
 from tests.support.killable import BEGUN, FAST, PROBLEM, RTX4090, Taken
+from tests.support.sample import FILE, OP
 
 ROOT = Path(__file__).parents[3]
 KILLS = 30
@@ -49,7 +50,7 @@ def killed(folder: Path, after_s: float) -> bool:
 
 
 def yaml_of(folder: Path) -> Path:
-    return config_path(folder / "configs", RTX4090.name, "gemm_scale")
+    return config_path(folder / "configs", RTX4090.name, OP)
 
 
 def entry_of(folder: Path) -> Entry:
@@ -104,6 +105,6 @@ def test_thirty_kills_at_random_moments_lose_at_most_the_measurement_in_flight(t
         entry = entry_of(folder)
         found = (entry.problem, entry.config, entry.verdict, entry.reason)
         assert found == (PROBLEM, expected.config, expected.verdict, expected.reason)
-        assert {path.name for path in yaml_of(folder).parent.iterdir()} == {"gemm_scale.yaml", ".gemm_scale.yaml.lock"}
+        assert {path.name for path in yaml_of(folder).parent.iterdir()} == {FILE, f".{OP}.yaml.lock"}
         assert_nothing_was_lost(folder, kills, unkilled)
     assert in_the_middle >= KILLS / 4

@@ -36,7 +36,7 @@ def profile(metrics: Mapping[str, Sequence[Mapping[str, float]]]) -> Profile:
 
 def test_a_kernel_is_found_by_its_name_and_others_of_the_profile_are_not_asked() -> None:
     cases = [case("norm"), case("add")]
-    found = applied(profile({"add": (BOTH,), "cutlass_gemm": ({SM: 1.0},)}), cases, cases)
+    found = applied(profile({"add": (BOTH,), "cutlass_mul": ({SM: 1.0},)}), cases, cases)
     assert found.keys() == {1}
     assert found[1].launches == (BOTH,)
     assert found[1].told is None

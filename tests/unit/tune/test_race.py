@@ -15,10 +15,6 @@ from fusetune.core.target import find_target
 from fusetune.errors import MeasurementError
 from fusetune.measure.fake import TrueTime
 from fusetune.measure.protocol import Failure
-from fusetune.ops.gemm_scale.config import BASELINE, Config
-from fusetune.ops.gemm_scale.linear_scale import SPEC
-from fusetune.ops.gemm_scale.problem import make_problem
-from fusetune.ops.gemm_scale.space import candidates, reject_reason
 from fusetune.store.journal import (
     JOURNAL_VERSION,
     Candidate,
@@ -33,6 +29,7 @@ from fusetune.store.journal import (
 from fusetune.tune.log import RunLog
 from fusetune.tune.race import FINALISTS, REFERENCE_EVERY, REFERENCE_TRIES, ROUNDS, FirstRound, RaceResult, race
 from tests.support.fake_compiler import BreakingMeasurer
+from tests.support.sample import BASELINE, SPEC, Config, candidates, depth_of, make_problem, reject_reason
 
 RTX4090 = find_target("rtx4090")
 PROBLEM = make_problem(128, 512, 1024, "float32")
@@ -258,7 +255,7 @@ def test_conservative_candidates_survive_every_cut_however_slow(start: Callable[
     safe = [config for config in FIELD if config.is_conservative and config != BASELINE]
 
     def true_us(config: Config) -> float:
-        return 10.0 if not config.is_conservative else 30.0 if config == safe[7] else 31.0 + config.BLOCK_K / 100
+        return 10.0 if not config.is_conservative else 30.0 if config == safe[7] else 31.0 + depth_of(config) / 100
 
     raced = start(true_us)
     assert raced.result.conservative == safe[7]

@@ -17,8 +17,6 @@ from fusetune.core.progress import SilentProgress
 from fusetune.errors import MeasurementError, NoisyMachineError
 from fusetune.measure.fake import FakeMeasurer
 from fusetune.measure.protocol import BlockTimes, Checked, Failure, GpuFacts
-from fusetune.ops.gemm_scale.config import BASELINE, Config
-from fusetune.ops.gemm_scale.problem import make_problem
 from fusetune.store.journal import Block, Candidate, Comparison, Record, RunEnd, RunStart, Sample, read_journal
 from fusetune.store.yaml_files import read_config_file
 from fusetune.tune import ledger
@@ -42,6 +40,7 @@ from tests.support.killable import (
     install_compiler,
     request_of,
 )
+from tests.support.sample import BASELINE, Config, make_problem
 
 RUNNABLE = {BASELINE, FAST, SAFE, WARPS8, OTHER}
 CHECKED = RUNNABLE | {BROKEN}

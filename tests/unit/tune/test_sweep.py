@@ -29,9 +29,6 @@ from fusetune.errors import (
 )
 from fusetune.measure.fake import FakeMeasurer, TrueTime
 from fusetune.measure.protocol import BlockTimes, Checked, Failure, GpuFacts, SamplingFacts
-from fusetune.ops.gemm_scale.config import BASELINE, Config
-from fusetune.ops.gemm_scale.linear_scale import SPEC
-from fusetune.ops.gemm_scale.problem import make_problem
 from fusetune.store.journal import (
     Block,
     Candidate,
@@ -51,13 +48,14 @@ from fusetune.store.yaml_files import read_config_file
 from fusetune.tune.request import SweepRequest, SweepResult
 from fusetune.tune.sweep import sweep
 from tests.support.fake_compiler import PTXAS, BreakingMeasurer, FakeCompiler, ListedSpec, install
+from tests.support.sample import BASELINE, OP, SPEC, TRAINING, Config, make_problem, tile
 
 RTX4090 = find_target("rtx4090")
 PROBLEM = make_problem(128, 512, 1024, "float32")
-FAST = Config(BLOCK_M=64, BLOCK_N=16, BLOCK_K=128, num_stages=3)
-WARPS8 = Config(BLOCK_M=64, BLOCK_N=64, BLOCK_K=32, num_warps=8)
-OTHER = Config(BLOCK_M=32, BLOCK_N=32, BLOCK_K=64, num_stages=4)
-SAFE = Config(BLOCK_M=64, BLOCK_N=16, BLOCK_K=128)
+FAST = tile(rows=64, columns=16, depth=128, num_stages=3)
+WARPS8 = tile(rows=64, columns=64, depth=32, num_warps=8)
+OTHER = tile(rows=32, columns=32, depth=64, num_stages=4)
+SAFE = tile(rows=64, columns=16, depth=128)
 
 
 @pytest.fixture(autouse=True)
@@ -132,10 +130,10 @@ def test_a_clearly_faster_config_is_kept_with_its_gains_over_both_references(tmp
     assert entry.time_us.conservative == pytest.approx(10, rel=1e-3)
     assert entry.time_us.config == pytest.approx(8, rel=1e-3)
 
-    assert result.file == config_path(tmp_path / "configs", "NVIDIA GeForce RTX 4090", "gemm_scale")
+    assert result.file == config_path(tmp_path / "configs", "NVIDIA GeForce RTX 4090", OP)
     file = read_config_file(result.file)
     assert file.entries == (entry,)
-    assert (file.op, file.target.name, file.target.sms) == ("gemm_scale", "NVIDIA GeForce RTX 4090", 128)
+    assert (file.op, file.target.name, file.target.sms) == (OP, "NVIDIA GeForce RTX 4090", 128)
     assert entry.run == result.run == result.journal.stem
     assert entry.environment.ptxas == PTXAS
     assert entry.predicted_us is None
@@ -210,7 +208,7 @@ def test_a_gain_on_the_threshold_with_few_looks_is_inconclusive_and_baseline_sta
     assert entry.gain is not None
     assert entry.gain.low < 0.02 <= entry.gain.high
     assert entry.gain.blocks == 25
-    assert read_config_file(config_path(tmp_path / "configs", RTX4090.name, "gemm_scale")).entries == (entry,)
+    assert read_config_file(config_path(tmp_path / "configs", RTX4090.name, OP)).entries == (entry,)
 
 
 # --- ties
@@ -763,10 +761,10 @@ def test_an_output_folder_that_cannot_be_made_is_refused_before_anything_is_meas
 def test_a_damaged_file_in_the_output_folder_is_refused_before_anything_is_measured(
     tmp_path: Path, compiler: FakeCompiler
 ) -> None:
-    path = config_path(tmp_path / "configs", RTX4090.name, "gemm_scale")
+    path = config_path(tmp_path / "configs", RTX4090.name, OP)
     path.parent.mkdir(parents=True)
     path.write_text("schema: [1\n")
-    with pytest.raises(ConfigFileError, match=r"gemm_scale\.yaml, line"):
+    with pytest.raises(ConfigFileError, match=rf"{OP}\.yaml, line"):
         swept(tmp_path, FAST=8)
     assert compiler.compiled == []
     assert path.read_text() == "schema: [1\n"
@@ -786,8 +784,8 @@ def test_a_problem_that_the_op_does_not_compute_is_refused_before_the_gpu_is_ask
         def facts(self) -> GpuFacts:
             raise AssertionError("the GPU was asked")
 
-    problem = msgspec.structs.replace(PROBLEM, mode="train")
-    with pytest.raises(UnsupportedProblemError, match="gemm_scale has no mode 'train'"):
+    problem = msgspec.structs.replace(PROBLEM, mode=TRAINING)
+    with pytest.raises(UnsupportedProblemError, match=f"{OP} has no mode '{TRAINING}'"):
         sweep(request_of(tmp_path, problem=problem), Untouchable(RTX4090, lambda _: 1.0), SilentProgress())
 
 

@@ -14,12 +14,12 @@ from fusetune.core.space import Rejection
 from fusetune.core.trouble import Trouble
 from fusetune.errors import FusetuneError, MachineError, NothingTunedError, UsageError
 from fusetune.measure.protocol import Failure
-from fusetune.ops.gemm_scale.config import BASELINE, Config
 from fusetune.store.journal import Candidate, Note, RunEnd, read_journal
 from fusetune.tune.predict import predict
 from fusetune.tune.request import SweepRequest, SweepResult
 from fusetune.tune.sweep import sweep
 from tests.support.fake_compiler import BreakingMeasurer, FailBlock, FakeCompiler, install
+from tests.support.sample import BASELINE, Config
 from tests.unit.tune.test_sweep import FAST, OTHER, RTX4090, SAFE, WARPS8, last_words, request_of
 
 TIMES = {BASELINE: 20.0, FAST: 8.0, SAFE: 10.0, OTHER: 15.0, WARPS8: 18.0}

@@ -20,12 +20,12 @@ from fusetune.errors import NoisyMachineError
 from fusetune.measure.fake import FakeMeasurer
 from fusetune.measure.paired import PairResult, compare
 from fusetune.measure.protocol import BlockTimes, Failure
-from fusetune.ops.gemm_scale.config import BASELINE, Config
 from fusetune.store.journal import Block, Comparison, RunEnd, read_journal
 from fusetune.tune.request import SweepResult
 from fusetune.tune.sweep import sweep
 from tests.support.fake_compiler import FakeCompiler, install
 from tests.support.killable import RTX4090, WARPS8, request_of
+from tests.support.sample import BASELINE, Config
 
 RULE = KeepRule()
 

@@ -116,15 +116,6 @@ def test_what_both_files_have_word_for_word_is_there_once(tmp_path: Path) -> Non
             {"other": "def twice(x):\n    return 2 * x\n"},
             r"twice is something else here than in .*/(model|other).py:\d+",
         ),
-        ("import other\n", "other", {"other": "A = 1\n"}, "the module other is used as a whole, and not a name of it"),
-        ("import other\n", "other.B", {"other": "A = 1\n"}, "B is not to be found at the top of .*other.py"),
-        ("from other import B\n", "B", {"other": "A = 1\n"}, "B is not to be found at the top of .*other.py"),
-        (
-            "import other\n",
-            "[other.A for A in x]",
-            {"other": "A = 1\n"},
-            "other.A cannot be A alone, which is something else there",
-        ),
     ],
 )
 def test_what_cannot_be_one_module_is_an_error_that_names_both(
@@ -132,6 +123,32 @@ def test_what_cannot_be_one_module_is_an_error_that_names_both(
 ) -> None:
     with pytest.raises(NotWritableError, match=why):
         together(tmp_path, imports, result, **modules)
+
+
+@pytest.mark.parametrize(
+    ("imports", "result", "why"),
+    [
+        ("import other\n", "other", "the module other is used as a whole, and not a name of it"),
+        ("import other\n", "other.B", "B is not to be found at the top of "),
+        ("from other import B\n", "B", "B is not to be found at the top of "),
+        ("import other\n", "[other.A for A in x]", "other.A cannot be A alone, which is something else here"),
+        (
+            "import other\n\n\ndef A():\n    return other.A\n",
+            "A()",
+            "other.A cannot be A alone, which is something else",
+        ),
+    ],
+)
+def test_an_import_that_names_cannot_be_put_for_stays_and_is_told(
+    tmp_path: Path, imports: str, result: str, why: str
+) -> None:
+    found = together(tmp_path, f"import third\n{imports}", f"{result}, third.C", other="A = 1\n", third="C = 2\n")
+    (finding,) = found.findings
+    assert finding.text.startswith(why)
+    assert finding.text.endswith("what is imported here has to be beside the module")
+    assert imports.partition("\n")[0] in found.text
+    assert f"return {result}, C\n" in found.text
+    assert [Path(one).name for one in found.inlined] == ["third.py"]
 
 
 def test_a_name_that_clashes_and_is_not_used_is_no_error(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from triton.runtime.errors import OutOfResources
 from triton.runtime.interpreter import InterpretedFunction
 
 import fusetune
+from fusetune.capture.grids import rule_of
 from fusetune.capture.serving.served import Notes, Served
 from fusetune.capture.serving.serving import Serving
 from fusetune.core.config import NamedConfig
@@ -250,6 +251,58 @@ def test_a_kernel_under_our_own_decorator_launches_as_it_chooses_and_is_told_wit
     assert launches == [("fill", (16,), 64, 1), ("fill", (10,), 512, 2)]
     (kernel,) = served.kernels
     assert ([one.launches for one in kernel.applied], kernel.missed[0].launches) == ([1], 1)
+
+
+@triton.jit
+def fill_all(x_ptr, BLOCK: tl.constexpr):
+    tl.store(x_ptr + tl.program_id(0) * BLOCK + tl.arange(0, BLOCK), 1.0)
+
+
+@contextlib.contextmanager
+def rules_asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[None]]:
+    asked: list[None] = []
+    with monkeypatch.context() as patch:
+        patch.setattr("fusetune.capture.given.rule_of", lambda *a, **named: asked.append(None) or rule_of(*a, **named))
+        yield asked
+
+
+def test_what_a_grid_has_nothing_to_do_with_may_change_at_every_launch_and_nothing_is_asked_again(tuned, monkeypatch):
+    x, y = torch.zeros(4096), torch.zeros(4096)
+
+    def run() -> None:
+        for step in range(8):
+            loss, n = step / 7, 4096
+            program.double[(triton.cdiv(n, 512),)](x, y, n, BLOCK=512, num_warps=4)
+        assert loss == 1.0
+
+    with rules_asked(monkeypatch) as asked:
+        launches, _ = launched(run)
+    assert launches == [("double", (64,), 64, 1)] * 8
+    assert len(asked) == 1
+
+
+def test_a_size_that_is_no_argument_and_that_the_grid_goes_by_is_asked_for_each_time(configs, monkeypatch):
+    write_tuned(configs, fill_all, {"x_ptr": "float32", "grid_0": 2}, TUNED, before=NamedConfig(BLOCK=256))
+
+    def fill_up(x: torch.Tensor, sizes: Any) -> None:
+        def grid(meta: Any) -> tuple[int, ...]:
+            return (triton.cdiv(sizes["n"], meta["BLOCK"]),)
+
+        fill_all[grid](x, BLOCK=256)
+
+    x = torch.zeros(512)
+    with rules_asked(monkeypatch) as asked:
+        launches, _ = launched(lambda: [fill_up(x, {"n": n}) for n in (320, 512, 320, 384)])
+    assert [one[1:3] for one in launches] == [((5,), 64), ((8,), 64), ((5,), 64), ((6,), 64)]
+    assert len(asked) == 3
+
+
+def test_so_many_places_are_known_and_no_more(tuned, monkeypatch):
+    monkeypatch.setattr("fusetune.capture.given.MOST_PLACED", 4)
+    with serving() as made:
+        for n in range(4096, 3800, -16):
+            program.doubled(n)
+        assert len(made._placements._placed) <= 4
 
 
 def test_a_tile_that_another_argument_was_computed_from_is_left_where_that_cannot_be_followed(configs):

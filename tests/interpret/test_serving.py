@@ -33,6 +33,7 @@ DOUBLE = {"x_ptr": "float32", "y_ptr": "float32", "n": 4096, "grid_0": 8}
 BEFORE_ADD = NamedConfig(BLOCK=1024, num_warps=2, num_stages=3)
 BEFORE_DOUBLE = NamedConfig(BLOCK=512, num_warps=4, num_stages=3)
 TUNED = NamedConfig(BLOCK=64, num_warps=1, num_stages=2)
+PROGRAMS = (program.added, program.doubled)
 FIRST = "the first config of its list, BLOCK=1024"
 
 
@@ -96,6 +97,14 @@ def test_a_launch_without_a_tuner_gets_warps_and_a_tile_that_its_grid_follows(tu
     launches, served = launched(lambda: [program.doubled(4096), program.doubled(4080)])
     assert launches == [("double", (64,), 64, 1)] * 2
     assert [(one.rung, one.launches) for one in served.kernels[0].applied] == [("exact", 1), ("nearest", 1)]
+
+
+def test_what_a_program_benchmarks_is_served_as_any_launch(tuned, monkeypatch):
+    monkeypatch.setattr(triton.testing, "do_bench", lambda call: [call() for _ in range(2)])
+    launches, served = launched(lambda: [triton.testing.do_bench(lambda: run(4096)) for run in PROGRAMS])
+    assert launches == [("add", (64,), 64, 1)] * 2 + [("double", (64,), 64, 1)] * 2
+    assert (program.BENCHED, served.trials) == ([], 0)
+    assert [one.applied[0].launches for one in served.kernels] == [2, 2]
 
 
 def test_a_tuner_without_an_entry_takes_the_first_that_pruning_leaves_and_is_told_once(tuned):

@@ -92,7 +92,8 @@ class Serving:
 
     def __init__(self, lookups: LooksUp, notes: Notes, *, on_miss: OnMiss = "default") -> None:
         self._lookups, self.notes, self._on_miss = lookups, notes, on_miss
-        self._above, self._patches, self._placements = Above(), Patches(), Placements()
+        self._above = Above(benchmarks=False)  # What a program benchmarks is what it launches.
+        self._patches, self._placements = Patches(), Placements()
         self._here = threading.local()
         self._answers: dict[Any, _Answer] = {}
         self._kernels: dict[int, tuple[Any, KernelSeen, tuple[str, ...]]] = {}

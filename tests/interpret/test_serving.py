@@ -7,6 +7,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import pytest
@@ -101,7 +102,7 @@ def test_a_launch_without_a_tuner_gets_warps_and_a_tile_that_its_grid_follows(tu
 
 def test_what_a_program_benchmarks_is_served_as_any_launch(tuned, monkeypatch):
     monkeypatch.setattr(triton.testing, "do_bench", lambda call: [call() for _ in range(2)])
-    launches, served = launched(lambda: [triton.testing.do_bench(lambda: run(4096)) for run in PROGRAMS])
+    launches, served = launched(lambda: [triton.testing.do_bench(partial(run, 4096)) for run in PROGRAMS])
     assert launches == [("add", (64,), 64, 1)] * 2 + [("double", (64,), 64, 1)] * 2
     assert (program.BENCHED, served.trials) == ([], 0)
     assert [one.applied[0].launches for one in served.kernels] == [2, 2]

@@ -91,6 +91,9 @@ class Autotuned(Autotuner):
         self._constexprs = constexprs_of(jitted(fn) or fn)
         self._names = frozenset(name for one in self._listed for name in one.all_kwargs() if name in signature)
         self._heuristics = heuristics_below(fn)
+        by_prune = self._traced.default is None and bool(self._traced.prune_listed or self._traced.perf_model)
+        self._goes_by_values = by_prune or bool(self._heuristics)
+        """Whether a choice follows from functions of the user's, which may ask for anything of the arguments."""
         self._is_chosen_traced = traces_choices() or not (self._heuristics or self._parameters & frozenset(OPTIONS))
         self.early_config_prune = self._traced.prune if self._is_chosen_traced else None
         self._gives = Gives(self._parameters, self._names, frozenset(self._heuristics))
@@ -179,7 +182,7 @@ class Autotuned(Autotuner):
                 return choice
         times_forgotten = self._times_forgotten
         choice = self._choose(grid, call)
-        key = exact if choice.found.by_sizes or self._prunes() else alike
+        key = exact if choice.found.by_sizes or self._goes_by_values else alike
         if choice.found.remember and key is not None:
             if len(self._choices) >= MOST_KNOWN:
                 self._choices.clear()
@@ -254,7 +257,8 @@ class Autotuned(Autotuner):
     def _keys(self, named: Mapping[str, Any]) -> tuple[Any, Any]:
         """What tells launches apart: to the number, and by what numbers are specialized and bucketed for alone.
 
-        None for what has no key of its own, as a descriptor.
+        Where functions of the user's have a say, shapes and floats count, too. None for what has no key of its own, as
+        a descriptor.
         """
         exact: list[Any] = [True, current_identity()]
         alike: list[Any] = [False, exact[1]]
@@ -266,7 +270,9 @@ class Autotuned(Autotuner):
                 continue
             if hasattr(value, "data_ptr") and hasattr(value, "dtype"):
                 part: Any = (name, value.dtype, value.data_ptr() % 16 == 0)
-            elif kind is float and name not in self._constexprs and not self._prunes():
+                if self._goes_by_values:
+                    part += (tuple(getattr(value, "shape", ())), tuple(value.stride()))
+            elif kind is float and name not in self._constexprs and not self._goes_by_values:
                 part = (name, kind)
             elif value is None or kind in {bool, float, str}:
                 part = (name, kind, value)
@@ -275,11 +281,6 @@ class Autotuned(Autotuner):
             exact.append(part)
             alike.append(part)
         return tuple(exact), tuple(alike)
-
-    def _prunes(self) -> bool:
-        """Whether the default is what the user's own functions make of a launch."""
-        traced = self._traced
-        return traced.default is None and (traced.prune_listed is not None or traced.perf_model is not None)
 
     def _is_direct(self, choice: Choice, call: Call) -> bool:
         """Whether the next launch like this one may go past the JIT."""

@@ -209,7 +209,8 @@ class LaunchConfigs:
             (name, type(value), None if type(value) is float and not known.parameters[name].constant else value)
             for name, value in given.items()
         )
-        key = (id(known.kernel), identity, numbers, tuple(supplied.items()))
+        also = tuple((name, type(value), value) for name, value in supplied.items())  # True is 1
+        key = (id(known.kernel), identity, numbers, also)
         found = self._fitting.get(key)
         if found is not None:
             return found

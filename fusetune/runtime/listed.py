@@ -46,10 +46,12 @@ def with_entries(known: KernelFacts, candidates: Sequence[Candidate], listed: Se
     for one in candidates:
         config = one.entry.config
         constants = {known.parameters[name].name: value for name, value in config.constants().items()}
-        own = {name: value for name, value in constants.items() if name in gives.by_list}
+        problem = one.entry.problem.to_builtins()
+        said = {name: problem[value_name(name)] for name in gives.by_list if value_name(name) in problem}
+        fixed = {name: value for name, value in said.items() if not isinstance(value, str)}  # a dtype's name is none
+        own = {name: value for name, value in {**fixed, **constants}.items() if name in gives.by_list}
         place = _place_like(configs, listed, own, config.options())
         places[one.path, one.number] = place
-        problem = one.entry.problem.to_builtins()
         if isinstance(place, str) or not _has_what_is_fixed(configs[place], problem, gives):
             continue
         also = {name: value for name, value in constants.items() if name not in gives.by_list}

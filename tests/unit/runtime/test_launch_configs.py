@@ -152,6 +152,14 @@ def test_constants_that_a_tuner_gives_alone_have_to_be_those_of_the_entry(config
     assert "a launch that gives GROUP" in lookups.find(scaled, launch, grid).why
 
 
+def test_a_constant_that_is_true_is_not_one_that_is_1(configs):
+    write_tuned(configs, scaled, problem(GROUP=1), TUNED, before=BEFORE)
+    launch = {name: value for name, value in given().items() if name != "GROUP"}
+    lookups = LaunchConfigs()
+    assert lookups.find(scaled, launch, grid, supplied={"GROUP": 1, "BLOCK": 64}).rung == "exact"
+    assert lookups.find(scaled, launch, grid, supplied={"GROUP": True, "BLOCK": 64}).rung == "miss"
+
+
 def test_arguments_that_the_entry_leaves_out_follow_its_constants(configs):
     write_tuned(configs, scaled, {name: one for name, one in PROBLEM.items() if name != "GROUP"}, TUNED, before=BEFORE)
     assert LaunchConfigs().find(scaled, given(GROUP=4), grid).follows == ("GROUP",)

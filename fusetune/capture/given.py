@@ -13,9 +13,9 @@ from typing import Any, Final, NamedTuple
 
 from fusetune.capture.above import Above
 from fusetune.capture.call_sites import program_frame
-from fusetune.capture.grids import rule_of
+from fusetune.capture.grids import Reads, rule_of
 from fusetune.capture.kept import Placed
-from fusetune.capture.kinds import kind_around, kind_of, kind_of_grid
+from fusetune.capture.kinds import kind_around, kind_of, kind_of_grid, without_floats
 from fusetune.capture.launches import user_frame
 from fusetune.capture.patching import Patches
 from fusetune.capture.placing import heuristics_of, placed_at
@@ -89,6 +89,7 @@ class Placements:
     def __init__(self) -> None:
         self._kernels: dict[int, Any] = {}  # Their ids must not become others'.
         self._names: dict[Any, tuple[str, ...]] = {}
+        self._by_floats: set[Any] = set()
         self._placed: dict[Any, Placed | str] = {}
 
     def launch(
@@ -122,18 +123,26 @@ class Placements:
         frame = program_frame(own) if own is not None else None
         place = (id(kernel), frame.f_code, frame.f_lasti) if frame is not None else id(kernel)
         try:
-            common = resolved, follows, kind_of((), bound, shapes=True), kind_of((), changed), kind_of_grid(grid)
+            known: Mapping[str, Any] = bound
+            if float in map(type, bound.values()) and place not in self._by_floats:
+                known = without_floats(bound, constexprs_of(kernel))
+            common = resolved, follows, kind_of((), known, shapes=True), kind_of((), changed), kind_of_grid(grid)
             names = self._names.get(place) if self._kernels.get(id(kernel)) is kernel else None
             if names is not None and None not in common:
                 found = self._placed.get((place, *common, kind_around(frame, names)))
                 if found is not None:
                     return found
             read: set[str] = set(names or ())
-            placed = _placed_anew(changed, follows, kernel, grid, resolved, bound, tuners, own, read)
+            placed, by_floats = _placed_anew(changed, follows, kernel, grid, resolved, bound, tuners, own, read)
+            if by_floats:
+                self._by_floats.add(place)
+                if known is not bound:
+                    return placed
             if len(self._placed) >= MOST_PLACED:
                 self._placed.clear()
                 self._names.clear()
                 self._kernels.clear()
+                self._by_floats.clear()
             self._kernels[id(kernel)] = kernel
             names = self._names[place] = tuple(sorted(read))
             around = kind_around(frame, names)
@@ -155,8 +164,8 @@ def _placed_anew(
     tuners: Sequence[Any],
     frame: FrameType | None,
     read: set[str],
-) -> Placed | str:
-    """To `read` the names of the caller's are added that it goes by."""
+) -> tuple[Placed | str, bool]:
+    """The launch, and whether floats have a say in it. To `read` the caller's names are added that it goes by."""
     constants = {name: bound[name] for name in constexprs_of(kernel) if name in bound}
     rule = rule_of(grid, resolved, bound, constants, kernel=kernel, frame=frame, read=read)
     heuristics = heuristics_of(tuners)
@@ -164,7 +173,17 @@ def _placed_anew(
     if why is None and not follows <= {*rule.derived, *heuristics, *changed}:
         why = NOT_KNOWN
     placed = placed_at(changed, grid, resolved, bound, rule, heuristics)
-    return why or (placed if placed.grid is not None else NOT_KNOWN)
+    floats = {name for name, value in bound.items() if type(value) is float} - constants.keys()
+    by_floats = bool(floats) and (bool(heuristics) or not floats.isdisjoint({*rule.derived, *_read_by(grid, bound)}))
+    return why or (placed if placed.grid is not None else NOT_KNOWN), by_floats
+
+
+def _read_by(grid: Any, bound: Mapping[str, Any]) -> set[str]:
+    """The arguments that a callable grid asks for."""
+    reads = Reads(bound)
+    if callable(grid):
+        grid(reads)
+    return reads.names
 
 
 def _with(

@@ -182,7 +182,7 @@ def _of_callable(
 ) -> GridRule:
     """A callable is asked again with other constants; its source, where it can be read, tells it without asking."""
     text = _or_none(lambda: _text_of_callable(grid, real, named, constants, site, left_open)) or ""
-    recorder = _Reads(named)
+    recorder = Reads(named)
     first = _as_grid(_or_none(lambda: grid(recorder)), len(real))
     reads = frozenset(recorder.names & constants.keys()) | (names_in(text) if text else frozenset())
     if first != real and not text:
@@ -226,7 +226,7 @@ def _text_of_answers(
     return text if fits else ""
 
 
-class _Reads(dict[str, Any]):
+class Reads(dict[str, Any]):
     """All arguments of a launch by name, that remembers which were asked for."""
 
     def __init__(self, named: Mapping[str, Any]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Container, Hashable, Iterable, Mapping
 from types import CellType, FrameType, FunctionType, ModuleType
 from typing import Any, Final
 
@@ -27,6 +27,14 @@ def kind_of(args: Iterable[Any], named: Mapping[str, Any], *, shapes: bool = Fal
     except TypeError:  # from a hash
         return None
     return tuple(found)
+
+
+def without_floats(bound: Mapping[str, Any], but: Container[str]) -> Mapping[str, Any]:
+    """Arguments by name with the type in the place of each float, for which nothing is compiled; not of those in `but`.
+
+    A program may give another one at each launch.
+    """
+    return {name: float if type(one) is float and name not in but else one for name, one in bound.items()}
 
 
 def kind_around(frame: FrameType | None, names: Iterable[str]) -> Kind | None:

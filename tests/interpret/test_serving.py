@@ -291,6 +291,52 @@ def test_what_a_grid_has_nothing_to_do_with_may_change_at_every_launch_and_nothi
     assert len(asked) == 1
 
 
+@triton.jit
+def scale(x_ptr, n, factor, BLOCK: tl.constexpr):
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(x_ptr + at, tl.load(x_ptr + at, mask=at < n) * factor, mask=at < n)
+
+
+def test_floats_of_all_kinds_are_one_launch_unless_something_follows_from_them(configs, monkeypatch):
+    problem = {"x_ptr": "float32", "n": 1024, "factor": 0.5, "grid_0": 4}
+    write_tuned(configs, scale, problem, TUNED, before=NamedConfig(BLOCK=256))
+    lists = [triton.Config({"BLOCK": size}, num_warps=2) for size in (512, 256)]
+    tuner = triton.autotune(configs=lists, key=["n"], do_bench=program.bench)(scale)
+    x = torch.ones(1024)
+
+    def run(of_floats: Any) -> None:
+        for step in range(1, 6):
+            factor = 1.0 / step
+            scale[of_floats(x, factor)](x, 1024, factor, BLOCK=256)
+            tuner[lambda meta: (triton.cdiv(1024, meta["BLOCK"]),)](x, 1024, factor)
+
+    def by_tile(_x: torch.Tensor, _factor: float) -> Any:
+        return lambda meta: (triton.cdiv(1024, meta["BLOCK"]),)
+
+    def by_factor(_x: torch.Tensor, _factor: float) -> Any:
+        return lambda meta: (triton.cdiv(1024, meta["BLOCK"]) * int(meta["factor"] <= 1.0),)
+
+    for grid, asked_for in ((by_tile, 1), (by_factor, 5)):
+        with rules_asked(monkeypatch) as asked, serving() as made:
+            run(grid)
+        assert (len(asked), len(made._answers)) == (asked_for, 2)
+        assert [one.launches for one in made.notes.served().kernels[0].applied] == [10]
+
+
+def test_heuristics_may_ask_for_shapes(configs):
+    heuristic = triton.heuristics({"EVEN": lambda args: args["x_ptr"].shape[0] == 4096})
+    lists = [triton.Config({"BLOCK": size}, num_warps=2) for size in (512, 1024)]
+    tuner = triton.autotune(configs=lists, key=["n"], do_bench=program.bench)(heuristic(program.add.fn.fn))
+    write_tuned(configs, program.add, ADD, TUNED, before=BEFORE_ADD)
+    y = torch.zeros(5000)
+
+    def run(x: torch.Tensor) -> None:
+        tuner[lambda meta: (triton.cdiv(4096, meta["BLOCK"]),)](x, y, 4096)
+
+    launches, _ = launched(lambda: [run(torch.zeros(size)) for size in (4096, 5000)])
+    assert [one[2:] for one in launches] == [(64, 1), (512, 2)]
+
+
 def test_a_size_that_is_no_argument_and_that_the_grid_goes_by_is_asked_for_each_time(configs, monkeypatch):
     write_tuned(configs, fill_all, {"x_ptr": "float32", "grid_0": 2}, TUNED, before=NamedConfig(BLOCK=256))
 

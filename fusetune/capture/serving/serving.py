@@ -12,7 +12,7 @@ from fusetune.capture.cases import KernelSeen
 from fusetune.capture.changes import free_names
 from fusetune.capture.given import Given, Launch, Placements, chain_of, config_like, copy_of, hold_launches, run_with
 from fusetune.capture.inductor import MODULE, name_of, when_imported
-from fusetune.capture.kinds import kind_of
+from fusetune.capture.kinds import kind_of, without_floats
 from fusetune.capture.launches import kernel_seen, proposals_of
 from fusetune.capture.patching import Patches
 from fusetune.capture.placing import heuristics_of
@@ -22,7 +22,7 @@ from fusetune.capture.serving.served import AS_IT_IS, Applied, Left, Missed, Not
 from fusetune.core.brief import brief
 from fusetune.core.config import OPTIONS
 from fusetune.errors import MissingConfigError
-from fusetune.ops.arguments import bind, signature_of, told
+from fusetune.ops.arguments import bind, constexprs_of, signature_of, told
 from fusetune.ops.refusals import is_refusal
 from fusetune.ops.refusals import told as told_error
 from fusetune.runtime.launch_configs import Chosen
@@ -188,17 +188,18 @@ class Serving:
         kernel, grid = chain[-1], named.get("grid")
         own = {name: value for name, value in named.items() if name not in _OF_TRITON}
         first = tuner.configs[0].kwargs
-        key = self._key(tuner, kernel, args, own, grid, first)
+        heuristics = heuristics_of(chain)
+        key = self._key(tuner, kernel, args, own, grid, first, by_values=bool(heuristics))
         found = self._answers.get(key)
         if found is not None:
             return key, found
         bound, _ = bind(kernel, args, own, partly=True)
         arguments = {name: value for name, value in bound.items() if name not in self._names((tuner,))}
         first = {name: value for name, value in first.items() if name not in OPTIONS}
-        supplied = _with_heuristics({**arguments, **first}, heuristics_of(chain))
+        supplied = _with_heuristics({**arguments, **first}, heuristics)
         supplied = {name: value for name, value in supplied.items() if name not in arguments}
         answer = self._asked(kernel, arguments, grid, proposals_of(chain[:-1]), supplied)
-        cannot = answer.given.follows - heuristics_of(chain).keys() if answer.given is not None else ()
+        cannot = answer.given.follows - heuristics.keys() if answer.given is not None else ()
         if cannot:
             answer = self._not_given(kernel, f"{min(cannot)} follows what was tuned, and the launch itself gives it")
         elif answer.given is not None:
@@ -318,8 +319,13 @@ class Serving:
         named: Mapping[str, Any],
         grid: Any,
         first: dict[str, Any],
+        *,
+        by_values: bool = False,
     ) -> Any:
-        """What an answer is remembered by; None where the launch is looked up each time."""
+        """What an answer is remembered by; None where the launch is looked up each time.
+
+        `by_values`: functions of the program have a say, which may ask for shapes and floats.
+        """
         if callable(grid):
             # It may follow what is no argument.
             meta = {**dict(zip(self._seen(kernel)[2], args, strict=False)), **first, **named}
@@ -327,7 +333,12 @@ class Serving:
                 grid = grid(meta)
             except Exception:  # noqa: BLE001 - it may read what the launch has by default, or heuristics compute
                 return None
-        kind = kind_of(args, named)
+        if not by_values and (float in map(type, args) or float in map(type, named.values())):
+            constants = constexprs_of(kernel)
+            by_name = dict(zip(self._seen(kernel)[2], args, strict=False))
+            args = tuple(without_floats(by_name, constants).values())
+            named = without_floats(named, constants)
+        kind = kind_of(args, named, shapes=by_values)
         grid = tuple(grid) if isinstance(grid, list) else grid
         return None if kind is None else (id(holder), _device(), grid, kind)
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _UNCAUGHT: Final = 1
 """What Python ends with where nobody caught an error."""
+_PYTHON_S: Final = frozenset({".py", ".pyc", ".pyw", ".pyz"})
 
 
 class _Run(click.Command):
@@ -103,13 +104,13 @@ def run(
         sys.stdout.flush()
         code = run_supervised(command, environment)
         served = read_served(Path(folder))
-    if report is not None:
-        _write(report, served)
     if not quiet:
         from fusetune.report.served import lines_of
 
         for line in lines_of(served):
             echo(line, err=True)
+    if report is not None:
+        _write(report, served)
     ctx.exit(_code(code, served))
 
 
@@ -119,12 +120,15 @@ def _command(program: Sequence[str], module: str | None, expression: str | None)
 
     first = program[0] if program else ""
     words = [*(["-m", module] if module else []), *program]
-    if module is None and first and Path(first).exists():
+    if module is None and first and _is_python_s(Path(first)):
         if expression is not None:
             raise UsageError(f"--args belongs to package.module:function; {first} takes its arguments behind it")
         return [sys.executable, *words], shlex.join(words)
-    if module is None and first and ":" not in first and expression is None and shutil.which(first):
-        return list(program), "PROGRAM"
+    if module is None and first and ":" not in first and expression is None:
+        if Path(first).is_file():
+            return [first if os.sep in first else f"{os.curdir}{os.sep}{first}", *program[1:]], "PROGRAM"
+        if shutil.which(first):
+            return list(program), "PROGRAM"
     parsed = parse_program(words, args=expression)
     if parsed.kind == "function":
         called = [sys.executable, "-m", "fusetune.capture.serving.called", parsed.what]
@@ -132,10 +136,24 @@ def _command(program: Sequence[str], module: str | None, expression: str | None)
     return [sys.executable, *words], shlex.join(words)
 
 
+def _is_python_s(path: Path) -> bool:
+    """Whether Python is to run what stands there: no other folder of a command's name, nor what runs by itself."""
+    if path.is_dir():
+        return (path / "__main__.py").is_file()
+    if path.suffix in _PYTHON_S or not os.access(path, os.X_OK):
+        return path.is_file()
+    with path.open("rb") as file:
+        first = file.readline(200)
+    return b"python" in first if first.startswith(b"#!") else not first.startswith(b"\x7fELF")
+
+
 def _check(configs: Path | None, report: Path | None) -> None:
-    """Raise UsageError before the program runs where there are no such configs, or no folder for the report."""
+    """Raise UsageError before the program runs where there are no such configs, or the report cannot be written."""
     if report is not None and not report.absolute().parent.is_dir():
         raise UsageError(f"cannot write {report}: {report.parent} is no folder; make it, or name another file")
+    if report is not None and (report.is_dir() or not os.access(report.absolute().parent, os.W_OK)):
+        why = "it is a folder" if report.is_dir() else f"you may not write to {report.parent}"
+        raise UsageError(f"cannot write {report}: {why}; name another file")
     if configs is not None:
         from fusetune.runtime.configs import load
 

@@ -100,6 +100,23 @@ def test_a_function_with_arguments_and_a_command_of_the_path_are_programs_too(tm
     assert (found.returncode, found.stdout) == (5, "sh here\n")
 
 
+def test_what_runs_by_itself_does_and_a_folder_of_a_command_s_name_is_no_script(tmp_path):
+    (tmp_path / "serve").mkdir()
+    texts = {"bin/serve": "#!/bin/sh\necho found $1\n", "launch.sh": "#!/bin/sh\necho shell $1\n"}
+    texts |= {"script": f"#!{sys.executable} -E\nimport sys\nprint('python', sys.argv[1])\n"}
+    for name, text in texts.items():
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        path.chmod(0o755)
+    path = os.pathsep.join([str(tmp_path / "bin"), os.environ["PATH"]])
+    words = ["serve", "./launch.sh", "launch.sh", "./script"]
+    found = [run(tmp_path, "--quiet", word, "it", PATH=path) for word in words]
+    assert [one.stdout for one in found] == ["found it\n", "shell it\n", "shell it\n", "python it\n"]
+    done = run(tmp_path, "--quiet", sys.executable, "-c", "print('by Python')")
+    assert (done.returncode, done.stdout) == (0, "by Python\n")
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_is_the_program_s(tmp_path, number):
     text = (
@@ -146,6 +163,8 @@ def test_the_report_of_a_program_that_launches_nothing_is_whole_and_one_that_can
     assert json.loads((about / "served.json").read_text(encoding="utf-8"))["kernels"] == []
     done = run(about, "--report", "no/served.json", "about.py")
     assert (done.returncode, done.stdout, "cannot write no/served.json" in done.stderr) == (2, "", True)
+    done = run(about, "--report", str(about), "about.py")
+    assert (done.returncode, done.stdout, "it is a folder" in done.stderr) == (2, "", True)
 
 
 def test_what_fusetune_itself_starts_is_not_served(tmp_path):

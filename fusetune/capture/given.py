@@ -99,6 +99,8 @@ class Placements:
         args, grid, named = launch
         changed = {name: value for name, value in given.constants.items() if bound.get(name) != value}
         follow: Mapping[str, Any] = {}
+        if changed and grid is None:  # A warm-up, whose kernel somebody launches by himself.
+            return NOT_KNOWN
         if changed:
             placed = self._placed_for(changed, given.follows, kernel, grid, bound, tuners)
             if isinstance(placed, str):

@@ -361,6 +361,29 @@ def test_so_many_places_are_known_and_no_more(tuned, monkeypatch):
         assert len(made._placements._placed) <= 4
 
 
+def test_what_our_own_decorator_does_not_take_is_not_given_to_its_launch_either(configs):
+    write_tuned(configs, fill, {"x_ptr": "float32", "n": 1024, "grid_0": 2}, TUNED, before=NamedConfig(BLOCK=512))
+    lists = [
+        triton.Config({"BLOCK": size}, pre_hook=lambda named, size=size: sizes.append(size)) for size in (512, 256)
+    ]
+    tuner = fusetune.autotune(configs=lists, key=["n"])(fill)
+    sizes: list[int] = []
+
+    def run() -> None:
+        with pytest.warns(RuntimeWarning, match="differ in what it does not say, as in their pre_hook"):
+            tuner[lambda meta: (triton.cdiv(1024, meta["BLOCK"]),)](torch.zeros(1024), 1024)
+
+    launches, served = launched(run)
+    assert ([one[1:3] for one in launches], sizes) == ([((2,), 512)], [512])
+    assert "has chosen another one" in served.kernels[0].left[0].why
+
+
+def test_a_warm_up_without_a_grid_keeps_its_tile(tuned):
+    x, y = torch.zeros(4096), torch.zeros(4096)
+    launches, served = launched(lambda: program.double.warmup(x, y, 4096, BLOCK=512, grid=None))
+    assert (launches, served.kernels) == ([], ())
+
+
 def test_a_tile_that_another_argument_was_computed_from_is_left_where_that_cannot_be_followed(configs):
     counted = {"x_ptr": "float32", "grid_0": 4}
     write_tuned(configs, fill, counted, TUNED, before=NamedConfig(BLOCK=256, num_warps=4))

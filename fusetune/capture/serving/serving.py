@@ -33,6 +33,7 @@ MOST_REMEMBERED: Final = 4096
 """Kinds of launches whose answers are kept; after these all are looked up anew."""
 _TIMED: Final = "what its autotuner times"
 _FOUND_BEFORE: Final = "what its autotuner has found out before"
+_OURS_CHOSE: Final = "its own fusetune.autotune has chosen another one"
 _MOST_WARNINGS: Final = 20
 _OF_TRITON: Final = frozenset({"grid", "warmup"})
 _NOTHING: Final = "nothing: it was stopped (--on-miss error)"
@@ -269,10 +270,23 @@ class Serving:
             here["chosen"], here["given"] = before
 
     def _changed(self, given: Given, kernel: Any, launch: Launch) -> Launch | str:
+        if self._is_below_ours():
+            bound, _ = bind(kernel, launch.args, launch.named)
+            has, wants = {**bound, **launch.named}, {**given.constants, **given.options}
+            return launch if all(has.get(name) == value for name, value in wants.items()) else _OURS_CHOSE
         if not given.constants and given.options.keys().isdisjoint(self._seen(kernel)[2]):
             return launch._replace(named={**launch.named, **given.options})
         bound, _ = bind(kernel, launch.args, launch.named)
         return self._placements.launch(given, kernel, launch, bound, self._above.tuners)
+
+    def _is_below_ours(self) -> bool:
+        """Whether `fusetune.autotune` has chosen, which says by itself what it takes."""
+        tuners = self._above.tuners
+        if not tuners:
+            return False
+        from fusetune.runtime.autotune import Autotuned
+
+        return any(isinstance(one, Autotuned) for one in tuners)
 
     def _of_launch(self, kernel: Any, launch: Launch) -> _Answer:
         tuners = self._above.tuners

@@ -17,6 +17,7 @@ from fusetune.capture.serving import process
 from fusetune.capture.serving.settings import Settings
 from fusetune.core.config import NamedConfig
 from fusetune.errors import ConfigFileError, MissingConfigError, UsageError
+from fusetune.runtime import configs as process_configs
 from tests.support.launch_cases import launches_of
 from tests.support.launch_entries import alone, write_tuned
 from tests.support.programs import served as program
@@ -59,6 +60,14 @@ def test_launches_take_their_entries_until_it_is_undone_and_the_report_is_writte
     report = json.loads((tmp_path / "served.json").read_text(encoding="utf-8"))
     assert [kernel["name"] for kernel in report["kernels"]] == ["double", "add"]
     assert fusetune.served().kernels == ()
+
+
+def test_nothing_is_left_of_one_that_is_undone():
+    held = len(process_configs._dependents)
+    for _ in range(3):
+        fusetune.install()
+        fusetune.uninstall()
+    assert len(process_configs._dependents) == held
 
 
 def test_a_folder_that_is_named_is_looked_in_and_a_second_call_takes_the_place_of_the_first(configs, tmp_path):

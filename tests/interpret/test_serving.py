@@ -24,7 +24,7 @@ from fusetune.capture.serving.served import Notes, Served
 from fusetune.capture.serving.serving import Serving
 from fusetune.core.config import NamedConfig
 from fusetune.errors import MissingConfigError
-from fusetune.runtime.launch_configs import LaunchConfigs
+from fusetune.runtime.launch_configs import Chosen, LaunchConfigs
 from tests.support.launch_cases import Launch, launches_of
 from tests.support.launch_entries import alone, write_tuned
 from tests.support.programs import served as program
@@ -446,6 +446,38 @@ def test_an_argument_that_the_launch_gives_a_tuner_and_that_followed_its_tile_ma
     launches, served = launched(lambda: kernel[lambda meta: (1024 // meta["BLOCK"],)](torch.zeros(1024), 1024))
     assert [one[2] for one in launches] == [512]
     assert served.kernels[0].missed[0].reason == "n follows what was tuned, and the launch itself gives it"
+
+
+def test_an_answer_that_is_found_while_other_configs_are_loaded_is_not_used_again(tuned):
+    lookups = LaunchConfigs()
+    find = lookups.find
+
+    def meanwhile(*args: Any, **named: Any) -> Any:
+        found = find(*args, **named)
+        made.forget()
+        return found
+
+    lookups.find = meanwhile  # type: ignore[method-assign]
+    made = Serving(lookups, Notes(str))
+    made.install()
+    try:
+        program.doubled(4096)
+        lookups.find = lambda *_, **__: Chosen("miss", "it is gone")  # type: ignore[method-assign]
+        program.doubled(4096)
+    finally:
+        made.remove()
+    assert made.notes.served().kernels[0].missed[0].reason == "it is gone"
+
+
+def test_kernels_and_tuners_that_a_program_makes_at_each_call_are_not_kept_for_good(monkeypatch):
+    monkeypatch.setattr("fusetune.capture.serving.serving.MOST_HELD", 4)
+    monkeypatch.setattr("fusetune.capture.serving.serving.MOST_REMEMBERED", 4)
+    with serving() as made:
+        for _ in range(12):
+            tuner = triton.autotune(configs=program.CONFIGS, key=["n"])(triton.jit(fill.fn))
+            tuner[(1,)](torch.zeros(64), 64)
+        held = made._answers, made._holders, made._free, made._kernels
+        assert [len(one) for one in held if len(one) > 8] == []
 
 
 def test_after_it_all_is_as_it_was_and_a_launch_s_own_mistake_is_its_own(tuned):

@@ -31,6 +31,8 @@ OnMiss = Literal["default", "tune", "error"]
 ON_MISS: Final[tuple[OnMiss, ...]] = ("default", "tune", "error")
 MOST_REMEMBERED: Final = 4096
 """Kinds of launches whose answers are kept; after these all are looked up anew."""
+MOST_HELD: Final = 1024
+"""Kernels, and tuners, of which something is kept: a program may make one at each call."""
 _TIMED: Final = "what its autotuner times"
 _FOUND_BEFORE: Final = "what its autotuner has found out before"
 _OURS_CHOSE: Final = "its own fusetune.autotune has chosen another one"
@@ -100,6 +102,7 @@ class Serving:
         self._kernels: dict[int, tuple[Any, KernelSeen, tuple[str, ...]]] = {}
         self._free: dict[tuple[int, ...], tuple[tuple[Any, ...], frozenset[str]]] = {}
         self._holders: dict[int, Any] = {}  # What answers are of: its id must not become another's.
+        self._times_forgotten = 0
 
     def install(self) -> None:
         """Begin. Triton is imported here, and torch with it."""
@@ -113,7 +116,12 @@ class Serving:
         self._patches.close()
 
     def forget(self) -> None:
-        """Look everything up anew."""
+        """Look everything up anew: what another thread is about to remember is not found again, either."""
+        self._times_forgotten += 1
+        self._clear()
+
+    def _clear(self) -> None:
+        self._holders.clear()  # First: no answer is to be without.
         self._answers.clear()
 
     # An autotuner.
@@ -322,6 +330,8 @@ class Serving:
         key = tuple(map(id, tuners))
         found = self._free.get(key)
         if found is None:
+            if len(self._free) >= MOST_HELD:
+                self._free.clear()
             found = self._free[key] = (tuners, free_names([one for one in tuners if hasattr(one, "configs")]))
         return found[1]
 
@@ -354,12 +364,12 @@ class Serving:
             named = without_floats(named, constants)
         kind = kind_of(args, named, shapes=by_values)
         grid = tuple(grid) if isinstance(grid, list) else grid
-        return None if kind is None else (id(holder), _device(), grid, kind)
+        return None if kind is None else (self._times_forgotten, id(holder), _device(), grid, kind)
 
     def _remember(self, key: Any, answer: _Answer, holder: Any) -> _Answer:
         if answer.chosen.remember and key is not None:
             if len(self._answers) >= MOST_REMEMBERED:
-                self._answers.clear()
+                self._clear()
             self._answers[key] = answer
             self._holders[id(holder)] = holder
         return answer
@@ -396,7 +406,7 @@ class Serving:
             self._lookups.refuse(kernel, answer.chosen, why)
         except Warning as warning:
             self.notes.note(str(warning))
-        self._answers.clear()
+        self.forget()
         self.notes.count(self._tally(kernel, _left(answer.given, why, refused=True)))
         return self._not_given(kernel, f"its config cannot be launched here ({why})", remember=False)
 
@@ -412,6 +422,8 @@ class Serving:
         """A kernel, what is told of it, and the names of its parameters."""
         found = self._kernels.get(id(kernel))
         if found is None:
+            if len(self._kernels) >= MOST_HELD:
+                self._kernels.clear()
             names = tuple(signature_of(kernel).parameters)
             found = self._kernels[id(kernel)] = (kernel, kernel_seen(kernel), names)
         return found

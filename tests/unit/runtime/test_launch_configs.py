@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import types
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -257,3 +258,13 @@ def test_so_many_kinds_of_launches_are_kept_and_no_more(configs, monkeypatch):
     for n in range(100):
         lookups.find(scaled, given(n=n), grid)
     assert len(lookups._fitting) <= 10
+
+
+def test_kernels_that_a_program_makes_at_each_call_are_not_kept_for_good(configs, monkeypatch):
+    monkeypatch.setattr(launch_configs, "MOST_FOUND", 4)
+    write_tuned(configs, scaled, PROBLEM, TUNED, before=BEFORE)
+    lookups = LaunchConfigs()
+    for _ in range(10):
+        made = types.FunctionType(scaled.fn.__code__, globals(), scaled.fn.__name__)
+        assert lookups.find(triton.jit(made), given(), grid).rung == "exact"
+    assert len(lookups._kernels) <= 4

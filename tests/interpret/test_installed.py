@@ -98,6 +98,16 @@ def test_children_inherit_it_unless_they_are_not_to():
     assert found == ["True\n", "False\n"]
 
 
+def test_what_a_program_has_put_into_its_environment_since_stays(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", "/mine")
+    fusetune.install()
+    os.environ["PYTHONPATH"] += os.pathsep + "/more"
+    os.environ["FUSETUNE_RUN"] = "theirs"
+    fusetune.uninstall()
+    assert os.environ["PYTHONPATH"] == os.pathsep.join(["/mine", "/more"])
+    assert os.environ.pop("FUSETUNE_RUN") == "theirs"
+
+
 def test_a_report_that_cannot_be_written_is_told_when_all_is_as_it_was(tmp_path):
     held = InterpretedFunction.run
     fusetune.install(report=tmp_path / "no" / "served.json")

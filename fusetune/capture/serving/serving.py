@@ -17,7 +17,7 @@ from fusetune.capture.launches import kernel_seen, proposals_of
 from fusetune.capture.patching import Patches
 from fusetune.capture.placing import heuristics_of
 from fusetune.capture.serving import traced
-from fusetune.capture.serving.as_launched import AsLaunched
+from fusetune.capture.serving.as_launched import AsLaunched, seen
 from fusetune.capture.serving.served import AS_IT_IS, Applied, Left, Missed, Notes, Row, Tally
 from fusetune.core.brief import brief
 from fusetune.core.config import OPTIONS
@@ -255,7 +255,10 @@ class Serving:
             self.notes.count(answer.tally)
         if result is None or changed.grid is launch.grid:
             return result
-        return AsLaunched(result, lambda: self._run(run, kernel, launch, warmup=True))
+        # Whoever keeps it is to keep no tensors by it.
+        args, named = tuple(map(seen, launch.args)), {name: seen(value) for name, value in launch.named.items()}
+        own = Launch(args, (1,), named)  # A grid may hold some, too, and a warm-up asks for none.
+        return AsLaunched(result, lambda: self._run(run, kernel, own, warmup=True))
 
     def _below_choice(self, run: Any, kernel: Any, launch: Launch, *, warmup: bool) -> Any:
         """A launch of an autotuner that has chosen: what its list does not vary is given here."""

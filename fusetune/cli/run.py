@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 _UNCAUGHT: Final = 1
 """What Python ends with where nobody caught an error."""
+_LONGEST: Final = 10_000
+"""Of the words of a program in a variable, which may be no longer than 128 KiB."""
 _PYTHON_S: Final = frozenset({".py", ".pyc", ".pyw", ".pyz"})
 
 
@@ -99,6 +101,7 @@ def run(
     _check(configs, report)
     with tempfile.TemporaryDirectory(prefix="fusetune-served-") as folder:
         place = None if configs is None else str(configs.absolute())
+        named = named if len(named) < _LONGEST else Settings().program
         settings = Settings(place, on_miss, allow_predicted, folder, named, os.getpid())
         environment = {**os.environ, **variables_of(settings, os.environ), **_search_path(os.environ)}
         sys.stdout.flush()

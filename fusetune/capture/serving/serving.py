@@ -133,8 +133,9 @@ class Serving:
         kernel = chain[-1]
         try:
             key, answer = self._of_tuner(tuner, chain, args, named)
-        except (TypeError, AttributeError):  # the launch itself tells the program, or it is no kernel of Triton's
-            return run(tuner, *args, **named)
+        except (TypeError, AttributeError) as error:  # it is no kernel of Triton's, or:
+            result = run(tuner, *args, **named)  # the launch itself tells the program
+            return self._note_unseen(kernel, error, result)
         counts = not named.get("warmup")
         if answer.given is not None:
             beyond = answer.given if answer.given.constants.keys() - answer.config.kwargs.keys() else None
@@ -229,8 +230,9 @@ class Serving:
             return self._below_choice(run, kernel, launch, warmup=warmup)
         try:
             answer = self._of_launch(kernel, launch)
-        except TypeError:  # the launch itself tells the program
-            return run(kernel, *args, grid=grid, warmup=warmup, **named)
+        except TypeError as error:
+            result = run(kernel, *args, grid=grid, warmup=warmup, **named)  # the launch itself tells the program
+            return self._note_unseen(kernel, error, result)
         tally = answer.tally
         if answer.given is not None:
             changed = self._changed(answer.given, kernel, launch)
@@ -435,6 +437,12 @@ class Serving:
         seen = self._seen(kernel)[1]
         command = self.notes.command(seen.name)
         raise MissingConfigError(f"{brief(seen.name)} ({brief(seen.place())}) has no tuned config: {why}; `{command}`")
+
+    def _note_unseen(self, kernel: Any, error: Exception, result: Any) -> Any:
+        """A launch works that could not be looked up."""
+        name = getattr(kernel, "__name__", str(kernel))
+        self.notes.note(f"{brief(name)}: launches ran as they are, which could not be looked up: {brief(error)}")
+        return result
 
     def _note_traced(self, name: str) -> None:
         self.notes.note(f"{name}: torch.compile has looked its configs up while it traced, which is not counted")

@@ -53,6 +53,12 @@ def test_a_program_sees_what_it_sees_under_plain_python(about, words):
     assert (told["stdin"], told["main"], told["modules"]) == ("given", True, False)
 
 
+def test_a_program_may_have_as_many_arguments_as_under_plain_python(tmp_path):
+    (tmp_path / "count.py").write_text("import sys\nprint(len(sys.argv))\n", encoding="utf-8")
+    done = run(tmp_path, "--quiet", "count.py", *(f"{number:0100}" for number in range(2000)))
+    assert (done.returncode, done.stdout) == (0, "2001\n"), done.stderr[-300:]
+
+
 def test_somebody_s_own_sitecustomize_and_path_still_hold(about):
     (about / "more").mkdir()
     (about / "more" / "sitecustomize.py").write_text("print('theirs')\n", encoding="utf-8")

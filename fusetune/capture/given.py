@@ -18,14 +18,14 @@ from fusetune.capture.kept import Placed
 from fusetune.capture.kinds import kind_around, kind_of, kind_of_grid, without_floats
 from fusetune.capture.launches import user_frame
 from fusetune.capture.patching import Patches
-from fusetune.capture.placing import heuristics_of, placed_at
+from fusetune.capture.placing import placed_at
 from fusetune.core.config import OPTIONS
 from fusetune.ops.arguments import constexprs_of, resolved_grid, signature_of, told
+from fusetune.ops.tuners import heuristics_of
 
 NOT_KNOWN: Final = "what the program would launch with these constants is not known there"
 MOST_PLACED: Final = 1024
 """So many kinds of launches are known; then all are asked anew."""
-_MOST_ABOVE: Final = 20
 
 
 class Launch(NamedTuple):
@@ -242,11 +242,3 @@ def _first_like(configs: Sequence[Any], held: Mapping[str, Any]) -> Any:
         return all(name in held and held[name] == told(value) for name, value in config.all_kwargs().items())
 
     return next((one for one in configs if is_like(one)), None)
-
-
-def chain_of(tuner: Any) -> list[Any]:
-    """An autotuner and what it holds, down to the kernel."""
-    found = [tuner]
-    while len(found) < _MOST_ABOVE and hasattr(getattr(found[-1], "fn", None), "fn"):
-        found.append(found[-1].fn)
-    return found

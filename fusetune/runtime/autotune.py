@@ -26,10 +26,11 @@ from fusetune.ops.arguments import constexprs_of, resolved_grid, signature_of, s
 from fusetune.ops.hashing import innermost
 from fusetune.ops.refusals import is_refusal, told
 from fusetune.ops.sources import jitted
+from fusetune.ops.tuners import chain_of, heuristics_of
 from fusetune.runtime.configs import active_source, forget_at_load
 from fusetune.runtime.direct_calls import MOST_KNOWN, DirectCalls, bound_of, direct_calls, kinds_of
 from fusetune.runtime.launch_configs import LAUNCH_CONFIGS, Chosen, current_identity, has_one_gpu
-from fusetune.runtime.listed import Gives, Tuned, heuristics_below, place_of, with_entries
+from fusetune.runtime.listed import Gives, Tuned, place_of, with_entries
 from fusetune.runtime.traced import Traced, is_traced, traces_choices
 
 MOST_KINDS: Final = 8
@@ -90,7 +91,7 @@ class Autotuned(Autotuner):
         self._parameters = frozenset(signature)
         self._constexprs = constexprs_of(jitted(fn) or fn)
         self._names = frozenset(name for one in self._listed for name in one.all_kwargs() if name in signature)
-        self._heuristics = heuristics_below(fn)
+        self._heuristics = heuristics_of(chain_of(fn))
         by_prune = self._traced.default is None and bool(self._traced.prune_listed or self._traced.perf_model)
         self._goes_by_values = by_prune or bool(self._heuristics)
         """Whether a choice follows from functions of the user's, which may ask for anything of the arguments."""

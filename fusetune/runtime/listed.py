@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -101,13 +101,3 @@ def _place_like(
     named = {name: value for name, value in rest[0].items() if name not in OPTIONS}
     configs.append(Config({**named, **constants}, **options, pre_hook=like[0].pre_hook))
     return len(configs) - 1
-
-
-def heuristics_below(fn: Any) -> dict[str, Callable[..., Any]]:
-    """What heuristics between a tuner and its kernel compute, in the order in which they do."""
-    found: dict[str, Callable[..., Any]] = {}
-    while hasattr(fn, "fn"):
-        values = getattr(fn, "values", None)
-        found.update(values if isinstance(values, Mapping) else {})
-        fn = fn.fn
-    return found

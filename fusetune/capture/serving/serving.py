@@ -10,12 +10,11 @@ from typing import Any, Final, Literal, NamedTuple, NoReturn, Protocol
 from fusetune.capture.above import Above
 from fusetune.capture.cases import KernelSeen
 from fusetune.capture.changes import free_names
-from fusetune.capture.given import Given, Launch, Placements, chain_of, config_like, copy_of, hold_launches, run_with
+from fusetune.capture.given import Given, Launch, Placements, config_like, copy_of, hold_launches, run_with
 from fusetune.capture.inductor import MODULE, name_of, when_imported
 from fusetune.capture.kinds import kind_of, without_floats
 from fusetune.capture.launches import kernel_seen, proposals_of
 from fusetune.capture.patching import Patches
-from fusetune.capture.placing import heuristics_of
 from fusetune.capture.serving import traced
 from fusetune.capture.serving.as_launched import AsLaunched, seen
 from fusetune.capture.serving.served import AS_IT_IS, Applied, Left, Missed, Notes, Row, Tally
@@ -25,6 +24,7 @@ from fusetune.errors import MissingConfigError
 from fusetune.ops.arguments import bind, constexprs_of, signature_of, told
 from fusetune.ops.refusals import is_refusal
 from fusetune.ops.refusals import told as told_error
+from fusetune.ops.tuners import chain_of, heuristics_of
 from fusetune.runtime.launch_configs import Chosen
 
 OnMiss = Literal["default", "tune", "error"]

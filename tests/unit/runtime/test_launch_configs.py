@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import os
 import threading
 import types
@@ -9,6 +10,7 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import triton
@@ -106,6 +108,13 @@ def test_no_float_tells_launches_apart(configs):
     lookups = LaunchConfigs()
     assert {lookups.find(scaled, given(eps=eps), grid).rung for eps in (0.5, 1e-6, float("inf"))} == {"exact"}
     assert len(lookups._fitting) == 2, "an infinite one is told by a word"
+
+
+def test_numbers_of_numpy_and_of_an_enumeration_are_numbers(configs):
+    write_tuned(configs, scaled, PROBLEM, TUNED, before=BEFORE)
+    group = enum.IntEnum("Group", {"WIDE": 8}).WIDE
+    found = LaunchConfigs().find(scaled, given(eps=np.float64(1e-5), GROUP=group), grid)
+    assert found.rung == "exact", found.why
 
 
 def test_a_number_that_is_not_specialized_need_not_be_divisible_alike(configs):

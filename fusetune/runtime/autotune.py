@@ -14,7 +14,7 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, ClassVar, Final, NamedTuple
 
 from triton.runtime.autotuner import Autotuner, Config
 from triton.runtime.jit import JITFunction, MockTensor
@@ -135,6 +135,9 @@ class Autotuned(Autotuner):
         if type(self).run is not _RUN:  # somebody watches it, and came here from there
             return self._by_jit(grid, *args, **kwargs)
         return self._call(grid, *args, **kwargs)
+
+    own_run: ClassVar = run
+    """Whatever stands in its place, also from the moment on in which this class is made."""
 
     def warmup(self, *args: Any, grid: Any = None, **kwargs: Any) -> list[Any]:
         """Compile for the one config that a launch with such arguments would have."""
@@ -287,6 +290,7 @@ class Autotuned(Autotuner):
         """Whether the next launch like this one may go past the JIT."""
         return (
             type(self.fn) is JITFunction
+            and type(self).run is _RUN  # else somebody watches
             and choice.config.pre_hook is None
             and choice.found.remember
             and call.by_name.keys() <= self._parameters
@@ -432,7 +436,7 @@ def _program() -> str:
     return brief(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
-_RUN: Final = Autotuned.run
+_RUN: Final = Autotuned.own_run
 _ALL: Final[weakref.WeakSet[Autotuned]] = weakref.WeakSet()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -227,6 +228,31 @@ def test_a_kernel_under_our_own_decorator_launches_as_it_chooses_and_is_told_wit
     assert launches == [("fill", (16,), 64, 1), ("fill", (10,), 512, 2)]
     (kernel,) = served.kernels
     assert ([one.launches for one in kernel.applied], kernel.missed[0].launches) == ([1], 1)
+
+
+def test_our_own_decorator_may_be_imported_while_launches_are_served(configs):
+    found = importlib.util.find_spec("fusetune.runtime.autotune")
+    assert found is not None
+    spec = importlib.util.spec_from_file_location("imported_later", found.origin)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    lists = [triton.Config({"BLOCK": size}, num_warps=2) for size in (512, 256)]
+    above: list[tuple[Any, ...]] = []
+
+    def run() -> None:
+        spec.loader.exec_module(module)  # type: ignore[union-attr]
+        kernel = module.autotune(configs=lists, key=["n"])(triton.heuristics({"n": seen})(fill))
+        kernel[(2,)](torch.zeros(1024))
+
+    def seen(_: Any) -> int:
+        above.append(made._above.tuners)
+        return 1024
+
+    with serving() as made, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # It says by itself that there is no entry.
+        run()
+    assert isinstance(above[-1][0], module.Autotuned)
+    assert module.Autotuned.run is module._RUN
 
 
 def test_what_our_own_decorator_does_not_take_is_not_given_to_its_launch_either(configs):

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Container, Hashable, Iterable, Mapping
+from itertools import islice
 from types import CellType, FrameType, FunctionType, ModuleType
 from typing import Any, Final
 
 _PLAIN: Final = frozenset({int, bool, float, str, type(None)})
+_DEPTH: Final = 2
+"""How far objects are looked into: a grid may be computed from `self.config.size`."""
+_MOST_WITHIN: Final = 100
+"""Elements of a list, a dict or an object that are looked at."""
 Kind = tuple[Hashable, ...]
 
 
@@ -40,8 +45,8 @@ def without_floats(bound: Mapping[str, Any], but: Container[str]) -> Mapping[str
 def kind_around(frame: FrameType | None, names: Iterable[str]) -> Kind | None:
     """The place of a launch, and what `names` mean there that a grid may be computed from.
 
-    Plain values and tuples, the shapes of tensors, and what is plain in lists, dicts and other objects. None where it
-    cannot be a key.
+    Plain values and tuples, the shapes of tensors, and these in lists, dicts and other objects. None where it cannot be
+    a key.
     """
     if frame is None:
         return ()
@@ -71,16 +76,16 @@ def _of_cell(cell: CellType) -> Any:
         return None
 
 
-def _meant(value: Any) -> Any:
+def _meant(value: Any, depth: int = _DEPTH) -> Any:
     if type(value) in _PLAIN or isinstance(value, tuple):
         return (type(value), value)
     if hasattr(value, "data_ptr"):
         return tuple(value.shape)
-    if isinstance(value, ModuleType | FunctionType | type):
+    if not depth or isinstance(value, ModuleType | FunctionType | type):
         return None
     held = value if isinstance(value, dict) else getattr(value, "__dict__", None)
     several = held.items() if isinstance(held, dict) else enumerate(value) if isinstance(value, list) else ()
-    return tuple((name, type(one), one) for name, one in several if type(one) in _PLAIN)
+    return tuple((name, _meant(one, depth - 1)) for name, one in islice(several, _MOST_WITHIN))
 
 
 def _hashed(found: list[Any]) -> Kind | None:

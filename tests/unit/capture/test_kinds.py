@@ -57,7 +57,7 @@ def test_what_cannot_be_a_key_makes_none_and_shapes_count_where_they_are_asked_f
 
 
 class Settings:
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: object) -> None:
         self.size = size
 
 
@@ -69,7 +69,8 @@ def test_around_a_launch_plain_values_and_shapes_count_of_the_names_that_are_ask
     assert here(3, ROW, None) != here(4, ROW, None)
     assert here(3, ROW, None, "x") == here(4, ROW, None, "x")
     assert here(3, ROW, None) != here(3, ROW[:32], None)
-    for one, other in ((Settings(1), Settings(2)), ({"a": 1}, {"a": 2}), ([1, 2], [1, 3])):
+    within = (Settings(Settings(1)), Settings(Settings(2))), (Settings(ROW), Settings(ROW[:32]))
+    for one, other in ((Settings(1), Settings(2)), ({"a": 1}, {"a": 2}), ([1, 2], [1, 3]), *within):
         assert here(3, ROW, one) != here(3, ROW, other)
     assert here(3, ROW, Settings(1)) == here(3, ROW, Settings(1))
     assert here(3, ROW, (Settings(1), {})) is None

@@ -87,8 +87,8 @@ def run(
     where the grid follows. So do the processes that the program starts: workers, ranks. What was applied, missed or
     refused is told at the end on stderr.
 
-    PROGRAM is a script, a command of this environment such as torchrun, or `package.module:function` with --args; -m
-    runs a module. Options stand before it; all behind it is its own.
+    PROGRAM is a script, a command such as torchrun or ./launch.sh, or `package.module:function` with --args; -m runs a
+    module. Options stand before it; all behind it is its own.
 
     The exit code is the program's own, with two exceptions: 6 where an error of it reaches Python, and 2 where
     --on-miss error ends it.

@@ -205,13 +205,15 @@ def _with(
 def config_like(configs: Sequence[Any], given: Given) -> Any:
     """A Config of what a launch is given, with the hook of a list's own one.
 
-    Of the one that is the same, or else of what ran, or of the first.
+    Of the one that is the same, or else has the same constants, since a hook may go with a tile as one that zeroes what
+    several blocks add to; or else of what ran, or of the first.
     """
     import triton
 
     constants = {**given.others, **given.constants}
     wanted = {"num_ctas": 1, **constants, **given.options}
-    own = _first_like(configs, wanted) or _first_like(configs, given.ran) or configs[0]
+    same = _like(configs, wanted, options=False) or configs
+    own = [*_like(configs, wanted), *_like(same, given.ran), *same][0]
     names = {name for one in configs for name in one.kwargs if name in constants and name not in OPTIONS}
     held = {**constants, **own.kwargs, **given.constants}
     return triton.Config({name: held[name] for name in names}, **given.options, pre_hook=own.pre_hook)
@@ -235,10 +237,11 @@ def copy_of(tuner: Any, configs: list[Any]) -> Any:
     return held
 
 
-def _first_like(configs: Sequence[Any], held: Mapping[str, Any]) -> Any:
-    """The first config whose constants and options are all among these; None where none is."""
+def _like(configs: Sequence[Any], held: Mapping[str, Any], *, options: bool = True) -> list[Any]:
+    """The configs whose constants, and `options`, are all among these."""
 
     def is_like(config: Any) -> bool:
-        return all(name in held and held[name] == told(value) for name, value in config.all_kwargs().items())
+        given = config.all_kwargs() if options else config.kwargs
+        return all(name in held and held[name] == told(value) for name, value in given.items())
 
-    return next((one for one in configs if is_like(one)), None)
+    return list(filter(is_like, configs))

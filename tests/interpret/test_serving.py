@@ -292,6 +292,18 @@ def test_a_tile_that_another_argument_was_computed_from_is_left_where_that_canno
     assert (left.launches, left.refused, "not known" in left.why) == (1, False, True)
 
 
+def test_a_tile_of_the_list_has_its_own_hook_with_other_warps_too(configs):
+    write_tuned(configs, fill, {"x_ptr": "float32", "n": 1024, "grid_0": 2}, TUNED, before=NamedConfig(BLOCK=512))
+    zeroed: list[int] = []
+    lists = [
+        triton.Config({"BLOCK": 512}, num_warps=4),
+        triton.Config({"BLOCK": 64}, num_warps=4, pre_hook=lambda named: zeroed.append(named["BLOCK"])),
+    ]
+    kernel = triton.autotune(configs=lists, key=["n"], do_bench=program.bench)(fill)
+    launches, _ = launched(lambda: kernel[lambda meta: (triton.cdiv(1024, meta["BLOCK"]),)](torch.zeros(1024), 1024))
+    assert ([one[2:] for one in launches], zeroed) == ([(64, 1)], [64])
+
+
 @triton.jit
 def fill_wide(x_ptr, n, BLOCK: tl.constexpr, WIDE: tl.constexpr):
     for part in range(WIDE):

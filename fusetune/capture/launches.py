@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import sys
 from collections.abc import Mapping, Sequence
@@ -71,15 +72,16 @@ def before_of(compiled: Any) -> dict[str, Any]:
     return {name: told(value) for name, value in found.items() if value is not None}
 
 
-def kernel_seen(kernel: Any) -> KernelSeen:
-    """Where a kernel stands, and the hash of its code."""
+def kernel_seen(kernel: Any, *, hashed: bool = True) -> KernelSeen:
+    """Where a kernel stands, and the hash of its code, which takes milliseconds."""
     function = innermost(kernel)
     code = function.__code__
-    try:
-        hashed: str | None = source_hash_of(kernel)
-    except (OSError, TypeError, SyntaxError, ValueError):  # its source is not to be had: made by a program
-        hashed = None
-    return KernelSeen(function.__qualname__, function.__module__, code.co_filename, code.co_firstlineno, hashed)
+    found: str | None = None
+    if hashed:
+        # Where its source is not to be had, as that of one made by a program, there is none.
+        with contextlib.suppress(OSError, TypeError, SyntaxError, ValueError):
+            found = source_hash_of(kernel)
+    return KernelSeen(function.__qualname__, function.__module__, code.co_filename, code.co_firstlineno, found)
 
 
 def proposals_of(tuners: Sequence[Any]) -> tuple[dict[str, Any], ...]:

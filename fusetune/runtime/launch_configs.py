@@ -67,12 +67,15 @@ class Chosen(msgspec.Struct, frozen=True):
 
 
 class KernelFacts(NamedTuple):
-    """What of a kernel a look-up asks for. `why` says why there can be no entry of it; None where there can be."""
+    """What of a kernel a look-up asks for. `why` says why there can be no entry of it; None where there can be.
+
+    `kernel` is the Python function, and `held` what Triton made of it.
+    """
 
     kernel: Any
+    held: Any
     op: str
     place: str
-    source_hash: str
     parameters: Mapping[str, Parameter]
     why: str | None = None
 
@@ -103,6 +106,7 @@ class LaunchConfigs:
     def __init__(self) -> None:
         self._lock = threading.RLock()
         self._kernels: dict[int, KernelFacts] = {}
+        self._hashes: dict[int, tuple[str, str | None]] = {}
         self._fitting: dict[Any, _Fitting] = {}
         self._ready: set[tuple[str, TargetIdentity]] = set()
         self._refused: dict[tuple[str, Path, int], str] = {}
@@ -125,7 +129,7 @@ class LaunchConfigs:
         """
         known = self.known(kernel)
         if known is None or known.why is not None:
-            why = "its source is not at hand while a CUDA graph is captured" if known is None else known.why
+            why = "it was launched first while a CUDA graph is captured" if known is None else known.why
             return Chosen("miss", str(why), remember=known is not None)
         identity = current_identity()
         if identity is None:
@@ -192,7 +196,7 @@ class LaunchConfigs:
             self._refused.clear()
 
     def known(self, kernel: Any) -> KernelFacts | None:
-        """What is known of a kernel; None where its source would have to be read while a CUDA graph is captured."""
+        """What is known of a kernel; None where nothing is, and a CUDA graph is captured."""
         function = innermost(kernel)
         found = self._kernels.get(id(function))
         if found is None or found.kernel is not function:
@@ -201,6 +205,7 @@ class LaunchConfigs:
             with self._lock:
                 if len(self._kernels) >= MOST_FOUND:  # by whose ids others are kept
                     self._fitting.clear()
+                    self._hashes.clear()
                     self._kernels.clear()
                 found = self._kernels[id(function)] = _facts_of(kernel)
         return found
@@ -252,7 +257,19 @@ class LaunchConfigs:
         missing = [name for name in entry.config.constants() if name not in known.parameters]
         if missing:
             return f"the kernel has no constant {missing[0]}"
-        return entry_obstacle(entry, known.source_hash, source.allow_predicted)
+        hashed, why = self._hash(known)
+        return why or entry_obstacle(entry, hashed, source.allow_predicted)
+
+    def _hash(self, known: KernelFacts) -> tuple[str, str | None]:
+        """The hash of a kernel's source, or why there is none: made for those that have an entry, since it takes ms."""
+        found = self._hashes.get(id(known.kernel))
+        if found is None:
+            try:
+                found = source_hash_of(known.held), None
+            except (OSError, TypeError, SyntaxError, ValueError) as error:
+                found = "", f"the kernel's source cannot be read ({brief(error)})"
+            self._hashes[id(known.kernel)] = found
+        return found
 
     def _choose(self, known: KernelFacts, fitting: _Fitting, given: Mapping[str, Value], grids: Any) -> Chosen:
         ranked = []
@@ -290,7 +307,7 @@ class LaunchConfigs:
         )
 
     def _tell_differences(self, known: KernelFacts, one: Candidate) -> None:
-        differences = environment_differences(one.entry.environment, facts.software(known.source_hash))
+        differences = environment_differences(one.entry.environment, facts.software(self._hash(known)[0]))
         if differences:
             active_source().warn(
                 f"fusetune uses {brief(one.path)} although its environment differs ({'; '.join(differences)}); tune "
@@ -342,7 +359,7 @@ def _facts_of(kernel: Any) -> KernelFacts:
     code = getattr(function, "__code__", None)
     held = jitted(kernel)
     if code is None or held is None:
-        return KernelFacts(function, "", str(function), "", {}, "it is no function of Triton's")
+        return KernelFacts(function, None, "", str(function), {}, "it is no function of Triton's")
     where = (function.__module__, function.__qualname__, code.co_filename)
     constants = constexprs_of(held)
     of_triton = {one.name: one for one in getattr(held, "params", ())}
@@ -350,12 +367,7 @@ def _facts_of(kernel: Any) -> KernelFacts:
         value_name(name): Parameter(name, name in constants, of_triton.get(name))
         for name in signature_of(held).parameters
     }
-    try:
-        hashed = source_hash_of(held)
-    except (OSError, TypeError, SyntaxError, ValueError) as error:
-        why = f"its source cannot be read ({brief(error)})"
-        return KernelFacts(function, op_name(*where), kernel_place(*where), "", parameters, why)
-    return KernelFacts(function, op_name(*where), kernel_place(*where), hashed, parameters)
+    return KernelFacts(function, held, op_name(*where), kernel_place(*where), parameters)
 
 
 def _entries(

@@ -155,7 +155,8 @@ class Notes:
     def note(self, sentence: str) -> None:
         """Something that went wrong beside."""
         with self._lock:
-            self._notes.setdefault(sentence)
+            if len(self._notes) < MOST_ROWS:
+                self._notes.setdefault(sentence)
 
     def served(self, failed: str | None = None) -> Served:
         """What was noted so far."""

@@ -430,7 +430,7 @@ class Serving:
             if len(self._kernels) >= MOST_HELD:
                 self._kernels.clear()
             names = tuple(signature_of(kernel).parameters)
-            found = self._kernels[id(kernel)] = (kernel, kernel_seen(kernel), names)
+            found = self._kernels[id(kernel)] = (kernel, kernel_seen(kernel, hashed=False), names)
         return found
 
     def _stop(self, kernel: Any, why: str) -> NoReturn:

@@ -80,6 +80,10 @@ def test_so_many_outcomes_are_told_apart_and_no_more(monkeypatch):
     monkeypatch.setattr(serving, "MOST_ROWS", 5)
     (norm,) = notes(*((NORM, Missed(f"reason {number}", "as it is"), 1) for number in range(20))).served().kernels
     assert (len(norm.missed), norm.launches) == (6, 20)
+    made = notes()
+    for number in range(20):
+        made.note(f"note {number}")
+    assert len(made.served().notes) == 5
 
 
 def test_the_first_line_counts_and_the_others_say_which_config_and_why(monkeypatch):

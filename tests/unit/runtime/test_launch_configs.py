@@ -211,6 +211,23 @@ def test_what_cannot_be_launched_is_refused_with_one_warning_and_the_next_entry_
     assert lookups.find(scaled, given(), grid).constants == {"BLOCK": 1024}, "loaded again"
 
 
+def test_the_source_is_hashed_once_and_for_kernels_with_entries_alone(configs, monkeypatch):
+    hashed = []
+    own = launch_configs.source_hash_of
+    monkeypatch.setattr(launch_configs, "source_hash_of", lambda one: hashed.append(one) or own(one))
+    lookups = LaunchConfigs()
+    assert lookups.find(scaled, given(), grid).rung == "miss"
+    assert not hashed
+    write_tuned(configs, scaled, PROBLEM, TUNED, before=BEFORE)
+    fusetune.reload()
+    assert [lookups.find(scaled, given(n=n), grid).rung for n in (4096, 4000)] == ["exact", "nearest"]
+    assert hashed == [scaled]
+    fusetune.reload()
+    lookups._hashes.clear()
+    monkeypatch.setattr(launch_configs, "source_hash_of", lambda one: int("no source"))
+    assert "source cannot be read" in lookups.find(scaled, given(), grid).why
+
+
 def test_a_damaged_entry_is_a_miss_with_one_warning(configs):
     path = write_tuned(configs, scaled, PROBLEM, TUNED, before=BEFORE)
     path.write_text(path.read_text().replace("verdict: keep", "verdict: sure"))

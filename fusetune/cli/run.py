@@ -126,7 +126,7 @@ def _command(program: Sequence[str], module: str | None, expression: str | None)
     if module is None and first and _is_python_s(Path(first)):
         if expression is not None:
             raise UsageError(f"--args belongs to package.module:function; {first} takes its arguments behind it")
-        return [sys.executable, *words], shlex.join(words)
+        return [sys.executable, *words], _named(words)
     if module is None and first and ":" not in first and expression is None:
         if Path(first).is_file():
             return [first if os.sep in first else f"{os.curdir}{os.sep}{first}", *program[1:]], "PROGRAM"
@@ -136,7 +136,14 @@ def _command(program: Sequence[str], module: str | None, expression: str | None)
     if parsed.kind == "function":
         called = [sys.executable, "-m", "fusetune.capture.serving.called", parsed.what]
         return [*called, *([] if expression is None else [expression])], parsed.told()
-    return [sys.executable, *words], shlex.join(words)
+    return [sys.executable, *words], _named(words)
+
+
+def _named(words: Sequence[str]) -> str:
+    """The words of a program for other commands, which are not to take its options for theirs."""
+    own = 2 if words[0] == "-m" else 0
+    has_options = any(word.startswith("-") for word in words[own:])
+    return shlex.join([*words[:own], *(["--"] if has_options else []), *words[own:]])
 
 
 def _is_python_s(path: Path) -> bool:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from fusetune.capture.serving.settings import STARTUP, Settings, variables_of
+from fusetune.cli import run as run_command
 from fusetune.cli.main import main
 
 ROOT = Path(__file__).parents[3]
@@ -121,6 +122,23 @@ def test_what_runs_by_itself_does_and_a_folder_of_a_command_s_name_is_no_script(
     assert [one.stdout for one in found] == ["found it\n", "shell it\n", "shell it\n", "python it\n"]
     done = run(tmp_path, "--quiet", sys.executable, "-c", "print('by Python')")
     assert (done.returncode, done.stdout) == (0, "by Python\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "module", "named"),
+    [
+        (["about.py", "4"], None, "about.py 4"),
+        (["about.py", "--target", "a b"], None, "-- about.py --target 'a b'"),
+        (["4"], "about", "-m about 4"),
+        (["-o", "x"], "about", "-m about -- -o x"),
+    ],
+)
+def test_a_command_that_is_shown_takes_no_option_of_the_program_for_its_own(about, monkeypatch, words, module, named):
+    monkeypatch.chdir(about)
+    assert run_command._command(words, module, None) == (
+        [sys.executable, *(["-m", module] if module else []), *words],
+        named,
+    )
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])

@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
@@ -57,7 +57,12 @@ def main() -> None:
         configs = arguments.configs or folder / "configs"
         if arguments.configs is None:
             tune(configs, folder, arguments.listed)
-        samples = measured(configs, folder, arguments.listed, arguments.repeats)
+        for repeats, samples in enumerate(measured(configs, folder, arguments.listed, arguments.repeats), start=1):
+            write(arguments.output, f"{PROGRAM.name} {arguments.listed}", repeats, samples)
+
+
+def write(folder: Path, program: str, repeats: int, samples: Mapping[str, Sequence[Started]]) -> None:
+    """The file of what there is so far, whole after each round: a machine may be gone before the last one."""
     import torch
 
     result = {
@@ -65,15 +70,14 @@ def main() -> None:
         "gpu": torch.cuda.get_device_name(),
         "environment": {name: version(name) for name in ("torch", "triton")} | {"python": sys.version.split()[0]},
         "cores": len(os.sched_getaffinity(0)),
-        "program": f"{PROGRAM.name} {arguments.listed}",
-        "repeats": arguments.repeats,
+        "program": program,
+        "repeats": repeats,
         **told(samples),
     }
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    path = arguments.output / f"start_up-{slugify(result['gpu'])}.json"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"start_up-{slugify(result['gpu'])}.json"
     path.write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps(result, indent=1))
-    print(f"wrote {path}")
+    print(json.dumps(result["ready_ratio"]), f"wrote {path}", flush=True)
 
 
 def tune(configs: Path, folder: Path, listed: int) -> None:
@@ -83,8 +87,8 @@ def tune(configs: Path, folder: Path, listed: int) -> None:
         sys.exit(f"the program could not be tuned: exit code {done.returncode}")
 
 
-def measured(configs: Path, folder: Path, listed: int, repeats: int) -> dict[str, list[Started]]:
-    """The starts of each arm, cold and warm, in turns whose order changes."""
+def measured(configs: Path, folder: Path, listed: int, repeats: int) -> Iterator[dict[str, list[Started]]]:
+    """The starts of each arm so far, cold and warm, after each round; arms take turns, in an order that changes."""
     samples: dict[str, list[Started]] = {f"{arm}, {cache}": [] for arm in ARMS for cache in ("cold", "warm")}
     started("python", configs, folder, listed)
     for number in range(repeats):
@@ -92,7 +96,7 @@ def measured(configs: Path, folder: Path, listed: int, repeats: int) -> dict[str
             shutil.rmtree(cache_of(arm, folder), ignore_errors=True)
             for cache in ("cold", "warm"):
                 samples[f"{arm}, {cache}"].append(started(arm, configs, folder, listed))
-    return samples
+        yield samples
 
 
 def cache_of(arm: str, folder: Path) -> Path:

@@ -15,18 +15,17 @@ def kind_of(args: Iterable[Any], named: Mapping[str, Any], *, shapes: bool = Fal
 
     Tensors count by dtype and alignment, and with `shapes` by their shape and strides; all else by its value.
     """
-    found: list[Any] = []
+    found: list[Any] = [*named]
     try:
-        for value in args:
-            _add(found, value, shapes=shapes)
-        for name, value in named.items():
-            found.append(name)
-            _add(found, value, shapes=shapes)
-        key = tuple(found)
-        hash(key)
-    except TypeError:
+        for value in (*args, *named.values()):
+            kind = type(value)
+            if kind in _PLAIN:
+                found += (kind, value)  # True is 1
+            else:
+                _add(found, value, shapes=shapes)
+    except TypeError:  # from a hash
         return None
-    return key
+    return tuple(found)
 
 
 def kind_around(frame: FrameType | None) -> Kind | None:
@@ -49,7 +48,7 @@ def kind_around(frame: FrameType | None) -> Kind | None:
 def _add(found: list[Any], value: Any, *, shapes: bool) -> None:
     kind = type(value)
     if kind in _PLAIN:
-        found += (kind, value)  # True is 1
+        found += (kind, value)
     elif hasattr(value, "data_ptr"):
         found += (value.dtype, value.data_ptr() % 16)
         if shapes:
@@ -64,4 +63,5 @@ def _add(found: list[Any], value: Any, *, shapes: bool) -> None:
     elif kind.__name__ == "constexpr":
         _add(found, value.value, shapes=shapes)
     else:
+        hash(value)
         found.append(value)

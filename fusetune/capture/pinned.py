@@ -14,7 +14,9 @@ from fusetune.capture.from_source import KernelSource
 from fusetune.capture.kept import TypeKept
 from fusetune.capture.restore import type_of
 from fusetune.core.config import OPTIONS, Config
+from fusetune.core.dtypes import element_type
 from fusetune.core.problem import Problem
+from fusetune.errors import UsageError
 from fusetune.ops.parameters import completed, unfit
 from fusetune.ops.refusals import CannotLaunchError
 from fusetune.ops.spec import AbstractTensor, KernelSpec, Launch, Operand, TileDescriptor
@@ -45,6 +47,16 @@ class ArgumentPinned(msgspec.Struct, frozen=True, forbid_unknown_fields=True, om
     def __post_init__(self) -> None:
         if sum(one is not None for one in (self.tensor, self.type, self.items)) != 1:
             raise ValueError("an argument has one of `tensor`, `type` and `items`")
+        if self.tensor is not None:
+            _known_dtype(self.tensor)
+
+
+def _known_dtype(name: str) -> None:
+    """Raise ValueError, to which msgspec adds the place, for a dtype that no kernel can be given."""
+    try:
+        element_type(name)
+    except UsageError as error:
+        raise ValueError(str(error)) from None
 
 
 Pinned = bool | int | float | str | None | ArgumentPinned
@@ -60,7 +72,10 @@ class LaunchPinned(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit
 def launch_pinned(launch: Launch) -> LaunchPinned:
     """What of a launch is pinned. Raises NotPinnedError for an argument that has no place in a file."""
     given = completed(launch)
-    arguments = {name: _pinned(name, value) for name, value in {**given.arguments, **given.constants}.items()}
+    try:
+        arguments = {name: _pinned(name, value) for name, value in {**given.arguments, **given.constants}.items()}
+    except ValueError as error:
+        raise NotPinnedError(str(error)) from error
     options = {name: value for name, value in launch.options.items() if name not in OPTIONS}
     for name, value in options.items():
         if type(value) not in _PLAIN:
@@ -154,6 +169,17 @@ def _argument(pinned: Pinned) -> Any:
     if pinned.items is not None:
         return tuple(_argument(one) for one in pinned.items)
     if pinned.type is not None:
-        return type_of(TypeKept(pinned.type))
+        return _type_of(pinned.type)
     tensor = AbstractTensor(pinned.shape, str(pinned.tensor), aligned=pinned.aligned)
     return tensor if pinned.block is None else TileDescriptor(tensor, pinned.block, pinned.rounds)
+
+
+def _type_of(name: str) -> Any:
+    """The dtype of that name, of torch or of Triton; a file names nothing else there."""
+    try:
+        made = type_of(TypeKept(name))
+    except (AttributeError, AssertionError, ValueError, RuntimeError) as error:
+        raise CannotLaunchError(f"there is no dtype {name!r}") from error
+    if type(made).__name__ != "dtype":
+        raise CannotLaunchError(f"{name!r} is no dtype")
+    return made

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from msgspec import structs
 
@@ -17,6 +17,8 @@ from fusetune.code.patch.source_file import Sources
 from fusetune.tune.program import Tuned
 
 Constants = tuple[str, ...]
+_WRONG: Final = frozenset({"wrong_result", "nan"})
+_ALONE: Final = "other kernels have the same value, and others were wrong for one of them alone"
 
 
 class SourceKnob(NamedTuple):
@@ -46,25 +48,33 @@ class SourceKnob(NamedTuple):
         ]
 
 
-def source_knobs(cases: Sequence[Case], plan: Plan, sources: Sources) -> list[SourceKnob]:
+def source_knobs(tuned: Sequence[Tuned], plan: Plan, sources: Sources) -> list[SourceKnob]:
     """The numbers to try other values for, those of the most time first; none that the plan writes.
 
     It is what the program alone keeps at a launch, and what may vary there and feeds something else as well. Numbers
-    that cannot be changed apart are one.
+    that cannot be changed apart are one. Last come tiles of one value that several kernels have, each by itself, where
+    others were wrong for one of them alone: what one makes in blocks, the next may take in the same blocks.
     """
     written = [edit for patch in plan.files for edit in patch.edits if edit.what != COMMENT]
     groups: list[_Group] = []
-    for case in sorted(cases, key=lambda one: -(one.us or 0.0)):
-        for knob, change, edits in _of_case(case, sources):
+    tied: dict[int, _Group] = {}
+    for one in sorted(tuned, key=lambda each: -(each.case.us or 0.0)):
+        for knob, change, edits, is_alone in _of_case(one.case, sources):
             group = _Group(knob, edits[0], {_place(edit) for edit in edits})
             if any(_meet(edit, other) for edit in edits for other in written):
                 continue
             group.add(change, [knob.name])
-            for other in [one for one in groups if one.places & group.places]:
+            if is_alone:
+                if _WRONG & one.failures.keys():
+                    tied[knob.value] = tied[knob.value].with_all_of(group) if knob.value in tied else group
+                continue
+            for other in [each for each in groups if each.places & group.places]:
                 groups.remove(other)
                 group = other.with_all_of(group)
             groups.append(group)
-    return [group.knob() for group in groups]
+    taken = {place for group in groups for place in group.places}
+    together = [group for group in tied.values() if group.kernels() > 1 and not group.places & taken]
+    return [group.knob() for group in [*groups, *together]]
 
 
 class _Group:
@@ -89,14 +99,18 @@ class _Group:
             self.add(change, names)
         return self
 
+    def kernels(self) -> int:
+        """How many it feeds."""
+        return len({(change.launch.kernel_file, change.launch.kernel) for change, _ in self._fed})
+
     def knob(self) -> SourceKnob:
         """What was found."""
         fed = tuple((change, tuple(names)) for change, names in self._fed)
         return SourceKnob(self._knob.value, self._first.file, self._first.line, self._knob.reason, fed)
 
 
-def _of_case(case: Case, sources: Sources) -> Iterator[tuple[KnobSeen, Change, Sequence[Edit]]]:
-    """The constants of a case that come from a number in the source and cannot be changed at the launch alone."""
+def _of_case(case: Case, sources: Sources) -> Iterator[tuple[KnobSeen, Change, Sequence[Edit], bool]]:
+    """The constants of a case that come from a number in the source, and whether that can be changed for it alone."""
     site = case.site
     if site is None:
         return
@@ -110,14 +124,12 @@ def _of_case(case: Case, sources: Sources) -> Iterator[tuple[KnobSeen, Change, S
             continue
         trial = structs.replace(change, wanted={**before, knob.name: 2 * knob.value})
         why = knob.reason if knob.again else _why_not_alone(trial, sources)
-        if why is None:
-            continue
         try:
             edits = change_edits(trial, sources, everywhere=True)
         except NotWritableError:
             continue
         if edits:
-            yield structs.replace(knob, reason=why), change, edits
+            yield structs.replace(knob, reason=why or _ALONE), change, edits, why is None
 
 
 def _why_not_alone(change: Change, sources: Sources) -> str | None:

@@ -102,8 +102,7 @@ def try_sources(
     from fusetune.tune.again import tolerance_of
     from fusetune.tune.source_again import search_source
 
-    cases = [one.case for one in tuned]
-    knobs = tuple(source_knobs(cases, plan, sources))
+    knobs = tuple(source_knobs(tuned, plan, sources))
     if not knobs or budget_s <= 0:
         return None
     are_tests = program.kind == "module" and program.what in _TESTS
@@ -124,7 +123,7 @@ def try_sources(
             make_progress(),
             budget_s=budget_s,
             min_gain=min_gain,
-            tolerance=tolerance_of([as_it_ran(case) for case in cases]),
+            tolerance=tolerance_of([as_it_ran(one.case) for one in tuned]),
             ends_tell=are_tests,
             proposed=[proposed_for(knob, tuned) for knob in knobs],
             limit_s=limit_s,

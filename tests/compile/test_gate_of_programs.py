@@ -9,13 +9,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
+import msgspec
 import pytest
 import yaml
 
 from fusetune.capture.from_source import KernelPlace, KernelSource
 from fusetune.core.target import find_target
 from fusetune.errors import EXIT_OK, EXIT_REGRESSION, EXIT_USAGE, UsageError
+from fusetune.gate.drift import METRICS
+from fusetune.gate.pins import pins_path, read_pins
 from fusetune.gate.source_revision import kernels_at
+from fusetune.gate.sources import launches_of_captures
 from fusetune.store.yaml_files import read_config_file
 from tests.support.sample_repository import CONFIGS, KERNELS, Repository
 
@@ -25,7 +29,7 @@ ADA = find_target("rtx4090")
 @pytest.fixture(scope="module")
 def tuned(tmp_path_factory: pytest.TempPathFactory) -> Repository:
     repository = Repository(tmp_path_factory.mktemp("sample") / "repository")
-    done = repository.fusetune("tune", "bench.py", "--target", "rtx4090")
+    done = repository.fusetune("tune", "bench.py", "--target", "rtx4090", "--keep")
     assert done.returncode == EXIT_OK, done.stderr
     assert ", with pins; " in done.stdout
     return repository
@@ -56,7 +60,8 @@ def test_a_clone_without_gpu_and_capture_holds_its_kernels_to_the_pins_and_finds
     for name in ("scaled", "copies"):
         repository.keep(name)
     repository.plant("copies", "    at =", "    # where it stands\n\n    at  =")  # no other code
-    first = repository.fusetune("gate", "--static", "configs", "--kernels", "norms")
+    elsewhere = {"XDG_STATE_HOME": str(repository.folder.parent / "nobody")}
+    first = repository.fusetune("gate", "--static", "configs", "--kernels", "norms", **elsewhere)
     assert first.returncode == EXIT_OK, first.stdout + first.stderr
     assert {sign for sign, _ in findings(first.stdout).values()} == {"ok"}
     assert all("as pinned" in rest for _, rest in findings(first.stdout).values())
@@ -77,6 +82,7 @@ def test_a_clone_without_gpu_and_capture_holds_its_kernels_to_the_pins_and_finds
         ".",
         "--junit",
         "gate.xml",
+        **elsewhere,
         GITHUB_ACTIONS="true",
         GITHUB_STEP_SUMMARY=str(repository.folder / "summary.md"),
     )
@@ -128,6 +134,20 @@ def test_pins_hold_no_data_and_no_place_of_this_machine(tuned: Repository) -> No
         "BLOCK": 1024,
     }
     assert pin["before"]["num_warps"] == 1
+
+
+def test_a_kept_capture_says_how_an_entry_is_launched_that_nothing_pinned(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(repository.folder.parent / "state"))
+    path = repository.yaml("lost")
+    file, pins = read_config_file(path), read_pins(pins_path(path), METRICS)
+    assert pins is not None
+    (pin,) = pins.entries
+    found = launches_of_captures(file, file.entries, ADA)
+    assert found == {(pin.problem, pin.config): pin.launch}
+    other = msgspec.structs.replace(file, op="norms_other")
+    assert launches_of_captures(other, other.entries, ADA) == {}
 
 
 def test_another_revision_s_kernels_are_those_of_its_commit_and_the_repository_learns_nothing(

@@ -58,6 +58,8 @@ def test_what_no_file_can_hold_is_not_pinned() -> None:
     for arguments in ({"left_out": strange}, {"pair": (1, object())}):
         with pytest.raises(NotPinnedError, match="which no file can hold"):
             launch_pinned(launch_of_strange(**arguments))
+    with pytest.raises(NotPinnedError, match="dtype 'fp6' is not known"):
+        launch_pinned(launch_of_strange(x_ptr=AbstractTensor((4,), "fp6")))
 
 
 def test_a_kernel_that_takes_other_parameters_by_now_is_told() -> None:
@@ -69,9 +71,24 @@ def test_a_kernel_that_takes_other_parameters_by_now_is_told() -> None:
 
 
 def test_an_argument_in_a_file_is_one_thing() -> None:
-    for plain in ({"tensor": "float32", "type": "fp16"}, {"aligned": False}, {"tensor": "float32", "size": 3}):
+    wrong = (
+        {"tensor": "float32", "type": "fp16"},
+        {"aligned": False},
+        {"tensor": "float32", "size": 3},
+        {"tensor": "x"},
+    )
+    for plain in wrong:
         with pytest.raises(msgspec.ValidationError):
             msgspec.convert(plain, ArgumentPinned)
+
+
+@pytest.mark.parametrize("name", ["torch.hub", "torch.no_such", "os.system", "fp17"])
+def test_a_type_in_a_file_names_a_dtype_and_nothing_else(name: str) -> None:
+    pinned = launch_pinned(launch_of_strange())
+    other = LaunchPinned({**pinned.arguments, "KIND": ArgumentPinned(type=name)})
+    spec = PinnedSpec("op", Held("", "", "", "a" * 16, strange), {(PROBLEM, CONFIG): other})
+    with pytest.raises(CannotLaunchError, match=r"no dtype"):
+        spec.launches(PROBLEM, CONFIG, {})
 
 
 HEAD = "import triton\nimport triton.language as tl\n"

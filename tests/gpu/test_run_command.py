@@ -177,10 +177,10 @@ def test_an_autotuner_that_torch_compile_traces_takes_its_entry_and_nothing_is_t
 
 
 @triton.jit
-def product(a_ptr, b_ptr, c_ptr, K, SIZE: tl.constexpr, BLOCK_D: tl.constexpr):
-    row, column = tl.arange(0, SIZE), tl.arange(0, BLOCK_D)
+def product(a_ptr, b_ptr, c_ptr, K, SIZE: tl.constexpr, TILE: tl.constexpr):
+    row, column = tl.arange(0, SIZE), tl.arange(0, TILE)
     acc = tl.zeros((SIZE, SIZE), tl.float32)
-    for k in range(0, K, BLOCK_D):
+    for k in range(0, K, TILE):
         a = tl.load(a_ptr + row[:, None] * K + k + column[None, :])
         b = tl.load(b_ptr + (k + column[:, None]) * SIZE + row[None, :])
         acc = tl.dot(a, b, acc, input_precision="tf32")
@@ -191,8 +191,8 @@ def test_more_shared_memory_than_there_is_falls_back_with_one_warning(configs):
     identity = current_identity()
     assert identity is not None
     problem = {"a_ptr": "float32", "b_ptr": "float32", "c_ptr": "float32", "K": 4096, "SIZE": 64}
-    huge = NamedConfig(BLOCK_D=64, num_warps=4, num_stages=10)  # 320 KiB, and no GPU has more than 227
-    before = NamedConfig(BLOCK_D=64, num_warps=4, num_stages=2)
+    huge = NamedConfig(TILE=64, num_warps=4, num_stages=10)  # 320 KiB, and no GPU has more than 227
+    before = NamedConfig(TILE=64, num_warps=4, num_stages=2)
     write_tuned(configs, product, problem, huge, before=before, identity=identity)
     a, b, c = (torch.randn(shape, device="cuda") for shape in ((64, 4096), (4096, 64), (64, 64)))
     fusetune.install(configs, children=False)
@@ -200,7 +200,7 @@ def test_more_shared_memory_than_there_is_falls_back_with_one_warning(configs):
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always")
             for _ in range(2):
-                product[(1,)](a, b, c, 4096, SIZE=64, BLOCK_D=64, num_warps=4, num_stages=2)
+                product[(1,)](a, b, c, 4096, SIZE=64, TILE=64, num_warps=4, num_stages=2)
         assert ["cannot be launched here" in str(one.message) for one in told] == [True]
         (kernel,) = fusetune.served().kernels
     finally:

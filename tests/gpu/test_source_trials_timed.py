@@ -105,9 +105,3 @@ def test_a_tile_that_is_far_too_small_grows_where_it_is_written(
     said = found["source_check"]["patch"]
     assert said["right"] is True
     assert said["ratio"] < 0.98
-
-
-def test_without_a_budget_the_number_stays(tmp_path: Path) -> None:
-    found, text = tuned(tmp_path, HEAD.replace("REFERENCE", "x.sum()") + BUFFER, "--source-budget", "0")
-    assert found["source_trials"] is None
-    assert "block = 32\n" in text

@@ -257,8 +257,14 @@ class Serving:
         return self._run(run, kernel, changed, warmup=warmup)
 
     def _run(self, run: Any, kernel: Any, launch: Launch, *, warmup: bool) -> Any:
-        with self._choosing(None):
-            return run(kernel, *launch.args, grid=launch.grid, warmup=warmup, **launch.named)
+        args, grid, named = launch
+        here = self._here.__dict__  # As `_choosing` does, and each launch comes by here.
+        before = here.get("chosen", False), here.get("given")
+        here["chosen"], here["given"] = True, None
+        try:
+            return run(kernel, *args, grid=grid, warmup=warmup, **named)
+        finally:
+            here["chosen"], here["given"] = before
 
     def _changed(self, given: Given, kernel: Any, launch: Launch) -> Launch | str:
         if not given.constants and given.options.keys().isdisjoint(self._seen(kernel)[2]):

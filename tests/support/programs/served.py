@@ -11,7 +11,8 @@ import torch
 import triton
 import triton.language as tl
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+DEVICE = "cuda" if torch.cuda.is_available() and not INTERPRETED else "cpu"
 BENCHED = []
 """The configs that an autotuner has timed."""
 

@@ -16,10 +16,10 @@ def along_rows(x_ptr, y_ptr, n, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def in_tiles(x_ptr, y_ptr, m, n, BLOCK_H: tl.constexpr, BLOCK_W: tl.constexpr):
+def in_tiles(x_ptr, y_ptr, m, n, TALL: tl.constexpr, WIDE: tl.constexpr):
     pid_m, pid_n = tl.program_id(0), tl.program_id(1)
-    rows = pid_m * BLOCK_H + tl.arange(0, BLOCK_H)
-    columns = pid_n * BLOCK_W + tl.arange(0, BLOCK_W)
+    rows = pid_m * TALL + tl.arange(0, TALL)
+    columns = pid_n * WIDE + tl.arange(0, WIDE)
     mask = (rows < m)[:, None] & (columns < n)[None, :]
     at = rows[:, None] * n + columns[None, :]
     tl.store(y_ptr + at, tl.load(x_ptr + at, mask=mask), mask=mask)
@@ -49,11 +49,11 @@ def padded(x_ptr, y_ptr, n, BLOCK: tl.constexpr):
 def test_those_behind_the_end_of_an_axis_are_counted() -> None:
     found = idle_programs(along_rows, (256,), {"n": 65436, "BLOCK": 1024})
     assert found == "of the 256 programs that it launches 192 do nothing: 256 on axis 0, where cdiv(n, BLOCK) is 64"
-    sizes = {"m": 100, "n": 4096, "BLOCK_H": 64, "BLOCK_W": 64}
+    sizes = {"m": 100, "n": 4096, "TALL": 64, "WIDE": 64}
     found = idle_programs(in_tiles, (4, 128), sizes)
     assert found is not None
-    assert found.startswith("of the 512 programs that it launches 384 do nothing: 4 on axis 0, where cdiv(m, BLOCK_H)")
-    assert found.endswith(" is 2 and 128 on axis 1, where cdiv(n, BLOCK_W) is 64")
+    assert found.startswith("of the 512 programs that it launches 384 do nothing: 4 on axis 0, where cdiv(m, TALL)")
+    assert found.endswith(" is 2 and 128 on axis 1, where cdiv(n, WIDE) is 64")
 
 
 @pytest.mark.parametrize(

@@ -278,13 +278,17 @@ def reload() -> None:
 _dependents: list[Callable[[], None]] = []
 
 
-def forget_at_load(forget: Callable[[], None]) -> None:
-    """Have `forget` called whenever other configs have been loaded: it drops what was made with those of before."""
+def forget_at_load(forget: Callable[[], None]) -> Callable[[], None]:
+    """Have `forget` called whenever other configs have been loaded: it drops what was made with those of before.
+
+    What is returned ends that.
+    """
     _dependents.append(forget)
+    return lambda: _dependents.remove(forget)
 
 
 def _tell_dependents() -> None:
-    for forget in _dependents:
+    for forget in tuple(_dependents):
         forget()
 
 

@@ -35,7 +35,7 @@ from fusetune.store.lookup import MOST_TOLD, entry_obstacle, environment_differe
 from fusetune.store.schema import Entry
 
 MOST_FOUND: Final = 4096
-"""So many kinds of launches are remembered; then all are looked up anew."""
+"""So many kinds of launches are remembered, and kernels; then all are looked up anew."""
 
 LaunchRung = Literal["exact", "nearest", "miss"]
 
@@ -199,6 +199,9 @@ class LaunchConfigs:
             if is_capturing():
                 return None
             with self._lock:
+                if len(self._kernels) >= MOST_FOUND:  # by whose ids others are kept
+                    self._fitting.clear()
+                    self._kernels.clear()
                 found = self._kernels[id(function)] = _facts_of(kernel)
         return found
 
@@ -209,7 +212,8 @@ class LaunchConfigs:
             (name, type(value), None if type(value) is float and not known.parameters[name].constant else value)
             for name, value in given.items()
         )
-        key = (id(known.kernel), identity, numbers, tuple(supplied.items()))
+        also = tuple((name, type(value), value) for name, value in supplied.items())  # True is 1
+        key = (id(known.kernel), identity, numbers, also)
         found = self._fitting.get(key)
         if found is not None:
             return found

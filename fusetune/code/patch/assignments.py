@@ -31,11 +31,12 @@ class Named(NamedTuple):
 
 
 def named(source: SourceFile, assignment: BaseAssignment, keys: Keys = ()) -> Named:
-    """An assignment as a name that a value comes through."""
-    read = sorted(
-        (one.node for one in assignment.references if _may_read(source, one.node, assignment)), key=source.start
-    )
-    return Named(source, assignment.name, tuple(read), keys)
+    """An assignment as a name that a value comes through. What `name := value` stands in reads the value there."""
+    read = [one.node for one in assignment.references if _may_read(source, one.node, assignment)]
+    above = source.parent(assignment.node) if isinstance(assignment, Assignment) else None
+    if isinstance(above, cst.NamedExpr):
+        read.append(above)
+    return Named(source, assignment.name, tuple(sorted(read, key=source.start)), keys)
 
 
 def assignment_of(source: SourceFile, node: cst.Name) -> BaseAssignment:
@@ -127,11 +128,14 @@ def _line_of(source: SourceFile, assignment: BaseAssignment) -> int:
 
 
 def value_assigned(source: SourceFile, target: cst.CSTNode) -> cst.BaseExpression | None:
-    """The expression that is assigned to a name where it stands; None where it is not one by itself."""
+    """The expression that is assigned to a name where it stands; None where it is not one by itself.
+
+    In `a = b = 1` it is not: who changes what one is given changes the other.
+    """
     above = source.parent(target)
     if isinstance(above, cst.AssignTarget):
         statement = source.parent(above)
-        return statement.value if isinstance(statement, cst.Assign) else None
+        return statement.value if isinstance(statement, cst.Assign) and len(statement.targets) == 1 else None
     if isinstance(above, cst.AnnAssign) and above.target is target:
         return above.value
     if isinstance(above, cst.NamedExpr):
@@ -147,6 +151,8 @@ def _paired(source: SourceFile, element: cst.Element) -> cst.BaseExpression | No
     target = source.parent(outer) if outer is not None else None
     statement = source.parent(target) if isinstance(target, cst.AssignTarget) else None
     if not isinstance(outer, cst.Tuple | cst.List) or not isinstance(statement, cst.Assign):
+        return None
+    if len(statement.targets) > 1:
         return None
     values = statement.value
     if isinstance(values, cst.Tuple | cst.List) and len(values.elements) == len(outer.elements):

@@ -202,6 +202,23 @@ REFUSED = {
         1,
         "imported from elsewhere",
     ),
+    "assigned_with_another": (
+        "B = ROWS = 1024\n\n\ndef launch(x, y, n):\n    part = torch.empty(ROWS)\n"
+        "    scale[(1,)](x, part, n, BLOCK=B)\n",
+        1,
+        "B is not assigned a value by itself",
+    ),
+    "an_attribute_assigned_with_another": (
+        "class Scale:\n    def __init__(self):\n        self.b = self.rows = 1024\n\n    def launch(self, x, y, n):\n"
+        "        scale[(1,)](x, y, n, BLOCK=self.b)\n",
+        3,
+        "b is not assigned a value by itself",
+    ),
+    "assigned_where_it_sizes_a_buffer": (
+        "def launch(x, y, n):\n    part = torch.empty(B := 1024)\n    scale[(1,)](x, part, n, BLOCK=B)\n",
+        2,
+        "feeds `part = torch.empty(B := 1024)`, too",
+    ),
     "another_number": ("def launch(x, y, n):\n    scale[(1,)](x, y, n, BLOCK=512)\n", 2, "BLOCK is 512 there"),
     "a_grid_of_numbers": (
         "def launch(x, y, n):\n    scale[grid_of(n)](x, y, n, BLOCK=1024)\n",
@@ -223,6 +240,41 @@ def test_what_cannot_be_written_back_is_said_with_its_line(name: str, tmp_path: 
     assert (finding.file, finding.line) == (str(file), KERNEL.count("\n") + line)
     assert why in finding.text
     assert plan.files == ()
+
+
+IN_A_BRANCH = """def launch(x, y, n, rows):
+    B = min(n, 4096) if rows == 8 else 512
+    scale[(1,)](x, y, n, BLOCK=B)
+"""
+
+
+def test_a_value_for_the_sizes_that_ran_leaves_the_other_side_of_an_if_as_it_is(tmp_path: Path) -> None:
+    file = tmp_path / "program.py"
+    file.write_text(KERNEL + IN_A_BRANCH, encoding="utf-8")
+    names = {"n": 1024, "rows": 8}
+    (patch,) = planned([Change(launched(file, names=names), BEFORE, {**BEFORE, "BLOCK": 2048})]).files
+    written = patch.after.decode().removeprefix(KERNEL)
+    assert written == IN_A_BRANCH.replace("min(n, 4096)", "(2048 if n == 1024 else min(n, 4096))")
+    blocks = {}
+    for rows in (8, 9):  # By Python itself: what the launch is then given.
+        given: dict[str, Any] = {}
+        made: dict[str, Any] = {"scale": {(1,): lambda *_, given=given, **more: given.update(more)}}
+        exec(written, made)
+        made["launch"](0, 0, 1024, rows)
+        blocks[rows] = given["BLOCK"]
+    assert blocks == {8: 2048, 9: 512}
+    file.write_bytes(patch.after)
+    again = launched(file, names=names)
+    assert planned([Change(again, BEFORE, {**BEFORE, "BLOCK": 2048})]).files == ()
+
+
+def test_a_size_in_a_grid_that_is_the_tile_s_number_by_chance_stays(tmp_path: Path) -> None:
+    body = "def launch(x, y, n):\n    scale[((n * 1024 + 1024 - 1) // 1024,)](x, y, n, BLOCK=1024)\n"
+    file = tmp_path / "program.py"
+    file.write_text(KERNEL + body, encoding="utf-8")
+    change = Change(launched(file, follows=("BLOCK",)), BEFORE, {**BEFORE, "BLOCK": 2048})
+    (patch,) = planned([change]).files
+    assert b"(n * 1024 + 2048 - 1) // 2048" in patch.after
 
 
 def test_a_trial_of_the_whole_program_changes_a_place_whatever_it_feeds(tmp_path: Path) -> None:

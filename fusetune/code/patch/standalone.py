@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -57,6 +57,13 @@ def _kept(chunks: Sequence[Chunk], origins: Origins) -> list[Chunk]:
     gone = {id(one) for one in chunks if one.kind in {"main", "call"} or one.binds & _NEVER}
     roots = [one for one in chunks if id(one) not in gone and _is_root(one)]
     needed = _reached(roots, chunks, origins)
+    while more := [one for one in chunks if id(one) not in needed and _fills(one, chunks, needed)]:
+        roots += more
+        needed = _reached(roots, chunks, origins)
+    for one in chunks:
+        if one.kind == "call" and id(one) in needed:
+            one.take_as_constant()
+            gone.remove(id(one))
     gone |= {id(one) for one in chunks if one.inlined and id(one) not in needed}
     for one in chunks:
         if one.kind == "function" and id(one) not in needed and _TESTS.fullmatch(one.name()):
@@ -93,13 +100,21 @@ def _is_root(chunk: Chunk) -> bool:
     return chunk.kind in {"model", "kernel", "docstring", "future"} or not chunk.binds
 
 
+def _fills(chunk: Chunk, chunks: Sequence[Chunk], needed: Collection[int]) -> bool:
+    """Whether a statement fills a table that is needed: without it that would be another one."""
+    tables = (one for one in chunks if one.kind == "constant" and id(one) in needed)
+    return any(one.source.file == chunk.source.file and one.binds & chunk.fills for one in tables)
+
+
 def _reached(roots: Sequence[Chunk], chunks: Sequence[Chunk], origins: Origins) -> set[int]:
     found = {id(one) for one in roots}
     waiting = list(roots)
     while waiting:
         taken = waiting.pop()
         for one in chunks:
-            if id(one) not in found and _takes(taken, one, origins) and not one.binds & _NEVER:
+            if id(one) in found or one.kind == "main" or one.binds & _NEVER:
+                continue
+            if _takes(taken, one, origins):
                 found.add(id(one))
                 waiting.append(one)
     return found

@@ -18,6 +18,7 @@ from fusetune.cli.source_check import Question, SourceCheck, checked, decided_of
 from fusetune.core.text import printable
 from fusetune.errors import MachineError, UsageError
 from fusetune.store.paths import CONFIGS_VARIABLE
+from fusetune.store.whole import write_whole
 
 if TYPE_CHECKING:
     from fusetune.capture.cases import Case, Looked
@@ -337,7 +338,7 @@ def _write_module(path: Path, program: Program, code: Code, tuned: Sequence[Tune
         echo(printable(f"Note: {note}"), err=True)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(made.text, encoding="utf-8")
+        write_whole(path, made.text)
     except OSError as error:
         raise MachineError(
             f"{path} could not be written ({error.strerror or error}); free or name another place"

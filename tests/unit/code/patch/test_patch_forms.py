@@ -20,7 +20,7 @@ from fusetune.code.patch.edits import NotWritableError
 from fusetune.code.patch.plan import planned
 from fusetune.code.patch.source_file import Sources
 from fusetune.code.patch.written import apply, diff_of, sha256_of
-from fusetune.errors import UsageError
+from fusetune.errors import MachineError, UsageError
 
 FORMS = Path(__file__).with_name("forms")
 BEFORE = {"BLOCK": 1024, "num_warps": 4, "num_stages": 3}
@@ -138,10 +138,47 @@ def test_a_diff_is_one_that_git_applies(tmp_path: Path) -> None:
     subprocess.run(["git", "init", "-q", "."], cwd=tmp_path, check=True)
     subprocess.run(["git", "apply", "-"], cwd=tmp_path, input=text.encode(), check=True)
     assert file.read_bytes() == (FORMS / "json_file" / "after.txt").read_bytes()
+    before = (FORMS / "json_file" / "before.txt").read_bytes()
+    file.write_bytes(before)
     subprocess.run(["git", "add", "."], cwd=tmp_path, check=True)
-    file.write_bytes((FORMS / "json_file" / "before.txt").read_bytes())
     assert apply(plan) == [str(file)], "the other one is there already"
     assert not list(tmp_path.glob("*.orig")), "git has what was there"
+    file.write_bytes(b"other = 1\n")
+    subprocess.run(["git", "add", "."], cwd=tmp_path, check=True)
+    file.write_bytes(before)
+    apply(plan)
+    assert file.with_name("program.py.orig").read_bytes() == before, "git knows the file, and not what was in it"
+    file.write_bytes(before)
+    apply(plan)
+    assert len(list(tmp_path.glob("*.orig*"))) == 1
+
+
+def test_what_was_kept_of_a_file_before_is_not_lost(tmp_path: Path) -> None:
+    file = copied("keywords", tmp_path)
+    file.with_name("program.py.orig").write_bytes(b"of an earlier run")
+    plan = planned([change_of("keywords", file)])
+    apply(plan)
+    assert file.with_name("program.py.orig").read_bytes() == b"of an earlier run"
+    assert file.with_name("program.py.orig.2").read_bytes() == plan.files[0].before
+
+
+def test_of_two_files_neither_is_written_where_one_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = planned([change_of("json_file", copied("json_file", tmp_path))])
+    last = plan.files[-1]
+    first = structs.replace(last, file=str(tmp_path / "first.py"))
+    Path(first.file).write_bytes(first.before)
+    old = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    replace = Path.replace
+
+    def refusing(self: Path, target: Path) -> Path:
+        if Path(target).name == Path(last.file).name:
+            raise OSError(13, "Permission denied")
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", refusing)
+    with pytest.raises(MachineError, match=rf"{Path(last.file).name} could not be written .*; all is as it was"):
+        apply(structs.replace(plan, files=(first, *plan.files)))
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == old
 
 
 def test_every_file_keeps_its_permissions(tmp_path: Path) -> None:

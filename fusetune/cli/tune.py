@@ -323,6 +323,8 @@ def _show(
             "program_check": checked.to_builtins(),
             "source_check": code.to_builtins(),
             "source_trials": code.trials.to_builtins() if code.trials is not None else None,
+            "not_written_back": [{"file": one.file, "line": one.line, "why": one.text} for one in code.findings()],
+            "diff": code.diff(),
             "failed": looked.failed,
         }
         echo_json(json.dumps(told, indent=1))

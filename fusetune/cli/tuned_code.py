@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from fusetune.capture.cases import Case, Looked
     from fusetune.capture.programs import Program
     from fusetune.cli.source_trials import SourceTrials
+    from fusetune.code.patch.edits import Finding
     from fusetune.code.patch.plan import Plan
     from fusetune.code.patch.source_file import Sources
     from fusetune.code.patch.standalone import Standalone
@@ -204,6 +205,16 @@ class Code(NamedTuple):
         trials = self.trials.lines() if self.trials is not None else []
         return [*trials, *(line for form in self.forms() if form.check is not None for line in form.check.lines())]
 
+    def findings(self) -> list[Finding]:
+        """What is not written back, with the place, and why."""
+        return list(dict.fromkeys(finding for form in self.forms() for finding in form.plan.findings))
+
+    def diff(self) -> str | None:
+        """The patch as a diff; None where none is wanted."""
+        from fusetune.code.patch.written import diff_of
+
+        return None if self.patch is None else diff_of(self.patch.plan)
+
     def to_builtins(self) -> dict[str, Any]:
         """The same as JSON has it."""
         told = {"module": self.module, "patch": self.patch}
@@ -304,21 +315,24 @@ def hand_out(
 ) -> str:
     """Write or print what is wanted of the source, and return the diff.
 
-    `quiet` prints nothing on stdout. Raises UsageError where a file has changed, or there is no module to write.
+    `quiet` prints nothing on stdout, as where JSON has the diff. Raises UsageError where a file has changed, or there
+    is no module to write.
     """
-    findings = [finding for form in code.forms() for finding in form.plan.findings]
-    for finding in dict.fromkeys(findings):
+    for finding in code.findings():
         echo(printable(f"Not written back: {finding.told()}"), err=True)
     if outputs.module is not None and code.module is not None:
         _write_module(outputs.module, program, code, tuned, looked)
-    return _hand_out_patch(outputs, code.patch, looked, quiet=quiet) if code.patch is not None else ""
+    text = code.diff()
+    if code.patch is None or text is None:
+        return ""
+    _hand_out_patch(outputs, code.patch, text, looked, quiet=quiet)
+    return text
 
 
-def _hand_out_patch(outputs: Outputs, form: Form, looked: Looked, *, quiet: bool) -> str:
+def _hand_out_patch(outputs: Outputs, form: Form, text: str, looked: Looked, *, quiet: bool) -> None:
     from fusetune.cli.wanted import files_measured
-    from fusetune.code.patch.written import apply, diff_of
+    from fusetune.code.patch.written import apply
 
-    text = diff_of(form.plan)
     if outputs.diff and not quiet:
         echo_laid_out(text)
         if not text:
@@ -328,7 +342,6 @@ def _hand_out_patch(outputs: Outputs, form: Form, looked: Looked, *, quiet: bool
         echo(
             printable(f"Changed {', '.join(files)}" if files else "Nothing of the program had to be changed"), err=True
         )
-    return text
 
 
 def _write_module(path: Path, program: Program, code: Code, tuned: Sequence[Tuned], looked: Looked) -> None:

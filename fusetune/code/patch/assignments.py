@@ -32,7 +32,7 @@ class Named(NamedTuple):
 
 def named(source: SourceFile, assignment: BaseAssignment, keys: Keys = ()) -> Named:
     """An assignment as a name that a value comes through. What `name := value` stands in reads the value there."""
-    read = [one.node for one in assignment.references if _may_read(source, one.node, assignment)]
+    read: list[cst.CSTNode] = [one.node for one in assignment.references if _may_read(source, one.node, assignment)]
     above = source.parent(assignment.node) if isinstance(assignment, Assignment) else None
     if isinstance(above, cst.NamedExpr):
         read.append(above)

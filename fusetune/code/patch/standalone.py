@@ -57,8 +57,8 @@ def _kept(chunks: Sequence[Chunk], origins: Origins) -> list[Chunk]:
     gone = {id(one) for one in chunks if one.kind in {"main", "call"} or one.binds & _NEVER}
     roots = [one for one in chunks if id(one) not in gone and _is_root(one)]
     needed = _reached(roots, chunks, origins)
-    while more := [one for one in chunks if id(one) not in needed and _fills(one, chunks, needed)]:
-        roots += more
+    while fills := [one for one in chunks if id(one) not in needed and _fills(one, chunks, needed)]:
+        roots += fills
         needed = _reached(roots, chunks, origins)
     for one in chunks:
         if one.kind == "call" and id(one) in needed:

@@ -276,7 +276,12 @@ def test_what_cannot_be_written_back_is_said_with_its_line(name: str, tmp_path: 
     (finding,) = plan.findings
     assert (finding.file, finding.line) == (str(file), KERNEL.count("\n") + line)
     assert why in finding.text
+    assert finding.text.endswith(
+        "; a config is written whole or not at all, here BLOCK 1024 -> 2048, num_warps 4 -> 8, num_stages 3 -> 2"
+    )
     assert plan.files == ()
+    (finding,) = planned([Change(launch, BEFORE, {**BEFORE, "BLOCK": 2048})]).findings
+    assert "written whole" not in finding.text, "it is all of it"
 
 
 IN_A_BRANCH = """def launch(x, y, n, rows):

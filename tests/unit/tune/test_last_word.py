@@ -116,7 +116,9 @@ def test_a_program_that_fails_with_a_change_is_wrong_and_one_that_fails_by_itsel
             super().after(changes)
             return Ran(failed="AssertionError: not close")
 
-    word = ask(Fails([(10.0, 8.0)]))
+    program = Fails([(10.0, 8.0)])
+    word = ask(program)
+    assert program.runs == ["before", [0], "before"], "one that hangs takes all of its limit each time"
     assert reverted(word) == {0: "wrong"}
     assert "AssertionError" in word.reverted[0].detail
 

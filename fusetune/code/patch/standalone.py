@@ -49,7 +49,15 @@ def standalone(file: str, data: bytes, header: Sequence[str] = (), modules: OwnM
     lines = [*header, *([f"With what it uses of {names}."] if names else [])]
     comments = "".join(f"# {line}\n" if line else "#\n" for line in lines)
     text = comments + ("\n" if comments else "") + found.top.lstrip("\n") + _joined(chunks, _in_order(kept))
-    return Standalone(text.replace("\r\n", "\n"), [*left_over(kept), *found.findings], inlined)
+    findings = [*left_over(kept), *found.findings, *_of_its_place(kept)]
+    return Standalone(text.replace("\r\n", "\n"), findings, inlined)
+
+
+def _of_its_place(chunks: Sequence[Chunk]) -> list[Finding]:
+    """The statements that ask where their file is: a module may stand elsewhere."""
+    told = "__file__ is the module's own, so that what is found by it has to be beside the module"
+    asking = [one for one in chunks if "__file__" in one.reads]
+    return [Finding(one.source.file, one.source.line(one.node), told) for one in asking]
 
 
 def _kept(chunks: Sequence[Chunk], origins: Origins) -> list[Chunk]:

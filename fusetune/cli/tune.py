@@ -245,7 +245,14 @@ def tune(
                 budget_s=source_budget_s,
                 min_gain=min_gain,
             )
-            code = code_of(outputs, parsed, tuned, looked, question)
+            code = code_of(
+                outputs,
+                parsed,
+                tuned,
+                looked,
+                question,
+                compared=target is not None or checked.says_right(parsed),
+            )
         seconds = time.monotonic() - began
         _show(looked, cases, tuned, checked, code, _words(module, program), seconds, outputs.configs, as_json=as_json)
     hand_out(outputs, parsed, tuned, looked, code, quiet=as_json)

@@ -168,13 +168,29 @@ def sources_of(looked: Looked) -> Sources:
 
 
 def plan_of(
-    tuned: Sequence[Tuned], looked: Looked, *, autotune: bool, lookup: bool = False, sources: Sources | None = None
+    tuned: Sequence[Tuned],
+    looked: Looked,
+    *,
+    autotune: bool,
+    lookup: bool = False,
+    sources: Sources | None = None,
+    compared: bool = True,
 ) -> Plan:
-    """What was decided as edits of the program's files."""
+    """What was decided as edits of the program's files.
+
+    Unless the program's own result is `compared`, nothing is written where it launches cases that were not tuned, too.
+    """
     from fusetune.cli.wanted import changes_of
     from fusetune.code.patch.plan import planned
 
-    changes, findings = changes_of(tuned, looked.gpu or looked.compiled_for, autotune=autotune, lookup=lookup)
+    known = {id(one.case) for one in tuned}
+    changes, findings = changes_of(
+        tuned,
+        looked.gpu or looked.compiled_for,
+        autotune=autotune,
+        lookup=lookup,
+        untuned=() if compared else [case for case in looked.cases if id(case) not in known],
+    )
     plan = planned(changes, sources or sources_of(looked))
     return structs.replace(plan, findings=(*findings, *plan.findings))
 
@@ -226,18 +242,31 @@ class Code(NamedTuple):
 
 
 def code_of(
-    outputs: Outputs, program: Program, tuned: Sequence[Tuned], looked: Looked, question: Question | None
+    outputs: Outputs,
+    program: Program,
+    tuned: Sequence[Tuned],
+    looked: Looked,
+    question: Question | None,
+    *,
+    compared: bool = True,
 ) -> Code:
     """What of the source is given out: the program is run with each form's very text, unless `question` is None.
 
-    Where it is not right with a change, or does not gain what it has to, the change is not in it.
+    Where it is not right with a change, or does not gain what it has to, the change is not in it. `compared` as in
+    `plan_of`.
     """
     with _looked_up_in(outputs.configs) if outputs.lookup else contextlib.nullcontext():
-        return _code_of(outputs, program, tuned, looked, question)
+        return _code_of(outputs, program, tuned, looked, question, compared=compared)
 
 
 def _code_of(
-    outputs: Outputs, program: Program, tuned: Sequence[Tuned], looked: Looked, question: Question | None
+    outputs: Outputs,
+    program: Program,
+    tuned: Sequence[Tuned],
+    looked: Looked,
+    question: Question | None,
+    *,
+    compared: bool,
 ) -> Code:
     from fusetune.cli.source_trials import try_sources
     from fusetune.tune.source_again import Source
@@ -245,7 +274,14 @@ def _code_of(
     sources = sources_of(looked)
 
     def planned(verdicts: Sequence[Tuned]) -> Plan:
-        return plan_of(verdicts, looked, autotune=outputs.autotune, lookup=outputs.lookup, sources=sources)
+        return plan_of(
+            verdicts,
+            looked,
+            autotune=outputs.autotune,
+            lookup=outputs.lookup,
+            sources=sources,
+            compared=compared,
+        )
 
     def patched(plan: Plan) -> Source:
         return Source(program, {one.file: one.after for one in plan.files}, _held(tuned, plan))

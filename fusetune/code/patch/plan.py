@@ -196,6 +196,8 @@ def _of_each_place(changes: Sequence[Change], findings: list[Finding]) -> list[C
             continue
         launch = heaviest.launch
         told = against.describe() or "what runs"
+        if against.untuned:
+            told = "was not tuned, so that nothing says what is right there; --share 1 tunes more of them"
         findings.append(
             Finding(
                 launch.file,

@@ -49,10 +49,11 @@ class Ran(msgspec.Struct, frozen=True):
     `launched` has what became of each change, `launches` counts all Triton launches: those of one call of a
     function or a model, and of the whole script or module otherwise; `others` those of the changes' kernels that
     are no case of them.
-    `gives` is whether there is a result to compare; `difference` is that to the run it is compared with,
-    `reference` that to the program's own reference, `no_reference` why that could not be asked. `forward_ms` is one
-    call's time on the GPU, `kernels_ms` that of all Triton launches together, `wall_s` that of the whole process,
-    `gpu` that of all kernels, where it was asked for.
+    `gives` is whether there is a result to compare; `difference` is that to the run it is compared with, and `inputs`
+    that of what its inputs then are, where it changes them. `reference` is the difference to the program's own
+    reference, `no_reference` why that could not be asked. `forward_ms` is one call's time on the GPU, `kernels_ms` that
+    of all Triton launches together, `wall_s` that of the whole process, `gpu` that of all kernels, where it was asked
+    for.
     """
 
     failed: str | None = None
@@ -62,6 +63,7 @@ class Ran(msgspec.Struct, frozen=True):
     others: int = 0
     gives: bool = False
     difference: Difference | None = None
+    inputs: Difference | None = None
     reference: Difference | None = None
     no_reference: str | None = None
     forward_ms: float | None = None

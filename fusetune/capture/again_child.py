@@ -154,10 +154,14 @@ def _time_launches(applier: Applier, program: Repeated) -> int:
 def _compared(request: AgainRequest, program: Repeated, results: Results, ran: Ran) -> Ran:
     """The results beside those of another run and of the reference; written down where that is asked for."""
     found: dict[str, Any] = {"gives": have_tensors(results)}
+    own, inputs = _below(results, "result"), _below(results, "inputs")
     if request.against is not None:
-        found["difference"] = _difference(results, load(Path(request.against)))
+        other = load(Path(request.against))
+        found["difference"] = _difference(results, other)
+        if inputs:
+            found["inputs"] = _difference(inputs, _below(other, "inputs"))
+        del other
     if program.has_reference:
-        own = {place: one for place, one in results.items() if place.partition(".")[0] == "result"}
         try:
             expected = program.of_reference(own)
             found["reference"] = _difference(own, expected or {})
@@ -166,6 +170,10 @@ def _compared(request: AgainRequest, program: Repeated, results: Results, ran: R
     if request.save is not None:
         save(results, Path(request.save))
     return msgspec.structs.replace(ran, **found)
+
+
+def _below(results: Results, name: str) -> Results:
+    return {place: one for place, one in results.items() if place.partition(".")[0] == name}
 
 
 def _difference(results: Results, expected: Results) -> Difference:

@@ -174,6 +174,30 @@ def test_a_reference_judges_where_before_is_near_it() -> None:
     assert ask(Beside([(10.0, 8.0)], reference=far)).unlike_reference == far.told()
 
 
+def test_a_reference_says_nothing_of_what_is_left_in_the_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
+    class InPlace(Program):
+        first: Difference | None = None
+        then, changed = SAME, OTHER
+
+        def before(self) -> Ran:
+            ran = msgspec.structs.replace(super().before(), inputs=self.first)
+            self.first = self.then
+            return ran
+
+        def after(self, changes: Collection[int]) -> Ran:
+            return msgspec.structs.replace(super().after(changes), inputs=self.changed, difference=SAME)
+
+    base = Difference(1e-3, 2e-3, "result", 1e-5)
+    word = ask(InPlace([(10.0, 8.0)], reference=base))
+    assert reverted(word) == {0: "wrong"}
+    assert word.reverted[0].detail == "in its inputs: relative error 3.0e-01"
+    monkeypatch.setattr(InPlace, "changed", SAME)
+    assert ask(InPlace([(10.0, 8.0)], reference=base)).reverted == ()
+    monkeypatch.setattr(InPlace, "changed", OTHER)
+    monkeypatch.setattr(InPlace, "then", OTHER)
+    assert ask(InPlace([(10.0, 8.0)], reference=base)).reverted == (), "they are other ones each time"
+
+
 def test_a_script_that_gives_nothing_is_judged_by_its_end_and_its_launches() -> None:
     word = ask(Program([(10.0, 8.0)], gives=False))
     assert (word.right, word.reverted) == (None, ())

@@ -31,12 +31,23 @@ class Named(NamedTuple):
 
 
 def named(source: SourceFile, assignment: BaseAssignment, keys: Keys = ()) -> Named:
-    """An assignment as a name that a value comes through. What `name := value` stands in reads the value there."""
+    """An assignment as a name that a value comes through.
+
+    What `name := value` stands in reads the value there, and so does `other` in `name = other = value`.
+    """
     read: list[cst.CSTNode] = [one.node for one in assignment.references if _may_read(source, one.node, assignment)]
     above = source.parent(assignment.node) if isinstance(assignment, Assignment) else None
     if isinstance(above, cst.NamedExpr):
         read.append(above)
+    read += also_assigned(source, above)
     return Named(source, assignment.name, tuple(sorted(read, key=source.start)), keys)
+
+
+def also_assigned(source: SourceFile, target: cst.CSTNode | None) -> list[cst.CSTNode]:
+    """What else a statement assigns the value of one of its targets to."""
+    statement = source.parent(target) if isinstance(target, cst.AssignTarget) else None
+    others = statement.targets if isinstance(statement, cst.Assign) else ()
+    return [one.target for one in others if one is not target]
 
 
 def assignment_of(source: SourceFile, node: cst.Name) -> BaseAssignment:
@@ -128,14 +139,11 @@ def _line_of(source: SourceFile, assignment: BaseAssignment) -> int:
 
 
 def value_assigned(source: SourceFile, target: cst.CSTNode) -> cst.BaseExpression | None:
-    """The expression that is assigned to a name where it stands; None where it is not one by itself.
-
-    In `a = b = 1` it is not: who changes what one is given changes the other.
-    """
+    """The expression that is assigned to a name where it stands; None where it is not one by itself."""
     above = source.parent(target)
     if isinstance(above, cst.AssignTarget):
         statement = source.parent(above)
-        return statement.value if isinstance(statement, cst.Assign) and len(statement.targets) == 1 else None
+        return statement.value if isinstance(statement, cst.Assign) else None
     if isinstance(above, cst.AnnAssign) and above.target is target:
         return above.value
     if isinstance(above, cst.NamedExpr):

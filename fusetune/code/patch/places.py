@@ -15,6 +15,7 @@ from fusetune.code.patch.assignments import (
     Asked,
     Keys,
     Named,
+    also_assigned,
     assignment_of,
     calls_of,
     named,
@@ -251,13 +252,14 @@ class Resolver:
         """What the one `self.name = ...` of a class assigns, or its body; else what a Config has."""
         if node.attr.value in {"kwargs", *OPTIONS} and source.text(node.value) not in {"self", "cls"}:
             return self.place(source, node.value, (Asked(node.attr.value), *keys), depth + 1)
-        values = list(assigned_attributes(source, node))
-        if len(values) != 1:
+        targets = list(_assigned_attributes(source, node))
+        if len(targets) != 1:
             text = source.text(node)
-            raise source.refused(node, f"`{shown(text)}` is assigned in {len(values)} places of its class")
-        (value,) = values
+            raise source.refused(node, f"`{shown(text)}` is assigned in {len(targets)} places of its class")
+        ((target, value),) = targets
         found = self.place(source, value, keys, depth + 1)
-        own = Named(source, node.attr.value, tuple(attributes_like(source, node)), keys)
+        read = (*attributes_like(source, node), *also_assigned(source, target))
+        own = Named(source, node.attr.value, read, keys)
         return found._replace(through=(own, *found.through))
 
     def _key(self, source: SourceFile, node: cst.Subscript) -> Any:
@@ -285,11 +287,10 @@ def _bound(alias: cst.ImportAlias) -> str:
     return last_name(held)
 
 
-def assigned_attributes(source: SourceFile, node: cst.Attribute) -> Iterator[cst.BaseExpression]:
-    """What is assigned to `self.name` in the class that an expression stands in, or to `name` in its body.
-
-    Raises NotWritableError where something else is assigned the same.
-    """
+def _assigned_attributes(
+    source: SourceFile, node: cst.Attribute
+) -> Iterator[tuple[cst.AssignTarget, cst.BaseExpression]]:
+    """Where `self.name` is assigned in the class that an expression stands in, or `name` in its body, and what."""
     owner = next((one for one in source.above(node) if isinstance(one, cst.ClassDef)), None)
     if owner is None or not isinstance(node.value, cst.Name) or node.value.value not in {"self", "cls"}:
         return
@@ -299,9 +300,7 @@ def assigned_attributes(source: SourceFile, node: cst.Attribute) -> Iterator[cst
         in_body = isinstance(target, cst.Name) and target.value == node.attr.value
         in_body = in_body and next(_functions(source, one), None) is None
         if (at_self or in_body) and isinstance(statement, cst.Assign):
-            if len(statement.targets) > 1:
-                raise source.refused(one, f"{node.attr.value} is not assigned a value by itself")
-            yield statement.value
+            yield one, statement.value
 
 
 def _functions(source: SourceFile, node: cst.CSTNode) -> Iterator[cst.FunctionDef]:

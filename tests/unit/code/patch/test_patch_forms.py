@@ -243,13 +243,13 @@ REFUSED = {
         "B = ROWS = 1024\n\n\ndef launch(x, y, n):\n    part = torch.empty(ROWS)\n"
         "    scale[(1,)](x, part, n, BLOCK=B)\n",
         1,
-        "B is not assigned a value by itself",
+        "feeds `B = ROWS = 1024`, too",
     ),
     "an_attribute_assigned_with_another": (
         "class Scale:\n    def __init__(self):\n        self.b = self.rows = 1024\n\n    def launch(self, x, y, n):\n"
         "        scale[(1,)](x, y, n, BLOCK=self.b)\n",
         3,
-        "b is not assigned a value by itself",
+        "feeds `self.b = self.rows = 1024`, too",
     ),
     "assigned_where_it_sizes_a_buffer": (
         "def launch(x, y, n):\n    part = torch.empty(B := 1024)\n    scale[(1,)](x, part, n, BLOCK=B)\n",
@@ -324,6 +324,9 @@ def test_a_trial_of_the_whole_program_changes_a_place_whatever_it_feeds(tmp_path
     file.write_text(KERNEL + REFUSED["a_buffer"][0], encoding="utf-8")
     (patch,) = planned([Change(launched(file), BEFORE, WANTED)], everywhere=True).files
     assert b"B = 2048\n    part = torch.empty(triton.cdiv(n, B))" in patch.after
+    file.write_text(KERNEL + REFUSED["assigned_with_another"][0], encoding="utf-8")
+    (patch,) = planned([Change(launched(file), BEFORE, WANTED)], everywhere=True).files
+    assert b"B = ROWS = 2048" in patch.after
 
 
 def test_installed_and_generated_code_is_not_edited() -> None:

@@ -284,6 +284,20 @@ def test_what_cannot_be_written_back_is_said_with_its_line(name: str, tmp_path: 
     assert "written whole" not in finding.text, "it is all of it"
 
 
+def test_a_table_of_heuristics_that_two_kernels_have_is_left(tmp_path: Path) -> None:
+    kernel = KERNEL.replace("@triton.jit", 'H = {"num_warps": lambda args: 4}\n\n\n@triton.heuristics(H)\n@triton.jit')
+    launch = "def launch(x, y, n):\n    scale[(1,)](x, y, n, BLOCK=1024)\n"
+    other = f"@triton.heuristics(H)\n@triton.jit{OTHER}"
+    file, wanted = tmp_path / "program.py", {**BEFORE, "num_warps": 8}
+    file.write_text(kernel + launch, encoding="utf-8")
+    (patch,) = planned([Change(launched(file, computed=("num_warps",)), BEFORE, wanted)]).files
+    assert b"lambda args: 8" in patch.after
+    file.write_text(kernel + other + launch, encoding="utf-8")
+    plan = planned([Change(launched(file, computed=("num_warps",)), BEFORE, wanted)])
+    assert plan.files == ()
+    assert plan.findings[0].text == "H gives num_warps elsewhere, too"
+
+
 IN_A_BRANCH = """def launch(x, y, n, rows):
     B = min(n, 4096) if rows == 8 else 512
     scale[(1,)](x, y, n, BLOCK=B)

@@ -245,7 +245,14 @@ def tune(
                 budget_s=source_budget_s,
                 min_gain=min_gain,
             )
-            code = code_of(outputs, parsed, tuned, looked, question)
+            code = code_of(
+                outputs,
+                parsed,
+                tuned,
+                looked,
+                question,
+                compared=target is not None or checked.says_right(parsed),
+            )
         seconds = time.monotonic() - began
         _show(looked, cases, tuned, checked, code, _words(module, program), seconds, outputs.configs, as_json=as_json)
     hand_out(outputs, parsed, tuned, looked, code, quiet=as_json)
@@ -323,6 +330,8 @@ def _show(
             "program_check": checked.to_builtins(),
             "source_check": code.to_builtins(),
             "source_trials": code.trials.to_builtins() if code.trials is not None else None,
+            "not_written_back": [{"file": one.file, "line": one.line, "why": one.text} for one in code.findings()],
+            "diff": code.diff(),
             "failed": looked.failed,
         }
         echo_json(json.dumps(told, indent=1))

@@ -47,6 +47,7 @@ COMMANDS = (
         "profile",
         "targets",
         "warmup",
+        "env",
     ),
 )
 WARPS8 = Config(num_warps=8)

@@ -9,6 +9,7 @@ import click
 
 import fusetune
 from fusetune.core.near import did_you_mean
+from fusetune.ops.built_in import example_command
 
 COMMANDS: Final = {
     "sweep": "Find the best launch configuration on the GPU here, or predict one for another.",
@@ -30,6 +31,8 @@ COMMANDS: Final = {
 None is loaded to be listed, and only the one that is asked for to be run.
 """
 DEBUG: Final = "--debug"
+_FIRST: Final = ("fusetune tune train.py", example_command(), "fusetune report")
+"""Examples of what a user may begin with."""
 
 
 class _Commands(click.Group):
@@ -57,6 +60,12 @@ class _Commands(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Examples"):
+            for line in _FIRST:
+                formatter.write(f"{'':>{formatter.current_indent}}{line}\n")
+        formatter.write("\n`fusetune COMMAND --help` has examples of each command.\n")
 
 
 def _debug_option() -> click.Option:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, get_args
 
 import click
 
+from fusetune.cli.helped import Helped
 from fusetune.cli.shown import echo, echo_console, echo_laid_out
 from fusetune.core.brief import brief
 from fusetune.core.decision import VerdictName
@@ -35,7 +36,7 @@ _FILE_COLUMNS: Final = 140
 """Width of a table that goes to a file, where no terminal tells one."""
 
 
-@click.command("report")
+@click.command("report", cls=Helped)
 @click.option(
     "--configs",
     "config_roots",

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from fusetune.cli.helped import Helped
 from fusetune.cli.shown import echo
 from fusetune.errors import EXIT_PROGRAM, EXIT_USAGE, UsageError
 
@@ -23,7 +24,7 @@ _UNCAUGHT: Final = 1
 """What Python ends with where nobody caught an error."""
 
 
-class _Run(click.Command):
+class _Run(Helped):
     """Options stand before the program: what is behind it, or behind -m MODULE, is the program's own, as in Python."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:

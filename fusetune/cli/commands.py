@@ -8,6 +8,7 @@ from typing import Final
 import click
 
 import fusetune
+from fusetune.cli.volume import volume_options
 from fusetune.core.near import did_you_mean
 from fusetune.ops.built_in import example_command
 
@@ -46,7 +47,7 @@ class _Commands(click.Group):
             return None
         command: click.Command = getattr(import_module(f"fusetune.cli.{cmd_name}"), cmd_name)
         if not any(DEBUG in parameter.opts for parameter in command.params):
-            command.params.append(_debug_option())
+            command.params += [*_volume_options(command), _debug_option()]
         return command
 
     def resolve_command(
@@ -68,6 +69,11 @@ class _Commands(click.Group):
         formatter.write("\n`fusetune COMMAND --help` has examples of each command.\n")
 
 
+def _volume_options(command: click.Command) -> list[click.Option]:
+    """Those of a command: none behind the name of one that runs a program, which may have a -q and a -v of its own."""
+    return [] if any(parameter.name == "program" for parameter in command.params) else volume_options()
+
+
 def _debug_option() -> click.Option:
     """`main` looks for it before anything is parsed, since what it is for may happen earlier."""
     return click.Option(
@@ -77,7 +83,7 @@ def _debug_option() -> click.Option:
 
 @click.group(
     cls=_Commands,
-    params=[_debug_option()],
+    params=[*volume_options(), _debug_option()],
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.version_option(fusetune.__version__, prog_name="fusetune")

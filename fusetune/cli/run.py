@@ -15,6 +15,7 @@ import click
 
 from fusetune.cli.helped import Helped
 from fusetune.cli.shown import echo
+from fusetune.cli.volume import is_quiet
 from fusetune.errors import EXIT_PROGRAM, EXIT_USAGE, UsageError
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ def run(
         served = read_served(Path(folder))
     if report is not None:
         _write(report, served)
-    if not quiet:
+    if not (quiet or is_quiet()):
         from fusetune.report.served import lines_of
 
         for line in lines_of(served):

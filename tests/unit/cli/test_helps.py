@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from fusetune.cli.commands import COMMANDS, cli
 from fusetune.cli.helped import GROUPS, OTHER, Helped, examples_of
 
-MANY = 6
+MANY = 8
 """From so many options on they stand in groups."""
 
 SHARED = {"Problem": ("--shapes",), "Config": ("--target", "--config"), "Program": ("--reference",)}

@@ -8,5 +8,6 @@ target=${1:-}
 folder=${2:-${target:-measured}}
 mkdir -p "$folder"
 fusetune tune current.py --reference ref.py --ncu metrics.json ${target:+--target "$target"} --fresh \
-    -o "$folder/optimized.py" --configs configs --runs runs >"$folder/output.txt"
+    -o "$folder/optimized.py" --configs configs --runs runs >"$folder/output.txt" || ended=$?
 cat "$folder/output.txt"
+exit "${ended:-0}"

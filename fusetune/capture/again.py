@@ -18,6 +18,8 @@ from fusetune.capture.changes import Change
 from fusetune.capture.gpu_share import GpuTime
 from fusetune.capture.programs import Program
 from fusetune.capture.results import Difference
+from fusetune.core.trouble import full_place, trouble_of_exit
+from fusetune.errors import MachineError
 
 
 class AgainRequest(msgspec.Struct, frozen=True):
@@ -43,21 +45,25 @@ class AgainRequest(msgspec.Struct, frozen=True):
 class Ran(msgspec.Struct, frozen=True):
     """What one run came to.
 
-    `failed` says how it ended, where that was not well. `launched` has what became of each change, `launches` counts
-    all Triton launches: those of one call of a function or a model, and of the whole script or module otherwise;
-    `others` those of the changes' kernels that are no case of them.
-    `gives` is whether there is a result to compare; `difference` is that to the run it is compared with, `reference`
-    that to the program's own reference, `no_reference` why that could not be asked. `forward_ms` is one call's time on
-    the GPU, `kernels_ms` that of all Triton launches together, `wall_s` that of the whole process, `gpu` that of all
-    kernels, where it was asked for.
+    `failed` says how it ended, where that was not well, and `machine` why that says nothing of the program.
+    `launched` has what became of each change, `launches` counts all Triton launches: those of one call of a
+    function or a model, and of the whole script or module otherwise; `others` those of the changes' kernels that
+    are no case of them.
+    `gives` is whether there is a result to compare; `difference` is that to the run it is compared with, and `inputs`
+    that of what its inputs then are, where it changes them. `reference` is the difference to the program's own
+    reference, `no_reference` why that could not be asked. `forward_ms` is one call's time on the GPU, `kernels_ms` that
+    of all Triton launches together, `wall_s` that of the whole process, `gpu` that of all kernels, where it was asked
+    for.
     """
 
     failed: str | None = None
+    machine: str | None = None
     launched: tuple[Launched, ...] = ()
     launches: int = 0
     others: int = 0
     gives: bool = False
     difference: Difference | None = None
+    inputs: Difference | None = None
     reference: Difference | None = None
     no_reference: str | None = None
     forward_ms: float | None = None
@@ -105,10 +111,13 @@ def request_of(
 def gpu_time_of(program: Program, held: Sequence[Case], limit_s: float | None = None) -> GpuTime | str:
     """The GPU's time by all kernels of one call, or of a whole script; or why there is none.
 
-    Autotuners above the cases of `held` take what ran. Raises MachineError where no process could be started.
+    Autotuners above the cases of `held` take what ran.
     """
-    with FreshProcesses() as processes:
-        ran = processes.run(AgainRequest(program, (), apply=False, held=tuple(held), profile=True), limit_s)
+    try:
+        with FreshProcesses() as processes:
+            ran = processes.run(AgainRequest(program, (), apply=False, held=tuple(held), profile=True), limit_s)
+    except MachineError as error:  # What was seen of the program stands all the same.
+        return str(error)
     if ran.gpu is None or ran.gpu.triton_share is None:
         return ran.failed or "the profiler saw no kernel"
     return ran.gpu
@@ -135,8 +144,8 @@ class FreshProcesses:
     def run(self, asked: AgainRequest, limit_s: float | None = None) -> Ran:
         """Run what is asked. What the program prints goes to stderr.
 
-        A program that ends without a word, as by a signal or after `limit_s` seconds, has `failed`. Raises MachineError
-        where no process could be started.
+        A program that ends without a word, as by a fault or after `limit_s` seconds, has `failed`. Raises MachineError
+        where no process could be started, or the machine ended it or lacked what it takes.
         """
         process = self._waiting or _started()
         self._waiting = _started() if self._ahead else None
@@ -151,8 +160,21 @@ class FreshProcesses:
             finally:
                 _end(process)
             if not answer.exists():
-                return Ran(failed=f"its process ended with {how_it_ended(process.returncode)}")
-            return msgspec.json.decode(answer.read_bytes(), type=Ran)
+                return _unanswered(process.returncode)
+            ran = msgspec.json.decode(answer.read_bytes(), type=Ran)
+        if ran.machine is not None:
+            raise MachineError(ran.machine)
+        return ran
+
+
+def _unanswered(code: int) -> Ran:
+    """Of a process that ended without an answer. Raises MachineError where that was the machine's doing."""
+    ended, full = trouble_of_exit(code), full_place()
+    if ended is not None:
+        raise MachineError(f"its process {ended.detail}")
+    if full is not None:
+        raise MachineError(f"what it came to could not be written down; is there room in {full}?")
+    return Ran(failed=f"its process ended with {how_it_ended(code)}")
 
 
 def _started() -> subprocess.Popen[bytes]:

@@ -25,6 +25,7 @@ from fusetune.capture.repeated import Repeated, repeated
 from fusetune.capture.results import Difference, Results, difference, have_tensors, load, on_cpu, save
 from fusetune.core.brief import brief
 from fusetune.core.target import find_target
+from fusetune.core.trouble import trouble_of
 from fusetune.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_PROGRAM
 
 _TIMED_CALLS: Final = 20
@@ -63,7 +64,7 @@ def ran_of(request: AgainRequest) -> Ran:
             ran = _of_whole(applier, failed)
         except BaseException as error:  # noqa: BLE001 - a KeyboardInterrupt, too, is the program's end
             print_failure(error)
-            ran = _of_whole(applier, f"{type(error).__name__}: {brief(error)}")
+            ran = _of_whole(applier, f"{type(error).__name__}: {brief(error)}", _machine_s(error))
     return msgspec.structs.replace(ran, wall_s=round(time.monotonic() - began, 3))
 
 
@@ -98,11 +99,20 @@ def _profiled(request: AgainRequest, applier: Applier) -> GpuTime:
         return profiled(program.call, applier.kernel_names)
 
 
-def _of_whole(applier: Applier, failed: str | None) -> Ran:
+def _machine_s(error: BaseException) -> str | None:
+    """Why an error says nothing of the program; None of its own ones, and where it asks a GPU for too much memory."""
+    if type(error).__name__ == "OutOfMemoryError":
+        return None
+    trouble = trouble_of(error)
+    return trouble.detail if trouble is not None else None
+
+
+def _of_whole(applier: Applier, failed: str | None, machine: str | None = None) -> Ran:
     total = applier.all_us() if failed is None else None
     kernels_ms = None if total is None else total / 1e3
     return Ran(
         failed=failed,
+        machine=machine,
         launched=applier.launched(),
         launches=applier.launches,
         others=applier.others,
@@ -144,10 +154,14 @@ def _time_launches(applier: Applier, program: Repeated) -> int:
 def _compared(request: AgainRequest, program: Repeated, results: Results, ran: Ran) -> Ran:
     """The results beside those of another run and of the reference; written down where that is asked for."""
     found: dict[str, Any] = {"gives": have_tensors(results)}
+    own, inputs = _below(results, "result"), _below(results, "inputs")
     if request.against is not None:
-        found["difference"] = _difference(results, load(Path(request.against)))
+        other = load(Path(request.against))
+        found["difference"] = _difference(results, other)
+        if inputs:
+            found["inputs"] = _difference(inputs, _below(other, "inputs"))
+        del other
     if program.has_reference:
-        own = {place: one for place, one in results.items() if place.partition(".")[0] == "result"}
         try:
             expected = program.of_reference(own)
             found["reference"] = _difference(own, expected or {})
@@ -156,6 +170,10 @@ def _compared(request: AgainRequest, program: Repeated, results: Results, ran: R
     if request.save is not None:
         save(results, Path(request.save))
     return msgspec.structs.replace(ran, **found)
+
+
+def _below(results: Results, name: str) -> Results:
+    return {place: one for place, one in results.items() if place.partition(".")[0] == name}
 
 
 def _difference(results: Results, expected: Results) -> Difference:

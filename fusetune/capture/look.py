@@ -64,10 +64,7 @@ def look(
 
 
 def with_gpu_time(program: Program, looked: Looked, *, limit_s: float | None = None) -> Looked:
-    """The same, with the time of all kernels, for which the program runs once more where a GPU was used.
-
-    Raises MachineError where no process could be started.
-    """
+    """The same, with the time of all kernels, for which the program runs once more where a GPU was used."""
     if looked.gpu is None or looked.failed is not None or not looked.cases:
         return looked
     found = gpu_time_of(program, [case for case in looked.cases if case.proposals], limit_s)

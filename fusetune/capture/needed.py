@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Collection, Iterator
-from typing import Final
 
-_SCOPES: Final = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+from fusetune.core.in_place import SCOPES, changed_in_place, of_own_scope
 
 
 def needed(tree: ast.Module, names: Collection[str]) -> ast.Module:
@@ -20,7 +19,7 @@ def needed(tree: ast.Module, names: Collection[str]) -> ast.Module:
     """
     binds = [frozenset(_bound(one)) for one in tree.body]
     plain = {name for one in tree.body for name in _assigned(one)}
-    changes = [frozenset(_changed(one)) & plain for one in tree.body]
+    changes = [frozenset(changed_in_place(one)) & plain for one in tree.body]
     chosen = {number for number, one in enumerate(tree.body) if _always(one)}
     wanted, seen = set(names), set[str]()
     while wanted:
@@ -45,7 +44,7 @@ def _used(statement: ast.stmt) -> set[str]:
 
 def _bound(statement: ast.stmt) -> Iterator[str]:
     """The names that a statement binds in the scope that it stands in."""
-    if isinstance(statement, _SCOPES):
+    if isinstance(statement, SCOPES):
         yield statement.name
         return
     if isinstance(statement, ast.Import):
@@ -54,39 +53,15 @@ def _bound(statement: ast.stmt) -> Iterator[str]:
     if isinstance(statement, ast.ImportFrom):
         yield from (one.asname or one.name for one in statement.names)
         return
-    for node in _of_own_scope(statement):
+    for node in of_own_scope(statement):
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             yield node.id
-        elif node is not statement and isinstance(node, (*_SCOPES, ast.Import, ast.ImportFrom)):
+        elif node is not statement and isinstance(node, (*SCOPES, ast.Import, ast.ImportFrom)):
             yield from _bound(node)
-
-
-def _of_own_scope(statement: ast.stmt) -> Iterator[ast.AST]:
-    """The statement and all in it that is in no function or class within."""
-    waiting: list[ast.AST] = [statement]
-    while waiting:
-        node = waiting.pop()
-        yield node
-        if not isinstance(node, (*_SCOPES, ast.Lambda)):
-            waiting += ast.iter_child_nodes(node)
 
 
 def _assigned(statement: ast.stmt) -> Iterator[str]:
     """The names that a statement gives values to, which are no function, class or module by that."""
-    for node in _of_own_scope(statement):
+    for node in of_own_scope(statement):
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             yield node.id
-
-
-def _changed(statement: ast.stmt) -> Iterator[str]:
-    """The names of values that a statement changes in place, as far as its form says so."""
-    for node in _of_own_scope(statement):
-        target: ast.expr | None = None
-        if isinstance(node, ast.Subscript | ast.Attribute) and isinstance(node.ctx, ast.Store):
-            target = node.value
-        elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
-            target = node.value.func if isinstance(node.value.func, ast.Attribute) else None
-        while isinstance(target, ast.Subscript | ast.Attribute):
-            target = target.value
-        if isinstance(target, ast.Name):
-            yield target.id

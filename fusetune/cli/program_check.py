@@ -27,6 +27,13 @@ class ProgramCheck(msgspec.Struct, frozen=True):
     word: LastWord | None = None
     why_not: str | None = None
 
+    def says_right(self, program: Program) -> bool:
+        """Whether the program itself tells that a launch which nobody tuned is wrong: by its result, or as a test."""
+        from fusetune.cli.source_trials import are_its_tests
+
+        word = self.word
+        return word is not None and word.failed is None and (word.right is not None or are_its_tests(program))
+
     def lines(self) -> list[str]:
         """Sentences for people, the first one `The program: ...`."""
         if self.word is None:

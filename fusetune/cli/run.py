@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from fusetune.cli.helped import Helped
 from fusetune.cli.shown import echo
+from fusetune.cli.volume import is_quiet
 from fusetune.errors import EXIT_PROGRAM, EXIT_USAGE, UsageError
 
 if TYPE_CHECKING:
@@ -26,7 +28,7 @@ _LONGEST: Final = 10_000
 _PYTHON_S: Final = frozenset({".py", ".pyc", ".pyw", ".pyz"})
 
 
-class _Run(click.Command):
+class _Run(Helped):
     """Options stand before the program: what is behind it, or behind -m MODULE, is the program's own, as in Python."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -107,7 +109,7 @@ def run(
         sys.stdout.flush()
         code = run_supervised(command, environment)
         served = read_served(Path(folder))
-    if not quiet:
+    if not (quiet or is_quiet()):
         from fusetune.report.served import lines_of
 
         for line in lines_of(served):

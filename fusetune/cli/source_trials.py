@@ -81,6 +81,11 @@ class SourceTrials(NamedTuple):
         return {**found, **{name: value for name, value in plain.items() if name not in {"best", "chosen"}}}
 
 
+def are_its_tests(program: Program) -> bool:
+    """Whether a program ends well only where its results are right."""
+    return program.kind == "module" and program.what in _TESTS
+
+
 def try_sources(
     program: Program,
     tuned: Sequence[Tuned],
@@ -105,7 +110,7 @@ def try_sources(
     knobs = tuple(source_knobs(tuned, plan, sources))
     if not knobs or budget_s <= 0:
         return None
-    are_tests = program.kind == "module" and program.what in _TESTS
+    are_tests = are_its_tests(program)
     if program.kind in {"script", "module"} and not are_tests:
         return SourceTrials(knobs, None, failed="the program gives nothing to compare a trial with")
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fusetune.cli.helped import Helped
 from fusetune.cli.program_options import CONTEXT, program_options, quota_option
 from fusetune.cli.shown import echo, echo_console, echo_json
 from fusetune.cli.tuned_code import Code, check_program, code_of, code_options, hand_out, outputs_of
@@ -39,7 +40,7 @@ CAPTURES_NEED = ("torch", "fusetune.capture.spec")
 """To compile a capture. Triton asks torch about the arguments of a launch, and loading it takes seconds."""
 
 
-@click.command("tune", context_settings=CONTEXT)
+@click.command("tune", cls=Helped, context_settings=CONTEXT)
 @program_options
 @click.option(
     "--space",
@@ -245,7 +246,14 @@ def tune(
                 budget_s=source_budget_s,
                 min_gain=min_gain,
             )
-            code = code_of(outputs, parsed, tuned, looked, question)
+            code = code_of(
+                outputs,
+                parsed,
+                tuned,
+                looked,
+                question,
+                compared=target is not None or checked.says_right(parsed),
+            )
         seconds = time.monotonic() - began
         _show(looked, cases, tuned, checked, code, _words(module, program), seconds, outputs.configs, as_json=as_json)
     hand_out(outputs, parsed, tuned, looked, code, quiet=as_json)
@@ -323,6 +331,8 @@ def _show(
             "program_check": checked.to_builtins(),
             "source_check": code.to_builtins(),
             "source_trials": code.trials.to_builtins() if code.trials is not None else None,
+            "not_written_back": [{"file": one.file, "line": one.line, "why": one.text} for one in code.findings()],
+            "diff": code.diff(),
             "failed": looked.failed,
         }
         echo_json(json.dumps(told, indent=1))

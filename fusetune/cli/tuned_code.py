@@ -18,11 +18,13 @@ from fusetune.cli.source_check import Question, SourceCheck, checked, decided_of
 from fusetune.core.text import printable
 from fusetune.errors import MachineError, UsageError
 from fusetune.store.paths import CONFIGS_VARIABLE
+from fusetune.store.whole import write_whole
 
 if TYPE_CHECKING:
     from fusetune.capture.cases import Case, Looked
     from fusetune.capture.programs import Program
     from fusetune.cli.source_trials import SourceTrials
+    from fusetune.code.patch.edits import Finding
     from fusetune.code.patch.plan import Plan
     from fusetune.code.patch.source_file import Sources
     from fusetune.code.patch.standalone import Standalone
@@ -166,13 +168,29 @@ def sources_of(looked: Looked) -> Sources:
 
 
 def plan_of(
-    tuned: Sequence[Tuned], looked: Looked, *, autotune: bool, lookup: bool = False, sources: Sources | None = None
+    tuned: Sequence[Tuned],
+    looked: Looked,
+    *,
+    autotune: bool,
+    lookup: bool = False,
+    sources: Sources | None = None,
+    compared: bool = True,
 ) -> Plan:
-    """What was decided as edits of the program's files."""
+    """What was decided as edits of the program's files.
+
+    Unless the program's own result is `compared`, nothing is written where it launches cases that were not tuned, too.
+    """
     from fusetune.cli.wanted import changes_of
     from fusetune.code.patch.plan import planned
 
-    changes, findings = changes_of(tuned, looked.gpu or looked.compiled_for, autotune=autotune, lookup=lookup)
+    known = {id(one.case) for one in tuned}
+    changes, findings = changes_of(
+        tuned,
+        looked.gpu or looked.compiled_for,
+        autotune=autotune,
+        lookup=lookup,
+        untuned=() if compared else [case for case in looked.cases if id(case) not in known],
+    )
     plan = planned(changes, sources or sources_of(looked))
     return structs.replace(plan, findings=(*findings, *plan.findings))
 
@@ -203,6 +221,16 @@ class Code(NamedTuple):
         trials = self.trials.lines() if self.trials is not None else []
         return [*trials, *(line for form in self.forms() if form.check is not None for line in form.check.lines())]
 
+    def findings(self) -> list[Finding]:
+        """What is not written back, with the place, and why."""
+        return list(dict.fromkeys(finding for form in self.forms() for finding in form.plan.findings))
+
+    def diff(self) -> str | None:
+        """The patch as a diff; None where none is wanted."""
+        from fusetune.code.patch.written import diff_of
+
+        return None if self.patch is None else diff_of(self.patch.plan)
+
     def to_builtins(self) -> dict[str, Any]:
         """The same as JSON has it."""
         told = {"module": self.module, "patch": self.patch}
@@ -214,18 +242,31 @@ class Code(NamedTuple):
 
 
 def code_of(
-    outputs: Outputs, program: Program, tuned: Sequence[Tuned], looked: Looked, question: Question | None
+    outputs: Outputs,
+    program: Program,
+    tuned: Sequence[Tuned],
+    looked: Looked,
+    question: Question | None,
+    *,
+    compared: bool = True,
 ) -> Code:
     """What of the source is given out: the program is run with each form's very text, unless `question` is None.
 
-    Where it is not right with a change, or does not gain what it has to, the change is not in it.
+    Where it is not right with a change, or does not gain what it has to, the change is not in it. `compared` as in
+    `plan_of`.
     """
     with _looked_up_in(outputs.configs) if outputs.lookup else contextlib.nullcontext():
-        return _code_of(outputs, program, tuned, looked, question)
+        return _code_of(outputs, program, tuned, looked, question, compared=compared)
 
 
 def _code_of(
-    outputs: Outputs, program: Program, tuned: Sequence[Tuned], looked: Looked, question: Question | None
+    outputs: Outputs,
+    program: Program,
+    tuned: Sequence[Tuned],
+    looked: Looked,
+    question: Question | None,
+    *,
+    compared: bool,
 ) -> Code:
     from fusetune.cli.source_trials import try_sources
     from fusetune.tune.source_again import Source
@@ -233,7 +274,14 @@ def _code_of(
     sources = sources_of(looked)
 
     def planned(verdicts: Sequence[Tuned]) -> Plan:
-        return plan_of(verdicts, looked, autotune=outputs.autotune, lookup=outputs.lookup, sources=sources)
+        return plan_of(
+            verdicts,
+            looked,
+            autotune=outputs.autotune,
+            lookup=outputs.lookup,
+            sources=sources,
+            compared=compared,
+        )
 
     def patched(plan: Plan) -> Source:
         return Source(program, {one.file: one.after for one in plan.files}, _held(tuned, plan))
@@ -303,21 +351,24 @@ def hand_out(
 ) -> str:
     """Write or print what is wanted of the source, and return the diff.
 
-    `quiet` prints nothing on stdout. Raises UsageError where a file has changed, or there is no module to write.
+    `quiet` prints nothing on stdout, as where JSON has the diff. Raises UsageError where a file has changed, or there
+    is no module to write.
     """
-    findings = [finding for form in code.forms() for finding in form.plan.findings]
-    for finding in dict.fromkeys(findings):
+    for finding in code.findings():
         echo(printable(f"Not written back: {finding.told()}"), err=True)
     if outputs.module is not None and code.module is not None:
         _write_module(outputs.module, program, code, tuned, looked)
-    return _hand_out_patch(outputs, code.patch, looked, quiet=quiet) if code.patch is not None else ""
+    text = code.diff()
+    if code.patch is None or text is None:
+        return ""
+    _hand_out_patch(outputs, code.patch, text, looked, quiet=quiet)
+    return text
 
 
-def _hand_out_patch(outputs: Outputs, form: Form, looked: Looked, *, quiet: bool) -> str:
+def _hand_out_patch(outputs: Outputs, form: Form, text: str, looked: Looked, *, quiet: bool) -> None:
     from fusetune.cli.wanted import files_measured
-    from fusetune.code.patch.written import apply, diff_of
+    from fusetune.code.patch.written import apply
 
-    text = diff_of(form.plan)
     if outputs.diff and not quiet:
         echo_laid_out(text)
         if not text:
@@ -327,7 +378,6 @@ def _hand_out_patch(outputs: Outputs, form: Form, looked: Looked, *, quiet: bool
         echo(
             printable(f"Changed {', '.join(files)}" if files else "Nothing of the program had to be changed"), err=True
         )
-    return text
 
 
 def _write_module(path: Path, program: Program, code: Code, tuned: Sequence[Tuned], looked: Looked) -> None:
@@ -337,7 +387,7 @@ def _write_module(path: Path, program: Program, code: Code, tuned: Sequence[Tune
         echo(printable(f"Note: {note}"), err=True)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(made.text, encoding="utf-8")
+        write_whole(path, made.text)
     except OSError as error:
         raise MachineError(
             f"{path} could not be written ({error.strerror or error}); free or name another place"

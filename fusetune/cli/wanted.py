@@ -19,14 +19,19 @@ from fusetune.units import format_gain, format_interval, format_us
 
 
 def changes_of(
-    tuned: Sequence[Tuned], gpu: str | None, *, autotune: bool = False, lookup: bool = False
+    tuned: Sequence[Tuned],
+    gpu: str | None,
+    *,
+    autotune: bool = False,
+    lookup: bool = False,
+    untuned: Sequence[Case] = (),
 ) -> tuple[list[Change], list[Finding]]:
     """A change for each case whose launch is found in the source; findings for those that should and are not.
 
     With `autotune`, and of predictions always, a kernel is left with at most three configs to try: those of a
     prediction are what its explanation proposes. With `lookup`, an autotuned kernel with a config that was kept looks
     it up. A case that stays as it is wants just that, which counts where another one of the same launch wants
-    something else.
+    something else; so do those of `untuned`.
     """
     changes, findings = [], []
     for one in tuned:
@@ -40,6 +45,10 @@ def changes_of(
         change = _change(one, one.case.site, wanted or {}, gpu, autotune=autotune)
         looks_up = lookup and wanted is not None and bool(one.case.site.listed)
         changes.append(msgspec.structs.replace(change, looks_up=looks_up))
+    for case in untuned:
+        if case.site is not None:
+            before = before_of(case)
+            changes.append(Change(launched_of(case, case.site), before, before, us=case.us or 0.0, untuned=True))
     return changes, findings
 
 

@@ -7,6 +7,7 @@ that all ranks that read one file choose alike.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import threading
@@ -33,6 +34,8 @@ from fusetune.runtime.matching import AXES, Distance, Parameter, distance, grid_
 from fusetune.store.indexed import IndexedFile
 from fusetune.store.lookup import MOST_TOLD, entry_obstacle, environment_differences, target_differences
 from fusetune.store.schema import Entry
+
+_LOG: Final = logging.getLogger(__name__)
 
 MOST_FOUND: Final = 4096
 """So many kinds of launches are remembered, and kernels; then all are looked up anew."""
@@ -284,11 +287,13 @@ class LaunchConfigs:
                 ranked.append((one.order(far), one, far))
         if not ranked:
             why = skipped[0] if skipped else f"no entry of {known.place} on this GPU"
+            _LOG.info("%s: as the program launches it, %s", known.place, why)
             return Chosen("miss", why, skipped=tuple(skipped[:MOST_TOLD]), by_grid=bool(fitting.candidates))
         _, one, far = min(ranked, key=lambda item: item[0])
         exact = one.far.is_exact and far.is_exact
         self._tell_differences(known, one)
         entry, config = one.entry, one.entry.config
+        _LOG.info("%s: %s, of %s", known.place, config.label(), one.path)
         answered = {*_problem(entry), *config.constants(), *OPTIONS}
         return Chosen(
             "exact" if exact else "nearest",

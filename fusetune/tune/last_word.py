@@ -117,7 +117,7 @@ class _Asked:
         self._after()
         if self._results_alone and self._gives_the_same():
             return self._told()
-        self._after()
+        self._after_again()
         self._before()
         while self._left and (found := self._objections()):
             self._reverted += found
@@ -126,7 +126,7 @@ class _Asked:
             self._afters = []
             if self._left:
                 self._after()
-                self._after()
+                self._after_again()
         return self._told()
 
     # Runs.
@@ -138,6 +138,11 @@ class _Asked:
     def _after(self) -> None:
         self._runs += 1
         self._afters.append(self._runner.after(self._left))
+
+    def _after_again(self) -> None:
+        """Once more, unless it failed: one that hangs would take its whole limit again."""
+        if self._afters[-1].failed is None:
+            self._after()
 
     def _gives_the_same(self) -> bool:
         found = self._afters[0].difference

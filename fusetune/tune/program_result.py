@@ -28,11 +28,24 @@ def wrong_of(ran: Ran, befores: Sequence[Ran], tolerance: float) -> str | None:
     base = befores[0].reference
     if base is not None and _is_usable(base) and ran.reference is not None:
         right = _is_within(ran.reference, OF_REFERENCE * base.error, OF_REFERENCE * base.largest)
-        return None if right else f"beside its reference: {ran.reference.told()}, {base.told()} before"
-    found, spread = ran.difference, _spread(befores) or Difference()
-    if found is None or _is_within(found, max(tolerance, OF_SPREAD * spread.error), OF_SPREAD * spread.largest):
+        if not right:
+            return f"beside its reference: {ran.reference.told()}, {base.told()} before"
+        # The reference says nothing of what is left in the inputs.
+        unlike = _unlike(ran.inputs, [one.inputs for one in befores[1:]], tolerance)
+        return None if unlike is None else f"in its inputs: {unlike}"
+    return _unlike(ran.difference, [one.difference for one in befores[1:]], tolerance)
+
+
+def _unlike(found: Difference | None, befores: Sequence[Difference | None], tolerance: float) -> str | None:
+    """What is wrong with a difference, beside those of runs of the program as it is; None where nothing is.
+
+    Where these differ altogether nothing can be said.
+    """
+    spread = _worst(befores) or Difference()
+    if found is None or spread.wrong is not None or spread.error > SPREAD_LIMIT:
         return None
-    return found.told()
+    is_near = _is_within(found, max(tolerance, OF_SPREAD * spread.error), OF_SPREAD * spread.largest)
+    return None if is_near else found.told()
 
 
 def unlike_reference(befores: Sequence[Ran]) -> str | None:
@@ -69,7 +82,11 @@ def median_of(runs: Sequence[Ran]) -> float | None:
 
 def _spread(befores: Sequence[Ran]) -> Difference | None:
     """The most by which runs of the program as it is differ."""
-    found = [ran.difference for ran in befores[1:] if ran.difference is not None]
+    return _worst([ran.difference for ran in befores[1:]])
+
+
+def _worst(differences: Sequence[Difference | None]) -> Difference | None:
+    found = [one for one in differences if one is not None]
     unlike = next((one for one in found if one.wrong is not None), None)
     return unlike or max(found, key=lambda one: one.error, default=None)
 

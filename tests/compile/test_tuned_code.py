@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -156,7 +157,12 @@ def test_of_the_author_s_own_list_stays_what_compiles_and_the_terminal_json_and_
     tried = done.stdout.partition("to try on a GPU")[2].partition("time:")[0].strip().splitlines()[1:]
     assert len(tried) == 3
     assert "(Before): of the program's own list, as its author wrote it" in tried[0]
-    told = json.loads(run(tmp_path, "tune", "bench.py", "--json").stdout)["kernels"][0]["cases"][0]
+    everything = json.loads(run(tmp_path, "tune", "bench.py", "--diff", "--json").stdout)
+    printed = done.stdout[done.stdout.index("--- a/bench.py\n") :]
+    of_a_run = re.compile(r"\d+T\d+-\w+")  # Each has its own.
+    assert of_a_run.sub("RUN", everything["diff"]) == of_a_run.sub("RUN", printed)
+    assert everything["not_written_back"] == []
+    told = everything["kernels"][0]["cases"][0]
     found = sorted((one["config"]["BLOCK"], one["config"]["num_warps"]) for one in told["best"])
     assert found == [(256, 2), (256, 4), (512, 8)]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import msgspec
@@ -13,6 +12,7 @@ import yaml
 from fusetune.core.decision import Gain
 from fusetune.store.schema import Entry, Times
 from fusetune.store.yaml_files import dump_config_file, read_config_file
+from tests.support.warm import warm_python
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = Path("configs", "nvidia-geforce-rtx-4090")
@@ -128,7 +128,7 @@ class Repository:
         plain = {name: value for name, value in os.environ.items() if not name.startswith(("FUSETUNE_", "GITHUB_"))}
         own = {"PYTHONPATH": str(ROOT), "XDG_STATE_HOME": str(self.folder.parent / "state"), **environment}
         return subprocess.run(
-            [sys.executable, "-m", "fusetune", *words],
+            [warm_python(), "-m", "fusetune", *words],
             cwd=self.folder,
             capture_output=True,
             text=True,

@@ -1,7 +1,7 @@
 # current.py after fusetune 0.1.0, for NVIDIA GeForce RTX 4090.
 # Predicted: compiled for this GPU, and nothing was timed.
 # fused_gemm_scale_kernel: unverified: predicted from compile facts; nothing was timed (run
-#   20261129T185425-243f69, 2026-11-29)
+#   20261129T202306-4f8817, 2026-11-29)
 #   By the profile: Arithmetic limits fused_gemm_scale_kernel: its SMs are at 44 % of their
 #   throughput, and products with FP32 accumulation end at 50 % on this card: the tensor cores do 89
 #   % of what they can. (SM throughput 44 %; 24 % warps active, equal to the occupancy limit of 25
@@ -21,7 +21,7 @@ import triton
 import triton.language as tl
 
 
-# fusetune: predicted, nothing was timed: NVIDIA GeForce RTX 4090, run 20261129T185425-243f69, 2026-11-29.
+# fusetune: predicted, nothing was timed: NVIDIA GeForce RTX 4090, run 20261129T202306-4f8817, 2026-11-29.
 # fusetune: By the conditional rules: the first launch keeps the fastest.
 @triton.autotune(
     configs=[

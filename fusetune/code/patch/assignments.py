@@ -31,11 +31,23 @@ class Named(NamedTuple):
 
 
 def named(source: SourceFile, assignment: BaseAssignment, keys: Keys = ()) -> Named:
-    """An assignment as a name that a value comes through."""
-    read = sorted(
-        (one.node for one in assignment.references if _may_read(source, one.node, assignment)), key=source.start
-    )
-    return Named(source, assignment.name, tuple(read), keys)
+    """An assignment as a name that a value comes through.
+
+    What `name := value` stands in reads the value there, and so does `other` in `name = other = value`.
+    """
+    read: list[cst.CSTNode] = [one.node for one in assignment.references if _may_read(source, one.node, assignment)]
+    above = source.parent(assignment.node) if isinstance(assignment, Assignment) else None
+    if isinstance(above, cst.NamedExpr):
+        read.append(above)
+    read += also_assigned(source, above)
+    return Named(source, assignment.name, tuple(sorted(read, key=source.start)), keys)
+
+
+def also_assigned(source: SourceFile, target: cst.CSTNode | None) -> list[cst.CSTNode]:
+    """What else a statement assigns the value of one of its targets to."""
+    statement = source.parent(target) if isinstance(target, cst.AssignTarget) else None
+    others = statement.targets if isinstance(statement, cst.Assign) else ()
+    return [one.target for one in others if one is not target]
 
 
 def assignment_of(source: SourceFile, node: cst.Name) -> BaseAssignment:
@@ -147,6 +159,8 @@ def _paired(source: SourceFile, element: cst.Element) -> cst.BaseExpression | No
     target = source.parent(outer) if outer is not None else None
     statement = source.parent(target) if isinstance(target, cst.AssignTarget) else None
     if not isinstance(outer, cst.Tuple | cst.List) or not isinstance(statement, cst.Assign):
+        return None
+    if len(statement.targets) > 1:
         return None
     values = statement.value
     if isinstance(values, cst.Tuple | cst.List) and len(values.elements) == len(outer.elements):

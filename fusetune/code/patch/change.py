@@ -58,7 +58,8 @@ class Change(msgspec.Struct, frozen=True, omit_defaults=True):
     `key` and `restored` are what a new decorator is given: parameters that say which launches are alike, and pointers
     whose tensors each trial has to get back. `accepts` are the configs that this case was found right and no slower
     with, beside `wanted`. `us` is the case's time in the program. `comment` is written above what is changed. With
-    `looks_up` an autotune list stays as it is, and its decorator looks the config up.
+    `looks_up` an autotune list stays as it is, and its decorator looks the config up. Of an `untuned` case nobody knows
+    what else is right.
     """
 
     launch: Launched
@@ -71,6 +72,7 @@ class Change(msgspec.Struct, frozen=True, omit_defaults=True):
     us: float = 0.0
     comment: tuple[str, ...] = ()
     looks_up: bool = False
+    untuned: bool = False
 
     def changed(self) -> dict[str, Any]:
         """The constants and options that are to be other than they are."""

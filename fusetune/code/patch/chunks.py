@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import functools
 import re
 from collections.abc import Iterator, Sequence
 from typing import Final, Literal
 
 import libcst as cst
+from libcst.metadata import GlobalScope
 
 from fusetune.code.patch.source_file import SourceFile, last_name
+from fusetune.core.in_place import changed_in_place
 
 Kind = Literal["docstring", "future", "import", "constant", "kernel", "function", "model", "main", "call"]
 MODEL: Final = "ModelNew"
@@ -28,7 +31,19 @@ class Chunk:
         self.source, self.node, self.text, self.inlined = source, node, text, inlined
         self.kind = _kind(source, node)
         self.binds = frozenset(_bound(source, node))
-        self.needs = frozenset(one.value for one in source.all(cst.Name, node)) - self.binds
+        names = (one for one in source.all(cst.Name, node) if not _is_own(source, one))
+        self.needs = frozenset(one.value for one in names) - self.binds
+
+    @functools.cached_property
+    def fills(self) -> frozenset[str]:
+        """The names of values that a statement which binds none changes in place, as `TABLE.append(2)`."""
+        if self.kind != "call":
+            return frozenset()
+        return frozenset(name for one in ast.parse(self.source.text(self.node)).body for name in changed_in_place(one))
+
+    def take_as_constant(self) -> None:
+        """Have a loop or a call stand among the constants, as what fills one of them."""
+        self.kind = "constant"
 
     @functools.cached_property
     def reads(self) -> frozenset[str]:
@@ -75,6 +90,18 @@ def chunks_of(source: SourceFile, *, inlined: bool = False) -> tuple[str, list[C
         made.append(Chunk(source, node, text, inlined=inlined))
         at = end
     return top, made
+
+
+def _is_own(source: SourceFile, name: cst.Name) -> bool:
+    """Whether a name is a function's own: a parameter, or a variable that it alone has."""
+    above = source.parent(name)
+    if isinstance(above, cst.Param) and above.name is name:
+        return True
+    scope = source.scope(name)
+    if scope is None or isinstance(scope, GlobalScope) or is_asked(source, name):
+        return False
+    found = scope[name.value]
+    return bool(found) and not any(isinstance(one.scope, GlobalScope) for one in found)
 
 
 def _end_of_line(source: SourceFile, node: cst.CSTNode) -> int:

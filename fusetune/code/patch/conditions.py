@@ -76,7 +76,7 @@ def _is_beside(source: SourceFile, node: cst.CSTNode, launch: Launched) -> bool:
     if source.file != launch.file:
         return False
     function = next((one for one in source.above(node) if isinstance(one, cst.FunctionDef)), None)
-    if function is None:
+    if function is None or not source.inside(node, function.body):  # A default is computed outside.
         return False
     inner = [one for one in source.all(cst.FunctionDef, function) if one is not function]
     lines = [(source.line(one), source.line_at(source.end(one) - 1)) for one in (function, *inner)]

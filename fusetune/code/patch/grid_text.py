@@ -101,8 +101,17 @@ def _divided(source: SourceFile, part: cst.CSTNode, before: int) -> Iterator[lis
         if not isinstance(node.operator, cst.FloorDivide) or literal(node.right) != (True, before):
             continue
         numbers: list[tuple[cst.CSTNode, int]] = [(node.right, before)]
-        for one in source.all(cst.Integer, node.left):
+        for one in _added(node.left):
             is_written, number = literal(one)
             if is_written and number in {before, before - 1} and number > 1:
                 numbers.append((one, number))
         yield numbers
+
+
+def _added(node: cst.BaseExpression) -> Iterator[cst.BaseExpression]:
+    """What a sum is made of: the 64 in `n * 64 + 63` is a size, and none of the tile's."""
+    if isinstance(node, cst.BinaryOperation) and isinstance(node.operator, cst.Add | cst.Subtract):
+        yield from _added(node.left)
+        yield from _added(node.right)
+    else:
+        yield node

@@ -7,7 +7,7 @@ from typing import Any
 
 import libcst as cst
 
-from fusetune.code.patch.assignments import assignment_of, value_assigned
+from fusetune.code.patch.assignments import assignment_of, named, value_assigned
 from fusetune.code.patch.edits import Edit
 from fusetune.code.patch.literals import literal, same
 from fusetune.code.patch.source_file import SourceFile, shown
@@ -30,6 +30,8 @@ def heuristic_edits(
 ) -> list[Edit]:
     """The edits that make heuristics give these values. Raises NotWritableError where they compute them."""
     found = computed_by(source, heuristics)
+    table = heuristics.args[0].value if heuristics.args else None
+    others = len(named(source, assignment_of(source, table)).read) - 1 if isinstance(table, cst.Name) else 0
     edits = []
     for name, value in values.items():
         made = found.get(name)
@@ -40,6 +42,8 @@ def heuristic_edits(
             raise source.refused(made or heuristics, f"a heuristic computes {name}: `{text}`")
         if same(held, value):
             continue
+        if others:
+            raise source.refused(body, f"{source.text(heuristics.args[0].value)} gives {name} elsewhere, too")
         if not same(held, before.get(name)):
             raise source.refused(body, f"{name} is {held!r} there, and {before.get(name)!r} is what was launched")
         edits.append(source.replaced(body, repr(value), f"{name} {held} -> {value}"))

@@ -238,6 +238,8 @@ class _Walk:
         name = above.attr.value
         if name not in self._bound_in(whole[bound]):
             raise source.refused(above, f"{name} is not to be found at the top of {whole[bound]}")
+        if _is_given_a_value(source, above):
+            raise source.refused(above, f"{bound}.{name} is given a value here, and {name} alone would be another one")
         if _is_its_own(source, above, name):
             raise source.refused(above, f"{bound}.{name} cannot be {name} alone, which is something else here")
         self.origins.note(source.file, name, whole[bound])
@@ -277,6 +279,14 @@ def _is_imported(source: SourceFile, node: cst.Name) -> bool:
         return False
     scope = source.scope(node)
     return scope is not None and any(isinstance(one, ImportAssignment) for one in scope[node.value])
+
+
+def _is_given_a_value(source: SourceFile, node: cst.CSTNode) -> bool:
+    """Whether an attribute is assigned to, or deleted, and not read."""
+    above = source.parent(node)
+    while isinstance(above, cst.Element | cst.StarredElement | cst.Tuple | cst.List):
+        node, above = above, source.parent(above)
+    return isinstance(above, cst.Del) or getattr(above, "target", None) is node
 
 
 def _is_its_own(source: SourceFile, node: cst.CSTNode, name: str) -> bool:

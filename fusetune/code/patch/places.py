@@ -15,6 +15,7 @@ from fusetune.code.patch.assignments import (
     Asked,
     Keys,
     Named,
+    also_assigned,
     assignment_of,
     calls_of,
     named,
@@ -35,7 +36,7 @@ _DEEPEST: Final = 12
 class Place(NamedTuple):
     """A value's one place. `through` are the names on the way to it; none where it stands at the launch itself.
 
-    A computed one has `otherwise`: under what condition it is `value`, and the expression for any other.
+    A computed one has `around`: what stands before and behind its value, so that it counts under a condition alone.
     """
 
     file: str
@@ -44,13 +45,13 @@ class Place(NamedTuple):
     line: int
     value: Any
     through: tuple[Named, ...]
-    otherwise: tuple[str, str] | None = None
+    around: tuple[str, str] | None = None
 
     def written(self, value: Any, name: str) -> Edit:
         """The edit that writes another value there."""
         text = json.dumps(value) if self.file.endswith(".json") else repr(value)
-        if self.otherwise is not None:
-            text += " if {} else {}".format(*self.otherwise)
+        if self.around is not None:
+            text = text.join(self.around)
         return Edit(self.file, self.start, self.length, text, self.line, f"{name} {self.value} -> {value}")
 
 
@@ -99,7 +100,12 @@ class Resolver:
         if holds is None:
             raise source.refused(node, f"`{shown(source.text(node))}` is computed, so there is no value to write")
         start, text = source.start(node), source.text(node)
-        return Place(source.file, start, len(text.encode()), source.line(node), self._before, (), (holds, text))
+        before, behind = "", f" if {holds} else {text}"
+        above = source.parent(node)
+        if isinstance(above, cst.IfExp) and above.orelse is not node and not node.lpar:
+            # Else it would be asked first, and hold where the other side is meant.
+            before, behind = "(", f"{behind})"
+        return Place(source.file, start, len(text.encode()), source.line(node), self._before, (), (before, behind))
 
     def _of_name(self, source: SourceFile, node: cst.Name, keys: Keys, depth: int) -> Place:
         assignment = assignment_of(source, node)
@@ -209,7 +215,7 @@ class Resolver:
             except NotWritableError:
                 continue
             others = [worth(other.value, self._launch.names) for other in node.args if other is not one]
-            if found.otherwise is not None:
+            if found.around is not None:
                 continue
             if found.value in {self._before, self._wanted} and self._counts(kind, others):
                 return found
@@ -246,13 +252,14 @@ class Resolver:
         """What the one `self.name = ...` of a class assigns, or its body; else what a Config has."""
         if node.attr.value in {"kwargs", *OPTIONS} and source.text(node.value) not in {"self", "cls"}:
             return self.place(source, node.value, (Asked(node.attr.value), *keys), depth + 1)
-        values = list(assigned_attributes(source, node))
-        if len(values) != 1:
+        targets = list(_assigned_attributes(source, node))
+        if len(targets) != 1:
             text = source.text(node)
-            raise source.refused(node, f"`{shown(text)}` is assigned in {len(values)} places of its class")
-        (value,) = values
+            raise source.refused(node, f"`{shown(text)}` is assigned in {len(targets)} places of its class")
+        ((target, value),) = targets
         found = self.place(source, value, keys, depth + 1)
-        own = Named(source, node.attr.value, tuple(attributes_like(source, node)), keys)
+        read = (*attributes_like(source, node), *also_assigned(source, target))
+        own = Named(source, node.attr.value, read, keys)
         return found._replace(through=(own, *found.through))
 
     def _key(self, source: SourceFile, node: cst.Subscript) -> Any:
@@ -280,8 +287,10 @@ def _bound(alias: cst.ImportAlias) -> str:
     return last_name(held)
 
 
-def assigned_attributes(source: SourceFile, node: cst.Attribute) -> Iterator[cst.BaseExpression]:
-    """What is assigned to `self.name` in the class that an expression stands in, or to `name` in its body."""
+def _assigned_attributes(
+    source: SourceFile, node: cst.Attribute
+) -> Iterator[tuple[cst.AssignTarget, cst.BaseExpression]]:
+    """Where `self.name` is assigned in the class that an expression stands in, or `name` in its body, and what."""
     owner = next((one for one in source.above(node) if isinstance(one, cst.ClassDef)), None)
     if owner is None or not isinstance(node.value, cst.Name) or node.value.value not in {"self", "cls"}:
         return
@@ -291,7 +300,7 @@ def assigned_attributes(source: SourceFile, node: cst.Attribute) -> Iterator[cst
         in_body = isinstance(target, cst.Name) and target.value == node.attr.value
         in_body = in_body and next(_functions(source, one), None) is None
         if (at_self or in_body) and isinstance(statement, cst.Assign):
-            yield statement.value
+            yield one, statement.value
 
 
 def _functions(source: SourceFile, node: cst.CSTNode) -> Iterator[cst.FunctionDef]:

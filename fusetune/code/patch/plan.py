@@ -54,7 +54,7 @@ def planned(changes: Sequence[Change], sources: Sources | None = None, *, everyw
             own = change_edits(change, sources, alike, everywhere=everywhere)
             edits = _together(edits, own, sources)
         except NotWritableError as error:
-            findings.append(error.finding)
+            findings.append(_of_whole(change, error.finding))
         else:
             made += [change] if own else []
     files = dict.fromkeys(edit.file for edit in edits)
@@ -129,6 +129,14 @@ def change_edits(
     return edits
 
 
+def _of_whole(change: Change, finding: Finding) -> Finding:
+    """The finding, with all that goes with it: a part of a config was measured with the rest, and never alone."""
+    if len(change.chosen()) < 2:
+        return finding
+    told = f"{finding.text}; a config is written whole or not at all, here {change.describe()}"
+    return msgspec.structs.replace(finding, text=told)
+
+
 def _comment(
     change: Change, held: SourceFile | None, kernel: cst.FunctionDef | None, edits: Sequence[Edit], sources: Sources
 ) -> Edit:
@@ -188,6 +196,8 @@ def _of_each_place(changes: Sequence[Change], findings: list[Finding]) -> list[C
             continue
         launch = heaviest.launch
         told = against.describe() or "what runs"
+        if against.untuned:
+            told = "was not tuned, so that nothing says what is right there; --share 1 tunes more of them"
         findings.append(
             Finding(
                 launch.file,

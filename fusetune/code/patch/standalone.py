@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -49,7 +49,15 @@ def standalone(file: str, data: bytes, header: Sequence[str] = (), modules: OwnM
     lines = [*header, *([f"With what it uses of {names}."] if names else [])]
     comments = "".join(f"# {line}\n" if line else "#\n" for line in lines)
     text = comments + ("\n" if comments else "") + found.top.lstrip("\n") + _joined(chunks, _in_order(kept))
-    return Standalone(text.replace("\r\n", "\n"), [*left_over(kept), *found.findings], inlined)
+    findings = [*left_over(kept), *found.findings, *_of_its_place(kept)]
+    return Standalone(text.replace("\r\n", "\n"), findings, inlined)
+
+
+def _of_its_place(chunks: Sequence[Chunk]) -> list[Finding]:
+    """The statements that ask where their file is: a module may stand elsewhere."""
+    told = "__file__ is the module's own, so that what is found by it has to be beside the module"
+    asking = [one for one in chunks if "__file__" in one.reads]
+    return [Finding(one.source.file, one.source.line(one.node), told) for one in asking]
 
 
 def _kept(chunks: Sequence[Chunk], origins: Origins) -> list[Chunk]:
@@ -57,6 +65,13 @@ def _kept(chunks: Sequence[Chunk], origins: Origins) -> list[Chunk]:
     gone = {id(one) for one in chunks if one.kind in {"main", "call"} or one.binds & _NEVER}
     roots = [one for one in chunks if id(one) not in gone and _is_root(one)]
     needed = _reached(roots, chunks, origins)
+    while fills := [one for one in chunks if id(one) not in needed and _fills(one, chunks, needed)]:
+        roots += fills
+        needed = _reached(roots, chunks, origins)
+    for one in chunks:
+        if one.kind == "call" and id(one) in needed:
+            one.take_as_constant()
+            gone.remove(id(one))
     gone |= {id(one) for one in chunks if one.inlined and id(one) not in needed}
     for one in chunks:
         if one.kind == "function" and id(one) not in needed and _TESTS.fullmatch(one.name()):
@@ -93,13 +108,21 @@ def _is_root(chunk: Chunk) -> bool:
     return chunk.kind in {"model", "kernel", "docstring", "future"} or not chunk.binds
 
 
+def _fills(chunk: Chunk, chunks: Sequence[Chunk], needed: Collection[int]) -> bool:
+    """Whether a statement fills a table that is needed: without it that would be another one."""
+    tables = (one for one in chunks if one.kind == "constant" and id(one) in needed)
+    return any(one.source.file == chunk.source.file and one.binds & chunk.fills for one in tables)
+
+
 def _reached(roots: Sequence[Chunk], chunks: Sequence[Chunk], origins: Origins) -> set[int]:
     found = {id(one) for one in roots}
     waiting = list(roots)
     while waiting:
         taken = waiting.pop()
         for one in chunks:
-            if id(one) not in found and _takes(taken, one, origins) and not one.binds & _NEVER:
+            if id(one) in found or one.kind == "main" or one.binds & _NEVER:
+                continue
+            if _takes(taken, one, origins):
                 found.add(id(one))
                 waiting.append(one)
     return found

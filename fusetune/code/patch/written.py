@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import itertools
 import os
 import shutil
 import subprocess
@@ -39,12 +40,33 @@ def apply(plan: Plan, measured: Mapping[str, str] = {}) -> list[str]:
     """Write the plan to its files, all of them or none, and return those written.
 
     `measured` has the SHA-256 of files as they were when they ran. A file that is what it would become is left alone.
-    One that no git tracks is kept beside itself as `FILE.orig`. Raises UsageError where a file is neither what was
-    measured nor what it would become, and MachineError where it cannot be written.
+    One whose text git does not have is kept beside itself as `FILE.orig`, or with a number where that is another one
+    already. Raises UsageError where a file is neither what was measured nor what it would become, and MachineError
+    where one cannot be written.
     """
     waiting = [one for one in plan.files if _is_to_be_written(one, measured.get(one.file))]
-    for one in waiting:
-        _write(Path(one.file).resolve(), one.after)
+    made: list[Path] = []
+    replaced: list[tuple[Path, bytes]] = []
+    path = Path()
+    try:
+        ready = []
+        for one in waiting:
+            path = Path(one.file).resolve()
+            if not _is_in_git(path):
+                made += _kept_beside(path)
+            made.append(_written_beside(path, one.after))
+            ready.append((made[-1], path, one.before))
+        for temporary, path, before in ready:
+            temporary.replace(path)
+            replaced.append((path, before))
+    except BaseException as error:
+        for other, before in replaced:
+            other.write_bytes(before)
+        for left in made:
+            left.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise MachineError(f"{path} could not be written ({error.strerror or error}); all is as it was") from error
+        raise
     return [one.file for one in waiting]
 
 
@@ -63,31 +85,40 @@ def _is_to_be_written(patch: FilePatch, measured: str | None) -> bool:
     return True
 
 
-def _write(path: Path, data: bytes) -> None:
-    """Replace a file in one step; its permissions stay."""
+def _written_beside(path: Path, data: bytes) -> Path:
+    """A file in the same folder, with other bytes and the same permissions."""
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
-        if not _is_tracked(path):
-            shutil.copy2(path, path.with_name(f"{path.name}.orig"))
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            shutil.copymode(path, temporary)
-            Path(temporary).replace(path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise MachineError(f"{path} could not be written ({error.strerror or error}); it is as it was") from error
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        shutil.copymode(path, name)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    return Path(name)
 
 
-def _is_tracked(path: Path) -> bool:
-    """Whether git has a version of a file to go back to."""
-    command = ["git", "ls-files", "--error-unmatch", "--", path.name]
+def _kept_beside(path: Path) -> list[Path]:
+    """The copy of a file that was made; none where there is one already."""
+    for number in itertools.count(1):
+        copy = path.with_name(f"{path.name}.orig{'' if number == 1 else f'.{number}'}")
+        if not copy.exists():
+            shutil.copy2(path, copy)
+            return [copy]
+        if copy.read_bytes() == path.read_bytes():
+            break
+    return []
+
+
+def _is_in_git(path: Path) -> bool:
+    """Whether git has what stands in a file now, to go back to."""
+    commands = (["ls-files", "--error-unmatch", "--", path.name], ["diff", "--quiet", "--no-ext-diff", "--", path.name])
     try:
-        done = subprocess.run(command, cwd=path.parent, capture_output=True, check=False, timeout=20)
+        return all(
+            subprocess.run(["git", *one], cwd=path.parent, capture_output=True, check=False, timeout=20).returncode == 0
+            for one in commands
+        )
     except (OSError, subprocess.TimeoutExpired):
         return False
-    return done.returncode == 0

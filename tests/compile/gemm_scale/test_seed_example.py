@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ast
+import os
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -67,3 +70,15 @@ def test_three_configs_at_most_are_tried_and_each_compiles_for_the_card(launches
     assert {one.grid for one in launches} == {(16, 128)}
     for launch in launches:
         assert compile_launch(launch, find_target("rtx4090")).stack_bytes == 0, "none of them spills"
+
+
+def test_its_script_shows_what_came_out_and_ends_as_the_command_does(tmp_path: Path) -> None:
+    shutil.copytree(SEED, tmp_path / "seed")
+    command = tmp_path / "fusetune"
+    command.write_text("#!/bin/sh\necho inconclusive\nexit 3\n", encoding="utf-8")
+    command.chmod(0o755)
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    script = [str(tmp_path / "seed" / "run.sh")]
+    done = subprocess.run(script, env={**os.environ, "PATH": path}, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (3, "inconclusive\n")
+    assert (tmp_path / "seed" / "measured" / "output.txt").read_text(encoding="utf-8") == "inconclusive\n"

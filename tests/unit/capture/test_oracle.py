@@ -146,6 +146,30 @@ def test_a_write_to_what_before_only_reads_is_seen_and_mended(tmp_path: Path) ->
     assert bench.check(double) == 0.0
 
 
+def test_the_next_one_does_not_answer_for_what_a_wrong_one_did_to_several_tensors(tmp_path: Path) -> None:
+    tensors = {**x_and_y(), "z": (torch.ones(N), "read")}
+
+    def add(x: Any, y: Any, z: Any) -> None:
+        y.copy_(x + z)
+
+    bench = Bench(tmp_path, capture(tmp_path, tensors), add)
+
+    def behind(x: Any, y: Any, z: Any) -> None:
+        add(x, y, z)
+        torch.as_strided(y, (N + 8,), (1,))[N:] = 1.0
+        x.zero_()
+
+    def both(x: Any, y: Any, z: Any) -> None:
+        x.zero_()
+        z.zero_()
+
+    for wrong, why in ((behind, "it writes outside of y"), (both, "it changes x")):
+        found = bench.check(wrong)
+        assert isinstance(found, Wrong)
+        assert why in found.detail
+        assert bench.check(add) == 0.0
+
+
 def test_a_second_launch_finds_what_accumulates_as_it_was(tmp_path: Path) -> None:
     x = torch.ones(N)
     tensors = {"x": (x, "read"), "y": (torch.full((N,), 5.0), "both")}

@@ -88,3 +88,24 @@ def test_a_call_s_time_is_that_of_the_gpu_alone(monkeypatch: pytest.MonkeyPatch)
     again = Repeated(lambda: Arguments((), {}), lambda: told.append("call"))
     assert again.forward_ms(calls=2) == 1.0
     assert told[2:8] == ["wait", "busy", "event", "call", "event", "wait"]
+
+
+def test_what_is_left_in_the_inputs_is_told_apart_from_the_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fusetune.capture.again import AgainRequest
+    from fusetune.capture.again_child import ran_of
+
+    monkeypatch.chdir(tmp_path)
+    program = Program("function", "leaves_its_inputs:called", expression="torch.ones(3)")
+    text = "STEP = 1.0\n\n\ndef called(x):\n    x += STEP\n    return x.sum() * 0\n"
+    (tmp_path / "leaves_its_inputs.py").write_text(text, encoding="utf-8")
+    saved = str(tmp_path / "before.pt")
+    assert ran_of(AgainRequest(program, (), apply=False, save=saved)).inputs is None
+    same = ran_of(AgainRequest(program, (), apply=False, against=saved))
+    sys.modules["leaves_its_inputs"].STEP = 2.0  # type: ignore[attr-defined]
+    other = ran_of(AgainRequest(program, (), apply=False, against=saved))
+    assert same.inputs is not None
+    assert other.inputs is not None
+    assert (same.inputs.error, other.inputs.error) == (0.0, 0.5)
+    assert sys.modules.pop("leaves_its_inputs")

@@ -114,3 +114,11 @@ def test_trouble_of_the_machine_is_told_and_the_verdicts_stay(monkeypatch: pytes
     left, checked = run_again(Program("script", "a.py"), [], why_not=None, limit_s=None)
     assert left == []
     assert checked.lines() == ["The program could not be run again: no process could be started"]
+
+
+def test_a_result_or_a_test_says_that_launches_which_nobody_tuned_are_right() -> None:
+    script, tests = Program("script", "bench.py"), Program("module", "pytest", ("test_a.py",))
+    compared, ended = LastWord(changes=1, right=True), LastWord(changes=1, why="it gives nothing to compare")
+    failed = LastWord(changes=1, failed="OSError: gone")
+    said = [[ProgramCheck(word).says_right(one) for one in (script, tests)] for word in (compared, ended, failed, None)]
+    assert said == [[True, True], [False, True], [False, False], [False, False]]

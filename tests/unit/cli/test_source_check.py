@@ -72,6 +72,22 @@ def given_out(
     return code, diff, file.with_name("optimized.py").read_text(encoding="utf-8"), asked
 
 
+def test_a_module_that_is_there_stays_whole_where_another_cannot_be_written(
+    monkeypatch: pytest.MonkeyPatch, file: Path
+) -> None:
+    made = file.with_name("optimized.py")
+    made.write_text("# of yesterday\n", encoding="utf-8")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(MachineError, match=r"optimized\.py could not be written"):
+        given_out(monkeypatch, file, word())
+    assert made.read_text(encoding="utf-8") == "# of yesterday\n"
+    assert sorted(path.name for path in file.parent.iterdir()) == ["current.py", "optimized.py"]
+
+
 def test_what_is_run_is_the_module_beside_the_inputs_and_the_files_as_they_would_be(
     monkeypatch: pytest.MonkeyPatch, file: Path
 ) -> None:

@@ -255,6 +255,18 @@ def test_a_launch_that_another_case_wants_otherwise_is_left_unless_that_takes_it
     assert len(plan_of([tuned_of(kept), takes], looked, autotune=False).files) == 1
 
 
+def test_where_the_program_gives_no_result_a_launch_of_cases_that_were_not_tuned_is_left(file: Path) -> None:
+    kept, other = case_of(file), case_of(file, us=0.1, values={"n": 7})
+    looked = Looked((kept, other))
+    assert len(plan_of([tuned_of(kept)], looked, autotune=False).files) == 1, "the program's own result says it"
+    plan = plan_of([tuned_of(kept)], looked, autotune=False, compared=False)
+    assert plan.files == ()
+    (finding,) = plan.findings
+    assert "another one was not tuned, so that nothing says what is right there; --share 1 tunes more" in finding.text
+    elsewhere = case_of(file, site=structs.replace(other.site, line=99))
+    assert len(plan_of([tuned_of(kept)], Looked((kept, elsewhere)), autotune=False, compared=False).files) == 1
+
+
 def test_a_launch_whose_place_is_not_clear_is_told(file: Path) -> None:
     _, (finding,) = changes_of([tuned_of(case_of(file, site=None))], "GPU")
     assert (

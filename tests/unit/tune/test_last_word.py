@@ -116,7 +116,9 @@ def test_a_program_that_fails_with_a_change_is_wrong_and_one_that_fails_by_itsel
             super().after(changes)
             return Ran(failed="AssertionError: not close")
 
-    word = ask(Fails([(10.0, 8.0)]))
+    program = Fails([(10.0, 8.0)])
+    word = ask(program)
+    assert program.runs == ["before", [0], "before"], "one that hangs takes all of its limit each time"
     assert reverted(word) == {0: "wrong"}
     assert "AssertionError" in word.reverted[0].detail
 
@@ -170,6 +172,30 @@ def test_a_reference_judges_where_before_is_near_it() -> None:
     assert reverted(ask(Beside([(10.0, 8.0)], reference=far))) == {0: "wrong"}, "then Before itself judges"
     assert ask(Beside([(10.0, 8.0)], reference=base)).unlike_reference is None
     assert ask(Beside([(10.0, 8.0)], reference=far)).unlike_reference == far.told()
+
+
+def test_a_reference_says_nothing_of_what_is_left_in_the_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
+    class InPlace(Program):
+        first: Difference | None = None
+        then, changed = SAME, OTHER
+
+        def before(self) -> Ran:
+            ran = msgspec.structs.replace(super().before(), inputs=self.first)
+            self.first = self.then
+            return ran
+
+        def after(self, changes: Collection[int]) -> Ran:
+            return msgspec.structs.replace(super().after(changes), inputs=self.changed, difference=SAME)
+
+    base = Difference(1e-3, 2e-3, "result", 1e-5)
+    word = ask(InPlace([(10.0, 8.0)], reference=base))
+    assert reverted(word) == {0: "wrong"}
+    assert word.reverted[0].detail == "in its inputs: relative error 3.0e-01"
+    monkeypatch.setattr(InPlace, "changed", SAME)
+    assert ask(InPlace([(10.0, 8.0)], reference=base)).reverted == ()
+    monkeypatch.setattr(InPlace, "changed", OTHER)
+    monkeypatch.setattr(InPlace, "then", OTHER)
+    assert ask(InPlace([(10.0, 8.0)], reference=base)).reverted == (), "they are other ones each time"
 
 
 def test_a_script_that_gives_nothing_is_judged_by_its_end_and_its_launches() -> None:

@@ -129,6 +129,7 @@ def test_what_cannot_be_one_module_is_an_error_that_names_both(
     ("imports", "result", "why"),
     [
         ("import other\n", "other", "the module other is used as a whole, and not a name of it"),
+        ("import other\n", "[other.A for other.A in x]", "other.A is given a value here, and A alone would be another"),
         ("import other\n", "other.B", "B is not to be found at the top of "),
         ("from other import B\n", "B", "B is not to be found at the top of "),
         ("import other\n", "[other.A for A in x]", "other.A cannot be A alone, which is something else here"),
@@ -149,6 +150,28 @@ def test_an_import_that_names_cannot_be_put_for_stays_and_is_told(
     assert imports.partition("\n")[0] in found.text
     assert f"return {result}, C\n" in found.text
     assert [Path(one).name for one in found.inlined] == ["third.py"]
+
+
+def test_a_value_that_a_module_is_given_is_not_a_variable_s(tmp_path: Path) -> None:
+    model = (
+        HEAD
+        + "import other\n"
+        + MODEL.format("other.f()").replace("        return", "        other.a = 2\n        return")
+    )
+    files = {"model.py": model, "other.py": "a = 1\n\n\ndef f():\n    return a\n"}
+    found = made(written(tmp_path, files))
+    assert "import other\n" in found.text
+    assert "other.a = 2" in found.text
+    assert ["other.a is given a value here" in one.text for one in found.findings] == [True]
+
+
+def test_what_asks_where_its_file_is_is_told(tmp_path: Path) -> None:
+    found = together(
+        tmp_path, "from other import HERE\n", "HERE", other="import os\n\nHERE = os.path.dirname(__file__)\n"
+    )
+    (finding,) = found.findings
+    assert (Path(finding.file).name, finding.line) == ("other.py", 3)
+    assert "has to be beside the module" in finding.text
 
 
 def test_a_name_that_clashes_and_is_not_used_is_no_error(tmp_path: Path) -> None:

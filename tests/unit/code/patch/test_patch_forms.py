@@ -20,7 +20,7 @@ from fusetune.code.patch.edits import NotWritableError
 from fusetune.code.patch.plan import planned
 from fusetune.code.patch.source_file import Sources
 from fusetune.code.patch.written import apply, diff_of, sha256_of
-from fusetune.errors import UsageError
+from fusetune.errors import MachineError, UsageError
 
 FORMS = Path(__file__).with_name("forms")
 BEFORE = {"BLOCK": 1024, "num_warps": 4, "num_stages": 3}
@@ -138,10 +138,47 @@ def test_a_diff_is_one_that_git_applies(tmp_path: Path) -> None:
     subprocess.run(["git", "init", "-q", "."], cwd=tmp_path, check=True)
     subprocess.run(["git", "apply", "-"], cwd=tmp_path, input=text.encode(), check=True)
     assert file.read_bytes() == (FORMS / "json_file" / "after.txt").read_bytes()
+    before = (FORMS / "json_file" / "before.txt").read_bytes()
+    file.write_bytes(before)
     subprocess.run(["git", "add", "."], cwd=tmp_path, check=True)
-    file.write_bytes((FORMS / "json_file" / "before.txt").read_bytes())
     assert apply(plan) == [str(file)], "the other one is there already"
     assert not list(tmp_path.glob("*.orig")), "git has what was there"
+    file.write_bytes(b"other = 1\n")
+    subprocess.run(["git", "add", "."], cwd=tmp_path, check=True)
+    file.write_bytes(before)
+    apply(plan)
+    assert file.with_name("program.py.orig").read_bytes() == before, "git knows the file, and not what was in it"
+    file.write_bytes(before)
+    apply(plan)
+    assert len(list(tmp_path.glob("*.orig*"))) == 1
+
+
+def test_what_was_kept_of_a_file_before_is_not_lost(tmp_path: Path) -> None:
+    file = copied("keywords", tmp_path)
+    file.with_name("program.py.orig").write_bytes(b"of an earlier run")
+    plan = planned([change_of("keywords", file)])
+    apply(plan)
+    assert file.with_name("program.py.orig").read_bytes() == b"of an earlier run"
+    assert file.with_name("program.py.orig.2").read_bytes() == plan.files[0].before
+
+
+def test_of_two_files_neither_is_written_where_one_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = planned([change_of("json_file", copied("json_file", tmp_path))])
+    last = plan.files[-1]
+    first = structs.replace(last, file=str(tmp_path / "first.py"))
+    Path(first.file).write_bytes(first.before)
+    old = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    replace = Path.replace
+
+    def refusing(self: Path, target: Path) -> Path:
+        if Path(target).name == Path(last.file).name:
+            raise OSError(13, "Permission denied")
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", refusing)
+    with pytest.raises(MachineError, match=rf"{Path(last.file).name} could not be written .*; all is as it was"):
+        apply(structs.replace(plan, files=(first, *plan.files)))
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == old
 
 
 def test_every_file_keeps_its_permissions(tmp_path: Path) -> None:
@@ -202,6 +239,23 @@ REFUSED = {
         1,
         "imported from elsewhere",
     ),
+    "assigned_with_another": (
+        "B = ROWS = 1024\n\n\ndef launch(x, y, n):\n    part = torch.empty(ROWS)\n"
+        "    scale[(1,)](x, part, n, BLOCK=B)\n",
+        1,
+        "feeds `B = ROWS = 1024`, too",
+    ),
+    "an_attribute_assigned_with_another": (
+        "class Scale:\n    def __init__(self):\n        self.b = self.rows = 1024\n\n    def launch(self, x, y, n):\n"
+        "        scale[(1,)](x, y, n, BLOCK=self.b)\n",
+        3,
+        "feeds `self.b = self.rows = 1024`, too",
+    ),
+    "assigned_where_it_sizes_a_buffer": (
+        "def launch(x, y, n):\n    part = torch.empty(B := 1024)\n    scale[(1,)](x, part, n, BLOCK=B)\n",
+        2,
+        "feeds `part = torch.empty(B := 1024)`, too",
+    ),
     "another_number": ("def launch(x, y, n):\n    scale[(1,)](x, y, n, BLOCK=512)\n", 2, "BLOCK is 512 there"),
     "a_grid_of_numbers": (
         "def launch(x, y, n):\n    scale[grid_of(n)](x, y, n, BLOCK=1024)\n",
@@ -222,7 +276,61 @@ def test_what_cannot_be_written_back_is_said_with_its_line(name: str, tmp_path: 
     (finding,) = plan.findings
     assert (finding.file, finding.line) == (str(file), KERNEL.count("\n") + line)
     assert why in finding.text
+    assert finding.text.endswith(
+        "; a config is written whole or not at all, here BLOCK 1024 -> 2048, num_warps 4 -> 8, num_stages 3 -> 2"
+    )
     assert plan.files == ()
+    (finding,) = planned([Change(launch, BEFORE, {**BEFORE, "BLOCK": 2048})]).findings
+    assert "written whole" not in finding.text, "it is all of it"
+
+
+def test_a_table_of_heuristics_that_two_kernels_have_is_left(tmp_path: Path) -> None:
+    kernel = KERNEL.replace("@triton.jit", 'H = {"num_warps": lambda args: 4}\n\n\n@triton.heuristics(H)\n@triton.jit')
+    launch = "def launch(x, y, n):\n    scale[(1,)](x, y, n, BLOCK=1024)\n"
+    other = f"@triton.heuristics(H)\n@triton.jit{OTHER}"
+    file, wanted = tmp_path / "program.py", {**BEFORE, "num_warps": 8}
+    file.write_text(kernel + launch, encoding="utf-8")
+    (patch,) = planned([Change(launched(file, computed=("num_warps",)), BEFORE, wanted)]).files
+    assert b"lambda args: 8" in patch.after
+    file.write_text(kernel + other + launch, encoding="utf-8")
+    plan = planned([Change(launched(file, computed=("num_warps",)), BEFORE, wanted)])
+    assert plan.files == ()
+    assert plan.findings[0].text == "H gives num_warps elsewhere, too"
+
+
+IN_A_BRANCH = """def launch(x, y, n, rows):
+    B = min(n, 4096) if rows == 8 else 512
+    scale[(1,)](x, y, n, BLOCK=B)
+"""
+
+
+def test_a_value_for_the_sizes_that_ran_leaves_the_other_side_of_an_if_as_it_is(tmp_path: Path) -> None:
+    file = tmp_path / "program.py"
+    file.write_text(KERNEL + IN_A_BRANCH, encoding="utf-8")
+    names = {"n": 1024, "rows": 8}
+    (patch,) = planned([Change(launched(file, names=names), BEFORE, {**BEFORE, "BLOCK": 2048})]).files
+    written = patch.after.decode().removeprefix(KERNEL)
+    assert written == IN_A_BRANCH.replace("min(n, 4096)", "(2048 if n == 1024 else min(n, 4096))")
+    blocks = {}
+    for rows in (8, 9):  # By Python itself: what the launch is then given.
+        given: dict[str, Any] = {}
+        made: dict[str, Any] = {"scale": {(1,): lambda *_, given=given, **more: given.update(more)}}
+        exec(written, made)
+        made["launch"](0, 0, 1024, rows)
+        blocks[rows] = given["BLOCK"]
+    assert blocks == {8: 2048, 9: 512}
+    file.write_bytes(patch.after)
+    again = launched(file, names=names)
+    assert planned([Change(again, BEFORE, {**BEFORE, "BLOCK": 2048})]).files == ()
+
+
+def test_a_size_in_a_grid_that_is_the_tile_s_number_by_chance_stays(tmp_path: Path) -> None:
+    body = "def launch(x, y, n):\n    scale[((n * 1024 + 1024 - 1) // 1024,)](x, y, n, BLOCK=1024)\n"
+    file = tmp_path / "program.py"
+    file.write_text(KERNEL + body, encoding="utf-8")
+    change = Change(launched(file, follows=("BLOCK",)), BEFORE, {**BEFORE, "BLOCK": 2048})
+    (patch,) = planned([change]).files
+    assert b"(n * 1024 + 2048 - 1) // 2048" in patch.after
 
 
 def test_a_trial_of_the_whole_program_changes_a_place_whatever_it_feeds(tmp_path: Path) -> None:
@@ -230,6 +338,9 @@ def test_a_trial_of_the_whole_program_changes_a_place_whatever_it_feeds(tmp_path
     file.write_text(KERNEL + REFUSED["a_buffer"][0], encoding="utf-8")
     (patch,) = planned([Change(launched(file), BEFORE, WANTED)], everywhere=True).files
     assert b"B = 2048\n    part = torch.empty(triton.cdiv(n, B))" in patch.after
+    file.write_text(KERNEL + REFUSED["assigned_with_another"][0], encoding="utf-8")
+    (patch,) = planned([Change(launched(file), BEFORE, WANTED)], everywhere=True).files
+    assert b"B = ROWS = 2048" in patch.after
 
 
 def test_installed_and_generated_code_is_not_edited() -> None:

@@ -91,6 +91,33 @@ def test_what_the_model_needs_stays_whatever_it_is_called() -> None:
     assert "manual_seed" not in made(SMALL + kept + "torch.manual_seed(0)\n")
 
 
+FILLED = """SIZES = []
+for size in (1, 2):
+    SIZES.append(size)
+SIZES.append(4)
+NAMES = {}
+with torch.no_grad():
+    NAMES["a"] = 3
+    TABLE = torch.ones(2)
+"""
+TRIED = """x = torch.ones(4)
+x.add_(1)
+seen = []
+for x in (x, x):
+    seen.append(ModelNew()(x))
+"""
+
+
+def test_what_fills_a_table_that_the_model_needs_stays_and_what_tries_the_model_goes() -> None:
+    model = SMALL.replace("return x", "seen = len(SIZES) + NAMES['a'] + TABLE[0]\n        return x + seen")
+    text = made(model.replace("\n\n@triton.jit", f"\n\n{FILLED}\n\n@triton.jit") + TRIED)
+    begin = text.index("SIZES = []")
+    assert "".join(line for line in text[begin:].splitlines(keepends=True) if line.strip()).startswith(FILLED)
+    assert "ones(4)" not in text
+    assert "seen.append" not in text
+    assert order(text) == ["import", "constant", "kernel", "ModelNew"]
+
+
 def test_what_triton_lacks_is_said_and_a_sigmoid_is_written_out() -> None:
     text, findings, _ = standalone("m.py", SMALL.replace("x_ptr, 1)", "x_ptr, tl.sigmoid(1) + tl.tanh(2))").encode())
     assert "(1 / (1 + tl.exp(-(1))))" in text

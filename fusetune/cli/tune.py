@@ -158,7 +158,8 @@ def tune(
     PROGRAM is a script with its arguments, `package.module:function` with --args, or a file with ModelNew beside a
     reference; -m runs a module. Without a GPU its kernels are compiled for --target, and the answer is a prediction.
 
-    Exit code 6 where the program fails by itself; 3 where a kernel came to no verdict; 5 where what it runs is wrong.
+    Exit code 6 where the program fails by itself; 3 where a kernel came to no verdict; 5 where what it runs is wrong,
+    or the module of -o is.
     """
     from fusetune.capture.look import look
     from fusetune.capture.programs import parse_program
@@ -256,7 +257,7 @@ def tune(
         seconds = time.monotonic() - began
         _show(looked, cases, tuned, checked, code, _words(module, program), seconds, outputs.configs, as_json=as_json)
     hand_out(outputs, parsed, tuned, looked, code, quiet=as_json)
-    ctx.exit(exit_code(looked, tuned))
+    ctx.exit(exit_code(looked, tuned, code))
 
 
 def _begun(case: Case, vouched: Sequence[str]) -> str:
@@ -352,12 +353,12 @@ def _show(
         echo(printable(f"The program failed by itself: {looked.failed}"), err=True)
 
 
-def exit_code(looked: Looked, tuned: Sequence[Tuned]) -> int:
-    """What the command ends with, by what became of the program and of its cases."""
+def exit_code(looked: Looked, tuned: Sequence[Tuned], code: Code) -> int:
+    """What the command ends with, by what became of the program, of its cases and of what is given out."""
     if looked.failed:
         return EXIT_PROGRAM
     failed = {one.ended_by for one in tuned if one.end == "failed"}
-    if failed & {"wrong_result", "not_compiled"}:
+    if failed & {"wrong_result", "not_compiled"} or code.is_unlike:
         return EXIT_WRONG_RESULT
     if "usage" in failed:
         return EXIT_USAGE

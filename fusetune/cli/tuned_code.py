@@ -212,6 +212,11 @@ class Code(NamedTuple):
     patch: Form | None
     trials: SourceTrials | None = None
 
+    @property
+    def is_unlike(self) -> bool:
+        """Whether the module does not give what the program gives."""
+        return self.module is not None and self.module.check is not None and self.module.check.unlike is not None
+
     def forms(self) -> list[Form]:
         """Those that are wanted."""
         return [form for form in (self.module, self.patch) if form is not None]

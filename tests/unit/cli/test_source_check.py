@@ -14,9 +14,10 @@ from fusetune.capture.programs import Program
 from fusetune.capture.results import Difference
 from fusetune.cli import source_check
 from fusetune.cli.source_check import NOT_ASKED, Question, SourceCheck, changes_apart, question_of
+from fusetune.cli.tune import exit_code
 from fusetune.cli.tuned_code import Code, Outputs, code_of, hand_out, plan_of
 from fusetune.code.patch.plan import Plan
-from fusetune.errors import MachineError
+from fusetune.errors import EXIT_OK, EXIT_WRONG_RESULT, MachineError
 from fusetune.tune import source_again
 from fusetune.tune.last_word import LastWord, Reverted
 from fusetune.tune.source_again import Source
@@ -156,6 +157,8 @@ def test_a_module_without_a_change_that_gives_something_else_says_so(
         "The module: no launch is changed",
         "The module: it does not give what the program gives: the program fails: NameError: rows",
     ]
+    assert exit_code(looked, tuned, code) == EXIT_WRONG_RESULT
+    assert exit_code(looked, tuned, Code(None, None)) == EXIT_OK
 
 
 def test_an_autotuner_of_a_kernel_that_is_as_before_takes_what_it_took_where_the_kernel_then_stands(

@@ -1,4 +1,4 @@
-# The two commands of a fresh clone: `make sweep` and `make test`. `make check` is everything that CI runs.
+# The two commands of a fresh clone: `make sweep`, which changes no file that git has, and `make test`. `make check` is everything that CI runs.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -9,7 +9,7 @@ TWO := -n 2 --dist worksteal
 .PHONY: sweep test test-gpu lint format gate check clean
 
 sweep: $(INSTALLED)
-	$(BIN)/fusetune sweep --M 128 --K 1024 --N 512
+	$(BIN)/fusetune sweep --M 128 --K 1024 --N 512 --output .fusetune/configs
 
 test: $(INSTALLED)
 	TRITON_INTERPRET=1 $(BIN)/pytest $(TWO) tests/interpret

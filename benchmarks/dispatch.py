@@ -143,7 +143,7 @@ def on_a_gpu(arguments: argparse.Namespace, parts: list[str] | tuple[str, ...]) 
             "python": sys.version.split()[0],
             "problem": f"M={M} K={K} N={N} float32, TF32 for everybody",
             "configs": {
-                name: fusetune.explain(M, N, K, **options).config.label()
+                name: fusetune.explain(M=M, N=N, K=K, **options).config.label()
                 for name, options in (
                     ("gemm_scale", {}),
                     ("gemm_scale_bn train", {"op": "gemm_scale_bn", "mode": "train"}),

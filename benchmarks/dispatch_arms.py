@@ -61,7 +61,7 @@ def function_arms(M: int, K: int, N: int) -> dict[str, Callable[[], Arm]]:
 def _launches(x: Any, weight: Any, bias: Any, scale: Any, y: Any) -> list[Launch]:
     """Of the config that fused_gemm_scale uses for these."""
     problem = make_problem(*x.shape[:1], *weight.shape, "float32")
-    config = fusetune.explain(problem.M, problem.N, problem.K).config
+    config = fusetune.explain(M=problem.M, N=problem.N, K=problem.K).config
     tensors = {"x": x, "weight": weight, "bias": bias, "scale": scale, "y": y}
     for operand in workspace(problem, config, "scale"):
         tensors[operand.name] = operand.allocate("cuda")

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from fusetune.capture.serving.installed import install, served, uninstall
     from fusetune.core.space import Space
+    from fusetune.errors import *  # noqa: F403
     from fusetune.nn import *  # noqa: F403
     from fusetune.ops.spec import KernelSpec, Launch, Operand, Tolerance
     from fusetune.runtime.autotune import autotune
@@ -24,8 +25,33 @@ if TYPE_CHECKING:
     from fusetune.runtime.tuned import config
     from fusetune.runtime.warmup import warmup
 
+_ERRORS = (
+    "FusetuneError",
+    "UsageError",
+    "UnknownTargetError",
+    "UnsupportedProblemError",
+    "OpError",
+    "ChannelsError",
+    "ConfigFileError",
+    "NewerSchemaError",
+    "JournalError",
+    "MissingPackageError",
+    "CaptureError",
+    "MissingConfigError",
+    "NoisyMachineError",
+    "NotCheckableError",
+    "NoCandidateError",
+    "MachineError",
+    "NothingTunedError",
+    "NoUsableGpuError",
+    "MeasurementError",
+    "CompileError",
+    "WrongResultError",
+    "ProgramError",
+)
 _PUBLIC = {
     **_nn.PUBLIC,
+    **dict.fromkeys(_ERRORS, "fusetune.errors"),
     "autotune": "fusetune.runtime.autotune",
     "config": "fusetune.runtime.tuned",
     "install": "fusetune.capture.serving.installed",
@@ -58,6 +84,7 @@ __all__ = [
     "warmup",
 ]
 __all__ += _nn.__all__
+__all__.extend(_ERRORS)
 
 
 def __getattr__(name: str) -> Any:

@@ -1,7 +1,7 @@
 """Every error that fusetune raises on purpose, with the exit code that the command line gives it.
 
     FusetuneError                 1..6, see below
-    +-- UsageError                2   an option, an argument or a shape that cannot be used
+    +-- UsageError                2   an option, an argument or a shape that cannot be used; a ValueError, too
     |   +-- UnknownTargetError    2   a GPU name that the target table does not hold
     |   +-- UnsupportedProblemError 2 a problem that the op does not compute
     |   +-- OpError               2   an op of a user's own whose code fails, or describes what cannot be launched
@@ -23,7 +23,7 @@
     +-- ProgramError              6   the user's own program failed
     +-- MeasurementError          4   the worker that owns the GPU could not do its work
 
-A message says what was wrong, where, and what to do next.
+A message says what was wrong, where, and what to do next. `fusetune` has each of them by its name.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ class FusetuneError(Exception):
     exit_code: ClassVar[int] = EXIT_USAGE
 
 
-class UsageError(FusetuneError):
-    """An option, an argument or a tensor that cannot be used as it is."""
+class UsageError(FusetuneError, ValueError):
+    """An option, an argument or a tensor that cannot be used as it is; a ValueError, too, as Python has it."""
 
 
 class UnknownTargetError(UsageError):

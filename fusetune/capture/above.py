@@ -24,22 +24,20 @@ class Above:
     """What each thread is in the middle of. `install` puts its own functions in the place of Triton's.
 
     A tuner with a `run` of its own may launch to time: `ended` is told what it launched in a turn, once that is over.
+    With `benchmarks`, what triton.testing times is a trial, too, whoever asks it to.
     """
 
-    def __init__(self, ended: Callable[[Turn], None] | None = None) -> None:
+    def __init__(self, ended: Callable[[Turn], None] | None = None, *, benchmarks: bool = True) -> None:
         self._here = threading.local()
-        self._ended = ended
+        self._ended, self._benchmarks = ended, benchmarks
 
     def install(self, replace: Callable[[Any, str, Any], Any]) -> None:
         """Watch autotuners and heuristics; `replace(owner, name, function)` sets an attribute until it is undone."""
         import triton
         from triton.runtime.autotuner import Autotuner, Heuristics
 
-        for owner, name in (
-            (Autotuner, "_bench"),
-            (triton.testing, "do_bench"),
-            (triton.testing, "do_bench_cudagraph"),
-        ):
+        timers = [(triton.testing, "do_bench"), (triton.testing, "do_bench_cudagraph")] if self._benchmarks else []
+        for owner, name in [(Autotuner, "_bench"), *timers]:
             replace(owner, name, self._as_trial(getattr(owner, name)))
         for owner in (Autotuner, Heuristics):
             replace(owner, "run", self._below(owner.run))

@@ -11,11 +11,12 @@ import msgspec
 from fusetune.capture.above import Above
 from fusetune.capture.cases import Case, KernelSeen
 from fusetune.capture.changes import Change, Changes, as_it_ran, free_names
-from fusetune.capture.given import Given, Launch, Placements, chain_of, config_like, hold_launches, run_with
+from fusetune.capture.given import Given, Launch, Placements, config_like, hold_launches, run_with
 from fusetune.capture.launches import kernel_seen
 from fusetune.capture.patching import Patches
 from fusetune.capture.timing import Times
 from fusetune.ops.arguments import bind, resolved_grid, told
+from fusetune.ops.tuners import chain_of
 
 
 class Launched(msgspec.Struct, frozen=True):

@@ -34,6 +34,23 @@ class Buffer(NamedTuple):
     text: str
 
 
+class Names(dict[str, Any]):
+    """What names meant at a launch; `read` are those that were asked for."""
+
+    def __init__(self, names: Mapping[str, Any]) -> None:
+        super().__init__(names)
+        self.read: set[str] = set()
+
+    def __getitem__(self, name: str) -> Any:
+        self.read.add(name)
+        return super().__getitem__(name)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """As a dict's."""
+        self.read.add(name)
+        return super().get(name, default)
+
+
 class CallSite:
     """One launch in a program's source, with what the names there meant when it was made.
 
@@ -47,7 +64,7 @@ class CallSite:
         self.line, self.column = call.lineno, call.col_offset
         self.file = frame.f_code.co_filename
         self._scope = scope
-        self.names = {**frame.f_globals, **dict(frame.f_locals)}
+        self.names = Names({**frame.f_globals, **dict(frame.f_locals)})
         self.grid = _grid_of(call)
         self.arguments = self._passed(call, kernel)
         self._switches = frozenset(name for name, value in constants.items() if isinstance(value, bool))
@@ -201,7 +218,7 @@ def call_site(frame: FrameType, kernel: Any, constants: Mapping[str, Any]) -> Ca
 
     The frame may be of what stands between the program and the kernel: an autotuner, heuristics, what derives from one.
     """
-    frame = _program_frame(frame)
+    frame = program_frame(frame)
     tree = parsed(frame.f_code.co_filename, "".join(linecache.getlines(frame.f_code.co_filename, frame.f_globals)))
     if tree is None:
         return None
@@ -216,7 +233,7 @@ def call_site(frame: FrameType, kernel: Any, constants: Mapping[str, Any]) -> Ca
     return CallSite(found[0], _scope_of(tree, frame.f_code), frame, innermost_jit(kernel), constants)
 
 
-def _program_frame(frame: FrameType) -> FrameType:
+def program_frame(frame: FrameType) -> FrameType:
     """The first frame from this one on that is neither Triton's, nor ours, nor of a launcher that holds a kernel."""
     found: FrameType | None = frame
     while found is not None:

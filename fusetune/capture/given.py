@@ -8,20 +8,24 @@ nothing, with its pre_hook.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from types import FrameType
 from typing import Any, Final, NamedTuple
 
 from fusetune.capture.above import Above
-from fusetune.capture.grids import rule_of
+from fusetune.capture.call_sites import program_frame
+from fusetune.capture.grids import Reads, rule_of
 from fusetune.capture.kept import Placed
-from fusetune.capture.kinds import kind_around, kind_of
+from fusetune.capture.kinds import kind_around, kind_of, kind_of_grid, without_floats
 from fusetune.capture.launches import user_frame
 from fusetune.capture.patching import Patches
-from fusetune.capture.placing import heuristics_of, placed_at
+from fusetune.capture.placing import placed_at
 from fusetune.core.config import OPTIONS
 from fusetune.ops.arguments import constexprs_of, resolved_grid, signature_of, told
+from fusetune.ops.tuners import heuristics_of
 
 NOT_KNOWN: Final = "what the program would launch with these constants is not known there"
-_MOST_ABOVE: Final = 20
+MOST_PLACED: Final = 1024
+"""So many kinds of launches are known; then all are asked anew."""
 
 
 class Launch(NamedTuple):
@@ -83,6 +87,9 @@ class Placements:
     """Launches with other configs, each place of a program asked once what it would launch."""
 
     def __init__(self) -> None:
+        self._kernels: dict[int, Any] = {}  # Their ids must not become others'.
+        self._names: dict[Any, tuple[str, ...]] = {}
+        self._by_floats: set[Any] = set()
         self._placed: dict[Any, Placed | str] = {}
 
     def launch(
@@ -92,6 +99,8 @@ class Placements:
         args, grid, named = launch
         changed = {name: value for name, value in given.constants.items() if bound.get(name) != value}
         follow: Mapping[str, Any] = {}
+        if changed and grid is None:  # A warm-up, whose kernel somebody launches by himself.
+            return NOT_KNOWN
         if changed:
             placed = self._placed_for(changed, given.follows, kernel, grid, bound, tuners)
             if isinstance(placed, str):
@@ -112,25 +121,71 @@ class Placements:
     ) -> Placed | str:
         """Where the program would launch with other constants, as far as its source tells; remembered by its place."""
         resolved = resolved_grid(grid, bound)
-        frame = user_frame()
+        own = user_frame()
+        frame = program_frame(own) if own is not None else None
+        place = (id(kernel), frame.f_code, frame.f_lasti) if frame is not None else id(kernel)
         try:
-            kinds = kind_of((), bound, shapes=True), kind_of((), changed), kind_around(frame)
-            key = None if None in kinds else (id(kernel), resolved, follows, *kinds)
-            found = self._placed.get(key)
-            if found is None:
-                constants = {name: bound[name] for name in constexprs_of(kernel) if name in bound}
-                rule = rule_of(grid, resolved, bound, constants, kernel=kernel, frame=frame)
-                heuristics = heuristics_of(tuners)
-                why = next((rule.buffers[name] for name in changed if name in rule.buffers), None)
-                if why is None and not follows <= {*rule.derived, *heuristics, *changed}:
-                    why = NOT_KNOWN
-                placed = placed_at(changed, grid, resolved, bound, rule, heuristics)
-                found = why or (placed if placed.grid is not None else NOT_KNOWN)
-                if key is not None:
-                    self._placed[key] = found
-            return found
+            known: Mapping[str, Any] = bound
+            if float in map(type, bound.values()) and place not in self._by_floats:
+                known = without_floats(bound, constexprs_of(kernel))
+            common = resolved, follows, kind_of((), known, shapes=True), kind_of((), changed), kind_of_grid(grid)
+            names = self._names.get(place) if self._kernels.get(id(kernel)) is kernel else None
+            if names is not None and None not in common:
+                found = self._placed.get((place, *common, kind_around(frame, names)))
+                if found is not None:
+                    return found
+            read: set[str] = set(names or ())
+            placed, by_floats = _placed_anew(changed, follows, kernel, grid, resolved, bound, tuners, own, read)
+            if by_floats:
+                self._by_floats.add(place)
+                if known is not bound:
+                    return placed
+            if len(self._placed) >= MOST_PLACED:
+                self._placed.clear()
+                self._names.clear()
+                self._kernels.clear()
+                self._by_floats.clear()
+            self._kernels[id(kernel)] = kernel
+            names = self._names[place] = tuple(sorted(read))
+            around = kind_around(frame, names)
+            if None not in common and around is not None:
+                key = (place, *common, around)
+                self._placed[key] = placed
+            return placed
         finally:
-            del frame
+            del own, frame
+
+
+def _placed_anew(
+    changed: dict[str, Any],
+    follows: frozenset[str],
+    kernel: Any,
+    grid: Any,
+    resolved: tuple[int, ...],
+    bound: Mapping[str, Any],
+    tuners: Sequence[Any],
+    frame: FrameType | None,
+    read: set[str],
+) -> tuple[Placed | str, bool]:
+    """The launch, and whether floats have a say in it. To `read` the caller's names are added that it goes by."""
+    constants = {name: bound[name] for name in constexprs_of(kernel) if name in bound}
+    rule = rule_of(grid, resolved, bound, constants, kernel=kernel, frame=frame, read=read)
+    heuristics = heuristics_of(tuners)
+    why = next((rule.buffers[name] for name in changed if name in rule.buffers), None)
+    if why is None and not follows <= {*rule.derived, *heuristics, *changed}:
+        why = NOT_KNOWN
+    placed = placed_at(changed, grid, resolved, bound, rule, heuristics)
+    floats = {name for name, value in bound.items() if type(value) is float} - constants.keys()
+    by_floats = bool(floats) and (bool(heuristics) or not floats.isdisjoint({*rule.derived, *_read_by(grid, bound)}))
+    return why or (placed if placed.grid is not None else NOT_KNOWN), by_floats
+
+
+def _read_by(grid: Any, bound: Mapping[str, Any]) -> set[str]:
+    """The arguments that a callable grid asks for."""
+    reads = Reads(bound)
+    if callable(grid):
+        grid(reads)
+    return reads.names
 
 
 def _with(
@@ -187,11 +242,3 @@ def _first_like(configs: Sequence[Any], held: Mapping[str, Any]) -> Any:
         return all(name in held and held[name] == told(value) for name, value in config.all_kwargs().items())
 
     return next((one for one in configs if is_like(one)), None)
-
-
-def chain_of(tuner: Any) -> list[Any]:
-    """An autotuner and what it holds, down to the kernel."""
-    found = [tuner]
-    while len(found) < _MOST_ABOVE and hasattr(getattr(found[-1], "fn", None), "fn"):
-        found.append(found[-1].fn)
-    return found

@@ -93,10 +93,12 @@ def rule_of(
     kernel: Any = None,
     frame: FrameType | None = None,
     points: Sequence[Point] = (),
+    read: set[str] | None = None,
 ) -> GridRule:
     """The rule of a launch: `grid` as the program gave it, `real` what it came to, `named` all arguments by name.
 
-    `frame` is the one that did `kernel[grid](...)`, `points` are other launches of the same kernel.
+    `frame` is the one that did `kernel[grid](...)`, `points` are other launches of the same kernel. To `read` the names
+    are added that mean something in that frame, and that the rule goes by.
     """
     real = tuple(int(one) for one in real)
     named = {**named, **constants}
@@ -129,6 +131,8 @@ def rule_of(
         same = bool(text) and _or_none(partial(evaluated, text, constants)) == named.get(name)
         derived[name] = Derived(text if same else "", made_of)
     derived |= {name: Derived(group[0], frozenset(group[:1])) for name, group in tied.items() if name != group[0]}
+    if read is not None:
+        read |= site.names.read
     return replace(rule, buffers=buffers, tied=tied, reads=reads, derived=derived, sources=site.sources())
 
 
@@ -178,7 +182,7 @@ def _of_callable(
 ) -> GridRule:
     """A callable is asked again with other constants; its source, where it can be read, tells it without asking."""
     text = _or_none(lambda: _text_of_callable(grid, real, named, constants, site, left_open)) or ""
-    recorder = _Reads(named)
+    recorder = Reads(named)
     first = _as_grid(_or_none(lambda: grid(recorder)), len(real))
     reads = frozenset(recorder.names & constants.keys()) | (names_in(text) if text else frozenset())
     if first != real and not text:
@@ -222,7 +226,7 @@ def _text_of_answers(
     return text if fits else ""
 
 
-class _Reads(dict[str, Any]):
+class Reads(dict[str, Any]):
     """All arguments of a launch by name, that remembers which were asked for."""
 
     def __init__(self, named: Mapping[str, Any]) -> None:

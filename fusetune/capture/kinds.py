@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping
-from types import FrameType
+import functools
+from collections.abc import Container, Hashable, Iterable, Mapping
+from itertools import islice
+from types import CellType, FrameType, FunctionType, ModuleType
 from typing import Any, Final
 
 _PLAIN: Final = frozenset({int, bool, float, str, type(None)})
+_DEPTH: Final = 2
+"""How far objects are looked into: a grid may be computed from `self.config.size`."""
+_MOST_WITHIN: Final = 100
+"""Elements of a list, a dict or an object that are looked at."""
 Kind = tuple[Hashable, ...]
 
 
@@ -28,18 +34,64 @@ def kind_of(args: Iterable[Any], named: Mapping[str, Any], *, shapes: bool = Fal
     return tuple(found)
 
 
-def kind_around(frame: FrameType | None) -> Kind | None:
-    """The place of a launch and what its grid may be computed from there: plain values, and the shapes of tensors."""
+def without_floats(bound: Mapping[str, Any], but: Container[str]) -> Mapping[str, Any]:
+    """Arguments by name with the type in the place of each float, for which nothing is compiled; not of those in `but`.
+
+    A program may give another one at each launch.
+    """
+    return {name: float if type(one) is float and name not in but else one for name, one in bound.items()}
+
+
+def kind_around(frame: FrameType | None, names: Iterable[str]) -> Kind | None:
+    """The place of a launch, and what `names` mean there that a grid may be computed from.
+
+    Plain values and tuples, the shapes of tensors, and these in lists, dicts and other objects. None where it cannot be
+    a key.
+    """
     if frame is None:
         return ()
-    found: list[Any] = [frame.f_code, frame.f_lineno]
-    for name, value in frame.f_locals.items():
-        if type(value) in _PLAIN or isinstance(value, tuple):
-            found += [name, type(value), value]
-        elif hasattr(value, "data_ptr"):
-            found += [name, tuple(value.shape)]
+    around, more = frame.f_locals, frame.f_globals
+    found: list[Any] = [frame.f_code, frame.f_lasti]
+    found += [_meant(around[name] if name in around else more.get(name)) for name in names]
+    return _hashed(found)
+
+
+def kind_of_grid(grid: Any) -> Kind | None:
+    """What a grid goes by beside the arguments of a launch: of a function its code and its variables."""
+    if isinstance(grid, functools.partial):
+        inner = kind_of_grid(grid.func)
+        return None if inner is None else _hashed([*inner, *map(_meant, (*grid.args, *grid.keywords.items()))])
+    code = getattr(grid, "__code__", None)
+    if code is None:
+        return ()
+    cells = (_of_cell(one) for one in grid.__closure__ or ())
+    read = (grid.__globals__.get(name) for name in code.co_names)
+    return _hashed([code, *map(_meant, (*cells, *read))])
+
+
+def _of_cell(cell: CellType) -> Any:
     try:
-        hash(key := tuple(found))
+        return cell.cell_contents
+    except ValueError:  # nothing is assigned to it yet
+        return None
+
+
+def _meant(value: Any, depth: int = _DEPTH) -> Any:
+    if type(value) in _PLAIN or isinstance(value, tuple):
+        return (type(value), value)
+    if hasattr(value, "data_ptr"):
+        return tuple(value.shape)
+    if not depth or isinstance(value, ModuleType | FunctionType | type):
+        return None
+    held = value if isinstance(value, dict) else getattr(value, "__dict__", None)
+    several = held.items() if isinstance(held, dict) else enumerate(value) if isinstance(value, list) else ()
+    return tuple((name, _meant(one, depth - 1)) for name, one in islice(several, _MOST_WITHIN))
+
+
+def _hashed(found: list[Any]) -> Kind | None:
+    key = tuple(found)
+    try:
+        hash(key)
     except TypeError:
         return None
     return key

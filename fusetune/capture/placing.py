@@ -18,16 +18,6 @@ _SECONDS: Final = 10.0
 """How long a program's own functions are asked at most, for one case."""
 
 
-def heuristics_of(tuners: Sequence[Any]) -> dict[str, Any]:
-    """The functions of all heuristics above a launch by what they compute, in the order in which they do."""
-    found: dict[str, Any] = {}
-    for tuner in tuners:
-        values = getattr(tuner, "values", None)
-        if isinstance(values, Mapping):
-            found.update(values)
-    return found
-
-
 def placed_of(
     grid: Any,
     resolved: tuple[int, ...],

@@ -21,11 +21,12 @@ from fusetune.capture.keeping import Keeper, Pending
 from fusetune.capture.kept import Placed
 from fusetune.capture.knobs import Knob
 from fusetune.capture.launches import before_of, described, kernel_seen, proposals_of, user_frame
-from fusetune.capture.placing import heuristics_of, placed_of
+from fusetune.capture.placing import placed_of
 from fusetune.capture.seen import Seen, SeenCases, trials_of
 from fusetune.capture.timing import LaunchTimer, is_capturing
 from fusetune.core.config import OPTIONS
 from fusetune.ops.arguments import bind, resolved_grid, told
+from fusetune.ops.tuners import heuristics_of
 
 TIMED_OF_A_CASE: Final = 20
 """So many launches of a case say what all of them take."""

@@ -8,7 +8,9 @@ from typing import Final
 import click
 
 import fusetune
+from fusetune.cli.volume import volume_options
 from fusetune.core.near import did_you_mean
+from fusetune.ops.built_in import example_command
 
 COMMANDS: Final = {
     "sweep": "Find the best launch configuration on the GPU here, or predict one for another.",
@@ -23,12 +25,15 @@ COMMANDS: Final = {
     "profile": "Profile one config with Nsight Compute.",
     "targets": "The GPUs that fusetune knows.",
     "warmup": "Compile what calls of these problems will launch, into Triton's cache.",
+    "env": "What to put into a bug report: versions, GPUs, folders, settings.",
 }
 """What `fusetune --help` says of each command, which is the one of this name in the module of this name.
 
 None is loaded to be listed, and only the one that is asked for to be run.
 """
 DEBUG: Final = "--debug"
+_FIRST: Final = ("fusetune tune train.py", example_command(), "fusetune report")
+"""Examples of what a user may begin with."""
 
 
 class _Commands(click.Group):
@@ -42,7 +47,7 @@ class _Commands(click.Group):
             return None
         command: click.Command = getattr(import_module(f"fusetune.cli.{cmd_name}"), cmd_name)
         if not any(DEBUG in parameter.opts for parameter in command.params):
-            command.params.append(_debug_option())
+            command.params += [*_volume_options(command), _debug_option()]
         return command
 
     def resolve_command(
@@ -57,6 +62,17 @@ class _Commands(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Examples"):
+            for line in _FIRST:
+                formatter.write(f"{'':>{formatter.current_indent}}{line}\n")
+        formatter.write("\n`fusetune COMMAND --help` has examples of each command.\n")
+
+
+def _volume_options(command: click.Command) -> list[click.Option]:
+    """Those of a command: none behind the name of one that runs a program, which may have a -q and a -v of its own."""
+    return [] if any(parameter.name == "program" for parameter in command.params) else volume_options()
+
 
 def _debug_option() -> click.Option:
     """`main` looks for it before anything is parsed, since what it is for may happen earlier."""
@@ -67,7 +83,7 @@ def _debug_option() -> click.Option:
 
 @click.group(
     cls=_Commands,
-    params=[_debug_option()],
+    params=[*volume_options(), _debug_option()],
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.version_option(fusetune.__version__, prog_name="fusetune")

@@ -7,6 +7,7 @@ from typing import Final
 
 import click
 
+from fusetune.cli.helped import Helped
 from fusetune.cli.shown import echo, echo_json
 from fusetune.core.text import encodable, printable
 from fusetune.core.values import to_builtins
@@ -16,7 +17,7 @@ from fusetune.store.paths import runs_dir
 FORMATS: Final = ("table", "json")
 
 
-@click.command("compare")
+@click.command("compare", cls=Helped)
 @click.argument("first", metavar="A")
 @click.argument("second", metavar="B")
 @click.option(

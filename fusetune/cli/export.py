@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fusetune.cli.helped import Helped
 from fusetune.cli.options import problem_options, spec_and_problem
 from fusetune.cli.shown import echo
 from fusetune.core.brief import brief
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from fusetune.ops.spec import KernelSpec
 
 
-@click.command("export")
+@click.command("export", cls=Helped)
 @problem_options
 @click.option(
     "--target",

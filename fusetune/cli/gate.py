@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from fusetune.cli.helped import Helped
 from fusetune.cli.options import named_op
 from fusetune.cli.shown import echo
 from fusetune.core.brief import brief
@@ -48,7 +49,7 @@ def _outputs(command: F) -> F:
     return command
 
 
-@click.command("gate")
+@click.command("gate", cls=Helped)
 @click.argument("paths", metavar="[FILE|DIR]...", nargs=-1, type=click.Path(path_type=Path))
 @_modes
 @click.option("--against", metavar="REV", help="Live: also time this tree's kernels against those of a git revision.")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fusetune.cli.helped import Helped
 from fusetune.cli.options import config_of, problem_of, problem_options
 from fusetune.cli.shown import echo, echo_json, echo_laid_out
 from fusetune.core.space import SPACE_NAMES, SpaceName
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from fusetune.ops.spec import KernelSpec
 
 
-@click.command("inspect")
+@click.command("inspect", cls=Helped)
 @problem_options
 @click.option(
     "--config",

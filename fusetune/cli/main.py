@@ -17,6 +17,8 @@ from fusetune.cli.signals import Signals, Terminated
 from fusetune.core.processes import DEBUG_VARIABLE
 from fusetune.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE
 
+_GO_ON = ("sweep", "tune")
+"""The commands whose journals another call takes up."""
 _BROKEN_PIPE = 141
 """What shells give for a program that SIGPIPE ended, as it ends others that write to a reader who is gone."""
 
@@ -67,7 +69,7 @@ def _ended(*, debug: bool) -> int:
         return _run(sys.argv[1:])
     except SystemExit as stop:
         if isinstance(stop, Terminated):
-            streams.say("Terminated; nothing was half-written.")
+            streams.say(f"Terminated; {_after_the_end()}")
         if isinstance(stop.__context__, BrokenPipeError):  # So rich ends a program that it cannot print for.
             return _BROKEN_PIPE
         if stop.code is None or isinstance(stop.code, int):
@@ -75,10 +77,17 @@ def _ended(*, debug: bool) -> int:
         streams.say(f"Error: {stop.code}")
         return EXIT_USAGE
     except KeyboardInterrupt:
-        streams.say("Interrupted; nothing was half-written.")
+        streams.say(f"Interrupted; {_after_the_end()}")
         return EXIT_INTERRUPTED
     except BaseException as error:  # noqa: BLE001  The last net: nothing is above it but the interpreter.
         return _code_of(error, debug=debug)
+
+
+def _after_the_end() -> str:
+    """What holds after a signal: of a sweep, what it found out is in its journal."""
+    named = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
+    goes_on = "; the same command goes on where this one stopped" if named in _GO_ON else ""
+    return f"nothing was half-written{goes_on}."
 
 
 def _run(arguments: list[str]) -> int:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 
 from fusetune.cli.shown import echo
+from fusetune.core.dtypes import dtype_name
 from fusetune.errors import UnsupportedProblemError, UsageError
 from fusetune.ops.built_in import OpValue, about_ops, default_op, named_values
 
@@ -73,6 +74,8 @@ def values_of(given: dict[str, Any]) -> dict[str, Any]:
     sizes: Sequence[str] = given.pop("sizes")
     options = {value.name: given.pop(f"{_GIVEN}{value.name}") for value in named_values()}
     values = {name: value for name, value in options.items() if value not in (None, ())}
+    if "dtype" in values:
+        values["dtype"] = dtype_name(values["dtype"])
     for text in sizes:
         name, equals, value = text.partition("=")
         if not equals or not name.isidentifier() or not value:

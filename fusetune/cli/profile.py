@@ -8,13 +8,14 @@ from typing import Any
 
 import click
 
+from fusetune.cli.helped import Helped
 from fusetune.cli.options import config_of, problem_of, problem_options
 from fusetune.cli.shown import echo
 from fusetune.errors import NoUsableGpuError, UsageError
 from fusetune.store.regular import is_folder
 
 
-@click.command("profile")
+@click.command("profile", cls=Helped)
 @problem_options
 @click.option("--config", "config_text", metavar="CONFIG", help="As in `fusetune inspect`.  [default: BASELINE]")
 @click.option(

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, TextIO
 
-from fusetune.core.progress import Phase, Progress
+from fusetune.cli.volume import is_quiet
+from fusetune.core.progress import Phase, Progress, SilentProgress
 from fusetune.core.text import printable
 
 if TYPE_CHECKING:
@@ -26,14 +27,29 @@ _DUMB_TERMINALS: Final = ("dumb", "unknown")
 def make_progress(stream: TextIO | None = None, environ: Mapping[str, str] | None = None) -> Progress:
     """Bars where somebody looks at a terminal that can draw them, plain lines in CI, in a pipe and on TERM=dumb.
 
-    `stream` is stderr unless given. NO_COLOR takes the colours away, not the bars.
+    `stream` is stderr unless given. NO_COLOR takes the colours away, not the bars; of a command that was given -q,
+    warnings alone are told.
     """
     stream = sys.stderr if stream is None else stream
     environ = os.environ if environ is None else environ
+    if is_quiet():
+        return QuietProgress(stream)
     in_ci = environ.get("CI", "").lower() not in ("", "0", "false")
     if in_ci or environ.get("TERM", "").lower() in _DUMB_TERMINALS or not stream.isatty():
         return PlainProgress(stream)
     return RichProgress(stream)
+
+
+class QuietProgress(SilentProgress):
+    """Says nothing but warnings."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def warn(self, text: str) -> None:
+        """One line, marked as a warning."""
+        self._stream.write(f"{printable(f'warning: {text}')}\n")
+        self._stream.flush()
 
 
 class PlainProgress:

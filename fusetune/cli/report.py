@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+import datetime
 import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, get_args
 
 import click
 
+from fusetune.cli.helped import Helped
 from fusetune.cli.shown import echo, echo_console, echo_laid_out
 from fusetune.core.brief import brief
+from fusetune.core.decision import VerdictName
 from fusetune.core.text import no_command, printable
 from fusetune.errors import EXIT_USAGE, UsageError
 from fusetune.ops import loading  # noqa: F401 - a user's own ops may have types of their own
 from fusetune.ops.built_in import example_command
-from fusetune.store.paths import runs_dir, search_path
+from fusetune.store.paths import own_search_path, runs_dir, search_path
 from fusetune.store.regular import is_folder, is_regular
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from fusetune.report.model import Report
 
 FORMATS: Final = ("table", "json", "csv", "md", "t4", "cachefile", "vllm")
+VERDICTS: Final = get_args(VerdictName)
 OF_ONE_RUN: Final = ("t4", "cachefile")
 
 _RESTRICTION: Final = "tune_kernel(..., simulation_mode=True) needs a restriction to the configs that it holds"
@@ -30,7 +36,7 @@ _FILE_COLUMNS: Final = 140
 """Width of a table that goes to a file, where no terminal tells one."""
 
 
-@click.command("report")
+@click.command("report", cls=Helped)
 @click.option(
     "--configs",
     "config_roots",
@@ -50,7 +56,20 @@ _FILE_COLUMNS: Final = 140
 @click.option(
     "--format", "form", type=click.Choice(FORMATS), default="table", show_default=True, help="How to show it."
 )
-@click.option("--run", metavar="ID", help="One run alone, with what it decided.")
+@click.option(
+    "--run", metavar="ID", help="One run alone, with what it tried and decided: its id, the begin of one, or latest."
+)
+@click.option("--shipped", is_flag=True, help="Also the problems that come with fusetune, after your own.")
+@click.option(
+    "--op", "ops", metavar="NAME", multiple=True, help="Of this op or kernel, also norms*; may be given again."
+)
+@click.option("--gpu", "gpus", metavar="NAME", multiple=True, help="On this GPU, as h200; may be given again.")
+@click.option("--dtype", "dtypes", metavar="DTYPE", multiple=True, help="With this dtype, as bf16; may be given again.")
+@click.option(
+    "--verdict", "verdicts", type=click.Choice(VERDICTS), multiple=True, help="That ended so; may be given again."
+)
+@click.option("--since", metavar="DAY", help="Decided on this day or later: 2026-11-23, or 7d for the last seven days.")
+@click.option("--limit", metavar="COUNT", type=click.IntRange(1), help="The newest ones alone.")
 @click.option(
     "--html",
     metavar="FILE",
@@ -70,10 +89,19 @@ def report(
     run_dirs: tuple[Path, ...],
     form: str,
     run: str | None,
+    shipped: bool,
+    ops: tuple[str, ...],
+    gpus: tuple[str, ...],
+    dtypes: tuple[str, ...],
+    verdicts: tuple[str, ...],
+    since: str | None,
+    limit: int | None,
     html: Path | None,
     output: Path | None,
 ) -> None:
-    """Show the tuned problems with their evidence, and what each run tried.
+    """Show the tuned problems, one line each, or with --run what one run tried.
+
+    They are your own, unless --shipped adds those that come with fusetune, or --configs names folders.
 
     t4 and cachefile are Kernel Tuner's forms of one run; kernel_tuner.tune_cache(PATH) simulates searches on a
     cachefile. vllm writes tables in the form of vLLM's, of a size -> config, for your own kernels: vLLM itself opens
@@ -82,14 +110,31 @@ def report(
     Every figure comes from the config files and the runs' journals; nothing is measured. Exit code 2 when there is
     nothing to show or a file is damaged; what could be read is shown all the same.
     """
-    from fusetune.report.files import write_whole
+    from fusetune.report.filters import Filters, day_of, filtered
     from fusetune.report.model import load_run
 
     for option, folders in (("--configs", config_roots), ("--runs", run_dirs)):
         _refuse_missing(option, folders)
     folders = run_dirs or (runs_dir(),)
-    roots = config_roots or tuple(search_path())
-    found = _tuned(roots, folders) if run is None else load_run(run, folders)
+    wanted = Filters(ops, gpus, dtypes, verdicts, day_of(since, datetime.date.today()) if since else None, limit)
+    if run is None:
+        found = filtered(_tuned(config_roots, folders, shipped=shipped), wanted)
+    elif wanted != Filters() or shipped:
+        raise UsageError("--run shows one run whatever it is of; leave --shipped and the filters out")
+    else:
+        found = load_run(run, folders)
+    _hand_out(found, form, html, output, folders, whole=run is not None)
+    for problem in found.problems:
+        echo(f"error: {printable(problem.message)}", err=True)
+    if found.problems:
+        sys.exit(EXIT_USAGE)
+
+
+def _hand_out(
+    found: Report, form: str, html: Path | None, output: Path | None, folders: Sequence[Path], *, whole: bool
+) -> None:
+    from fusetune.report.files import write_whole
+
     if html is not None:
         from fusetune.report.html.render import render_html
 
@@ -102,23 +147,24 @@ def report(
     elif form == "vllm":
         _write_vllm(found, output)
     elif output is None and form == "table":
-        _show(found)
+        _show(found, whole=whole)
     else:
-        _give(_text(found, form), output)
-    for problem in found.problems:
-        echo(f"error: {printable(problem.message)}", err=True)
-    if found.problems:
-        sys.exit(EXIT_USAGE)
+        _give(_text(found, form, whole=whole), output)
 
 
-def _tuned(roots: Sequence[Path], folders: Sequence[Path]) -> Report:
+def _tuned(config_roots: Sequence[Path], folders: Sequence[Path], *, shipped: bool) -> Report:
     """What the config files hold. Raises UsageError where they hold nothing."""
+    from fusetune.report.filters import own_alone
     from fusetune.report.model import load_report
 
+    roots = config_roots or (search_path() if shipped else own_search_path())
     found = load_report(roots, folders)
+    if not shipped and not config_roots:
+        found = own_alone(found)
     if not found.rows and not found.problems:
         looked = ", ".join(brief(root) if is_folder(root) else f"{brief(root)} (no such folder)" for root in roots)
-        raise UsageError(f"no tuned configs found in {looked}; `{example_command()}` makes one")
+        others = "" if shipped or config_roots else "; `fusetune report --shipped` shows those that come with fusetune"
+        raise UsageError(f"no tuned configs found in {looked}; `{example_command()}` makes one{others}")
     return found
 
 
@@ -167,23 +213,32 @@ def _refuse_missing(option: str, folders: Sequence[Path]) -> None:
             raise UsageError(f"{option} {brief(folder)}: there is no such folder; `{example_command()}` makes a config")
 
 
-def _show(found: Report) -> None:
+def _show(found: Report, *, whole: bool) -> None:
     from rich.console import Console
 
-    from fusetune.report.terminal import render
-
-    echo_console(Console(), lambda console: render(found, console))
+    echo_console(Console(), lambda console: _render(found, console, whole=whole))
 
 
-def _text(found: Report, form: str) -> str:
+def _text(found: Report, form: str, *, whole: bool) -> str:
     from fusetune.report import formats
 
     if form == "table":
         from rich.console import Console
 
-        from fusetune.report.terminal import render
-
         text = io.StringIO()
-        render(found, Console(file=text, width=_FILE_COLUMNS, color_system=None))
+        _render(found, Console(file=text, width=_FILE_COLUMNS, color_system=None), whole=whole)
         return no_command(text.getvalue())
     return {"json": formats.to_json, "csv": formats.to_csv, "md": formats.to_markdown}[form](found)
+
+
+def _render(found: Report, console: Console, *, whole: bool) -> None:
+    """A line for each problem; `whole`: all that is known of one run."""
+    from fusetune.report.terminal import render
+    from fusetune.report.terminal_list import render_list
+
+    if whole:
+        render(found, console)
+        return
+    render_list(found, console)
+    if found.runs:
+        console.print("`fusetune report --run ID` shows what a run tried; the newest is called latest.", style="dim")

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from fusetune.cli.helped import Helped
 from fusetune.cli.shown import echo
+from fusetune.cli.volume import is_quiet
 from fusetune.errors import EXIT_PROGRAM, EXIT_USAGE, UsageError
 
 if TYPE_CHECKING:
@@ -21,9 +23,12 @@ if TYPE_CHECKING:
 
 _UNCAUGHT: Final = 1
 """What Python ends with where nobody caught an error."""
+_LONGEST: Final = 10_000
+"""Of the words of a program in a variable, which may be no longer than 128 KiB."""
+_PYTHON_S: Final = frozenset({".py", ".pyc", ".pyw", ".pyz"})
 
 
-class _Run(click.Command):
+class _Run(Helped):
     """Options stand before the program: what is behind it, or behind -m MODULE, is the program's own, as in Python."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -84,8 +89,8 @@ def run(
     where the grid follows. So do the processes that the program starts: workers, ranks. What was applied, missed or
     refused is told at the end on stderr.
 
-    PROGRAM is a script, a command of this environment such as torchrun, or `package.module:function` with --args; -m
-    runs a module. Options stand before it; all behind it is its own.
+    PROGRAM is a script, a command such as torchrun or ./launch.sh, or `package.module:function` with --args; -m runs a
+    module. Options stand before it; all behind it is its own.
 
     The exit code is the program's own, with two exceptions: 6 where an error of it reaches Python, and 2 where
     --on-miss error ends it.
@@ -98,18 +103,19 @@ def run(
     _check(configs, report)
     with tempfile.TemporaryDirectory(prefix="fusetune-served-") as folder:
         place = None if configs is None else str(configs.absolute())
+        named = named if len(named) < _LONGEST else Settings().program
         settings = Settings(place, on_miss, allow_predicted, folder, named, os.getpid())
         environment = {**os.environ, **variables_of(settings, os.environ), **_search_path(os.environ)}
         sys.stdout.flush()
         code = run_supervised(command, environment)
         served = read_served(Path(folder))
-    if report is not None:
-        _write(report, served)
-    if not quiet:
+    if not (quiet or is_quiet()):
         from fusetune.report.served import lines_of
 
         for line in lines_of(served):
             echo(line, err=True)
+    if report is not None:
+        _write(report, served)
     ctx.exit(_code(code, served))
 
 
@@ -119,12 +125,15 @@ def _command(program: Sequence[str], module: str | None, expression: str | None)
 
     first = program[0] if program else ""
     words = [*(["-m", module] if module else []), *program]
-    if module is None and first and Path(first).exists():
+    if module is None and first and _is_python_s(Path(first)):
         if expression is not None:
             raise UsageError(f"--args belongs to package.module:function; {first} takes its arguments behind it")
         return [sys.executable, *words], shlex.join(words)
-    if module is None and first and ":" not in first and expression is None and shutil.which(first):
-        return list(program), "PROGRAM"
+    if module is None and first and ":" not in first and expression is None:
+        if Path(first).is_file():
+            return [first if os.sep in first else f"{os.curdir}{os.sep}{first}", *program[1:]], "PROGRAM"
+        if shutil.which(first):
+            return list(program), "PROGRAM"
     parsed = parse_program(words, args=expression)
     if parsed.kind == "function":
         called = [sys.executable, "-m", "fusetune.capture.serving.called", parsed.what]
@@ -132,10 +141,24 @@ def _command(program: Sequence[str], module: str | None, expression: str | None)
     return [sys.executable, *words], shlex.join(words)
 
 
+def _is_python_s(path: Path) -> bool:
+    """Whether Python is to run what stands there: no other folder of a command's name, nor what runs by itself."""
+    if path.is_dir():
+        return (path / "__main__.py").is_file()
+    if path.suffix in _PYTHON_S or not os.access(path, os.X_OK):
+        return path.is_file()
+    with path.open("rb") as file:
+        first = file.readline(200)
+    return b"python" in first if first.startswith(b"#!") else not first.startswith(b"\x7fELF")
+
+
 def _check(configs: Path | None, report: Path | None) -> None:
-    """Raise UsageError before the program runs where there are no such configs, or no folder for the report."""
+    """Raise UsageError before the program runs where there are no such configs, or the report cannot be written."""
     if report is not None and not report.absolute().parent.is_dir():
         raise UsageError(f"cannot write {report}: {report.parent} is no folder; make it, or name another file")
+    if report is not None and (report.is_dir() or not os.access(report.absolute().parent, os.W_OK)):
+        why = "it is a folder" if report.is_dir() else f"you may not write to {report.parent}"
+        raise UsageError(f"cannot write {report}: {why}; name another file")
     if configs is not None:
         from fusetune.runtime.configs import load
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from fusetune.cli.helped import Helped
 from fusetune.cli.options import named_op, naming_options, problem_options, problem_with, values_of
 from fusetune.cli.shown import echo
 from fusetune.core.decision import KeepRule, reason_text
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from fusetune.tune.request import CacheMode, SpaceChoice, SweepRequest, SweepResult
 
 
-@click.command("sweep")
+@click.command("sweep", cls=Helped)
 @problem_options
 @click.option(
     "--shapes",

@@ -7,6 +7,7 @@ import json
 import click
 import msgspec
 
+from fusetune.cli.helped import Helped
 from fusetune.cli.shown import echo, echo_json
 from fusetune.core.target import Target, find_target, known_targets
 from fusetune.units import format_bytes
@@ -29,7 +30,7 @@ _FIGURES = (
 )
 
 
-@click.command("targets")
+@click.command("targets", cls=Helped)
 @click.argument("name", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Everything as JSON.")
 def targets(name: str | None, as_json: bool) -> None:

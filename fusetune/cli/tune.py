@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fusetune.cli.helped import Helped
 from fusetune.cli.program_options import CONTEXT, program_options, quota_option
 from fusetune.cli.shown import echo, echo_console, echo_json
 from fusetune.cli.tuned_code import Code, check_program, code_of, code_options, hand_out, outputs_of
@@ -39,7 +40,7 @@ CAPTURES_NEED = ("torch", "fusetune.capture.spec")
 """To compile a capture. Triton asks torch about the arguments of a launch, and loading it takes seconds."""
 
 
-@click.command("tune", context_settings=CONTEXT)
+@click.command("tune", cls=Helped, context_settings=CONTEXT)
 @program_options
 @click.option(
     "--space",

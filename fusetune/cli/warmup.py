@@ -8,12 +8,13 @@ from typing import Any
 
 import click
 
+from fusetune.cli.helped import Helped
 from fusetune.cli.options import problem_options, problems_of
 from fusetune.cli.shown import echo
 from fusetune.errors import NoUsableGpuError
 
 
-@click.command("warmup")
+@click.command("warmup", cls=Helped)
 @click.argument("path", metavar="[FILE|DIR]", required=False, type=click.Path(path_type=Path))
 @functools.partial(problem_options, repeated=True)
 @click.option("--allow-predicted", is_flag=True, help="Use predicted entries, too, as load(..., allow_predicted=True).")

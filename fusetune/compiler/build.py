@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fusetune.compiler.jit_signature import jit_signature
+from fusetune.compiler.tools import nvidia_tool
 from fusetune.core.config import Config
 from fusetune.core.dtypes import element_type
 from fusetune.core.problem import Problem
@@ -27,7 +28,7 @@ from fusetune.core.trouble import (
     trouble_of,
     trouble_of_exit,
 )
-from fusetune.errors import CompileError, FusetuneError, MachineError, MissingPackageError
+from fusetune.errors import CompileError, FusetuneError, MachineError
 from fusetune.ops.parameters import completed
 from fusetune.ops.spec import AbstractTensor, KernelSpec, Launch, TileDescriptor, abstract_tensors
 
@@ -273,32 +274,6 @@ def run_on_cubin(option: str, cubin: bytes) -> subprocess.CompletedProcess[str]:
         told = said.splitlines()[0][:200]
         raise MachineError(f"cuobjdump could not do its work ({told}); check the disks and memory")
     return done
-
-
-@functools.cache
-def nvidia_tool(name: str) -> Path:
-    """The path of a CUDA tool (ptxas, cuobjdump, nvdisasm) that Triton's wheel brings.
-
-    Raises MissingPackageError where it is missing.
-    """
-    from triton.backends import nvidia
-
-    path = Path(nvidia.__file__).parent / "bin" / name
-    if not path.exists():
-        raise MissingPackageError(f"triton's wheel brings no {name} at {path}; install triton>=3.6 from its wheel")
-    return path
-
-
-def ptxas_version(target: Target) -> str:
-    """The release of the ptxas that compiles for `target`, such as `12.9.86`; Blackwell has its own.
-
-    Raises MissingPackageError where there is none, MachineError where it cannot be run.
-    """
-    tool = nvidia_tool("ptxas-blackwell" if target.sm >= 100 else "ptxas")
-    with machine_told():
-        text = subprocess.run([str(tool), "--version"], capture_output=True, text=True, check=True).stdout
-    found = re.search(r"V(\d+\.\d+\.\d+)", text)
-    return found[1] if found else text.strip()
 
 
 def _message(error: BaseException, limit: int = 400) -> str:

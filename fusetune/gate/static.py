@@ -14,10 +14,10 @@ import msgspec
 from fusetune.capture.from_source import KernelSource, NoKernel
 from fusetune.capture.pinned import PinnedSpec
 from fusetune.compiler import pool as compiler
-from fusetune.compiler.build import ptxas_version
 from fusetune.compiler.pool import TIME_LIMIT_S, Job, compile_jobs, outcome_of
 from fusetune.compiler.processes import CompileProcesses, usable_cores
 from fusetune.compiler.record import KernelRecord, kernel_records
+from fusetune.compiler.tools import ptxas_version
 from fusetune.core.progress import Progress
 from fusetune.core.resources import Resources
 from fusetune.core.space import Rejection

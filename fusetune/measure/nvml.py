@@ -26,7 +26,7 @@ _DISCARDING = {
 }
 
 
-_NO_ANSWER: Final = (AttributeError, UnicodeDecodeError)
+NO_ANSWER: Final = (AttributeError, UnicodeDecodeError)
 """What comes of a question that this NVML does not know, and of a name that is no UTF-8 (driver 555 under WSL)."""
 COUNT_LIMIT_S: Final = 30.0
 _CUDA_DRIVER: Final = "libcuda.so.1"
@@ -54,7 +54,7 @@ def gpu_present() -> bool:
     """
     if os.environ.get("CUDA_VISIBLE_DEVICES", "unset") in {"", "-1"}:
         return False
-    nvml = _library()
+    nvml = library()
     if nvml is None:
         return _counted_by_cuda() > 0
     try:
@@ -69,7 +69,7 @@ def gpu_present() -> bool:
 
 def visible_gpu() -> tuple[str, str] | None:
     """Name and compute capability of the first GPU, when this process sees all of them; None where that is not sure."""
-    nvml = _library()
+    nvml = library()
     if "CUDA_VISIBLE_DEVICES" in os.environ or nvml is None:
         return None
     try:
@@ -78,16 +78,16 @@ def visible_gpu() -> tuple[str, str] | None:
             if nvml.nvmlDeviceGetCount() != 1:
                 return None
             handle = nvml.nvmlDeviceGetHandleByIndex(0)
-            name = _text(nvml.nvmlDeviceGetName(handle))
+            name = text(nvml.nvmlDeviceGetName(handle))
             major, minor = nvml.nvmlDeviceGetCudaComputeCapability(handle)
         finally:
             nvml.nvmlShutdown()
-    except (nvml.NVMLError, *_NO_ANSWER):
+    except (nvml.NVMLError, *NO_ANSWER):
         return None
     return name, f"{major}.{minor}"
 
 
-def _library() -> Any:
+def library() -> Any:
     """NVML's module, or None where it is not installed."""
     try:
         import pynvml
@@ -96,11 +96,18 @@ def _library() -> Any:
     return pynvml
 
 
-def _counted_by_cuda() -> int:
-    """How many GPUs CUDA's driver counts, asked in a process of its own; 0 where there is no such driver."""
+def has_cuda_driver() -> bool:
+    """Whether CUDA's driver is installed here; nothing of it is called."""
     try:
         ctypes.CDLL(_CUDA_DRIVER)
     except OSError:
+        return False
+    return True
+
+
+def _counted_by_cuda() -> int:
+    """How many GPUs CUDA's driver counts, asked in a process of its own; 0 where there is no such driver."""
+    if not has_cuda_driver():
         return 0
     command = [sys.executable, "-I", "-S", "-c", _COUNT_BY_CUDA]
     try:
@@ -110,7 +117,7 @@ def _counted_by_cuda() -> int:
     return int(told) if told.isdigit() else 0
 
 
-def _text(answer: str | bytes) -> str:
+def text(answer: str | bytes) -> str:
     """What NVML says in words, on one line."""
     return printable(answer.decode(errors="replace") if isinstance(answer, bytes) else str(answer))
 
@@ -124,7 +131,7 @@ class Monitor:
     """Watches one GPU, named by its UUID; where NVML does not answer, everything is None and nothing is discarded."""
 
     def __init__(self, uuid: str) -> None:
-        self._nvml = _library()
+        self._nvml = library()
         self._handle: Any = None
         if self._nvml is None:
             return
@@ -162,16 +169,16 @@ class Monitor:
         if self._handle is None:
             return None
         try:
-            return _text(self._nvml.nvmlSystemGetDriverVersion())
-        except (self._nvml.NVMLError, *_NO_ANSWER):
+            return text(self._nvml.nvmlSystemGetDriverVersion())
+        except (self._nvml.NVMLError, *NO_ANSWER):
             return None
 
     def _name_of(self, pid: int) -> str:
         try:
-            return _text(self._nvml.nvmlSystemGetProcessName(pid))
+            return text(self._nvml.nvmlSystemGetProcessName(pid))
         except self._nvml.NVMLError:
             return "of another container or user"
-        except _NO_ANSWER:
+        except NO_ANSWER:
             return "whose name cannot be read"
 
     def _ask(self, function: str, *arguments: Any) -> Any:
@@ -179,5 +186,5 @@ class Monitor:
             return None
         try:
             return getattr(self._nvml, function)(self._handle, *arguments)
-        except (self._nvml.NVMLError, *_NO_ANSWER):
+        except (self._nvml.NVMLError, *NO_ANSWER):
             return None  # Some GPUs and drivers do not answer some questions; the figure is then absent.

@@ -9,18 +9,19 @@ from fusetune.store.lookup import Lookup
 
 
 def explain(
+    *,
     M: int,
     N: int,
     K: int,
     dtype: Dtype = "float32",
-    *,
     precision: Precision | None = None,
     mode: Mode | None = None,
     op: str | None = None,
     target: str | None = None,
 ) -> Lookup:
-    """Which config a call with these sizes uses, and why: `print(explain(M=128, N=512, K=1024).explain())`.
+    """Which config a call with these sizes uses, and why: `print(explain(M=128, N=512, K=1024))`.
 
-    `target` names a known GPU instead of the one here. Raises NoUsableGpuError where there is none and none is named.
+    Sizes are given by name, since their order differs from one library to the next. `target` names a known GPU instead
+    of the one here. Raises NoUsableGpuError where there is none and none is named.
     """
     return explain_problem(op or default_op(), make_problem(M, N, K, dtype, precision, mode), target)

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 _INT32: Final = range(-(1 << 31), 1 << 31)
+_SETTINGS: Final = frozenset({"debug", "instrumentation_mode", "sanitize_overflow"})
+"""What Triton is given beside a kernel's arguments and is no option of a config."""
 _INT64: Final = range(-(1 << 63), 1 << 63)
 
 
@@ -18,12 +20,29 @@ def bind(
     With `partly` some may be missing.
     """
     signature = signature_of(kernel)
-    names = signature.parameters.keys()
-    own = {name: value for name, value in named.items() if name in names}
-    bound = signature.bind_partial(*args, **own) if partly else signature.bind(*args, **own)
-    bound.apply_defaults()
-    ignored = {"debug", "instrumentation_mode", "sanitize_overflow"}
-    return dict(bound.arguments), {name: value for name, value in named.items() if name not in {*names, *ignored}}
+    parameters = signature.parameters
+    # As Signature.bind, which takes longer than a launch.
+    given = dict(zip(parameters, args, strict=False))
+    options = {}
+    count = len(given)
+    for name, value in named.items():
+        if name in parameters:
+            given[name] = value
+            count += 1
+        elif name not in _SETTINGS:
+            options[name] = value
+    bound = {}
+    for name, one in parameters.items():
+        if name in given:
+            bound[name] = given[name]
+        elif one.default is not one.empty:
+            bound[name] = one.default
+        elif not partly:
+            count = -1
+    if count != len(given) or len(args) > len(parameters):  # twice, missing, or too many: Python says which
+        signature.bind(*args, **{name: value for name, value in named.items() if name in parameters})
+        raise TypeError("the arguments do not fit")
+    return bound, options
 
 
 def signature_of(kernel: Any) -> inspect.Signature:

@@ -61,6 +61,11 @@ def about_ops() -> str:
     return "; ".join(f"{name}, {about}" for family in families() for name, about in family.ABOUT.items())
 
 
+def example_options() -> str:
+    """The options of a problem that a user may begin with."""
+    return str(families()[0].EXAMPLE)
+
+
 def example_command() -> str:
     """A sweep that a user may begin with."""
-    return f"fusetune sweep {families()[0].EXAMPLE}"
+    return f"fusetune sweep {example_options()}"

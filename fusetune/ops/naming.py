@@ -52,11 +52,8 @@ def argument_value(value: Any) -> Value:
     TypeError for what no file has a word for.
     """
     value = value.value if type(value).__name__ == "constexpr" else value
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(float(value))
     if value is None or isinstance(value, bool | int | float | str):
-        plain: Value = value
-        return plain
+        return _plain_value(value)
     if type(value) in {tuple, list}:
         return ", ".join(str(argument_value(one)) for one in value)
     tensor = value if hasattr(value, "data_ptr") else getattr(value, "base", None)
@@ -68,6 +65,15 @@ def argument_value(value: Any) -> Value:
     if type(value).__name__ == "dtype":
         return str(getattr(value, "name", value))
     raise TypeError(f"{type(value).__name__} is nothing that a problem is made of")
+
+
+def _plain_value(value: float | str | None) -> Value:
+    """As files have it: NumPy's floats and the members of an IntEnum as numbers, what is not finite as a word."""
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else str(float(value))
+    if isinstance(value, str):
+        return str.__str__(value)
+    return value if value is None or isinstance(value, bool) else int(value)
 
 
 def _tensor_value(value: Any, tensor: Any) -> str:

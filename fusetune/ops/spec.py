@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from fusetune.core.bound import Bound, bound_by
 from fusetune.core.config import OPTIONS, SAFE_STAGES, SAFE_WARPS, Config, with_options
 from fusetune.core.config_text import parse_named_config
-from fusetune.core.dtypes import element_type
+from fusetune.core.dtypes import ELEMENT_TYPES, dtype_name, element_type
 from fusetune.core.estimate import Estimate
 from fusetune.core.problem import Problem
 from fusetune.core.resources import Resources
@@ -38,6 +38,7 @@ _TFLOAT32 = 11
 class Operand:
     """One tensor of an op: its shape, its dtype, and for an input the spread of its random values.
 
+    The dtype has PyTorch's name, or another that people have for it, as fp16; it is kept by PyTorch's.
     Inputs are drawn from a normal distribution with this mean and standard deviation. A state is an input that the op
     changes in place, such as running statistics. A counter is scratch that is all zeros before a launch, and again
     after it. `aligned`: it begins on 16 bytes, as all that torch allocates does.
@@ -50,6 +51,10 @@ class Operand:
     mean: float = 0.0
     std: float = 1.0
     aligned: bool = field(default=True, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.dtype, str) and self.dtype not in ELEMENT_TYPES:  # What is none is told by the checks.
+            object.__setattr__(self, "dtype", dtype_name(self.dtype))
 
     @property
     def numel(self) -> int:

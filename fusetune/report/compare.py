@@ -17,7 +17,7 @@ from fusetune.errors import UsageError
 from fusetune.report import wording
 from fusetune.report.model import load_run
 from fusetune.runtime.believed import read_believed_file
-from fusetune.store.paths import find_run
+from fusetune.store.paths import find_run, named_run
 from fusetune.store.regular import is_regular
 from fusetune.store.schema import SCHEMA_VERSION, ConfigFile, Entry, TargetIdentity
 from fusetune.units import format_gain, format_interval
@@ -64,7 +64,7 @@ class Difference(msgspec.Struct, frozen=True):
 
 
 def load_side(named: str, run_dirs: Sequence[Path]) -> Side:
-    """A file of configs, or a run by its id or journal.
+    """A file of configs, or a run by its journal, its id, the beginning of that, or `latest`.
 
     Raises UsageError where it is neither, ConfigFileError or JournalError where it cannot be read.
     """
@@ -74,7 +74,7 @@ def load_side(named: str, run_dirs: Sequence[Path]) -> Side:
         return _side(named, [file])
     if is_regular(path) and path.name.endswith((".jsonl", ".jsonl.gz")):
         report = load_run(path.name.partition(".jsonl")[0], [path.parent])
-    elif find_run(named, run_dirs) is not None:
+    elif find_run(named_run(named, run_dirs), run_dirs) is not None:
         report = load_run(named, run_dirs)
     else:
         raise UsageError(f"{brief(named)} is no .yaml file of configs, and no run in {', '.join(map(brief, run_dirs))}")

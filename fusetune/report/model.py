@@ -16,7 +16,7 @@ from fusetune.ops.types import baseline_of
 from fusetune.report.run_summary import CandidateRow, RunSummary, summarize_run
 from fusetune.runtime.believed import read_believed_file
 from fusetune.store.journal import read_journal
-from fusetune.store.paths import config_paths, find_run
+from fusetune.store.paths import config_paths, find_run, named_run
 from fusetune.store.schema import SCHEMA_VERSION, ConfigFile, Entry, Environment, Library, Times
 
 __all__ = [
@@ -193,9 +193,10 @@ def load_report(config_roots: Sequence[Path], run_dirs: Sequence[Path]) -> Repor
 def load_run(run: str, run_dirs: Sequence[Path]) -> Report:
     """One run alone, with the problem that it decided on, whatever the config files hold by now.
 
-    Raises UsageError where none of `run_dirs` has its journal, JournalError where that cannot be read.
+    `run` is its id, the beginning of it, or `latest`. Raises UsageError where none of `run_dirs` has its journal, or
+    several ids begin so, JournalError where it cannot be read.
     """
-    journal = find_run(run, run_dirs)
+    journal = find_run(named_run(run, run_dirs), run_dirs)
     if journal is None:
         looked = ", ".join(map(brief, run_dirs))
         raise UsageError(f"there is no journal of the run {brief(run)} in {looked}; `--runs DIR` names another folder")

@@ -1,4 +1,4 @@
-"""A report on a terminal: the verdict first, then the problems, then what each run tried."""
+"""A report on a terminal, whole: the verdict first, then the problems, then what each run tried."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fusetune.report.model import ProblemRow, Report
 from fusetune.report.terminal_runs import print_run
 from fusetune.report.terminal_tables import break_words, first_that_fits, make_table
 
-_VERDICT_STYLE: Final[dict[VerdictName, str]] = {
+VERDICT_STYLE: Final[dict[VerdictName, str]] = {
     "keep": "bold green",
     "revert": "yellow",
     "inconclusive": "magenta",
@@ -51,7 +51,7 @@ def _print_verdicts(report: Report, console: Console) -> None:
     grid = Table.grid(padding=(0, 1))
     grid.add_column(justify="right")
     for count in wording.verdict_counts(report):
-        grid.add_row(f"  {count.count}", Text(count.verdict, style=_VERDICT_STYLE[count.verdict]), Text(count.text))
+        grid.add_row(f"  {count.count}", Text(count.verdict, style=VERDICT_STYLE[count.verdict]), Text(count.text))
     if report.rows:
         console.print(grid)
     if wording.has_predictions(report):
@@ -115,7 +115,7 @@ def _broken(time: str) -> str:
 
 
 def _verdict_lines(row: ProblemRow) -> Text:
-    return Text.assemble((row.verdict, _VERDICT_STYLE[row.verdict]), f"\n{row.evidence}")
+    return Text.assemble((row.verdict, VERDICT_STYLE[row.verdict]), f"\n{row.evidence}")
 
 
 def _gpu_lines(row: ProblemRow) -> str:

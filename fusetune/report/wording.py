@@ -249,15 +249,14 @@ def no_best_text(run: RunSummary) -> str:
 
 
 def missing_runs_text(report: Report) -> str:
-    """That journals are missing, which ones, and what that means for the reader; empty where none is."""
+    """That a journal is missing, or how many are, and what that means for the reader; empty where none is."""
     if not report.missing_runs:
         return ""
-    what = "The journal of run" if len(report.missing_runs) == 1 else "The journals of runs"
-    verb = "was" if len(report.missing_runs) == 1 else "were"
-    return (
-        f"{what} {', '.join(report.missing_runs)} {verb} not found in the folders of runs; "
-        "the figures above come from the config file alone."
-    )
+    if len(report.missing_runs) == 1:
+        what = f"The journal of run {report.missing_runs[0]} was"
+    else:
+        what = f"The journals of {len(report.missing_runs)} runs were"
+    return f"{what} not found in the folders of runs; the figures above come from the config file alone."
 
 
 def _evidence_text(run: RunSummary) -> str:

@@ -14,7 +14,7 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, ClassVar, Final, NamedTuple
 
 from triton.runtime.autotuner import Autotuner, Config
 from triton.runtime.jit import JITFunction, MockTensor
@@ -26,10 +26,11 @@ from fusetune.ops.arguments import constexprs_of, resolved_grid, signature_of, s
 from fusetune.ops.hashing import innermost
 from fusetune.ops.refusals import is_refusal, told
 from fusetune.ops.sources import jitted
+from fusetune.ops.tuners import chain_of, heuristics_of
 from fusetune.runtime.configs import active_source, forget_at_load
 from fusetune.runtime.direct_calls import MOST_KNOWN, DirectCalls, bound_of, direct_calls, kinds_of
 from fusetune.runtime.launch_configs import LAUNCH_CONFIGS, Chosen, current_identity, has_one_gpu
-from fusetune.runtime.listed import Gives, Tuned, heuristics_below, place_of, with_entries
+from fusetune.runtime.listed import Gives, Tuned, place_of, with_entries
 from fusetune.runtime.traced import Traced, is_traced, traces_choices
 
 MOST_KINDS: Final = 8
@@ -90,7 +91,10 @@ class Autotuned(Autotuner):
         self._parameters = frozenset(signature)
         self._constexprs = constexprs_of(jitted(fn) or fn)
         self._names = frozenset(name for one in self._listed for name in one.all_kwargs() if name in signature)
-        self._heuristics = heuristics_below(fn)
+        self._heuristics = heuristics_of(chain_of(fn))
+        by_prune = self._traced.default is None and bool(self._traced.prune_listed or self._traced.perf_model)
+        self._goes_by_values = by_prune or bool(self._heuristics)
+        """Whether a choice follows from functions of the user's, which may ask for anything of the arguments."""
         self._is_chosen_traced = traces_choices() or not (self._heuristics or self._parameters & frozenset(OPTIONS))
         self.early_config_prune = self._traced.prune if self._is_chosen_traced else None
         self._gives = Gives(self._parameters, self._names, frozenset(self._heuristics))
@@ -131,6 +135,9 @@ class Autotuned(Autotuner):
         if type(self).run is not _RUN:  # somebody watches it, and came here from there
             return self._by_jit(grid, *args, **kwargs)
         return self._call(grid, *args, **kwargs)
+
+    own_run: ClassVar = run
+    """Whatever stands in its place, also from the moment on in which this class is made."""
 
     def warmup(self, *args: Any, grid: Any = None, **kwargs: Any) -> list[Any]:
         """Compile for the one config that a launch with such arguments would have."""
@@ -179,7 +186,7 @@ class Autotuned(Autotuner):
                 return choice
         times_forgotten = self._times_forgotten
         choice = self._choose(grid, call)
-        key = exact if choice.found.by_sizes or self._prunes() else alike
+        key = exact if choice.found.by_sizes or self._goes_by_values else alike
         if choice.found.remember and key is not None:
             if len(self._choices) >= MOST_KNOWN:
                 self._choices.clear()
@@ -254,7 +261,8 @@ class Autotuned(Autotuner):
     def _keys(self, named: Mapping[str, Any]) -> tuple[Any, Any]:
         """What tells launches apart: to the number, and by what numbers are specialized and bucketed for alone.
 
-        None for what has no key of its own, as a descriptor.
+        Where functions of the user's have a say, shapes and floats count, too. None for what has no key of its own, as
+        a descriptor.
         """
         exact: list[Any] = [True, current_identity()]
         alike: list[Any] = [False, exact[1]]
@@ -266,7 +274,9 @@ class Autotuned(Autotuner):
                 continue
             if hasattr(value, "data_ptr") and hasattr(value, "dtype"):
                 part: Any = (name, value.dtype, value.data_ptr() % 16 == 0)
-            elif kind is float and name not in self._constexprs and not self._prunes():
+                if self._goes_by_values:
+                    part += (tuple(getattr(value, "shape", ())), tuple(value.stride()))
+            elif kind is float and name not in self._constexprs and not self._goes_by_values:
                 part = (name, kind)
             elif value is None or kind in {bool, float, str}:
                 part = (name, kind, value)
@@ -276,15 +286,11 @@ class Autotuned(Autotuner):
             alike.append(part)
         return tuple(exact), tuple(alike)
 
-    def _prunes(self) -> bool:
-        """Whether the default is what the user's own functions make of a launch."""
-        traced = self._traced
-        return traced.default is None and (traced.prune_listed is not None or traced.perf_model is not None)
-
     def _is_direct(self, choice: Choice, call: Call) -> bool:
         """Whether the next launch like this one may go past the JIT."""
         return (
             type(self.fn) is JITFunction
+            and type(self).run is _RUN  # else somebody watches
             and choice.config.pre_hook is None
             and choice.found.remember
             and call.by_name.keys() <= self._parameters
@@ -430,7 +436,7 @@ def _program() -> str:
     return brief(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
-_RUN: Final = Autotuned.run
+_RUN: Final = Autotuned.own_run
 _ALL: Final[weakref.WeakSet[Autotuned]] = weakref.WeakSet()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import re
 import sys
@@ -30,6 +31,8 @@ from fusetune.store.paths import config_path, reachable_search_path
 from fusetune.store.regular import is_folder, is_there, reason
 from fusetune.store.schema import Entry
 from fusetune.store.yaml_files import read_config_file
+
+_LOG: Final = logging.getLogger(__name__)
 
 MOST_FOUND: Final = 4096
 """So many look-ups are kept, 2 MB; then all are made anew, since a process with more has no hot ones."""
@@ -94,6 +97,7 @@ class ConfigSource:
                 f"({'; '.join(found.differences)}); sweep again to be sure of its gain"
             )
         _keep(self._used, key, found)
+        _LOG.info("%s %s: %s, %s", op, problem.describe(), found.config.label(), found.reason)
         return found
 
     def refuse(self, op: str, problem: Problem, identity: TargetIdentity, config: Config, why: str) -> None:
@@ -278,13 +282,17 @@ def reload() -> None:
 _dependents: list[Callable[[], None]] = []
 
 
-def forget_at_load(forget: Callable[[], None]) -> None:
-    """Have `forget` called whenever other configs have been loaded: it drops what was made with those of before."""
+def forget_at_load(forget: Callable[[], None]) -> Callable[[], None]:
+    """Have `forget` called whenever other configs have been loaded: it drops what was made with those of before.
+
+    What is returned ends that.
+    """
     _dependents.append(forget)
+    return lambda: _dependents.remove(forget)
 
 
 def _tell_dependents() -> None:
-    for forget in _dependents:
+    for forget in tuple(_dependents):
         forget()
 
 

@@ -7,6 +7,7 @@ that all ranks that read one file choose alike.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import threading
@@ -34,8 +35,10 @@ from fusetune.store.indexed import IndexedFile
 from fusetune.store.lookup import MOST_TOLD, entry_obstacle, environment_differences, target_differences
 from fusetune.store.schema import Entry
 
+_LOG: Final = logging.getLogger(__name__)
+
 MOST_FOUND: Final = 4096
-"""So many kinds of launches are remembered; then all are looked up anew."""
+"""So many kinds of launches are remembered, and kernels; then all are looked up anew."""
 
 LaunchRung = Literal["exact", "nearest", "miss"]
 
@@ -199,6 +202,9 @@ class LaunchConfigs:
             if is_capturing():
                 return None
             with self._lock:
+                if len(self._kernels) >= MOST_FOUND:  # by whose ids others are kept
+                    self._fitting.clear()
+                    self._kernels.clear()
                 found = self._kernels[id(function)] = _facts_of(kernel)
         return found
 
@@ -209,7 +215,8 @@ class LaunchConfigs:
             (name, type(value), None if type(value) is float and not known.parameters[name].constant else value)
             for name, value in given.items()
         )
-        key = (id(known.kernel), identity, numbers, tuple(supplied.items()))
+        also = tuple((name, type(value), value) for name, value in supplied.items())  # True is 1
+        key = (id(known.kernel), identity, numbers, also)
         found = self._fitting.get(key)
         if found is not None:
             return found
@@ -263,11 +270,13 @@ class LaunchConfigs:
                 ranked.append((one.order(far), one, far))
         if not ranked:
             why = skipped[0] if skipped else f"no entry of {known.place} on this GPU"
+            _LOG.info("%s: as the program launches it, %s", known.place, why)
             return Chosen("miss", why, skipped=tuple(skipped[:MOST_TOLD]), by_grid=bool(fitting.candidates))
         _, one, far = min(ranked, key=lambda item: item[0])
         exact = one.far.is_exact and far.is_exact
         self._tell_differences(known, one)
         entry, config = one.entry, one.entry.config
+        _LOG.info("%s: %s, of %s", known.place, config.label(), one.path)
         answered = {*_problem(entry), *config.constants(), *OPTIONS}
         return Chosen(
             "exact" if exact else "nearest",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,10 +46,12 @@ def with_entries(known: KernelFacts, candidates: Sequence[Candidate], listed: Se
     for one in candidates:
         config = one.entry.config
         constants = {known.parameters[name].name: value for name, value in config.constants().items()}
-        own = {name: value for name, value in constants.items() if name in gives.by_list}
+        problem = one.entry.problem.to_builtins()
+        said = {name: problem[value_name(name)] for name in gives.by_list if value_name(name) in problem}
+        fixed = {name: value for name, value in said.items() if not isinstance(value, str)}  # a dtype's name is none
+        own = {name: value for name, value in {**fixed, **constants}.items() if name in gives.by_list}
         place = _place_like(configs, listed, own, config.options())
         places[one.path, one.number] = place
-        problem = one.entry.problem.to_builtins()
         if isinstance(place, str) or not _has_what_is_fixed(configs[place], problem, gives):
             continue
         also = {name: value for name, value in constants.items() if name not in gives.by_list}
@@ -99,13 +101,3 @@ def _place_like(
     named = {name: value for name, value in rest[0].items() if name not in OPTIONS}
     configs.append(Config({**named, **constants}, **options, pre_hook=like[0].pre_hook))
     return len(configs) - 1
-
-
-def heuristics_below(fn: Any) -> dict[str, Callable[..., Any]]:
-    """What heuristics between a tuner and its kernel compute, in the order in which they do."""
-    found: dict[str, Callable[..., Any]] = {}
-    while hasattr(fn, "fn"):
-        values = getattr(fn, "values", None)
-        found.update(values if isinstance(values, Mapping) else {})
-        fn = fn.fn
-    return found

@@ -180,7 +180,7 @@ def _fits(rule: Rule, given: Mapping[str, Any]) -> bool:
 
 
 def _is_within(one: Any, low: int, high: int, by_16: bool | None) -> bool:
-    if one is None or isinstance(one, torch.Tensor) or not low < one <= high:
+    if one is None or isinstance(one, torch.Tensor | float) or not low < one <= high:
         return False
     if by_16 is None:
         return True

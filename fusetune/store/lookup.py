@@ -64,6 +64,10 @@ class Lookup(msgspec.Struct, frozen=True):
         lines += [f"  not used: {reason}" for reason in (*self.skipped, *self.damaged)]
         return "\n".join(lines)
 
+    def __str__(self) -> str:
+        """What `explain` says: `print` shows it."""
+        return self.explain()
+
     @property
     def reason(self) -> str:
         """Why it is this config, in half a line."""

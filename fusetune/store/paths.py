@@ -20,6 +20,10 @@ RUNS_VARIABLE: Final = "FUSETUNE_RUNS"
 PINS_FOLDER: Final = "pins"
 """Where the gate's pins lie, in the folder of the configs that they belong to."""
 
+LATEST: Final = "latest"
+"""Names the newest run."""
+
+_MOST_RUNS: Final = 4
 _FIX: Final = "see that it can be read, or set FUSETUNE_CONFIGS, HOME or XDG_CONFIG_HOME to other folders"
 _PACKAGE: Final = Path(__file__).resolve().parent.parent
 
@@ -80,6 +84,21 @@ def search_path() -> list[Path]:
     if troubles:
         raise ConfigFileError(troubles[0])
     return folders
+
+
+def own_search_path() -> list[Path]:
+    """The same without the folder that came with fusetune, unless another name leads there: `./configs` in a clone.
+
+    Raises as `search_path` does.
+    """
+    shipped = shipped_configs()
+    return [folder for folder in search_path() if folder != shipped]
+
+
+def is_shipped(file: Path) -> bool:
+    """Whether a file of configs lies in the folder that came with fusetune, by whatever name."""
+    shipped = shipped_configs()
+    return shipped is not None and Path(os.path.realpath(file)).is_relative_to(os.path.realpath(shipped))
 
 
 def reachable_search_path() -> tuple[list[Path], list[str]]:
@@ -166,3 +185,31 @@ def find_run(run_id: str, dirs: Iterable[Path]) -> Path | None:
             if is_regular(journal):
                 return journal
     return None
+
+
+def named_run(name: str, dirs: Iterable[Path]) -> str:
+    """The id of the run that is meant: `latest`, a whole id, or the beginning of one. A name of no run as it is.
+
+    Ids begin with the time of their begin, so that the last in order is the latest. Raises UsageError where several
+    begin so.
+    """
+    folders = list(dirs)
+    if find_run(name, folders) is not None:
+        return name
+    known = sorted({run for folder in folders for run in _run_ids(folder)})
+    if name == LATEST:
+        return known[-1] if known else name
+    begun = [run for run in known if name and run.startswith(name)]
+    if len(begun) > 1:
+        more = f" and {len(begun) - _MOST_RUNS} more" if len(begun) > _MOST_RUNS else ""
+        told = ", ".join(map(brief, begun[-_MOST_RUNS:]))
+        raise UsageError(f"{len(begun)} runs begin with {brief(name)}: {told}{more}; give more of the id")
+    return begun[0] if begun else name
+
+
+def _run_ids(folder: Path) -> list[str]:
+    try:
+        names = [path.name for path in folder.iterdir() if is_regular(path)]
+    except (OSError, ValueError):  # What is no folder has no runs.
+        return []
+    return [name.rpartition(".jsonl")[0] for name in names if name.endswith((".jsonl", ".jsonl.gz"))]

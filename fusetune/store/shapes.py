@@ -15,6 +15,7 @@ import msgspec
 import yaml
 
 from fusetune.core.config_text import parse_value
+from fusetune.core.dtypes import dtype_name
 from fusetune.core.problem import Problem
 from fusetune.errors import UsageError
 from fusetune.ops.built_in import named_values
@@ -100,6 +101,8 @@ def _row(row: Any, op: str, defaults: Mapping[str, Any]) -> tuple[str, dict[str,
     types = types_of(named)
     read = _any_value if types is NAMED else _size
     own = {name: _text(row, name, None) if name in words else read(row, name) for name in row if name != "op"}
+    if isinstance(dtype := own.get("dtype"), str):
+        own["dtype"] = dtype_name(dtype)
     given = {name: value for name, value in defaults.items() if value is not None}
     return named, types.merge({name: value for name, value in own.items() if value is not None}, given)
 

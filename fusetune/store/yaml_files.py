@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +23,9 @@ from fusetune.store.schema import SCHEMA_VERSION, ConfigFile, Entry, TargetIdent
 from fusetune.store.yaml_reader import Unfit, parse_config_file, read_text
 
 LOCK_TIMEOUT_S: Final = 60.0
+LOCKS_FOLDER: Final = ".locks"
+
+_LOG: Final = logging.getLogger(__name__)
 
 _HEADER: Final = "# Written by `fusetune sweep`, with the evidence for each config. Meant to be committed.\n"
 _LINE_WIDTH: Final = 140
@@ -77,8 +82,8 @@ def write_entry(
             raise ConfigFileError(f"cannot write {path}: it is no regular file; name another, or remove it")
         real.parent.mkdir(parents=True, exist_ok=True)
         # The lock file stays behind: removing it would let a third process lock a name that a second still waits on.
-        with filelock.FileLock(real.with_name(f".{real.name}.lock"), timeout=LOCK_TIMEOUT_S):
-            return _update(path, real, op, target, entry, place, kernel_place)
+        with filelock.FileLock(lock_place(real), timeout=LOCK_TIMEOUT_S):
+            result = _update(path, real, op, target, entry, place, kernel_place)
     except filelock.Timeout as error:
         raise ConfigFileError(
             f"cannot write {path}: another process has held its lock for {LOCK_TIMEOUT_S:.0f} s; "
@@ -88,6 +93,20 @@ def write_entry(
         otherwise = "choose a folder on a local disk that you may write to"
         told = why_not_written(error, otherwise) if isinstance(error, OSError) else f"{error}; {otherwise}"
         raise ConfigFileError(f"cannot write {path}: {told}") from error
+    _LOG.info("%s %s: %s in %s", op, entry.problem.describe(), "written" if result.written else "left as it was", path)
+    return result
+
+
+def lock_place(real: Path) -> Path:
+    """The lock of a file, in a folder that git does not see: what lies beside the file is meant to be committed.
+
+    Makes that folder. Raises OSError where it cannot be made.
+    """
+    folder = real.with_name(LOCKS_FOLDER)
+    folder.mkdir(exist_ok=True)
+    with contextlib.suppress(FileExistsError), (folder / ".gitignore").open("x", encoding="utf-8") as ignore:
+        ignore.write("*\n")
+    return folder / f"{real.name}.lock"
 
 
 def _update(

@@ -7,7 +7,7 @@ from importlib.metadata import version
 
 from msgspec import structs
 
-from fusetune.compiler.build import ptxas_version
+from fusetune.compiler.tools import ptxas_version
 from fusetune.core.config import Config
 from fusetune.core.decision import ROUNDING, Outcome, all_of, choose, choose_over_before, gain
 from fusetune.core.environment import Environment, TargetIdentity

@@ -8,8 +8,8 @@ from collections.abc import Collection, Iterable, Sequence
 
 from msgspec import structs
 
-from fusetune.compiler.build import ptxas_version
 from fusetune.compiler.pool import Compiled, CompileRun
+from fusetune.compiler.tools import ptxas_version
 from fusetune.core.config import Config
 from fusetune.core.progress import Progress
 from fusetune.core.resources import Resources

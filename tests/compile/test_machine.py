@@ -7,6 +7,7 @@ import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,9 +16,10 @@ from triton import knobs
 
 from fusetune.cli.main import cli
 from fusetune.compiler import build, pool
-from fusetune.compiler.build import compile_config, nvidia_tool
+from fusetune.compiler.build import compile_config
 from fusetune.compiler.pool import Compiled, Job, compile_jobs
 from fusetune.compiler.record import kernel_records
+from fusetune.compiler.tools import nvidia_tool
 from fusetune.core.environment import Environment, TargetIdentity
 from fusetune.core.target import find_target
 from fusetune.core.trouble import Trouble
@@ -287,9 +289,8 @@ def test_a_machine_that_has_no_thread_to_spare_ends_a_pool_all_the_same(monkeypa
 
 
 def test_a_missing_tool_is_told_with_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from triton.backends import nvidia
-
-    monkeypatch.setattr(nvidia, "__file__", str(tmp_path / "__init__.py"))
+    triton = SimpleNamespace(submodule_search_locations=[str(tmp_path)])
+    monkeypatch.setattr("fusetune.compiler.tools.find_spec", lambda name: triton)
     nvidia_tool.cache_clear()
     try:
         with pytest.raises(UsageError, match=r"brings no cuobjdump .*install triton"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -79,15 +80,18 @@ def test_whoever_launches_a_compiled_kernel_by_himself_gets_that_of_the_tile_tha
     before = NamedConfig(BLOCK=512, num_warps=4, num_stages=3)
     write_tuned(configs, square, problem, NamedConfig(BLOCK=128, num_warps=1), before=before, identity=IDENTITY)
     found: list[Any] = []
+    tensors: list[Any] = []
 
     def run() -> None:
         x = torch.zeros(4096, device="cuda")
+        tensors.append(weakref.ref(x))
         found.append(square[(triton.cdiv(4096, 512),)](x, x.clone(), 4096, BLOCK=512))
 
     launches, _ = launched(run)
     ((_, grid, named, options),) = launches
     assert (grid, named["BLOCK"], options["num_warps"]) == ((32,), 128, 1)
     (compiled,) = found
+    assert [one() for one in tensors] == [None], "who keeps it keeps no memory of the GPU"
     assert isinstance(compiled, CompiledKernel)
     assert compiled.metadata.num_warps == 1
     with stand_in(ADA):

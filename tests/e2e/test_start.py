@@ -5,6 +5,10 @@ import subprocess
 import sys
 import time
 
+import pytest
+
+from fusetune.measure.nvml import gpu_present
+
 HELP_LIMIT_S = 0.3
 SLOW_INTERPRETER_S = 0.1
 
@@ -27,3 +31,11 @@ def test_help_is_there_in_under_300_ms() -> None:
     empty_s, _ = fastest_of_5_s("-c", "pass")
     wall_s, cpu_s = fastest_of_5_s("-m", "fusetune", "--help")
     assert (cpu_s if empty_s > SLOW_INTERPRETER_S else wall_s) < HELP_LIMIT_S
+
+
+def test_env_takes_under_300_ms_without_a_gpu() -> None:
+    """By the CPU's clock: nothing is waited for, and a busy machine does not lengthen it."""
+    if gpu_present():
+        pytest.skip("with a GPU, its driver is asked in a process of its own")
+    _, cpu_s = fastest_of_5_s("-m", "fusetune", "env")
+    assert cpu_s < HELP_LIMIT_S

@@ -17,6 +17,7 @@ from fusetune.capture.serving import process
 from fusetune.capture.serving.settings import Settings
 from fusetune.core.config import NamedConfig
 from fusetune.errors import ConfigFileError, MissingConfigError, UsageError
+from fusetune.runtime import configs as process_configs
 from tests.support.launch_cases import launches_of
 from tests.support.launch_entries import alone, write_tuned
 from tests.support.programs import served as program
@@ -61,6 +62,14 @@ def test_launches_take_their_entries_until_it_is_undone_and_the_report_is_writte
     assert fusetune.served().kernels == ()
 
 
+def test_nothing_is_left_of_one_that_is_undone():
+    held = len(process_configs._dependents)
+    for _ in range(3):
+        fusetune.install()
+        fusetune.uninstall()
+    assert len(process_configs._dependents) == held
+
+
 def test_a_folder_that_is_named_is_looked_in_and_a_second_call_takes_the_place_of_the_first(configs, tmp_path):
     configs.rename(tmp_path / "elsewhere")
     held = InterpretedFunction.run
@@ -87,6 +96,16 @@ def test_children_inherit_it_unless_they_are_not_to():
         found.append(subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=True).stdout)
         fusetune.uninstall()
     assert found == ["True\n", "False\n"]
+
+
+def test_what_a_program_has_put_into_its_environment_since_stays(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", "/mine")
+    fusetune.install()
+    os.environ["PYTHONPATH"] += os.pathsep + "/more"
+    os.environ["FUSETUNE_RUN"] = "theirs"
+    fusetune.uninstall()
+    assert os.environ["PYTHONPATH"] == os.pathsep.join(["/mine", "/more"])
+    assert os.environ.pop("FUSETUNE_RUN") == "theirs"
 
 
 def test_a_report_that_cannot_be_written_is_told_when_all_is_as_it_was(tmp_path):

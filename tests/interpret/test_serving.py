@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
+import importlib.util
 import threading
 import warnings
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import pytest
@@ -18,20 +18,20 @@ from triton.runtime.errors import OutOfResources
 from triton.runtime.interpreter import InterpretedFunction
 
 import fusetune
-from fusetune.capture.serving.served import Notes, Served
-from fusetune.capture.serving.serving import Serving
+from fusetune.capture.serving.served import Served
 from fusetune.core.config import NamedConfig
 from fusetune.errors import MissingConfigError
-from fusetune.runtime.launch_configs import LaunchConfigs
-from tests.support.launch_cases import Launch, launches_of
+from tests.support.launch_cases import launches_of
 from tests.support.launch_entries import alone, write_tuned
 from tests.support.programs import served as program
+from tests.support.served_launches import launched, serving
 
 ADD = {"x_ptr": "float32", "y_ptr": "float32", "n": 4096, "EVEN": True, "grid_0": 4}
 DOUBLE = {"x_ptr": "float32", "y_ptr": "float32", "n": 4096, "grid_0": 8}
 BEFORE_ADD = NamedConfig(BLOCK=1024, num_warps=2, num_stages=3)
 BEFORE_DOUBLE = NamedConfig(BLOCK=512, num_warps=4, num_stages=3)
 TUNED = NamedConfig(BLOCK=64, num_warps=1, num_stages=2)
+PROGRAMS = (program.added, program.doubled)
 FIRST = "the first config of its list, BLOCK=1024"
 
 
@@ -47,36 +47,6 @@ def configs(tmp_path, monkeypatch):
 def tuned(configs):
     write_tuned(configs, program.add, ADD, TUNED, before=BEFORE_ADD)
     write_tuned(configs, program.double, DOUBLE, TUNED, before=BEFORE_DOUBLE)
-
-
-@contextlib.contextmanager
-def serving(on_miss: Any = "default") -> Iterator[Serving]:
-    made = Serving(LaunchConfigs(), Notes("fusetune tune --kernel {}".format), on_miss=on_miss)
-    made.install()
-    try:
-        yield made
-    finally:
-        made.remove()
-
-
-def launched(run: Any, on_miss: Any = "default") -> tuple[list[tuple[Any, ...]], Served]:
-    """Kernel, grid, BLOCK and warps of what reaches Triton, and what is noted of it."""
-    found: list[Served] = []
-
-    def served() -> None:
-        with serving(on_miss) as made:
-            try:
-                run()
-            finally:
-                found.append(made.notes.served())
-
-    _, launches = launches_of(served)
-    return [seen(one) for one in launches], found[0]
-
-
-def seen(launch: Launch) -> tuple[Any, ...]:
-    name, grid, named, options = launch
-    return name, grid, named["BLOCK"], options.get("num_warps")
 
 
 def test_an_autotuner_takes_the_entry_and_times_nothing_and_its_grid_and_heuristics_follow(tuned):
@@ -95,6 +65,14 @@ def test_a_launch_without_a_tuner_gets_warps_and_a_tile_that_its_grid_follows(tu
     launches, served = launched(lambda: [program.doubled(4096), program.doubled(4080)])
     assert launches == [("double", (64,), 64, 1)] * 2
     assert [(one.rung, one.launches) for one in served.kernels[0].applied] == [("exact", 1), ("nearest", 1)]
+
+
+def test_what_a_program_benchmarks_is_served_as_any_launch(tuned, monkeypatch):
+    monkeypatch.setattr(triton.testing, "do_bench", lambda call: [call() for _ in range(2)])
+    launches, served = launched(lambda: [triton.testing.do_bench(partial(run, 4096)) for run in PROGRAMS])
+    assert launches == [("add", (64,), 64, 1)] * 2 + [("double", (64,), 64, 1)] * 2
+    assert (program.BENCHED, served.trials) == ([], 0)
+    assert [one.applied[0].launches for one in served.kernels] == [2, 2]
 
 
 def test_a_tuner_without_an_entry_takes_the_first_that_pruning_leaves_and_is_told_once(tuned):
@@ -252,6 +230,54 @@ def test_a_kernel_under_our_own_decorator_launches_as_it_chooses_and_is_told_wit
     assert ([one.launches for one in kernel.applied], kernel.missed[0].launches) == ([1], 1)
 
 
+def test_our_own_decorator_may_be_imported_while_launches_are_served(configs):
+    found = importlib.util.find_spec("fusetune.runtime.autotune")
+    assert found is not None
+    spec = importlib.util.spec_from_file_location("imported_later", found.origin)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    lists = [triton.Config({"BLOCK": size}, num_warps=2) for size in (512, 256)]
+    above: list[tuple[Any, ...]] = []
+
+    def run() -> None:
+        spec.loader.exec_module(module)  # type: ignore[union-attr]
+        kernel = module.autotune(configs=lists, key=["n"])(triton.heuristics({"n": seen})(fill))
+        kernel[(2,)](torch.zeros(1024))
+
+    def seen(_: Any) -> int:
+        above.append(made._above.tuners)
+        return 1024
+
+    with serving() as made, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # It says by itself that there is no entry.
+        run()
+    assert isinstance(above[-1][0], module.Autotuned)
+    assert module.Autotuned.run is module._RUN
+
+
+def test_what_our_own_decorator_does_not_take_is_not_given_to_its_launch_either(configs):
+    write_tuned(configs, fill, {"x_ptr": "float32", "n": 1024, "grid_0": 2}, TUNED, before=NamedConfig(BLOCK=512))
+    lists = [
+        triton.Config({"BLOCK": size}, pre_hook=lambda named, size=size: sizes.append(size)) for size in (512, 256)
+    ]
+    tuner = fusetune.autotune(configs=lists, key=["n"])(fill)
+    sizes: list[int] = []
+
+    def run() -> None:
+        with pytest.warns(RuntimeWarning, match="differ in what it does not say, as in their pre_hook"):
+            tuner[lambda meta: (triton.cdiv(1024, meta["BLOCK"]),)](torch.zeros(1024), 1024)
+
+    launches, served = launched(run)
+    assert ([one[1:3] for one in launches], sizes) == ([((2,), 512)], [512])
+    assert "has chosen another one" in served.kernels[0].left[0].why
+
+
+def test_a_warm_up_without_a_grid_keeps_its_tile(tuned):
+    x, y = torch.zeros(4096), torch.zeros(4096)
+    launches, served = launched(lambda: program.double.warmup(x, y, 4096, BLOCK=512, grid=None))
+    assert (launches, served.kernels) == ([], ())
+
+
 def test_a_tile_that_another_argument_was_computed_from_is_left_where_that_cannot_be_followed(configs):
     counted = {"x_ptr": "float32", "grid_0": 4}
     write_tuned(configs, fill, counted, TUNED, before=NamedConfig(BLOCK=256, num_warps=4))
@@ -314,6 +340,20 @@ def test_an_argument_that_the_launch_gives_a_tuner_and_that_followed_its_tile_ma
     launches, served = launched(lambda: kernel[lambda meta: (1024 // meta["BLOCK"],)](torch.zeros(1024), 1024))
     assert [one[2] for one in launches] == [512]
     assert served.kernels[0].missed[0].reason == "n follows what was tuned, and the launch itself gives it"
+
+
+class Size(int):
+    """As a symbolic size may be."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize("kernel", [program.double, program.add])
+def test_launches_that_could_not_be_looked_up_are_told(tuned, kernel):
+    x, y = torch.zeros(4096), torch.zeros(4096)
+    block = {"BLOCK": 512} if kernel is program.double else {}
+    _, served = launched(lambda: kernel[(Size(8),)](x, y, 4096, **block))
+    assert "could not be looked up: unhashable type" in served.notes[0]
 
 
 def test_after_it_all_is_as_it_was_and_a_launch_s_own_mistake_is_its_own(tuned):

@@ -9,6 +9,7 @@ import pytest
 
 import fusetune
 from fusetune import errors
+from fusetune.core.target import find_target
 from fusetune.errors import FusetuneError
 
 EXIT_CODES = {
@@ -102,3 +103,19 @@ def test_no_other_module_adds_to_the_tree_but_in_private() -> None:
         if bases & set(CLASSES) and not name.startswith("_")
     ]
     assert elsewhere == []
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_a_class_is_public(name: str) -> None:
+    assert getattr(fusetune, name) is CLASSES[name]
+    assert name in fusetune.__all__
+    assert name in dir(fusetune)
+
+
+def test_what_somebody_gave_wrongly_is_a_value_error_too() -> None:
+    """A caller who knows Python's errors alone catches it, whichever of ours it is."""
+    assert issubclass(errors.UsageError, ValueError)
+    with pytest.raises(ValueError, match="not known"):
+        find_target("nothing")
+    assert not issubclass(errors.MachineError, ValueError)
+    assert not issubclass(FusetuneError, ValueError)

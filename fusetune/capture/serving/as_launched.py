@@ -12,6 +12,24 @@ from typing import Any, Final
 _TO_LAUNCH: Final = frozenset({"function", "launch_metadata", "module", "packed_metadata", "run"})
 
 
+class _Seen:
+    """What Triton's JIT asks of a tensor; it holds no memory."""
+
+    __slots__ = ("_at", "dtype")
+
+    def __init__(self, tensor: Any) -> None:
+        self.dtype, self._at = tensor.dtype, tensor.data_ptr()
+
+    def data_ptr(self) -> int:
+        """Where it began."""
+        return int(self._at)
+
+
+def seen(value: Any) -> Any:
+    """An argument of a launch as it can be kept: of a tensor what a kernel is compiled by."""
+    return _Seen(value) if hasattr(value, "untyped_storage") else value
+
+
 class AsLaunched:
     """The compiled kernel that ran; whoever launches it by himself gets that of the program's own tile.
 

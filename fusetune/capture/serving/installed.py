@@ -16,7 +16,7 @@ import msgspec
 from fusetune.capture.serving import process
 from fusetune.capture.serving.served import Served, joined
 from fusetune.capture.serving.serving import ON_MISS, OnMiss
-from fusetune.capture.serving.settings import Settings, variables_of
+from fusetune.capture.serving.settings import Settings, give_back, variables_of
 from fusetune.core.near import did_you_mean
 from fusetune.errors import UsageError
 from fusetune.runtime.configs import load
@@ -92,11 +92,7 @@ def uninstall() -> None:
         process.stop()
     if here.served.settings.configs is not None:
         load()
-    for name, value in here.variables.items():
-        if value is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = value
+    give_back(os.environ, here.served.settings, here.variables)
     if here.pid != os.getpid():  # Forked: the report is the parent's.
         return
     try:

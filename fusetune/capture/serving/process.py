@@ -96,7 +96,7 @@ class ServedProcess:
         except (FusetuneError, AttributeError, ImportError) as error:  # A Triton that cannot be held, or no such files.
             self.notes.note(f"launches ran as they are: {type(error).__name__}: {brief(error)}")
             return
-        forget_at_load(serving.forget)
+        self._patches.callback(forget_at_load(serving.forget))
         self._patches.callback(serving.remove)
 
     def _put(self, holder: Any, name: str, value: Any) -> None:

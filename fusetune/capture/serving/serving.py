@@ -10,29 +10,32 @@ from typing import Any, Final, Literal, NamedTuple, NoReturn, Protocol
 from fusetune.capture.above import Above
 from fusetune.capture.cases import KernelSeen
 from fusetune.capture.changes import free_names
-from fusetune.capture.given import Given, Launch, Placements, chain_of, config_like, copy_of, hold_launches, run_with
+from fusetune.capture.given import Given, Launch, Placements, config_like, copy_of, hold_launches, run_with
 from fusetune.capture.inductor import MODULE, name_of, when_imported
-from fusetune.capture.kinds import kind_of
+from fusetune.capture.kinds import kind_of, without_floats
 from fusetune.capture.launches import kernel_seen, proposals_of
 from fusetune.capture.patching import Patches
-from fusetune.capture.placing import heuristics_of
 from fusetune.capture.serving import traced
-from fusetune.capture.serving.as_launched import AsLaunched
+from fusetune.capture.serving.as_launched import AsLaunched, seen
 from fusetune.capture.serving.served import AS_IT_IS, Applied, Left, Missed, Notes, Row, Tally
 from fusetune.core.brief import brief
 from fusetune.core.config import OPTIONS
 from fusetune.errors import MissingConfigError
-from fusetune.ops.arguments import bind, signature_of, told
+from fusetune.ops.arguments import bind, constexprs_of, signature_of, told
 from fusetune.ops.refusals import is_refusal
 from fusetune.ops.refusals import told as told_error
+from fusetune.ops.tuners import chain_of, heuristics_of
 from fusetune.runtime.launch_configs import Chosen
 
 OnMiss = Literal["default", "tune", "error"]
 ON_MISS: Final[tuple[OnMiss, ...]] = ("default", "tune", "error")
 MOST_REMEMBERED: Final = 4096
 """Kinds of launches whose answers are kept; after these all are looked up anew."""
+MOST_HELD: Final = 1024
+"""Kernels, and tuners, of which something is kept: a program may make one at each call."""
 _TIMED: Final = "what its autotuner times"
 _FOUND_BEFORE: Final = "what its autotuner has found out before"
+_OURS_CHOSE: Final = "its own fusetune.autotune has chosen another one"
 _MOST_WARNINGS: Final = 20
 _OF_TRITON: Final = frozenset({"grid", "warmup"})
 _NOTHING: Final = "nothing: it was stopped (--on-miss error)"
@@ -92,12 +95,14 @@ class Serving:
 
     def __init__(self, lookups: LooksUp, notes: Notes, *, on_miss: OnMiss = "default") -> None:
         self._lookups, self.notes, self._on_miss = lookups, notes, on_miss
-        self._above, self._patches, self._placements = Above(), Patches(), Placements()
+        self._above = Above(benchmarks=False)  # What a program benchmarks is what it launches.
+        self._patches, self._placements = Patches(), Placements()
         self._here = threading.local()
         self._answers: dict[Any, _Answer] = {}
         self._kernels: dict[int, tuple[Any, KernelSeen, tuple[str, ...]]] = {}
         self._free: dict[tuple[int, ...], tuple[tuple[Any, ...], frozenset[str]]] = {}
         self._holders: dict[int, Any] = {}  # What answers are of: its id must not become another's.
+        self._times_forgotten = 0
 
     def install(self) -> None:
         """Begin. Triton is imported here, and torch with it."""
@@ -111,7 +116,12 @@ class Serving:
         self._patches.close()
 
     def forget(self) -> None:
-        """Look everything up anew."""
+        """Look everything up anew: what another thread is about to remember is not found again, either."""
+        self._times_forgotten += 1
+        self._clear()
+
+    def _clear(self) -> None:
+        self._holders.clear()  # First: no answer is to be without.
         self._answers.clear()
 
     # An autotuner.
@@ -123,8 +133,9 @@ class Serving:
         kernel = chain[-1]
         try:
             key, answer = self._of_tuner(tuner, chain, args, named)
-        except (TypeError, AttributeError):  # the launch itself tells the program, or it is no kernel of Triton's
-            return run(tuner, *args, **named)
+        except (TypeError, AttributeError) as error:  # it is no kernel of Triton's, or:
+            result = run(tuner, *args, **named)  # the launch itself tells the program
+            return self._note_unseen(kernel, error, result)
         counts = not named.get("warmup")
         if answer.given is not None:
             beyond = answer.given if answer.given.constants.keys() - answer.config.kwargs.keys() else None
@@ -187,17 +198,18 @@ class Serving:
         kernel, grid = chain[-1], named.get("grid")
         own = {name: value for name, value in named.items() if name not in _OF_TRITON}
         first = tuner.configs[0].kwargs
-        key = self._key(tuner, kernel, args, own, grid, first)
+        heuristics = heuristics_of(chain)
+        key = self._key(tuner, kernel, args, own, grid, first, by_values=bool(heuristics))
         found = self._answers.get(key)
         if found is not None:
             return key, found
         bound, _ = bind(kernel, args, own, partly=True)
         arguments = {name: value for name, value in bound.items() if name not in self._names((tuner,))}
         first = {name: value for name, value in first.items() if name not in OPTIONS}
-        supplied = _with_heuristics({**arguments, **first}, heuristics_of(chain))
+        supplied = _with_heuristics({**arguments, **first}, heuristics)
         supplied = {name: value for name, value in supplied.items() if name not in arguments}
         answer = self._asked(kernel, arguments, grid, proposals_of(chain[:-1]), supplied)
-        cannot = answer.given.follows - heuristics_of(chain).keys() if answer.given is not None else ()
+        cannot = answer.given.follows - heuristics.keys() if answer.given is not None else ()
         if cannot:
             answer = self._not_given(kernel, f"{min(cannot)} follows what was tuned, and the launch itself gives it")
         elif answer.given is not None:
@@ -218,8 +230,9 @@ class Serving:
             return self._below_choice(run, kernel, launch, warmup=warmup)
         try:
             answer = self._of_launch(kernel, launch)
-        except TypeError:  # the launch itself tells the program
-            return run(kernel, *args, grid=grid, warmup=warmup, **named)
+        except TypeError as error:
+            result = run(kernel, *args, grid=grid, warmup=warmup, **named)  # the launch itself tells the program
+            return self._note_unseen(kernel, error, result)
         tally = answer.tally
         if answer.given is not None:
             changed = self._changed(answer.given, kernel, launch)
@@ -244,7 +257,10 @@ class Serving:
             self.notes.count(answer.tally)
         if result is None or changed.grid is launch.grid:
             return result
-        return AsLaunched(result, lambda: self._run(run, kernel, launch, warmup=True))
+        # Whoever keeps it is to keep no tensors by it.
+        args, named = tuple(map(seen, launch.args)), {name: seen(value) for name, value in launch.named.items()}
+        own = Launch(args, (1,), named)  # A grid may hold some, too, and a warm-up asks for none.
+        return AsLaunched(result, lambda: self._run(run, kernel, own, warmup=True))
 
     def _below_choice(self, run: Any, kernel: Any, launch: Launch, *, warmup: bool) -> Any:
         """A launch of an autotuner that has chosen: what its list does not vary is given here."""
@@ -267,10 +283,23 @@ class Serving:
             here["chosen"], here["given"] = before
 
     def _changed(self, given: Given, kernel: Any, launch: Launch) -> Launch | str:
+        if self._is_below_ours():
+            bound, _ = bind(kernel, launch.args, launch.named)
+            has, wants = {**bound, **launch.named}, {**given.constants, **given.options}
+            return launch if all(has.get(name) == value for name, value in wants.items()) else _OURS_CHOSE
         if not given.constants and given.options.keys().isdisjoint(self._seen(kernel)[2]):
             return launch._replace(named={**launch.named, **given.options})
         bound, _ = bind(kernel, launch.args, launch.named)
         return self._placements.launch(given, kernel, launch, bound, self._above.tuners)
+
+    def _is_below_ours(self) -> bool:
+        """Whether `fusetune.autotune` has chosen, which says by itself what it takes."""
+        tuners = self._above.tuners
+        if not tuners:
+            return False
+        from fusetune.runtime.autotune import Autotuned
+
+        return any(isinstance(one, Autotuned) for one in tuners)
 
     def _of_launch(self, kernel: Any, launch: Launch) -> _Answer:
         tuners = self._above.tuners
@@ -306,6 +335,8 @@ class Serving:
         key = tuple(map(id, tuners))
         found = self._free.get(key)
         if found is None:
+            if len(self._free) >= MOST_HELD:
+                self._free.clear()
             found = self._free[key] = (tuners, free_names([one for one in tuners if hasattr(one, "configs")]))
         return found[1]
 
@@ -317,8 +348,13 @@ class Serving:
         named: Mapping[str, Any],
         grid: Any,
         first: dict[str, Any],
+        *,
+        by_values: bool = False,
     ) -> Any:
-        """What an answer is remembered by; None where the launch is looked up each time."""
+        """What an answer is remembered by; None where the launch is looked up each time.
+
+        `by_values`: functions of the program have a say, which may ask for shapes and floats.
+        """
         if callable(grid):
             # It may follow what is no argument.
             meta = {**dict(zip(self._seen(kernel)[2], args, strict=False)), **first, **named}
@@ -326,14 +362,19 @@ class Serving:
                 grid = grid(meta)
             except Exception:  # noqa: BLE001 - it may read what the launch has by default, or heuristics compute
                 return None
-        kind = kind_of(args, named)
+        if not by_values and (float in map(type, args) or float in map(type, named.values())):
+            constants = constexprs_of(kernel)
+            by_name = dict(zip(self._seen(kernel)[2], args, strict=False))
+            args = tuple(without_floats(by_name, constants).values())
+            named = without_floats(named, constants)
+        kind = kind_of(args, named, shapes=by_values)
         grid = tuple(grid) if isinstance(grid, list) else grid
-        return None if kind is None else (id(holder), _device(), grid, kind)
+        return None if kind is None else (self._times_forgotten, id(holder), _device(), grid, kind)
 
     def _remember(self, key: Any, answer: _Answer, holder: Any) -> _Answer:
         if answer.chosen.remember and key is not None:
             if len(self._answers) >= MOST_REMEMBERED:
-                self._answers.clear()
+                self._clear()
             self._answers[key] = answer
             self._holders[id(holder)] = holder
         return answer
@@ -370,7 +411,7 @@ class Serving:
             self._lookups.refuse(kernel, answer.chosen, why)
         except Warning as warning:
             self.notes.note(str(warning))
-        self._answers.clear()
+        self.forget()
         self.notes.count(self._tally(kernel, _left(answer.given, why, refused=True)))
         return self._not_given(kernel, f"its config cannot be launched here ({why})", remember=False)
 
@@ -386,6 +427,8 @@ class Serving:
         """A kernel, what is told of it, and the names of its parameters."""
         found = self._kernels.get(id(kernel))
         if found is None:
+            if len(self._kernels) >= MOST_HELD:
+                self._kernels.clear()
             names = tuple(signature_of(kernel).parameters)
             found = self._kernels[id(kernel)] = (kernel, kernel_seen(kernel), names)
         return found
@@ -394,6 +437,12 @@ class Serving:
         seen = self._seen(kernel)[1]
         command = self.notes.command(seen.name)
         raise MissingConfigError(f"{brief(seen.name)} ({brief(seen.place())}) has no tuned config: {why}; `{command}`")
+
+    def _note_unseen(self, kernel: Any, error: Exception, result: Any) -> Any:
+        """A launch works that could not be looked up."""
+        name = getattr(kernel, "__name__", str(kernel))
+        self.notes.note(f"{brief(name)}: launches ran as they are, which could not be looked up: {brief(error)}")
+        return result
 
     def _note_traced(self, name: str) -> None:
         self.notes.note(f"{name}: torch.compile has looked its configs up while it traced, which is not counted")

@@ -49,9 +49,26 @@ def variables_of(settings: Settings, environment: Mapping[str, str]) -> dict[str
     return {VARIABLE: json.dumps(settings._asdict()), PYTHON_PATH: path}
 
 
+def give_back(environment: MutableMapping[str, str], settings: Settings, before: Mapping[str, str | None]) -> None:
+    """Take the variables of these settings out again, for those of `before`; what was changed since stays so."""
+    ours = variables_of(settings, {name: value for name, value in before.items() if value is not None})
+    for name, value in before.items():
+        if environment.get(name) != ours[name]:
+            if name == PYTHON_PATH and STARTUP not in (value or "").split(os.pathsep):
+                _without_startup(environment)
+        elif value is None:
+            environment.pop(name, None)
+        else:
+            environment[name] = value
+
+
 def withdraw(environment: MutableMapping[str, str]) -> None:
     """Take the variables out of an environment again, for what is not to be served."""
     environment.pop(VARIABLE, None)
+    _without_startup(environment)
+
+
+def _without_startup(environment: MutableMapping[str, str]) -> None:
     path = [one for one in (environment.get(PYTHON_PATH) or "").split(os.pathsep) if one != STARTUP]
     if any(path):
         environment[PYTHON_PATH] = os.pathsep.join(path)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, cast
 
 import msgspec
 
+from fusetune.core.dtypes import dtype_name, unknown_dtype
+from fusetune.core.near import did_you_mean
 from fusetune.core.problem import Problem as AnyProblem
 from fusetune.errors import UnsupportedProblemError
 
@@ -82,13 +84,15 @@ def make_problem(
 ) -> Problem:
     """A checked Problem; float32 without a precision means tf32, as in nn.Linear with TF32 allowed.
 
-    Raises UnsupportedProblemError for a size below one, an unknown dtype, or a precision on 16-bit inputs.
+    A dtype may have another of its names, as fp16. Raises UnsupportedProblemError for a size below one, an unknown
+    dtype, or a precision on 16-bit inputs.
     """
     for name, size in (("M", M), ("N", N), ("K", K)):
         if not 1 <= size < 2**31:
             raise UnsupportedProblemError(f"{name} is {size}; a size to tune lies between 1 and 2147483647", name)
+    dtype = cast(Dtype, dtype_name(dtype))
     if dtype not in DTYPES:
-        raise UnsupportedProblemError(f"dtype {dtype!r} is not known; use one of {', '.join(DTYPES)}", "dtype")
+        raise UnsupportedProblemError(unknown_dtype(dtype, DTYPES), "dtype")
     if dtype != "float32" and precision is not None:
         raise UnsupportedProblemError(
             f"precision {precision!r} applies to float32 inputs only; leave it out for {dtype}", "precision"
@@ -96,11 +100,13 @@ def make_problem(
     if dtype == "float32" and precision is None:
         precision = "tf32"
     if precision is not None and precision not in PRECISIONS:
+        near = did_you_mean(precision, PRECISIONS)
         raise UnsupportedProblemError(
-            f"precision {precision!r} is not known; use one of {', '.join(PRECISIONS)}", "precision"
+            f"precision {precision!r} is not known; use one of {', '.join(PRECISIONS)}{near}", "precision"
         )
     if mode not in (None, *MODES):
-        raise UnsupportedProblemError(f"mode {mode!r} is not known; use train or eval", "mode")
+        near = did_you_mean(str(mode), MODES)
+        raise UnsupportedProblemError(f"mode {mode!r} is not known; use train or eval{near}", "mode")
     return Problem(M=M, N=N, K=K, dtype=dtype, precision=precision, mode=mode)
 
 
@@ -130,6 +136,6 @@ def problem_of(values: Mapping[str, Any]) -> Problem:
 def merged(row: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
     """A row's values and the defaults: a precision that was given for a whole list is for its float32 rows."""
     values = {**defaults, **row}
-    if "precision" not in row and values.get("dtype", "float32") != "float32":
+    if "precision" not in row and dtype_name(values.get("dtype", "float32")) != "float32":
         values.pop("precision", None)
     return values

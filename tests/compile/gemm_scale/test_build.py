@@ -10,7 +10,8 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.compiler import compile as triton_compile
 
-from fusetune.compiler.build import compile_config, compile_launch, ptxas_version, resources_of_cubin, specialize
+from fusetune.compiler.build import compile_config, compile_launch, resources_of_cubin, specialize
+from fusetune.compiler.tools import ptxas_version
 from fusetune.core.resources import Resources, occupancy
 from fusetune.core.target import Target, find_target
 from fusetune.errors import CompileError

@@ -50,7 +50,7 @@ def test_a_sweep_writes_what_the_runtime_loads_and_the_gate_confirms(tmp_path, m
 
     fusetune.load(tmp_path, strict=True)
     try:
-        found = fusetune.explain(128, 512, 1024)
+        found = fusetune.explain(M=128, N=512, K=1024)
         assert found.config == result.entry.config
         x, w = torch.randn(128, 1024, device="cuda"), torch.randn(512, 1024, device="cuda")
         b, s = torch.randn(2, 512, device="cuda")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from msgspec.structs import replace
 
 from fusetune.cli.report import report
 from fusetune.core.decision import Gain, KeepRule
@@ -94,10 +95,80 @@ def test_the_search_path_and_the_folder_of_runs_are_read_by_default(tmp_path: Pa
     result = invoke()
     assert result.exit_code == 0
     assert result.stdout.startswith("1 problem: 1 keep\n")
-    for figure in ("13.2 us", "5.30 us", "+59.8 %", "[+59.6, +60.1] %", "5.42 us"):
+    for figure in ("5.30 us", "+59.8 %", "`fusetune report --run ID` shows what a run tried"):
         assert figure in result.stdout
     assert "was not found" not in result.stdout
     assert result.stderr == ""
+
+
+def test_each_problem_is_a_line_of_80_columns(configs: Path) -> None:
+    for size in (16, 32, 64):
+        write_entry(
+            configs / "nvidia-h200" / FILE, OP, H200, replace(ENTRY, problem=make_problem(size, 8, 8, "float16"))
+        )
+    lines = invoke().stdout.splitlines()
+    assert lines[0].rstrip() == "4 problems: 4 keep"
+    assert lines[2] == f"{OP}, NVIDIA H200"
+    assert [line.split()[0] for line in lines[3:7]] == ["M=16", "M=32", "M=64", "M=128"]
+    assert lines[6] == "  M=128 K=1024 N=512 float32 tf32 64x16x128 w4 s3 5.30 us +59.8 % keep"
+    assert max(map(len, lines)) <= 80
+
+
+@pytest.mark.usefixtures("configs")
+@pytest.mark.parametrize("name", [RUN, RUN[:9], "latest"])
+def test_one_run_is_named_by_its_id_by_the_begin_of_it_or_as_the_latest(name: str, tmp_path: Path) -> None:
+    write_journal(tmp_path / "runs")
+    result = invoke("--run", name)
+    assert result.exit_code == 0
+    for figure in ("13.2 us", "5.30 us", "+59.8 %", "[+59.6, +60.1] %", "5.42 us", f"Run {RUN}"):
+        assert figure in result.stdout
+
+
+@pytest.mark.usefixtures("configs")
+def test_what_comes_with_fusetune_is_shown_when_it_is_asked_for_and_after_ones_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shipped = tmp_path / "shipped"
+    write_entry(shipped / "nvidia-h100" / FILE, OP, TargetIdentity("NVIDIA H100", "9.0", 114), ENTRY)
+    monkeypatch.setattr("fusetune.store.paths.shipped_configs", lambda: shipped)
+
+    def gpus(*arguments: str) -> list[str]:
+        return [row["gpu"] for row in json.loads(invoke("--format", "json", *arguments).stdout)["rows"]]
+
+    assert gpus() == ["NVIDIA H200"]
+    assert gpus("--shipped") == ["NVIDIA H200", "NVIDIA H100"]
+    assert gpus("--configs", str(shipped)) == ["NVIDIA H100"]
+
+
+def test_in_a_clone_ones_own_are_those_whose_runs_are_here(
+    configs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = replace(ENTRY, problem=make_problem(64, 8, 8, "float16"), run="20261120T101500-aaaa")
+    write_entry(configs / "nvidia-h200" / FILE, OP, H200, other)
+    monkeypatch.setattr("fusetune.store.paths.shipped_configs", configs.resolve)
+    monkeypatch.setenv("FUSETUNE_CONFIGS", "")
+    result = invoke()
+    assert isinstance(result.exception, UsageError)
+    assert "`fusetune report --shipped` shows those that come with fusetune" in str(result.exception)
+    write_journal(tmp_path / "runs")
+    body = json.loads(invoke("--format", "json").stdout)
+    assert [row["run"] for row in body["rows"]] == [RUN]
+    assert body["missing_runs"] == []
+
+
+@pytest.mark.usefixtures("configs")
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("--run", RUN, "--op", OP), "--run shows one run"),
+        (("--since", "yesterday"), "'yesterday' is no day; write 2026-11-23, or 7d"),
+        (("--gpu", "h100"), "--gpu h100: no problem has it; there are NVIDIA H200"),
+    ],
+)
+def test_filters_that_cannot_be_are_one_sentence(arguments: tuple[str, ...], told: str) -> None:
+    result = invoke(*arguments)
+    assert isinstance(result.exception, UsageError)
+    assert told in str(result.exception)
 
 
 def test_a_missing_journal_is_said_and_is_no_error(configs: Path) -> None:

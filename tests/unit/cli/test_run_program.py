@@ -53,6 +53,12 @@ def test_a_program_sees_what_it_sees_under_plain_python(about, words):
     assert (told["stdin"], told["main"], told["modules"]) == ("given", True, False)
 
 
+def test_a_program_may_have_as_many_arguments_as_under_plain_python(tmp_path):
+    (tmp_path / "count.py").write_text("import sys\nprint(len(sys.argv))\n", encoding="utf-8")
+    done = run(tmp_path, "--quiet", "count.py", *(f"{number:0100}" for number in range(2000)))
+    assert (done.returncode, done.stdout) == (0, "2001\n"), done.stderr[-300:]
+
+
 def test_somebody_s_own_sitecustomize_and_path_still_hold(about):
     (about / "more").mkdir()
     (about / "more" / "sitecustomize.py").write_text("print('theirs')\n", encoding="utf-8")
@@ -98,6 +104,23 @@ def test_a_function_with_arguments_and_a_command_of_the_path_are_programs_too(tm
     assert "fusetune" not in function.stderr
     found = run(tmp_path, "--quiet", "sh", "-c", "echo $0 here; exit 5")
     assert (found.returncode, found.stdout) == (5, "sh here\n")
+
+
+def test_what_runs_by_itself_does_and_a_folder_of_a_command_s_name_is_no_script(tmp_path):
+    (tmp_path / "serve").mkdir()
+    texts = {"bin/serve": "#!/bin/sh\necho found $1\n", "launch.sh": "#!/bin/sh\necho shell $1\n"}
+    texts |= {"script": f"#!{sys.executable} -E\nimport sys\nprint('python', sys.argv[1])\n"}
+    for name, text in texts.items():
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        path.chmod(0o755)
+    path = os.pathsep.join([str(tmp_path / "bin"), os.environ["PATH"]])
+    words = ["serve", "./launch.sh", "launch.sh", "./script"]
+    found = [run(tmp_path, "--quiet", word, "it", PATH=path) for word in words]
+    assert [one.stdout for one in found] == ["found it\n", "shell it\n", "shell it\n", "python it\n"]
+    done = run(tmp_path, "--quiet", sys.executable, "-c", "print('by Python')")
+    assert (done.returncode, done.stdout) == (0, "by Python\n")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
@@ -146,6 +169,8 @@ def test_the_report_of_a_program_that_launches_nothing_is_whole_and_one_that_can
     assert json.loads((about / "served.json").read_text(encoding="utf-8"))["kernels"] == []
     done = run(about, "--report", "no/served.json", "about.py")
     assert (done.returncode, done.stdout, "cannot write no/served.json" in done.stderr) == (2, "", True)
+    done = run(about, "--report", str(about), "about.py")
+    assert (done.returncode, done.stdout, "it is a folder" in done.stderr) == (2, "", True)
 
 
 def test_what_fusetune_itself_starts_is_not_served(tmp_path):

@@ -179,8 +179,19 @@ def test_the_way_people_write_a_gpu_s_name_is_understood(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["", "rtx", "NVIDIA", "rtx4090d", "NVIDIA GeForce RTX 4090 D", "a100", "rtx4090 laptop"]
+    ("name", "whole"),
+    [
+        ("3090", "NVIDIA GeForce RTX 3090"),
+        ("5090", "NVIDIA GeForce RTX 5090"),
+        ("a100", "NVIDIA A100-SXM4-80GB"),
+        ("h100", "NVIDIA H100 80GB HBM3"),
+    ],
 )
+def test_the_shortest_name_of_a_gpu_is_its_commonest_form(name: str, whole: str) -> None:
+    assert find_target(name).name == whole
+
+
+@pytest.mark.parametrize("name", ["", "rtx", "NVIDIA", "rtx4090d", "NVIDIA GeForce RTX 4090 D", "rtx4090 laptop"])
 def test_a_name_that_is_not_in_the_table_is_never_guessed(name: str) -> None:
     with pytest.raises(UnknownTargetError):
         find_target(name)

@@ -113,6 +113,12 @@ def test_a_file_that_is_named_is_used_for_its_own_gpu_only(tmp_path):
     assert "it is for NVIDIA GeForce RTX 4090, this GPU is NVIDIA H200" in other.explain()
 
 
+def test_sizes_are_given_by_name():
+    with pytest.raises(TypeError, match="positional"):
+        fusetune.explain(128, 512, 1024)
+    assert fusetune.explain(M=128, N=512, K=1024, dtype="fp16", target="rtx4090").config == BASELINE
+
+
 def test_an_entry_for_another_kernel_source_is_not_used_and_the_answer_says_so():
     _put(Path("configs"), _entry(environment=msgspec.structs.replace(HERE, kernel_hash="0123456789abcdef")))
     found = _explain()
@@ -125,7 +131,8 @@ def test_an_entry_for_another_kernel_source_is_not_used_and_the_answer_says_so()
 
 def test_what_is_found_says_where_and_with_which_evidence():
     _put(Path("configs"), _entry())
-    text = _explain(100).explain()
+    text = str(_explain(100))
+    assert text == _explain(100).explain()
     assert text.startswith("64x16x128 w4 s3: the entry for M=128, the nearest ")
     assert "configs/nvidia-geforce-rtx-4090/gemm_scale.yaml" in text
     assert "measured, keep" in text
@@ -298,11 +305,11 @@ def test_without_a_gpu_and_without_a_name_explain_says_what_to_name():
 def test_a_missing_entry_of_another_op_is_told_with_the_command_that_makes_it(tmp_path):
     fusetune.load(tmp_path, strict=True)
     with pytest.raises(MissingConfigError) as caught:
-        fusetune.explain(128, 512, 1024, op="gemm_scale_bn", mode="train", target="rtx4090")
+        fusetune.explain(M=128, N=512, K=1024, op="gemm_scale_bn", mode="train", target="rtx4090")
     assert "`fusetune sweep --op gemm_scale_bn --M 128 --K 1024 --N 512 --mode train`" in str(caught.value)
     with pytest.raises(MissingConfigError) as caught:
-        fusetune.explain(128, 512, 1024, "float16", op="gemm_scale_bn", mode="eval", target="rtx4090")
+        fusetune.explain(M=128, N=512, K=1024, dtype="float16", op="gemm_scale_bn", mode="eval", target="rtx4090")
     assert "--op gemm_scale_bn --M 128 --K 1024 --N 512 --mode eval --dtype float16`" in str(caught.value)
     with pytest.raises(MissingConfigError) as caught:
-        fusetune.explain(128, 512, 1024, precision="tf32x3", target="rtx4090")
+        fusetune.explain(M=128, N=512, K=1024, precision="tf32x3", target="rtx4090")
     assert "`fusetune sweep --M 128 --K 1024 --N 512 --precision tf32x3`" in str(caught.value)

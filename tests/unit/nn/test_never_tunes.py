@@ -67,7 +67,7 @@ _SERVE = textwrap.dedent(
         assert not torch.cuda.is_available()
     fusetune.load()
     fusetune.reload()
-    assert fusetune.explain(128, 512, 1024, target="rtx4090").explain()
+    assert fusetune.explain(M=128, N=512, K=1024, target="rtx4090").explain()
     loaded = [name for name in sys.modules if any(name == one or name.startswith(one + ".") for one in FORBIDDEN)]
     assert not loaded, loaded
     print("served")

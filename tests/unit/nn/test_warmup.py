@@ -120,7 +120,7 @@ if child == 0:
     assert len(bound.PLANS) == 0
     with bound.PLANS.making:
         pass
-    print(fusetune.explain(128, 512, 1024, target="rtx4090").rung, flush=True)
+    print(fusetune.explain(M=128, N=512, K=1024, target="rtx4090").rung, flush=True)
     os._exit(0)
 assert os.waitpid(child, 0)[1] == 0
 print("parent", len(bound.PLANS))

@@ -175,7 +175,7 @@ def test_a_missing_journal_is_said_after_what_could_be_shown() -> None:
     assert text.endswith("the figures above come from the config file alone.")
     assert f"The journal of run {REVERT_RUN} was not found" in text
     two = squeezed(shown(Report(rows=ROWS[:2], missing_runs=(KEEP_RUN, REVERT_RUN)), 80))
-    assert f"The journals of runs {KEEP_RUN}, {REVERT_RUN} were not found" in two
+    assert "The journals of 2 runs were not found" in two
 
 
 def test_a_killed_run_and_a_run_without_an_entry_say_so() -> None:

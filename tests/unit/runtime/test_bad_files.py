@@ -233,7 +233,7 @@ from fusetune.store import paths
 paths.shipped_configs = lambda: None
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
-    found = fusetune.explain(128, 512, 1024, target="rtx4090")
+    found = fusetune.explain(M=128, N=512, K=1024, target="rtx4090")
 print(found.config.label(), len(caught), "Permission denied" in str(caught[0].message))
 """
 

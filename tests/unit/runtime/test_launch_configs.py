@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import enum
 import os
 import threading
+import types
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import triton
@@ -107,6 +110,13 @@ def test_no_float_tells_launches_apart(configs):
     assert len(lookups._fitting) == 2, "an infinite one is told by a word"
 
 
+def test_numbers_of_numpy_and_of_an_enumeration_are_numbers(configs):
+    write_tuned(configs, scaled, PROBLEM, TUNED, before=BEFORE)
+    group = enum.IntEnum("Group", {"WIDE": 8}).WIDE
+    found = LaunchConfigs().find(scaled, given(eps=np.float64(1e-5), GROUP=group), grid)
+    assert found.rung == "exact", found.why
+
+
 def test_a_number_that_is_not_specialized_need_not_be_divisible_alike(configs):
     write_tuned(configs, stepped, {"x_ptr": "float32", "step": 112}, NamedConfig(BLOCK=64, num_warps=1))
     found = LaunchConfigs().find(stepped, {"x_ptr": torch.zeros(64), "step": 113}, (1,))
@@ -150,6 +160,14 @@ def test_constants_that_a_tuner_gives_alone_have_to_be_those_of_the_entry(config
     assert lookups.find(scaled, launch, grid, supplied={"GROUP": 8, "BLOCK": 64}).rung == "exact"
     assert lookups.find(scaled, launch, grid, supplied={"GROUP": 4, "BLOCK": 64}).rung == "miss"
     assert "a launch that gives GROUP" in lookups.find(scaled, launch, grid).why
+
+
+def test_a_constant_that_is_true_is_not_one_that_is_1(configs):
+    write_tuned(configs, scaled, problem(GROUP=1), TUNED, before=BEFORE)
+    launch = {name: value for name, value in given().items() if name != "GROUP"}
+    lookups = LaunchConfigs()
+    assert lookups.find(scaled, launch, grid, supplied={"GROUP": 1, "BLOCK": 64}).rung == "exact"
+    assert lookups.find(scaled, launch, grid, supplied={"GROUP": True, "BLOCK": 64}).rung == "miss"
 
 
 def test_arguments_that_the_entry_leaves_out_follow_its_constants(configs):
@@ -249,3 +267,13 @@ def test_so_many_kinds_of_launches_are_kept_and_no_more(configs, monkeypatch):
     for n in range(100):
         lookups.find(scaled, given(n=n), grid)
     assert len(lookups._fitting) <= 10
+
+
+def test_kernels_that_a_program_makes_at_each_call_are_not_kept_for_good(configs, monkeypatch):
+    monkeypatch.setattr(launch_configs, "MOST_FOUND", 4)
+    write_tuned(configs, scaled, PROBLEM, TUNED, before=BEFORE)
+    lookups = LaunchConfigs()
+    for _ in range(10):
+        made = types.FunctionType(scaled.fn.__code__, globals(), scaled.fn.__name__)
+        assert lookups.find(triton.jit(made), given(), grid).rung == "exact"
+    assert len(lookups._kernels) <= 4

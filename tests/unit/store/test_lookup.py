@@ -194,6 +194,7 @@ def test_an_explanation_tells_rung_file_evidence_differences_and_what_was_passed
 
 def test_an_explanation_of_the_baseline_says_that_no_entry_fits() -> None:
     assert find().explain() == "64x64x32 w4 s2: BASELINE, because no entry fits this problem on this GPU"
+    assert str(find()) == find().explain()
 
 
 def test_an_explanation_of_a_revert_does_not_credit_the_baseline_with_the_gain() -> None:

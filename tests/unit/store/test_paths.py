@@ -7,8 +7,19 @@ from pathlib import Path
 
 import pytest
 
+from fusetune.errors import UsageError
 from fusetune.store import paths
-from fusetune.store.paths import config_files, config_path, find_run, runs_dir, search_path, shipped_configs
+from fusetune.store.paths import (
+    config_files,
+    config_path,
+    find_run,
+    is_shipped,
+    named_run,
+    own_search_path,
+    runs_dir,
+    search_path,
+    shipped_configs,
+)
 from tests.support.sample import OP
 
 
@@ -124,3 +135,35 @@ def test_importing_the_store_loads_no_gpu_library_and_no_scipy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_run_is_meant_by_its_id_by_the_begin_of_it_or_as_the_latest(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    for path in (first / "20261123T1-aa.jsonl", second / "20261124T1-bb.jsonl.gz", second / "20261124T2-cc.jsonl"):
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    folders = [first, second, tmp_path / "nowhere"]
+    assert named_run("latest", folders) == "20261124T2-cc"
+    assert named_run("latest", [first]) == "20261123T1-aa"
+    assert named_run("20261124T1-bb", folders) == "20261124T1-bb"
+    assert named_run("20261123", folders) == "20261123T1-aa"
+    for of_none in ("2025", "", "latest-of-all"):
+        assert named_run(of_none, folders) == of_none
+    assert named_run("latest", [tmp_path / "nowhere"]) == "latest"
+    with pytest.raises(UsageError, match=r"^2 runs begin with 20261124: 20261124T1-bb, 20261124T2-cc; give more of"):
+        named_run("20261124", folders)
+    (first / "20261124.jsonl").touch()
+    assert named_run("20261124", folders) == "20261124", "a whole id before what begins with it"
+
+
+def test_ones_own_configs_are_those_that_did_not_come_with_fusetune(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(paths, "shipped_configs", lambda: tmp_path / "shipped")
+    user = tmp_path / "home" / "fusetune" / "configs"
+    assert own_search_path() == [Path("configs"), user]
+    (tmp_path / "shipped" / "gpu").mkdir(parents=True)
+    Path("configs").symlink_to(tmp_path / "shipped")
+    assert own_search_path() == [Path("configs"), user]
+    assert is_shipped(Path("configs/gpu/x.yaml"))
+    assert not is_shipped(user / "gpu" / "x.yaml")

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import re
 import stat
+import subprocess
 from itertools import permutations
 from pathlib import Path
 
@@ -375,7 +376,21 @@ def test_a_kill_before_the_rename_leaves_the_old_file_and_the_next_write_works(t
     assert path.read_bytes() == old
     put(path, measured(problem(32)))
     assert [entry.problem.sizes()["M"] for entry in read_config_file(path).entries] == [32, 128]
-    assert sorted(item.name for item in tmp_path.iterdir()) == [f".{OP}.yaml.lock", FILE]
+    assert sorted(item.name for item in tmp_path.iterdir()) == [".locks", FILE]
+
+
+def test_git_sees_the_file_and_no_lock_of_it(tmp_path: Path) -> None:
+    put(tmp_path / "configs" / "gpu" / FILE, measured())
+    put(tmp_path / "configs" / "gpu" / FILE, measured(problem(32)))
+    environment = {**os.environ, "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", *arguments], cwd=tmp_path, env=environment, check=True, capture_output=True, text=True
+        ).stdout
+
+    git("init", "-q")
+    assert git("status", "--porcelain", "-uall") == f"?? configs/gpu/{FILE}\n"
 
 
 def test_a_read_only_file_system_is_told_and_leaves_nothing_behind(
@@ -407,7 +422,7 @@ def test_a_lock_that_is_held_too_long_is_told(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(yaml_files, "LOCK_TIMEOUT_S", 0.1)
     path = tmp_path / FILE
     with (
-        filelock.FileLock(tmp_path / f".{OP}.yaml.lock"),
+        filelock.FileLock(yaml_files.lock_place(path)),
         pytest.raises(ConfigFileError, match="another process has held its lock"),
     ):
         put(path, measured())

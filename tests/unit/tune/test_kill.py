@@ -105,6 +105,6 @@ def test_thirty_kills_at_random_moments_lose_at_most_the_measurement_in_flight(t
         entry = entry_of(folder)
         found = (entry.problem, entry.config, entry.verdict, entry.reason)
         assert found == (PROBLEM, expected.config, expected.verdict, expected.reason)
-        assert {path.name for path in yaml_of(folder).parent.iterdir()} == {FILE, f".{OP}.yaml.lock"}
+        assert {path.name for path in yaml_of(folder).parent.iterdir()} == {FILE, ".locks"}
         assert_nothing_was_lost(folder, kills, unkilled)
     assert in_the_middle >= KILLS / 4

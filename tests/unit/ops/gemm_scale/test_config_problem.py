@@ -130,7 +130,13 @@ def test_the_largest_and_the_smallest_size_are_taken() -> None:
     ("dtype", "precision", "message"),
     [
         ("float64", None, "dtype 'float64' is not known; use one of float32, float16, bfloat16"),
-        ("fp32", "tf32", "dtype 'fp32' is not known; use one of float32, float16, bfloat16"),
+        ("flaot16", None, "dtype 'flaot16' is not known; use one of float32, float16, bfloat16; did you mean float16?"),
+        ("fp61", None, "dtype 'fp61' is not known; use one of float32, float16, bfloat16; did you mean float16?"),
+        (
+            "float32",
+            "tf32x2",
+            "precision 'tf32x2' is not known; use one of tf32, ieee, tf32x3, bf16x3; did you mean tf32x3?",
+        ),
         ("float32", "fp8", "precision 'fp8' is not known; use one of tf32, ieee, tf32x3, bf16x3"),
     ],
 )
@@ -141,6 +147,13 @@ def test_an_unknown_dtype_or_precision_is_refused_with_those_there_are(
         make_problem(1, 2, 3, dtype, precision)  # type: ignore[arg-type]
     assert str(caught.value) == message
     assert caught.value.exit_code == EXIT_USAGE
+
+
+@pytest.mark.parametrize(
+    ("word", "dtype"), [("fp32", "float32"), ("half", "float16"), ("bf16", "bfloat16"), ("torch.float16", "float16")]
+)
+def test_a_dtype_has_other_names_too(word: str, dtype: str) -> None:
+    assert make_problem(1, 2, 3, word) == make_problem(1, 2, 3, dtype)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("dtype", "size"), [("float32", 4), ("float16", 2), ("bfloat16", 2)])

@@ -64,9 +64,10 @@ def test_yaml_csv_and_json_hold_the_same_rows(tmp_path: Path, name: str, text: s
 
 
 def test_options_are_for_rows_that_leave_them_out_and_a_precision_for_float32_alone(tmp_path: Path) -> None:
-    path = written(tmp_path, "M,N,K,dtype\n64,64,64,\n64,64,64,float16\n", "s.csv")
+    path = written(tmp_path, "M,N,K,dtype\n64,64,64,\n64,64,64,fp16\n", "s.csv")
     found = read_shapes(path, {**DEFAULTS, "precision": "tf32x3"})
     assert [shape.problem.precision for shape in found] == ["tf32x3", None]
+    assert [shape.problem.dtype for shape in found] == ["float32", "float16"]
 
 
 def test_every_bad_row_is_told_with_its_line_and_none_is_dropped(tmp_path: Path) -> None:

@@ -11,14 +11,13 @@ from pathlib import Path
 
 import msgspec
 
-from fusetune.capture.answers import how_it_ended, not_started
+from fusetune.capture.answers import how_it_ended, not_started, refuse_machine_s
 from fusetune.capture.applying import Launched
 from fusetune.capture.cases import Case
 from fusetune.capture.changes import Change
 from fusetune.capture.gpu_share import GpuTime
 from fusetune.capture.programs import Program
 from fusetune.capture.results import Difference
-from fusetune.core.trouble import full_place, trouble_of_exit
 from fusetune.errors import MachineError
 
 
@@ -169,11 +168,7 @@ class FreshProcesses:
 
 def _unanswered(code: int) -> Ran:
     """Of a process that ended without an answer. Raises MachineError where that was the machine's doing."""
-    ended, full = trouble_of_exit(code), full_place()
-    if ended is not None:
-        raise MachineError(f"its process {ended.detail}")
-    if full is not None:
-        raise MachineError(f"what it came to could not be written down; is there room in {full}?")
+    refuse_machine_s(code, "its process")
     return Ran(failed=f"its process ended with {how_it_ended(code)}")
 
 

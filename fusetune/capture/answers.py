@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 
+from fusetune.core.trouble import full_place, trouble_of_exit
 from fusetune.errors import MachineError
 
 
@@ -20,6 +21,15 @@ def write_answer(answer: Path, found: msgspec.Struct) -> None:
 def how_it_ended(returncode: int) -> str:
     """`signal 9` or `exit code 1`: of a process, as subprocess gives it."""
     return f"signal {-returncode}" if returncode < 0 else f"exit code {returncode}"
+
+
+def refuse_machine_s(returncode: int, process: str) -> None:
+    """Raise MachineError where it was the machine's doing that a process gave no answer."""
+    ended, full = trouble_of_exit(returncode), full_place()
+    if ended is not None:
+        raise MachineError(f"{process} {ended.detail}")
+    if full is not None:
+        raise MachineError(f"what {process} came to could not be written down; is there room in {full}?")
 
 
 def not_started(error: OSError) -> MachineError:

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from fusetune.capture.again import gpu_time_of
-from fusetune.capture.answers import how_it_ended, not_started
+from fusetune.capture.answers import how_it_ended, not_started, refuse_machine_s
 from fusetune.capture.cases import Looked
 from fusetune.capture.child import MISNAMED, QUOTA_BYTES, Request
 from fusetune.capture.keeping import MOST_CASES
@@ -35,8 +35,8 @@ def look(
     yet, cases are kept in it: at most `most`, with storages of `quota_bytes` together, of which large ones of floats
     are kept by their distribution unless `exact`. A program that fails by itself is told in `failed`, and its traceback
     has been printed. Raises UsageError where a function that is named, or its module, is not there, or its arguments
-    cannot be evaluated, ProgramError where the program ended without a word, as by a signal or after `limit_s` seconds,
-    and MachineError where no process could be started.
+    cannot be evaluated, ProgramError where the program ended without a word, as by a fault or after `limit_s` seconds,
+    and MachineError where no process could be started, or the machine ended it or has no room for what was seen.
     """
     refuse_interpreter()
     asked = Request(program, target, None if keep is None else str(keep.absolute()), exact, quota_bytes, most)
@@ -55,6 +55,7 @@ def look(
         if misnamed.exists():
             raise UsageError(misnamed.read_text(encoding="utf-8"))
         if not answer.exists():
+            refuse_machine_s(done.returncode, "the program's process")
             how = how_it_ended(done.returncode)
             raise ProgramError(f"the program's process ended with {how}, and nothing could be seen of its launches")
         looked = msgspec.json.decode(answer.read_bytes(), type=Looked)

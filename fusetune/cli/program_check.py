@@ -22,10 +22,14 @@ _SAID_ELSEWHERE = frozenset({FAILED, NO_GPU})
 
 
 class ProgramCheck(msgspec.Struct, frozen=True):
-    """The last word, or the sentence that says why there is none; neither where nothing was kept."""
+    """The last word, or the sentence that says why there is none; neither where nothing was kept.
+
+    `troubled`: it was asked, and the machine did not let it answer.
+    """
 
     word: LastWord | None = None
     why_not: str | None = None
+    troubled: bool = False
 
     def says_right(self, program: Program) -> bool:
         """Whether the program itself tells that a launch which nobody tuned is wrong: by its result, or as a test."""
@@ -63,7 +67,7 @@ def run_again(
     try:
         left, word = ask_program(program, tuned, make_progress(), limit_s=limit_s)
     except FusetuneError as error:
-        return list(tuned), ProgramCheck(why_not=f"The program could not be run again: {error}")
+        return list(tuned), ProgramCheck(why_not=f"The program could not be run again: {error}", troubled=True)
     return left, ProgramCheck(word)
 
 

@@ -159,7 +159,8 @@ def tune(
     PROGRAM is a script with its arguments, `package.module:function` with --args, or a file with ModelNew beside a
     reference; -m runs a module. Without a GPU its kernels are compiled for --target, and the answer is a prediction.
 
-    Exit code 6 where the program fails by itself; 3 where a kernel came to no verdict; 5 where what it runs is wrong.
+    Exit code 6 where the program fails by itself; 3 where there is no verdict, or no last word; 5 where what it runs is
+    wrong, or the module of -o is.
     """
     from fusetune.capture.look import look
     from fusetune.capture.programs import parse_program
@@ -257,7 +258,7 @@ def tune(
         seconds = time.monotonic() - began
         _show(looked, cases, tuned, checked, code, _words(module, program), seconds, outputs.configs, as_json=as_json)
     hand_out(outputs, parsed, tuned, looked, code, quiet=as_json)
-    ctx.exit(exit_code(looked, tuned))
+    ctx.exit(exit_code(looked, tuned, checked, code))
 
 
 def _begun(case: Case, vouched: Sequence[str]) -> str:
@@ -353,16 +354,15 @@ def _show(
         echo(printable(f"The program failed by itself: {looked.failed}"), err=True)
 
 
-def exit_code(looked: Looked, tuned: Sequence[Tuned]) -> int:
-    """What the command ends with, by what became of the program and of its cases."""
+def exit_code(looked: Looked, tuned: Sequence[Tuned], checked: ProgramCheck, code: Code) -> int:
+    """What the command ends with, by what became of the program, of its cases and of what is given out."""
     if looked.failed:
         return EXIT_PROGRAM
     failed = {one.ended_by for one in tuned if one.end == "failed"}
-    if failed & {"wrong_result", "not_compiled"}:
+    if failed & {"wrong_result", "not_compiled"} or code.is_unlike:
         return EXIT_WRONG_RESULT
     if "usage" in failed:
         return EXIT_USAGE
-    no_verdict = failed or any(
-        one.end == "inconclusive" for one in tuned
-    )  # Trouble of the machine says nothing of one.
+    # Trouble of the machine says nothing of a case, and lets the program have no last word.
+    no_verdict = failed or any(one.end == "inconclusive" for one in tuned) or checked.troubled or code.is_refused
     return EXIT_INCONCLUSIVE if no_verdict else EXIT_OK

@@ -212,6 +212,16 @@ class Code(NamedTuple):
     patch: Form | None
     trials: SourceTrials | None = None
 
+    @property
+    def is_unlike(self) -> bool:
+        """Whether the module does not give what the program gives."""
+        return self.module is not None and self.module.check is not None and self.module.check.unlike is not None
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether the program could not say anything of it, so that it has no change."""
+        return any(form.check is not None and form.check.refused is not None for form in self.forms())
+
     def forms(self) -> list[Form]:
         """Those that are wanted."""
         return [form for form in (self.module, self.patch) if form is not None]

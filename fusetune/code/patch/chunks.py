@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final, Literal
 
 import libcst as cst
-from libcst.metadata import GlobalScope
+from libcst.metadata import ClassScope, GlobalScope
 
 from fusetune.code.patch.source_file import SourceFile, last_name
 from fusetune.core.in_place import changed_in_place
@@ -98,8 +98,8 @@ def _is_own(source: SourceFile, name: cst.Name) -> bool:
     if isinstance(above, cst.Param) and above.name is name:
         return True
     scope = source.scope(name)
-    if scope is None or isinstance(scope, GlobalScope) or is_asked(source, name):
-        return False
+    if scope is None or isinstance(scope, GlobalScope | ClassScope) or is_asked(source, name):
+        return False  # In a class `SIZE = SIZE` reads the module's.
     found = scope[name.value]
     return bool(found) and not any(isinstance(one.scope, GlobalScope) for one in found)
 

@@ -146,7 +146,19 @@ class Resolver:
             raise source.refused(statement, f"{node.value} is assigned in {len(found)} places of {other}")
         inner = assignment_of(held, found[0])
         place = self._assigned(held, found[0], inner, keys, depth + 1)
-        return place._replace(through=(named(held, inner, keys), *place.through))
+        others = self._elsewhere(source, held, matching[0], found[0].value, keys)
+        return place._replace(through=(named(held, inner, keys), *others, *place.through))
+
+    def _elsewhere(self, source: SourceFile, held: SourceFile, module: str, name: str, keys: Keys) -> Iterator[Named]:
+        """Where the program's other modules have a name of one of them, too, and `module.name` in the file itself."""
+        for file in dict.fromkeys((source.file, *self._launch.modules.values())):
+            if file == held.file:
+                continue
+            other = self._sources.file(file)
+            asked = [one for one in other.all(cst.Attribute) if _is_of_module(one, module, name)]
+            yield Named(other, name, tuple(asked), keys)
+            if file != source.file:
+                yield from _brought(other, module, name, keys)
 
     def _of_parameter(self, source: SourceFile, parameter: cst.Param, keys: Keys, depth: int) -> Place:
         """The default, where no call in the file gives another; else what the one call gives."""
@@ -280,6 +292,25 @@ class Resolver:
 def _is_top_target(source: SourceFile, node: cst.Name) -> bool:
     assigned = value_assigned(source, node) is not None
     return assigned and not any(isinstance(one, cst.FunctionDef | cst.ClassDef) for one in source.above(node))
+
+
+def _is_of_module(node: cst.Attribute, module: str, name: str) -> bool:
+    return node.attr.value == name and last_name(node.value) == module.rpartition(".")[2]
+
+
+def _brought(source: SourceFile, module: str, name: str, keys: Keys) -> Iterator[Named]:
+    """What a file reads of a name that it imports from a module."""
+    for statement in source.all(cst.ImportFrom):
+        said = cst.Module([]).code_for_node(statement.module) if statement.module else ""
+        if not f".{module}".endswith(f".{said}"):
+            continue
+        if isinstance(statement.names, cst.ImportStar):
+            yield Named(source, name, tuple(one for one in source.all(cst.Name) if one.value == name), keys)
+            continue
+        scope = source.scope(statement)
+        bound = [_bound(one) for one in statement.names if last_name(one.name) == name]
+        assigned = (one for each in bound if scope is not None for one in scope[each])
+        yield from (named(source, one, keys) for one in assigned)
 
 
 def _bound(alias: cst.ImportAlias) -> str:

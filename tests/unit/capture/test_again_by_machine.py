@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from fusetune.capture import again
+from fusetune.capture import again, answers
 from fusetune.capture.again import AgainRequest, FreshProcesses
+from fusetune.capture.look import look
 from fusetune.capture.programs import Program
-from fusetune.errors import MachineError
+from fusetune.errors import MachineError, ProgramError
 
 READS = "import os, sys; request, answer = (sys.stdin.readline().strip() for _ in range(2)); "
 ASKED = AgainRequest(Program("script", "a.py"), (), apply=True)
@@ -48,7 +49,7 @@ def test_a_process_that_the_machine_ends_is_no_wrong_config(child: list[str]) ->
 def test_an_answer_for_which_there_is_no_room_is_no_wrong_config(
     child: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(again, "full_place", lambda: "the temporary files in /full")
+    monkeypatch.setattr(answers, "full_place", lambda: "the temporary files in /full")
     child.append("os._exit(1)")
     with pytest.raises(MachineError, match="is there room in the temporary files in /full"):
         run()
@@ -73,3 +74,18 @@ def test_why_the_machine_kept_a_program_from_running_is_raised(child: list[str])
     child.append('open(answer, \'w\').write(\'{"failed": "MemoryError", "machine": "there is no memory left"}\')')
     with pytest.raises(MachineError, match="there is no memory left"):
         run()
+
+
+def test_a_program_that_the_machine_ends_has_not_failed_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = Program("script", "a.py")
+    ends = tmp_path / "ends"
+    ends.write_text("#!/bin/sh\nkill -KILL $$\n", encoding="utf-8")
+    ends.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(ends))
+    with pytest.raises(MachineError, match="the program's process was ended by SIGKILL"):
+        look(program, target="rtx4090")
+    ends.write_text("#!/bin/sh\nexit 7\n", encoding="utf-8")
+    with pytest.raises(ProgramError, match="ended with exit code 7"):
+        look(program, target="rtx4090")

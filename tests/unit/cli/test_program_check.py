@@ -114,6 +114,7 @@ def test_trouble_of_the_machine_is_told_and_the_verdicts_stay(monkeypatch: pytes
     left, checked = run_again(Program("script", "a.py"), [], why_not=None, limit_s=None)
     assert left == []
     assert checked.lines() == ["The program could not be run again: no process could be started"]
+    assert checked.troubled
 
 
 def test_a_result_or_a_test_says_that_launches_which_nobody_tuned_are_right() -> None:

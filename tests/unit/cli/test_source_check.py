@@ -13,10 +13,12 @@ from fusetune.capture.cases import KernelSeen, Looked
 from fusetune.capture.programs import Program
 from fusetune.capture.results import Difference
 from fusetune.cli import source_check
+from fusetune.cli.program_check import ProgramCheck
 from fusetune.cli.source_check import NOT_ASKED, Question, SourceCheck, changes_apart, question_of
+from fusetune.cli.tune import exit_code
 from fusetune.cli.tuned_code import Code, Outputs, code_of, hand_out, plan_of
 from fusetune.code.patch.plan import Plan
-from fusetune.errors import MachineError
+from fusetune.errors import EXIT_INCONCLUSIVE, EXIT_OK, EXIT_WRONG_RESULT, MachineError
 from fusetune.tune import source_again
 from fusetune.tune.last_word import LastWord, Reverted
 from fusetune.tune.source_again import Source
@@ -138,6 +140,8 @@ def test_what_the_program_does_not_bear_out_comes_out_as_it_was_and_says_what_wa
     assert "# double: BLOCK=2048 w8 s3: 6.90 us, was 10.0 us" in flat
     assert any(why in line for line in code.lines())
     assert code.to_builtins()["module"]["given_out"] == 0
+    asked_in_vain = isinstance(said, MachineError)
+    assert exit_code(Looked(()), [], ProgramCheck(), code) == (EXIT_INCONCLUSIVE if asked_in_vain else EXIT_OK)
 
 
 def test_a_module_without_a_change_that_gives_something_else_says_so(
@@ -156,6 +160,9 @@ def test_a_module_without_a_change_that_gives_something_else_says_so(
         "The module: no launch is changed",
         "The module: it does not give what the program gives: the program fails: NameError: rows",
     ]
+    assert exit_code(looked, tuned, ProgramCheck(), code) == EXIT_WRONG_RESULT
+    assert exit_code(looked, tuned, ProgramCheck(), Code(None, None)) == EXIT_OK
+    assert exit_code(looked, tuned, ProgramCheck(troubled=True), Code(None, None)) == EXIT_INCONCLUSIVE
 
 
 def test_an_autotuner_of_a_kernel_that_is_as_before_takes_what_it_took_where_the_kernel_then_stands(

@@ -11,7 +11,9 @@ from click.testing import CliRunner
 from fusetune.capture import look as looking
 from fusetune.capture.cases import Case, KernelSeen, Looked
 from fusetune.capture.child import QUOTA_BYTES
+from fusetune.cli.program_check import ProgramCheck
 from fusetune.cli.tune import exit_code, tune
+from fusetune.cli.tuned_code import Code
 from fusetune.compiler.processes import CompileProcesses
 from fusetune.errors import ProgramError
 from fusetune.tune.program import End, EndedBy, Tuned
@@ -57,4 +59,4 @@ def test_a_machine_in_trouble_is_no_wrong_kernel(end: End, by: EndedBy, code: in
     kernel = KernelSeen("k", "m", "m.py", 1)
     case = Case(kernel, (1,), "tuple", tensors={}, values={}, constants={}, options={}, before={})
     told = Tuned(case=case, op="k", problem=None, before=None, baseline=None, end=end, ended_by=by)
-    assert exit_code(Looked((case,)), [told]) == code
+    assert exit_code(Looked((case,)), [told], ProgramCheck(), Code(None, None)) == code

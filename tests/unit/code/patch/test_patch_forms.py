@@ -333,6 +333,33 @@ def test_a_size_in_a_grid_that_is_the_tile_s_number_by_chance_stays(tmp_path: Pa
     assert b"(n * 1024 + 2048 - 1) // 2048" in patch.after
 
 
+@pytest.mark.parametrize(
+    ("other", "told"),
+    [
+        ("from settings import TILES as T\n\nrows = bytes(T['rows'])\n", None),
+        ("from settings import TILES as T\n\nrows = bytes(T['block'])\n", "feeds `rows = bytes(T['block'])`, too"),
+        ("import settings\n\nrows = bytes(settings.TILES['block'])\n", "feeds `rows = bytes(settings.TILES['block'])`"),
+        ("from settings import *\n\nrows = bytes(TILES['block'])\n", "feeds `rows = bytes(TILES['block'])`, too"),
+    ],
+)
+def test_a_value_of_another_module_is_left_that_a_third_one_has_too(
+    other: str, told: str | None, tmp_path: Path
+) -> None:
+    file, settings, third = (tmp_path / name for name in ("program.py", "settings.py", "third.py"))
+    body = "from settings import TILES\n\n\ndef launch(x, y, n):\n    scale[(1,)](x, y, n, BLOCK=TILES['block'])\n"
+    file.write_text(KERNEL + body, encoding="utf-8")
+    settings.write_text("TILES = {'block': 1024, 'rows': 8}\n", encoding="utf-8")
+    third.write_text(other, encoding="utf-8")
+    modules = {"settings": str(settings), "third": str(third)}
+    change = Change(launched(file, modules=modules), BEFORE, {**BEFORE, "BLOCK": 2048})
+    plan = planned([change])
+    assert [one.file for one in plan.files] == ([str(settings)] if told is None else [])
+    assert [(one.file, one.line, told in one.text) for one in plan.findings if told] == (
+        [(str(third), 3, True)] if told else []
+    )
+    assert len(planned([change], everywhere=True).files) == 1, "a trial asks the program"
+
+
 def test_a_trial_of_the_whole_program_changes_a_place_whatever_it_feeds(tmp_path: Path) -> None:
     file = tmp_path / "program.py"
     file.write_text(KERNEL + REFUSED["a_buffer"][0], encoding="utf-8")

@@ -118,6 +118,13 @@ def test_what_fills_a_table_that_the_model_needs_stays_and_what_tries_the_model_
     assert order(text) == ["import", "constant", "kernel", "ModelNew"]
 
 
+def test_a_constant_that_a_class_has_under_its_own_name_stays() -> None:
+    model = SMALL.replace("    def forward", "    SIZE = SIZE\n\n    def forward")
+    text = made(model.replace("\n\n@triton.jit", "\n\nSIZE = 4\n\n\n@triton.jit") + "print(SIZE)\n")
+    assert "\nSIZE = 4\n" in text
+    assert "print" not in text
+
+
 def test_what_triton_lacks_is_said_and_a_sigmoid_is_written_out() -> None:
     text, findings, _ = standalone("m.py", SMALL.replace("x_ptr, 1)", "x_ptr, tl.sigmoid(1) + tl.tanh(2))").encode())
     assert "(1 / (1 + tl.exp(-(1))))" in text

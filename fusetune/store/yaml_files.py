@@ -27,7 +27,7 @@ LOCKS_FOLDER: Final = ".locks"
 
 _LOG: Final = logging.getLogger(__name__)
 
-_HEADER: Final = "# Written by `fusetune sweep`, with the evidence for each config. Meant to be committed.\n"
+_HEADER: Final = "# Written by `fusetune {}`, with the evidence for each config. Meant to be committed.\n"
 _LINE_WIDTH: Final = 140
 
 
@@ -53,7 +53,7 @@ def dump_config_file(file: ConfigFile) -> str:
     """The file as YAML text: keys in the order of the types, one line for each innermost mapping that fits on one."""
     plain = msgspec.to_builtins(file, enc_hook=to_builtins)
     body = yaml.safe_dump(plain, default_flow_style=None, sort_keys=False, width=_LINE_WIDTH)
-    return _HEADER + body
+    return _HEADER.format("sweep" if file.kernel is None else "tune") + body
 
 
 def write_entry(

@@ -252,6 +252,12 @@ def test_a_dumped_file_looks_like_the_one_in_the_repository() -> None:
     assert dump_config_file(config_file(measured())) == (ASSETS / "keep.yaml").read_text()
 
 
+def test_a_file_of_a_program_s_kernel_names_the_command_that_wrote_it() -> None:
+    file = msgspec.structs.replace(config_file(measured()), kernel="norms:scale")
+    assert dump_config_file(file).startswith("# Written by `fusetune tune`, ")
+    assert dump_config_file(config_file(measured())).startswith("# Written by `fusetune sweep`, ")
+
+
 def test_a_dumped_file_is_the_same_for_any_yaml_reader() -> None:
     file = config_file(measured(), predicted(problem(64)))
     assert yaml.safe_load(dump_config_file(file)) == msgspec.json.decode(msgspec.json.encode(file))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import ClassVar, NamedTuple
 
 import msgspec
 
@@ -122,23 +124,59 @@ def gpu_time_of(program: Program, held: Sequence[Case], limit_s: float | None = 
     return ran.gpu
 
 
+class _Waiting(NamedTuple):
+    """A process that waits for its request, and the environment that it was started in."""
+
+    process: subprocess.Popen[bytes]
+    environment: dict[str, str]
+
+
 class FreshProcesses:
     """Runs a program in one process after the other, none of which has run anything before.
 
-    With `ahead` the next one loads torch and triton while one runs, which takes seconds, and waits for its request.
+    With `ahead` the next one loads torch and triton while one runs, which takes seconds, and waits for its request. It
+    is the first one of those that come later under `handed_on`.
     """
+
+    _held: ClassVar[list[_Waiting] | None] = None
+    """What waits for those that come later; None where nothing is handed on."""
 
     def __init__(self, *, ahead: bool = False) -> None:
         self._ahead = ahead
-        self._waiting: subprocess.Popen[bytes] | None = None
+        self._waiting: _Waiting | None = None
+
+    @classmethod
+    @contextlib.contextmanager
+    def handed_on(cls) -> Iterator[None]:
+        """While it lasts, the process that waits when the one is done serves the next, where it runs with `ahead`."""
+        cls._held = []
+        try:
+            yield
+        finally:
+            held, cls._held = cls._held, None
+            for one in held:
+                _end(one.process)
 
     def __enter__(self) -> FreshProcesses:
+        if self._ahead and self._held:
+            self._waiting = self._held.pop()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._waiting is not None:
-            _end(self._waiting)
+        if self._waiting is not None and self._held is not None:
+            self._held.append(self._waiting)
+        elif self._waiting is not None:
+            _end(self._waiting.process)
         self._waiting = None
+
+    def _next(self) -> subprocess.Popen[bytes]:
+        """The process that waits, where it was started in the environment of now; else a new one."""
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None and waiting.environment == dict(os.environ):
+            return waiting.process
+        if waiting is not None:
+            _end(waiting.process)
+        return _started()
 
     def run(self, asked: AgainRequest, limit_s: float | None = None) -> Ran:
         """Run what is asked. What the program prints goes to stderr.
@@ -146,8 +184,8 @@ class FreshProcesses:
         A program that ends without a word, as by a fault or after `limit_s` seconds, has `failed`. Raises MachineError
         where no process could be started, or the machine ended it or lacked what it takes.
         """
-        process = self._waiting or _started()
-        self._waiting = _started() if self._ahead else None
+        process = self._next()
+        self._waiting = _Waiting(_started(), dict(os.environ)) if self._ahead else None
         with tempfile.TemporaryDirectory(prefix="fusetune-again-") as folder:
             request, answer = Path(folder, "request.json"), Path(folder, "answer.json")
             request.write_bytes(msgspec.json.encode(asked))

@@ -230,11 +230,17 @@ def tune(
         for number, case in enumerate(cases, start=1):
             echo(printable(f"[{number}/{len(cases)}] {_begun(case, vouched)}"), err=True)
             tuned.append(explainer.told(number, tune_case(case, request, explainer.running(number, run))))
+        from fusetune.capture.again import FreshProcesses
         from fusetune.cli.program_check import run_again, why_not_asked
         from fusetune.cli.source_check import question_of
 
-        why_not = why_not_asked(on_gpu=target is None, wanted=not no_program_check, failed=looked.failed)
-        tuned, checked = run_again(parsed, tuned, why_not=why_not, limit_s=limit_s)
+        stack.enter_context(FreshProcesses.handed_on())
+        tuned, checked = run_again(
+            parsed,
+            tuned,
+            why_not=why_not_asked(on_gpu=target is None, wanted=not no_program_check, failed=looked.failed),
+            limit_s=limit_s,
+        )
         _pin(tuned, processes)
         code = Code(None, None)
         if outputs.any and not looked.failed:  # Whoever changes a program has to have seen it run.
@@ -255,8 +261,17 @@ def tune(
                 question,
                 compared=target is not None or checked.says_right(parsed),
             )
-        seconds = time.monotonic() - began
-        _show(looked, cases, tuned, checked, code, _words(module, program), seconds, outputs.configs, as_json=as_json)
+        _show(
+            looked,
+            cases,
+            tuned,
+            checked,
+            code,
+            _words(module, program),
+            time.monotonic() - began,
+            outputs.configs,
+            as_json=as_json,
+        )
     hand_out(outputs, parsed, tuned, looked, code, quiet=as_json)
     ctx.exit(exit_code(looked, tuned, checked, code))
 

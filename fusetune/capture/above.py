@@ -7,6 +7,7 @@ Private parts of Triton that this relies on, the same in 3.6 to 3.8: `Autotuner.
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import threading
 from collections.abc import Callable, Iterator
@@ -24,7 +25,7 @@ class Above:
     """What each thread is in the middle of. `install` puts its own functions in the place of Triton's.
 
     A tuner with a `run` of its own may launch to time: `ended` is told what it launched in a turn, once that is over.
-    With `benchmarks`, what triton.testing times is a trial, too, whoever asks it to.
+    With `benchmarks`, what triton.testing times is a trial where a tuner asks it to, and a `benchmark` elsewhere.
     """
 
     def __init__(self, ended: Callable[[Turn], None] | None = None, *, benchmarks: bool = True) -> None:
@@ -37,8 +38,9 @@ class Above:
         from triton.runtime.autotuner import Autotuner, Heuristics
 
         timers = [(triton.testing, "do_bench"), (triton.testing, "do_bench_cudagraph")] if self._benchmarks else []
-        for owner, name in [(Autotuner, "_bench"), *timers]:
-            replace(owner, name, self._as_trial(getattr(owner, name)))
+        replace(Autotuner, "_bench", self._as_trial(Autotuner._bench))
+        for owner, name in timers:
+            replace(owner, name, self._as_benchmark(getattr(owner, name)))
         for owner in (Autotuner, Heuristics):
             replace(owner, "run", self._below(owner.run))
             for derived in _derived(owner):
@@ -83,6 +85,15 @@ class Above:
                 return function(*args, **named)
 
         return trial
+
+    def _as_benchmark(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def benchmark(*args: Any, **named: Any) -> Any:
+            tunes = any(hasattr(one, "configs") for one in self.tuners)
+            with self.deeper("trial" if tunes else "benchmark"):
+                return function(*args, **named)
+
+        return benchmark
 
     @property
     def turn(self) -> Turn | None:

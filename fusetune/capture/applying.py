@@ -48,7 +48,7 @@ class Applier:
         self._held = Changes(map(as_it_ran, held))
         self.timing = False
         self.launches = self.others = 0
-        self._above = Above()
+        self._above = Above()  # What a program benchmarks is launched as all else of it.
         self._patches = Patches()
         self._lock = threading.Lock()
         self._kernels: dict[int, tuple[Any, KernelSeen]] = {}

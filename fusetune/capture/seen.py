@@ -12,13 +12,17 @@ from fusetune.capture.alike import MOST_ALIKE, Differing, Identity
 from fusetune.capture.cases import Case
 
 MOST_CASES: Final = 2000
+BENCHMARKED: Final = "it is launched where triton.testing times it, and nowhere else"
 
 
 class Seen:
-    """A case, how often it was launched, and the events around its first launches."""
+    """A case, how often it was launched, and the events around its first launches.
+
+    `benchmarked` are launches that triton.testing timed, which count where the kernel has no others.
+    """
 
     def __init__(self, case: Case) -> None:
-        self.case, self.launches = case, 0
+        self.case, self.launches, self.benchmarked = case, 0, 0
         self.events: list[tuple[Any, Any]] = []
         self.differing = Differing()
 
@@ -40,9 +44,14 @@ class SeenCases:
         self._forget = forget
         self._by_identity: dict[Any, Seen] = {}
         self._alike: dict[Any, list[Seen]] = {}
+        self._exact: set[Any] = set()
 
     def __iter__(self) -> Iterator[Seen]:
         return iter(dict.fromkeys(self._by_identity.values()))
+
+    def knows(self, identity: Identity) -> bool:
+        """Whether a launch of these arguments was seen before, with whatever config."""
+        return identity.exact in self._exact
 
     def is_another(self, identity: Identity) -> bool:
         """Whether a launch that was not seen before belongs to a case all the same."""
@@ -64,6 +73,7 @@ class SeenCases:
         if len(self._by_identity) >= MOST_CASES:
             return None
         seen = self._by_identity[identity.exact, repr(case.before)] = Seen(case)
+        self._exact.add(identity.exact)
         self._alike.setdefault(identity.but_numbers, []).append(seen)
         return seen
 
@@ -74,15 +84,35 @@ class SeenCases:
         if seen.case.kept is not None:
             self._forget(seen.case.kept)
 
+    def settle_benchmarks(self) -> int:
+        """Count what was benchmarked as launches of kernels that have no others; else it only timed: how often."""
+        launched = {_kernel(one) for one in self if one.launches}
+        timed = 0
+        for one in list(self):
+            count, one.benchmarked = one.benchmarked, 0
+            if _kernel(one) not in launched:
+                one.launches = count
+                one.case = structs.replace(one.case, findings=(*one.case.findings, BENCHMARKED))
+                continue
+            timed += count
+            if not one.launches:
+                self.remove(one)
+        return timed
+
     def _fold(self, first: Seen, others: list[Seen]) -> None:
         for one in others:
             first.launches += one.launches
+            first.benchmarked += one.benchmarked
             first.events += one.events
             first.differing.add(one.differing)
             if one.case.kept is not None:
                 self._forget(one.case.kept)
         folded = set(map(id, others))
         self._by_identity = {key: first if id(one) in folded else one for key, one in self._by_identity.items()}
+
+
+def _kernel(seen: Seen) -> tuple[str, str]:
+    return seen.case.kernel.file, seen.case.kernel.name
 
 
 def trials_of(turn: Turn) -> list[tuple[Seen, Any]]:

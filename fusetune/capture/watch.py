@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from fusetune.capture.above import Above, Turn
-from fusetune.capture.alike import identity_of
+from fusetune.capture.alike import Identity, identity_of
 from fusetune.capture.cases import Case, Looked
 from fusetune.capture.grids import GridRule
 from fusetune.capture.inductor import MODULE, name_of, when_imported
@@ -30,6 +30,8 @@ from fusetune.ops.tuners import heuristics_of
 
 TIMED_OF_A_CASE: Final = 20
 """So many launches of a case say what all of them take."""
+MOST_BENCHMARKED: Final = 8
+"""Of a kernel that is benchmarked, so many cases are kept: a script that tunes by itself has hundreds."""
 
 
 class Understood(NamedTuple):
@@ -63,6 +65,7 @@ class Watch:
         self.trials = self.in_graphs = self.lost = 0
         self.bypassed: dict[str, int] = {}
         self.by_inductor: dict[str, int] = {}
+        self._benchmarked: dict[int, int] = {}
 
     def install(self) -> None:
         """Begin to watch. Triton is imported here, and torch with it."""
@@ -108,6 +111,7 @@ class Watch:
     def looked(self, **about: Any) -> Looked:
         """What was seen so far."""
         self._finish_times()
+        self.trials += self._seen.settle_benchmarks()
         cases = [seen.told() for seen in self._seen]
         cases.sort(key=lambda case: -(case.us or 0.0))
         return Looked(
@@ -147,11 +151,13 @@ class Watch:
         with self._lock:
             seen = self._note(kernel, args, grid, named, compiled, pending)
             if seen is not None:
-                seen.launches += 1
+                benchmarked = bool(self._above.depth("benchmark"))
+                seen.launches += not benchmarked
+                seen.benchmarked += benchmarked
                 timed = events if len(seen.events) < TIMED_OF_A_CASE else None
                 if timed:
                     seen.events.append(timed)
-                if (turn := self._above.turn) is not None:
+                if (turn := self._above.turn) is not None and not benchmarked:
                     turn.launches.append((seen, timed))
         return compiled
 
@@ -163,7 +169,7 @@ class Watch:
                 seen.launches -= 1
                 if events:
                     seen.events.remove(events)
-                if not seen.launches:
+                if not seen.launches and not seen.benchmarked:
                     self._seen.remove(seen)
 
     def _launch(
@@ -184,8 +190,9 @@ class Watch:
     ) -> tuple[Any, Any] | None:
         if self._timer is None:
             return None
-        # A tuner that times by itself must not count what keeps the GPU busy.
-        return self._timer.events(run, kernel, args, grid, named, busy=self._above.turn is None)
+        # Whoever times by itself must not count what keeps the GPU busy.
+        busy = self._above.turn is None and not self._above.depth("benchmark")
+        return self._timer.events(run, kernel, args, grid, named, busy=busy)
 
     def _before(self, kernel: Any, args: tuple[Any, ...], grid: Any, named: dict[str, Any]) -> Pending | None:
         """What the keeper takes before a case's first launch; None for others, and where Triton will object."""
@@ -195,7 +202,19 @@ class Watch:
             identity = identity_of(kernel, resolved_grid(grid, bound), *described(kernel, bound), options)
         except Exception:  # noqa: BLE001 - the launch itself tells the program
             return None
-        return None if self._seen.is_another(identity) else self._keeper.before(identity.exact, kernel, bound)
+        if self._seen.is_another(identity):
+            return None
+        if self._above.depth("benchmark") and self._is_enough(kernel, identity):
+            return None
+        return self._keeper.before(identity.exact, kernel, bound)
+
+    def _is_enough(self, kernel: Any, identity: Identity) -> bool:
+        """Whether as many cases of a kernel that is benchmarked were begun as are kept."""
+        if self._seen.knows(identity):
+            return False
+        with self._lock:
+            count = self._benchmarked[id(kernel)] = self._benchmarked.get(id(kernel), 0) + 1
+        return count > MOST_BENCHMARKED
 
     def _drop(self, pending: Pending | None) -> None:
         if self._keeper is not None and pending is not None:

@@ -187,3 +187,28 @@ def test_after_it_triton_is_as_it_was(name):
     asked = program(name, *(["5000"] if name == "autotuned_add" else []))
     applied(asked)
     assert held == (JITFunction.run, Autotuner.run, Heuristics.run, Autotuner._bench)
+
+
+def test_what_a_program_benchmarks_alone_takes_its_config(tmp_path: Path):
+    (tmp_path / "bench.py").write_text(
+        """import torch
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def copied(x_ptr, y_ptr, n, BLOCK: tl.constexpr):
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(y_ptr + at, tl.load(x_ptr + at, mask=at < n), mask=at < n)
+
+
+x, y = torch.rand(1000, device="cuda"), torch.empty(1000, device="cuda")
+triton.testing.do_bench(lambda: copied[lambda meta: (triton.cdiv(1000, meta["BLOCK"]),)](x, y, 1000, BLOCK=128))
+""",
+        encoding="utf-8",
+    )
+    asked = parse_program([str(tmp_path / "bench.py")])
+    change = Change(cases_of(asked)["copied"], {"BLOCK": 512}, OTHER)
+    launches, (launched,), _ = applied(asked, change)
+    assert [(grid, block) for grid, block, _ in of(launches, "copied")] == [((2,), 512)]
+    assert (launched.applied, launched.left) == (1, {})

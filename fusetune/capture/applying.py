@@ -137,7 +137,7 @@ class Applier:
         if warmup or not self.timing:
             return run(kernel, *args, grid=grid, warmup=warmup, **named)
         slot = number if number is not None else (id(kernel), str(grid) if isinstance(grid, tuple) else "")
-        with self._times.around(slot, run, kernel, args, grid, named):
+        with self._times.around(slot, run, kernel, args, grid, named, benchmark=self._above.benchmark):
             return run(kernel, *args, grid=grid, warmup=False, **named)
 
     def _find(

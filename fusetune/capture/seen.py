@@ -18,7 +18,7 @@ BENCHMARKED: Final = "it is launched where triton.testing times it, and nowhere 
 class Seen:
     """A case, how often it was launched, and the events around its first launches.
 
-    `benchmarked` are launches that triton.testing timed, which count where the kernel has no others.
+    `benchmarked` counts the calls of triton.testing that timed it, which count where the kernel has no other launches.
     """
 
     def __init__(self, case: Case) -> None:

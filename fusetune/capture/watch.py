@@ -151,13 +151,15 @@ class Watch:
         with self._lock:
             seen = self._note(kernel, args, grid, named, compiled, pending)
             if seen is not None:
-                benchmarked = bool(self._above.depth("benchmark"))
-                seen.launches += not benchmarked
-                seen.benchmarked += benchmarked
+                benchmark = self._above.benchmark
+                seen.launches += benchmark is None
+                seen.benchmarked += benchmark is not None and seen not in benchmark
+                if benchmark is not None:
+                    benchmark.add(seen)
                 timed = events if len(seen.events) < TIMED_OF_A_CASE else None
                 if timed:
                     seen.events.append(timed)
-                if (turn := self._above.turn) is not None and not benchmarked:
+                if (turn := self._above.turn) is not None and benchmark is None:
                     turn.launches.append((seen, timed))
         return compiled
 
@@ -191,7 +193,7 @@ class Watch:
         if self._timer is None:
             return None
         # Whoever times by itself must not count what keeps the GPU busy.
-        busy = self._above.turn is None and not self._above.depth("benchmark")
+        busy = self._above.turn is None and self._above.benchmark is None
         return self._timer.events(run, kernel, args, grid, named, busy=busy)
 
     def _before(self, kernel: Any, args: tuple[Any, ...], grid: Any, named: dict[str, Any]) -> Pending | None:
@@ -204,7 +206,7 @@ class Watch:
             return None
         if self._seen.is_another(identity):
             return None
-        if self._above.depth("benchmark") and self._is_enough(kernel, identity):
+        if self._above.benchmark is not None and self._is_enough(kernel, identity):
             return None
         return self._keeper.before(identity.exact, kernel, bound)
 

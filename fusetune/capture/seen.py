@@ -12,13 +12,13 @@ from fusetune.capture.alike import MOST_ALIKE, Differing, Identity
 from fusetune.capture.cases import Case
 
 MOST_CASES: Final = 2000
-BENCHMARKED: Final = "it is launched where triton.testing times it, and nowhere else"
+BENCHMARKED: Final = "it is launched for this where triton.testing times it, and nowhere else"
 
 
 class Seen:
     """A case, how often it was launched, and the events around its first launches.
 
-    `benchmarked` counts the calls of triton.testing that timed it, which count where the kernel has no other launches.
+    `benchmarked` counts the calls of triton.testing that timed it; see `settle_benchmarks`.
     """
 
     def __init__(self, case: Case) -> None:
@@ -85,12 +85,15 @@ class SeenCases:
             self._forget(seen.case.kept)
 
     def settle_benchmarks(self) -> int:
-        """Count what was benchmarked as launches of kernels that have no others; else it only timed: how often."""
-        launched = {_kernel(one) for one in self if one.launches}
+        """Count what was benchmarked as launches, but where a kernel is launched for the same without: how often.
+
+        That only timed it: other constants and options for what the program does, to compare them.
+        """
+        launched = {_work(one.case) for one in self if one.launches}
         timed = 0
         for one in list(self):
             count, one.benchmarked = one.benchmarked, 0
-            if _kernel(one) not in launched:
+            if count and _work(one.case) not in launched:
                 one.launches = count
                 one.case = structs.replace(one.case, findings=(*one.case.findings, BENCHMARKED))
                 continue
@@ -111,8 +114,9 @@ class SeenCases:
         self._by_identity = {key: first if id(one) in folded else one for key, one in self._by_identity.items()}
 
 
-def _kernel(seen: Seen) -> tuple[str, str]:
-    return seen.case.kernel.file, seen.case.kernel.name
+def _work(case: Case) -> tuple[str, ...]:
+    """A kernel and what it is given to compute: all but its constants and options."""
+    return case.kernel.file, case.kernel.name, repr(case.tensors), repr(case.values)
 
 
 def trials_of(turn: Turn) -> list[tuple[Seen, Any]]:

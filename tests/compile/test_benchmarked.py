@@ -37,6 +37,9 @@ for size in (128, 256):
     for kernel in (alone, both):
         triton.testing.do_bench(lambda: kernel[(triton.cdiv(1000, size),)](x, y, 1000, BLOCK=size))
 both[(1,)](x, y, 1000, BLOCK=1024)
+x, y = torch.rand(3000, device="cuda"), torch.empty(3000, device="cuda")
+triton.testing.do_bench(lambda: both[(3,)](x, y, 3000, BLOCK=1024))
+x, y = x[:1000], y[:1000]
 triton.testing.do_bench(lambda: tuned[lambda meta: (triton.cdiv(1000, meta["BLOCK"]),)](x, y, 1000))
 """
 
@@ -46,11 +49,18 @@ def test_what_is_benchmarked_alone_is_the_program_s_and_else_only_timed(tmp_path
     file.write_text(PROGRAM, encoding="utf-8")
     looked = look(Program("script", str(file)), target="rtx4090", keep=tmp_path / "kept")
     assert looked.failed is None
-    found = {(case.kernel.name, case.constants["BLOCK"]): case for case in looked.cases}
-    assert set(found) == {("alone", 128), ("alone", 256), ("both", 1024), ("tuned", 128)}
-    for (name, _), case in found.items():
+    found = {(case.kernel.name, case.values["n"], case.constants["BLOCK"]): case for case in looked.cases}
+    sizes = {
+        ("alone", 1000, 128),
+        ("alone", 1000, 256),
+        ("both", 1000, 1024),
+        ("both", 3000, 1024),
+        ("tuned", 1000, 128),
+    }
+    assert set(found) == sizes, "other tiles for what both is launched for only compare"
+    for (name, size, _), case in found.items():
         assert case.kept is not None
         assert case.launches == 1
-        assert (BENCHMARKED in case.findings) == (name != "both")
+        assert (BENCHMARKED in case.findings) == ((name, size) != ("both", 1000))
     assert looked.trials >= 2, "the other launches of both, and what the autotuner tried"
-    assert len(list((tmp_path / "kept").glob("[0-9]*"))) == 4, "what only timed is not kept"
+    assert len(list((tmp_path / "kept").glob("[0-9]*"))) == 5, "what only timed is not kept"

@@ -34,16 +34,21 @@ def render(report: Report, console: Console) -> None:
     if report.rows:
         console.print()
         console.print(first_that_fits(console, _wide_table(report.rows), _stacked_table(report.rows)))
-        if meant := wording.legend(report):
-            console.print(Text(f"\n{meant}", style="dim"))
-        for line in wording.kernel_lines(report):
-            console.print(Text(line))
-        for hint in wording.library_hints(report):
-            console.print(Text(hint, style="yellow"))
+        print_meaning(report, console)
     for run in report.runs:
         print_run(run, console)
     if report.missing_runs:
         console.print(Text(f"\n{wording.missing_runs_text(report)}", style="yellow"))
+
+
+def print_meaning(report: Report, console: Console) -> None:
+    """What stands below the problems: how to read their configs, whose kernels these are, and what a library does."""
+    if meant := wording.legend(report):
+        console.print(Text(f"\n{meant}", style="dim"))
+    for line in wording.kernel_lines(report):
+        console.print(Text(line))
+    for hint in wording.library_hints(report):
+        console.print(Text(hint, style="yellow"))
 
 
 def _print_verdicts(report: Report, console: Console) -> None:

@@ -13,7 +13,7 @@ from fusetune.core.decision import reference_name
 from fusetune.core.text import shown
 from fusetune.report import wording
 from fusetune.report.model import ProblemRow, Report
-from fusetune.report.terminal import VERDICT_STYLE
+from fusetune.report.terminal import VERDICT_STYLE, print_meaning
 from fusetune.units import format_gain, format_interval, format_us
 
 _INDENT: Final = 2
@@ -44,12 +44,7 @@ def render_list(report: Report, console: Console) -> None:
         console.print(Text(f"{wording.plural(len(report.problems), 'file')} could not be read.", style="red"))
     for row in _lines(report, console.width):
         console.print(row, soft_wrap=True)
-    if meant := wording.legend(report):
-        console.print(Text(f"\n{meant}", style="dim"))
-    for line in wording.kernel_lines(report):
-        console.print(Text(line))
-    for hint in wording.library_hints(report):
-        console.print(Text(hint, style="yellow"))
+    print_meaning(report, console)
     if report.missing_runs:
         console.print(Text(wording.missing_runs_text(report), style="yellow"))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Final, Literal, NamedTuple, NoReturn, Protocol
+from typing import Any, Final, Literal, NamedTuple, NoReturn
 
 from fusetune.capture.above import Above
 from fusetune.capture.cases import KernelSeen
@@ -25,7 +25,7 @@ from fusetune.ops.arguments import bind, constexprs_of, signature_of, told
 from fusetune.ops.refusals import is_refusal
 from fusetune.ops.refusals import told as told_error
 from fusetune.ops.tuners import chain_of, heuristics_of
-from fusetune.runtime.launch_configs import Chosen
+from fusetune.runtime.launch_configs import Chosen, LaunchConfigs
 
 OnMiss = Literal["default", "tune", "error"]
 ON_MISS: Final[tuple[OnMiss, ...]] = ("default", "tune", "error")
@@ -39,24 +39,6 @@ _OURS_CHOSE: Final = "its own fusetune.autotune has chosen another one"
 _MOST_WARNINGS: Final = 20
 _OF_TRITON: Final = frozenset({"grid", "warmup"})
 _NOTHING: Final = "nothing: it was stopped (--on-miss error)"
-
-
-class LooksUp(Protocol):
-    """Where configs of launches come from; see `LaunchConfigs`."""
-
-    def find(
-        self,
-        kernel: Any,
-        arguments: Mapping[str, Any],
-        grid: Any = None,
-        *,
-        listed: Sequence[Mapping[str, Any]] = (),
-        supplied: Mapping[str, Any] = {},
-    ) -> Chosen:
-        """The config for a launch, or a miss with its reason."""
-
-    def refuse(self, kernel: Any, chosen: Chosen, why: str) -> None:
-        """Do not choose it again: it cannot be launched here."""
 
 
 class _Answer(NamedTuple):
@@ -93,7 +75,7 @@ class Serving:
     launch runs as one without an entry. Threads may launch at once.
     """
 
-    def __init__(self, lookups: LooksUp, notes: Notes, *, on_miss: OnMiss = "default") -> None:
+    def __init__(self, lookups: LaunchConfigs, notes: Notes, *, on_miss: OnMiss = "default") -> None:
         self._lookups, self.notes, self._on_miss = lookups, notes, on_miss
         self._above = Above(benchmarks=False)  # What a program benchmarks is what it launches.
         self._patches, self._placements = Patches(), Placements()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fusetune.cli.helped import Helped
+from fusetune.cli.needed import needs
 from fusetune.cli.options import problem_options, spec_and_problem
 from fusetune.cli.shown import echo
 from fusetune.core.brief import brief
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     type=click.Path(dir_okay=False, path_type=Path),
     help="Write to FILE, whole or not at all, instead of stdout; into it, where it is a device or a pipe.",
 )
+@needs("tune")
 def export(
     *,
     target_name: str | None,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from fusetune.cli.helped import Helped
+from fusetune.cli.needed import needs
 from fusetune.cli.options import named_op
 from fusetune.cli.shown import echo
 from fusetune.core.brief import brief
@@ -93,6 +94,7 @@ def _outputs(command: F) -> F:
     help="Live: of a program's kernels of this name, do not compare what differs from run to run, as in tune.",
 )
 @_outputs
+@needs("tune")
 @click.pass_context
 def gate(
     ctx: click.Context,

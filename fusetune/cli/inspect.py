@@ -11,6 +11,7 @@ import click
 from fusetune.cli.helped import Helped
 from fusetune.cli.options import config_of, problem_of, problem_options
 from fusetune.cli.shown import echo, echo_json, echo_laid_out
+from fusetune.core.extras import need
 from fusetune.core.space import SPACE_NAMES, SpaceName
 from fusetune.core.target import DEFAULT_TARGET, Target, find_target
 from fusetune.core.text import printable
@@ -76,6 +77,8 @@ def inspect(
     Needs no GPU; nothing is run, and every time is predicted. With --ncu a profile is joined with the compile facts,
     and a sentence says what limits the kernel.
     """
+    if whole_space:
+        need("tune", "`fusetune inspect --all`")
     target = find_target(target_name)
     _refuse_mixtures(whole_space, config_text, metrics_file, as_json=as_json, code=ptx or sass)
     spec, problem = problem_of(given)

@@ -15,6 +15,7 @@ import click
 import msgspec
 
 import fusetune
+from fusetune.core.extras import extra_of, lacking
 from fusetune.core.text import printable, printable_lines
 from fusetune.errors import EXIT_INTERNAL, EXIT_USAGE, FusetuneError, MachineError
 
@@ -146,6 +147,9 @@ def _of_machine(error: OSError) -> str:
 def _of_package(package: str, error: BaseException) -> str:
     if isinstance(error, ModuleNotFoundError):
         missing = (error.name or package).partition(".")[0]
+        found = extra_of(missing)
+        if found is not None:
+            return lacking("this", [found[1]], found[0])
         return f"{missing} is needed here and not installed; `pip install {missing}`"
     return f"{package} is installed and cannot be loaded: {type(error).__name__}: {_message(error)}; install it anew"
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from fusetune.cli.helped import Helped
+from fusetune.cli.needed import needs
 from fusetune.cli.options import named_op, naming_options, problem_options, problem_with, values_of
 from fusetune.cli.shown import echo
 from fusetune.core.decision import KeepRule, reason_text
@@ -105,6 +106,7 @@ if TYPE_CHECKING:
     type=click.Path(file_okay=False, path_type=Path),
     help="Folder for the journal.  [default: $FUSETUNE_RUNS or .fusetune/runs]",
 )
+@needs("tune")
 @click.pass_context
 def sweep(
     ctx: click.Context,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fusetune.cli.helped import Helped
+from fusetune.cli.needed import needs
 from fusetune.cli.program_options import CONTEXT, program_options, quota_option
 from fusetune.cli.shown import echo, echo_console, echo_json
 from fusetune.cli.tuned_code import Code, check_program, code_of, code_options, hand_out, outputs_of
@@ -105,6 +106,7 @@ CAPTURES_NEED = ("torch", "fusetune.capture.spec")
     help="Folder for the journals.  [default: $FUSETUNE_RUNS or .fusetune/runs]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Everything as JSON.")
+@needs("tune")
 @click.pass_context
 def tune(
     ctx: click.Context,

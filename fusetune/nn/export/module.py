@@ -11,6 +11,7 @@ from typing import Any, Final
 from msgspec import structs
 
 from fusetune.code.source import LINE_LENGTH, KernelSource, written
+from fusetune.core.extras import need
 from fusetune.core.target import Target
 from fusetune.errors import UsageError
 from fusetune.nn.export.choice import Choice, choose_config, header
@@ -196,10 +197,9 @@ def _docstring(text: str) -> str:
 @functools.cache
 def _formatted(section: str) -> str:
     """A section of a module as black would leave it there; most of them are in many modules."""
-    try:
-        import black
-    except ImportError as error:
-        raise UsageError("export formats with black, which is not installed; `pip install black`") from error
+    need("tune", "writing a module")
+    import black
+
     formatted: str = black.format_str(section, mode=black.Mode(line_length=LINE_LENGTH))
     return formatted.strip("\n")
 

@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 # Two processes that take from each other's list at the end, so that neither waits. A GPU is for one at a time.
 TWO := -n 2 --dist worksteal
 
-.PHONY: sweep test test-gpu lint format gate check clean
+.PHONY: sweep test test-gpu lint format gate package check clean
 
 sweep: $(INSTALLED)
 	$(BIN)/fusetune sweep --M 128 --K 1024 --N 512 --output .fusetune/configs
@@ -36,7 +36,11 @@ format: $(INSTALLED)
 gate: $(INSTALLED)
 	$(BIN)/fusetune gate --static configs
 
-check: lint gate test
+# Wheel and sdist build, install into fresh environments, and their commands run there.
+package: $(INSTALLED)
+	.ci/package
+
+check: lint gate package test
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .fusetune

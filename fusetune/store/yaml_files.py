@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 from collections.abc import Mapping
@@ -17,13 +16,13 @@ from fusetune.core.trouble import why_not_written
 from fusetune.core.values import to_builtins
 from fusetune.errors import ConfigFileError
 from fusetune.ops.approved import Place, file_in_file, place_in_file
+from fusetune.store.locks import lock_place
 from fusetune.store.lookup import target_differences
 from fusetune.store.migrations import STEPS, Step
 from fusetune.store.schema import SCHEMA_VERSION, ConfigFile, Entry, TargetIdentity
 from fusetune.store.yaml_reader import Unfit, parse_config_file, read_text
 
 LOCK_TIMEOUT_S: Final = 60.0
-LOCKS_FOLDER: Final = ".locks"
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -81,7 +80,6 @@ def write_entry(
         if real.exists() and not real.is_file() and not real.is_dir():
             raise ConfigFileError(f"cannot write {path}: it is no regular file; name another, or remove it")
         real.parent.mkdir(parents=True, exist_ok=True)
-        # The lock file stays behind: removing it would let a third process lock a name that a second still waits on.
         with filelock.FileLock(lock_place(real), timeout=LOCK_TIMEOUT_S):
             result = _update(path, real, op, target, entry, place, kernel_place)
     except filelock.Timeout as error:
@@ -95,18 +93,6 @@ def write_entry(
         raise ConfigFileError(f"cannot write {path}: {told}") from error
     _LOG.info("%s %s: %s in %s", op, entry.problem.describe(), "written" if result.written else "left as it was", path)
     return result
-
-
-def lock_place(real: Path) -> Path:
-    """The lock of a file, in a folder that git does not see: what lies beside the file is meant to be committed.
-
-    Makes that folder. Raises OSError where it cannot be made.
-    """
-    folder = real.with_name(LOCKS_FOLDER)
-    folder.mkdir(exist_ok=True)
-    with contextlib.suppress(FileExistsError), (folder / ".gitignore").open("x", encoding="utf-8") as ignore:
-        ignore.write("*\n")
-    return folder / f"{real.name}.lock"
 
 
 def _update(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -30,6 +29,7 @@ from fusetune.store.journal import (
     Status,
     read_run,
 )
+from fusetune.store.locks import LOCKS_FOLDER, lock_place
 from fusetune.store.regular import is_plain, is_there
 from fusetune.tune.request import SweepRequest
 
@@ -143,9 +143,10 @@ def lock_journal(path: Path) -> BaseFileLock | None:
 
     Raises JournalError where the file system lets there be no lock, as with a folder in its place.
     """
-    place = path.with_name(f".{path.name}.lock")
-    lock = FileLock(place)
+    place = path.with_name(LOCKS_FOLDER)
     try:
+        place = lock_place(path)
+        lock = FileLock(place)
         if is_there(place) and not is_plain(place):
             raise JournalError(f"cannot lock the journal {brief(path)}: {brief(place)} is no file; remove it")
         lock.acquire(timeout=0)
@@ -156,14 +157,6 @@ def lock_journal(path: Path) -> BaseFileLock | None:
         told = why_not_written(error, otherwise) if isinstance(error, OSError) else f"{error}; {otherwise}"
         raise JournalError(f"cannot lock the journal {brief(path)}: {told}") from error
     return lock
-
-
-def unlock_journal(lock: BaseFileLock) -> None:
-    """Let go of a journal's lock and leave no file of it."""
-    # In this order: who finds the file gone after waiting for it makes a new one.
-    with contextlib.suppress(OSError):  # it may stay: whoever comes next takes it over
-        Path(lock.lock_file).unlink(missing_ok=True)
-    lock.release()
 
 
 def earlier_runs(
@@ -231,9 +224,9 @@ def _take(path: Path, start: RunStart) -> Unfinished | None:
         JournalWriter(path, resume=True).close()
         records = read_run(path)
     except JournalError:
-        unlock_journal(lock)
+        lock.release()
         raise
     if any(isinstance(record, RunEnd) for record in records):
-        unlock_journal(lock)
+        lock.release()
         return None
     return Unfinished(path, start, records, lock)

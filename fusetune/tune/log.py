@@ -30,7 +30,7 @@ from fusetune.store.journal import (
     Status,
 )
 from fusetune.store.journal import Phase as PhaseName
-from fusetune.tune.ledger import Ledger, Unfinished, earlier_runs, lock_journal, unlock_journal
+from fusetune.tune.ledger import Ledger, Unfinished, earlier_runs, lock_journal
 from fusetune.tune.request import SweepRequest, new_run_id, now
 
 
@@ -188,7 +188,7 @@ def open_run(
             yield RunLog(writer, run, progress, request.baseline, ledger, before=request.before)
         finally:
             if lock is not None:
-                unlock_journal(lock)
+                lock.release()
 
 
 def journal_path(request: SweepRequest, log: RunLog) -> Path:

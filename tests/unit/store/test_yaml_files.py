@@ -33,6 +33,7 @@ from fusetune.core.problem import NamedProblem
 from fusetune.errors import EXIT_USAGE, ConfigFileError, NewerSchemaError
 from fusetune.ops.approved import place_from_file
 from fusetune.store import yaml_files
+from fusetune.store.locks import lock_place
 from fusetune.store.migrations import STEPS, migrate
 from fusetune.store.schema import Entry
 from fusetune.store.yaml_files import WriteResult, dump_config_file, read_config_file, write_entry
@@ -428,7 +429,7 @@ def test_a_lock_that_is_held_too_long_is_told(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(yaml_files, "LOCK_TIMEOUT_S", 0.1)
     path = tmp_path / FILE
     with (
-        filelock.FileLock(yaml_files.lock_place(path)),
+        filelock.FileLock(lock_place(path)),
         pytest.raises(ConfigFileError, match="another process has held its lock"),
     ):
         put(path, measured())

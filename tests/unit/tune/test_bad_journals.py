@@ -15,6 +15,7 @@ from fusetune.errors import JournalError, MachineError
 from fusetune.measure.fake import FakeMeasurer
 from fusetune.measure.lock import hold_gpu
 from fusetune.store.journal import read_run
+from fusetune.store.locks import lock_place
 from fusetune.tune import ledger
 from fusetune.tune.request import SweepRequest, SweepResult
 from fusetune.tune.sweep import sweep
@@ -125,7 +126,7 @@ def test_a_cut_off_run_that_cannot_be_locked_is_passed_over_and_nothing_is_writt
     run = first.split('"run":"')[1].split('"')[0]
     cut_off = runs / f"{run}.jsonl"
     cut_off.write_text(first + "".join(rest[:-1]))
-    IN_A_LOCK_S_PLACE[name](runs / f".{cut_off.name}.lock")
+    IN_A_LOCK_S_PLACE[name](lock_place(cut_off))
     result, warned = _sweep(request_of(tmp_path))
     assert result.run != run
     assert result.entry is not None

@@ -393,7 +393,7 @@ def test_a_machine_too_noisy_for_its_own_control_writes_nothing(tmp_path: Path) 
         swept(tmp_path, fake={"noise": 0.2}, FAST=8)
     assert caught.value.exit_code == 3
     assert not (tmp_path / "configs").exists()
-    (journal,) = (tmp_path / "runs").iterdir()
+    (journal,) = (tmp_path / "runs").glob("*.jsonl")
     records = list(read_journal(journal))
     end = records[-1]
     assert isinstance(end, RunEnd)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from fusetune.cli.completing import CAPTURES
 from fusetune.cli.helped import Helped
 from fusetune.cli.program_options import CONTEXT, program_options, quota_option
 from fusetune.cli.shown import echo, echo_console, echo_json
@@ -31,7 +32,12 @@ from fusetune.units import format_bytes
 )
 @quota_option("With --keep: at most this")
 @click.option("--list", "list_runs", is_flag=True, help="What is kept, and where.")
-@click.option("--remove", metavar="RUN", help="Remove a run that is kept, by its name in --list, or `all`.")
+@click.option(
+    "--remove",
+    metavar="RUN",
+    shell_complete=CAPTURES,
+    help="Remove a run that is kept, by its name in --list, or `all`.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Everything as JSON.")
 @click.pass_context
 def capture(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -11,6 +11,9 @@ import fusetune
 from fusetune.cli.volume import volume_options
 from fusetune.core.near import did_you_mean
 from fusetune.ops.built_in import example_command
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 COMMANDS: Final = {
     "sweep": "Find the best launch configuration on the GPU here, or predict one for another.",
@@ -49,6 +52,13 @@ class _Commands(click.Group):
         if not any(DEBUG in parameter.opts for parameter in command.params):
             command.params += [*_volume_options(command), _debug_option()]
         return command
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """See click: without loading any command for what is said of it."""
+        from click.shell_completion import CompletionItem
+
+        names = [CompletionItem(name, help=about) for name, about in COMMANDS.items() if name.startswith(incomplete)]
+        return [*names, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

@@ -7,6 +7,7 @@ from typing import Final
 
 import click
 
+from fusetune.cli.completing import runs_or_files
 from fusetune.cli.helped import Helped
 from fusetune.cli.shown import echo, echo_json
 from fusetune.core.text import encodable, printable
@@ -18,8 +19,8 @@ FORMATS: Final = ("table", "json")
 
 
 @click.command("compare", cls=Helped)
-@click.argument("first", metavar="A")
-@click.argument("second", metavar="B")
+@click.argument("first", metavar="A", shell_complete=runs_or_files)
+@click.argument("second", metavar="B", shell_complete=runs_or_files)
 @click.option(
     "--runs",
     "run_dirs",

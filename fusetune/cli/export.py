@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fusetune.cli.completing import TARGETS
 from fusetune.cli.helped import Helped
 from fusetune.cli.needed import needs
 from fusetune.cli.options import problem_options, spec_and_problem
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     "--target",
     "target_name",
     metavar="NAME",
+    shell_complete=TARGETS,
     help=f"For this GPU.  [default: the GPU here; without one, {DEFAULT_TARGET}]",
 )
 @click.option(

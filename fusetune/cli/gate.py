@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from fusetune.cli.completing import RUNS
 from fusetune.cli.helped import Helped
 from fusetune.cli.needed import needs
 from fusetune.cli.options import named_op
@@ -34,7 +35,13 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 def _modes(command: F) -> F:
     for option in (
         click.option("--pin", "pins", is_flag=True, help="Record what the compiler makes of every config now."),
-        click.option("--from", "run", metavar="RUN", help="Decide again from a run's recorded blocks: id or journal."),
+        click.option(
+            "--from",
+            "run",
+            metavar="RUN",
+            shell_complete=RUNS,
+            help="Decide again from a run's recorded blocks: id or journal.",
+        ),
         click.option("--live", "live", is_flag=True, help="Measure on the GPU.  [default]"),
         click.option("--static", "static", is_flag=True, help="Compile only: needs no GPU, times nothing."),
     ):

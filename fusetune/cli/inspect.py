@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fusetune.cli.completing import TARGETS
 from fusetune.cli.helped import Helped
 from fusetune.cli.options import config_of, problem_of, problem_options
 from fusetune.cli.shown import echo, echo_json, echo_laid_out
@@ -32,7 +33,15 @@ if TYPE_CHECKING:
     help="A label as reports show it, such as 'BLOCK=1024 w4 s2', or what else the op reads: ours figures, as "
     "64,64,32,4,3 (the tile, warps, stages).  [default: BASELINE]",
 )
-@click.option("--target", "target_name", metavar="NAME", default=DEFAULT_TARGET, show_default=True, help="The GPU.")
+@click.option(
+    "--target",
+    "target_name",
+    metavar="NAME",
+    shell_complete=TARGETS,
+    default=DEFAULT_TARGET,
+    show_default=True,
+    help="The GPU.",
+)
 @click.option("--all", "whole_space", is_flag=True, help="A table over the space, with every rejection's reason.")
 @click.option(
     "--space", type=click.Choice(SPACE_NAMES), default="standard", show_default=True, help="Which, for --all."

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
+from fusetune.cli.completing import OPS, value_of_op
 from fusetune.cli.shown import echo
 from fusetune.core.dtypes import dtype_name
 from fusetune.errors import UnsupportedProblemError, UsageError
@@ -33,6 +34,7 @@ def _option(value: OpValue, *, repeated: bool = False) -> Callable[[F], F]:
         f"{_GIVEN}{value.name}",
         type=click.IntRange(1) if value.is_size else None,
         multiple=again,
+        shell_complete=value_of_op(value),
         help=value.help.rstrip(".") + "; may be given again." if again else value.help,
     )
 
@@ -53,6 +55,7 @@ def problem_options(command: F, *, repeated: bool = False) -> F:
         "--op",
         default=default_op(),
         show_default=True,
+        shell_complete=OPS,
         help=f"The op: {about_ops()}; or module:attribute or FILE.py:attribute of a KernelSpec of your own.",
     )
     values = [_option(value, repeated=repeated) for value in named_values()]

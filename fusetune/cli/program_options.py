@@ -8,6 +8,7 @@ from typing import Any, Final, TypeVar
 
 import click
 
+from fusetune.cli.completing import TARGETS, files
 from fusetune.core.target import DEFAULT_TARGET
 from fusetune.units import parse_bytes
 
@@ -55,7 +56,7 @@ def _added(command: F, options: Sequence[Callable[[Any], Any]]) -> F:
 
 
 _FORM: Final[Sequence[Callable[[Any], Any]]] = (
-    click.argument("program", nargs=-1, metavar="PROGRAM [ARGS]...", type=click.UNPROCESSED),
+    click.argument("program", nargs=-1, metavar="PROGRAM [ARGS]...", type=click.UNPROCESSED, shell_complete=files),
     click.option(
         "-m", "module", metavar="MODULE", help="Run a module, as `python -m`: -m pytest tests/test_norm.py::test_a"
     ),
@@ -83,6 +84,7 @@ _OPTIONS: Final[Sequence[Callable[[Any], Any]]] = (
         "--target",
         "target_name",
         metavar="NAME",
+        shell_complete=TARGETS,
         help=f"Run nothing on a GPU, and compile for this one.  [default: the GPU here; without one, {DEFAULT_TARGET}]",
     ),
     click.option(

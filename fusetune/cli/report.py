@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, get_args
 
 import click
 
+from fusetune.cli.completing import DTYPES, GPUS, RUNS, TUNED_OPS
 from fusetune.cli.helped import Helped
 from fusetune.cli.shown import echo, echo_console, echo_laid_out
 from fusetune.core.brief import brief
@@ -57,14 +58,36 @@ _FILE_COLUMNS: Final = 140
     "--format", "form", type=click.Choice(FORMATS), default="table", show_default=True, help="How to show it."
 )
 @click.option(
-    "--run", metavar="ID", help="One run alone, with what it tried and decided: its id, the begin of one, or latest."
+    "--run",
+    metavar="ID",
+    shell_complete=RUNS,
+    help="One run alone, with what it tried and decided: its id, the begin of one, or latest.",
 )
 @click.option("--shipped", is_flag=True, help="Also the problems that come with fusetune, after your own.")
 @click.option(
-    "--op", "ops", metavar="NAME", multiple=True, help="Of this op or kernel, also norms*; may be given again."
+    "--op",
+    "ops",
+    metavar="NAME",
+    multiple=True,
+    shell_complete=TUNED_OPS,
+    help="Of this op or kernel, also norms*; may be given again.",
 )
-@click.option("--gpu", "gpus", metavar="NAME", multiple=True, help="On this GPU, as h200; may be given again.")
-@click.option("--dtype", "dtypes", metavar="DTYPE", multiple=True, help="With this dtype, as bf16; may be given again.")
+@click.option(
+    "--gpu",
+    "gpus",
+    metavar="NAME",
+    multiple=True,
+    shell_complete=GPUS,
+    help="On this GPU, as h200; may be given again.",
+)
+@click.option(
+    "--dtype",
+    "dtypes",
+    metavar="DTYPE",
+    multiple=True,
+    shell_complete=DTYPES,
+    help="With this dtype, as bf16; may be given again.",
+)
 @click.option(
     "--verdict", "verdicts", type=click.Choice(VERDICTS), multiple=True, help="That ended so; may be given again."
 )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from fusetune.cli.completing import TARGETS
 from fusetune.cli.helped import Helped
 from fusetune.cli.needed import needs
 from fusetune.cli.options import named_op, naming_options, problem_options, problem_with, values_of
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     "--target",
     "target_name",
     metavar="NAME",
+    shell_complete=TARGETS,
     help=f"Predict for this GPU, without timing.  [default: the GPU here; without one, {DEFAULT_TARGET}]",
 )
 @click.option(

@@ -7,6 +7,7 @@ import json
 import click
 import msgspec
 
+from fusetune.cli.completing import TARGETS
 from fusetune.cli.helped import Helped
 from fusetune.cli.shown import echo, echo_json
 from fusetune.core.target import Target, find_target, known_targets
@@ -31,7 +32,7 @@ _FIGURES = (
 
 
 @click.command("targets", cls=Helped)
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=TARGETS)
 @click.option("--json", "as_json", is_flag=True, help="Everything as JSON.")
 def targets(name: str | None, as_json: bool) -> None:
     """The GPUs that fusetune knows; with a NAME, that one's figures and the document behind each.

@@ -17,12 +17,13 @@ from typing import NamedTuple
 class OpValue(NamedTuple):
     """A value of a problem that has an option of its own on the command line, as `--NAME`, beside `--size NAME=VALUE`.
 
-    `is_size`: a whole number of at least 1; a word otherwise.
+    `is_size`: a whole number of at least 1; a word otherwise, and `choices` are the words that a shell completes.
     """
 
     name: str
     help: str
     is_size: bool = False
+    choices: tuple[str, ...] = ()
 
 
 @functools.cache

@@ -196,7 +196,7 @@ def named_run(name: str, dirs: Iterable[Path]) -> str:
     folders = list(dirs)
     if find_run(name, folders) is not None:
         return name
-    known = sorted({run for folder in folders for run in _run_ids(folder)})
+    known = sorted({run for folder in folders for run in run_ids(folder)})
     if name == LATEST:
         return known[-1] if known else name
     begun = [run for run in known if name and run.startswith(name)]
@@ -207,7 +207,8 @@ def named_run(name: str, dirs: Iterable[Path]) -> str:
     return begun[0] if begun else name
 
 
-def _run_ids(folder: Path) -> list[str]:
+def run_ids(folder: Path) -> list[str]:
+    """The ids of the runs whose journals lie in a folder; none where it is no folder."""
     try:
         names = [path.name for path in folder.iterdir() if is_regular(path)]
     except (OSError, ValueError):  # What is no folder has no runs.

@@ -19,8 +19,16 @@ VALUES: Final = (
     OpValue("M", "Rows of x [M, K].", is_size=True),
     OpValue("K", "Columns of x and of W [N, K].", is_size=True),
     OpValue("N", "Rows of W, columns of y [M, N].", is_size=True),
-    OpValue("dtype", "Of x, W and y: float32 (default), float16 or bfloat16; also fp32, fp16, bf16."),
-    OpValue("mode", "train or eval, for an op that tells them apart."),
-    OpValue("precision", "How float32 is multiplied: tf32 (default), ieee, tf32x3 or bf16x3."),
+    OpValue(
+        "dtype",
+        "Of x, W and y: float32 (default), float16 or bfloat16; also fp32, fp16, bf16.",
+        choices=("float32", "float16", "bfloat16", "fp32", "fp16", "bf16"),
+    ),
+    OpValue("mode", "train or eval, for an op that tells them apart.", choices=("train", "eval")),
+    OpValue(
+        "precision",
+        "How float32 is multiplied: tf32 (default), ieee, tf32x3 or bf16x3.",
+        choices=("tf32", "ieee", "tf32x3", "bf16x3"),
+    ),
 )
 EXAMPLE: Final = "--M 128 --K 1024 --N 512"

@@ -14,22 +14,21 @@ from fusetune.cli.helped import Helped
 from fusetune.cli.needed import needs
 from fusetune.cli.options import named_op, naming_options, problem_options, problem_with, values_of
 from fusetune.cli.shown import echo
-from fusetune.core.decision import KeepRule, reason_text
+from fusetune.cli.swept import print_prediction, print_verdict
+from fusetune.core.decision import KeepRule
 from fusetune.core.space import SPACE_NAMES
 from fusetune.core.target import DEFAULT_TARGET, Target, find_target
-from fusetune.core.text import slugify
 from fusetune.errors import EXIT_INCONCLUSIVE, EXIT_OK, FusetuneError, UsageError
 from fusetune.ops.built_in import named_values
 from fusetune.ops.types import types_of
 from fusetune.store.paths import runs_dir
 from fusetune.store.shapes import Shape, optional_names, read_shapes
-from fusetune.units import format_gain, format_interval, format_speedup, format_us
 
 if TYPE_CHECKING:
     from fusetune.core.problem import Problem
     from fusetune.measure.fork_server import ForkServer
     from fusetune.ops.spec import KernelSpec
-    from fusetune.tune.request import CacheMode, SpaceChoice, SweepRequest, SweepResult
+    from fusetune.tune.request import CacheMode, SpaceChoice, SweepRequest
 
 
 @click.command("sweep", cls=Helped)
@@ -264,42 +263,8 @@ def _measure(request: SweepRequest, server: ForkServer) -> int:
     measurer = CudaMeasurer(request.spec, request.problem, cold=request.cache == "cold", server=server)
     with closing(measurer):
         result = run_sweep(request, measurer, make_progress())
-    _print_verdict(result)
+    print_verdict(result)
     return EXIT_INCONCLUSIVE if result.entry.verdict == "inconclusive" else EXIT_OK
-
-
-def _print_verdict(result: SweepResult) -> None:
-    entry = result.entry
-    assert entry.time_us is not None, "a measured entry has times"
-    assert entry.gain is not None, "a measured entry has a gain"
-    gain = entry.gain
-    interval = format_interval(gain.low, gain.high)
-    echo(f"\n{entry.verdict.upper()}: {entry.config.label()}  ({reason_text(entry.reason, entry.before)})")
-    if entry.before is not None:
-        echo(f"  Before          {format_us(entry.time_us.before)}, {entry.before.label()}")
-    echo(f"  BASELINE        {format_us(entry.time_us.baseline)}")
-    if entry.verdict == "keep":
-        echo(f"  {entry.config.label():<15} {format_us(entry.time_us.config)}")
-        echo(
-            f"  gain            {format_gain(gain.median)} in {interval} at {gain.confidence * 100:g} %, "
-            f"{format_speedup(gain.median)}, {gain.blocks} blocks"
-        )
-    else:
-        needed = f"{gain.min_gain * 100:g} %"
-        echo(f"  best candidate  {format_gain(gain.median)} in {interval}, where {needed} is needed")
-    beside = entry.gain_over_baseline
-    if beside is not None:
-        echo(f"  over BASELINE: {format_gain(beside.median)} in {format_interval(beside.low, beside.high)}")
-    over = entry.gain_over_conservative
-    if over is not None:
-        echo(
-            f"  over {over.config.label()}, the fastest with 4 warps / 2 stages: {format_gain(over.median)} in "
-            f"{format_interval(over.low, over.high)}"
-        )
-    library = entry.library_text()
-    if library is not None:
-        echo(f"  {library}")
-    echo(f"Wrote {result.file} (run {result.run}, journal {result.journal})")
 
 
 def _predict(request: SweepRequest, target: Target, why: str) -> int:
@@ -309,28 +274,5 @@ def _predict(request: SweepRequest, target: Target, why: str) -> int:
     echo(f"Predicting for {target.name}, because {why}: nothing will be timed.")
     echo(f"{request.spec.name}  {request.problem.describe()}")
     result = predict(request, target, make_progress())
-    predicted = result.entry.predicted_us
-    assert predicted is not None, "a predicted entry has predicted times"
-    if result.has_model:
-        echo("\nBest three by the cost model, from the resources of the compiled kernels:")
-        of = "predicted"
-    else:
-        echo(f"\nFirst three by the resources of the compiled kernels; {request.spec.name} has no cost model:")
-        of = "by the roofline"
-    for place, ranked in enumerate(result.best, start=1):
-        echo(f"  {place}. {ranked.config.label():<22} {of} {format_us(ranked.time_us)}")
-    if result.entry.before is not None:
-        echo(f"     Before {'':<15} {of} {format_us(predicted.before)}")
-    echo(f"     BASELINE {'':<13} {of} {format_us(predicted.baseline)}")
-    why = "By the keep rule on these predictions" if result.has_model else "Until a GPU has timed them"
-    echo(f"{why}: {result.entry.config.label()}")
-    if result.file is not None:
-        echo(f"Wrote {result.file} (evidence: predicted, verdict: unverified; journal {result.journal})")
-    elif result.kept_instead is not None:
-        where = request.output / slugify(target.name)
-        echo(
-            f"{where} already holds a measured entry for this problem, {result.kept_instead.config.label()}; "
-            "it stays, and the prediction was not written."
-        )
-    echo(f"Nothing was timed: run the same command on an {target.name} to measure and verify.")
+    print_prediction(result, request, target)
     return EXIT_OK

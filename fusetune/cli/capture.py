@@ -9,7 +9,7 @@ import click
 from fusetune.cli.completing import CAPTURES
 from fusetune.cli.helped import Helped
 from fusetune.cli.program_options import CONTEXT, program_options, quota_option
-from fusetune.cli.shown import echo, echo_console, echo_json
+from fusetune.cli.shown import echo, echo_console, echo_json, json_option
 from fusetune.core.target import DEFAULT_TARGET, find_target
 from fusetune.core.text import printable
 from fusetune.errors import EXIT_OK, EXIT_PROGRAM, UsageError
@@ -38,7 +38,7 @@ from fusetune.units import format_bytes
     shell_complete=CAPTURES,
     help="Remove a run that is kept, by its name in --list, or `all`.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Everything as JSON.")
+@json_option
 @click.pass_context
 def capture(
     ctx: click.Context,

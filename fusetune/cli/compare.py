@@ -9,7 +9,7 @@ import click
 
 from fusetune.cli.completing import runs_or_files
 from fusetune.cli.helped import Helped
-from fusetune.cli.shown import echo, echo_json
+from fusetune.cli.shown import echo, echo_json, json_option
 from fusetune.core.text import encodable, printable
 from fusetune.core.values import to_builtins
 from fusetune.ops import loading  # noqa: F401 - a user's own ops may have types of their own
@@ -32,7 +32,8 @@ FORMATS: Final = ("table", "json")
 @click.option(
     "--format", "form", type=click.Choice(FORMATS), default="table", show_default=True, help="How to show it."
 )
-def compare(first: str, second: str, run_dirs: tuple[Path, ...], form: str) -> None:
+@json_option
+def compare(first: str, second: str, run_dirs: tuple[Path, ...], form: str, as_json: bool) -> None:
     """Say what changed from A to B, and whether it matters: each a .yaml file of configs, a run's id, or its journal.
 
     Whether it matters is decided by the keep rule, on the gains that both have over BASELINE: times of two sessions are
@@ -45,7 +46,7 @@ def compare(first: str, second: str, run_dirs: tuple[Path, ...], form: str) -> N
 
     folders = run_dirs or (runs_dir(),)
     found = differences_of(load_side(first, folders), load_side(second, folders))
-    if form == "json":
+    if as_json or form == "json":
         body = {"compare": 1, "first": encodable(first), "second": encodable(second), "differences": found}
         echo_json(msgspec.json.format(msgspec.json.encode(body, enc_hook=to_builtins), indent=2).decode())
         return

@@ -5,12 +5,12 @@ from __future__ import annotations
 import click
 
 from fusetune.cli.helped import Helped
-from fusetune.cli.shown import echo, echo_json
+from fusetune.cli.shown import echo, echo_json, json_option
 from fusetune.core.text import printable
 
 
 @click.command("env", cls=Helped)
-@click.option("--json", "as_json", is_flag=True, help="The same as JSON.")
+@json_option
 def env(as_json: bool) -> None:
     """Show what a bug report needs: versions, GPUs, compilers, folders, and the settings in the environment.
 

@@ -28,7 +28,7 @@ EXAMPLES: Final[dict[str, tuple[tuple[str, str], ...]]] = {
     "compare": (
         ("fusetune compare old.yaml new.yaml", "two files of configs"),
         ("fusetune compare 20261123T101500-3f9a latest", "two runs"),
-        ("fusetune compare old.yaml new.yaml --format json", "for a script"),
+        ("fusetune compare old.yaml new.yaml --json", "for a script"),
     ),
     "export": (
         ("fusetune export {problem}", "the module on stdout"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -13,7 +14,7 @@ from fusetune.cli.completing import RUNS
 from fusetune.cli.helped import Helped
 from fusetune.cli.needed import needs
 from fusetune.cli.options import named_op
-from fusetune.cli.shown import echo
+from fusetune.cli.shown import echo, echo_json, is_json, json_option
 from fusetune.core.brief import brief
 from fusetune.core.text import printable
 from fusetune.errors import EXIT_REGRESSION, NoUsableGpuError, UsageError
@@ -50,11 +51,11 @@ def _modes(command: F) -> F:
 
 
 def _outputs(command: F) -> F:
-    for name, what in (("junit", "JUnit XML"), ("markdown", "Markdown"), ("json", "JSON")):
+    for name, what in (("junit", "JUnit XML"), ("markdown", "Markdown")):
         command = click.option(
             f"--{name}", name, metavar="FILE", type=_FILE, help=f"Write the findings to FILE as {what}."
         )(command)
-    return command
+    return json_option(command)
 
 
 @click.command("gate", cls=Helped)
@@ -119,7 +120,7 @@ def gate(
     kernels: tuple[str, ...],
     programs: tuple[str, ...],
     vouched: tuple[str, ...],
-    json: Path | None,
+    as_json: bool,
     markdown: Path | None,
     junit: Path | None,
 ) -> None:
@@ -136,6 +137,7 @@ def gate(
     _refuse_mixed(static=static, live=live, run=run, pins=pins, only_live=only_live, paths=paths)
     for op in ops:
         named_op(op)
+    _refuse_a_file_for_json(paths, as_json=as_json)
     with _sources(kernels) as sources:
         if pins:
             ctx.exit(_pin(_read(paths), workers, sources))
@@ -145,7 +147,7 @@ def gate(
             findings = _static(_read(paths), workers, sources)
         else:
             findings = _live(_read(paths), against, on_mismatch, budget, workers, sources, programs, vouched)
-    ctx.exit(_tell(findings, {"json": json, "markdown": markdown, "junit": junit}))
+    ctx.exit(_tell(findings, {"markdown": markdown, "junit": junit}))
 
 
 @contextmanager
@@ -182,9 +184,16 @@ def _refuse_mixed(
         raise UsageError(f"--from decides from the run alone; leave out {', '.join(map(str, paths))}")
 
 
+def _refuse_a_file_for_json(paths: Sequence[Path], *, as_json: bool) -> None:
+    """It took a file once: without this sentence it would be missed among the configs."""
+    named = next((path for path in paths if path.suffix == ".json"), None)
+    if as_json and named is not None:
+        raise UsageError(f"--json writes to stdout and takes no file: write `--json > {brief(named)}`")
+
+
 def _tell(findings: list[Finding], paths: dict[str, Path | None]) -> int:
     from fusetune.gate.findings import SIGNS, exit_code, summary
-    from fusetune.gate.outputs import write_outputs
+    from fusetune.gate.outputs import to_json, write_outputs
 
     for finding in findings:
         # One line, whatever stands in the file: a workflow looks for commands at the begin of each.
@@ -197,7 +206,9 @@ def _tell(findings: list[Finding], paths: dict[str, Path | None]) -> int:
     compiled = findings and all(finding.check == "static" for finding in findings)
     echo(f"gate: {summary(findings)}{' (compiled, nothing was timed)' if compiled else ''}")
     for line in write_outputs(findings, paths):
-        click.echo(line)  # The commands that we mean; `to_annotations` minds what is in them.
+        click.echo(line, err=is_json())  # The commands that we mean; `to_annotations` minds what is in them.
+    if is_json():
+        echo_json(to_json(findings))
     return exit_code(findings)
 
 
@@ -206,11 +217,15 @@ def _pin(files: Files, workers: int | None, sources: Sources | None) -> int:
     from fusetune.gate.static import pin
 
     code = 0
+    told = []
     for pinned in pin(files, make_progress(), workers=workers, sources=sources):
+        told.append({"path": str(pinned.path), "pinned": pinned.count, "refused": [*pinned.refused]})
         echo(printable(f"Pinned {pinned.count} config{'' if pinned.count == 1 else 's'} in {pinned.path}"))
         for refused in pinned.refused:
             echo(printable(f"NOT PINNED   {refused}"))
             code = EXIT_REGRESSION
+    if is_json():
+        echo_json(json.dumps({"exit_code": code, "pins": told}, indent=2))
     return code
 
 

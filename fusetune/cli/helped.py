@@ -23,7 +23,7 @@ GROUPS: Final[dict[str, dict[str, tuple[str, ...]]]] = {
         "Search": ("--space", "--target", "--prior", "--allow-library", "--fresh", "--workers"),
         "Decision": ("--min-gain", "--confidence"),
         "Measuring": ("--cache", "--seed", "--exclusive", "--lock-clocks"),
-        "Files": ("--output", "--runs"),
+        "Files": ("--output", "--runs", "--json"),
     },
     "tune": {
         "Program": _PROGRAM,
@@ -45,7 +45,7 @@ GROUPS: Final[dict[str, dict[str, tuple[str, ...]]]] = {
     "run": {"Program": _PROGRAM, "Configs": ("--configs", "--on-miss", "--allow-predicted")},
     "report": {
         "Which problems": ("--op", "--gpu", "--dtype", "--verdict", "--since", "--limit", "--shipped"),
-        "Form": ("--run", "--format", "--html", "--output"),
+        "Form": ("--run", "--format", "--json", "--html", "--output"),
         "Where to look": ("--configs", "--runs"),
     },
     "export": {"Problem": _PROBLEM, "Config": (*_PREDICTED, "--configs"), "Form": ("--autotune", "--output")},
@@ -58,7 +58,7 @@ GROUPS: Final[dict[str, dict[str, tuple[str, ...]]]] = {
         "How": ("--static", "--live", "--from", "--against", "--on-mismatch", "--budget", "--workers"),
         "Pins": ("--pin",),
         "Kernels": ("--op", "--kernels", "--program", "--vouch"),
-        "For CI": ("--json", "--markdown", "--junit"),
+        "For CI": ("--json", "--junit", "--markdown"),
     },
     "inspect": {
         "Problem": _PROBLEM,

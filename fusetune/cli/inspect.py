@@ -11,7 +11,7 @@ import click
 from fusetune.cli.completing import TARGETS
 from fusetune.cli.helped import Helped
 from fusetune.cli.options import config_of, problem_of, problem_options
-from fusetune.cli.shown import echo, echo_json, echo_laid_out
+from fusetune.cli.shown import echo, echo_json, echo_laid_out, json_option
 from fusetune.core.extras import need
 from fusetune.core.space import SPACE_NAMES, SpaceName
 from fusetune.core.target import DEFAULT_TARGET, Target, find_target
@@ -63,7 +63,7 @@ if TYPE_CHECKING:
     type=click.Path(dir_okay=False, path_type=Path),
     help="A profile of this config: JSON {kernel: {metric: value}}, `ncu --csv --page raw`, or .ncu-rep.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Everything as JSON.")
+@json_option
 @click.option("--ptx", is_flag=True, help="Print the PTX of its kernels, and nothing else.")
 @click.option("--sass", is_flag=True, help="Print the machine code of its kernels, and nothing else.")
 def inspect(

@@ -10,7 +10,7 @@ import click
 
 from fusetune.cli.helped import Helped
 from fusetune.cli.options import config_of, problem_of, problem_options
-from fusetune.cli.shown import echo
+from fusetune.cli.shown import echo, echo_json, json_option
 from fusetune.errors import NoUsableGpuError, UsageError
 from fusetune.store.regular import is_folder
 
@@ -31,6 +31,7 @@ from fusetune.store.regular import is_folder
 )
 @click.option("--metrics", help="More metrics, comma-separated, as `ncu --query-metrics` lists them.")
 @click.option("--print-command", is_flag=True, help="Print the ncu command instead of running it.")
+@json_option
 def profile(
     *,
     config_text: str | None,
@@ -38,6 +39,7 @@ def profile(
     ncu: Path | None,
     metrics: str | None,
     print_command: bool,
+    as_json: bool,
     **given: Any,
 ) -> None:
     """Profile one config with Nsight Compute, clocks as found, and write {kernel: {metric: value}}.
@@ -66,7 +68,7 @@ def profile(
         raise UsageError(f"{config.label()} is a library's: there is no kernel of ours to profile")
     command = ncu_command(command_path, op, problem, config, kernels, list(wanted))
     if print_command:
-        echo(shlex.join(command))
+        _tell(shlex.join(command), {"command": command}, as_json=as_json)
         return
     if not gpu_present():
         raise NoUsableGpuError(
@@ -81,5 +83,12 @@ def profile(
         raise UsageError(f"cannot write {output}: {error.strerror}; choose another --output") from error
     if not in_file:
         return
-    echo(f"Wrote {output}: {', '.join(found)}")
-    echo(f"`fusetune inspect ... --ncu {output}` says what limits it.")
+    told = f"Wrote {output}: {', '.join(found)}\n`fusetune inspect ... --ncu {output}` says what limits it."
+    _tell(told, {"file": str(output), "command": command, "metrics": found}, as_json=as_json)
+
+
+def _tell(words: str, document: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        echo_json(json.dumps(document, indent=1))
+    else:
+        echo(words)

@@ -13,7 +13,7 @@ import click
 
 from fusetune.cli.completing import DTYPES, GPUS, RUNS, TUNED_OPS
 from fusetune.cli.helped import Helped
-from fusetune.cli.shown import echo, echo_console, echo_laid_out
+from fusetune.cli.shown import echo, echo_console, echo_json, echo_laid_out, json_option
 from fusetune.core.brief import brief
 from fusetune.core.decision import VerdictName
 from fusetune.core.text import no_command, printable
@@ -106,6 +106,7 @@ _FILE_COLUMNS: Final = 140
     type=click.Path(path_type=Path),
     help="Write to a file, whole or not at all, instead of stdout; for vllm, to files in a folder.",
 )
+@json_option
 def report(
     *,
     config_roots: tuple[Path, ...],
@@ -121,6 +122,7 @@ def report(
     limit: int | None,
     html: Path | None,
     output: Path | None,
+    as_json: bool,
 ) -> None:
     """Show the tuned problems, one line each, or with --run what one run tried.
 
@@ -136,6 +138,7 @@ def report(
     from fusetune.report.filters import Filters, day_of, filtered
     from fusetune.report.model import load_run
 
+    form = _form(form, html, as_json=as_json)
     for option, folders in (("--configs", config_roots), ("--runs", run_dirs)):
         _refuse_missing(option, folders)
     folders = run_dirs or (runs_dir(),)
@@ -151,6 +154,14 @@ def report(
         echo(f"error: {printable(problem.message)}", err=True)
     if found.problems:
         sys.exit(EXIT_USAGE)
+
+
+def _form(form: str, html: Path | None, *, as_json: bool) -> str:
+    """How to show it. Raises UsageError where --json and another form are wanted at once."""
+    if as_json and (html is not None or form not in {"table", "json"}):
+        other = "--html" if html is not None else f"--format {form}"
+        raise UsageError(f"--json and {other} are different forms; give one of them")
+    return "json" if as_json else form
 
 
 def _hand_out(
@@ -172,7 +183,7 @@ def _hand_out(
     elif output is None and form == "table":
         _show(found, whole=whole)
     else:
-        _give(_text(found, form, whole=whole), output)
+        _give(_text(found, form, whole=whole), output, is_document=form == "json")
 
 
 def _tuned(config_roots: Sequence[Path], folders: Sequence[Path], *, shipped: bool) -> Report:
@@ -191,10 +202,12 @@ def _tuned(config_roots: Sequence[Path], folders: Sequence[Path], *, shipped: bo
     return found
 
 
-def _give(text: str, output: Path | None) -> None:
+def _give(text: str, output: Path | None, *, is_document: bool = False) -> None:
     from fusetune.report.files import write_whole
 
-    if output is None:
+    if output is None and is_document:
+        echo_json(text)
+    elif output is None:
         echo_laid_out(text)
     elif is_folder(output):
         raise UsageError(f"-o {output} is a folder; name a file")

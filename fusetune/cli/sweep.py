@@ -13,9 +13,9 @@ from fusetune.cli.completing import TARGETS
 from fusetune.cli.helped import Helped
 from fusetune.cli.needed import needs
 from fusetune.cli.options import named_op, naming_options, problem_options, problem_with, values_of
-from fusetune.cli.shown import echo
-from fusetune.cli.swept import print_prediction, print_verdict
-from fusetune.core.decision import KeepRule
+from fusetune.cli.shown import echo, json_option
+from fusetune.cli.swept import Failed, Swept, print_prediction, print_verdict, tell_document
+from fusetune.core.decision import KeepRule, reason_text
 from fusetune.core.space import SPACE_NAMES
 from fusetune.core.target import DEFAULT_TARGET, Target, find_target
 from fusetune.errors import EXIT_INCONCLUSIVE, EXIT_OK, FusetuneError, UsageError
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from fusetune.measure.fork_server import ForkServer
     from fusetune.ops.spec import KernelSpec
     from fusetune.tune.request import CacheMode, SpaceChoice, SweepRequest
+
+    _One = Callable[[SweepRequest], Swept]
 
 
 @click.command("sweep", cls=Helped)
@@ -107,6 +109,7 @@ if TYPE_CHECKING:
     type=click.Path(file_okay=False, path_type=Path),
     help="Folder for the journal.  [default: $FUSETUNE_RUNS or .fusetune/runs]",
 )
+@json_option
 @needs("tune")
 @click.pass_context
 def sweep(
@@ -129,6 +132,7 @@ def sweep(
     workers: int | None,
     output: Path,
     runs: Path | None,
+    as_json: bool,
     **given: Any,
 ) -> None:
     """Find the best launch configuration of an op for one problem, or for each of a list.
@@ -207,31 +211,42 @@ def sweep(
             for shape in asked
         ]
         if server:
-            one: Callable[[SweepRequest], int] = _Measured(server)
+            one: _One = _Measured(server)
         else:
             why = f"--target {target_name} was given" if target else "there is no NVIDIA GPU here"
             one = _Predicted(target or find_target(DEFAULT_TARGET), why)
-        ctx.exit(one(requests[0]) if shapes is None else _sweep_list(requests, asked, one, shapes))
+        ctx.exit(_alone(requests[0], one) if shapes is None else _sweep_list(requests, asked, one, shapes))
 
 
-def _sweep_list(
-    requests: Sequence[SweepRequest], asked: Sequence[Shape], one: Callable[[SweepRequest], int], shapes: Path
-) -> int:
+def _alone(request: SweepRequest, one: _One) -> int:
+    """Sweep one problem. The exit code; an error goes up."""
+    swept = one(request)
+    tell_document([swept], [], swept.exit_code)
+    return swept.exit_code
+
+
+def _sweep_list(requests: Sequence[SweepRequest], asked: Sequence[Shape], one: _One, shapes: Path) -> int:
     """Sweep one after another; one that fails is told and does not end the others. The first failure's exit code."""
-    failed: list[tuple[str, int]] = []
+    done: list[Swept] = []
+    failed: list[Failed] = []
     for number, (request, shape) in enumerate(zip(requests, asked, strict=True), start=1):
         echo(f"\n[{number}/{len(requests)}] {request.spec.name}  {request.problem.describe()}")
         try:
-            code = one(request)
+            swept = one(request)
         except FusetuneError as error:
             echo(f"Error: {shapes}, {shape.place}: {error}", err=True)
-            code = error.exit_code
-        if code != EXIT_OK:
-            failed.append((shape.place, code))
+            failed.append(Failed(shape.place, request, error.exit_code, str(error)))
+        else:
+            done.append(swept)
+            if swept.exit_code != EXIT_OK:
+                why = reason_text(swept.result.entry.reason, swept.result.entry.before)
+                failed.append(Failed(shape.place, request, swept.exit_code, why))
     echo(f"\n{len(requests) - len(failed)} of {len(requests)} problems of {shapes} done.")
-    for place, code in failed:
-        echo(f"  {place}: exit code {code}")
-    return failed[0][1] if failed else EXIT_OK
+    for one_failed in failed:
+        echo(f"  {one_failed.place}: exit code {one_failed.exit_code}")
+    code = failed[0].exit_code if failed else EXIT_OK
+    tell_document(done, failed, code)
+    return code
 
 
 class _Measured:
@@ -240,7 +255,7 @@ class _Measured:
     def __init__(self, server: ForkServer) -> None:
         self._server = server
 
-    def __call__(self, request: SweepRequest) -> int:
+    def __call__(self, request: SweepRequest) -> Swept:
         return _measure(request, self._server)
 
 
@@ -250,11 +265,11 @@ class _Predicted:
     def __init__(self, target: Target, why: str) -> None:
         self._target, self._why = target, why
 
-    def __call__(self, request: SweepRequest) -> int:
+    def __call__(self, request: SweepRequest) -> Swept:
         return _predict(request, self._target, self._why)
 
 
-def _measure(request: SweepRequest, server: ForkServer) -> int:
+def _measure(request: SweepRequest, server: ForkServer) -> Swept:
     from fusetune.cli.progress import make_progress
     from fusetune.measure.cuda import CudaMeasurer
     from fusetune.tune.sweep import sweep as run_sweep
@@ -264,10 +279,10 @@ def _measure(request: SweepRequest, server: ForkServer) -> int:
     with closing(measurer):
         result = run_sweep(request, measurer, make_progress())
     print_verdict(result)
-    return EXIT_INCONCLUSIVE if result.entry.verdict == "inconclusive" else EXIT_OK
+    return Swept(request, result, EXIT_INCONCLUSIVE if result.entry.verdict == "inconclusive" else EXIT_OK)
 
 
-def _predict(request: SweepRequest, target: Target, why: str) -> int:
+def _predict(request: SweepRequest, target: Target, why: str) -> Swept:
     from fusetune.cli.progress import make_progress
     from fusetune.tune.predict import predict
 
@@ -275,4 +290,4 @@ def _predict(request: SweepRequest, target: Target, why: str) -> int:
     echo(f"{request.spec.name}  {request.problem.describe()}")
     result = predict(request, target, make_progress())
     print_prediction(result, request, target)
-    return EXIT_OK
+    return Swept(request, result, EXIT_OK)

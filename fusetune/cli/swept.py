@@ -1,17 +1,43 @@
-"""What a sweep came to: its verdict, or its prediction, for people."""
+"""What a sweep came to: its verdict, or its prediction, for people and as JSON."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from fusetune.cli.shown import echo
-from fusetune.core.decision import reason_text
+import msgspec
+from msgspec import structs
+
+from fusetune.cli.shown import echo, echo_json, is_json
+from fusetune.core.decision import Gain, reason_text
 from fusetune.core.text import slugify
 from fusetune.units import format_gain, format_interval, format_speedup, format_us
 
 if TYPE_CHECKING:
+    from fusetune.core.config import Config
     from fusetune.core.target import Target
+    from fusetune.store.schema import GainOver, Library, Times
     from fusetune.tune.request import SweepRequest, SweepResult
+
+SWEEP_VERSION: Final = 1
+"""History of the JSON form: 1, the first version."""
+
+
+class Swept(NamedTuple):
+    """One problem that was swept or predicted, what came of it, and the exit code for it."""
+
+    request: SweepRequest
+    result: SweepResult
+    exit_code: int
+
+
+class Failed(NamedTuple):
+    """One problem of a list, at its place there, that an error ended or that nothing was decided of."""
+
+    place: str
+    request: SweepRequest
+    exit_code: int
+    why: str
 
 
 def print_verdict(result: SweepResult) -> None:
@@ -75,3 +101,75 @@ def print_prediction(result: SweepResult, request: SweepRequest, target: Target)
             "it stays, and the prediction was not written."
         )
     echo(f"Nothing was timed: run the same command on an {target.name} to measure and verify.")
+
+
+def tell_document(done: Sequence[Swept], failed: Sequence[Failed], exit_code: int) -> None:
+    """Print what was decided as JSON, where that was asked for: times in microseconds, gains as ratios."""
+    if not is_json():
+        return
+    body = {
+        "sweep": SWEEP_VERSION,
+        "exit_code": exit_code,
+        "problems": [_builtins(one) for one in done],
+        "failed": [
+            {
+                "place": one.place,
+                "op": one.request.spec.name,
+                "problem": one.request.problem.to_builtins(),
+                "exit_code": one.exit_code,
+                "why": one.why,
+            }
+            for one in failed
+        ],
+    }
+    echo_json(msgspec.json.format(msgspec.json.encode(body), indent=2).decode())  # It has no infinity: null.
+
+
+def _builtins(one: Swept) -> dict[str, Any]:
+    """In the words that `tune --json` has. A figure that there is not is null."""
+    result, entry = one.result, one.result.entry
+    library, us = entry.library, "us" if entry.evidence == "measured" else "predicted_us"
+    return {
+        "op": one.request.spec.name,
+        "problem": entry.problem.to_builtins(),
+        "gpu": result.target_name,
+        "evidence": entry.evidence,
+        "verdict": entry.verdict,
+        "reason": entry.reason,
+        "why": reason_text(entry.reason, entry.before),
+        "before": _config(entry.before),
+        "chosen": _config(entry.config),
+        "label": entry.config.label(),
+        **{f"{name}_us": us for name, us in _times(entry.time_us).items()},
+        "predicted_us": None if entry.predicted_us is None else _times(entry.predicted_us),
+        "gain": _gain(entry.gain),
+        "gain_over_baseline": _gain(entry.gain_over_baseline),
+        "gain_over_conservative": _gain(entry.gain_over_conservative),
+        "library": None if library is None else _library(library),
+        "best": [{"config": ranked.config.to_builtins(), us: ranked.time_us} for ranked in result.best],
+        "tried": result.tried,
+        "failures": dict(result.failures),
+        "file": None if result.file is None else str(result.file),
+        "kept_instead": None if result.kept_instead is None else _config(result.kept_instead.config),
+        "run": result.run,
+        "journal": str(result.journal),
+    }
+
+
+def _times(times: Times | None) -> dict[str, float | None]:
+    """Microseconds by what they are of: `before` is BASELINE's where nothing else ran."""
+    of = {"before": "reference", "baseline": "baseline", "conservative": "conservative", "best": "config"}
+    return {name: None if times is None else getattr(times, field) for name, field in of.items()}
+
+
+def _library(library: Library) -> dict[str, Any]:
+    return {"config": _config(library.config), "us": library.us, "gain": structs.asdict(library.gain)}
+
+
+def _config(config: Config | None) -> dict[str, Any] | None:
+    return None if config is None else config.to_builtins()
+
+
+def _gain(gain: Gain | GainOver | None) -> dict[str, Any] | None:
+    """The figures alone: the config that a gain is over stands beside it."""
+    return None if gain is None else {name: value for name, value in structs.asdict(gain).items() if name != "config"}

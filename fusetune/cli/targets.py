@@ -9,7 +9,7 @@ import msgspec
 
 from fusetune.cli.completing import TARGETS
 from fusetune.cli.helped import Helped
-from fusetune.cli.shown import echo, echo_json
+from fusetune.cli.shown import echo, echo_json, json_option
 from fusetune.core.target import Target, find_target, known_targets
 from fusetune.units import format_bytes
 
@@ -33,7 +33,7 @@ _FIGURES = (
 
 @click.command("targets", cls=Helped)
 @click.argument("name", required=False, shell_complete=TARGETS)
-@click.option("--json", "as_json", is_flag=True, help="Everything as JSON.")
+@json_option
 def targets(name: str | None, as_json: bool) -> None:
     """The GPUs that fusetune knows; with a NAME, that one's figures and the document behind each.
 

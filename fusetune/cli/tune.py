@@ -14,7 +14,7 @@ import click
 from fusetune.cli.helped import Helped
 from fusetune.cli.needed import needs
 from fusetune.cli.program_options import CONTEXT, program_options, quota_option
-from fusetune.cli.shown import echo, echo_console, echo_json
+from fusetune.cli.shown import echo, echo_console, echo_json, json_option
 from fusetune.cli.tuned_code import Code, check_program, code_of, code_options, hand_out, outputs_of
 from fusetune.core.decision import KeepRule
 from fusetune.core.space import SPACE_NAMES
@@ -105,7 +105,7 @@ CAPTURES_NEED = ("torch", "fusetune.capture.spec")
     type=click.Path(file_okay=False, path_type=Path),
     help="Folder for the journals.  [default: $FUSETUNE_RUNS or .fusetune/runs]",
 )
-@click.option("--json", "as_json", is_flag=True, help="Everything as JSON.")
+@json_option
 @needs("tune")
 @click.pass_context
 def tune(

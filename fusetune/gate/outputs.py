@@ -143,13 +143,12 @@ def write_outputs(
 ) -> list[str]:
     """Write what was asked for, and append to a GitHub step's summary; returns the annotations to print.
 
-    `paths` has a file for `json`, `junit` and `markdown`, or None; such a file has every finding, whole, while the
+    `paths` has a file for `junit` and `markdown`, or None; such a file has every finding, whole, while the
     summary keeps below GitHub's limit, the worst first. Raises UsageError, which names the file, where one
     cannot be written.
     """
     environment = os.environ if environment is None else environment
     makers: dict[str, Callable[[Sequence[Finding]], str]] = {
-        "json": to_json,
         "junit": to_junit,
         "markdown": to_markdown,
     }

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from fusetune.cli.commands import cli
 from fusetune.cli.gate import gate
 from fusetune.cli.signals import Signals
 from fusetune.errors import FusetuneError, NoUsableGpuError, UsageError
@@ -69,16 +70,27 @@ def test_pin_writes_the_record_and_the_static_gate_holds_to_it(
     assert (held.exit_code, held.output.splitlines()[-1]) == (0, "gate: 1 ok (compiled, nothing was timed)")
 
 
+def test_pins_are_told_as_json_and_quietly_so() -> None:
+    told = CliRunner().invoke(cli, ["-q", "gate", "--pin", "--json"])
+    assert told.stderr == ""
+    (pinned,) = json.loads(told.stdout)["pins"]
+    assert (pinned["path"], pinned["pinned"], pinned["refused"]) == (
+        f"configs/nvidia-geforce-rtx-4090/pins/{OP}.yaml",
+        1,
+        [],
+    )
+
+
 def test_a_live_regression_exits_1_and_every_output_says_so(
     gpu: dict[object, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gpu[WINNER] = 21.0
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
-    done = run("--live", "--json", "gate.json", "--junit", "gate.xml", "--markdown", "gate.md")
+    done = run("--live", "--json", "--junit", "gate.xml", "--markdown", "gate.md")
     assert done.exit_code == 1
-    assert done.output.splitlines()[-1].startswith("::error file=configs/")
-    assert json.loads(Path("gate.json").read_text())["exit_code"] == 1
+    assert done.stderr.splitlines()[-1].startswith("::error file=configs/")
+    assert json.loads(done.stdout)["exit_code"] == 1
     assert '<failure message="gain' in Path("gate.xml").read_text()
     assert Path("gate.md").read_text() == Path("summary.md").read_text()
 
@@ -116,7 +128,8 @@ def test_without_a_gpu_a_live_gate_fails_compiles_or_skips_as_it_is_told(monkeyp
         (("--pin", "--budget", "5"), "--budget is for a live gate"),
         (("--from", "nowhere"), "--from nowhere: there is no such journal, and no such run in .fusetune/runs"),
         (("--from", "x", "configs"), "--from decides from the run alone; leave out configs"),
-        (("--static", "--json", "no/where/gate.json"), "cannot write no/where/gate.json"),
+        (("--static", "--junit", "no/where/gate.xml"), "cannot write no/where/gate.xml"),
+        (("--static", "--json", "gate.json"), "--json writes to stdout and takes no file: write `--json > gate.json`"),
     ],
 )
 def test_a_mistake_is_told_in_one_sentence(arguments: tuple[str, ...], told: str) -> None:

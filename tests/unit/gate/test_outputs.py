@@ -112,12 +112,11 @@ def test_every_status_has_a_sign_an_exit_code_and_all_outputs() -> None:
 def test_files_are_written_and_a_step_s_summary_is_appended_to(tmp_path: Path) -> None:
     summary = tmp_path / "summary.md"
     summary.write_text("what an earlier command said\n")
-    paths = {name: tmp_path / name for name in ("json", "junit", "markdown")}
+    paths = {name: tmp_path / name for name in ("junit", "markdown")}
     environment = {"GITHUB_STEP_SUMMARY": str(summary), "GITHUB_ACTIONS": "true"}
     annotations = write_outputs([found("regression")], paths, environment)
     assert len(annotations) == 1
     assert summary.read_text().startswith("what an earlier command said\n## fusetune gate: 1 REGRESSION")
-    assert json.loads(paths["json"].read_text())["gate"] == 1
     assert paths["markdown"].read_text().startswith("## fusetune gate")
     assert JUnitXml.fromfile(str(paths["junit"])).failures == 1
 
@@ -128,5 +127,5 @@ def test_outside_of_a_workflow_nothing_is_annotated_and_nothing_written(tmp_path
 
 
 def test_an_output_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"cannot write .*nowhere/gate\.json: No such file"):
-        write_outputs([], {"json": tmp_path / "nowhere" / "gate.json"}, {})
+    with pytest.raises(UsageError, match=r"cannot write .*nowhere/gate\.xml: No such file"):
+        write_outputs([], {"junit": tmp_path / "nowhere" / "gate.xml"}, {})

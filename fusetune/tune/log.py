@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 from msgspec import structs
 
@@ -32,6 +34,8 @@ from fusetune.store.journal import (
 from fusetune.store.journal import Phase as PhaseName
 from fusetune.tune.ledger import Ledger, Unfinished, earlier_runs, lock_journal
 from fusetune.tune.request import SweepRequest, new_run_id, now
+
+_LOG: Final = logging.getLogger(__name__)
 
 
 class RunLog:
@@ -73,6 +77,7 @@ class RunLog:
         reused: bool = False,
     ) -> None:
         """What became of a candidate; a config's first mention gives it its number."""
+        _LOG.debug("run %s: %s: %s", self.run, config.label(), ": ".join(filter(None, (status, reason, detail))))
         self.journal.write(
             Candidate(
                 id=self.id_of(config),
@@ -120,6 +125,7 @@ class RunLog:
 
     def note(self, text: str) -> None:
         """A warning: for the journal and for the user."""
+        _LOG.info("run %s: %s", self.run, text)
         self.journal.write(Note(text))
         self.progress.warn(text)
 
@@ -129,7 +135,9 @@ class RunLog:
         began = time.monotonic()
         with self.progress.phase(title, total) as shown:
             yield shown
-        self.journal.write(PhaseTime(name=name, seconds=round(time.monotonic() - began, 3)))
+        seconds = round(time.monotonic() - began, 3)
+        _LOG.info("run %s: %s took %.3f s", self.run, name, seconds)
+        self.journal.write(PhaseTime(name=name, seconds=seconds))
 
 
 @contextmanager
@@ -160,6 +168,8 @@ def open_run(
             ledger.add_run(records)
     run = unfinished.start.run if unfinished is not None else new_run_id()
     path = request.runs / f"{run}.jsonl"
+    how = "begins" if unfinished is None else "goes on"
+    _LOG.info("run %s of %s, %s, %s: %s", run, request.spec.name, request.problem.describe(), how, path)
     with JournalWriter(path, resume=unfinished is not None) as writer:
         lock = unfinished.lock if unfinished is not None else lock_journal(path)
         try:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import shlex
 import shutil
 import sys
 import tempfile
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -21,6 +22,8 @@ from fusetune.core.near import did_you_mean
 from fusetune.errors import UsageError
 from fusetune.runtime.configs import load
 from fusetune.store.whole import write_whole
+
+_LOG: Final = logging.getLogger(__name__)
 
 
 class _Here(NamedTuple):
@@ -128,4 +131,4 @@ def _end() -> None:
     try:
         uninstall()
     except OSError as error:
-        print(f"fusetune: the report could not be written: {error.strerror or error}", file=sys.stderr)
+        _LOG.error("the report could not be written: %s", error.strerror or error)

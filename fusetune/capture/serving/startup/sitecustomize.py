@@ -45,7 +45,10 @@ def _process() -> Any:
             sys.path.append(package)
             from fusetune.capture.serving import process
     except Exception as error:  # noqa: BLE001 - whatever is wrong with it, the program is not to end by it
-        print(f"fusetune: this process launches as it would without: {type(error).__name__}: {error}", file=sys.stderr)
+        import logging
+
+        why = f"{type(error).__name__}: {error}"
+        logging.getLogger("fusetune.run").warning("fusetune: this process launches as it would without: %s", why)
         return None
     return process
 

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from fusetune.core.brief import brief
 from fusetune.core.dtypes import ELEMENT_TYPES, dtype_name
 from fusetune.core.near import nearest
-from fusetune.core.target import find_target
+from fusetune.core.target import find_target, known_targets
 from fusetune.core.text import slugify
 from fusetune.errors import UnknownTargetError, UsageError
 from fusetune.report.model import ProblemRow, Report
@@ -59,7 +59,7 @@ def filtered(report: Report, wanted: Filters) -> Report:
         return report
     rows = report.rows
     rows = _of(rows, wanted.ops, "--op", _has_op, lambda row: [row.title])
-    rows = _of(rows, wanted.gpus, "--gpu", _is_on, lambda row: [row.gpu])
+    rows = _of(rows, wanted.gpus, "--gpu", _is_on, lambda row: [row.gpu], _short_names(rows))
     rows = _of(rows, tuple(map(dtype_name, wanted.dtypes)), "--dtype", _has_dtype, _dtypes_of)
     rows = tuple(row for row in rows if not wanted.verdicts or row.verdict in wanted.verdicts)
     rows = tuple(row for row in rows if wanted.since is None or row.date >= wanted.since)
@@ -92,11 +92,12 @@ def _of(
     option: str,
     fits: Callable[[ProblemRow, str], bool],
     has: Callable[[ProblemRow], list[str]],
+    also: Sequence[str] = (),
 ) -> tuple[ProblemRow, ...]:
     for word in words:
         if rows and not any(fits(row, word) for row in rows):
             there = sorted({name for row in rows for name in has(row)})
-            near = nearest(word, there)
+            near = nearest(word, [*there, *also])
             told = ", ".join([*map(brief, there[:_MOST_NAMED]), *(["..."] if len(there) > _MOST_NAMED else [])])
             meant = f"; did you mean {brief(near)}?" if near else ""
             raise UsageError(f"{option} {brief(word)}: no problem has it; there are {told or 'none'}{meant}")
@@ -117,6 +118,12 @@ def _is_on(row: ProblemRow, word: str) -> bool:
     except UnknownTargetError:
         pass
     return bool(wanted) and f"-{wanted}-" in f"-{slug}-"
+
+
+def _short_names(rows: Sequence[ProblemRow]) -> list[str]:
+    """What people call the GPUs of these problems."""
+    slugs = {slugify(row.gpu) for row in rows}
+    return [alias for target in known_targets() if target.slug in slugs for alias in target.aliases]
 
 
 def _has_dtype(row: ProblemRow, name: str) -> bool:

@@ -131,4 +131,4 @@ def _end() -> None:
     try:
         uninstall()
     except OSError as error:
-        _LOG.error("the report could not be written: %s", error.strerror or error)
+        _LOG.error("fusetune: the report could not be written: %s", error.strerror or error)

@@ -98,6 +98,22 @@ def test_the_exact_problem_then_the_nearest_m_of_its_bucket_then_baseline(tmp_pa
     assert found.file == (None if rung == "baseline" else Path("configs") / path.relative_to(tmp_path / "configs"))
 
 
+def test_sizes_are_given_by_name_alone_since_libraries_order_them_differently():
+    with pytest.raises(TypeError, match="positional"):
+        fusetune.explain(128, 512, 1024, target="rtx4090")  # type: ignore[misc]
+
+
+def test_what_is_explained_prints_itself(capsys):
+    _put(Path("configs"), _entry())
+    found = _explain()
+    print(found)
+    told = capsys.readouterr().out
+    assert told == f"{found.explain()}\n"
+    first, *_ = told.splitlines()
+    assert first == f"{NARROW.label()}: the entry for exactly this problem"
+    assert "the gain over BASELINE" in told
+
+
 def test_the_entry_of_another_gpu_is_not_used():
     _put(Path("configs"), _entry())
     assert _explain(target="rtx4090").config == NARROW

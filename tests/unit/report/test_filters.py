@@ -48,6 +48,7 @@ def test_rows_that_are_wanted_stay_in_their_order_with_their_runs(wanted: Filter
         (Filters(ops=("nothing",)), f"--op nothing: no problem has it; there are {OP}"),
         (Filters(ops=(OP[1:],)), f"; did you mean {OP}?"),
         (Filters(gpus=("h20",)), "--gpu h20: no problem has it; there are NVIDIA GeForce RTX 4090, NVIDIA H200"),
+        (Filters(gpus=("h20",)), "; did you mean h200?"),
         (Filters(gpus=("h200",), dtypes=("fp64",)), "--dtype float64: no problem has it; there are float16, float32"),
     ],
 )

@@ -1,0 +1,167 @@
+"""What the software of a machine says about tuning on it: driver, torch, Triton, its compilers, and the folders."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from fusetune.core.trouble import full_place, refuse_interpreter
+from fusetune.doctor.findings import Found, found
+from fusetune.errors import UsageError
+from fusetune.report.machine import Machine, Ptxas
+from fusetune.store.doctor_file import Level
+
+_ADVICE: Final = (
+    (
+        "mismatch",
+        "restart the machine: the driver was updated, and its old half is still loaded; in a container, restart that",
+    ),
+    (
+        "permission",
+        "let this user open the devices of the driver: a container is started with --gpus all, a user of a cluster "
+        "asks the scheduler for a GPU",
+    ),
+    ("not found", "install NVIDIA's driver, or start the container with --gpus all; nvidia-smi then lists the GPU"),
+    ("not loaded", "load NVIDIA's driver (modprobe nvidia) or restart the machine; nvidia-smi then lists the GPU"),
+    ("lost", "the GPU has fallen off the bus: restart the machine, and see dmesg for Xid"),
+    ("not installed", "pip install nvidia-ml-py"),
+)
+"""What to do by what NVML, or `every_gpu`, says as it refuses."""
+_NO_GPU: Final = "install NVIDIA's driver and see nvidia-smi; nothing but predictions can be made without a GPU"
+_NEEDED_FOLDERS: Final = ("Triton's cache", "temporary files", "runs")
+_TRITON_CACHE: Final = "Triton's cache"
+
+
+class CCompiler(NamedTuple):
+    """What Triton builds its launchers with: the compiler's path, and whether Python's headers are there."""
+
+    path: str | None
+    headers: bool
+
+
+def c_compiler() -> CCompiler:
+    """As Triton 3.6 looks for it: $CC, then gcc, then clang."""
+    named = os.environ.get("CC")
+    path = shutil.which(named) if named else shutil.which("gcc") or shutil.which("clang")
+    return CCompiler(path, Path(sysconfig.get_paths()["include"], "Python.h").is_file())
+
+
+def software_findings(machine: Machine, compiler: CCompiler, *, gpu_here: bool, used: bool = False) -> list[Found]:
+    """One finding for each part. `gpu_here`: this process sees a GPU; `used`: torch has been seen to use one."""
+    return [
+        *_driver(machine, gpu_here=gpu_here, used=used),
+        _torch(machine, used=used),
+        _triton(machine),
+        *map(_ptxas, machine.ptxas),
+        _c_compiler(compiler, gpu_here=gpu_here),
+        *_interpreter(),
+        *_folders(machine),
+        *_room(),
+    ]
+
+
+def why_no_gpu(machine: Machine) -> Found:
+    """The finding that no GPU is to be had, by the driver's own words."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES", "unset") in {"", "-1"}:
+        told = "CUDA_VISIBLE_DEVICES hides every GPU from this process"
+        return found("gpu", "no_gpu", told, "unset CUDA_VISIBLE_DEVICES")
+    why = machine.no_gpu or "the driver shows no GPU to this process"
+    return found("gpu", "no_gpu", why, _advice(why))
+
+
+def _advice(why: str) -> str:
+    return next((advice for word, advice in _ADVICE if word in why.lower()), _NO_GPU)
+
+
+def _driver(machine: Machine, *, gpu_here: bool, used: bool) -> Iterator[Found]:
+    if not gpu_here:
+        yield why_no_gpu(machine)
+        return
+    if machine.driver is None:
+        why = machine.no_gpu or "NVML does not answer"
+        told = f"{why}: clocks, throttling and other processes cannot be seen while something is timed"
+        yield found("driver", "note", told, _advice(why))
+        return
+    cuda, wanted = _major(machine.cuda), _major(machine.torch_cuda)
+    told = f"{machine.driver}, runs CUDA up to {machine.cuda or '?'}"
+    if cuda is not None and wanted is not None and cuda < wanted:
+        yield found(
+            "driver",
+            "note" if used else "no_gpu",
+            f"{told}; torch is built for CUDA {machine.torch_cuda}",
+            f"update the driver, or install a torch that is built for CUDA {machine.cuda} or older",
+        )
+    else:
+        yield found("driver", "ok", told)
+
+
+def _torch(machine: Machine, *, used: bool) -> Found:
+    do = "install the CUDA build of torch"
+    if machine.torch is None:
+        return found("torch", "no_gpu", "not installed", do)
+    if machine.torch_cuda is None and not used:
+        return found("torch", "no_gpu", f"{machine.torch} is built without CUDA", do)
+    return found("torch", "ok", f"{machine.torch}, built for CUDA {machine.torch_cuda or '?'}")
+
+
+def _triton(machine: Machine) -> Found:
+    if machine.triton is None:
+        return found("triton", "no_gpu", "not installed", "pip install triton, on Linux")
+    return found("triton", "ok", machine.triton)
+
+
+def _ptxas(tool: Ptxas) -> Found:
+    if tool.release is not None:
+        return found(tool.name, "ok", tool.release, private=tool.path)
+    level: Level = "unfit" if tool.name == "ptxas" else "note"
+    told = f"no release is known ({tool.trouble})" if tool.trouble else "it is not there"
+    return found(tool.name, level, told, "install triton from its wheel, or correct TRITON_PTXAS_PATH", tool.path)
+
+
+def _c_compiler(compiler: CCompiler, *, gpu_here: bool) -> Found:
+    level: Level = "unfit" if gpu_here else "note"
+    if compiler.path is None:
+        told = "neither $CC, gcc nor clang is there, with which Triton builds what launches kernels"
+        return found("C compiler", level, told, "install gcc")
+    if not compiler.headers:
+        told = "Python's headers are not there (Python.h), which Triton needs to build what launches kernels"
+        return found("C compiler", level, told, "install python3-dev, or the headers of this Python")
+    return found("C compiler", "ok", Path(compiler.path).name, private=compiler.path)
+
+
+def _interpreter() -> Iterator[Found]:
+    try:
+        refuse_interpreter()
+    except UsageError as error:
+        yield found("TRITON_INTERPRET", "unfit", str(error), "unset TRITON_INTERPRET")
+
+
+def _folders(machine: Machine) -> Iterator[Found]:
+    fit = 0
+    for folder in machine.folders:
+        if folder.writable or folder.what not in _NEEDED_FOLDERS:
+            fit += folder.writable
+            continue
+        do = "make it writable"
+        do += ", or set TRITON_CACHE_DIR to a folder that you may write to" if folder.what == _TRITON_CACHE else ""
+        do += ", or set FUSETUNE_RUNS to one" if folder.what == "runs" else ""
+        do += ", or set TMPDIR to one" if folder.what == "temporary files" else ""
+        yield found("folders", "unfit", f"the folder of {folder.what} is {folder.state()}", do, folder.path)
+    for trouble in machine.troubles:
+        yield found("folders", "unfit", "a folder cannot be used", "correct it, or the variable that names it", trouble)
+    yield found("folders", "ok", f"{fit} of {len(machine.folders)} can be written to")
+
+
+def _room() -> Iterator[Found]:
+    full = full_place()
+    if full is not None:
+        yield found("disk", "unfit", "there is no room left where kernels are compiled to", "make room there", full)
+
+
+def _major(version: str | None) -> int | None:
+    head = (version or "").partition(".")[0]
+    return int(head) if head.isdigit() else None

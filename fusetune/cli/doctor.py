@@ -114,7 +114,7 @@ class _Saving:
 
 def _here(server: ForkServer | None, processes: CompileProcesses) -> Here:
     """The machine itself."""
-    from fusetune.doctor.software import c_compiler
+    from fusetune.doctor.software import host_here
     from fusetune.doctor.visit import Here
     from fusetune.measure.condition import condition_of
     from fusetune.measure.cuda import CudaMeasurer
@@ -123,7 +123,7 @@ def _here(server: ForkServer | None, processes: CompileProcesses) -> Here:
 
     return Here(
         machine=machine_here(),
-        compiler=c_compiler(),
+        host=host_here(),
         has_gpu=server is not None,
         measurer_for=lambda spec, problem: CudaMeasurer(spec, problem, server=server),
         condition=lambda facts: condition_of(Monitor(facts.uuid or "")),

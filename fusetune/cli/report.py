@@ -122,6 +122,9 @@ def report(
     from fusetune.report.model import load_run
 
     if doctor_file is not None:
+        others = (config_roots, run_dirs, run, shipped, ops, gpus, dtypes, verdicts, since, limit, html)
+        if any(others):
+            raise UsageError("--doctor shows one file, whole; give --format and -o alone beside it")
         _show_doctor(doctor_file, form, output)
         return
     for option, folders in (("--configs", config_roots), ("--runs", run_dirs)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
+from fusetune.doctor.shareable import shareable
 from fusetune.errors import EXIT_INCONCLUSIVE, EXIT_NO_GPU, EXIT_OK, EXIT_WRONG_RESULT
 from fusetune.store.doctor_file import Finding, Level
 
@@ -24,8 +25,9 @@ class Found(NamedTuple):
 
 
 def found(check: str, level: Level, told: str, do: str = "", private: str = "") -> Found:
-    """What one check found."""
-    return Found(Finding(check, level, told, do), private)
+    """What one check found. What of `told` names somebody is left out of it, and this user's screen has it all."""
+    for_all = shareable(told)
+    return Found(Finding(check, level, for_all, do), private or (told if for_all != told else ""))
 
 
 def exit_code(findings: Iterable[Finding]) -> int:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from fusetune.compiler.processes import usable_cores
 from fusetune.core.trouble import full_place, refuse_interpreter
 from fusetune.doctor.findings import Found, found
 from fusetune.errors import UsageError
@@ -36,28 +37,39 @@ _NEEDED_FOLDERS: Final = ("Triton's cache", "temporary files", "runs")
 _TRITON_CACHE: Final = "Triton's cache"
 
 
-class CCompiler(NamedTuple):
-    """What Triton builds its launchers with: the compiler's path, and whether Python's headers are there."""
+class Host(NamedTuple):
+    """The host beside the GPU: the C compiler that Triton builds launchers with, and Python's headers for it; cores.
 
-    path: str | None
+    `load` is how many processes wanted to run in the last minute; None where that is not told.
+    """
+
+    c_compiler: str | None
     headers: bool
+    cores: int
+    load: float | None
 
 
-def c_compiler() -> CCompiler:
-    """As Triton 3.6 looks for it: $CC, then gcc, then clang."""
+def host_here() -> Host:
+    """The C compiler as Triton 3.6 looks for it: $CC, then gcc, then clang."""
     named = os.environ.get("CC")
     path = shutil.which(named) if named else shutil.which("gcc") or shutil.which("clang")
-    return CCompiler(path, Path(sysconfig.get_paths()["include"], "Python.h").is_file())
+    headers = Path(sysconfig.get_paths()["include"], "Python.h").is_file()
+    try:
+        load: float | None = os.getloadavg()[0]
+    except OSError:
+        load = None
+    return Host(path, headers, usable_cores(), load)
 
 
-def software_findings(machine: Machine, compiler: CCompiler, *, gpu_here: bool, used: bool = False) -> list[Found]:
+def software_findings(machine: Machine, host: Host, *, gpu_here: bool, used: bool = False) -> list[Found]:
     """One finding for each part. `gpu_here`: this process sees a GPU; `used`: torch has been seen to use one."""
     return [
         *_driver(machine, gpu_here=gpu_here, used=used),
         _torch(machine, used=used),
         _triton(machine),
         *map(_ptxas, machine.ptxas),
-        _c_compiler(compiler, gpu_here=gpu_here),
+        _c_compiler(host, gpu_here=gpu_here),
+        _cores(host),
         *_interpreter(),
         *_folders(machine),
         *_room(),
@@ -122,15 +134,23 @@ def _ptxas(tool: Ptxas) -> Found:
     return found(tool.name, level, told, "install triton from its wheel, or correct TRITON_PTXAS_PATH", tool.path)
 
 
-def _c_compiler(compiler: CCompiler, *, gpu_here: bool) -> Found:
+def _c_compiler(host: Host, *, gpu_here: bool) -> Found:
     level: Level = "unfit" if gpu_here else "note"
-    if compiler.path is None:
+    if host.c_compiler is None:
         told = "neither $CC, gcc nor clang is there, with which Triton builds what launches kernels"
         return found("C compiler", level, told, "install gcc")
-    if not compiler.headers:
+    if not host.headers:
         told = "Python's headers are not there (Python.h), which Triton needs to build what launches kernels"
         return found("C compiler", level, told, "install python3-dev, or the headers of this Python")
-    return found("C compiler", "ok", Path(compiler.path).name, private=compiler.path)
+    return found("C compiler", "ok", Path(host.c_compiler).name, private=host.c_compiler)
+
+
+def _cores(host: Host) -> Found:
+    told = f"{host.cores} can be used"
+    if host.load is not None and host.load > host.cores:
+        told += f", and {host.load:.1f} processes want to run: launches may come late, and compiling takes longer"
+        return found("cores", "note", told, "wait until what runs beside has ended, and rely on the A/A")
+    return found("cores", "ok", told)
 
 
 def _interpreter() -> Iterator[Found]:

@@ -23,7 +23,7 @@ from fusetune.doctor.items import items_for
 from fusetune.doctor.noise import What, noise_findings, noise_of
 from fusetune.doctor.rounds import Deadline, MeasurerFactory, examine_all
 from fusetune.doctor.shareable import shareable
-from fusetune.doctor.software import CCompiler, software_findings
+from fusetune.doctor.software import Host, software_findings
 from fusetune.doctor.trial import is_wrong
 from fusetune.errors import FusetuneError, NoUsableGpuError, WrongResultError
 from fusetune.measure.condition import GpuCondition
@@ -35,6 +35,7 @@ from fusetune.ops.built_in import default_op
 from fusetune.ops.loading import spec_named
 from fusetune.ops.spec import KernelSpec
 from fusetune.report.machine import Machine
+from fusetune.report.wording import plural
 from fusetune.store.doctor_file import (
     DOCTOR_VERSION,
     DoctorFile,
@@ -52,7 +53,7 @@ class Here(NamedTuple):
     """A machine, as a visit asks it: what is known, and how more is found out. Tests give their own."""
 
     machine: Machine
-    compiler: CCompiler
+    host: Host
     has_gpu: bool
     measurer_for: MeasurerFactory
     condition: Callable[[GpuFacts], GpuCondition]
@@ -91,7 +92,7 @@ class Visit:
         if self._here.has_gpu:
             self._on_gpu()
         else:
-            self._add(software_findings(self._here.machine, self._here.compiler, gpu_here=False))
+            self._add(software_findings(self._here.machine, self._here.host, gpu_here=False))
             self._compiles(_default_spec(), find_target(DEFAULT_TARGET))
         self._update(complete=not self.file.not_reached, seconds=round(self._deadline.seconds, 1))
 
@@ -114,10 +115,10 @@ class Visit:
             try:
                 facts = measurer.facts()
             except FusetuneError as error:
-                self._add(software_findings(here.machine, here.compiler, gpu_here=True))
-                self._add([_failed("gpu", error, "check the driver with nvidia-smi, and CUDA_VISIBLE_DEVICES")])
+                self._add(software_findings(here.machine, here.host, gpu_here=True))
+                self._add([_failed("gpu", error, "")])
                 return None
-            self._add(software_findings(here.machine, here.compiler, gpu_here=True, used=True))
+            self._add(software_findings(here.machine, here.host, gpu_here=True, used=True))
             condition = here.condition(facts)
             self._sm_max_mhz = condition.sm_max_mhz
             self._update(gpu=facts.identity, figures=_figures(condition), versions=_versions(here.machine, facts))
@@ -145,9 +146,10 @@ class Visit:
             return False
         wrong = [result for result in results if not isinstance(result, Resources)]
         if wrong:
-            why = shareable(wrong[0].detail)
             do = "see that torch, triton and the C compiler are whole, and that their folders can be written to"
-            self._add([found("compiling", "unfit", f"{spec.name} does not compile for {target.name}: {why}", do)])
+            self._add(
+                [found("compiling", "unfit", f"{spec.name} does not compile for {target.name}: {wrong[0].detail}", do)]
+            )
             return False
         took = f"{len(jobs)} kernels compile for {target.name}, in {time.monotonic() - began:.1f} s with what loads"
         self._add([found("compiling", "ok", took)])
@@ -157,7 +159,7 @@ class Visit:
         try:
             noise = noise_of(what, spec, problem, measurer, self._wish.seed)
         except WrongResultError as error:
-            self._add([found("kernels", "wrong", shareable(str(error)), "report it, with this output")])
+            self._add([found("kernels", "wrong", str(error), "report it, with this output")])
             return
         except FusetuneError as error:
             self._add([_failed(f"A/A, {what}", error, "mend it, and run the command again")])
@@ -208,9 +210,7 @@ def _default_spec() -> KernelSpec:
 
 def _failed(check: str, error: FusetuneError, do: str) -> Found:
     level: Level = "no_gpu" if isinstance(error, NoUsableGpuError) else "unfit"
-    told = shareable(str(error))
-    private = str(error)
-    return found(check, level, told, do, private if private != told else "")
+    return found(check, level, str(error), do)
 
 
 def _summary(file: DoctorFile) -> Found:
@@ -220,9 +220,9 @@ def _summary(file: DoctorFile) -> Found:
     problems = len(file.kernels)
     wrong = [examined for examined in file.kernels if is_wrong(examined)]
     troubled = sum(bool(examined.trouble) for examined in file.kernels)
-    told = f"{right} configs at {problems} problems are right"
-    told += f"; {len(file.not_reached)} problems were not reached" if file.not_reached else ""
-    told += f"; {troubled} problems could not be measured to the end" if troubled else ""
+    told = f"{plural(right, 'config')} at {plural(problems, 'problem')} right"
+    told += f"; not reached: {plural(len(file.not_reached), 'problem')}" if file.not_reached else ""
+    told += f"; not measured to the end: {plural(troubled, 'problem')}" if troubled else ""
     if wrong:
         names = ", ".join(dict.fromkeys(examined.op for examined in wrong))
         return found("kernels", "wrong", f"wrong results of {names}; {told}", "report it, with the file")

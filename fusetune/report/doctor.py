@@ -20,12 +20,19 @@ _WORDS: Final[dict[Level, str]] = {"ok": "ok", "note": "note", "unfit": "UNFIT",
 _WIDTH: Final = max(map(len, _WORDS.values()))
 _CHECK: Final = 16
 WITHOUT_GPU: Final = (
-    "Without a GPU, this machine can predict for another one (`fusetune sweep --target NAME`, `fusetune tune --target "
-    "NAME PROGRAM`), compile and check configs for it (`fusetune gate --static`, `fusetune inspect`), and show what "
-    "was measured elsewhere (`fusetune report --shipped`, `fusetune report --doctor FILE`). It can measure nothing."
+    "Without a GPU that torch can use, this machine can measure nothing. It can predict for another one (`fusetune "
+    "sweep --target NAME`, `fusetune tune --target NAME PROGRAM`), compile and check configs (`fusetune gate "
+    "--static`, `fusetune inspect`), and show what was measured elsewhere (`fusetune report --shipped`, or --doctor)."
 )
 _FIT: Final = "This machine is fit to tune on."
 _MOST_NOT_REACHED: Final = 5
+_TRIED: Final = frozenset({"variant", "library"})
+_FEWEST: Final = 10
+"""Launches below which no spread is told."""
+_LEGEND: Final = (
+    "gain: time saved over BASELINE, in paired blocks with its 95 % interval; then: the gain that the file of configs "
+    "records; predicted: by the cost model, from what the compiler made"
+)
 
 
 def finding_lines(finding: Finding, private: str = "") -> list[str]:
@@ -67,22 +74,54 @@ def render_kernels(file: DoctorFile, console: Console) -> None:
     """Print what the installed ops did; nothing where they were not tried."""
     file = shown(file)
     if file.kernels:
-        console.print(Text("Right against float64", style="bold"))
-        console.print(_right_table(file))
-        for line in _fallen(file):
-            console.print(Text(line), soft_wrap=True)
-        rows = [(examined, one) for examined in file.kernels for one in examined.launched if _has_time(one)]
+        _print_right(file, console)
+        rows = [(examined, one) for examined in file.kernels for one in examined.launched if one.us is not None]
         if rows:
-            console.print()
             console.print(
-                Text("Beside BASELINE: measured here, recorded in the file of configs, predicted", style="bold")
+                Text("\nBeside BASELINE: measured here, recorded in the file of configs, predicted", style="bold")
             )
             console.print(first_that_fits(console, _time_table(rows, wide=True), _time_table(rows, wide=False)))
-            console.print(Text(_legend()), soft_wrap=True)
+            console.print(Text(_LEGEND), soft_wrap=True)
+        told = _prediction_text(file)
+        if told:
+            console.print(Text(told), soft_wrap=True)
         console.print()
     if file.not_reached:
         console.print(Text(_not_reached(file)), soft_wrap=True)
         console.print()
+
+
+def _print_right(file: DoctorFile, console: Console) -> None:
+    """The problems at which variants were tried, one a line; of the others how many; and all that went wrong."""
+    examples = [one for one in file.kernels if any(launched.source in _TRIED for launched in one.launched)]
+    others = [launched for one in file.kernels if one not in examples for launched in one.launched]
+    console.print(Text("Held against float64", style="bold"))
+    if examples:
+        console.print(_right_table(examples))
+    if others:
+        right = sum(one.outcome == "right" for one in others)
+        console.print(
+            Text(f"and of what stands in files of configs, with its BASELINE: {right} of {len(others)} right")
+        )
+    for line in _fallen(file):
+        console.print(Text(line), soft_wrap=True)
+
+
+def _prediction_text(file: DoctorFile) -> str:
+    """How the cost model's times lie to the measured ones, over all that was measured."""
+    ratios = sorted(
+        one.predicted_us / time_us
+        for examined in file.kernels
+        for one in examined.launched
+        if one.predicted_us is not None and (time_us := one.us or one.sample_us)
+    )
+    if len(ratios) < _FEWEST:
+        return ""
+    low, middle, high = (ratios[round(share * (len(ratios) - 1))] for share in (0.1, 0.5, 0.9))
+    return (
+        f"predicted over measured, of {len(ratios)} launches: {middle:.2f} in the median, {low:.2f} to {high:.2f} for "
+        "the middle four fifths (entries in paired blocks, the other variants in samples)"
+    )
 
 
 def _headline(file: DoctorFile) -> str:
@@ -105,9 +144,9 @@ def _made_with(file: DoctorFile) -> str:
     return f"{', '.join(parts)}, {of.platform}"
 
 
-def _right_table(file: DoctorFile) -> Table:
+def _right_table(examples: Sequence[Examined]) -> Table:
     table = make_table(("op", "problem", ">right", ">worst error", ">allowed", ">failed", ">rejected"))
-    for examined in file.kernels:
+    for examined in examples:
         right = [one for one in examined.launched if one.outcome == "right"]
         errors = [one.error for one in right if one.error is not None]
         counts = {kind: sum(one.outcome == kind for one in examined.launched) for kind in ("failed", "rejected")}
@@ -131,10 +170,6 @@ def _fallen(file: DoctorFile) -> Iterator[str]:
         for one in examined.launched:
             if one.outcome in {"failed", "not_tried"}:
                 yield f"{place}, {one.label}: {one.outcome.replace('_', ' ')}, {one.reason}: {one.detail}"
-
-
-def _has_time(one: Launched) -> bool:
-    return one.us is not None
 
 
 def _time_table(rows: Sequence[tuple[Examined, Launched]], *, wide: bool) -> Table:
@@ -166,13 +201,6 @@ def _evidence(one: Launched) -> str:
     if one.recorded is None:
         return "not in a file"
     return f"{one.recorded.evidence}{', of an older kernel' if one.recorded.stale else ''}"
-
-
-def _legend() -> str:
-    return (
-        "gain: time saved over BASELINE, in paired blocks with its 95 % interval; then: the gain that the file of "
-        "configs records; predicted: by the cost model, from what the compiler made"
-    )
 
 
 def _not_reached(file: DoctorFile) -> str:

@@ -3,36 +3,37 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import msgspec
 import pytest
 
+from fusetune.compiler.pool import Compiled, Job
 from fusetune.core.config import Config
 from fusetune.core.environment import Environment
 from fusetune.core.problem import Problem
 from fusetune.core.progress import SilentProgress
+from fusetune.core.resources import Resources
 from fusetune.core.target import Target, find_target
 from fusetune.doctor import rounds, visit
-from fusetune.doctor.software import CCompiler
+from fusetune.doctor.software import Host
 from fusetune.doctor.visit import Here, Visit, Wish
 from fusetune.measure.condition import condition_of
 from fusetune.measure.fake import FakeMeasurer
 from fusetune.measure.gpus import SeenGpu
 from fusetune.measure.nvml import Monitor
-from fusetune.measure.protocol import Checked, Failure, GpuFacts, SamplingFacts
+from fusetune.measure.protocol import BlockTimes, Checked, Failure, GpuFacts, SamplingFacts
 from fusetune.ops.spec import KernelSpec
 from fusetune.report.machine import Folder, Machine, Ptxas
 from fusetune.store.doctor_file import DoctorFile, Finding
-from tests.support.fake_compiler import FakeCompiler
 
 H200 = find_target("h200")
 RTX4090 = find_target("rtx4090")
 UUID = "11111111-2222-3333-4444-555555555555"
-SECRETS = ("ada", "lovelace-box", "/home/ada", UUID, "SN1234567", "python train_secret.py")
-"""What must be in no file that is shared: a user, a host, a home, a card, its serial number, somebody's process."""
+NAMES = ("ada", "lovelace-box", "/home/ada")
+"""A user, a host and a home, which must be in no file that is shared."""
 
 
 class StubNvml(ModuleType):
@@ -87,6 +88,8 @@ class SimulatedGpu(FakeMeasurer):
         us: Mapping[str, float] = options.pop("us", {})
         self._baseline: Config | None = options.pop("baseline")
         self._prepares: Exception | None = options.pop("prepares")
+        self._facts: Exception | None = options.pop("facts", None)
+        self._state = {"sm_mhz": options.pop("sm_mhz", None), "flags": options.pop("flags", ())}
         self._fails: Mapping[str, Failure] = options.pop("fails")
 
         def true_us(config: Config) -> float:
@@ -96,6 +99,8 @@ class SimulatedGpu(FakeMeasurer):
         self._others = others
 
     def facts(self) -> GpuFacts:
+        if self._facts is not None:
+            raise self._facts
         known = super().facts()
         environment = Environment(triton="3.6.0", kernel_hash="0" * 16, torch="2.11.0", driver="580.82.07")
         return msgspec.structs.replace(known, environment=environment)
@@ -105,6 +110,10 @@ class SimulatedGpu(FakeMeasurer):
 
     def check(self, config: Config) -> Checked | Failure:
         return self._fails.get(config.label()) or super().check(config)
+
+    def block(self, baseline: Config, config: Config, *, config_first: bool) -> BlockTimes | Failure:
+        times = super().block(baseline, config, config_first=config_first)
+        return times if isinstance(times, Failure) else msgspec.structs.replace(times, **self._state)
 
     def prepare(self, seed: int) -> SamplingFacts:
         if self._prepares is not None:
@@ -172,25 +181,32 @@ def visited(
     bench: Bench | None = None,
     nvml: StubNvml | None = None,
     wish: Wish | None = None,
+    host: Host | None = None,
+    compiler: Any = None,
+    save: Callable[[DoctorFile], object] = lambda file: None,
     **of_machine: Any,
 ) -> Visit:
     """A whole visit of such a machine, compiled by nothing and measured on nothing."""
     stub = nvml or StubNvml()
     monkeypatch.setitem(sys.modules, "pynvml", stub)
-    compiler = FakeCompiler()
     for module in (rounds, visit):
-        monkeypatch.setattr(module, "compile_jobs", compiler)
+        monkeypatch.setattr(module, "compile_jobs", compiler or compiled_at_once)
     bench = bench or Bench()
     here = Here(
         machine=machine(**of_machine),
-        compiler=CCompiler("/home/ada/bin/gcc", headers=True),
+        host=host or Host("/home/ada/bin/gcc", headers=True, cores=16, load=0.1),
         has_gpu=True,
         measurer_for=bench,
         condition=lambda facts: condition_of(Monitor(UUID), sleep=lambda seconds: None),
     )
-    made = Visit(here, wish or Wish(), SilentProgress())
+    made = Visit(here, wish or Wish(), SilentProgress(), save)
     made.make()
     return made
+
+
+def compiled_at_once(spec: KernelSpec, jobs: Sequence[Job], target: Target, **_: Any) -> Iterator[Compiled]:
+    """Stands in for `compile_jobs`: every config takes as much."""
+    return (Compiled(job, Resources(registers=64, stack_bytes=0, shared_bytes=1024)) for job in jobs)
 
 
 def finding(file: DoctorFile, check: str) -> Finding:

@@ -16,6 +16,7 @@ from fusetune.errors import EXIT_NO_GPU, UsageError
 
 if TYPE_CHECKING:
     from fusetune.compiler.processes import CompileProcesses
+    from fusetune.doctor.findings import Found
     from fusetune.doctor.visit import Here, Visit
     from fusetune.measure.fork_server import ForkServer
     from fusetune.store.doctor_file import DoctorFile
@@ -83,11 +84,17 @@ def doctor(
 
         here = _here(server, processes)
         wish = Wish(_wanted_ops(ops) if kernels else (), limit_s if kernels else None, seed)
-        saving = _Saving(output) if kernels else None
-        visit = Visit(here, wish, make_progress(), saving or (lambda file: None))
-        visit.make()
+        saving = _Saving(output if kernels else None)
+        save = saving if kernels else _ignore
+        visit = Visit(here, wish, make_progress(), save, _ignore if as_json else _tell)
+        try:
+            visit.make()
+        except (KeyboardInterrupt, SystemExit):
+            if saving.path is not None:
+                echo(printable(f"What was measured until now is in {saving.path}."), err=True)
+            raise
     _show(visit, as_json=as_json)
-    if saving is not None and saving.path is not None:
+    if saving.path is not None:
         echo(printable(f"Wrote {saving.path}: `fusetune report --doctor {saving.path}` shows it"), err=as_json)
     elif kernels and visit.exit_code == EXIT_NO_GPU:
         echo("No file was written: there is nothing to measure on.", err=True)
@@ -146,6 +153,17 @@ def _refuse_unwritable(output: Path) -> None:
         raise UsageError(f"-o {output}: {folder} is not a folder that you may write to; choose another")
 
 
+def _tell(one: Found) -> None:
+    """Print a finding, and what of it is for this user's screen alone."""
+    from fusetune.report.doctor import finding_lines
+
+    echo("\n".join(printable(line) for line in finding_lines(one.finding, one.private)))
+
+
+def _ignore(_: object) -> None:
+    """Nobody wants it."""
+
+
 def _show(visit: Visit, *, as_json: bool) -> None:
     if as_json:
         from fusetune.store.doctor_file import doctor_text
@@ -154,10 +172,8 @@ def _show(visit: Visit, *, as_json: bool) -> None:
         return
     from rich.console import Console
 
-    from fusetune.report.doctor import finding_lines, render_kernels, verdict_line
+    from fusetune.report.doctor import render_kernels, verdict_line
 
-    for finding, private in visit.found:
-        echo("\n".join(printable(line) for line in finding_lines(finding, private)))
     echo("")
     if visit.file.kernels or visit.file.not_reached:
         echo_console(Console(), lambda console: render_kernels(visit.file, console))

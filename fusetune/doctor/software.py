@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sysconfig
 from collections.abc import Iterator
@@ -33,6 +34,8 @@ _ADVICE: Final = (
 )
 """What to do by what NVML, or `every_gpu`, says as it refuses."""
 _NO_GPU: Final = "install NVIDIA's driver and see nvidia-smi; nothing but predictions can be made without a GPU"
+_DRIVER_SETTINGS: Final = Path("/proc/driver/nvidia/params")
+_ADMIN_ONLY: Final = re.compile(r"^RmProfilingAdminOnly: (\d)", re.MULTILINE)
 _NEEDED_FOLDERS: Final = ("Triton's cache", "temporary files", "runs")
 _TRITON_CACHE: Final = "Triton's cache"
 
@@ -40,13 +43,16 @@ _TRITON_CACHE: Final = "Triton's cache"
 class Host(NamedTuple):
     """The host beside the GPU: the C compiler that Triton builds launchers with, and Python's headers for it; cores.
 
-    `load` is how many processes wanted to run in the last minute; None where that is not told.
+    `load` is how many processes wanted to run in the last minute, `profiling` whether this user may read the GPU's
+    counters; None where that is not told. `is_root`: this user is the administrator.
     """
 
     c_compiler: str | None
     headers: bool
     cores: int
     load: float | None
+    profiling: bool | None = None
+    is_root: bool = False
 
 
 def host_here() -> Host:
@@ -58,7 +64,18 @@ def host_here() -> Host:
         load: float | None = os.getloadavg()[0]
     except OSError:
         load = None
-    return Host(path, headers, usable_cores(), load)
+    is_root = getattr(os, "geteuid", lambda: 1)() == 0
+    return Host(path, headers, usable_cores(), load, _may_profile(is_root), is_root)
+
+
+def _may_profile(is_root: bool) -> bool | None:
+    """By what the driver was loaded with; None where it does not say."""
+    try:
+        told = _DRIVER_SETTINGS.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    found = _ADMIN_ONLY.search(told)
+    return None if found is None else is_root or found[1] == "0"
 
 
 def software_findings(machine: Machine, host: Host, *, gpu_here: bool, used: bool = False) -> list[Found]:
@@ -71,6 +88,7 @@ def software_findings(machine: Machine, host: Host, *, gpu_here: bool, used: boo
         _c_compiler(host, gpu_here=gpu_here),
         _cores(host),
         *_interpreter(),
+        *([_permissions(host)] if gpu_here else []),
         *_folders(machine),
         *_room(),
     ]
@@ -151,6 +169,22 @@ def _cores(host: Host) -> Found:
         told += f", and {host.load:.1f} processes want to run: launches may come late, and compiling takes longer"
         return found("cores", "note", told, "wait until what runs beside has ended, and rely on the A/A")
     return found("cores", "ok", told)
+
+
+def _permissions(host: Host) -> Found:
+    """What needs more than a user has. Nothing of a sweep does."""
+    clocks = "may be asked for" if host.is_root else "needs an administrator"
+    told = f"--lock-clocks {clocks}"
+    if host.profiling is None:
+        return found("permissions", "ok", told)
+    if host.profiling:
+        return found("permissions", "ok", f"{told}; the GPU's counters can be read")
+    return found(
+        "permissions",
+        "note",
+        f"{told}; Nsight Compute may not read the GPU's counters for this user, so that nothing can be profiled",
+        "an administrator sets NVreg_RestrictProfilingToAdminUsers=0 for the driver (see ERR_NVGPUCTRPERM)",
+    )
 
 
 def _interpreter() -> Iterator[Found]:

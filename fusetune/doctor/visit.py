@@ -69,12 +69,20 @@ class Wish(msgspec.Struct, frozen=True):
 
 
 class Visit:
-    """What is known so far. `save` gets the whole file each time that there is more of it."""
+    """What is known so far.
+
+    `save` gets the whole file each time that there is more of it, `tell` each finding as soon as it is there.
+    """
 
     def __init__(
-        self, here: Here, wish: Wish, progress: Progress, save: Callable[[DoctorFile], object] = lambda file: None
+        self,
+        here: Here,
+        wish: Wish,
+        progress: Progress,
+        save: Callable[[DoctorFile], object] = lambda file: None,
+        tell: Callable[[Found], object] = lambda found: None,
     ) -> None:
-        self._here, self._wish, self._progress, self._save = here, wish, progress, save
+        self._here, self._wish, self._progress, self._save, self._tell = here, wish, progress, save, tell
         self.found: list[Found] = []
         self._deadline = Deadline(wish.limit_s)
         self._sm_max_mhz: int | None = None
@@ -196,7 +204,9 @@ class Visit:
         self._update(kernels=(*self.file.kernels, examined), not_reached=self.file.not_reached[1:])
 
     def _add(self, findings: Sequence[Found]) -> None:
-        self.found += findings
+        for one in findings:
+            self.found.append(one)
+            self._tell(one)
         self._update(findings=tuple(one.finding for one in self.found))
 
     def _update(self, **changes: Any) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import groupby
 from typing import Final
 
 from rich.console import Console
@@ -31,7 +30,7 @@ _FEWEST: Final = 10
 """Launches below which no spread is told."""
 _LEGEND: Final = (
     "gain: time saved over BASELINE, in paired blocks with its 95 % interval; then: the gain that the file of configs "
-    "records; predicted: by the cost model, from what the compiler made"
+    "records; predicted: by the cost model, from what the compiler made, and its ratio to the time here"
 )
 
 
@@ -80,7 +79,10 @@ def render_kernels(file: DoctorFile, console: Console) -> None:
             console.print(
                 Text("\nBeside BASELINE: measured here, recorded in the file of configs, predicted", style="bold")
             )
-            console.print(first_that_fits(console, _time_table(rows, wide=True), _time_table(rows, wide=False)))
+            for op in dict.fromkeys(examined.op for examined, _ in rows):
+                own = [row for row in rows if row[0].op == op]
+                console.print(Text(op))
+                console.print(first_that_fits(console, _time_table(own, wide=True), _time_table(own, wide=False)))
             console.print(Text(_LEGEND), soft_wrap=True)
         told = _prediction_text(file)
         if told:
@@ -96,8 +98,9 @@ def _print_right(file: DoctorFile, console: Console) -> None:
     examples = [one for one in file.kernels if any(launched.source in _TRIED for launched in one.launched)]
     others = [launched for one in file.kernels if one not in examples for launched in one.launched]
     console.print(Text("Held against float64", style="bold"))
-    if examples:
-        console.print(_right_table(examples))
+    for op in dict.fromkeys(one.op for one in examples):
+        console.print(Text(op))
+        console.print(_right_table([one for one in examples if one.op == op]))
     if others:
         right = sum(one.outcome == "right" for one in others)
         console.print(
@@ -145,13 +148,12 @@ def _made_with(file: DoctorFile) -> str:
 
 
 def _right_table(examples: Sequence[Examined]) -> Table:
-    table = make_table(("op", "problem", ">right", ">worst error", ">allowed", ">failed", ">rejected"))
+    table = make_table(("problem", ">right", ">worst error", ">allowed", ">failed", ">rejected"))
     for examined in examples:
         right = [one for one in examined.launched if one.outcome == "right"]
         errors = [one.error for one in right if one.error is not None]
         counts = {kind: sum(one.outcome == kind for one in examined.launched) for kind in ("failed", "rejected")}
         table.add_row(
-            Text(examined.op),
             Text(examined.described),
             f"{len(right)} of {len(examined.launched)}",
             f"{max(errors):.1e}" if errors else "-",
@@ -173,27 +175,24 @@ def _fallen(file: DoctorFile) -> Iterator[str]:
 
 
 def _time_table(rows: Sequence[tuple[Examined, Launched]], *, wide: bool) -> Table:
+    """Of one op; entries stand in the order of their problems, since they were measured in none."""
     more = (">interval", ">recorded", ">then", "evidence") if wide else (">then",)
-    table = make_table(
-        ("op", "problem", "config", ">BASELINE", ">here", ">gain", *more, ">predicted", ">predicted/here")
-    )
-    for _, group in groupby(rows, key=lambda row: row[0].op):
-        for examined, one in group:
-            gain, recorded = one.gain, one.recorded
-            then = format_gain(recorded.gain) if recorded and recorded.gain is not None else "-"
-            in_file = [format_us(recorded.config_us) if recorded else "-", then, _evidence(one)]
-            interval = format_interval(gain.low, gain.high) if gain else "-"
-            table.add_row(
-                Text(examined.op),
-                Text(examined.described),
-                Text(one.label),
-                format_us(one.baseline_us),
-                format_us(one.us),
-                format_gain(gain.median) if gain else "-",
-                *((interval, *in_file) if wide else (then,)),
-                format_us(one.predicted_us),
-                f"{one.predicted_us / one.us:.2f}" if one.predicted_us and one.us else "-",
-            )
+    table = make_table(("problem", "config", ">BASELINE", ">here", ">gain", *more, ">predicted", ">over here"))
+    for examined, one in sorted(rows, key=lambda row: row[0].described):
+        gain, recorded = one.gain, one.recorded
+        then = format_gain(recorded.gain) if recorded and recorded.gain is not None else "-"
+        in_file = [format_us(recorded.config_us) if recorded else "-", then, _evidence(one)]
+        interval = format_interval(gain.low, gain.high) if gain else "-"
+        table.add_row(
+            Text(examined.described),
+            Text(one.label),
+            format_us(one.baseline_us),
+            format_us(one.us),
+            format_gain(gain.median) if gain else "-",
+            *((interval, *in_file) if wide else (then,)),
+            format_us(one.predicted_us),
+            f"{one.predicted_us / one.us:.2f}" if one.predicted_us and one.us else "-",
+        )
     return table
 
 

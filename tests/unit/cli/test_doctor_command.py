@@ -121,22 +121,19 @@ def test_with_json_too_stdout_is_json_alone(tmp_path: Path) -> None:
     assert read_doctor_file(tmp_path / "mine.json").complete
 
 
-class Stopped(BaseException):
-    """As Ctrl-C comes."""
-
-
 def test_whenever_it_is_stopped_the_file_is_whole_and_says_what_is_missing(
-    simulated: dict[str, Any], tmp_path: Path
+    simulated: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     class Stops(Bench):
         def __call__(self, spec: Any, problem: Any) -> Any:
             if len(self.asked) == 4:
-                raise Stopped
+                raise KeyboardInterrupt
             return super().__call__(spec, problem)
 
     simulated["bench"] = Stops()
-    with pytest.raises(Stopped):
+    with pytest.raises(click.Abort):  # Which click makes of Ctrl-C.
         doctor.main(["--kernels", "--op", OWN], standalone_mode=False)
+    assert f"What was measured until now is in {FILE}." in capsys.readouterr().err
     file = read_doctor_file(tmp_path / FILE)
     assert not file.complete
     assert len(file.kernels) + len(file.not_reached) == 3

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from fusetune.core.target import find_target
-from fusetune.doctor.software import software_findings, why_no_gpu
+from fusetune.doctor import software
+from fusetune.doctor.software import Host, host_here, software_findings, why_no_gpu
 from fusetune.doctor.visit import Visit
 from fusetune.ops.device import UNKNOWN_NAME
 from fusetune.report.machine import Folder, Ptxas
+from fusetune.store.doctor_file import doctor_text
 from tests.support.sick_machines import UUID, Bench, StubNvml, finding, machine, visited
 
 UNREADABLE = UnicodeDecodeError("utf-8", b"\xf8", 0, 1, "invalid start byte")
@@ -46,8 +50,6 @@ def test_a_part_that_nvml_does_not_know_is_a_note_about_what_cannot_be_seen(monk
 
 
 def test_a_gpu_that_the_table_does_not_hold_is_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
-    from msgspec import structs
-
     part = structs.replace(find_target("h200"), name="NVIDIA H200 MIG 1g.18gb", sms=16)
     visit = seen(monkeypatch, Bench(part))
     assert visit.exit_code == 0
@@ -66,8 +68,6 @@ def test_a_name_that_nobody_can_read_is_a_note(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_name_that_torch_cannot_read_either_is_the_same_note(monkeypatch: pytest.MonkeyPatch) -> None:
-    from msgspec import structs
-
     visit = seen(monkeypatch, Bench(structs.replace(find_target("rtx4090"), name=UNKNOWN_NAME)))
     assert "no shipped configs are found" in finding(visit.file, "gpu").told
 
@@ -110,8 +110,6 @@ def test_gpus_that_the_environment_hides_are_told_so(monkeypatch: pytest.MonkeyP
 def test_a_driver_too_old_for_torch_is_no_gpu_unless_torch_uses_it_all_the_same(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from fusetune.doctor.software import Host
-
     old = machine(driver="535.54.03", cuda="12.2")
     for used, level in ((False, "no_gpu"), (True, "note")):
         findings = software_findings(old, Host(**FITTING), gpu_here=True, used=used)
@@ -216,8 +214,6 @@ def test_too_little_free_memory_for_the_longest_example_is_unfit(monkeypatch: py
 
 
 def test_what_lacks_is_told_with_how_to_have_it() -> None:
-    from fusetune.doctor.software import Host
-
     bad = machine(
         torch=None,
         triton=None,
@@ -235,6 +231,37 @@ def test_what_lacks_is_told_with_how_to_have_it() -> None:
     assert not any("/home/ada" in one.told for one in findings)
 
 
+@pytest.mark.parametrize(("profiling", "level"), [(True, "ok"), (None, "ok"), (False, "note")])
+def test_what_needs_an_administrator_is_told_and_keeps_nobody_from_tuning(profiling: bool | None, level: str) -> None:
+    host = Host(**FITTING, profiling=profiling)
+    findings = [found.finding for found in software_findings(machine(), host, gpu_here=True)]
+    (one,) = (one for one in findings if one.check == "permissions")
+    assert one.level == level
+    assert one.told.startswith("--lock-clocks needs an administrator")
+    assert ("NVreg_RestrictProfilingToAdminUsers=0" in one.do) == (profiling is False)
+    assert "permissions" not in {f.finding.check for f in software_findings(machine(), host, gpu_here=False)}
+
+
+@pytest.mark.parametrize(
+    ("text", "root", "expected"),
+    [
+        ("RmProfilingAdminOnly: 1\n", 1000, False),
+        ("RmProfilingAdminOnly: 0\n", 1000, True),
+        ("RmProfilingAdminOnly: 1\n", 0, True),
+        ("RmProfiling: 1\n", 1000, None),
+        (None, 1000, None),
+    ],
+)
+def test_whether_counters_can_be_read_is_what_the_driver_was_loaded_with(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str | None, root: int, expected: bool | None
+) -> None:
+    if text is not None:
+        (tmp_path / "params").write_text(f"EnableMSI: 1\n{text}")
+    monkeypatch.setattr(software, "_DRIVER_SETTINGS", tmp_path / "params")
+    monkeypatch.setattr("os.geteuid", lambda: root)
+    assert host_here().profiling is expected
+
+
 def test_an_interpreted_triton_is_unfit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(os.environ, "TRITON_INTERPRET", "1")
     visit = seen(monkeypatch)
@@ -243,8 +270,6 @@ def test_an_interpreted_triton_is_unfit(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_no_id_of_the_card_is_asked_for_or_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fusetune.store.doctor_file import doctor_text
-
     text = doctor_text(seen(monkeypatch).file)
     assert UUID not in text
     assert "SN1234567" not in text

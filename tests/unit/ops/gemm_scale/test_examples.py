@@ -21,8 +21,10 @@ def reached(spec: KernelSpec, gpu: str) -> Iterator[tuple[str | None, str]]:
     """Each variant of which a candidate passes at an example, with the mode, and each of a library's configs."""
     target = find_target(gpu)
     for problem in spec.examples():
+        seen: set[str] = set()
         for config in spec.candidates(problem, target, "standard"):
-            if spec.reject(config, problem, target) is None:
+            if config.variant not in seen and spec.reject(config, problem, target) is None:
+                seen.add(config.variant)
                 yield problem.mode, config.variant
         yield from ((problem.mode, config.variant) for config in spec.references(problem))
 

@@ -66,7 +66,7 @@ EXAMPLES: Final[dict[str, tuple[tuple[str, str], ...]]] = {
         ("fusetune warmup configs/nvidia-h200", "what one folder holds"),
     ),
     "doctor": (
-        ("fusetune doctor", "the machine: half a minute"),
+        ("fusetune doctor", "the machine alone"),
         ("fusetune doctor --kernels", "and its kernels: minutes, and a file to be shared"),
         ("fusetune doctor --json > doctor.json", "the findings for a script"),
     ),

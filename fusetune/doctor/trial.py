@@ -130,8 +130,7 @@ def _sampled(item: Item, launched: list[Launched], measurer: Measurer) -> list[L
     """Times that only rank: a few samples of each right config, BASELINE's before each round."""
     configs = dict(zip((asked.config for asked in _with_baseline(item)), launched, strict=True))
     times: dict[Config, list[float]] = {config: [] for config, one in configs.items() if one.outcome == "right"}
-    rounds = SAMPLES if item.reference in times and len(times) > 1 else 0
-    for _ in range(rounds):
+    for _ in range(SAMPLES if item.reference in times else 0):
         for config in list(times):  # BASELINE is the first of them.
             sample = measurer.sample(config)
             if isinstance(sample, Failure):
@@ -139,13 +138,11 @@ def _sampled(item: Item, launched: list[Launched], measurer: Measurer) -> list[L
                 del times[config]
             else:
                 times[config].append(sample)
-    beside = times.pop(item.reference, [])
+    beside = times.get(item.reference)
     for config, samples in times.items() if beside else ():
-        configs[config] = structs.replace(
-            configs[config],
-            sample_us=round(statistics.median(samples), 4),
-            baseline_sample_us=round(statistics.median(beside), 4),
-        )
+        baseline_us = None if config == item.reference else round(statistics.median(beside or ()), 4)
+        sample_us = round(statistics.median(samples), 4)
+        configs[config] = structs.replace(configs[config], sample_us=sample_us, baseline_sample_us=baseline_us)
     return list(configs.values())
 
 

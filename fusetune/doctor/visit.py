@@ -131,10 +131,11 @@ class Visit:
             self._sm_max_mhz = condition.sm_max_mhz
             self._update(gpu=facts.identity, figures=_figures(condition), versions=_versions(here.machine, facts))
             try:
-                held.enter_context(hold_gpu_of(facts, self._progress))
+                # Who asks for the machine alone wants to hear that it is in use, and not to wait for its end.
+                held.enter_context(hold_gpu_of(facts, self._progress, self._wish.limit_s or 0))
                 others = measurer.company()
             except FusetuneError as error:
-                self._add([_failed("gpu", error, "run the command again")])
+                self._add([_failed("company", error, "")])
                 return None
             self._add(gpu_findings(facts, condition, others, _needed_bytes(spec, long, facts.target)))
             if not self._compiles(spec, facts.target):
@@ -181,7 +182,8 @@ class Visit:
         wish, here = self._wish, self._here
         if not wish.ops:
             return
-        items, findings = items_for(wish.ops, facts.target, facts.identity, wish.seed)
+        with self._progress.phase("Listing what to launch"):
+            items, findings = items_for(wish.ops, facts.target, facts.identity, wish.seed)
         self._add(findings)
         self._update(not_reached=tuple(NotReached(item.spec.name, item.problem.describe()) for item in items))
         try:
@@ -228,6 +230,7 @@ def _summary(file: DoctorFile) -> Found:
     launched = [one for examined in file.kernels for one in examined.launched]
     right = sum(one.outcome == "right" for one in launched)
     problems = len(file.kernels)
+    failed = sum(one.outcome == "failed" for one in launched)
     wrong = [examined for examined in file.kernels if is_wrong(examined)]
     troubled = sum(bool(examined.trouble) for examined in file.kernels)
     told = f"{plural(right, 'config')} at {plural(problems, 'problem')} right"
@@ -236,6 +239,8 @@ def _summary(file: DoctorFile) -> Found:
     if wrong:
         names = ", ".join(dict.fromkeys(examined.op for examined in wrong))
         return found("kernels", "wrong", f"wrong results of {names}; {told}", "report it, with the file")
+    if failed:
+        return found("kernels", "note", f"{plural(failed, 'config')} failed; {told}", "report it, with the file")
     do = "give more time with --limit" if file.not_reached else ""
     return found("kernels", "unfit" if troubled and not right else "ok", told, do)
 

@@ -89,6 +89,7 @@ class SimulatedGpu(FakeMeasurer):
         self._baseline: Config | None = options.pop("baseline")
         self._prepares: Exception | None = options.pop("prepares")
         self._facts: Exception | None = options.pop("facts", None)
+        self._uuid: str | None = options.pop("uuid", None)
         self._state = {"sm_mhz": options.pop("sm_mhz", None), "flags": options.pop("flags", ())}
         self._fails: Mapping[str, Failure] = options.pop("fails")
 
@@ -103,7 +104,7 @@ class SimulatedGpu(FakeMeasurer):
             raise self._facts
         known = super().facts()
         environment = Environment(triton="3.6.0", kernel_hash="0" * 16, torch="2.11.0", driver="580.82.07")
-        return msgspec.structs.replace(known, environment=environment)
+        return msgspec.structs.replace(known, environment=environment, uuid=self._uuid)
 
     def company(self) -> tuple[str, ...]:
         return self._others

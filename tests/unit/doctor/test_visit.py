@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,10 +17,11 @@ from fusetune.doctor.rounds import Deadline
 from fusetune.doctor.software import Host
 from fusetune.doctor.visit import Wish
 from fusetune.errors import MachineError, MeasurementError, NoUsableGpuError, WrongResultError
+from fusetune.measure.lock import hold_gpu
 from fusetune.measure.protocol import Failure
 from fusetune.ops.loading import installed_ops, load_spec, spec_named
 from fusetune.store.doctor_file import DoctorFile, Examined, Launched
-from tests.support.sick_machines import Bench, compiled_at_once, finding, visited
+from tests.support.sick_machines import UUID, Bench, compiled_at_once, finding, visited
 
 OWN = "tests.support.doubled:SPEC"
 BROKEN = "tests.support.doubled:BROKEN"
@@ -136,6 +138,7 @@ def test_each_variant_is_launched_at_each_example(monkeypatch: pytest.MonkeyPatc
         sampled = [one for one in examined.launched if one.source == "variant"]
         assert all(one.sample_us == pytest.approx(10, rel=0.01) for one in sampled)
         assert all(one.baseline_sample_us == pytest.approx(20, rel=0.01) for one in sampled)
+        assert examined.launched[0].sample_us == pytest.approx(20, rel=0.01)
         (timed,) = (one for one in examined.launched if one.gain is not None)
         assert timed.gain is not None
         assert timed.gain.median == pytest.approx(0.5, abs=0.01)
@@ -153,6 +156,30 @@ def test_a_wrong_variant_is_exit_code_5_and_is_not_timed(monkeypatch: pytest.Mon
     assert one.sample_us is None
     assert one.gain is None
     assert "wrong results of doubled" in finding(visit.file, "kernels").told
+
+
+def test_a_variant_that_cannot_be_launched_is_a_note(monkeypatch: pytest.MonkeyPatch, own: Wish) -> None:
+    labels = [one.label for one in visited(monkeypatch, wish=own).file.kernels[0].launched]
+    visit = visited(monkeypatch, Bench(fails={labels[1]: Failure("hang", "not done after 20 s")}), wish=own)
+    assert visit.exit_code == 0
+    assert finding(visit.file, "kernels").level == "note"
+    assert (
+        "1 config failed" in finding(visit.file, "kernels").told
+        or "configs failed" in finding(visit.file, "kernels").told
+    )
+
+
+def test_a_gpu_that_another_fusetune_measures_on_is_unfit_and_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+    with hold_gpu(UUID, lambda: None):
+        visit = visited(monkeypatch, Bench(uuid=UUID))
+        assert visit.exit_code == 3
+        assert finding(visit.file, "company").told == "another fusetune measures on this GPU; wait until it has ended"
+        visit = visited(monkeypatch, Bench(uuid=UUID), wish=Wish(ops=(load_spec(OWN).name,), limit_s=0.1))
+        assert "has not ended in 0.1 s" in finding(visit.file, "company").told
+    assert visited(monkeypatch, Bench(uuid=UUID)).exit_code == 0
 
 
 def test_what_others_have_of_the_memory_says_nothing_of_a_variant(monkeypatch: pytest.MonkeyPatch, own: Wish) -> None:

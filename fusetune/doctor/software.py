@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -16,6 +17,7 @@ from fusetune.doctor.findings import Found, found
 from fusetune.errors import UsageError
 from fusetune.report.machine import Machine, Ptxas
 from fusetune.store.doctor_file import Level
+from fusetune.units import format_bytes
 
 _ADVICE: Final = (
     (
@@ -34,6 +36,12 @@ _ADVICE: Final = (
 )
 """What to do by what NVML, or `every_gpu`, says as it refuses."""
 _NO_GPU: Final = "install NVIDIA's driver and see nvidia-smi; nothing but predictions can be made without a GPU"
+COMPILING_BYTES: Final = 300 << 20
+"""Of a process that compiles: 142 MiB at its most, and as much again for its ptxas (six problems of the op that has the
+most kernels, triton 3.7.1)."""
+_MEMORY: Final = Path("/proc/meminfo")
+_AVAILABLE: Final = re.compile(r"^MemAvailable:\s+(\d+) kB", re.MULTILINE)
+_GROUP: Final = Path("/sys/fs/cgroup")
 _DRIVER_SETTINGS: Final = Path("/proc/driver/nvidia/params")
 _ADMIN_ONLY: Final = re.compile(r"^RmProfilingAdminOnly: (\d)", re.MULTILINE)
 _NEEDED_FOLDERS: Final = ("Triton's cache", "temporary files", "runs")
@@ -44,7 +52,8 @@ class Host(NamedTuple):
     """The host beside the GPU: the C compiler that Triton builds launchers with, and Python's headers for it; cores.
 
     `load` is how many processes wanted to run in the last minute, `profiling` whether this user may read the GPU's
-    counters; None where that is not told. `is_root`: this user is the administrator.
+    counters, `free_bytes` the memory that is left to this process; None where that is not told. `is_root`: this user is
+    the administrator.
     """
 
     c_compiler: str | None
@@ -53,6 +62,7 @@ class Host(NamedTuple):
     load: float | None
     profiling: bool | None = None
     is_root: bool = False
+    free_bytes: int | None = None
 
 
 def host_here() -> Host:
@@ -65,7 +75,20 @@ def host_here() -> Host:
     except OSError:
         load = None
     is_root = getattr(os, "geteuid", lambda: 1)() == 0
-    return Host(path, headers, usable_cores(), load, _may_profile(is_root), is_root)
+    return Host(path, headers, usable_cores(), load, _may_profile(is_root), is_root, _free_bytes())
+
+
+def _free_bytes() -> int | None:
+    """What Linux says can be had, or less where a container has a limit of its own."""
+    try:
+        available = _AVAILABLE.search(_MEMORY.read_text(encoding="utf-8"))
+    except OSError:
+        return None
+    found = [int(available[1]) << 10] if available else []
+    with contextlib.suppress(OSError, ValueError):  # No limit is the word max, and without a group there is no file.
+        most, used = (int(Path(_GROUP, name).read_text(encoding="utf-8")) for name in ("memory.max", "memory.current"))
+        found.append(max(0, most - used))
+    return min(found, default=None)
 
 
 def _may_profile(is_root: bool) -> bool | None:
@@ -82,6 +105,7 @@ def software_findings(machine: Machine, host: Host, *, gpu_here: bool, used: boo
     """One finding for each part. `gpu_here`: this process sees a GPU; `used`: torch has been seen to use one."""
     return [
         *_driver(machine, gpu_here=gpu_here, used=used),
+        *_which_gpu(machine),
         _torch(machine, used=used),
         _triton(machine),
         *map(_ptxas, machine.ptxas),
@@ -129,6 +153,14 @@ def _driver(machine: Machine, *, gpu_here: bool, used: bool) -> Iterator[Found]:
         yield found("driver", "ok", told)
 
 
+def _which_gpu(machine: Machine) -> Iterator[Found]:
+    """Of several, one is seen to at a time."""
+    count = len(machine.gpus)
+    if count > 1:
+        told = f"{count} are here, and the first that this process sees is seen to"
+        yield found("gpus", "ok", told, "CUDA_VISIBLE_DEVICES=1 fusetune doctor sees to another")
+
+
 def _torch(machine: Machine, *, used: bool) -> Found:
     do = "install the CUDA build of torch"
     if machine.torch is None:
@@ -165,6 +197,12 @@ def _c_compiler(host: Host, *, gpu_here: bool) -> Found:
 
 def _cores(host: Host) -> Found:
     told = f"{host.cores} can be used"
+    free = host.free_bytes
+    if free is not None:
+        told += f", with {format_bytes(free)} of memory"
+    if free is not None and free < host.cores * COMPILING_BYTES:
+        told += ", which is less than what compiles on all of them takes"
+        return found("cores", "note", told, f"give --workers {max(1, free // COMPILING_BYTES)}")
     if host.load is not None and host.load > host.cores:
         told += f", and {host.load:.1f} processes want to run: launches may come late, and compiling takes longer"
         return found("cores", "note", told, "wait until what runs beside has ended, and rely on the A/A")

@@ -102,7 +102,8 @@ class Visit:
         else:
             self._add(software_findings(self._here.machine, self._here.host, gpu_here=False))
             self._compiles(_default_spec(), find_target(DEFAULT_TARGET))
-        self._update(complete=not self.file.not_reached, seconds=round(self._deadline.seconds, 1))
+        unmet = bool(self._wish.ops) and not self.file.kernels
+        self._update(complete=not self.file.not_reached and not unmet, seconds=round(self._deadline.seconds, 1))
 
     def _on_gpu(self) -> None:
         spec = _default_spec()

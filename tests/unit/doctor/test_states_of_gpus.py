@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,8 +13,10 @@ from msgspec import structs
 
 from fusetune.core.target import find_target
 from fusetune.doctor import software
-from fusetune.doctor.software import Host, host_here, software_findings, why_no_gpu
+from fusetune.doctor.software import COMPILING_BYTES, Host, host_here, software_findings, why_no_gpu
 from fusetune.doctor.visit import Visit
+from fusetune.measure.gpus import SeenGpu
+from fusetune.measure.nvml import Monitor
 from fusetune.ops.device import UNKNOWN_NAME
 from fusetune.report.machine import Folder, Ptxas
 from fusetune.store.doctor_file import doctor_text
@@ -72,10 +75,31 @@ def test_a_name_that_torch_cannot_read_either_is_the_same_note(monkeypatch: pyte
     assert "no shipped configs are found" in finding(visit.file, "gpu").told
 
 
+def test_company_whose_name_nobody_can_read_is_counted_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    running = [SimpleNamespace(pid=4242), SimpleNamespace(pid=os.getpid())]
+    nvml = StubNvml(nvmlDeviceGetComputeRunningProcesses=running, nvmlSystemGetProcessName=UNREADABLE)
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    others = tuple(Monitor(UUID).other_processes())
+    visit = visited(monkeypatch, Bench(others=others), nvml)
+    assert finding(visit.file, "company").told.startswith("1 other process computes on it")
+    assert visit.found[[one.finding.check for one in visit.found].index("company")].private == (
+        "pid 4242 (whose name cannot be read)"
+    )
+
+
 def test_wsl_is_told_with_what_cannot_be_seen_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("platform.release", lambda: "5.15.167.4-microsoft-standard-WSL2")
     visit = seen(monkeypatch)
     assert finding(visit.file, "WSL").level == "note"
+    assert visit.exit_code == 0
+
+
+def test_of_several_gpus_the_first_is_seen_to_and_how_to_see_to_another_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    visit = visited(monkeypatch, gpus=(SeenGpu("NVIDIA H200"), SeenGpu("NVIDIA H200")))
+    assert finding(visit.file, "gpus").told.startswith("2 are here")
+    assert "CUDA_VISIBLE_DEVICES=1" in finding(visit.file, "gpus").do
     assert visit.exit_code == 0
 
 
@@ -260,6 +284,31 @@ def test_whether_counters_can_be_read_is_what_the_driver_was_loaded_with(
     monkeypatch.setattr(software, "_DRIVER_SETTINGS", tmp_path / "params")
     monkeypatch.setattr("os.geteuid", lambda: root)
     assert host_here().profiling is expected
+
+
+def test_too_little_memory_to_compile_on_every_core_is_a_note_that_says_how_many(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for free, level in ((8 * COMPILING_BYTES, "ok"), (3 * COMPILING_BYTES, "note")):
+        visit = visited(monkeypatch, host=Host(**FITTING, free_bytes=free))
+        assert finding(visit.file, "cores").level == level
+        assert visit.exit_code == 0
+    assert finding(visit.file, "cores").do == "give --workers 3"
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected"), [(("8589934592", "4294967296"), 4 << 30), (("max", "1"), 16 << 30), (None, 16 << 30)]
+)
+def test_memory_is_what_linux_says_or_what_a_container_is_left(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, limit: tuple[str, str] | None, expected: int
+) -> None:
+    (tmp_path / "meminfo").write_text("MemTotal: 33554432 kB\nMemAvailable:   16777216 kB\n")
+    if limit is not None:
+        for name, text in zip(("memory.max", "memory.current"), limit, strict=True):
+            (tmp_path / name).write_text(f"{text}\n")
+    monkeypatch.setattr(software, "_MEMORY", tmp_path / "meminfo")
+    monkeypatch.setattr(software, "_GROUP", tmp_path)
+    assert host_here().free_bytes == expected
 
 
 def test_an_interpreted_triton_is_unfit(monkeypatch: pytest.MonkeyPatch) -> None:

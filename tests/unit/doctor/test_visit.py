@@ -179,6 +179,7 @@ def test_a_gpu_that_another_fusetune_measures_on_is_unfit_and_not_waited_for(
         assert finding(visit.file, "company").told == "another fusetune measures on this GPU; wait until it has ended"
         visit = visited(monkeypatch, Bench(uuid=UUID), wish=Wish(ops=(load_spec(OWN).name,), limit_s=0.1))
         assert "has not ended in 0.1 s" in finding(visit.file, "company").told
+        assert not visit.file.complete
     assert visited(monkeypatch, Bench(uuid=UUID)).exit_code == 0
 
 

@@ -97,16 +97,22 @@ class Visit:
 
     def make(self) -> None:
         """The whole visit. Raises nothing for what is found wrong; that is a finding."""
-        if self._here.has_gpu:
-            self._on_gpu()
+        here = self._here
+        try:
+            spec = spec_named(default_op())
+        except FusetuneError as error:  # Without triton, there is no op.
+            self._add(software_findings(here.machine, here.host, gpu_here=here.has_gpu))
+            self._add([_failed("ops", error, "install what lacks, or mend it")])
         else:
-            self._add(software_findings(self._here.machine, self._here.host, gpu_here=False))
-            self._compiles(_default_spec(), find_target(DEFAULT_TARGET))
+            if here.has_gpu:
+                self._on_gpu(spec)
+            else:
+                self._add(software_findings(here.machine, here.host, gpu_here=False))
+                self._compiles(spec, find_target(DEFAULT_TARGET))
         unmet = bool(self._wish.ops) and not self.file.kernels
         self._update(complete=not self.file.not_reached and not unmet, seconds=round(self._deadline.seconds, 1))
 
-    def _on_gpu(self) -> None:
-        spec = _default_spec()
+    def _on_gpu(self, spec: KernelSpec) -> None:
         examples = spec.examples()
         with contextlib.ExitStack() as held:
             facts = self._first_look(held, spec, examples[0], examples[-1])
@@ -215,10 +221,6 @@ class Visit:
     def _update(self, **changes: Any) -> None:
         self.file = structs.replace(self.file, **changes)
         self._save(self.file)
-
-
-def _default_spec() -> KernelSpec:
-    return spec_named(default_op())
 
 
 def _failed(check: str, error: FusetuneError, do: str) -> Found:

@@ -184,6 +184,7 @@ def visited(
     wish: Wish | None = None,
     host: Host | None = None,
     compiler: Any = None,
+    has_gpu: bool = True,
     save: Callable[[DoctorFile], object] = lambda file: None,
     **of_machine: Any,
 ) -> Visit:
@@ -196,7 +197,7 @@ def visited(
     here = Here(
         machine=machine(**of_machine),
         host=host or Host("/home/ada/bin/gcc", headers=True, cores=16, load=0.1),
-        has_gpu=True,
+        has_gpu=has_gpu,
         measurer_for=bench,
         condition=lambda facts: condition_of(Monitor(UUID), sleep=lambda seconds: None),
     )

@@ -16,7 +16,7 @@ from fusetune.doctor import rounds
 from fusetune.doctor.rounds import Deadline
 from fusetune.doctor.software import Host
 from fusetune.doctor.visit import Wish
-from fusetune.errors import MachineError, MeasurementError, NoUsableGpuError, WrongResultError
+from fusetune.errors import MachineError, MeasurementError, NoUsableGpuError, UsageError, WrongResultError
 from fusetune.measure.lock import hold_gpu
 from fusetune.measure.protocol import Failure
 from fusetune.ops.loading import installed_ops, load_spec, spec_named
@@ -107,6 +107,20 @@ def test_where_nothing_compiles_nothing_is_measured(monkeypatch: pytest.MonkeyPa
     assert visit.exit_code == 3
     assert "gcc could not be run here" in finding(visit.file, "compiling").told
     assert bench.made[0].prepared == []
+
+
+@pytest.mark.parametrize("has_gpu", [True, False])
+def test_where_the_ops_cannot_be_loaded_the_rest_is_told_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, has_gpu: bool
+) -> None:
+    def fails(op: str) -> Any:
+        raise UsageError(f"op {op}: cannot load it: No module named 'triton'")
+
+    monkeypatch.setattr("fusetune.doctor.visit.spec_named", fails)
+    visit = visited(monkeypatch, has_gpu=has_gpu, triton=None, no_gpu=None if has_gpu else "NVML: Driver Not Loaded")
+    assert visit.exit_code == 4
+    assert finding(visit.file, "triton").level == "no_gpu"
+    assert finding(visit.file, "ops").level == "unfit"
 
 
 def test_a_host_without_a_c_compiler_or_pythons_headers_is_unfit(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,6 +28,7 @@ WANTING: dict[str, tuple[str, ...]] = {
     "tune": (str(PROGRAM), "here", "4096"),
     "gate": ("--static", CONFIGS),
     "export": SIZES,
+    "doctor": (),
     "inspect --all": SIZES,
 }
 """Commands, and how they are called, that say of themselves that they need the extra `tune`."""

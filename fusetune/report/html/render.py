@@ -38,20 +38,36 @@ def write_pages(report: Report, run_dirs: Sequence[Path], html_file: Path, write
     """
     if is_of_one_run(report):
         return int(write(html_file, render_html(report, run_dirs)))
-    folder = html_file.with_name(f"{html_file.stem}-runs")
-    names = {run.run: f"{folder.name}/{page_name(run.run)}" for run in report.runs}
     damaged: list[DamagedFile] = []
-    beside = not html_file.exists() or html_file.is_file()
-    if beside and names:
-        _make(folder)
-    written = {}
-    rows = _rows_of(report)
-    for run in report.runs if beside else ():
-        made = _run_page(run.run, run_dirs, rows.get(run.run), damaged, f"../{quote(html_file.name)}")
-        if made is not None:
-            write(html_file.parent / names[run.run], made)
-            written[run.run] = names[run.run]
+    written = write_run_pages(report, run_dirs, html_file, write, damaged)
     return int(write(html_file, render_index(report, written, damaged))) + len(written)
+
+
+def write_run_pages(
+    report: Report,
+    run_dirs: Sequence[Path],
+    html_file: Path,
+    write: Callable[[Path, str], bool],
+    damaged: list[DamagedFile] | None = None,
+) -> dict[str, str]:
+    """Write the pages of a report's runs into a folder beside a page; their addresses from there, by the runs' ids.
+
+    None where the page is no file. Journals that cannot be read are added to `damaged`. Raises UsageError where the
+    folder cannot be made.
+    """
+    if not report.runs or (html_file.exists() and not html_file.is_file()):
+        return {}
+    folder = html_file.with_name(f"{html_file.stem}-runs")
+    _make(folder)
+    rows, back = _rows_of(report), f"../{quote(html_file.name)}"
+    written = {}
+    for run in dict.fromkeys(run.run for run in report.runs):
+        made = _run_page(run, run_dirs, rows.get(run), [] if damaged is None else damaged, back)
+        if made is not None:
+            name = page_name(run)
+            write(folder / name, made)
+            written[run] = f"{folder.name}/{name}"
+    return written
 
 
 def _make(folder: Path) -> None:

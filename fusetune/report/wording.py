@@ -182,21 +182,15 @@ def dropped_text(run: RunSummary) -> str:
 
 
 FALLEN_WORDS: Final[Mapping[str, str]] = {
-    "accumulator_registers": "its results alone take more registers than a thread has",
-    "alignment": "what it loads does not begin where its loads need it to",
-    "capability": "the GPU lacks something that it uses",
     "compile_error": "Triton or ptxas refused to compile it",
     "compile_timeout": "its compilation took too long",
     "compiler_crash": "the compiler crashed on it",
     "crash": "the process that ran it died",
     "grid": "it is not known what the program would launch with it",
     "hang": "it did not end in time",
-    "idle_stages": "its loop has fewer steps than it has stages",
-    "idle_warps": "its tile has no work for some of its warps",
     "killed": "another process ended the worker: the machine's fault, not its own",
     "launch_error": "CUDA refused to launch it, or ended it with an error",
     "nan": "its result has NaN, or elements that it never wrote",
-    "no_effect": "it would do the same as another candidate",
     "not_compiled": "no cost model ranks it, and it is not among the few that were compiled",
     "not_tried": "the machine gave out before its turn",
     "out_of_memory": "there was no device memory for it: the machine's fault, not its own",
@@ -207,16 +201,15 @@ FALLEN_WORDS: Final[Mapping[str, str]] = {
     "spills": "it needs more registers than there are, and keeps the rest in slow local memory",
     "threads": "it has more threads than a CTA may have",
     "throttled": "the GPU had slowed itself down whenever it was timed",
-    "tile_too_large": "its tile is larger than the problem",
     "unsupported": "its launch is of a kind that cannot be made here",
     "wrong_result": "it ran, and its result was wrong",
 }
 """What the reasons of any op mean. An op may have others, whose details speak for themselves."""
 
 
-def fallen_words(reason: str) -> str:
-    """Why a candidate was not tried or fell, in words; empty for a reason that only its op knows."""
-    return FALLEN_WORDS.get(reason, "")
+def fallen_words(reason: str, own: Mapping[str, str]) -> str:
+    """Why a candidate was not tried or fell, in words; `own` are those of its op. Empty for what neither knows."""
+    return own.get(reason) or FALLEN_WORDS.get(reason, "")
 
 
 def run_facts(run: RunSummary) -> list[tuple[str, str]]:

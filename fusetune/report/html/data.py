@@ -133,7 +133,7 @@ def run_data(records: Sequence[Record]) -> RunData:
         dropped=tuple(row for row in rows if row.status in {"rejected", "failed"} and row.resources is not None)[
             :MOST_CANDIDATES
         ],
-        fallen=_fallen(list({record.id: record for record in seen}.values())),
+        fallen=_fallen(list({record.id: record for record in seen}.values()), _rejections(summary.op)),
         samples=_samples(records),
         pairs=_pairs(summary, blocks, labels),
         blocks=blocks,
@@ -181,7 +181,7 @@ def _samples(records: Sequence[Record]) -> tuple[tuple[int, int, float], ...]:
     return tuple(taken[::step])
 
 
-def _fallen(last: Sequence[Candidate]) -> tuple[Fallen, ...]:
+def _fallen(last: Sequence[Candidate], own: Mapping[str, str]) -> tuple[Fallen, ...]:
     """By status and reason, the commonest first of each status."""
     found: defaultdict[tuple[Status, str], list[Candidate]] = defaultdict(list)
     for record in last:
@@ -192,8 +192,18 @@ def _fallen(last: Sequence[Candidate]) -> tuple[Fallen, ...]:
     for (status, reason), records in ordered:
         first = next((record for record in records if record.detail), records[0])
         example = f"{first.config.label()}: {first.detail}" if first.detail else first.config.label()
-        made.append(Fallen(len(records), status, reason or "no reason given", wording.fallen_words(reason), example))
+        made.append(
+            Fallen(len(records), status, reason or "no reason given", wording.fallen_words(reason, own), example)
+        )
     return tuple(made)
+
+
+def _rejections(op: str) -> Mapping[str, str]:
+    """The words that an op has for its own reasons; none for one that only its user's file knows."""
+    try:
+        return spec_named(op).rejections
+    except UsageError:
+        return {}
 
 
 def short_library(config: Config) -> str:

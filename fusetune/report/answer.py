@@ -101,7 +101,7 @@ def why(row: ProblemRow, run: RunSummary | None = None) -> list[str]:
         over = f"{row.conservative_config.label()}, the fastest with 4 warps and 2 stages"
         told.append(f"Gain over {over}: {wording.gain_text(row.gain_over_conservative)}.")
     if row.library_text is not None:
-        told.append(f"{_sentence(row.library_text)}")
+        told.append(f"Beside it: {row.library_text}.")
     if run is not None and run.baseline is not None:
         told += _differences(run.baseline, next((one for one in run.best if one.chosen), None), run)
     if row.evidence == "predicted":

@@ -14,6 +14,11 @@ from typing import Any
 
 import pytest
 
+from fusetune.ops import built_in
+from fusetune.report.html.program import CaseTold, KernelTold, ProgramTold, render_program
+from fusetune.report.model import rows_from_files
+from fusetune.store.yaml_files import read_config_file
+
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed; `pip install -e '.[dev]'`")
 
 ROOT = Path(__file__).parents[2]
@@ -55,6 +60,32 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for run in runs[:2]:
         shutil.copy(ROOT / "benchmarks" / "results" / "family" / f"{run}.jsonl.gz", folder)
     return _report(folder / "report.html", "--configs", str(configs), runs=folder)
+
+
+@pytest.fixture(scope="module")
+def of_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As `fusetune tune --html` writes it, of a program whose verdicts are those of the shipped configs."""
+    path = tmp_path_factory.mktemp("program") / "page.html"
+    file = ROOT / "configs" / "nvidia-h200" / f"{built_in.default_op()}.yaml"
+    rows = rows_from_files([(file, read_config_file(file))])
+    kernels = tuple(
+        KernelTold(
+            name=f"a_kernel_with_quite_a_long_name_{number}",
+            place=f"some/folder/of/the/program/with_a_long_name.py:{100 * number}",
+            launches=number,
+            us=1e3 / number,
+            share=0.5 / number,
+            cases=(
+                CaseTold("4096x4096 float16", row.config.label(), row.verdict, 7, 1e3, ("Since it is.",), row=row),
+                CaseTold("7x7 float32", "w4 s2", "skipped", 1, None, ("skipped: " + "not captured " * 9,), ("So.",)),
+            ),
+        )
+        for number, row in enumerate(rows[:6], start=1)
+    )
+    diff = "--- a/x.py\n+++ b/x.py\n@@ -1 +1 @@\n-" + "old " * 60 + "\n+" + "new " * 60 + "\n"
+    told = ProgramTold("x.py", "NVIDIA H200", 61.0, "Share: of all.", kernels, 2.0, 1.1, ("It was right.",), diff=diff)
+    path.write_text(render_program(told, {}), encoding="utf-8")
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -188,7 +219,7 @@ def test_the_config_is_copied_or_at_least_selected(opened: Any) -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("which", ["page", "index"])
+@pytest.mark.parametrize("which", ["page", "index", "of_program"])
 def test_nothing_is_wider_than_the_screen_and_no_words_stand_on_each_other(
     browser: Any, which: str, width: int, scheme: str, request: pytest.FixtureRequest
 ) -> None:

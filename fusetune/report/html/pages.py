@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from importlib.resources import files
 from typing import Any, Final
 
@@ -11,6 +12,7 @@ import fusetune
 from fusetune.errors import UsageError
 
 _INSTALL: Final = "`pip install 'fusetune[report]'`"
+_UNIT: Final = re.compile(r"(?<=\d) (?=(?:us|ms|s|%|KiB|MiB)(?![\w]))")
 _PLACE: Final = "fusetune.report.html"
 
 
@@ -34,13 +36,20 @@ def _environment() -> Any:
         import jinja2
     except ImportError as error:
         raise UsageError(f"--html needs jinja2, which is not installed; {_INSTALL} installs it") from error
-    return jinja2.Environment(
+    made = jinja2.Environment(
         loader=jinja2.FunctionLoader(_file),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
+    made.filters["units"] = with_units
+    return made
+
+
+def with_units(text: str) -> str:
+    """Figures that no end of a line parts from their units."""
+    return _UNIT.sub("\N{NO-BREAK SPACE}", text)
 
 
 @functools.cache

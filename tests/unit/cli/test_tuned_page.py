@@ -73,7 +73,7 @@ def planned(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def written(folder: Path, outcome: Outcome, program: Program = SCRIPT) -> str:
     assert write_program_page(folder / "page.html", program, 12.0, outcome)
-    return (folder / "page.html").read_text(encoding="utf-8")
+    return (folder / "page.html").read_text(encoding="utf-8").replace("\N{NO-BREAK SPACE}", " ")
 
 
 def test_its_headline_is_what_the_program_gained(tmp_path: Path, outcome: Outcome) -> None:

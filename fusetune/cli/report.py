@@ -74,7 +74,8 @@ _FILE_COLUMNS: Final = 140
     "--html",
     metavar="FILE",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Write one page with figures to FILE, which needs no network.",
+    help="Write a page with figures to FILE, which needs no network; of many runs an index, with a page for each in a "
+    "folder beside it.",
 )
 @click.option(
     "-o",

@@ -142,7 +142,7 @@ def tried(run: RunSummary) -> str:
     seconds = sum(phase.seconds for phase in run.phases if phase.within is None)
     told = f"{run.candidates:,} candidates of the space {run.space}: {counts or 'none'}."
     told += f" {blocks:,} paired blocks decided." if blocks else ""
-    return told + (f" It took {seconds:.0f}\N{NO-BREAK SPACE}s." if seconds else "")
+    return told + (f" It took {format_us(seconds * 1e6)}." if seconds else "")
 
 
 def copyable(config: Config) -> list[tuple[str, str]]:

@@ -93,13 +93,14 @@ class RunData(msgspec.Struct, frozen=True):
     """One run for its page.
 
     `samples` are those of screening in the order in which they were taken: the candidate's number, its round, and us.
-    `left_out` counts the candidates with a time that are too many to be drawn.
+    `untimed` are those that were compiled and have no time. `left_out` counts the candidates with a time that are too
+    many to be drawn.
     """
 
     summary: RunSummary
     points: tuple[Point, ...]
     left_out: int
-    dropped: tuple[CandidateRow, ...]
+    untimed: tuple[CandidateRow, ...]
     fallen: tuple[Fallen, ...]
     samples: tuple[tuple[int, int, float], ...]
     pairs: tuple[Pair, ...]
@@ -120,6 +121,7 @@ def run_data(records: Sequence[Record]) -> RunData:
     points = sorted(_points(rows, summary), key=lambda point: point.time_us)
     shown = points[:MOST_CANDIDATES]
     shown += [point for point in points[MOST_CANDIDATES:] if point.chosen or point.named]
+    timed = {point.id for point in points}
     roofs, why = _roofs(summary)
     blocks = tuple(record for record in records if isinstance(record, Block))
     seen = [record for record in records if isinstance(record, Candidate)]
@@ -130,9 +132,7 @@ def run_data(records: Sequence[Record]) -> RunData:
         points=tuple(shown),
         left_out=len(points) - len(shown),
         # Those that a rule alone rejected are counted by reason: thousands of rows without a figure help nobody.
-        dropped=tuple(row for row in rows if row.status in {"rejected", "failed"} and row.resources is not None)[
-            :MOST_CANDIDATES
-        ],
+        untimed=tuple(row for row in rows if row.id not in timed and row.resources is not None)[:MOST_CANDIDATES],
         fallen=_fallen(list({record.id: record for record in seen}.values()), _rejections(summary.op)),
         samples=_samples(records),
         pairs=_pairs(summary, blocks, labels),

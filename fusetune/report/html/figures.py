@@ -175,8 +175,8 @@ def _panel(one: Parameter, y: Axis, marks: Sequence[Mark], name: str) -> str:
     dots = "".join(
         dot(place, height, f"ring {kind}", radius=7)
         for place, height, value in zip(places, heights, one.values, strict=True)
-        for kind, own in (("kept", one.kept), ("baseline", one.reference))
-        if value == own and not (kind == "baseline" and one.kept == one.reference)
+        for kind, own in (("kept", one.kept), (name.lower(), one.reference))
+        if value == own and not (kind != "kept" and one.kept == one.reference)
     )
     dots += "".join(dot(place, height) for place, height in zip(places, heights, strict=True))
     kind = "panel words" if sum(len(str(value)) for value in one.values[:_MOST_TICKS]) > _MOST_LETTERS else "panel"

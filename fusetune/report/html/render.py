@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from msgspec.structs import replace
 
-from fusetune.core.decision import KeepRule
+from fusetune.core.decision import KeepRule, reference_name
 from fusetune.core.text import file_part, shown
 from fusetune.errors import FusetuneError, UsageError
 from fusetune.report import answer, wording
@@ -152,7 +152,7 @@ def render_run(run: RunData, row: ProblemRow | None, index: str = "") -> str:
         figures=[_safe(one) for one in drawn],
         axes=axes,
         axes_json=embedded(axes),
-        statuses=list(dict.fromkeys([*(p.status for p in run.points), *(r.status for r in run.dropped)])),
+        statuses=list(dict.fromkeys([*(p.status for p in run.points), *(r.status for r in run.untimed)])),
         candidate_rows=raw("\n".join(_table_rows(run))),
         wording=wording,
         damaged=[],
@@ -184,13 +184,13 @@ def _safe(figure: Figure) -> Figure:
 
 
 def _table_rows(run: RunData) -> Iterator[str]:
-    """A row for each candidate, short, since there may be thousands: the points in their order, then what fell."""
+    """A row for each candidate, short, for there may be thousands: the points in order, then what has no time."""
     for point in run.points:
         named = f" ({point.named})" if point.named else ""
         chosen = ' class="chosen"' if point.chosen else ""
         yield f"<tr{chosen}><td>{_cells(_of_point(point, named))}"
-    for row in run.dropped:
-        yield f"<tr data-fell><td>{_cells(_of_dropped(row))}"
+    for row in run.untimed:
+        yield f"<tr data-fell><td>{_cells(_of_untimed(row, reference_name(run.summary.before)))}"
 
 
 def _of_point(point: Point, named: str) -> Sequence[str]:
@@ -204,10 +204,10 @@ def _of_point(point: Point, named: str) -> Sequence[str]:
     )
 
 
-def _of_dropped(row: CandidateRow) -> Sequence[str]:
+def _of_untimed(row: CandidateRow, reference: str) -> Sequence[str]:
     used = row.resources
     return (
-        row.config.label(),
+        row.config.label() + (f" ({reference})" if row.is_baseline else "") + (" (chosen)" if row.chosen else ""),
         "-",
         str(row.config.num_warps),
         str(row.config.num_stages),

@@ -30,7 +30,7 @@ def tiles(run: RunData, prefix: str) -> Figure | None:
         if not point.is_library and down in point.values and along in point.values:
             best.setdefault((point.values[down], point.values[along]), point)
     rows, columns = sorted({row for row, _ in best}, key=_number), sorted({at for _, at in best}, key=_number)
-    times = [point.time_us for point in best.values()]
+    times = [*(point.time_us for point in best.values()), *(mark.value for mark in run.marks)]
     scale = Scale(min(times), max(*times, min(times) * 1.001), log=True)
     numbers = {point.id: number for number, point in enumerate(run.points)}
     cells, frames = [], []
@@ -110,7 +110,7 @@ def _bar(scale: Scale, marks: Sequence[Mark], prefix: str) -> str:
     inside = [mark for mark in marks if scale.low * 0.999 <= mark.value <= scale.high * 1.001]
     ends = {0.0: scale.low, 100.0: scale.high}
     places = [up(scale.at(mark.value)) for mark in inside]
-    taken = spread([*ends, *places])[2:] if inside else []
+    taken = spread(places)
     labels = "".join(
         f'<text x="26" y="{up(at)}%" dy="0.32em" class="bar">{_short(value)} us</text>'
         for at, value in ends.items()
@@ -120,7 +120,7 @@ def _bar(scale: Scale, marks: Sequence[Mark], prefix: str) -> str:
         f'<g class="mark {mark.kind}"><line x1="10" x2="24" y1="{place}%" y2="{label}%"/>'
         f'<text x="26" y="{label}%" dy="0.32em">{html.escape(mark.name)}'
         f'<tspan class="figure-of"> {html.escape(mark.text)}</tspan></text></g>'
-        for mark, place, label in zip(inside, places, spread(places), strict=True)
+        for mark, place, label in zip(inside, places, taken, strict=True)
     )
     return (
         f'<defs><linearGradient id="{prefix}ramp" x1="0" x2="0" y1="0" y2="1">{stops}</linearGradient></defs>'

@@ -242,6 +242,17 @@ def test_a_real_sweep_has_its_roof_at_the_gpu_s_documented_peaks_and_its_clock(r
     assert "SM clock, MHz" in real.partition('id="clocks"')[2]
 
 
+def test_what_was_compiled_and_has_no_time_is_listed_behind_what_has_one(tmp_path: Path) -> None:
+    records = [record for record in measured_run() if not (isinstance(record, Sample) and record.id != 1)]
+    data = run_data(records)
+    assert [point.id for point in data.points] == [1]
+    assert len(data.untimed) == 14
+    write_run(tmp_path, KEPT.run, records)
+    page = render_html(load_run(KEPT.run, [tmp_path]), [tmp_path])
+    assert len(re.findall("<tr data-fell><td>", page)) == 14
+    assert re.search(r"<tr data-fell><td>[^<]* \(BASELINE\)<td>-<td>", page)
+
+
 def test_a_peak_that_no_document_states_is_not_drawn(tmp_path: Path) -> None:
     records = [
         replace(record, problem=replace(record.problem, precision="bf16x3")) if isinstance(record, RunStart) else record

@@ -72,7 +72,7 @@ def write_run_pages(
 
 def _make(folder: Path) -> None:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(exist_ok=True)  # A path that was mistyped is no wish for new folders.
     except OSError as error:
         raise UsageError(
             f"cannot make the folder {folder} for the pages of runs: {error.strerror or error}; name another file"

@@ -18,7 +18,7 @@ EXTRAS: Final[dict[str, dict[str, str]]] = {
         "black": "black",
         "junitparser": "junitparser",
     },
-    "report": {"plotly": "plotly", "jinja2": "jinja2", "markupsafe": "markupsafe"},
+    "report": {"jinja2": "jinja2", "markupsafe": "markupsafe"},
     "fleet": {"distributed": "distributed"},
 }
 """Of each extra the modules that it brings, with the name that pip has for each. pyproject.toml says the same."""

@@ -86,12 +86,6 @@ def test_a_command_that_wants_more_says_so_before_it_does_anything(
     assert [*tmp_path.iterdir()] == []
 
 
-def test_a_page_wants_the_extra_for_reports(python: Path, run: Run) -> None:
-    done = run(python, "-m", "fusetune", "report", "--shipped", "--limit", "1", "--html", "page.html")
-    assert done.returncode == EXIT_USAGE
-    assert "pip install 'fusetune[report]'" in done.stderr
-
-
 @pytest.mark.parametrize("words", [("report", "--shipped", "--limit", "1"), ("targets",), ("env", "--json")])
 def test_what_shows_works_with_the_base_alone(python: Path, run: Run, words: tuple[str, ...]) -> None:
     done = run(python, "-m", "fusetune", *words)

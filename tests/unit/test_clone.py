@@ -29,3 +29,12 @@ def test_make_sweep_writes_where_git_does_not_look(monkeypatch: pytest.MonkeyPat
 def test_the_words_of_the_makefile_are_a_command() -> None:
     """Guards the test above: a mistyped option would be seen."""
     assert CliRunner().invoke(sweep, ["--outptu", "x"]).exit_code == 2
+
+
+def test_ci_and_make_check_install_what_is_built_and_run_it() -> None:
+    assert "make package" in (ROOT / ".ci" / "run").read_text().splitlines()
+    makefile = (ROOT / "Makefile").read_text()
+    (check,) = (line for line in makefile.splitlines() if line.startswith("check:"))
+    assert "package" in check.split()
+    assert "\npackage: $(INSTALLED)\n\t.ci/package\n" in makefile
+    assert (ROOT / ".ci" / "package").stat().st_mode & 0o111

@@ -214,7 +214,7 @@ def get_init_inputs():
 """
 
 
-def test_the_readme_s_commands_show_the_kernel_of_each_form_of_a_program(tmp_path):
+def test_the_guide_s_commands_show_the_kernel_of_each_form_of_a_program(tmp_path):
     files = {
         "package/module.py": MODULE,
         "bench.py": f"{SCRIPT}function(torch.randn(5000, device='cuda'))\n",
@@ -225,7 +225,7 @@ def test_the_readme_s_commands_show_the_kernel_of_each_form_of_a_program(tmp_pat
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text, encoding="utf-8")
-    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    lines = (ROOT / "docs" / "guides" / "tune-my-program.md").read_text(encoding="utf-8").splitlines()
     commands = [shlex.split(line.split("#")[0]) for line in lines if line.startswith("fusetune capture ")]
     assert len(commands) >= 5
     paths = os.pathsep.join([str(ROOT), str(tmp_path)])

@@ -66,13 +66,13 @@ def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_the_readme_s_commands_tune_a_script_and_a_model_and_write_nothing_else(tmp_path: Path) -> None:
+def test_the_guide_s_commands_tune_a_script_and_a_model_and_write_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "bench.py").write_text(ADD.replace("int(sys.argv[1])", "5000"), encoding="utf-8")
     (tmp_path / "current.py").write_text(MODEL, encoding="utf-8")
     (tmp_path / "ref.py").write_text(REFERENCE, encoding="utf-8")
     commands = [
         line.split("#")[0].split()[1:]
-        for line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+        for line in (ROOT / "docs" / "guides" / "tune-my-program.md").read_text(encoding="utf-8").splitlines()
         if line.startswith("fusetune tune ")
     ]
     assert commands

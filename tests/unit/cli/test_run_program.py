@@ -210,7 +210,7 @@ def test_commands_of_ours_hand_nothing_on_to_what_they_start(monkeypatch):
     assert ("FUSETUNE_RUN" in os.environ, os.environ["PYTHONPATH"]) == (False, "/mine")
 
 
-def test_the_readme_s_commands_run(tmp_path):
+def test_the_guide_s_commands_run(tmp_path):
     (tmp_path / "configs").mkdir()
     for name in ("bench.py", "train.py"):
         (tmp_path / name).write_text("print('it ran')\n", encoding="utf-8")
@@ -220,7 +220,7 @@ def test_the_readme_s_commands_run(tmp_path):
     torchrun.parent.mkdir()
     torchrun.write_text(f"#!/bin/sh\nexec {sys.executable} $3\n", encoding="utf-8")
     torchrun.chmod(0o755)
-    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    lines = (ROOT / "docs" / "guides" / "ship-configs.md").read_text(encoding="utf-8").splitlines()
     commands = [line.split("#")[0].split()[2:] for line in lines if line.startswith("fusetune run ")]
     assert len(commands) == 3
     for words in commands:

@@ -22,15 +22,23 @@ _LOADED: Final = re.compile(
 
 
 def on_files(files: Any, config: Any) -> Any:
-    """Add the generated pages to those of docs/."""
+    """Add the generated pages and the picture to what is in docs/."""
     from mkdocs.structure.files import File
 
     sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]  # reference.py; this fusetune
+    import architecture
     from reference import pages
 
-    for path, text in pages().items():
+    for path, text in {**pages(), architecture.PICTURE: architecture.picture()}.items():
         files.append(File.generated(config, path, content=text))
     return files
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Put the table of the parts where a page has its place."""
+    import architecture
+
+    return markdown.replace(architecture.PLACE, architecture.table())
 
 
 def on_post_page(output: str, page: Any, **_: Any) -> str:

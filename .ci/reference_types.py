@@ -80,7 +80,7 @@ def _example() -> Iterator[str]:
     yield f"The begin of `configs/{SHOWN.name}/{path.name}`:"
     yield ""
     yield "```yaml"
-    yield yaml.safe_dump(whole, sort_keys=False, width=100, default_flow_style=None).rstrip()
+    yield yaml.safe_dump(whole, sort_keys=False, width=72, default_flow_style=None).rstrip()
     yield "```"
     yield ""
 
@@ -116,7 +116,7 @@ def _struct(struct: type, name: str | None = None) -> Iterator[str]:
         yield ""
     fields = types.type_info(struct).fields  # type: ignore[attr-defined]  # a struct's
     told = [field_meaning(struct, field.encode_name) for field in fields]
-    yield "| field | value | |" if any(told) else "| field | value |"
+    yield "| field | value | meaning |" if any(told) else "| field | value |"
     yield "|---|---|---|" if any(told) else "|---|---|"
     for field, meaning in zip(fields, told, strict=True):
         row = f"| `{field.encode_name}` | {_kind(field.type)}{_default(field)} |"

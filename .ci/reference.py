@@ -69,7 +69,7 @@ def _command(command: Any, context: click.Context) -> Page:
     yield f"## fusetune {command.name}"
     yield ""
     yield "```text"
-    yield " ".join(command.get_usage(context).split())
+    yield " ".join(command.get_usage(context).split()).removeprefix("Usage: ")
     yield "```"
     yield ""
     for paragraph in inspect.cleandoc(command.help or "").split("\n\n"):

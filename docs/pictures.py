@@ -24,7 +24,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
-from rich._export_format import CONSOLE_SVG_FORMAT
 from rich.console import Console
 from rich.terminal_theme import TerminalTheme
 from rich.text import Text
@@ -49,6 +48,38 @@ THEME = TerminalTheme(
         *((130, 175, 245), (210, 150, 230), (110, 205, 210), (240, 243, 248)),
     ],
 )
+
+
+FRAME = """<svg class="rich-terminal" viewBox="0 0 {width} {height}" xmlns="http://www.w3.org/2000/svg">
+<style>
+.{unique_id}-matrix {{
+  font-family: ui-monospace, Menlo, Consolas, "DejaVu Sans Mono", monospace;
+  font-size: {char_height}px;
+  line-height: {line_height}px;
+}}
+.{unique_id}-title {{
+  font-family: system-ui, sans-serif;
+  font-size: 18px;
+  font-weight: bold;
+}}
+{styles}
+</style>
+<defs>
+<clipPath id="{unique_id}-clip-terminal">
+<rect x="0" y="0" width="{terminal_width}" height="{terminal_height}" />
+</clipPath>
+{lines}
+</defs>
+{chrome}
+<g transform="translate({terminal_x}, {terminal_y})" clip-path="url(#{unique_id}-clip-terminal)">
+{backgrounds}
+<g class="{unique_id}-matrix">
+{matrix}
+</g>
+</g>
+</svg>
+"""
+"""What rich puts its glyphs into. No font is loaded from the web: each glyph's place is given anyway."""
 
 
 @dataclass(frozen=True)
@@ -137,16 +168,9 @@ def drawn(terminal: Terminal) -> str:
         for row in line.divide(range(terminal.columns, len(line), terminal.columns)):  # as a terminal breaks it
             console.print(row, soft_wrap=True)
     svg = console.export_svg(
-        title=terminal.command.split(" --")[0], theme=THEME, code_format=_without_web_fonts(), unique_id=terminal.name
+        title=terminal.command.split(" --")[0], theme=THEME, code_format=FRAME, unique_id=terminal.name
     )
     return "".join(f"{line.rstrip()}\n" for line in svg.splitlines())
-
-
-def _without_web_fonts() -> str:
-    """Rich's frame, but for fonts that it would load from the web: each glyph's place is given anyway."""
-    begin, end = CONSOLE_SVG_FORMAT.index("@font-face"), CONSOLE_SVG_FORMAT.index(".{unique_id}-matrix")
-    frame = CONSOLE_SVG_FORMAT[:begin] + CONSOLE_SVG_FORMAT[end:]
-    return frame.replace("Fira Code, monospace", "ui-monospace, Menlo, Consolas, DejaVu Sans Mono, monospace")
 
 
 def screenshot(folder: Path) -> None:

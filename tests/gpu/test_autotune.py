@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -348,9 +349,13 @@ print("right", flush=True)
 
 def packaged(folder: Path, configs: Path, which: str) -> subprocess.CompletedProcess[str]:
     """A process that packages a kernel ahead of time, loads it and compares its result."""
+    return in_a_process(AHEAD, configs, str(folder / f"{which}.pt2"), which)
+
+
+def in_a_process(code: str, configs: Path, *words: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "FUSETUNE_CONFIGS": str(configs)}
     environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), environment.get("PYTHONPATH", "")])
-    command = [sys.executable, "-c", AHEAD, str(folder / f"{which}.pt2"), which]
+    command = [sys.executable, "-c", code, *words]
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
 
 
@@ -369,6 +374,34 @@ def test_an_ahead_of_time_package_has_the_tuned_config(configs, tmp_path):
     if done.returncode < 0 and packaged(tmp_path, configs, "control").returncode == done.returncode:
         pytest.skip("this torch crashes as it loads any package, @triton.autotune's too: its result was not compared")
     assert "right" in done.stdout, done.stderr
+
+
+PARSED = """
+import sys
+
+import torch
+import tritonparse.structured_logging
+
+import fusetune
+from tests.gpu.test_autotune import CONFIGS, N, doubled, scaled
+
+kernel = fusetune.autotune(configs=CONFIGS, key=["n"])(scaled)
+x = torch.randn(N, device="cuda")
+doubled(kernel, x)
+tritonparse.structured_logging.init(sys.argv[1], enable_trace_launch=True)
+for _ in range(3):
+    doubled(kernel, x)
+torch.cuda.synchronize()
+"""
+
+
+def test_tritonparse_traces_each_launch(configs, tmp_path):
+    pytest.importorskip("tritonparse")
+    done = in_a_process(PARSED, configs, str(tmp_path / "traces"))
+    assert done.returncode == 0, done.stderr
+    lines = [line for file in (tmp_path / "traces").rglob("*.ndjson") for line in file.read_text().splitlines()]
+    launches = [event for event in map(json.loads, lines) if event.get("event_type") == "launch"]
+    assert [event["name"] for event in launches] == ["scaled"] * 3
 
 
 def test_this_triton_is_one_that_is_launched_directly(kernel):

@@ -179,6 +179,7 @@ Not skipped any more:
 ```yaml
     - run: fusetune gate --static
 ```
+<!-- exit 4 "fusetune env": there is no GPU -->
 <!-- skip all: needs time -->
 ```sh
 fusetune env
@@ -202,4 +203,5 @@ fusetune targets
     ]
     skipped = [None, None, "needs a GPU", "needs a network", None, "needs time", "needs time"]
     assert [one.skip for one in shown] == skipped
-    assert [one.line for one in shown] == [4, 6, 8, 14, 19, 23, 27]
+    assert [one.line for one in shown] == [4, 6, 8, 14, 19, 24, 28]
+    assert [one.code for one in shown] == [0, 0, 0, 0, 0, 4, 0]

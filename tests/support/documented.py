@@ -34,6 +34,8 @@ _FENCE: Final = re.compile(r"^ *(```+) *(?P<language>\w*)")
 _NOTE: Final = re.compile(
     r"^ *<!-- (?:skip(?P<all> all)?|exit (?P<code>\d+))(?: \"(?P<of>[^\"]+)\")?: (?P<why>.+?) -->$"
 )
+_HERE: Final = re.compile(r"<<-? *['\"]?(?P<end>\w+)['\"]?")
+"""A text that a command reads, up to a line that is `end`."""
 _SHELLS: Final = ("sh", "bash", "shell", "console")
 _ENDS: Final = {"|", "||", "&&", ";", "&"}
 _CODE: Final = re.compile(r"(?<!`)(`+)(?!`)(?P<text>(?:(?!\n\n).)+?)(?<!`)\1(?!`)", re.DOTALL)
@@ -54,8 +56,8 @@ class Shown(NamedTuple):
         return f"{self.page.relative_to(ROOT)}:{self.line}"
 
     def commands(self) -> list[list[str]]:
-        """Its commands as words, without what a shell takes for itself: variables, redirections, pipes, a comment."""
-        lexer = shlex.shlex(self.text, posix=True, punctuation_chars=True)
+        """Its commands as words, without what a shell takes for itself: variables, redirections, pipes, texts."""
+        lexer = shlex.shlex(self.text.split("\n")[0], posix=True, punctuation_chars=True)
         lexer.whitespace_split, lexer.commenters = True, ""
         found: list[list[str]] = [[]]
         for word in _without_comment(lexer):
@@ -117,8 +119,14 @@ def _lines_of(language: str, lines: list[str]) -> Iterator[tuple[int, str]]:
         return
     if language not in _SHELLS:
         return
-    text, first = "", 0
+    text, first, until = "", 0, ""
     for at, line in enumerate(lines):
+        if until:
+            text += f"\n{line}"
+            if line.strip() == until:
+                yield first, text
+                text, until = "", ""
+            continue
         prompted = line.strip().startswith("$ ")
         if not text and (language == "console" and not prompted):
             continue
@@ -126,6 +134,10 @@ def _lines_of(language: str, lines: list[str]) -> Iterator[tuple[int, str]]:
         text += line.strip().removeprefix("$ ") if not text else " " + line.strip().removeprefix("> ")
         if text.endswith("\\"):
             text = text[:-1]
+            continue
+        here = _HERE.search(text)
+        if here:
+            until = here["end"]
             continue
         if text and not text.startswith("#"):
             yield first, text

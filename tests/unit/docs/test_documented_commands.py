@@ -183,6 +183,9 @@ Not skipped any more:
 <!-- skip all: needs time -->
 ```sh
 fusetune env
+cat > a.csv <<'END'
+fusetune nothing
+END
 ```
 Further on, still so.
 ```sh
@@ -199,9 +202,10 @@ fusetune targets
         [["fusetune", "env"], ["make", "sweep"]],
         [["fusetune", "gate", "--static"]],
         [["fusetune", "env"]],
+        [["cat"]],
         [["fusetune", "targets"]],
     ]
-    skipped = [None, None, "needs a GPU", "needs a network", None, "needs time", "needs time"]
+    skipped = [None, None, "needs a GPU", "needs a network", None, *["needs time"] * 3]
     assert [one.skip for one in shown] == skipped
-    assert [one.line for one in shown] == [4, 6, 8, 14, 19, 24, 28]
-    assert [one.code for one in shown] == [0, 0, 0, 0, 0, 4, 0]
+    assert [one.line for one in shown] == [4, 6, 8, 14, 19, 24, 25, 31]
+    assert [one.code for one in shown] == [0, 0, 0, 0, 0, 4, 0, 0]

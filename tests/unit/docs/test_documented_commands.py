@@ -15,7 +15,9 @@ from tests.support.documented import PAGES, REASONS, ROOT, Shown, named_in, show
 
 SHOWN = [shown for page in PAGES for shown in shown_in(page)]
 NAMED = [shown for page in PAGES for shown in named_in(page)]
-OTHERS = {"git", "cd", "export", "source", "docker", "sudo", "nvidia-smi", "echo", "cat", "head", "mkdir", "cp"}
+OTHERS = set(
+    re.findall(r"\S+", "git cd export source eval docker sudo nvidia-smi echo cat head mkdir cp kubectl sbatch srun")
+)
 """Commands that are not ours to check."""
 OF_PROGRAMS = {"--epochs", "--nproc-per-node"}
 """Options of programs that the docs run."""

@@ -65,6 +65,11 @@ EXAMPLES: Final[dict[str, tuple[tuple[str, str], ...]]] = {
         ("fusetune warmup {problem}", "one problem"),
         ("fusetune warmup configs/nvidia-h200", "what one folder holds"),
     ),
+    "doctor": (
+        ("fusetune doctor", "the machine alone"),
+        ("fusetune doctor --kernels", "and its kernels: minutes, and a file to be shared"),
+        ("fusetune doctor --json > doctor.json", "the findings for a script"),
+    ),
     "env": (
         ("fusetune env", "one screen"),
         ("fusetune env --json", "for a script"),

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import click
-from reference_types import cell, files_page, prose
+from reference_types import files_page, prose
 
 import fusetune
 from fusetune import errors
@@ -106,7 +106,7 @@ def _exit_codes() -> Page:
     yield "|---|---|"
     told = attribute_docs(errors)
     for name, code in exit_codes().items():
-        yield f"| `{code}` | {cell(told[name])} |"
+        yield f"| `{code}` | {prose(told[name])} |"
     yield ""
     yield "A command that runs your program passes on what it prints; its exit code is its own under `fusetune run`."
     yield ""
@@ -120,7 +120,7 @@ def _exit_codes() -> Page:
     for name in fusetune._ERRORS:
         error = getattr(errors, name)
         code = "1 to 6" if error is errors.FusetuneError else f"`{error.exit_code}`"
-        yield f"| [`{name}`](python.md#fusetune.errors.{name}) | {code} | {cell(inspect.getdoc(error) or '')} |"
+        yield f"| [`{name}`](python.md#fusetune.errors.{name}) | {code} | {prose(inspect.getdoc(error) or '')} |"
 
 
 def exit_codes() -> dict[str, int]:

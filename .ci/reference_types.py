@@ -120,7 +120,7 @@ def _struct(struct: type, name: str | None = None) -> Iterator[str]:
     yield "|---|---|---|" if any(told) else "|---|---|"
     for field, meaning in zip(fields, told, strict=True):
         row = f"| `{field.encode_name}` | {_kind(field.type)}{_default(field)} |"
-        yield f"{row} {cell(meaning)} |" if any(told) else row
+        yield f"{row} {prose(meaning)} |" if any(told) else row
     yield ""
 
 
@@ -157,7 +157,7 @@ def _reasons() -> Iterator[str]:
     yield "| word | meaning |"
     yield "|---|---|"
     for word, meaning in REASON_TEXT.items():
-        yield f"| `{word}` | {cell(meaning)} |"
+        yield f"| `{word}` | {prose(meaning)} |"
     yield ""
 
 
@@ -201,11 +201,6 @@ def _bounded(limit: Any) -> bool:
 
 
 def prose(text: str) -> str:
-    """Text as Markdown that shows just that, on one line: what is code there already stays code."""
+    """Text as Markdown that shows just that, on one line, in a table too: what is code there already stays code."""
     parts = re.split(r"(`[^`]*`)", " ".join(text.split()))
     return "".join(part if part.startswith("`") else re.sub(r"([\\*_<>\[\]|])", r"\\\1", part) for part in parts)
-
-
-def cell(text: str) -> str:
-    """The same in a table, where a bar ends a cell even inside code."""
-    return re.sub(r"(?<!\\)\|", r"\\|", prose(text))

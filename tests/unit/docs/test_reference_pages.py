@@ -88,7 +88,7 @@ PLAIN = ("fusetune.gate.pins", "fusetune.compiler.record", "fusetune.compiler.sa
 
 def test_text_of_the_code_is_shown_as_it_is() -> None:
     assert reference_types.prose("x [M, K] * 2,\n`a|b` <gpu>") == r"x \[M, K\] \* 2, `a|b` \<gpu\>"
-    assert reference_types.cell("a | `b | c`") == r"a \| `b \| c`"
+    assert reference_types.prose("a | `b | c`") == r"a \| `b | c`"
 
 
 @pytest.mark.parametrize(

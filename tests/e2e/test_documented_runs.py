@@ -77,5 +77,5 @@ def run(shown: Shown, folder: Path, environment: Mapping[str, str]) -> None:
         stdin=subprocess.DEVNULL,
     )
     print(f"{time.monotonic() - begun:.1f} s  {shown.place()}: {shown.text}")
-    assert done.returncode == 0, f"{shown.place()}: {shown.text}\n{done.stdout}{done.stderr}"
+    assert done.returncode == shown.code, f"{shown.place()}: {shown.text}\n{done.stdout}{done.stderr}"
     assert "Traceback" not in done.stderr

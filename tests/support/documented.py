@@ -6,9 +6,10 @@ tests, or says in a comment above its block, which no page shows, why not:
     <!-- skip: needs a GPU -->
     <!-- skip "fusetune gate --against": needs a git repository of yours -->
     <!-- skip all: needs a GPU -->
+    <!-- exit 4 "fusetune doctor": there is no GPU -->
 
-The second form is for the lines of the block that begin so, the third for all that follow on the page. All lines are
-parsed, skipped or not.
+The second form is for the lines of the block that begin so, the third for all that follow on the page, the last for
+what ends with another exit code than 0. All lines are parsed, skipped or not.
 """
 
 from __future__ import annotations
@@ -30,7 +31,11 @@ REASONS: Final = ("needs ", "takes ")
 """How the reason to skip a command has to begin."""
 
 _FENCE: Final = re.compile(r"^ *(```+) *(?P<language>\w*)")
-_SKIP: Final = re.compile(r"^ *<!-- skip(?P<all> all)?(?: \"(?P<of>[^\"]+)\")?: (?P<why>.+?) -->$")
+_NOTE: Final = re.compile(
+    r"^ *<!-- (?:skip(?P<all> all)?|exit (?P<code>\d+))(?: \"(?P<of>[^\"]+)\")?: (?P<why>.+?) -->$"
+)
+_HERE: Final = re.compile(r"<<-? *['\"]?(?P<end>\w+)['\"]?")
+"""A text that a command reads, up to a line that is `end`."""
 _SHELLS: Final = ("sh", "bash", "shell", "console")
 _ENDS: Final = {"|", "||", "&&", ";", "&"}
 _CODE: Final = re.compile(r"(?<!`)(`+)(?!`)(?P<text>(?:(?!\n\n).)+?)(?<!`)\1(?!`)", re.DOTALL)
@@ -38,20 +43,21 @@ _OURS: Final = re.compile(r"(?:fusetune|python benchmarks/\S+|make) ")
 
 
 class Shown(NamedTuple):
-    """A command line of a page; `skip` is why the tests do not run it."""
+    """A command line of a page; `skip` is why the tests do not run it, `code` what it ends with without a GPU."""
 
     page: Path
     line: int
     text: str
     skip: str | None = None
+    code: int = 0
 
     def place(self) -> str:
         """Where it stands, for people."""
         return f"{self.page.relative_to(ROOT)}:{self.line}"
 
     def commands(self) -> list[list[str]]:
-        """Its commands as words, without what a shell takes for itself: variables, redirections, pipes, a comment."""
-        lexer = shlex.shlex(self.text, posix=True, punctuation_chars=True)
+        """Its commands as words, without what a shell takes for itself: variables, redirections, pipes, texts."""
+        lexer = shlex.shlex(self.text.split("\n")[0], posix=True, punctuation_chars=True)
         lexer.whitespace_split, lexer.commenters = True, ""
         found: list[list[str]] = [[]]
         for word in _without_comment(lexer):
@@ -65,19 +71,17 @@ class Shown(NamedTuple):
 def shown_in(page: Path) -> Iterator[Shown]:
     """The command lines of the blocks of a page, in order."""
     lines = page.read_text(encoding="utf-8").splitlines()
-    skips: list[re.Match[str]] = []
+    notes: list[re.Match[str]] = []
     lasting: list[re.Match[str]] = []
     number = 0
     while number < len(lines):
         opened = _FENCE.match(lines[number])
         if opened is None:
-            skip = _SKIP.match(lines[number])
-            if skip and skip["all"]:
-                lasting.append(skip)
-            elif skip:
-                skips.append(skip)
+            note = _NOTE.match(lines[number])
+            if note:
+                (lasting if note["all"] else notes).append(note)
             elif lines[number].strip():
-                skips = []
+                notes = []
             number += 1
             continue
         begin = number + 1
@@ -85,9 +89,11 @@ def shown_in(page: Path) -> Iterator[Shown]:
         while number < len(lines) and not lines[number].strip().startswith(opened[1]):
             number += 1
         for at, text in _lines_of(opened["language"], lines[begin:number]):
-            why = next((skip["why"] for skip in [*skips, *lasting] if text.startswith(skip["of"] or "")), None)
-            yield Shown(page, begin + at + 1, text, why)
-        skips = []
+            told = [note for note in (*notes, *lasting) if text.startswith(note["of"] or "")]
+            skip = next((note["why"] for note in told if not note["code"]), None)
+            code = next((int(note["code"]) for note in told if note["code"]), 0)
+            yield Shown(page, begin + at + 1, text, skip, code)
+        notes = []
         number += 1
 
 
@@ -113,8 +119,14 @@ def _lines_of(language: str, lines: list[str]) -> Iterator[tuple[int, str]]:
         return
     if language not in _SHELLS:
         return
-    text, first = "", 0
+    text, first, until = "", 0, ""
     for at, line in enumerate(lines):
+        if until:
+            text += f"\n{line}"
+            if line.strip() == until:
+                yield first, text
+                text, until = "", ""
+            continue
         prompted = line.strip().startswith("$ ")
         if not text and (language == "console" and not prompted):
             continue
@@ -122,6 +134,10 @@ def _lines_of(language: str, lines: list[str]) -> Iterator[tuple[int, str]]:
         text += line.strip().removeprefix("$ ") if not text else " " + line.strip().removeprefix("> ")
         if text.endswith("\\"):
             text = text[:-1]
+            continue
+        here = _HERE.search(text)
+        if here:
+            until = here["end"]
             continue
         if text and not text.startswith("#"):
             yield first, text

@@ -179,9 +179,13 @@ Not skipped any more:
 ```yaml
     - run: fusetune gate --static
 ```
+<!-- exit 4 "fusetune env": there is no GPU -->
 <!-- skip all: needs time -->
 ```sh
 fusetune env
+cat > a.csv <<'END'
+fusetune nothing
+END
 ```
 Further on, still so.
 ```sh
@@ -198,8 +202,10 @@ fusetune targets
         [["fusetune", "env"], ["make", "sweep"]],
         [["fusetune", "gate", "--static"]],
         [["fusetune", "env"]],
+        [["cat"]],
         [["fusetune", "targets"]],
     ]
-    skipped = [None, None, "needs a GPU", "needs a network", None, "needs time", "needs time"]
+    skipped = [None, None, "needs a GPU", "needs a network", None, *["needs time"] * 3]
     assert [one.skip for one in shown] == skipped
-    assert [one.line for one in shown] == [4, 6, 8, 14, 19, 23, 27]
+    assert [one.line for one in shown] == [4, 6, 8, 14, 19, 24, 25, 31]
+    assert [one.code for one in shown] == [0, 0, 0, 0, 0, 4, 0, 0]

@@ -2,8 +2,8 @@
 
 Each terminal of TERMINALS is a command of fusetune, run in a terminal of its own (a pty) and drawn as SVG with the
 colours that came out. No line is typed by hand. It runs in a folder whose `.fusetune/runs` holds committed journals, as
-the machine with the GPU had them. `--check` draws them in memory and says which committed
-picture differs, with exit code 1; `--pages` also takes the screenshots of the HTML report, where Chromium is there.
+the machine with the GPU had them. `--check` draws in memory and says which committed picture differs, with exit code
+1; `--pages` also takes the screenshots of the HTML report, where Chromium is there.
 """
 
 from __future__ import annotations

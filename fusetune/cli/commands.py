@@ -25,6 +25,7 @@ COMMANDS: Final = {
     "profile": "Profile one config with Nsight Compute.",
     "targets": "The GPUs that fusetune knows.",
     "warmup": "Compile what calls of these problems will launch, into Triton's cache.",
+    "worker": "Serve the GPUs of this machine to a cluster.",
     "env": "What to put into a bug report: versions, GPUs, folders, settings.",
 }
 """What `fusetune --help` says of each command, which is the one of this name in the module of this name.

@@ -12,27 +12,48 @@ import click
 from fusetune.errors import UsageError
 
 if TYPE_CHECKING:
+    from fusetune.core.progress import Progress
     from fusetune.fleet.run import Fleet
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 _JOIN_LIMIT_S: Final = 30.0
 """Lanes of this machine join at once; what takes longer is a machine in trouble."""
+_CLUSTER_LIMIT_S: Final = 120.0
+"""So long the first worker of a cluster is waited for, as where a job scheduler starts them later."""
+_EMPTY_LIMIT_S: Final = 300.0
+"""So long a run waits for workers of a cluster after the last one left."""
 
 
 class FleetChoice(NamedTuple):
-    """GPUs of this machine."""
+    """GPUs of this machine, or a cluster by its scheduler's address or by a file of Dask's configuration."""
 
-    gpus: str
+    gpus: str | None
+    scheduler: str | None
+    dask_config: Path | None
+
+    @property
+    def is_cluster(self) -> bool:
+        """Whether the workers are Dask's."""
+        return self.gpus is None
 
 
 def fleet_options(command: F) -> F:
-    """Add --gpus."""
+    """Add --gpus, --scheduler and --dask-config."""
     options = (
         click.option(
             "--gpus",
             metavar="all|0,1",
             help="One process for each of these GPUs of this machine, by nvidia-smi's numbers; see docs/guides.",
+        ),
+        click.option(
+            "--scheduler", metavar="tcp://HOST:PORT", help="The GPUs of a Dask cluster, started by `fusetune worker`."
+        ),
+        click.option(
+            "--dask-config",
+            metavar="FILE",
+            type=click.Path(exists=True, dir_okay=False, path_type=Path),
+            help="The same by a YAML file of Dask's own configuration, whose scheduler-address says where.",
         ),
     )
     for option in reversed(options):
@@ -40,13 +61,19 @@ def fleet_options(command: F) -> F:
     return command
 
 
-def fleet_choice(gpus: str | None, *, target: str | None) -> FleetChoice | None:
+def fleet_choice(
+    gpus: str | None, scheduler: str | None, dask_config: Path | None, *, target: str | None
+) -> FleetChoice | None:
     """What those options ask for; None where none is given. Raises UsageError where they contradict each other."""
-    if gpus is None:
+    given = {"--gpus": gpus, "--scheduler": scheduler, "--dask-config": dask_config}
+    named = [name for name, value in given.items() if value is not None]
+    if not named:
         return None
+    if len(named) > 1:
+        raise UsageError(f"{' and '.join(named)}: give one of them; each says where the GPUs are")
     if target is not None:
-        raise UsageError("--gpus: GPUs measure, and --target predicts; leave one of the two out")
-    return FleetChoice(gpus)
+        raise UsageError(f"{named[0]}: GPUs measure, and --target predicts; leave one of the two out")
+    return FleetChoice(gpus, scheduler, dask_config)
 
 
 @contextmanager
@@ -63,6 +90,9 @@ def opened_fleet(
 
     progress = make_progress()
     with ExitStack() as stack:
+        if choice.gpus is None:
+            yield _in_cluster(stack, choice, progress, limit_s or CANDIDATE_LIMIT_S, workers, captures=captures)
+            return
         from fusetune.compiler.processes import usable_cores
         from fusetune.fleet.gpus import chosen_gpus
         from fusetune.fleet.holding import held_for_workers
@@ -77,3 +107,19 @@ def opened_fleet(
         fleet = Fleet(executor, progress, limit_s=limit_s or CANDIDATE_LIMIT_S, workers=workers)
         fleet.gather(len(gpus), _JOIN_LIMIT_S)
         yield fleet
+
+
+def _in_cluster(
+    stack: ExitStack, choice: FleetChoice, progress: Progress, limit_s: float, workers: int | None, *, captures: bool
+) -> Fleet:
+    from fusetune.fleet.cluster import ClusterExecutor, connected
+    from fusetune.fleet.lane import Begin
+    from fusetune.fleet.run import Fleet
+    from fusetune.fleet.schedule import Rules
+
+    client = connected(choice.scheduler, choice.dask_config)
+    executor = ClusterExecutor(client, Begin("", captures=captures))
+    stack.callback(executor.close)
+    fleet = Fleet(executor, progress, rules=Rules(empty_s=_EMPTY_LIMIT_S), limit_s=limit_s, workers=workers)
+    fleet.gather(executor.expected(), _CLUSTER_LIMIT_S)
+    return fleet

@@ -20,7 +20,7 @@ _PREDICTED: Final = ("--config", "--target")
 GROUPS: Final[dict[str, dict[str, tuple[str, ...]]]] = {
     "sweep": {
         "Problem": _PROBLEM,
-        "GPUs": ("--gpus",),
+        "GPUs": ("--gpus", "--scheduler", "--dask-config"),
         "Search": ("--space", "--target", "--prior", "--allow-library", "--fresh", "--workers"),
         "Decision": ("--min-gain", "--confidence"),
         "Measuring": ("--cache", "--seed", "--exclusive", "--lock-clocks"),

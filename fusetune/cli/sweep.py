@@ -116,6 +116,8 @@ def sweep(
     op: str,
     shapes: Path | None,
     gpus: str | None,
+    scheduler: str | None,
+    dask_config: Path | None,
     space: SpaceChoice,
     target_name: str | None,
     min_gain: float,
@@ -148,7 +150,7 @@ def sweep(
     used only after --allow-library.
     """
     target = find_target(target_name) if target_name else None
-    choice = fleet_choice(gpus, target=target_name)
+    choice = fleet_choice(gpus, scheduler, dask_config, target=target_name)
     if choice is not None and shapes is None:
         raise UsageError("a fleet takes a list of problems: name one with --shapes, or leave its GPUs out")
     values = values_of(given)

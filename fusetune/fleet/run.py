@@ -13,12 +13,13 @@ from fusetune.core.progress import Phase, Progress
 from fusetune.errors import FusetuneError, NothingTunedError, NoUsableGpuError
 from fusetune.fleet.collect import kept_here
 from fusetune.fleet.schedule import RULES, Attempt, Item, Rules, Schedule, Told
-from fusetune.fleet.sending import work_of
+from fusetune.fleet.sending import Files, work_of
 from fusetune.fleet.versions import differences, versions_here, why_unlike
 from fusetune.fleet.words import SUSPECT, Ended, Event, Joined, Left, Refused, Said, Seen, Work
 from fusetune.tune.request import SweepRequest, SweepResult, new_run_id
 
 LOOK_EVERY_S: Final = 1.0
+MOST_AT_ONCE: Final = 200
 CANDIDATE_LIMIT_S: Final = 20.0
 
 
@@ -98,6 +99,7 @@ class Fleet:
         self._requests: dict[int, SweepRequest] = {}
         self._errors: dict[int, FusetuneError] = {}
         self._schedule = Schedule(())
+        self._files = Files()
 
     def gather(self, count: int, limit_s: float) -> tuple[Seen, ...]:
         """Wait until so many workers have joined or been refused, or so long; those that joined.
@@ -156,20 +158,27 @@ class Fleet:
     # What happens.
 
     def _ends(self, models: Sequence[str], phase: Phase) -> Iterator[Told]:
+        yield from self._hand_out()
         while self._schedule.left:
-            yield from self._hand_out()
-            event = self._executor.event(LOOK_EVERY_S)
+            ends = list(self._all_that_happened(models))
             now = self._clock()
-            if event is not None:
-                yield from self._happened(event, models, now)
             for worker in self._schedule.silent(now):
                 last = self._where.get(worker, "nothing")
                 why = f"{worker} said nothing for {self._rules.silent_s:.0f} s; the last was: {last}"
                 self._progress.warn(f"{why}. It is ended")
                 returns = self._executor.end(worker)
-                yield from self._schedule.gone(worker, "hung", why, now, returns=returns)
-            yield from self._schedule.give_up(now)
+                ends += self._schedule.gone(worker, "hung", why, now, returns=returns)
+            ends += self._schedule.give_up(now)
+            ends += self._hand_out()  # Before what ended is written: no GPU waits for that.
             phase.update(detail=self._view())
+            yield from ends
+
+    def _all_that_happened(self, models: Sequence[str]) -> Iterator[Told]:
+        """Until nothing waits any more: who is silent can be said only when all is heard."""
+        event, limit = self._executor.event(LOOK_EVERY_S), MOST_AT_ONCE
+        while event is not None and limit:
+            yield from self._happened(event, models, self._clock())
+            event, limit = self._executor.event(0.0), limit - 1
 
     def _hand_out(self) -> Iterator[Told]:
         for worker, key, begun in list(self._schedule.assign(self._clock())):
@@ -182,7 +191,7 @@ class Fleet:
                 sent = structs.replace(request, workers=self._share(seen))
                 if begun and request.fresh:  # What this run measured before its process was lost is not old.
                     sent = structs.replace(sent, fresh=False, since=self._since)
-                work = work_of(key, sent, seen, limit_s=self._limit_s, same_disk=self._executor.same_disk)
+                work = work_of(key, sent, seen, self._files, limit_s=self._limit_s, same_disk=self._executor.same_disk)
             except FusetuneError as error:
                 self._errors[key] = error
                 yield from self._schedule.forget(key, str(error))

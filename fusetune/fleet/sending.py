@@ -12,13 +12,18 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
+from msgspec import structs
 
 from fusetune.capture.spec import CapturedSpec
+from fusetune.core.problem import Problem
 from fusetune.errors import CaptureError, UsageError
 from fusetune.fleet.words import Seen, Work
 from fusetune.ops.loading import load_spec, place_of, spec_named
 from fusetune.ops.spec import KernelSpec
 from fusetune.store.paths import config_path
+from fusetune.store.schema import ConfigFile
+from fusetune.store.yaml_files import dump_config_file, read_config_file
+from fusetune.tune.plan import check_output
 from fusetune.tune.request import SweepRequest
 
 _STAYS: Final = frozenset({"spec", "output", "runs", "processes", "workers", "since"})
@@ -46,13 +51,35 @@ class UnlikeError(Exception):
     """What a worker has is not what the client sent, or cannot be loaded there."""
 
 
-def work_of(item: int, request: SweepRequest, seen: Seen, *, limit_s: float, same_disk: bool) -> Work:
-    """A request as one worker can be given it. Raises UsageError where a file of it cannot be read."""
+class Files:
+    """What the client's files say of single problems, each file read once in a run.
+
+    A worker is sent no more of a file than the entry that it may replace: others grow while it works, and are the
+    client's to write.
+    """
+
+    def __init__(self) -> None:
+        self._read: dict[Path, ConfigFile | None] = {}
+
+    def of(self, path: Path, problem: Problem) -> bytes | None:
+        """The file with the entry for this problem alone; None where there is none. Raises ConfigFileError."""
+        if path not in self._read:
+            check_output(path)
+            self._read[path] = read_config_file(path) if path.is_file() else None
+        file = self._read[path]
+        entries = () if file is None else tuple(entry for entry in file.entries if entry.problem == problem)
+        if file is None or not entries:
+            return None
+        return dump_config_file(structs.replace(file, entries=entries)).encode()
+
+
+def work_of(item: int, request: SweepRequest, seen: Seen, files: Files, *, limit_s: float, same_disk: bool) -> Work:
+    """A request as one worker can be given it. Raises UsageError where a file of it cannot be read or written."""
     spec = request.spec
     values = {name: getattr(request, name) for name in request.__struct_fields__ if name not in _STAYS}
     path = config_path(request.output, seen.gpu, spec.name)
+    existing = files.of(path, request.problem)
     try:
-        existing = path.read_bytes() if path.is_file() else None
         return Work(
             item=item,
             op=_captured(spec, same_disk) if isinstance(spec, CapturedSpec) else _named(spec, same_disk),

@@ -44,7 +44,8 @@ class Seen(msgspec.Struct, frozen=True):
 class Work(msgspec.Struct, frozen=True):
     """One problem for one worker. `op` is how its op travels, `payload` the pickled request.
 
-    `existing` is the YAML file that the client has for this op and the worker's `gpu`. `workers` compile at once.
+    `existing` is the client's YAML for this op and the worker's `gpu`, with this problem's entry alone; None where it
+    has none. `workers` compile at once.
     `since` is when the run began, as runs are named by it, for a problem that is gone on with.
     """
 

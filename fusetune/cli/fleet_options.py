@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import click
 
-from fusetune.errors import UsageError
+from fusetune.errors import NoUsableGpuError, UsageError
 
 if TYPE_CHECKING:
     from fusetune.core.progress import Progress
@@ -74,6 +74,18 @@ def fleet_choice(
     if target is not None:
         raise UsageError(f"{named[0]}: GPUs measure, and --target predicts; leave one of the two out")
     return FleetChoice(gpus, scheduler, dask_config)
+
+
+def fleet_of_program(
+    gpus: str | None, scheduler: str | None, dask_config: Path | None, *, target: str | None
+) -> FleetChoice | None:
+    """The same for a command that runs a program first. Raises NoUsableGpuError where there is no GPU for that."""
+    from fusetune.measure import nvml
+
+    choice = fleet_choice(gpus, scheduler, dask_config, target=target)
+    if choice is not None and not nvml.gpu_present():
+        raise NoUsableGpuError("the program runs here before its kernels go to other GPUs, and there is no GPU here")
+    return choice
 
 
 @contextmanager

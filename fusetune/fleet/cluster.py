@@ -119,7 +119,8 @@ class ClusterExecutor:
             return
         self._looked = time.monotonic()
         try:
-            known: Mapping[str, Any] = self._client.scheduler_info(n_workers=-1)["workers"]
+            # Not `scheduler_info`: a periodic one of the client, which lists none, may come between.
+            known: Mapping[str, Any] = self._client.sync(self._client.scheduler.identity)["workers"]
         except OSError as error:
             raise MachineError(
                 f"the scheduler does not answer any more ({error}); what was kept is written, the same command goes on"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import platform
 from collections.abc import Callable, Sequence
 from typing import Any, Final
@@ -46,6 +47,7 @@ async def _serve(
                 resources=GPU,
                 memory_limit=0,  # What loads torch and compiles is other processes', which Dask could not see.
                 death_timeout=leave_after_s or CONNECT_LIMIT_S,
+                silence_logs=logging.WARNING,
                 env={VISIBLE: gpu.uuid, HELD: gpu.uuid},
             )
             for gpu in gpus

@@ -10,6 +10,7 @@ import msgspec
 from msgspec import structs
 
 from fusetune.core.progress import Phase, Progress
+from fusetune.core.text import slugify
 from fusetune.errors import FusetuneError, NothingTunedError, NoUsableGpuError
 from fusetune.fleet.collect import kept_here
 from fusetune.fleet.schedule import RULES, Attempt, Item, Rules, Schedule, Told
@@ -102,13 +103,13 @@ class Fleet:
         self._files = Files()
 
     def gather(self, count: int, limit_s: float) -> tuple[Seen, ...]:
-        """Wait until so many workers have joined or been refused, or so long; those that joined.
+        """Wait until so many workers have joined or been refused, at least one, or so long; those that joined.
 
         Raises NoUsableGpuError where none did, with why.
         """
         until, answered = self._clock() + limit_s, 0
         refused: list[str] = []
-        while (answered < count or not self._there) and (left := until - self._clock()) > 0:
+        while (answered < count or not (self._there or refused)) and (left := until - self._clock()) > 0:
             event = self._executor.event(min(left, LOOK_EVERY_S))
             if isinstance(event, Joined):
                 answered += 1
@@ -127,10 +128,17 @@ class Fleet:
             raise NoUsableGpuError(f"no worker could be used{told}")
         return tuple(self._there.values())
 
-    def run(self, tasks: Sequence[Task], told: Callable[[Outcome], None]) -> list[Outcome]:
-        """Tune each task once for each model of GPU that was gathered; `told` hears of each as it ends."""
+    def run(self, tasks: Sequence[Task], told: Callable[[Outcome], None], gpu: str | None = None) -> list[Outcome]:
+        """Tune each task once for each model of GPU that was gathered; `told` hears of each as it ends.
+
+        With `gpu` only for the model of that name. Raises NoUsableGpuError where nobody has one.
+        """
         self._tasks = tasks
-        models = list(dict.fromkeys(seen.model for seen in self._there.values()))
+        there = self._there.values()
+        models = list(dict.fromkeys(seen.model for seen in there if gpu is None or slugify(seen.gpu) == slugify(gpu)))
+        if not models:
+            others = ", ".join(dict.fromkeys(seen.gpu for seen in there))
+            raise NoUsableGpuError(f"this is to be tuned on a {gpu}, and the workers have {others}")
         pairs = [(task, model) for model in models for task in range(len(tasks))]
         self._items = {
             key: (task, Item(key, model, _group(tasks[task], model))) for key, (task, model) in enumerate(pairs)

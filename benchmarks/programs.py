@@ -318,6 +318,7 @@ def summary(told: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     ]
     seconds = [kernel for one in told for kernel in one.get("kernel_seconds", ())]
     modules = [one["module"] for one in told if "module" in one]
+    asked = [one for one in modules if one.get("compiles") is not None]  # Where they are for a GPU that is not here.
     forwards = [one["ratio"] for one in modules if one.get("ratio")]
     return {
         "programs": len(told),
@@ -336,7 +337,7 @@ def summary(told: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "modules": sum("in_order" in one for one in modules),
         "modules_in_order": sum(one.get("in_order") is True for one in modules),
         "modules_imported": sum(one.get("imports") is True for one in modules),
-        "modules_compiled": sum(one.get("compiles") is True for one in modules),
+        "modules_compiled": sum(one["compiles"] is True for one in asked) if asked else None,
         "modules_unlike_the_program": sum(bool(one.get("unlike")) for one in modules),
         "forwards": len(forwards),
         "forward_geometric_mean": round(statistics.geometric_mean(forwards), 4) if forwards else None,

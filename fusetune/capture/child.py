@@ -72,8 +72,10 @@ def _main() -> int:
             stack.enter_context(stand_in(find_target(request.target)))
         else:
             from fusetune.capture.together import compiled_together
+            from fusetune.capture.trials import quick_trials
 
             stack.enter_context(compiled_together())
+            stack.enter_context(quick_trials())
         watch.install()
         stack.callback(watch.remove)
         try:

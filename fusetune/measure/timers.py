@@ -56,16 +56,20 @@ class GraphTimer:
 
     What a replay costs beside the launches is the same for every config, since all have equally many: it makes a gain
     look smaller, never larger. With `put_back` each launch has a set of its own, and all of these are put back between
-    two arms, outside of what is timed.
+    two arms, outside of what is timed. So is the flush, a write of `flush_bytes` (0: none): for sets that L2 holds a
+    part of, which part is up to the arm before.
     """
 
     name = "graph"
 
-    def __init__(self, run: Run, sets: int, launches: int, put_back: PutBack | None = None) -> None:
+    def __init__(
+        self, run: Run, sets: int, launches: int, put_back: PutBack | None = None, flush_bytes: int = 0
+    ) -> None:
         import torch
 
         self._torch, self._run, self._sets, self.launches = torch, run, sets, launches
         self._put_back = put_back
+        self._flush = torch.empty(flush_bytes, dtype=torch.int8, device="cuda") if flush_bytes else None
         whole = math.ceil(LEAD_SHARE * launches / sets) * sets
         self._lead = math.ceil(LEAD_SHARE * launches) if put_back else whole
         self._stream = torch.cuda.Stream()
@@ -80,6 +84,8 @@ class GraphTimer:
         for graph, launches in zip(graphs, counts, strict=True):
             if self._put_back is not None:
                 self._putting_back(launches).replay()
+            if self._flush is not None:
+                self._flush.zero_()
             start, end = _event_pair(self._torch)
             start.record()
             graph.replay()

@@ -117,22 +117,45 @@ def functions_of(kernel: Any) -> tuple[Any, ...]:
 
 
 def _called_by(function: Any, definition: str) -> Iterator[Any]:
+    for _, held in _held_by(function, definition):
+        if jitted(held) is not None:
+            yield held
+
+
+def _held_by(function: Any, definition: str) -> Iterator[tuple[str, Any]]:
+    """What a function's source names of what stands outside, also in modules: each as it is written, and its value."""
     around = scope_of(function)
     for name, chains in sorted(names_of(definition).items()):
         for chain in sorted(chains):
             held = around.get(name)
             for attribute in chain:
                 held = getattr(held, attribute, None) if isinstance(held, ModuleType) else None
-            if held is not None and jitted(held) is not None:
-                yield held
+            if held is not None and not isinstance(held, ModuleType):
+                yield ".".join((name, *chain)), held
+
+
+def constants_of(kernel: Any) -> tuple[str, ...]:
+    """Numbers and texts that a Triton function and what it calls read from outside, as `NAME = value`, each once."""
+    found = {
+        f"{name} = {value!r}"
+        for one in functions_of(kernel)
+        for name, held in _held_by(innermost(one), definition_of(one))
+        if _is_plain(value := getattr(held, "value", held))
+    }
+    return tuple(sorted(found))
+
+
+def _is_plain(value: Any) -> bool:
+    return all(map(_is_plain, value)) if isinstance(value, tuple) else isinstance(value, bool | int | float | str)
 
 
 def source_hash_of(kernel: Any) -> str:
     """The hash of the code of a kernel and of what it calls, without decorators: that of its copy is the same.
 
-    Raises OSError, TypeError or SyntaxError where a source is not to be had.
+    It is another where a constant of a module that these read has another value. Raises OSError, TypeError or
+    SyntaxError where a source is not to be had.
     """
-    return hash_sources(*map(definition_of, functions_of(kernel)))
+    return hash_sources(*map(definition_of, functions_of(kernel)), *constants_of(kernel))
 
 
 def is_installed(module: str) -> bool:

@@ -39,12 +39,13 @@ GRID = """
 
 @triton.jit
 def doubled(x_ptr, y_ptr, n, BLOCK: tl.constexpr):
-    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    tl.store(y_ptr + at, 2 * tl.load(x_ptr + at, mask=at < n), mask=at < n)
+    for part in tl.static_range(3):
+        at = (tl.program_id(0) * 3 + part) * BLOCK + tl.arange(0, BLOCK)
+        tl.store(y_ptr + at, 2 * tl.load(x_ptr + at, mask=at < n), mask=at < n)
 
 
 def programs(n, size):
-    return len(range(0, n, size))
+    return len(range(0, n, 3 * size))
 
 
 class ModelNew(nn.Module):
@@ -55,7 +56,7 @@ class ModelNew(nn.Module):
         doubled[(programs(n, block),)](x, y, n, BLOCK=block)
         return y
 """
-"""Class C: a grid that some function of the program computes from the tile."""
+"""Class C: a grid that some function of the program computes from the tile, in a way that its numbers do not show."""
 BUFFER = """
 
 @triton.jit
@@ -89,12 +90,14 @@ def tuned(folder: Path, text: str, *words: str) -> tuple[dict[str, Any], str]:
 
 
 @pytest.mark.parametrize(
-    ("body", "reference", "kernel"), [(GRID, "2 * x", "doubled"), (BUFFER, "x.sum()", "partial_sums")]
+    ("body", "reference", "kernel"),
+    [(GRID, "2 * x", "doubled"), (BUFFER, "x.sum()", "partial_sums")],
+    ids=["grid", "buffer"],
 )
 def test_a_tile_that_is_far_too_small_grows_where_it_is_written(
     tmp_path: Path, body: str, reference: str, kernel: str
 ) -> None:
-    found, text = tuned(tmp_path, HEAD.replace("REFERENCE", reference) + body, "--source-budget", "15")
+    found, text = tuned(tmp_path, HEAD.replace("REFERENCE", reference) + body, "--source-budget", "45")
     trials = found["source_trials"]
     (knob,) = trials["knobs"]
     assert (knob["kernels"], knob["constants"], knob["value"]) == ([kernel], ["BLOCK"], 32)

@@ -49,7 +49,7 @@ def tuned(tmp_path_factory):
 
 def tune(number: int, folder: Path) -> Tuned:
     (path,) = TRAPS.glob(f"trap_{number:02}_*.py")
-    command = [sys.executable, "-m", "fusetune", "tune", str(path), "--json", "--no-program-check"]
+    command = [sys.executable, "-m", "fusetune", "tune", str(path), "--json", "--share", "1", "--no-program-check"]
     command += ["-o", str(folder / "configs"), "--runs", str(folder / "runs")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     done = subprocess.run(

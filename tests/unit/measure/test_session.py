@@ -188,6 +188,21 @@ def test_the_first_session_chooses_by_the_times_of_baseline_and_of_the_roofline(
     assert session.happened == [f"check {BASELINE.label()}", *[f"sample {BASELINE.label()}"] * 3]
 
 
+@pytest.mark.parametrize(("set_bytes", "cold", "flush_bytes"), [(100, True, 0), (74, True, 300), (74, False, 0)])
+def test_inputs_of_which_l2_holds_a_part_are_flushed_before_each_sample(
+    monkeypatch: pytest.MonkeyPatch, set_bytes: int, cold: bool, flush_bytes: int
+) -> None:
+    monkeypatch.setattr(module, "_MOST_SETS", 4)
+    session = Session(CountingMonitor(SOUND), baseline_us=20.0)
+    session._set_bytes, session._cold = set_bytes, cold
+    facts = session.begin()
+    assert isinstance(facts, SamplingFacts)
+    assert facts.timer == "graph"
+    assert facts.touched_bytes == facts.launches * set_bytes + flush_bytes
+    timers: list[Any] = [session._timer, session._screening, session._first_timer()]
+    assert [timer.how[4] for timer in timers] == [flush_bytes] * 3
+
+
 def test_samples_that_are_disturbed_as_the_timer_is_chosen_do_not_shorten_the_others() -> None:
     class Beside(Session):
         def sample(self, config: Config) -> float:

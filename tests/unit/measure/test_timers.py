@@ -277,6 +277,15 @@ def test_a_capture_that_fails_is_ended_and_not_kept(torch: FakeTorch) -> None:
     assert timer.times_us([10.0]) == pytest.approx([10.0], rel=0.05)
 
 
+def test_a_graph_sample_flushes_before_each_arm_and_times_none_of_it(torch: FakeTorch) -> None:
+    timer = GraphTimer(torch.run, sets=1, launches=2, flush_bytes=1000)
+    timer.times_us([10.0, 20.0])
+    torch.log.clear()
+    assert timer.times_us([10.0, 20.0]) == pytest.approx([10, 20], rel=0.1)
+    queued = [item for item in torch.log if not isinstance(item, tuple) or item[0] != "replay"]
+    assert queued == [("flush", 1000), (10.0, 0), ("flush", 1000), (20.0, 0), (20.0, 0), "synchronize"]
+
+
 @pytest.mark.parametrize("flush_bytes", [0, 1000])
 def test_an_event_sample_flushes_before_each_launch_and_times_none_of_it(torch: FakeTorch, flush_bytes: int) -> None:
     timer = EventTimer(torch.run, sets=2, launches=3, flush_bytes=flush_bytes)

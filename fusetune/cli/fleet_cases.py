@@ -48,6 +48,7 @@ def tune_on_fleet(
         echo(printable(f"[{len(tuned)}/{len(cases)}] {one.case.kernel.name}  {_end(one, outcome)}"), err=True)
 
     outcomes = fleet.run(tasks, told, gpu) if tasks else []
+    fleet.close()  # What comes next, the program with what was kept, has the machine for itself.
     for line in remarks(fleet, outcomes, tasks):
         echo(printable(f"note: {line}"), err=True)
     ended = {id(one.case): one for one in [*tuned, *run.not_captured()]}

@@ -137,7 +137,7 @@ class ClusterExecutor:
             if address not in self._told:
                 self._told.add(address)
                 why = "it has no GPU among its resources: start it with `fusetune worker`, or with --resources GPU=1"
-                self._events.put(Refused(name, why))
+                self._events.put(Refused(name, why, has_gpu=False))
             return
         there = self._there[address] = _There(address, name, has_nanny=bool(about.get("nanny")))
         there.future = self._submit(there, self._calls.facts, self._run, self._begin)

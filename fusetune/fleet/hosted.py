@@ -84,11 +84,24 @@ class _Hosted:
         if run in self._lanes:
             self._lanes[run][0].kill()
 
+    def close(self) -> None:
+        """End all lanes, and let go of the GPU."""
+        for run in list(self._lanes):
+            self.part(run)
+        self._holding.close()
+
     def part(self, run: str) -> None:
         """End the run's lane for good."""
         held = self._lanes.pop(run, None)
         if held is not None:
             held[0].close()
+
+
+def release() -> None:
+    """Let go of all GPUs that this process holds, as its end would."""
+    for held in _hosted.values():
+        held.close()
+    _hosted.clear()
 
 
 _hosted: dict[str, _Hosted] = {}

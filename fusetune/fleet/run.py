@@ -21,6 +21,7 @@ from fusetune.tune.request import SweepRequest, SweepResult, new_run_id
 
 LOOK_EVERY_S: Final = 1.0
 MOST_AT_ONCE: Final = 200
+MOST_NAMED: Final = 2
 CANDIDATE_LIMIT_S: Final = 20.0
 
 
@@ -119,13 +120,15 @@ class Fleet:
                 else:
                     refused.append(self._refuse(event.seen.worker, why))
             elif isinstance(event, Refused):
-                answered += 1
-                refused.append(self._refuse(event.worker, event.why))
+                told = self._refuse(event.worker, event.why)
+                if event.has_gpu:
+                    answered += 1
+                    refused.append(told)
             elif isinstance(event, Left):
                 self._there.pop(event.worker, None)
         if not self._there:
-            told = f": {'; '.join(refused)}" if refused else f" within {limit_s:.0f} s"
-            raise NoUsableGpuError(f"no worker could be used{told}")
+            why = f": {'; '.join(refused)}" if refused else f" within {limit_s:.0f} s"
+            raise NoUsableGpuError(f"no worker could be used{why}")
         return tuple(self._there.values())
 
     def run(self, tasks: Sequence[Task], told: Callable[[Outcome], None], gpu: str | None = None) -> list[Outcome]:
@@ -156,6 +159,10 @@ class Fleet:
                 phase.advance()
                 told(outcome)
         return outcomes
+
+    def close(self) -> None:
+        """End the workers; what they are at is dropped."""
+        self._executor.close()
 
     @property
     def retired(self) -> dict[str, str]:
@@ -295,9 +302,11 @@ class Fleet:
         return self._tasks[self._items[key][0]].name
 
     def _view(self) -> str:
-        """One line: each worker with its problem, and where it is with it."""
+        """One line: each worker and where it is, of a few also with what."""
         at = self._schedule.busy
-        return "; ".join(f"{worker}: {self._name(key)}, {self._where.get(worker, '')}" for worker, key in at.items())
+        named = len(at) <= MOST_NAMED
+        told = {worker: f"{self._name(key)}, " if named else "" for worker, key in at.items()}
+        return "; ".join(f"{worker}: {name}{self._where.get(worker, '')}" for worker, name in told.items())
 
 
 def _group(task: Task, model: str) -> str | None:

@@ -90,10 +90,11 @@ class Left(msgspec.Struct, frozen=True):
 
 
 class Refused(msgspec.Struct, frozen=True):
-    """A worker is not used, and why."""
+    """A worker is not used, and why. `has_gpu`: it is one of those that a run waits for to begin."""
 
     worker: str
     why: str
+    has_gpu: bool = True
 
 
 class Said(msgspec.Struct, frozen=True):

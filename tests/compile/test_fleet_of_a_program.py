@@ -77,6 +77,10 @@ class Fleet:
         self.error, self.retired = error, dict[str, str]()
         self.asked: list[SweepRequest] = []
         self.groups: list[str | None] = []
+        self.closed = False
+
+    def close(self) -> None:
+        self.closed = True
 
     def run(self, tasks: Any, told: Any, gpu: str | None) -> list[Outcome]:
         self.groups = [task.group for task in tasks]
@@ -109,4 +113,5 @@ def test_cases_come_back_in_their_order_and_what_ends_one_does_not_end_the_comma
     assert tuned[0].why == str(error)
     assert tuned[0].ended_by == "machine"
     assert [one.seconds for one in tuned] == [1.5, tuned[1].seconds, 1.5]
+    assert fleet.closed
     assert len(set(fleet.groups)) == 1, "the cases of one kernel are one group"

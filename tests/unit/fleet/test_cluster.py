@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -9,18 +11,31 @@ from pathlib import Path
 import pytest
 from msgspec import structs
 
-from fusetune.fleet.run import Outcome, Task
+from fusetune.fleet import hosted, lanes
+from fusetune.fleet.cluster import ClusterExecutor, connected
+from fusetune.fleet.gpus import GpuHere
+from fusetune.fleet.lane import Begin
+from fusetune.fleet.run import Fleet, Outcome, Task
 from fusetune.fleet.schedule import Rules
 from fusetune.fleet.words import Seen
 from fusetune.store.journal import RunEnd, read_journal
 from fusetune.store.yaml_files import read_config_file
 from fusetune.tune.request import SweepRequest
+from tests.support import simulated_lane
 from tests.support.fake_compiler import install
 from tests.support.sample import FILE, SPEC, make_problem
 
 pytest.importorskip("distributed", reason="needs Dask: pip install 'fusetune[fleet]'")
 
-from tests.support.simulated_cluster import Cluster, Temper, counted, opened
+from tests.support.simulated_cluster import (
+    GPU,
+    GPUS,
+    Cluster,
+    Heard,
+    Temper,
+    counted,
+    opened,
+)
 
 ANY = Seen("", "", "", "0.0")
 FOLDERS = 50
@@ -119,3 +134,37 @@ def test_a_worker_with_another_model_or_source_is_left_out_and_told(
     assert retired == {"0": "another source of the kernel is here"}
     assert any("0 loses problem 0 (unfit): another source" in line for line in heard.lines)
     assert "2" not in cluster.asked
+
+
+@pytest.mark.timeout(240)
+def test_a_worker_s_lane_that_is_killed_goes_on_where_it_stopped_and_its_journal_comes_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What runs on workers is the real thing here, each with a process of its own; the GPU is simulated."""
+    from distributed import LocalCluster
+
+    card = f"GPU-hosted-{os.getpid()}"
+    (tmp_path / "tempers.json").write_text(json.dumps({card: {"dies": 1}}))
+    monkeypatch.setenv(simulated_lane.SIMULATED, str(tmp_path / "tempers.json"))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[3]))
+    monkeypatch.setattr(lanes, "MODULE", "tests.support.simulated_lane")
+    monkeypatch.setattr(hosted, "gpus_here", lambda: (GpuHere(0, card, GPU.name, GPU.capability),))
+    monkeypatch.setattr(hosted.platformdirs, "user_cache_path", lambda name: tmp_path / "cache")
+    heard = Heard()
+    options = {"processes": False, "threads_per_worker": 1, "dashboard_address": None, "silence_logs": 60}
+    with LocalCluster(n_workers=2, resources=GPUS, worker_dashboard_address=None, **options) as local:
+        executor = ClusterExecutor(connected(local.scheduler_address, None), Begin(""))
+        try:
+            fleet = Fleet(executor, heard, rules=Rules(silent_s=100.0))
+            (seen,) = fleet.gather(executor.expected(), 60.0)
+            outcomes = fleet.run(tasks(tmp_path, 2), lambda outcome: None)
+        finally:
+            executor.close()
+    assert seen.card == card
+    assert any("has a worker of fusetune already" in line for line in heard.lines), "two workers on one GPU"
+    assert [one.result is not None for one in outcomes] == [True, True], [one.error for one in outcomes]
+    assert [one.how for outcome in outcomes for one in outcome.attempts] == ["lost", "done", "done"]
+    assert {path.name for path in (tmp_path / "runs").iterdir()} == {
+        one.result.journal.name for one in outcomes if one.result
+    }
+    hosted.release()

@@ -26,6 +26,7 @@ COMMANDS: Final = {
     "targets": "The GPUs that fusetune knows.",
     "warmup": "Compile what calls of these problems will launch, into Triton's cache.",
     "worker": "Serve the GPUs of this machine to a cluster.",
+    "doctor": "Say whether this machine is fit to tune on, and how the installed ops do on its GPU.",
     "env": "What to put into a bug report: versions, GPUs, folders, settings.",
 }
 """What `fusetune --help` says of each command, which is the one of this name in the module of this name.

@@ -70,6 +70,11 @@ EXAMPLES: Final[dict[str, tuple[tuple[str, str], ...]]] = {
         ("fusetune worker tcp://10.0.0.1:8786 --gpus 0,1", "two of them"),
         ("fusetune worker tcp://10.0.0.1:8786 --leave-after 600", "not without a scheduler"),
     ),
+    "doctor": (
+        ("fusetune doctor", "the machine alone"),
+        ("fusetune doctor --kernels", "and its kernels: minutes, and a file to be shared"),
+        ("fusetune doctor --json > doctor.json", "the findings for a script"),
+    ),
     "env": (
         ("fusetune env", "one screen"),
         ("fusetune env --json", "for a script"),

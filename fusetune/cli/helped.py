@@ -49,7 +49,11 @@ GROUPS: Final[dict[str, dict[str, tuple[str, ...]]]] = {
     "report": {
         "Which problems": ("--op", "--gpu", "--dtype", "--verdict", "--since", "--limit", "--shipped"),
         "Form": ("--run", "--format", "--html", "--output"),
-        "Where to look": ("--configs", "--runs"),
+        "Where to look": ("--configs", "--runs", "--doctor"),
+    },
+    "doctor": {
+        "Kernels": ("--kernels", "--op", "--limit", "--seed", "--workers", "--output"),
+        "Form": ("--json",),
     },
     "export": {"Problem": _PROBLEM, "Config": (*_PREDICTED, "--configs"), "Form": ("--autotune", "--output")},
     "capture": {

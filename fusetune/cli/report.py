@@ -15,7 +15,7 @@ from fusetune.cli.helped import Helped
 from fusetune.cli.shown import echo, echo_console, echo_laid_out
 from fusetune.core.brief import brief
 from fusetune.core.decision import VerdictName
-from fusetune.core.text import no_command, printable
+from fusetune.core.text import json_text, no_command, printable
 from fusetune.errors import EXIT_USAGE, UsageError
 from fusetune.ops import loading  # noqa: F401 - a user's own ops may have types of their own
 from fusetune.ops.built_in import example_command
@@ -77,6 +77,13 @@ _FILE_COLUMNS: Final = 140
     help="Write one page with figures to FILE, which needs no network.",
 )
 @click.option(
+    "--doctor",
+    "doctor_file",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Instead, what a file of `fusetune doctor` holds, yours or one that was sent to you.",
+)
+@click.option(
     "-o",
     "--output",
     metavar="PATH",
@@ -97,6 +104,7 @@ def report(
     since: str | None,
     limit: int | None,
     html: Path | None,
+    doctor_file: Path | None,
     output: Path | None,
 ) -> None:
     """Show the tuned problems, one line each, or with --run what one run tried.
@@ -113,6 +121,12 @@ def report(
     from fusetune.report.filters import Filters, day_of, filtered
     from fusetune.report.model import load_run
 
+    if doctor_file is not None:
+        others = (config_roots, run_dirs, run, shipped, ops, gpus, dtypes, verdicts, since, limit, html)
+        if any(others):
+            raise UsageError("--doctor shows one file, whole; give --format and -o alone beside it")
+        _show_doctor(doctor_file, form, output)
+        return
     for option, folders in (("--configs", config_roots), ("--runs", run_dirs)):
         _refuse_missing(option, folders)
     folders = run_dirs or (runs_dir(),)
@@ -128,6 +142,26 @@ def report(
         echo(f"error: {printable(problem.message)}", err=True)
     if found.problems:
         sys.exit(EXIT_USAGE)
+
+
+def _show_doctor(path: Path, form: str, output: Path | None) -> None:
+    """Print, or write, what a file of `fusetune doctor` holds."""
+    from rich.console import Console
+
+    from fusetune.report.doctor import render_doctor
+    from fusetune.store.doctor_file import doctor_text, read_doctor_file
+
+    if form not in {"table", "json"}:
+        raise UsageError(f"--format {form} is for tuned problems; --doctor has table and json")
+    file = read_doctor_file(path)
+    if form == "json":
+        _give(json_text(doctor_text(file)), output)
+    elif output is None:
+        echo_console(Console(), lambda console: render_doctor(file, console))
+    else:
+        text = io.StringIO()
+        render_doctor(file, Console(file=text, width=_FILE_COLUMNS, color_system=None))
+        _give(no_command(text.getvalue()), output)
 
 
 def _hand_out(

@@ -147,26 +147,31 @@ class Monitor:
         except self._nvml.NVMLError:
             self._handle = None
 
+    @property
+    def answers(self) -> bool:
+        """Whether NVML knows this GPU."""
+        return self._handle is not None
+
     def state(self) -> GpuState:
         """Clock, power and throttling now."""
         if self._handle is None:
             return GpuState()
-        reasons = self._ask("nvmlDeviceGetCurrentClocksEventReasons")
+        reasons = self.ask("nvmlDeviceGetCurrentClocksEventReasons")
         if reasons is None:  # An older NVML has the same answer by another name.
-            reasons = self._ask("nvmlDeviceGetCurrentClocksThrottleReasons") or 0
+            reasons = self.ask("nvmlDeviceGetCurrentClocksThrottleReasons") or 0
         discard = next((name for bit, name in _DISCARDING.items() if reasons & bit), None)
-        milliwatts = self._ask("nvmlDeviceGetPowerUsage")
+        milliwatts = self.ask("nvmlDeviceGetPowerUsage")
         return GpuState(
-            sm_mhz=self._ask("nvmlDeviceGetClockInfo", self._nvml.NVML_CLOCK_SM),
+            sm_mhz=self.ask("nvmlDeviceGetClockInfo", self._nvml.NVML_CLOCK_SM),
             power_w=None if milliwatts is None else milliwatts / 1000,
-            temperature_c=self._ask("nvmlDeviceGetTemperature", self._nvml.NVML_TEMPERATURE_GPU),
+            temperature_c=self.ask("nvmlDeviceGetTemperature", self._nvml.NVML_TEMPERATURE_GPU),
             discard=discard,
             flags=("software power cap",) if reasons & _SOFTWARE_POWER_CAP else (),
         )
 
     def other_processes(self) -> list[str]:
         """The processes, other than this one, that compute on the GPU now: `pid 4242 (python3)`."""
-        running = self._ask("nvmlDeviceGetComputeRunningProcesses") or []
+        running = self.ask("nvmlDeviceGetComputeRunningProcesses") or []
         pids = sorted(process.pid for process in running if process.pid != os.getpid())
         return [f"pid {pid} ({self._name_of(pid)})" for pid in pids]
 
@@ -187,7 +192,15 @@ class Monitor:
         except NO_ANSWER:
             return "whose name cannot be read"
 
-    def _ask(self, function: str, *arguments: Any) -> Any:
+    def sm_max_mhz(self) -> int | None:
+        """The highest clock of the SMs."""
+        found: int | None = (
+            None if self._nvml is None else self.ask("nvmlDeviceGetMaxClockInfo", self._nvml.NVML_CLOCK_SM)
+        )
+        return found
+
+    def ask(self, function: str, *arguments: Any) -> Any:
+        """NVML's answer to a question about this GPU; None where it has none."""
         if self._handle is None:
             return None
         try:

@@ -94,7 +94,7 @@ class BoundPlans:
         self, key: Hashable, plan: Plan, tensors: Sequence[torch.Tensor], y: torch.Tensor, differentiates: bool
     ) -> None:
         """Keep the way for the next call like this one, if it is one that can be short."""
-        if plan.launches is None or any(tensor.data_ptr() & _ALIGNED for tensor in tensors):
+        if plan.launches is None or plan.copied or any(tensor.data_ptr() & _ALIGNED for tensor in tensors):
             return
         if len(self._known) >= MOST_BOUND:
             self.forget()

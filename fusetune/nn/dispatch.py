@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any, Final, Literal, cast
 
 import torch
@@ -16,7 +17,14 @@ from fusetune.nn.scratch import kept_for
 from fusetune.ops.direct import load
 from fusetune.ops.gemm_scale.config import BASELINE, Config
 from fusetune.ops.gemm_scale.early import Ending
-from fusetune.ops.gemm_scale.launches import gemm_launches, takes, workspace
+from fusetune.ops.gemm_scale.launches import (
+    LOWEST,
+    gemm_launches,
+    out_of_reach,
+    takes,
+    workspace,
+    writes_near,
+)
 from fusetune.ops.gemm_scale.problem import PRECISIONS, Dtype, Precision, Problem
 from fusetune.ops.refusals import is_refusal, told
 from fusetune.ops.spec import Launch
@@ -29,6 +37,9 @@ _OF_THE_PRODUCT: Final = ("x", "weight", "bias")
 
 _WIDENING: Final = ("tiled", "split_k")
 """Variants that can write a y of another dtype than x; the copy engine and a library cannot."""
+
+_LAST: Final = (BASELINE, LOWEST)
+"""Behind these there is no other config."""
 
 DTYPES: Final[dict[torch.dtype, Dtype]] = {
     torch.float32: "float32",
@@ -195,7 +206,7 @@ def launch(
                 _run(plan, problem, tensors, ending, eps, momentum, counter, sources)
             except Exception as error:
                 # A kernel that was compiled and loaded may still ask for more than the GPU launches.
-                if plan.config == BASELINE or not x.is_cuda or not is_refusal(error, compiling=False):
+                if plan.config in _LAST or not x.is_cuda or not is_refusal(error, compiling=False):
                     raise
                 refuse_config(op, problem, x.device.index, plan.config, told(error))
                 PLANS.drop(_key(op, problem, tensors, ending, counter))
@@ -215,6 +226,8 @@ def _run(
     sources: Sequence[torch.Tensor | None],
 ) -> None:
     """The launches of a plan, on the current device."""
+    if plan.copied:
+        tensors = _copied(tensors, plan.copied)
     if plan.launches is not None:
         values: list[Any] = [tensors[name].data_ptr() if name in tensors else 0 for name in OPERANDS]
         plan.run([*values, eps, momentum])
@@ -230,6 +243,10 @@ def _run(
         one.run()
 
 
+def _copied(tensors: Mapping[str, torch.Tensor], names: Sequence[str]) -> dict[str, torch.Tensor]:
+    return {**tensors, **{name: tensors[name].contiguous() for name in names}}
+
+
 def plan_for(
     op: str,
     problem: Problem,
@@ -242,8 +259,8 @@ def plan_for(
     """The plan for tensors like these, made where there is none yet; compiled for the current device.
 
     A config that cannot be launched on this GPU gives way to the next one, and at last to BASELINE, with a warning;
-    so does `never`. Raises UsageError where a plan would have to be made while a CUDA graph is captured, which cannot
-    load a kernel.
+    so does `never`. What lies too far apart for BASELINE is copied. Raises UsageError where a plan would have to be
+    made while a CUDA graph is captured, which cannot load a kernel.
     """
     x = tensors["x"]
     if not x.is_cuda:  # nothing in it is worth keeping
@@ -275,12 +292,15 @@ def _plan_anew(
     refused = set() if never is None else {never}
     while True:
         config = _config(op, problem, x)
+        copied: tuple[str, ...] = ()
         if config in refused or not takes(config, tensors):
-            config = BASELINE
+            config = BASELINE if writes_near(BASELINE, tensors) else LOWEST
+            copied = out_of_reach(config, tensors)
         try:
-            return _plan_with(config, problem, tensors, ending, counter, generation)
+            plan = _plan_with(config, problem, _copied(tensors, copied), ending, counter, generation)
+            return replace(plan, copied=copied) if copied else plan
         except Exception as error:
-            if config == BASELINE or not x.is_cuda or not is_refusal(error, compiling=True):
+            if config in _LAST or not x.is_cuda or not is_refusal(error, compiling=True):
                 raise
             refused.add(config)
             refuse_config(op, problem, x.device.index, config, told(error))

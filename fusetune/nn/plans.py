@@ -38,7 +38,8 @@ class Plan:
     """The config of a call and its launches on one device.
 
     `launches` is None where the config is a library's, or where this Triton has no direct launches: then the launches
-    are described anew at each call. `kept` gives scratch for the current stream where calls may share it.
+    are described anew at each call. `kept` gives scratch for the current stream where calls may share it. `copied` are
+    the inputs whose strides are too large for any config: the launches are for copies without gaps.
     """
 
     config: Config
@@ -49,6 +50,7 @@ class Plan:
     kept: Callable[[int], Kept] | None = None
     generation: int = 0
     """`Plans.generation` before its config was looked up."""
+    copied: tuple[str, ...] = ()
 
     def run(self, values: list[Any]) -> None:
         """Launch on the current stream of the current device; `values` holds OPERANDS' pointers, eps and momentum."""

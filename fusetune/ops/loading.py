@@ -117,6 +117,11 @@ def known_ops() -> tuple[str, ...]:
     return tuple(dict.fromkeys((*built_in_ops(), *_given, *own, *_plugins())))
 
 
+def installed_ops() -> tuple[str, ...]:
+    """The names of the ops that are installed for everybody here: built in, and of plug-ins."""
+    return tuple(dict.fromkeys((*built_in_ops(), *_plugins())))
+
+
 def _folder_of(place: Place) -> str | None:
     """The folder in which Python finds the module of a place, where that is one of files."""
     name = place.partition(":")[0]

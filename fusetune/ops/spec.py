@@ -265,6 +265,13 @@ class KernelSpec:
         """Raise UnsupportedProblemError where the op does not compute this."""
         self.operands(problem)
 
+    def examples(self) -> tuple[Any, ...]:
+        """Problems to try the op at where nobody asks for one: the first short, the last long; by default none.
+
+        Between them they are to reach every kernel and every form of the op, as `fusetune doctor --kernels` tries them.
+        """
+        return ()
+
     def operands(self, problem: Any) -> tuple[Operand, ...]:
         """Inputs and outputs, in the op's own order."""
         raise NotImplementedError

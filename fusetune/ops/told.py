@@ -30,7 +30,7 @@ TOLD_BY_NAME: Final = frozenset(
             "candidates",
             "reject",
         ),
-        *("before", "neighbours", "listed"),
+        *("before", "neighbours", "listed", "examples"),
         *("estimate", "parse_config", "unlaunchable", "references", "workspace", "signature", "deterministic"),
         "source_hash",
     }

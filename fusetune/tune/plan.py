@@ -346,19 +346,21 @@ def compile_all(
                 if config == reference and resources.spills:
                     stack = f"{resources.stack_bytes} bytes of stack a thread"
                     log.note(f"{log.reference_name} spills {stack}; it is the reference")
-                time_us = _predict_us(request, config, target, resources)
-                predicted_us = None if time_us is None else round(time_us, 3)
-                log.candidate(config, "compiled", resources=resources, predicted_us=predicted_us)
+                time_us = predicted_us(request.spec, request.problem, config, target, resources)
+                rounded_us = None if time_us is None else round(time_us, 3)
+                log.candidate(config, "compiled", resources=resources, predicted_us=rounded_us)
                 accept(config, resources, time_us)
     allow_for(troubled, tried + len(configs) - len(troubled), request, target, log)
     # Compilations end in any order; everything after goes by the plan's own.
     return {config: made[config] for config in configs if config in made}
 
 
-def _predict_us(request: SweepRequest, config: Config, target: Target, resources: Resources) -> float | None:
+def predicted_us(
+    spec: KernelSpec, problem: Any, config: Config, target: Target, resources: Resources | None
+) -> float | None:
     """The cost model's microseconds; None without a model, and for a GPU whose peaks the table does not hold."""
     try:
-        found = request.spec.estimate(config, request.problem, target, resources)
+        found = spec.estimate(config, problem, target, resources)
     except OpError:
         raise
     except UsageError:

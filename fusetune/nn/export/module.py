@@ -96,6 +96,7 @@ def module_text(spec: KernelSpec, choices: Sequence[Choice], target: Target, *, 
         *shared_functions(
             choices[0].problem,
             copies=any(mode.config.is_walking for mode in made),
+            points=any(not mode.config.is_walking for mode in made),
             joins=any(part.joins for mode in made for part in mode.parts),
         ),
         *(wrapper_text(mode.parts, mode.problem, mode.config, autotuned=mode.autotuned) for mode in made),

@@ -6,6 +6,9 @@ from typing import Final
 
 from fusetune.ops.gemm_scale.problem import Problem
 
+LARGEST_BLOCK: Final = 256
+"""Rows or columns of any tile that is searched."""
+
 _FITTING: Final = '''def fitting(x: torch.Tensor, weight: torch.Tensor, **vectors: torch.Tensor) -> list[torch.Tensor]:
     """The vectors without gaps, where x [M, K], weight [N, K] and vectors [N] fit together.
 
@@ -38,6 +41,11 @@ _FOR_COPY_ENGINE: Final = '''def for_copy_engine(matrix: torch.Tensor) -> torch.
     if matrix.stride() == (matrix.shape[1], 1) and matrix.data_ptr() % 16 == 0:
         return matrix
     return matrix.clone(memory_format=torch.contiguous_format)
+'''
+
+_IN_REACH: Final = f'''def in_reach(matrix: torch.Tensor) -> torch.Tensor:
+    """The matrix; a copy where elements of a tile lie too far apart for an offset of 32 bits."""
+    return matrix if max(matrix.stride()) < 2**31 // {LARGEST_BLOCK} else matrix.contiguous()
 '''
 
 _FORWARD_ONLY: Final = '''def forward_only(y: torch.Tensor, *operands: torch.Tensor) -> torch.Tensor:
@@ -82,12 +90,13 @@ ARRIVALS: Final = '''def arrivals_of(x: torch.Tensor, tiles: int) -> torch.Tenso
 """What wrappers of joined kernels get their counts from."""
 
 
-def shared_functions(problem: Problem, *, copies: bool, joins: bool) -> list[str]:
-    """The functions that wrappers for this dtype call; some need the copy engine, and some join summands."""
+def shared_functions(problem: Problem, *, copies: bool, points: bool, joins: bool) -> list[str]:
+    """The functions that wrappers for this dtype call: of those that load by the copy engine, by pointers, or join."""
     unless = _WIDER if problem.mode is not None and problem.dtype != "float32" else ""
     return [
         _FITTING.format(dtype=problem.dtype, unless=unless),
         *([_FOR_COPY_ENGINE] if copies else []),
+        *([_IN_REACH] if points else []),
         _FORWARD_ONLY,
         *([ARRIVALS] if joins else []),
     ]

@@ -303,8 +303,8 @@ def _checks(problem: Problem, config: Config) -> list[str]:
         "    with torch.cuda.device(x.device):",
         f"        return {FUNCTIONS[mode]}({', '.join(_again(name, mode) for name in _SIGNATURES[mode])})",
     ]
-    if config.is_walking:
-        checks.append("x, weight = for_copy_engine(x), for_copy_engine(weight)")
+    made = "for_copy_engine" if config.is_walking else "in_reach"
+    checks.append(f"x, weight = {made}(x), {made}(weight)")
     return checks
 
 

@@ -7,11 +7,12 @@ from typing import Any, Final, Literal
 
 import triton
 import triton.language as tl
+from msgspec import structs
 
 from fusetune.core.brief import brief
 from fusetune.errors import UnsupportedProblemError
 from fusetune.ops.device import Gpu, gpu_of
-from fusetune.ops.gemm_scale.config import Config
+from fusetune.ops.gemm_scale.config import BASELINE, Config
 from fusetune.ops.gemm_scale.deferred import (
     deferred_products,
 )
@@ -47,6 +48,9 @@ from fusetune.ops.gemm_scale.tiles import (
 )
 from fusetune.ops.spec import Call, Launch, Operand, TileDescriptor
 
+LOWEST: Final = structs.replace(BASELINE, BLOCK_M=16)
+"""For rows of y so long that 64 of them are out of reach of the first."""
+_FURTHEST: Final = (1 << 31) - 1
 KERNELS: Final = loaded(SHARED)
 DEFERRED_KERNELS: Final = loaded(DEFERRED)
 OWNER_KERNELS: Final = loaded(OWNER)
@@ -413,9 +417,36 @@ def _deferred(ends: _Ends) -> Launch:
 def takes(config: Config, tensors: Mapping[str, Any]) -> bool:
     """Whether a config, tuned for contiguous tensors, can compute these very ones.
 
-    The copy engine wants x, weight and y to begin on 16 bytes, as well as each of their rows, and rows without gaps.
+    The copy engine wants x, weight and y to begin on 16 bytes, as well as each of their rows, and rows without gaps. A
+    tile that is loaded by pointers wants what it reads and writes in reach of its corner.
     """
-    return not config.is_walking or all(_copyable(tensors[name]) for name in ("x", "weight", "y"))
+    if config.is_walking:
+        return all(_copyable(tensors[name]) for name in ("x", "weight", "y"))
+    return not out_of_reach(config, tensors) and writes_near(config, tensors)
+
+
+def writes_near(config: Config, tensors: Mapping[str, Any]) -> bool:
+    """Whether a tile of y lies in reach of its corner for an offset of 32 bits; a library needs none."""
+    return config.is_library or _is_near(tensors["y"], config.BLOCK_M, tensors["y"].shape[1])
+
+
+def out_of_reach(config: Config, tensors: Mapping[str, Any]) -> tuple[str, ...]:
+    """The inputs of which a tile by pointers holds elements too far from its corner for an offset of 32 bits.
+
+    A library takes any, and so does the copy engine, whose rows lie without gaps.
+    """
+    if config.is_library or config.is_walking:
+        return ()
+    rows = {"x": config.BLOCK_M, "weight": config.BLOCK_N}
+    return tuple(name for name, block in rows.items() if not _is_near(tensors[name], block, config.BLOCK_K, steps=True))
+
+
+def _is_near(matrix: Any, rows: int, columns: int, *, steps: bool = False) -> bool:
+    """Whether all offsets within a tile of so many rows and columns are of 32 bits; with `steps`, one to the next."""
+    (height, width), (row, element) = matrix.shape, matrix.stride()
+    furthest = (min(rows, height) - 1) * row + (min(columns, width) - 1) * element
+    step = columns * element if steps and width > columns else 0
+    return bool(max(furthest, step) <= _FURTHEST)
 
 
 def _copyable(matrix: Any) -> bool:

@@ -14,6 +14,7 @@ from fusetune.errors import UnsupportedProblemError
 from fusetune.ops.gemm_scale.config import BASELINE, Config
 from fusetune.ops.gemm_scale.config_text import parse_config
 from fusetune.ops.gemm_scale.estimate import estimate
+from fusetune.ops.gemm_scale.examples import examples
 from fusetune.ops.gemm_scale.launchable import unlaunchable
 from fusetune.ops.gemm_scale.launches import gemm_launches, references, workspace
 from fusetune.ops.gemm_scale.problem import DTYPES, Problem
@@ -52,6 +53,10 @@ class GemmScale(KernelSpec):
         if problem.mode not in self.modes:
             known = " and ".join(mode or "no mode at all" for mode in self.modes)
             raise UnsupportedProblemError(f"{self.name} does not know the mode {problem.mode}; it knows {known}")
+
+    def examples(self) -> tuple[Problem, ...]:
+        """See KernelSpec; of each mode."""
+        return examples(self.modes)
 
     def baseline(self, problem: Problem) -> Config:
         """64 x 64 x 32, for every problem."""

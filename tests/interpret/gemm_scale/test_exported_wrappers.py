@@ -144,6 +144,17 @@ def test_one_row_whose_stride_is_odd_is_a_row_like_others(label: str, mode: str 
     assert float((call(module_of(label, mode), mode, given) - by_pytorch(mode, given)).abs().max()) < 2e-2
 
 
+@pytest.mark.parametrize("name", ["x", "weight"])
+def test_numbers_too_far_apart_for_32_bits_are_read_right(name: str, module_of: Any) -> None:
+    given = tensors("tiled", None)
+    given |= {one: given[one][:, :33].contiguous() for one in ("x", "weight")}
+    expected = by_pytorch(None, given)
+    # In a huge storage, of which nothing else is ever touched.
+    far = torch.empty_strided(given[name].shape, (1, 70_000_000), dtype=given[name].dtype)
+    given[name] = far.copy_(given[name])
+    assert float((call(module_of("tiled", None), None, given) - expected).abs().max()) < 2e-4
+
+
 @every_wrapper
 def test_no_rows_give_no_rows_but_in_training(label: str, mode: str | None, module_of: Any) -> None:
     given = tensors(label, mode)

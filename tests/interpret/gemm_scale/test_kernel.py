@@ -119,6 +119,29 @@ def test_strided_x_and_weight_are_read_in_place(take):
     _assert_right(fused_gemm_scale(**tensors), tensors)
 
 
+FAR = 70_000_000
+"""Elements from one column to the next: 2**31 are reached within a tile."""
+
+
+def far_apart(rows, columns):
+    """Random numbers in a huge storage of which nothing else is ever touched."""
+    kept = torch.empty_strided((rows, columns), (1, FAR), dtype=torch.float16)
+    return kept.copy_(torch.randn(rows, columns))
+
+
+@pytest.mark.parametrize("which", ["x", "weight"])
+def test_numbers_too_far_apart_for_32_bits_are_read_right(which):
+    torch.manual_seed(5)
+    near = {"x": torch.randn(8, 40).half(), "weight": torch.randn(16, 40).half() / 40**0.5}
+    near[which] = far_apart(*near[which].shape)
+    bias, scale = torch.randn(2, 16).half()
+    tensors = {**near, "bias": bias, "scale": scale}
+    y = fused_gemm_scale(**tensors)
+    wide = {name: tensor.double() for name, tensor in tensors.items()}
+    expected = (wide["x"] @ wide["weight"].T + wide["bias"]) * wide["scale"]
+    assert float((y.double() - expected).norm() / expected.norm()) < 2e-3
+
+
 def test_strided_bias_and_scale_are_read_right():
     torch.manual_seed(4)
     x, weight = torch.randn(5, 8), torch.randn(6, 8)

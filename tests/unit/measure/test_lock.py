@@ -18,6 +18,7 @@ import pytest
 
 from fusetune.core.progress import SilentProgress
 from fusetune.core.target import find_target
+from fusetune.errors import MachineError
 from fusetune.measure.fake import FakeMeasurer
 from fusetune.measure.lock import hold_gpu, hold_gpu_of
 from fusetune.measure.protocol import GpuFacts
@@ -111,6 +112,18 @@ def test_a_second_process_waits_for_the_first_and_says_so_once(tmp_path: Path, s
     assert other.says() == "let go"
     other.process.join(SOON_S)
     assert other.process.exitcode == 0
+
+
+@pytest.mark.parametrize(("limit_s", "waits"), [(0.0, 0), (0.2, 1)])
+def test_a_wait_may_have_a_limit(tmp_path: Path, start: Start, limit_s: float, waits: int) -> None:
+    other, asked = start(), Calls()
+    assert other.says() == "holds"
+    with (
+        pytest.raises(MachineError, match="another fusetune measures on this GPU"),
+        hold_gpu(UUID, asked, tmp_path, limit_s=limit_s),
+    ):
+        pass
+    assert asked.count == waits
 
 
 def test_a_holder_that_is_killed_lets_go(tmp_path: Path, start: Start) -> None:

@@ -48,6 +48,7 @@ COMMANDS = (
         "targets",
         "warmup",
         "worker",
+        "doctor",
         "env",
     ),
 )

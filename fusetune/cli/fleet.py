@@ -26,7 +26,7 @@ def sweep_on_fleet(fleet: Fleet, requests: Sequence[SweepRequest], asked: Sequen
     from fusetune.fleet.run import Task
 
     tasks = [Task(request.problem.describe(), functools.partial(_same, request)) for request in requests]
-    outcomes = fleet.run(tasks, lambda outcome: echo(printable(line_of(outcome, tasks)), err=True))
+    outcomes = fleet.run(tasks, lambda outcome: fleet.say(line_of(outcome, tasks)))
     outcomes.sort(key=lambda outcome: (outcome.model, outcome.task))
     failed: list[int] = []
     echo("")

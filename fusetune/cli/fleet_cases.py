@@ -45,7 +45,7 @@ def tune_on_fleet(
     def told(outcome: Outcome) -> None:
         one = run.tuned(outcome)
         tuned.append(one)
-        echo(printable(f"[{len(tuned)}/{len(cases)}] {one.case.kernel.name}  {_end(one, outcome)}"), err=True)
+        fleet.say(f"[{len(tuned)}/{len(cases)}] {one.case.kernel.name}  {_end(one, outcome)}")
 
     outcomes = fleet.run(tasks, told, gpu) if tasks else []
     fleet.close()  # What comes next, the program with what was kept, has the machine for itself.

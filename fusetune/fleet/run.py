@@ -9,19 +9,19 @@ from typing import Final, Protocol
 import msgspec
 from msgspec import structs
 
-from fusetune.core.progress import Phase, Progress
+from fusetune.core.progress import Progress
 from fusetune.core.text import slugify
 from fusetune.errors import FusetuneError, NothingTunedError, NoUsableGpuError
 from fusetune.fleet.collect import kept_here
 from fusetune.fleet.schedule import RULES, Attempt, Item, Rules, Schedule, Told
 from fusetune.fleet.sending import Files, work_of
 from fusetune.fleet.versions import differences, versions_here, why_unlike
+from fusetune.fleet.view import View
 from fusetune.fleet.words import SUSPECT, Ended, Event, Joined, Left, Refused, Said, Seen, Work
 from fusetune.tune.request import SweepRequest, SweepResult, new_run_id
 
 LOOK_EVERY_S: Final = 1.0
 MOST_AT_ONCE: Final = 200
-MOST_NAMED: Final = 2
 CANDIDATE_LIMIT_S: Final = 20.0
 
 
@@ -152,13 +152,17 @@ class Fleet:
         outcomes: list[Outcome] = []
         count = len(self._schedule.workers)
         title = f"{len(pairs)} problems on {count} GPU{'s' if count != 1 else ''}"
-        with self._progress.phase(title, len(pairs)) as phase:
-            for end in self._ends(models, phase):
+        with self._progress.phase(title, len(pairs)) as phase, View(self._progress, phase) as view:
+            for end in self._ends(models, view):
                 outcome = self._outcome(end)
                 outcomes.append(outcome)
                 phase.advance()
                 told(outcome)
         return outcomes
+
+    def say(self, text: str) -> None:
+        """A line for the user, beside what is shown of the run."""
+        self._progress.say(text)
 
     def close(self) -> None:
         """End the workers; what they are at is dropped."""
@@ -172,7 +176,7 @@ class Fleet:
 
     # What happens.
 
-    def _ends(self, models: Sequence[str], phase: Phase) -> Iterator[Told]:
+    def _ends(self, models: Sequence[str], view: View) -> Iterator[Told]:
         yield from self._hand_out()
         while self._schedule.left:
             ends = list(self._all_that_happened(models))
@@ -185,7 +189,7 @@ class Fleet:
                 ends += self._schedule.gone(worker, "hung", why, now, returns=returns)
             ends += self._schedule.give_up(now)
             ends += self._hand_out()  # Before what ended is written: no GPU waits for that.
-            phase.update(detail=self._view())
+            view.show(self._at())
             yield from ends
 
     def _all_that_happened(self, models: Sequence[str]) -> Iterator[Told]:
@@ -211,7 +215,7 @@ class Fleet:
                 self._errors[key] = error
                 yield from self._schedule.forget(key, str(error))
                 continue
-            self._where[worker] = "given"
+            self._where[worker] = "begins"
             self._executor.begin(worker, work)
 
     def _happened(self, event: Event, models: Sequence[str], now: float) -> Iterator[Told]:
@@ -301,12 +305,10 @@ class Fleet:
     def _name(self, key: int) -> str:
         return self._tasks[self._items[key][0]].name
 
-    def _view(self) -> str:
-        """One line: each worker and where it is, of a few also with what."""
+    def _at(self) -> dict[str, tuple[str, str]]:
+        """Each worker that has a problem, with which, and where it is with it."""
         at = self._schedule.busy
-        named = len(at) <= MOST_NAMED
-        told = {worker: f"{self._name(key)}, " if named else "" for worker, key in at.items()}
-        return "; ".join(f"{worker}: {name}{self._where.get(worker, '')}" for worker, name in told.items())
+        return {worker: (self._name(key), self._where.get(worker, "")) for worker, key in at.items()}
 
 
 def _group(task: Task, model: str) -> str | None:

@@ -77,10 +77,14 @@ class Fleet:
         self.error, self.retired = error, dict[str, str]()
         self.asked: list[SweepRequest] = []
         self.groups: list[str | None] = []
+        self.said: list[str] = []
         self.closed = False
 
     def close(self) -> None:
         self.closed = True
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
 
     def run(self, tasks: Any, told: Any, gpu: str | None) -> list[Outcome]:
         self.groups = [task.group for task in tasks]
@@ -114,4 +118,5 @@ def test_cases_come_back_in_their_order_and_what_ends_one_does_not_end_the_comma
     assert tuned[0].ended_by == "machine"
     assert [one.seconds for one in tuned] == [1.5, tuned[1].seconds, 1.5]
     assert fleet.closed
+    assert [line.split()[0] for line in fleet.said] == ["[1/3]", "[2/3]"]
     assert len(set(fleet.groups)) == 1, "the cases of one kernel are one group"

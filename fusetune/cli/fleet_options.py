@@ -98,7 +98,7 @@ def opened_fleet(
     Raises UsageError, NoUsableGpuError or MissingPackageError where it cannot be had.
     """
     from fusetune.cli.progress import make_progress
-    from fusetune.fleet.run import CANDIDATE_LIMIT_S, Fleet
+    from fusetune.fleet.run import CANDIDATE_LIMIT_S, Fleet, compiling_for_each
 
     progress = make_progress()
     with ExitStack() as stack:
@@ -113,7 +113,7 @@ def opened_fleet(
 
         gpus = chosen_gpus(choice.gpus)
         stack.enter_context(held_for_workers([gpu.uuid for gpu in gpus]))
-        share = max(1, (workers or usable_cores()) // len(gpus))
+        share = compiling_for_each(len(gpus), usable_cores(), workers)
         executor = LocalExecutor(gpus, Begin(str(runs.absolute()), workers=share, captures=captures))
         stack.callback(executor.close)
         fleet = Fleet(executor, progress, limit_s=limit_s or CANDIDATE_LIMIT_S, workers=workers)

@@ -298,9 +298,9 @@ class Fleet:
         return NothingTunedError(told.why)
 
     def _share(self, seen: Seen) -> int:
-        """The processes of its host that may compile for it: as many for each GPU that has something to do."""
+        """The processes of its host that may compile for it, among the GPUs that have something to do."""
         there = sum(one.host == seen.host for one in self._schedule.workers)
-        return max(1, (self._workers or seen.cores) // max(1, min(there, self._schedule.left)))
+        return compiling_for_each(min(there, self._schedule.left), seen.cores, self._workers)
 
     def _name(self, key: int) -> str:
         return self._tasks[self._items[key][0]].name
@@ -309,6 +309,15 @@ class Fleet:
         """Each worker that has a problem, with which, and where it is with it."""
         at = self._schedule.busy
         return {worker: (self._name(key), self._where.get(worker, "")) for worker, key in at.items()}
+
+
+def compiling_for_each(gpus: int, cores: int, workers: int | None) -> int:
+    """How many may compile at once for each of so many GPUs of a machine: an equal part of its cores, or of `workers`.
+
+    Each GPU keeps a core for what times on it.
+    """
+    gpus = max(1, gpus)
+    return max(1, (cores - gpus if workers is None else workers) // gpus)
 
 
 def _group(task: Task, model: str) -> str | None:

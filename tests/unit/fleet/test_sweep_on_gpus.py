@@ -78,6 +78,7 @@ def test_a_gpu_with_a_worker_gets_no_second_one(machine: Path) -> None:
     ("options", "told"),
     [
         (["--gpus", "all", "--target", "h200"], "--gpus: GPUs measure, and --target predicts"),
+        (["--gpus", "all", "--scheduler", "tcp://h:1"], "--gpus and --scheduler: give one of them"),
         (["--gpus", "5"], "there is no GPU 5 here; there are 0, 1"),
     ],
 )

@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 # Two processes that take from each other's list at the end, so that neither waits. A GPU is for one at a time.
 TWO := -n 2 --dist worksteal
 
-.PHONY: sweep test test-gpu lint format gate check clean
+.PHONY: sweep test test-gpu lint format gate docs check clean
 
 sweep: $(INSTALLED)
 	$(BIN)/fusetune sweep --M 128 --K 1024 --N 512 --output .fusetune/configs
@@ -36,13 +36,22 @@ format: $(INSTALLED)
 gate: $(INSTALLED)
 	$(BIN)/fusetune gate --static configs
 
-check: lint gate test
+# The pages of docs/ and of the code as site/index.html; what leads nowhere is an error.
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+check: lint gate docs test
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .fusetune
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .fusetune site
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+$(VENV)/.docs: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]' || \
+	  { echo "make docs: pip did not get the packages of the extra 'docs', as it says above; nothing else needs them" >&2; exit 1; }
 	touch $@

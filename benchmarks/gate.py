@@ -133,7 +133,7 @@ def summary(judged: Judgement, seconds: float) -> dict[str, Any]:
 
 
 def table(result: dict[str, Any]) -> str:
-    """What the README quotes."""
+    """What docs/benchmarks.md quotes."""
     lines = [f"{result['gpu']}, {result['date']}: live gates against another revision, one process"]
     lines.append(f"{'slower by':>10} {'measured':>9} {'gates':>6}  outcomes; what is allowed")
     for slowdown in SLOWDOWNS:

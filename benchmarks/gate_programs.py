@@ -229,7 +229,7 @@ def written(result: dict[str, Any], path: Path) -> None:
 
 
 def table(result: dict[str, Any]) -> str:
-    """What the README quotes."""
+    """What docs/benchmarks.md quotes."""
     lines = [f"{result['gpu']}, {result['date']}: gates of a sample repository's kernel"]
     for name, case in result["cases"].items():
         if "gates" in case:

@@ -1,4 +1,4 @@
-"""The sweeps behind configs/ and the README's table, as one command: `python benchmarks/sweeps.py`.
+"""The sweeps behind configs/ and the first table of docs/benchmarks.md, as one command: `python benchmarks/sweeps.py`.
 
 Runs `fusetune sweep` for every problem below on the GPU here, keeps each run's journal under
 benchmarks/results/sweeps/ (gzipped), and writes what `fusetune report` makes of them to

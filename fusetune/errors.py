@@ -31,15 +31,31 @@ from __future__ import annotations
 from typing import ClassVar
 
 EXIT_OK = 0
+"""Done; keep and revert are both answers."""
 EXIT_REGRESSION = 1
+"""The gate found a regression."""
 EXIT_USAGE = 2
+"""A mistake in the command, or a file that cannot be read, written or believed."""
 EXIT_INCONCLUSIVE = 3
+"""No verdict: noise, results that cannot be compared, nothing but BASELINE that can run, a pin that is missing among
+others, or trouble of the machine, such as a full disk, no memory or no more processes."""
 EXIT_NO_GPU = 4
+"""No usable GPU, or another one than the file's."""
 EXIT_WRONG_RESULT = 5
+"""A kernel gave wrong results, or one that had to compile did not."""
 EXIT_PROGRAM = 6
+"""Your own program failed by itself."""
 EXIT_INTERNAL = 70
-"""A fault of fusetune itself, or of something that nobody foresaw: EX_SOFTWARE of sysexits.h."""
+"""A fault of fusetune itself, or of something that nobody foresaw, in one line; `--debug` shows the traceback. It is
+EX_SOFTWARE of sysexits.h."""
+EXIT_HANGUP = 129
+"""Ended by SIGHUP, as when a terminal closes. `sweep` and `tune` go on where they stopped."""
 EXIT_INTERRUPTED = 130
+"""Ended by Ctrl-C. `sweep` and `tune` go on where they stopped when the same command is given again."""
+EXIT_BROKEN_PIPE = 141
+"""Nobody reads the output any more, as in `fusetune report | head -1`."""
+EXIT_TERMINATED = 143
+"""Ended by SIGTERM, as by `kill` or the time limit of a job. `sweep` and `tune` go on where they stopped."""
 
 
 class FusetuneError(Exception):

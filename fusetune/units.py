@@ -61,6 +61,14 @@ def format_speedup(gain: float | None) -> str:
     return f"{1 / (1 - gain):.2f}x"
 
 
+def format_factor(ratio: float) -> str:
+    """A time over another as a factor: `6.9x`, `1.54x`, `0.92x`, `26x`; `-` for what is none."""
+    if not math.isfinite(ratio) or ratio <= 0:
+        return "-"
+    digits = 2 if ratio < 1.995 else 1 if ratio < 9.95 else 0
+    return f"{ratio:.{digits}f}x"
+
+
 def format_slower(ratio: float) -> str:
     """A time over another as words, two significant digits: `34 % slower`, `2.9 % faster`, `as fast`."""
     if not math.isfinite(ratio):

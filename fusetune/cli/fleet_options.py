@@ -52,7 +52,7 @@ def fleet_options(command: F) -> F:
         click.option(
             "--dask-config",
             metavar="FILE",
-            type=click.Path(exists=True, dir_okay=False, path_type=Path),
+            type=click.Path(dir_okay=False, path_type=Path),
             help="The same by a YAML file of Dask's own configuration, whose scheduler-address says where.",
         ),
     )

@@ -15,12 +15,10 @@ from typing import Any, NoReturn
 from fusetune.cli import streams
 from fusetune.cli.signals import Signals, Terminated
 from fusetune.core.processes import DEBUG_VARIABLE
-from fusetune.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE
+from fusetune.errors import EXIT_BROKEN_PIPE, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE
 
 _GO_ON = ("sweep", "tune")
 """The commands whose journals another call takes up."""
-_BROKEN_PIPE = 141
-"""What shells give for a program that SIGPIPE ended, as it ends others that write to a reader who is gone."""
 
 
 def main() -> NoReturn:
@@ -71,7 +69,7 @@ def _ended(*, debug: bool) -> int:
         if isinstance(stop, Terminated):
             streams.say(f"Terminated; {_after_the_end()}")
         if isinstance(stop.__context__, BrokenPipeError):  # So rich ends a program that it cannot print for.
-            return _BROKEN_PIPE
+            return EXIT_BROKEN_PIPE
         if stop.code is None or isinstance(stop.code, int):
             return stop.code or EXIT_OK
         streams.say(f"Error: {stop.code}")
@@ -118,7 +116,7 @@ def _code_of(error: BaseException, *, debug: bool) -> int:
 
     if isinstance(error, OSError) and streams.nobody_reads(error):
         streams.flush()
-        return _BROKEN_PIPE
+        return EXIT_BROKEN_PIPE
     told = net(error)
     if debug and not told.is_usage:
         streams.say(told.traceback())

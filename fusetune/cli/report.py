@@ -74,7 +74,8 @@ _FILE_COLUMNS: Final = 140
     "--html",
     metavar="FILE",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Write one page with figures to FILE, which needs no network.",
+    help="Write a page with figures to FILE, which needs no network; of many runs an index, with a page for each in a "
+    "folder beside it.",
 )
 @click.option(
     "--doctor",
@@ -170,10 +171,11 @@ def _hand_out(
     from fusetune.report.files import write_whole
 
     if html is not None:
-        from fusetune.report.html.render import render_html
+        from fusetune.report.html.render import write_pages
 
-        if write_whole(html, render_html(found, folders)):
-            echo(printable(f"Wrote {html}"))
+        pages = write_pages(found, folders, html, write_whole)
+        if pages:
+            echo(printable(f"Wrote {html}" + (f" and the pages of {pages - 1} runs beside it" if pages > 1 else "")))
     elif form in OF_ONE_RUN:
         _give(_of_one_run(found, form, folders), output)
         if form == "cachefile" and output is not None:

@@ -26,6 +26,7 @@ from fusetune.store.paths import runs_dir
 
 if TYPE_CHECKING:
     from fusetune.capture.cases import Case, Looked
+    from fusetune.capture.programs import Program
     from fusetune.capture.spec import CapturedSpec
     from fusetune.cli.explaining import Explainer
     from fusetune.cli.program_check import ProgramCheck
@@ -109,6 +110,12 @@ CAPTURES_NEED = ("torch", "fusetune.capture.spec")
     type=click.Path(file_okay=False, path_type=Path),
     help="Folder for the journals.  [default: $FUSETUNE_RUNS or .fusetune/runs]",
 )
+@click.option(
+    "--html",
+    metavar="FILE",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write one page on the program to FILE, which needs no network, and one a run into a folder beside it.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Everything as JSON.")
 @click.pass_context
 def tune(
@@ -155,6 +162,7 @@ def tune(
     source_budget_s: float,
     per_kernel: bool,
     runs: Path | None,
+    html: Path | None,
     as_json: bool,
 ) -> None:
     """Tune the Triton kernels that a program launches, without an edit or a spec.
@@ -181,7 +189,7 @@ def tune(
     outputs = outputs_of(
         output, configs, diff=diff, apply=apply, autotune=autotune, per_kernel=per_kernel, lookup=lookup
     )
-    check_program(outputs, parsed)
+    check_program(outputs, parsed, html)
     choice = fleet_of_program(gpus, scheduler, dask_config, target=target_name)
     target = _target(target_name)
     explainer = Explainer(metrics_file, target)
@@ -276,6 +284,7 @@ def tune(
             time.monotonic() - began,
             outputs.configs,
             as_json=as_json,
+            page=(html, parsed) if html is not None else None,
         )
     hand_out(outputs, parsed, tuned, looked, code, quiet=as_json)
     ctx.exit(exit_code(looked, tuned, checked, code))
@@ -385,6 +394,7 @@ def _show(
     output: Path,
     *,
     as_json: bool,
+    page: tuple[Path, Program] | None = None,
 ) -> None:
     from fusetune.cli.tuned import explanations_of, notes_of, sentences_on, table_of_tuned, to_builtins
     from fusetune.report.captured import besides, notes_on
@@ -417,6 +427,11 @@ def _show(
         files = sorted({str(one.result.file) for one in tuned if one.result is not None and one.result.file})
         if files:
             echo(f"Wrote {', '.join(files)}, with pins; `fusetune report --configs {output}` shows them")
+    if page is not None:
+        from fusetune.cli.tuned_page import Outcome, write_program_page
+
+        if write_program_page(*page, seconds, Outcome(looked, cases, tuned, checked, code, output)):
+            echo(printable(f"Wrote {page[0]}"), err=as_json)
     if looked.failed:
         echo(printable(f"The program failed by itself: {looked.failed}"), err=True)
 

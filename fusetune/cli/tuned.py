@@ -38,7 +38,7 @@ def table_of_tuned(tuned: Sequence[Tuned]) -> Table:
         gain = entry.gain if entry is not None else None
         cells = [
             one.case.kernel.name,
-            shortened(_sizes(one), _LONGEST_PROBLEM),
+            shortened(sizes_of(one), _LONGEST_PROBLEM),
             one.before.label() if one.before is not None else one.case.config_text(),
             *(format_us(times[name]) if times.get(name) is not None else "" for name in ("before", "baseline")),
             entry.config.label() if entry is not None and entry.verdict in {"keep", "unverified"} else "",
@@ -93,7 +93,7 @@ def explanations_of(tuned: Sequence[Tuned]) -> list[str]:
     """What predictions go by, and what a profile says of those that were measured; cases of equal lines have one."""
     told: Counter[tuple[str, ...]] = Counter()
     for one in tuned:
-        name, sizes = one.case.kernel.name, shortened(_sizes(one), 2 * _LONGEST_PROBLEM)
+        name, sizes = one.case.kernel.name, shortened(sizes_of(one), 2 * _LONGEST_PROBLEM)
         if one.explanation is not None:
             told.update([tuple(to_lines(name, sizes, one.explanation))])
         elif one.profile is not None:
@@ -171,7 +171,7 @@ def _gain_text(gain: Gain | None) -> str:
     return "" if gain is None else f"{format_gain(gain.median)} {format_interval(gain.low, gain.high)}"
 
 
-def _sizes(one: Tuned) -> str:
+def sizes_of(one: Tuned) -> str:
     """The shapes of a case's largest tensors: what tells it from the kernel's other cases."""
     tensors = sorted(one.case.tensors.values(), key=lambda each: -each.storage_bytes)
     shapes = dict.fromkeys("x".join(map(str, each.shape)) + f" {each.dtype}" for each in tensors)

@@ -139,13 +139,15 @@ def outputs_of(
     return found
 
 
-def check_program(outputs: Outputs, program: Program) -> None:
+def check_program(outputs: Outputs, program: Program, page: Path | None = None) -> None:
     """Raise UsageError where a module is wanted of a program that has none, or whose own modules cannot be part of it.
 
-    Raises ConfigFileError where it has no place.
+    Raises ConfigFileError where it, or the page, has no place.
     """
     from fusetune.tune.plan import check_folder
 
+    if page is not None:
+        check_folder(page)
     if outputs.module is None:
         return
     check_folder(outputs.module)

@@ -95,11 +95,17 @@ class Gain(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The median gain of a candidate with its interval, and what the interval rests on."""
 
     median: MedianGain
+    """The share of time that is saved: 0.5 is twice as fast, below 0 is slower."""
     low: LowGain
+    """The lower end of the interval of the median."""
     high: HighGain
+    """Its upper end."""
     confidence: Annotated[float, msgspec.Meta(gt=0.0, lt=1.0)]
+    """How sure the interval is, over all looks and finalists together."""
     min_gain: MinGain
+    """What the lower end has to reach for a keep."""
     blocks: BlockCount
+    """How many paired blocks it rests on."""
 
 
 def gain(time_us: float, baseline_us: float) -> float:

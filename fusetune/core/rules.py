@@ -1,4 +1,4 @@
-"""The project brief's conditional rules for warps and stages, as data: what the compiler made of BASELINE picks them.
+"""The conditional rules for warps and stages, as data: what the compiler made of BASELINE picks them.
 
     pressure low    under 96 registers a thread and no spill: 8 warps for compute-bound fusion; 3 stages may help
     pressure high   over 128 registers, or registers limit occupancy: 4 warps, 2 stages

@@ -246,6 +246,8 @@ class KernelSpec:
     """Of a kernel of somebody's program: `module:qualname` and the file that it stands in, as files of configs say."""
     warmed_by: str | None = None
     """`module:function` that makes a problem ready for those who call the op; None: what it launches is compiled."""
+    rejections: Mapping[str, str] = {}
+    """What the op's own reasons of rejection mean, in words that go on from `it`; a report tells them."""
     exported_by: str | None = None
     """`module:function` that writes this op as a standalone module (see cli/export.py); None where nothing does."""
 

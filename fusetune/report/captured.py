@@ -145,6 +145,11 @@ def _launches(count: int) -> str:
     return plural(count, "launch")
 
 
+def place_of(case: Case) -> str:
+    """Where the kernel of a case stands, as the table has it."""
+    return _place(case, Path.cwd())
+
+
 def _place(case: Case, here: Path) -> str:
     """The kernel's file and line: from the current folder where that is short, the file's own name otherwise."""
     path = Path(case.kernel.file)

@@ -162,6 +162,11 @@ def summarize_run(records: Iterable[Record]) -> RunSummary:
 
     Raises JournalError where the records do not begin a run.
     """
+    return summary_and_rows(records)[0]
+
+
+def summary_and_rows(records: Iterable[Record]) -> tuple[RunSummary, list[CandidateRow]]:
+    """The summary of one run, and all its candidates as `candidate_rows` has them. Raises as `summarize_run` does."""
     held = list(records)
     start = next((record for record in held if isinstance(record, RunStart)), None)
     if start is None:
@@ -171,7 +176,7 @@ def summarize_run(records: Iterable[Record]) -> RunSummary:
     comparisons = [record for record in held if isinstance(record, Comparison)]
     baseline_id = _baseline_id(held, candidates, comparisons)
     rows = candidate_rows(held)
-    return RunSummary(
+    summary = RunSummary(
         run=start.run,
         started=start.started,
         fusetune=start.fusetune,
@@ -198,6 +203,7 @@ def summarize_run(records: Iterable[Record]) -> RunSummary:
         finished=end is not None,
         before=start.before,
     )
+    return summary, rows
 
 
 def _baseline_id(

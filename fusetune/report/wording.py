@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, Literal
 
 import msgspec
@@ -179,6 +179,37 @@ def dropped_text(run: RunSummary) -> str:
     """How many candidates fell: `Rejected or failed: 68 of 95 candidates`."""
     dropped = sum(drop.count for drop in run.dropped)
     return f"Rejected or failed: {dropped} of {plural(run.candidates, 'candidate')}"
+
+
+FALLEN_WORDS: Final[Mapping[str, str]] = {
+    "compile_error": "Triton or ptxas refused to compile it",
+    "compile_timeout": "its compilation took too long",
+    "compiler_crash": "the compiler crashed on it",
+    "crash": "the process that ran it died",
+    "grid": "it is not known what the program would launch with it",
+    "hang": "it did not end in time",
+    "killed": "another process ended the worker: the machine's fault, not its own",
+    "launch_error": "CUDA refused to launch it, or ended it with an error",
+    "nan": "its result has NaN, or elements that it never wrote",
+    "not_compiled": "no cost model ranks it, and it is not among the few that were compiled",
+    "not_tried": "the machine gave out before its turn",
+    "out_of_memory": "there was no device memory for it: the machine's fault, not its own",
+    "out_of_resources": "the GPU has not what it asks for",
+    "predicted_slow": "the cost model says that it cannot be among the fastest",
+    "registers": "its tile takes more registers than threads have",
+    "shared_memory": "it needs more shared memory than the GPU gives a CTA",
+    "spills": "it needs more registers than there are, and keeps the rest in slow local memory",
+    "threads": "it has more threads than a CTA may have",
+    "throttled": "the GPU had slowed itself down whenever it was timed",
+    "unsupported": "its launch is of a kind that cannot be made here",
+    "wrong_result": "it ran, and its result was wrong",
+}
+"""What the reasons of any op mean. An op may have others, whose details speak for themselves."""
+
+
+def fallen_words(reason: str, own: Mapping[str, str]) -> str:
+    """Why a candidate was not tried or fell, in words; `own` are those of its op. Empty for what neither knows."""
+    return own.get(reason) or FALLEN_WORDS.get(reason, "")
 
 
 def run_facts(run: RunSummary) -> list[tuple[str, str]]:

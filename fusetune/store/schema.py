@@ -52,9 +52,13 @@ class Times(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     """
 
     before: PositiveTime | None = None
+    """What the program ran before; left out where that was BASELINE."""
     baseline: PositiveTime | None = None
+    """BASELINE."""
     conservative: PositiveTime | None = None
+    """The fastest config of any tile with 4 warps and 2 stages."""
     config: PositiveTime
+    """The config of the entry."""
 
     @property
     def reference(self) -> float | None:
@@ -66,10 +70,15 @@ class GainOver(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The gain over a config other than the one that `gain` is over, and which config that was."""
 
     median: MedianGain
+    """The share of time that is saved: 0.5 is twice as fast."""
     low: LowGain
+    """The lower end of the interval of the median."""
     high: HighGain
+    """Its upper end."""
     blocks: BlockCount
+    """How many paired blocks it rests on."""
     config: Config
+    """What it is over."""
 
 
 ConservativeGain = GainOver
@@ -80,17 +89,24 @@ class LibraryGain(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The gain of the entry's config over the library: below 0 the library is faster."""
 
     median: MedianGain
+    """The share of time that is saved, below 0 where the library takes less."""
     low: LowGain
+    """The lower end of the interval of the median."""
     high: HighGain
+    """Its upper end."""
     blocks: BlockCount
+    """How many paired blocks it rests on."""
 
 
 class Library(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The fastest way to leave the work to a library: its config, its microseconds and what ours gains on it."""
 
     config: Config
+    """Which of the ways to leave the work to the library."""
     us: PositiveTime
+    """Its microseconds."""
     gain: LibraryGain
+    """What the config of the entry gains on it."""
 
     @property
     def ratio(self) -> float:
@@ -113,20 +129,35 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     """
 
     problem: Problem
+    """What is computed."""
     before: Config | None = None
+    """What ran before anything was tuned; left out where that was BASELINE."""
     config: Config
+    """What to launch with: the winner where the verdict is keep, else what is safer."""
     evidence: Evidence
+    """Whether it was timed."""
     verdict: VerdictName
+    """What was decided; a prediction is always unverified."""
     reason: Reason
+    """Why, in a word: see Reasons."""
     environment: Environment
+    """What it was found out with."""
     run: str
+    """The id of the run whose journal has all the figures."""
     date: str
+    """The day of the run, as 2026-11-26."""
     gain: Gain | None = None
+    """The gain over Before, or over BASELINE where nothing else ran before."""
     gain_over_baseline: GainOver | None = None
+    """The gain over BASELINE, where something else ran before."""
     gain_over_conservative: GainOver | None = None
+    """The gain over the fastest 4-warp / 2-stage config."""
     time_us: Times | None = None
+    """Microseconds that were measured."""
     predicted_us: Times | None = None
+    """Microseconds that the cost model predicts."""
     library: Library | None = None
+    """A library that computes the same, timed beside the config."""
 
     def __post_init__(self) -> None:
         if self.evidence == "measured":
@@ -178,16 +209,23 @@ class ConfigFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
     """
 
     schema: Annotated[int, msgspec.Meta(ge=1, le=SCHEMA_VERSION)]
+    """The version of the format; older ones are read, too."""
     op: Annotated[str, msgspec.Meta(pattern=OP_NAME)]
+    """The name of the op, which is that of the file."""
     spec: (
         Annotated[str, msgspec.Meta(pattern=r"^[^\x00-\x1f\x7f:]+:[A-Za-z_][A-Za-z0-9_.]*\Z", max_length=1000)] | None
     ) = None
+    """Where an op of your own is."""
     kernel: (
         Annotated[str, msgspec.Meta(pattern=r"^[^\x00-\x1f\x7f:]+:[^\x00-\x1f\x7f:]+\Z", max_length=1000)] | None
     ) = None
+    """Which kernel of a program it is."""
     file: Annotated[str, msgspec.Meta(pattern=r"^[^\x00-\x1f\x7f]+\Z", max_length=4000)] | None = None
+    """The file that this kernel stands in."""
     target: TargetIdentity
+    """The GPU that the entries are for."""
     entries: tuple[Entry, ...] = ()
+    """One for each problem."""
 
     def __post_init__(self) -> None:
         if self.file is not None and self.kernel is None:

@@ -27,6 +27,7 @@ from fusetune.store.yaml_files import read_config_file
 from fusetune.tune.log import RunLog
 from fusetune.tune.request import SweepRequest
 from fusetune.tune.troubled import NOT_TRIED, allow_for
+from fusetune.units import format_us
 
 PRIOR_LIMIT = 2.5
 """What is predicted to take more than so many times the best predicted time is not compiled.
@@ -173,7 +174,7 @@ def predicted_slow(
         for place, config in enumerate(kind):
             skipped.pop(config, None)  # A 4-warp / 2-stage one is judged by its own kind, which comes last.
             if config not in never and (place >= most or predicted[config] > PRIOR_LIMIT * best_us):
-                told = f"predicted {predicted[config]:.3g} us, the best {best_us:.3g} us"
+                told = f"predicted {format_us(predicted[config])}, the best {format_us(best_us)}"
                 skipped[config] = Rejection("predicted_slow", told)
     return skipped
 

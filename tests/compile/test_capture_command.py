@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import subprocess
 from functools import cache
 from pathlib import Path
@@ -178,68 +177,3 @@ def test_a_program_that_is_none_is_one_line(words, told):
     assert done.returncode == 2
     assert told in done.stderr.splitlines()[-1]
     assert "fusetune/" not in done.stderr
-
-
-MODULE = """import torch
-import triton
-import triton.language as tl
-
-
-@triton.jit
-def double(x_ptr, y_ptr, n, BLOCK: tl.constexpr):
-    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    tl.store(y_ptr + at, 2 * tl.load(x_ptr + at, mask=at < n), mask=at < n)
-
-
-def function(x):
-    y = torch.empty_like(x)
-    double[(triton.cdiv(x.numel(), 1024),)](x, y, x.numel(), BLOCK=1024)
-    return y
-"""
-SCRIPT = "import torch\nfrom package.module import function\n\n\n"
-REFERENCE = """import torch
-
-
-class Model(torch.nn.Module):
-    def forward(self, x):
-        return 2 * x
-
-
-def get_inputs():
-    return [torch.randn(5000)]
-
-
-def get_init_inputs():
-    return []
-"""
-
-
-def test_the_readme_s_commands_show_the_kernel_of_each_form_of_a_program(tmp_path):
-    files = {
-        "package/module.py": MODULE,
-        "bench.py": f"{SCRIPT}function(torch.randn(5000, device='cuda'))\n",
-        "tests/test_norm.py": f"{SCRIPT}def test_a():\n    function(torch.randn(5000, device='cuda'))\n",
-        "current.py": f"{SCRIPT}class ModelNew(torch.nn.Module):\n    def forward(self, x): return function(x)\n",
-        "ref.py": REFERENCE,
-    }
-    for name, text in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(text, encoding="utf-8")
-    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
-    commands = [shlex.split(line.split("#")[0]) for line in lines if line.startswith("fusetune capture ")]
-    assert len(commands) >= 5
-    paths = os.pathsep.join([str(ROOT), str(tmp_path)])
-    environment = {**os.environ, "PYTHONPATH": paths, "XDG_STATE_HOME": str(tmp_path / "state")}
-    for _, *words in commands:
-        done = subprocess.run(
-            [warm_python(), "-m", "fusetune", *words],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=240,
-            env=environment,
-        )
-        assert done.returncode == 0, done.stderr
-        assert "double" in done.stdout
-        assert ("1 case kept in " in done.stdout) == ("--keep" in words)

@@ -24,38 +24,6 @@ ROOT = Path(__file__).parents[2]
 PROGRAMS = ROOT / "tests" / "support" / "programs"
 ADA = find_target("rtx4090")
 ADD = (PROGRAMS / "autotuned_add.py").read_text(encoding="utf-8")
-MODEL = """import torch
-import triton
-import triton.language as tl
-
-
-@triton.jit
-def double(x_ptr, y_ptr, n, BLOCK: tl.constexpr):
-    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    tl.store(y_ptr + at, 2 * tl.load(x_ptr + at, mask=at < n), mask=at < n)
-
-
-class ModelNew(torch.nn.Module):
-    def forward(self, x):
-        y = torch.empty_like(x)
-        double[(triton.cdiv(x.numel(), 1024),)](x, y, x.numel(), BLOCK=1024)
-        return y
-"""
-REFERENCE = """import torch
-
-
-class Model(torch.nn.Module):
-    def forward(self, x):
-        return 2 * x
-
-
-def get_inputs():
-    return [torch.randn(5000).cuda()]
-
-
-def get_init_inputs():
-    return []
-"""
 
 
 def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
@@ -64,26 +32,6 @@ def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         command, cwd=folder, capture_output=True, text=True, check=False, timeout=240, env=environment
     )
-
-
-def test_the_readme_s_commands_tune_a_script_and_a_model_and_write_nothing_else(tmp_path: Path) -> None:
-    (tmp_path / "bench.py").write_text(ADD.replace("int(sys.argv[1])", "5000"), encoding="utf-8")
-    (tmp_path / "current.py").write_text(MODEL, encoding="utf-8")
-    (tmp_path / "ref.py").write_text(REFERENCE, encoding="utf-8")
-    commands = [
-        line.split("#")[0].split()[1:]
-        for line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
-        if line.startswith("fusetune tune ")
-    ]
-    assert commands
-    for words in commands:
-        done = run(tmp_path, *words)
-        assert done.returncode == 0, done.stderr
-        assert "unverified" in done.stdout
-    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
-    written = {one for one in left if not one.startswith((".fusetune/runs/", "configs/nvidia-geforce-rtx-4090/"))}
-    assert written == {"bench.py", "current.py", "ref.py", "optimized.py"}, "captures are gone"
-    assert (tmp_path / "current.py").read_text(encoding="utf-8") == MODEL
 
 
 def test_an_answer_is_a_prediction_of_at_most_three_with_what_ran_before(tmp_path: Path) -> None:

@@ -1,15 +1,23 @@
-"""The HTML report in a real browser: headless Chromium, without a network."""
+"""The HTML report in headless Chromium, without a network: at three widths, light and dark, and printed."""
 
 from __future__ import annotations
 
+import base64
+import re
 import shutil
 import subprocess
 import sys
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from fusetune.ops import built_in
+from fusetune.report.html.program import CaseTold, KernelTold, ProgramTold, render_program
+from fusetune.report.model import rows_from_files
+from fusetune.store.yaml_files import read_config_file
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed; `pip install -e '.[dev]'`")
 
@@ -17,6 +25,7 @@ ROOT = Path(__file__).parents[2]
 RUN = "20261123T062848-845c"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 DRIVER = shutil.which("chromedriver")
+WIDTHS = (390, 768, 1280)
 FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage"),
@@ -30,36 +39,85 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("page") / "report.html"
-    command = [sys.executable, "-m", "fusetune", "report", "--run", RUN, "--html", str(path)]
-    runs = ROOT / "tests" / "support" / "journals"
+def _report(path: Path, *options: str, runs: Path = ROOT / "tests" / "support" / "journals") -> Path:
+    command = [sys.executable, "-m", "fusetune", "report", "--html", str(path), *options]
     subprocess.run([*command, "--runs", str(runs)], check=True, capture_output=True)
     return path
 
 
-def _browser(profile: Path) -> Any:
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return _report(tmp_path_factory.mktemp("page") / "report.html", "--run", RUN)
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("index")
+    configs = ROOT / "configs" / "nvidia-h200"
+    runs = sorted(
+        {run for file in configs.glob("*.yaml") for run in re.findall(r"run: (\S+)", file.read_text("utf-8"))}
+    )
+    for run in runs[:2]:
+        shutil.copy(ROOT / "benchmarks" / "results" / "family" / f"{run}.jsonl.gz", folder)
+    return _report(folder / "report.html", "--configs", str(configs), runs=folder)
+
+
+@pytest.fixture(scope="module")
+def of_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As `fusetune tune --html` writes it, of a program whose verdicts are those of the shipped configs."""
+    path = tmp_path_factory.mktemp("program") / "page.html"
+    file = ROOT / "configs" / "nvidia-h200" / f"{built_in.default_op()}.yaml"
+    rows = rows_from_files([(file, read_config_file(file))])
+    kernels = tuple(
+        KernelTold(
+            name=f"a_kernel_with_quite_a_long_name_{number}",
+            place=f"some/folder/of/the/program/with_a_long_name.py:{100 * number}",
+            launches=number,
+            us=1e3 / number,
+            share=0.5 / number,
+            cases=(
+                CaseTold("4096x4096 float16", row.config.label(), row.verdict, 7, 1e3, ("Since it is.",), row=row),
+                CaseTold("7x7 float32", "w4 s2", "skipped", 1, None, ("skipped: " + "not captured " * 9,), ("So.",)),
+            ),
+        )
+        for number, row in enumerate(rows[:6], start=1)
+    )
+    diff = "--- a/x.py\n+++ b/x.py\n@@ -1 +1 @@\n-" + "old " * 60 + "\n+" + "new " * 60 + "\n"
+    told = ProgramTold("x.py", "NVIDIA H200", 61.0, "Share: of all.", kernels, 2.0, 1.1, ("It was right.",), diff=diff)
+    path.write_text(render_program(told, {}), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     from selenium.webdriver.chrome.options import Options
     from selenium.webdriver.chrome.service import Service
 
     options = Options()
     options.binary_location = str(CHROMIUM)
-    for flag in (*FLAGS, f"--user-data-dir={profile}", "--window-size=1200,1600"):
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}", "--window-size=1200,1600"):
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    return webdriver.Chrome(options=options, service=Service(str(DRIVER)))
-
-
-@pytest.fixture(scope="module")
-def opened(page: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    browser = _browser(tmp_path_factory.mktemp("profile"))
+    held = webdriver.Chrome(options=options, service=Service(str(DRIVER)))
     try:
-        browser.get(page.as_uri())
-        _wait(browser, "document.querySelector('#run0-candidates .main-svg') !== null")
-        yield browser
+        yield held
     finally:
-        browser.quit()
+        held.quit()
+
+
+@pytest.fixture
+def opened(browser: Any, page: Path) -> Any:
+    _open(browser, page)
+    return browser
+
+
+def _open(browser: Any, page: Path, width: int = 1280, scheme: str = "light") -> None:
+    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+    browser.get(page.as_uri())
+    _wait(browser, "document.documentElement.dataset.ready === 'true'")
 
 
 def _wait(browser: Any, condition: str, limit_s: float = 20.0) -> None:
@@ -77,32 +135,30 @@ def _find(browser: Any, selector: str) -> Any:
 def _shown(browser: Any) -> list[str]:
     return list(
         browser.execute_script(
-            "return [...document.querySelectorAll('#run0 table.candidates tbody tr')]"
-            ".filter((row) => !row.hidden).map((row) => row.cells[0].textContent)"
+            "return [...document.querySelectorAll('#candidates-table tbody tr')]"
+            ".filter((row) => !row.hidden).map((row) => row.cells[0].textContent.trim())"
         )
     )
 
 
 def test_every_candidate_is_drawn_as_a_point(opened: Any) -> None:
-    points = opened.execute_script("return document.querySelectorAll('#run0-candidates .points path.point').length")
+    points = opened.execute_script(
+        "return [...document.querySelectorAll('#candidates circle[data-i]')]"
+        ".filter((one) => one.getBoundingClientRect().width > 0).length"
+    )
     assert points == 928 + 2, "the candidates, BASELINE and the chosen one once more"
 
 
 def test_a_hover_shows_the_config_and_its_resources(opened: Any) -> None:
     from selenium.webdriver import ActionChains
 
-    place = _find(opened, "#run0-candidates")
-    opened.execute_script("arguments[0].scrollIntoView({block: 'center'})", place)
-    # Of the marked ones: the chosen config, on top of all others.
-    point = opened.execute_script(
-        "const traces = document.querySelectorAll('#run0-candidates .scatterlayer .trace');"
-        "return traces[traces.length - 1].querySelector('path.point')"
-    )
-    ActionChains(opened).move_to_element(point).perform()
-    _wait(opened, "document.querySelector('#run0-candidates .hovertext') !== null")
-    text = opened.execute_script("return document.querySelector('#run0-candidates .hovertext').textContent")
-    shown = [config.split(" (")[0] for config in _shown(opened)]
-    assert any(text.startswith(config) for config in shown)
+    figure = _find(opened, "#tiles")
+    opened.execute_script("arguments[0].scrollIntoView({block: 'center'})", figure)
+    cell = _find(opened, "#tiles .cell")
+    ActionChains(opened).move_to_element(cell).perform()
+    _wait(opened, "!document.getElementById('tip').hidden")
+    text = _find(opened, "#tip").text
+    assert any(text.startswith(config.split(" (")[0]) for config in _shown(opened))
     for told in ("us", "registers", "shared memory", "no spill"):
         assert told in text
 
@@ -110,29 +166,28 @@ def test_a_hover_shows_the_config_and_its_resources(opened: Any) -> None:
 def test_a_column_sorts_up_and_down_with_the_keyboard_alone(opened: Any) -> None:
     from selenium.webdriver.common.keys import Keys
 
-    button = _find(opened, "#run0 table.candidates th:nth-child(2) button")
+    button = _find(opened, "#candidates-table th:nth-child(2) button")
     times = (
-        "[...document.querySelectorAll('#run0 table.candidates tbody tr td:nth-child(2)')]"
-        ".map((cell) => cell.dataset.value).filter(Boolean).map(Number)"
+        "[...document.querySelectorAll('#candidates-table tbody tr td:nth-child(2)')]"
+        ".map((cell) => cell.textContent).filter((text) => text !== '-').map(parseFloat)"
     )
     for order, state in ((False, "ascending"), (True, "descending")):
         button.send_keys(Keys.ENTER)
         held = opened.execute_script(f"return {times}")
         assert held == sorted(held, reverse=order)
-        header = _find(opened, "#run0 table.candidates th:nth-child(2)")
-        assert header.get_attribute("aria-sort") == state
+        assert _find(opened, "#candidates-table th:nth-child(2)").get_attribute("aria-sort") == state
 
 
 def test_a_filter_leaves_what_matches_in_table_and_figure(opened: Any) -> None:
     everything = len(_shown(opened))
-    field = _find(opened, "#run0 input[type=search]")
+    field = _find(opened, "#filter")
     field.send_keys("w8 s3")
     shown = _shown(opened)
     assert 0 < len(shown) < everything
     assert all("w8 s3" in text for text in shown)
-    assert _find(opened, "#run0 output").text == f"{len(shown)} shown"
-    selected = opened.execute_script("return document.getElementById('run0-candidates').data[0].selectedpoints.length")
-    assert selected == len(shown)
+    assert _find(opened, "output").text == f"{len(shown)} shown"
+    bright = "document.querySelectorAll('#candidates circle[data-i]:not(.dim):not(.ring)').length"
+    assert opened.execute_script(f"return {bright}") == len(shown)
     field.clear()
     field.send_keys(" ")
     assert len(_shown(opened)) == everything
@@ -141,38 +196,66 @@ def test_a_filter_leaves_what_matches_in_table_and_figure(opened: Any) -> None:
 def test_the_reader_chooses_what_time_is_drawn_against(opened: Any) -> None:
     from selenium.webdriver.support.ui import Select
 
-    Select(_find(opened, "#run0 select[data-axis-of]")).select_by_value("registers")
-    title = "document.querySelector('#run0-candidates .xtitle').textContent"
-    _wait(opened, f"{title} === 'registers a thread'")
-    assert opened.execute_script(f"return {title}") == "registers a thread"
-
-
-def test_nothing_is_wider_than_a_phone(opened: Any) -> None:
-    opened.execute_cdp_cmd(
-        "Emulation.setDeviceMetricsOverride", {"width": 360, "height": 740, "deviceScaleFactor": 2, "mobile": True}
+    places = "[...document.querySelectorAll('#candidates circle[data-i]')].map((one) => one.getAttribute('cx'))"
+    before = opened.execute_script(f"return {places}")
+    Select(_find(opened, "#axis")).select_by_value("registers")
+    assert opened.execute_script("return document.querySelector('#candidates .title.x').textContent") == (
+        "registers a thread"
     )
-    try:
-        _wait(opened, "document.documentElement.scrollWidth <= 360")
-        width = opened.execute_script("return document.getElementById('run0-tiles').getBoundingClientRect().width")
-        assert 250 < width <= 360
-    finally:
-        opened.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    after = opened.execute_script(f"return {places}")
+    assert len(after) == len(before)
+    assert after != before
+    ticks = opened.execute_script("return document.querySelector('#candidates .ticks.xs').textContent")
+    assert "100" in ticks
 
 
-def test_light_and_dark_follow_the_reader_and_both_have_contrast(opened: Any) -> None:
-    colors = "const s = getComputedStyle(document.body); return [s.color, s.backgroundColor]"
-    seen = []
-    for scheme in ("light", "dark"):
-        media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
-        opened.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
-        text, page = (_luminance(color) for color in opened.execute_script(colors))
-        lighter, darker = max(text, page), min(text, page)
-        assert (lighter + 0.05) / (darker + 0.05) > 7, "WCAG 2.2, level AAA"
-        seen.append(page)
-    assert seen[0] > 0.9
-    assert seen[1] < 0.1
-    _wait(opened, "document.querySelector('#run0-tiles .xtitle').style.fill.startsWith('rgb(23')")
-    opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+def test_the_config_is_copied_or_at_least_selected(opened: Any) -> None:
+    button = _find(opened, ".copy")
+    button.click()
+    _wait(opened, "document.querySelector('.copy').textContent !== 'Copy'")
+    code = _find(opened, ".code code").text
+    assert button.text == "Copied" or opened.execute_script("return String(getSelection())") == code
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("which", ["page", "index", "of_program"])
+def test_nothing_is_wider_than_the_screen_and_no_words_stand_on_each_other(
+    browser: Any, which: str, width: int, scheme: str, request: pytest.FixtureRequest
+) -> None:
+    _open(browser, request.getfixturevalue(which), width, scheme)
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    inside = "[...document.querySelectorAll('.scroll')].map((one) => one.scrollWidth - one.clientWidth)"
+    assert max(browser.execute_script(f"return {inside}")) <= (0 if width >= 1280 else width), "tables whole at 1280"
+    overlapping = browser.execute_script(OVERLAPS)
+    assert overlapping == []
+    text, page = (_luminance(color) for color in browser.execute_script(COLORS))
+    lighter, darker = max(text, page), min(text, page)
+    assert (lighter + 0.05) / (darker + 0.05) > 7, "WCAG 2.2, level AAA"
+    assert (page < 0.1) if scheme == "dark" else (page > 0.9)
+
+
+COLORS = "const s = getComputedStyle(document.body); return [s.color, s.backgroundColor]"
+OVERLAPS = """
+const shown = (one) => one.getBoundingClientRect().width > 0;
+const found = [];
+for (const svg of document.querySelectorAll('.plot > svg')) {
+  const marks = [...svg.querySelectorAll('.mark > text')].filter(shown);
+  for (const group of [marks, ...['xs', 'ys'].map((way) => [...svg.querySelectorAll(`.ticks.${way} text`)])]) {
+    const boxes = group.map((one) => [one.textContent, one.getBoundingClientRect()]);
+    boxes.forEach(([name, a], i) => boxes.slice(i + 1).forEach(([other, b]) => {
+      const wide = Math.min(a.right, b.right) - Math.max(a.left, b.left);
+      const high = Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top);
+      if (wide > 1 && high > 4) found.push(`${name} on ${other}`);
+    }));
+  }
+  const clip = svg.parentNode.getBoundingClientRect();
+  for (const one of marks) {
+    if (one.getBoundingClientRect().right > clip.right + 1) found.push(`${one.textContent} is cut off`);
+  }
+}
+return found;
+"""
 
 
 def _luminance(color: str) -> float:
@@ -182,7 +265,49 @@ def _luminance(color: str) -> float:
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
+def test_a_printed_page_is_complete_and_light(browser: Any, page: Path) -> None:
+    _open(browser, page, scheme="dark")
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    try:
+        clipped = browser.execute_script(
+            "return [...document.querySelectorAll('.scroll')].filter((one) => getComputedStyle(one).overflowY !== "
+            "'visible' || getComputedStyle(one).maxHeight !== 'none').length"
+        )
+        assert clipped == 0
+        assert _luminance(browser.execute_script(COLORS)[1]) > 0.9
+        made = browser.execute_cdp_cmd("Page.printToPDF", {"printBackground": False})
+    finally:
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+    pdf = base64.b64decode(made["data"])
+    assert pdf.startswith(b"%PDF")
+    pages = len(re.findall(rb"/Type\s*/Page\b", pdf + b"".join(_streams(pdf))))
+    assert pages > 10, "all candidates, not those on the screen"
+
+
+def _streams(pdf: bytes) -> Iterator[bytes]:
+    for part in re.findall(rb"stream\r?\n(.*?)\r?\nendstream", pdf, re.DOTALL):
+        try:
+            yield zlib.decompress(part)
+        except zlib.error:
+            continue
+
+
+def test_an_index_leads_to_the_page_of_a_run_and_back(browser: Any, index: Path) -> None:
+    _open(browser, index)
+    rows = browser.execute_script("return document.querySelectorAll('.problems tbody tr').length")
+    assert rows > 30
+    links = browser.execute_script("return [...document.querySelectorAll('.problems a')].map((one) => one.href)")
+    assert len(links) == len(list((index.parent / "report-runs").iterdir())) == 2, "of the runs whose journal is there"
+    _find(browser, ".problems a").click()
+    _wait(browser, "document.querySelector('#why') !== null")
+    assert browser.current_url in links
+    assert "BASELINE" in _find(browser, "h1").text
+    _find(browser, ".crumb a").click()
+    _wait(browser, "document.querySelector('.problems') !== null")
+
+
 def test_there_is_no_error_on_the_console_and_no_request_to_a_network(opened: Any) -> None:
     assert [entry["message"] for entry in opened.get_log("browser")] == []
     requests = [entry["message"] for entry in opened.get_log("performance") if "requestWillBeSent" in entry["message"]]
+    assert requests
     assert not any('"url":"http' in message for message in requests)

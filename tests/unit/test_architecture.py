@@ -11,7 +11,7 @@ import pytest
 import fusetune
 
 PACKAGE = Path(fusetune.__file__).parent
-HEAVY = ("torch", "triton", "scipy", "rich", "plotly", "numpy", "libcst")
+HEAVY = ("torch", "triton", "scipy", "rich", "jinja2", "numpy", "libcst")
 
 
 def loaded_by(statement: str) -> set[str]:

@@ -26,6 +26,12 @@ def test_make_sweep_writes_where_git_does_not_look(monkeypatch: pytest.MonkeyPat
         assert written.parts[0] == ".fusetune"
 
 
+def test_make_docs_writes_where_git_does_not_look() -> None:
+    """What git ignores, a wheel and an sdist do not hold."""
+    assert "\nsite_dir: site\n" in (ROOT / "mkdocs.yml").read_text()
+    assert "/site/" in (ROOT / ".gitignore").read_text().splitlines()
+
+
 def test_the_words_of_the_makefile_are_a_command() -> None:
     """Guards the test above: a mistyped option would be seen."""
     assert CliRunner().invoke(sweep, ["--outptu", "x"]).exit_code == 2

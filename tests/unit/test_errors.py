@@ -21,7 +21,10 @@ EXIT_CODES = {
     "EXIT_WRONG_RESULT": 5,
     "EXIT_PROGRAM": 6,
     "EXIT_INTERNAL": 70,
+    "EXIT_HANGUP": 129,
     "EXIT_INTERRUPTED": 130,
+    "EXIT_BROKEN_PIPE": 141,
+    "EXIT_TERMINATED": 143,
 }
 CLASSES = {name: found for name, found in vars(errors).items() if inspect.isclass(found)}
 PACKAGE = Path(fusetune.__file__).parent

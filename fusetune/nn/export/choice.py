@@ -24,7 +24,7 @@ from fusetune.store.schema import ConfigFile
 from fusetune.units import format_gain, format_interval, format_us
 
 MAX_CONFIGS = 3
-"""What the project brief allows an autotuned module to try."""
+"""What an autotuned module may try at most: a reader of its list should take it in at once."""
 
 
 class Choice(msgspec.Struct, frozen=True):

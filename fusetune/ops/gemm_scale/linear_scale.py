@@ -19,7 +19,7 @@ from fusetune.ops.gemm_scale.launchable import unlaunchable
 from fusetune.ops.gemm_scale.launches import gemm_launches, references, workspace
 from fusetune.ops.gemm_scale.problem import DTYPES, Problem
 from fusetune.ops.gemm_scale.sources import source_hash
-from fusetune.ops.gemm_scale.space import GEMM_SPACE, candidates, reject_reason
+from fusetune.ops.gemm_scale.space import GEMM_SPACE, REJECTIONS, candidates, reject_reason
 from fusetune.ops.gemm_scale.split import joins_summands
 from fusetune.ops.gemm_scale.typed import check_config
 from fusetune.ops.gemm_scale.types import TYPES
@@ -36,6 +36,7 @@ class GemmScale(KernelSpec):
     types = TYPES
     code_of: ClassVar[str] = "gemm_scale"
     """The op whose code this launches: an op that is derived from one of ours has its own name."""
+    rejections = REJECTIONS
     warmed_by = "fusetune.nn.warming:warm"
     exported_by = "fusetune.nn.export.module:export_module"
     staged_loads = 2  # x and W; bias and scale are loaded once, after the loop

@@ -210,6 +210,27 @@ def uses_wgmma(config: Config, problem: Problem, target: Target) -> bool:
     return target.sm in (90, 100) and config.BLOCK_M >= 64 and config.num_warps >= 4 and tensor_cores
 
 
+REJECTIONS: Final[Mapping[str, str]] = {
+    "accumulator_registers": "it has so many sums in a tile that a thread's registers do not hold them",
+    "alignment": "it copies by TMA, which needs rows that begin on 16 bytes",
+    "beyond_l2": "it reads y again from L2, which y has no room in",
+    "capability": "it uses what this GPU does not have",
+    "dtype": "it keeps a tile of y beside its sums, for which elements of this size take too many registers",
+    "few_steps": "it has too few steps along K to store the tile before behind them",
+    "few_tiles": "it has too few tiles: SMs would have none, or no next one",
+    "idle_splits": "it splits K into more parts than there are steps along it",
+    "idle_stages": "it has more stages than there are steps along K",
+    "idle_warps": "it has a tile too small to give each warp a part",
+    "many_splits": "it splits K into so many parts that they wait for SMs",
+    "many_tiles": "it splits K though there is a tile for each SM without that",
+    "no_effect": "it would do the same as another candidate that is there",
+    "precision": "it feeds tensor cores, which this precision does not use",
+    "rows": "it finishes whole columns in one CTA, and they are too long for that",
+    "tile_too_large": "it has a tile larger than the problem",
+}
+"""What the reasons below mean, for people."""
+
+
 def reject_reason(config: Config, problem: Problem, target: Target) -> Rejection | None:
     """Why this config cannot run or cannot win on this target, from its numbers alone; None lets it through.
 

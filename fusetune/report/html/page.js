@@ -1,95 +1,116 @@
 "use strict";
 (() => {
-  const figures = JSON.parse(document.getElementById("figures").textContent);
-  const dark = window.matchMedia("(prefers-color-scheme: dark)");
-  const drawn = new Set();
-  const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  const table = document.getElementById("candidates-table");
+  const rows = table ? [...table.tBodies[0].rows] : [];
+  const points = rows.filter((row) => !("fell" in row.dataset));
+  const own = [...document.querySelectorAll("#candidates circle[data-i]")];
 
-  function themed(layout) {
-    const axes = Object.keys(layout).filter((key) => /^[xy]axis\d*$/.test(key));
-    const colors = { gridcolor: css("--line"), zerolinecolor: css("--line"), linecolor: css("--soft") };
-    const themedAxes = Object.fromEntries(axes.map((key) => [key, { ...colors, ...layout[key] }]));
-    return {
-      ...layout, ...themedAxes, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
-      font: { color: css("--text"), size: 12 }, hoverlabel: { bgcolor: css("--card"), font: { color: css("--text") } },
-    };
-  }
-
-  function draw(place) {
-    const figure = figures[place.id];
-    if (!figure) return;
-    Plotly.react(place, figure.data, themed(figure.layout), { responsive: true, displayModeBar: false });
-    drawn.add(place);
-  }
-
-  const near = new IntersectionObserver((entries) => {
-    for (const entry of entries) {
-      if (!entry.isIntersecting) continue;
-      near.unobserve(entry.target);
-      draw(entry.target);
-    }
-  }, { rootMargin: "400px" });
-  document.querySelectorAll(".plot").forEach((place) => near.observe(place));
-  dark.addEventListener("change", () => drawn.forEach(draw));
-
-  for (const choice of document.querySelectorAll("select[data-axis-of]")) {
-    choice.addEventListener("change", () => {
-      const figure = figures[choice.dataset.axisOf];
-      const axis = figure.axes[choice.value];
-      figure.data.forEach((trace, index) => { trace.x = axis.x[index]; });
-      figure.layout.xaxis = { ...figure.layout.xaxis, title: { text: axis.title } };
-      draw(document.getElementById(choice.dataset.axisOf));
-    });
-  }
-
+  // Times and sizes have units; what is no number is ordered as text.
+  const units = { us: 1, ms: 1e3, s: 1e6, B: 1, KiB: 1024, MiB: 1048576, x: 1, "%": 1 };
   function key(row, column) {
-    const text = row.cells[column].dataset.value ?? row.cells[column].textContent.trim();
-    const number = Number(text);
-    return text !== "" && !Number.isNaN(number) ? number : text;
+    const text = (row.cells[column]?.textContent ?? "").replace(/^predicted\s+/, "").trim();
+    const found = /^([+-]?[\d.,]+)\s*(us|ms|s|B|KiB|MiB|x|%)?(?=$|[\s[(])/.exec(text);
+    return found ? Number(found[1].replaceAll(",", "")) * (units[found[2]] ?? 1) : text;
   }
 
-  function sortBy(table, header) {
+  function sortBy(body, header) {
     const column = header.cellIndex;
     const down = header.getAttribute("aria-sort") === "ascending";
-    for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
+    for (const other of header.parentNode.cells) other.removeAttribute("aria-sort");
     header.setAttribute("aria-sort", down ? "descending" : "ascending");
-    const rows = [...table.tBodies[0].rows];
-    rows.sort((one, two) => {
-      const [a, b] = [key(one, column), key(two, column)];
+    const held = [...body.rows].map((row) => [key(row, column), row]);
+    held.sort(([a], [b]) => {
+      if (a === "-" || b === "-") return (a === "-") - (b === "-");
       const order = typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b));
       return down ? -order : order;
     });
-    table.tBodies[0].append(...rows);
+    body.append(...held.map(([, row]) => row));
   }
-
   for (const button of document.querySelectorAll("th button")) {
-    button.addEventListener("click", () => sortBy(button.closest("table"), button.closest("th")));
+    button.addEventListener("click", () => sortBy(button.closest("table").tBodies[0], button.closest("th")));
   }
 
-  function filter(section) {
-    const words = section.querySelector("input[type=search]").value.toLowerCase().split(/\s+/).filter(Boolean);
-    const status = section.querySelector("select[data-status]").value;
-    const kept = [];
+  function filter() {
+    const words = document.getElementById("filter").value.toLowerCase().split(/\s+/).filter(Boolean);
+    const status = document.getElementById("status").value;
     let shown = 0;
-    for (const row of section.querySelectorAll("table.candidates tbody tr")) {
+    for (const row of rows) {
       const text = row.textContent.toLowerCase();
-      const matches = words.every((word) => text.includes(word)) && (!status || row.dataset.status === status);
-      row.hidden = !matches;
-      shown += matches ? 1 : 0;
-      if (matches && row.dataset.point !== "") kept.push(Number(row.dataset.point));
+      row.hidden = !(words.every((word) => text.includes(word)) && (!status || row.cells[7].textContent === status));
+      shown += row.hidden ? 0 : 1;
     }
-    section.querySelector("output").textContent = `${shown} shown`;
-    const place = section.querySelector(".plot[id$=-candidates]");
-    if (!place) return;
-    const all = words.length === 0 && !status;
-    figures[place.id].data[0].selectedpoints = all ? null : kept;
-    if (drawn.has(place)) Plotly.restyle(place, { selectedpoints: [all ? null : kept] }, [0]);
+    document.querySelector("output").textContent = `${shown} shown`;
+    for (const point of own) point.classList.toggle("dim", points[point.dataset.i].hidden);
   }
+  for (const id of ["filter", "status"]) document.getElementById(id)?.addEventListener("input", filter);
 
-  for (const section of document.querySelectorAll("details.run")) {
-    for (const control of section.querySelectorAll("input[type=search], select[data-status]")) {
-      control.addEventListener("input", () => filter(section));
+  const choice = document.getElementById("axis");
+  choice?.addEventListener("change", () => {
+    const axis = JSON.parse(document.getElementById("axes").textContent)[choice.value];
+    const svg = document.querySelector("#candidates .plot svg");
+    for (const point of own) {
+      const at = axis.x[point.dataset.i];
+      point.setAttribute("visibility", at === null ? "hidden" : "visible");
+      point.setAttribute("cx", `${at ?? 0}%`);
     }
+    const [grid, ticks] = svg.querySelectorAll(".grid.xs, .ticks.xs");
+    const made = (name, at, attributes) => {
+      const one = document.createElementNS("http://www.w3.org/2000/svg", name);
+      for (const [key_, value] of Object.entries(attributes)) one.setAttribute(key_, value);
+      return one;
+    };
+    grid.replaceChildren(...axis.ticks.map(([at]) => made("line", at, { x1: `${at}%`, x2: `${at}%`, y1: 0, y2: "100%" })));
+    ticks.replaceChildren(...axis.ticks.map(([at, label]) => {
+      const text = made("text", at, { x: `${at}%`, y: "100%", dy: "1.5em" });
+      text.textContent = label;
+      return text;
+    }));
+    svg.querySelector(".title.x").textContent = axis.title;
+  });
+
+  // What a candidate is, where a pointer rests on its point, or a finger touched it.
+  const tip = document.createElement("div");
+  tip.id = "tip";
+  tip.setAttribute("role", "status");
+  tip.hidden = true;
+  document.body.append(tip);
+  function tell(event) {
+    const point = event.target.closest?.("[data-i]");
+    const row = point && points[point.dataset.i];
+    tip.hidden = !row;
+    if (!row) return;
+    const [config, time, , , registers, shared, stack, status] = [...row.cells].map((cell) => cell.textContent);
+    const used = registers === "-" ? [] : [`${registers} registers, ${shared} shared memory`,
+      stack === "0 B" ? "no spill" : `spills ${stack} a thread`];
+    tip.textContent = [config, time, ...used, status].join("\n");
+    const place = point.getBoundingClientRect();
+    const left = Math.min(place.right + 8, document.documentElement.clientWidth - tip.offsetWidth - 8);
+    tip.style.left = `${Math.max(left, 8) + window.scrollX}px`;
+    tip.style.top = `${place.bottom + 8 + window.scrollY}px`;
+  }
+  document.addEventListener("pointerover", tell);
+  document.addEventListener("click", (event) => {
+    tell(event);
+    const point = event.target.closest?.("[data-i]");
+    for (const row of rows) row.classList.toggle("found", Boolean(point) && row === points[point.dataset.i]);
+  });
+
+  async function copied(text) {
+    try {
+      await navigator.clipboard.writeText(text);
+      return true;
+    } catch {
+      return false;
+    }
+  }
+  for (const button of document.querySelectorAll(".copy")) {
+    button.addEventListener("click", async () => {
+      const from = button.parentNode.querySelector("code, pre");
+      const done = await copied(from.textContent);
+      if (!done) getSelection().selectAllChildren(from);
+      button.textContent = done ? "Copied" : "Selected: press Ctrl+C";
+      setTimeout(() => { button.textContent = "Copy"; }, 2500);
+    });
   }
   document.documentElement.dataset.ready = "true";
 })();

@@ -1,136 +1,224 @@
-"""The page: figures and tables of a report in one file, with plotly's script inside it."""
+"""A report as pages that ask for nothing from a network: one a run, and where there are many an index."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from importlib.resources import files
+import html
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
+from urllib.parse import quote
 
-import fusetune
-from fusetune.core.decision import KeepRule
-from fusetune.core.text import shown
+from msgspec.structs import replace
+
+from fusetune.core.decision import KeepRule, reference_name
+from fusetune.core.text import file_part, shown
 from fusetune.errors import FusetuneError, UsageError
-from fusetune.report import wording
-from fusetune.report.html import figures
-from fusetune.report.html.data import RunData, run_data
-from fusetune.report.model import DamagedFile, Report
+from fusetune.report import answer, wording
+from fusetune.report.html import figures, gains, tiles
+from fusetune.report.html.data import Point, RunData, run_data
+from fusetune.report.html.figures import Figure
+from fusetune.report.html.pages import embedded, page, raw
+from fusetune.report.model import DamagedFile, ProblemRow, Report
+from fusetune.report.run_summary import CandidateRow
 from fusetune.store.journal import read_journal
 from fusetune.store.paths import find_run
-from fusetune.units import format_bytes, format_gain, format_interval, format_us
+from fusetune.units import format_bytes, format_us
 
-_INSTALL: Final = "`pip install 'fusetune[report]'`"
+
+def is_of_one_run(report: Report) -> bool:
+    """Whether one page says all: there is one run, and no problem of another."""
+    return len(report.runs) == 1 and {row.run for row in report.rows} <= {report.runs[0].run}
+
+
+def write_pages(report: Report, run_dirs: Sequence[Path], html_file: Path, write: Callable[[Path, str], bool]) -> int:
+    """Write a report: one run's page, or an index with the pages of its runs in a folder beside it.
+
+    `write` writes a file whole, and answers whether that is a file now: without one there are no pages beside it.
+    Returns how many pages there are; 0 where none is a file.
+    """
+    if is_of_one_run(report):
+        return int(write(html_file, render_html(report, run_dirs)))
+    damaged: list[DamagedFile] = []
+    written = write_run_pages(report, run_dirs, html_file, write, damaged)
+    return int(write(html_file, render_index(report, written, damaged))) + len(written)
+
+
+def write_run_pages(
+    report: Report,
+    run_dirs: Sequence[Path],
+    html_file: Path,
+    write: Callable[[Path, str], bool],
+    damaged: list[DamagedFile] | None = None,
+) -> dict[str, str]:
+    """Write the pages of a report's runs into a folder beside a page; their addresses from there, by the runs' ids.
+
+    None where the page is no file. Journals that cannot be read are added to `damaged`. Raises UsageError where the
+    folder cannot be made.
+    """
+    if not report.runs or (html_file.exists() and not html_file.is_file()):
+        return {}
+    folder = html_file.with_name(f"{html_file.stem}-runs")
+    _make(folder)
+    rows, back = _rows_of(report), f"../{quote(html_file.name)}"
+    written = {}
+    for run in dict.fromkeys(run.run for run in report.runs):
+        made = _run_page(run, run_dirs, rows.get(run), [] if damaged is None else damaged, back)
+        if made is not None:
+            name = page_name(run)
+            write(folder / name, made)
+            written[run] = f"{folder.name}/{name}"
+    return written
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(exist_ok=True)  # A path that was mistyped is no wish for new folders.
+    except OSError as error:
+        raise UsageError(
+            f"cannot make the folder {folder} for the pages of runs: {error.strerror or error}; name another file"
+        ) from error
+
+
+def page_name(run: str) -> str:
+    """The file that a run's page is in, whatever its id is."""
+    return f"{file_part(run)}.html"
 
 
 def render_html(report: Report, run_dirs: Sequence[Path]) -> str:
-    """The report as one HTML document that asks for nothing from a network.
+    """A report as one page: the only run's, or the index without the pages of its runs.
 
-    Every string that comes from a file is escaped, in the page and in the data of its figures. Raises UsageError where
-    plotly is not installed.
+    Every string that comes from a file is escaped.
     """
-    try:
-        import jinja2
-        from plotly.offline import get_plotlyjs
-    except ImportError as error:
-        raise UsageError(f"--html draws with plotly, which is not installed; {_INSTALL} installs it") from error
-    runs, damaged = shown(_load(report, run_dirs))
+    if not is_of_one_run(report):
+        return render_index(report, {}, [])
+    damaged: list[DamagedFile] = []
+    made = _run_page(report.runs[0].run, run_dirs, _rows_of(report).get(report.runs[0].run), damaged)
+    return made or render_index(report, {}, damaged)
+
+
+def _rows_of(report: Report) -> dict[str, ProblemRow]:
+    return {row.run: row for row in report.rows}
+
+
+def render_index(report: Report, links: Mapping[str, str], damaged: Sequence[DamagedFile]) -> str:
+    """All problems of a report on one page; `links` are the pages of runs, by their ids."""
     report = shown(report)
-    drawn: dict[str, Any] = {}
-    gains = [row for row in report.rows if row.gain is not None]
-    if len(gains) > 1:
-        drawn["comparison"] = figures.plain(figures.comparison(gains, KeepRule().min_gain))
-    sections = [_section(index, run, drawn) for index, run in enumerate(runs)]
-    environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-    )
-    place = files("fusetune.report.html")
-    text: str = environment.from_string(place.joinpath("page.html.j2").read_text(encoding="utf-8")).render(
-        version=fusetune.__version__,
+    gained = [row for row in report.rows if row.gain is not None]
+    found = gains.comparison(gained, KeepRule().min_gain, dict(links)) if len(gained) > 1 else None
+    return page(
+        "index.html.j2",
         report=report,
         wording=wording,
-        format_us=format_us,
-        format_gain=format_gain,
-        format_interval=format_interval,
-        format_bytes=format_bytes,
-        sections=sections,
-        has_comparison="comparison" in drawn,
-        comparison_height=120 + 34 * len(gains),
-        damaged=[*report.problems, *damaged],
-        style=_raw(place.joinpath("page.css").read_text(encoding="utf-8")),
-        script=_raw(place.joinpath("page.js").read_text(encoding="utf-8")),
-        plotly=_raw(get_plotlyjs()),
-        figures=_raw(_embedded(drawn)),
+        answer=answer,
+        links={row.run: links.get(row.run, "") for row in report.rows},
+        comparison=_safe(found) if found is not None else None,
+        damaged=shown([*report.problems, *damaged]),
     )
-    return text
 
 
-def _load(report: Report, run_dirs: Sequence[Path]) -> tuple[list[RunData], list[DamagedFile]]:
-    runs, damaged = [], []
-    for summary in report.runs:
-        journal = find_run(summary.run, run_dirs)
-        if journal is None:
-            continue
-        try:
-            runs.append(run_data(list(read_journal(journal))))
-        except FusetuneError as error:
-            damaged.append(DamagedFile(str(journal), str(error)))
-    return runs, damaged
+def _run_page(
+    run: str, run_dirs: Sequence[Path], row: ProblemRow | None, damaged: list[DamagedFile], index: str = ""
+) -> str | None:
+    """A run's page; None where its journal is not there, or cannot be read, which is added to `damaged`."""
+    journal = find_run(run, run_dirs)
+    if journal is None:
+        return None
+    try:
+        data = run_data(list(read_journal(journal)))
+    except FusetuneError as error:
+        damaged.append(DamagedFile(str(journal), str(error)))
+        return None
+    return render_run(data, row, index)
 
 
-def _section(index: int, run: RunData, drawn: dict[str, Any]) -> dict[str, Any]:
-    """What the template needs of one run; its figures go into `drawn`."""
-    prefix = f"run{index}"
-    shown: list[tuple[str, str, str]] = []
+def render_run(run: RunData, row: ProblemRow | None, index: str = "") -> str:
+    """The page of one run; `row` is the problem that it decided on, `index` where all problems are."""
+    samples = run.samples  # Numbers alone, and many.
+    run, row = replace(shown(replace(run, samples=())), samples=samples), shown(row)
+    summary = run.summary
+    drawn, axes = _drawn(run)
+    return page(
+        "run.html.j2",
+        run=run,
+        row=row,
+        index=index,
+        title=f"{row.title if row else summary.op} {summary.problem.describe()}",
+        headline=answer.headline(row) if row else answer.no_verdict(summary),
+        why=answer.why(row, summary) if row else [],
+        tried=answer.tried(summary),
+        forms=answer.copyable(row.config) if row else [],
+        steps=answer.next_steps(row, summary),
+        legend=[(mark.kind, f"{mark.name} {mark.text}") for mark in run.marks],
+        figures=[_safe(one) for one in drawn],
+        axes=axes,
+        axes_json=embedded(axes),
+        statuses=list(dict.fromkeys([*(p.status for p in run.points), *(r.status for r in run.untimed)])),
+        candidate_rows=raw("\n".join(_table_rows(run))),
+        wording=wording,
+        damaged=[],
+    )
 
-    def draw(name: str, title: str, told: str, figure: Any) -> None:
-        drawn[f"{prefix}-{name}"] = figures.plain(figure)
-        shown.append((f"{prefix}-{name}", title, told))
 
-    axes = figures.axes(run)
+def _drawn(run: RunData) -> tuple[list[Figure], dict[str, Any]]:
+    """The figures of a run, those that decide first, and the axes of the one whose axis a reader chooses."""
+    drawn: list[Figure] = []
+    axes: dict[str, Any] = {}
+    if run.pairs:
+        drawn.append(gains.gains(run, ""))
     if run.points:
-        draw("candidates", "Candidates", "Every candidate's time, as in the table below.", figures.candidates(run))
-        drawn[f"{prefix}-candidates"]["axes"] = {
-            axis: {
-                "title": title,
-                "x": [
-                    figures.axis_values(points, axis)
-                    for points in (
-                        run.points,
-                        [point for point in run.points if point.baseline],
-                        [point for point in run.points if point.chosen],
-                    )
-                ],
-            }
-            for axis, title in axes.items()
-        }
-        names = figures.varying(run)[:2]
-        if len(names) == 2:
-            told = f"The best time of each {names[0]} x {names[1]}, in us."
-            draw("tiles", "Tiles", told, figures.tiles(run, (names[0], names[1])))
-    if run.points and run.roofs is not None:
-        draw("roofline", "Roofline", "Achieved arithmetic under the GPU's peaks.", figures.roofline(run, run.roofs))
-    for number, pair in enumerate(run.pairs):
-        if pair.gains:
-            told = f"Median {format_gain(pair.median)}, interval {format_interval(pair.low, pair.high)}."
-            draw(f"gain{number}", pair.title, told, figures.gains(pair, run.summary.rule.min_gain))
+        found, axes = figures.candidates(run, "")
+        drawn.append(found)
+    if run.samples:
+        drawn.append(figures.progress(run, ""))
+    if run.points:
+        roofline = figures.roofline(run, run.roofs, "") if run.roofs is not None else None
+        found_too = (tiles.tiles(run, ""), roofline, figures.mattered(run, ""))
+        drawn += [one for one in found_too if one is not None]
     if any(block.sm_mhz is not None or block.power_w is not None for block in run.blocks):
-        draw("clocks", "Clock and power", "SM clock and power over the blocks.", figures.clocks(run))
-    return {"id": prefix, "run": run, "figures": shown, "axes": axes}
+        drawn.append(figures.clocks(run, ""))
+    return drawn, axes
 
 
-def _embedded(drawn: dict[str, Any]) -> str:
-    """JSON that cannot end the script element that it stands in."""
-    from plotly.utils import PlotlyJSONEncoder
-
-    text = json.dumps(drawn, cls=PlotlyJSONEncoder, separators=(",", ":"))
-    for letter in "<>&\u2028\u2029":
-        text = text.replace(letter, f"\\u{ord(letter):04x}")
-    return text
+def _safe(figure: Figure) -> Figure:
+    return replace(figure, body=raw(figure.body))
 
 
-def _raw(text: str) -> Any:
-    """Text of our own or of plotly's, not of a file that is shown."""
-    from markupsafe import Markup
+def _table_rows(run: RunData) -> Iterator[str]:
+    """A row for each candidate, short, for there may be thousands: the points in order, then what has no time."""
+    for point in run.points:
+        named = f" ({point.named})" if point.named else ""
+        chosen = ' class="chosen"' if point.chosen else ""
+        yield f"<tr{chosen}><td>{_cells(_of_point(point, named))}"
+    for row in run.untimed:
+        yield f"<tr data-fell><td>{_cells(_of_untimed(row, reference_name(run.summary.before)))}"
 
-    return Markup(text)
+
+def _of_point(point: Point, named: str) -> Sequence[str]:
+    known = point.registers is not None
+    return (
+        point.label + named + (" (chosen)" if point.chosen else ""),
+        format_us(point.time_us),
+        *(str(point.values.get(name, "-")) for name in ("num_warps", "num_stages")),
+        *_resources(point.registers, point.shared_bytes, point.stack_bytes, known=known),
+        point.status,
+    )
+
+
+def _of_untimed(row: CandidateRow, reference: str) -> Sequence[str]:
+    used = row.resources
+    return (
+        row.config.label() + (f" ({reference})" if row.is_baseline else "") + (" (chosen)" if row.chosen else ""),
+        "-",
+        str(row.config.num_warps),
+        str(row.config.num_stages),
+        *(_resources(used.registers, used.shared_bytes, used.stack_bytes, known=True) if used else "---"),
+        row.status,
+    )
+
+
+def _resources(registers: int | None, shared: int | None, stack: int | None, *, known: bool) -> Sequence[str]:
+    return (str(registers), format_bytes(shared or 0), format_bytes(stack or 0)) if known else ("-", "-", "-")
+
+
+def _cells(cells: Sequence[str]) -> str:
+    return "<td>".join(html.escape(cell) for cell in cells)

@@ -15,7 +15,9 @@ from fusetune.cli.commands import cli
 GUIDE = Path(__file__).parents[3] / "docs" / "guides" / "many-gpus.md"
 TEXT = GUIDE.read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", TEXT, re.DOTALL)
-COMMANDS = [line.strip() for kind, text in BLOCKS if kind == "sh" for line in text.splitlines() if "fusetune " in line]
+COMMANDS = [
+    line.strip() for kind, text in BLOCKS if kind in {"sh", "text"} for line in text.splitlines() if "fusetune " in line
+]
 
 
 def words_of(line: str) -> list[str]:

@@ -19,6 +19,7 @@ from fusetune.cli.compare import compare
 from fusetune.cli.report import report as report_command
 from fusetune.core.text import no_command
 from fusetune.report.formats import to_csv, to_json, to_markdown
+from fusetune.report.html.program import CaseTold, KernelTold, ProgramTold, render_program
 from fusetune.report.html.render import render_html
 from fusetune.report.model import DamagedFile, Report, rows_from_files, summarize_run
 from fusetune.report.other_tuners import to_cachefile, to_t4, to_vllm
@@ -89,6 +90,19 @@ def test_in_a_page(text: str, tmp_path: Path) -> None:
     told = _report(text)
     runs = tuple(msgspec.structs.replace(run, run=KEPT.run) for run in told.runs)
     made = render_html(msgspec.structs.replace(told, runs=runs), [tmp_path])
+    assert "<img src=x" not in made
+    assert "alert(1)</script>" not in made
+    made.encode()
+    assert not re.search("[\u202e\u2028\x9b\x1b\ufffe]", made.partition("<main>")[2].partition("</main>")[0])
+
+
+@anything
+def test_in_the_page_of_a_program(text: str) -> None:
+    rows = rows_from_files([*FILES, *with_libraries()])
+    cases = tuple(CaseTold("x", "w4 s2", row.verdict, 1, 1.0, ("x",), ("x",), ("x",), row, row.run) for row in rows)
+    kernel = KernelTold("x", "x", 1, 1.0, 0.5, cases)
+    told = ProgramTold("x", "x", 1.0, "x", (kernel,), said=("x",), notes=("x",), diff="-x\n+x", failed="x")
+    made = render_program(planted(told, text), {text: text})
     assert "<img src=x" not in made
     assert "alert(1)</script>" not in made
     made.encode()

@@ -338,7 +338,8 @@ def test_reports_say_before_where_it_is_before(tmp_path: Path) -> None:
     render(report, console)
     assert "Before" in console.export_text()
     page = render_html(report, [tmp_path / "runs"])
-    assert "20.0 us (BASELINE 16.0 us)" in page
+    assert "2.5x faster than Before (8.00 us, was 20.0 us), kept with 95 % confidence" in page
+    assert "Gain over BASELINE: +50.0 %" in page
     assert f"{BEFORE.label()} (Before)" in page
 
 

@@ -119,11 +119,11 @@ def test_kernel_tuner_itself_simulates_on_the_file_by_the_call_that_is_documente
 
 
 def test_the_restriction_is_said_wherever_the_cache_file_is_described() -> None:
-    readme = (Path(__file__).parents[5] / "README.md").read_text(encoding="utf-8")
-    for text in (to_cachefile.__doc__, cli.get_command(click.Context(cli), "report").help, readme):
+    guide = (Path(__file__).parents[5] / "docs" / "guides" / "read-a-report.md").read_text(encoding="utf-8")
+    for text in (to_cachefile.__doc__, cli.get_command(click.Context(cli), "report").help, guide):
         words = " ".join((text or "").split())
         assert re.search(r"kernel_tuner\.tune_cache\((PATH|\"run\.json\")\)", words)
-    assert "needs a restriction to what it holds" in " ".join(readme.split())
+    assert "needs a restriction to what it holds" in " ".join(guide.split())
 
 
 def as_vllm_reads(text: str, M: int) -> dict[str, int]:
@@ -156,8 +156,8 @@ def test_no_table_has_a_name_that_vllm_s_own_kernels_would_open_and_nothing_clai
     problem = KEPT.problem
     pattern = names_that_vllm_opens(problem.N, problem.K, "NVIDIA_H200")
     assert not [name for name in to_vllm(rows_from_files(FILES)) if pattern.fullmatch(name)]
-    readme = (Path(__file__).parents[5] / "README.md").read_text(encoding="utf-8")
-    for text in (to_vllm.__doc__, cli.get_command(click.Context(cli), "report").help, readme):
+    guide = (Path(__file__).parents[5] / "docs" / "guides" / "read-a-report.md").read_text(encoding="utf-8")
+    for text in (to_vllm.__doc__, cli.get_command(click.Context(cli), "report").help, guide):
         words = " ".join((text or "").split())
         assert "vLLM itself opens none" in words
         assert not re.search(r"vLLM's (dense )?kernels look", words)

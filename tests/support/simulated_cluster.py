@@ -98,15 +98,16 @@ def perform(run: str, topic: str, sent: bytes) -> Answer:
         return Answer(work.item, "unfit", "another source of the kernel is here")
     if work.item in now.broken:
         return Answer(work.item, "threw", "an illegal address, wherever it is tried")
-    if temper.dies_at == number:
+    if temper.dies_at is not None and number >= temper.dies_at:
         say("Loading", False)
         time.sleep(0.5)  # So that it is heard: who goes before a word had not begun.
         worker.loop.add_callback(worker.close, nanny=False)
         now.released.wait(60)
-    if temper.hangs_at == number:
+    if temper.hangs_at is not None and number >= temper.hangs_at:
         now.released.wait(60)
     time.sleep(temper.slow_s)
-    noisy = number <= temper.noisy
+    noisy = temper.noisy > 0
+    temper.noisy -= noisy
     if now.swept is not None and not noisy and work.item % now.every:
         say("Loading", False)
         return as_swept(now.swept, work)

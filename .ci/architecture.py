@@ -129,7 +129,7 @@ def _way(way: tuple[tuple[str, str, str], ...], top: float, title: str) -> Itera
 def _in_brief(words: str, width: float) -> str:
     """As many of the words as fit, ended where a clause ends, or else a word."""
     most = int(width / 7)
-    words = words.rstrip(".")
+    words = words.rstrip(".").replace("`", "")
     if len(words) <= most:
         return words
     clauses = re.match(rf"(.{{12,{most}}})(?:[,;:.]|(?<=\?)) ", words)

@@ -3,7 +3,7 @@
 Each terminal of TERMINALS is a command of fusetune, run in a terminal of its own (a pty) and drawn as SVG with the
 colours that came out. No line is typed by hand. It runs in a folder whose `.fusetune/runs` holds committed journals, as
 the machine with the GPU had them. `--check` draws in memory and says which committed picture differs, with exit code
-1; `--pages` also takes the screenshots of the HTML report, where Chromium is there.
+1.
 """
 
 from __future__ import annotations
@@ -173,30 +173,11 @@ def drawn(terminal: Terminal) -> str:
     return "".join(f"{line.rstrip()}\n" for line in svg.splitlines())
 
 
-def screenshot(folder: Path) -> None:
-    """report.png: the HTML report of the run, as Chromium shows it at 1280 px."""
-    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if browser is None:
-        raise SystemExit("no Chromium here: --pages needs one on the PATH")
-    with tempfile.TemporaryDirectory() as scratch:
-        page = Path(scratch) / "report.html"
-        record(f"fusetune report --run {RUN} --html {page}", 100)
-        target = Path(scratch) / "report.png"
-        options = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--window-size=1280,1500"]
-        subprocess.run(
-            [browser, *options, "--virtual-time-budget=8000", f"--screenshot={target}", page.as_uri()],
-            check=True,
-            capture_output=True,
-        )
-        shutil.copyfile(target, folder / "report.png")
-
-
 def main() -> None:
     """Draw all, or say which differ."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("names", nargs="*", metavar="NAME", help="These terminals alone, as report.")
     parser.add_argument("--check", action="store_true", help="Write nothing; exit 1 where a picture differs.")
-    parser.add_argument("--pages", action="store_true", help="Also the screenshots of the HTML report.")
     asked = parser.parse_args()
     differing = []
     for terminal in TERMINALS:
@@ -207,8 +188,6 @@ def main() -> None:
             path.write_text(svg, encoding="utf-8")
         elif not path.is_file() or path.read_text(encoding="utf-8") != svg:
             differing.append(path.name)
-    if asked.pages and not asked.check:
-        screenshot(IMAGES)
     if differing:
         raise SystemExit(f"{', '.join(differing)}: not what the commands print now; run `python docs/pictures.py`")
 

@@ -28,6 +28,7 @@ COMMANDS: Final = {
     "profile": "Profile one config with Nsight Compute.",
     "targets": "The GPUs that fusetune knows.",
     "warmup": "Compile what calls of these problems will launch, into Triton's cache.",
+    "worker": "Serve the GPUs of this machine to a cluster.",
     "doctor": "Say whether this machine is fit to tune on, and how the installed ops do on its GPU.",
     "env": "What to put into a bug report: versions, GPUs, folders, settings.",
 }

@@ -65,6 +65,11 @@ EXAMPLES: Final[dict[str, tuple[tuple[str, str], ...]]] = {
         ("fusetune warmup {problem}", "one problem"),
         ("fusetune warmup configs/nvidia-h200", "what one folder holds"),
     ),
+    "worker": (
+        ("fusetune worker tcp://10.0.0.1:8786", "all GPUs of this machine"),
+        ("fusetune worker tcp://10.0.0.1:8786 --gpus 0,1", "two of them"),
+        ("fusetune worker tcp://10.0.0.1:8786 --leave-after 600", "not without a scheduler"),
+    ),
     "doctor": (
         ("fusetune doctor", "the machine alone"),
         ("fusetune doctor --kernels", "and its kernels: minutes, and a file to be shared"),

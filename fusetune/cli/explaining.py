@@ -57,8 +57,7 @@ class Explainer:
         """Run as `run` does, with the profile's say before and the explanation after, for the case of a number."""
 
         def run_explained(request: SweepRequest) -> SweepResult:
-            if number in self._applied:
-                self._limit(number, request)
+            self.limit(number, request)
             result = run(request)
             if self._target is not None:
                 self._explain(number, request, result, self._target)
@@ -75,12 +74,18 @@ class Explainer:
             arguments={**tuned.arguments, **self._arguments.get(number, {})},
         )
 
-    def _limit(self, number: int, request: SweepRequest) -> None:
+    def limit(self, number: int, request: SweepRequest, here: Target | None = None) -> None:
+        """Tell a case's request what the profile says limits it, where it has the case.
+
+        `here` is the GPU that it runs on, where that is known; else it is asked.
+        """
+        if number not in self._applied:
+            return
         from fusetune.capture.spec import CapturedSpec
         from fusetune.measure.cuda import likely_target
         from fusetune.tune.profiles import limit_of
 
-        target = self._target or likely_target()
+        target = self._target or here or likely_target()
         if target is None or not isinstance(request.spec, CapturedSpec):
             echo("warning: --ncu is left out: the table of targets has no row for the GPU here", err=True)
             return

@@ -15,11 +15,13 @@ OTHER: Final = "Other options"
 _PROBLEM: Final = ("--op", *(f"--{value.name}" for value in named_values()), "--size", "--shapes")
 _PROGRAM: Final = ("-m", "--args", "--reference")
 _KERNELS: Final = ("--kernel", "--top", "--share", "--limit")
+_GPUS: Final = ("--gpus", "--scheduler", "--dask-config")
 _PREDICTED: Final = ("--config", "--target")
 
 GROUPS: Final[dict[str, dict[str, tuple[str, ...]]]] = {
     "sweep": {
         "Problem": _PROBLEM,
+        "GPUs": _GPUS,
         "Search": ("--space", "--target", "--prior", "--allow-library", "--fresh", "--workers"),
         "Decision": ("--min-gain", "--confidence"),
         "Measuring": ("--cache", "--seed", "--exclusive", "--lock-clocks"),
@@ -28,6 +30,7 @@ GROUPS: Final[dict[str, dict[str, tuple[str, ...]]]] = {
     "tune": {
         "Program": _PROGRAM,
         "Kernels": (*_KERNELS, "--target"),
+        "GPUs": _GPUS,
         "Search": (
             "--space",
             "--num-ctas",

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from fusetune.cli.completing import TARGETS
+from fusetune.cli.fleet import sweep_on_fleet
+from fusetune.cli.fleet_options import fleet_choice, fleet_options, opened_fleet
 from fusetune.cli.helped import Helped
 from fusetune.cli.needed import needs
 from fusetune.cli.options import named_op, naming_options, problem_options, problem_with, values_of
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     help="Sweep a list of problems instead of one: rows of a YAML, JSON or CSV file, whose columns are named as the "
     "options are.",
 )
+@fleet_options
 @click.option(
     "--space",
     type=click.Choice([*SPACE_NAMES, "rules"]),
@@ -118,6 +121,9 @@ def sweep(
     *,
     op: str,
     shapes: Path | None,
+    gpus: str | None,
+    scheduler: str | None,
+    dask_config: Path | None,
     space: SpaceChoice,
     target_name: str | None,
     min_gain: float,
@@ -144,12 +150,16 @@ def sweep(
     A sweep that was killed goes on where it stopped when the same command is given again. After a larger --space, only
     the new candidates are measured; decisions always rest on fresh blocks.
 
-    --shapes sweeps a list of problems, one after another; its mistakes are told before the first one begins.
+    --shapes sweeps a list of problems, one after another, or with --gpus as many at once as there are GPUs; its
+    mistakes are told before the first one begins.
 
     Where the op names a library that computes the same, it is timed, too, and the result says which is faster; it is
     used only after --allow-library.
     """
     target = find_target(target_name) if target_name else None
+    choice = fleet_choice(gpus, scheduler, dask_config, target=target_name)
+    if choice is not None and shapes is None:
+        raise UsageError("a fleet takes a list of problems: name one with --shapes, or leave its GPUs out")
     values = values_of(given)
     if shapes is None:
         if not values:
@@ -170,10 +180,13 @@ def sweep(
     make_importable(op)
     with ExitStack() as stack:
         # First of all, before triton is loaded: it is these processes that everything waits for.
-        measured = target is None and nvml.gpu_present()
+        opened = opened_fleet(choice, runs or runs_dir(), workers=workers) if choice is not None else None
+        fleet = stack.enter_context(opened) if opened is not None else None
+        measured = fleet is None and target is None and nvml.gpu_present()
         server = stack.enter_context(closing(libraries.start_server())) if measured else None
         processes = stack.enter_context(CompileProcesses(workers))
-        processes.begin_to_load()
+        if fleet is None:
+            processes.begin_to_load()
         from fusetune.ops.loading import spec_named
         from fusetune.tune.request import SweepRequest
 
@@ -201,7 +214,7 @@ def sweep(
                 cache=cache,
                 seed=seed,
                 workers=workers,
-                processes=processes,
+                processes=processes if fleet is None else None,
                 fresh=fresh,
                 prior=prior == "on",
                 allow_library=allow_library,
@@ -210,6 +223,8 @@ def sweep(
             )
             for shape in asked
         ]
+        if fleet is not None and shapes is not None:
+            ctx.exit(sweep_on_fleet(fleet, requests, asked, shapes))
         if server:
             one: _One = _Measured(server)
         else:

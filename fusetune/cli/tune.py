@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fusetune.cli.fleet_cases import tune_on_fleet
+from fusetune.cli.fleet_options import FleetChoice, fleet_of_program, fleet_options, opened_fleet
 from fusetune.cli.helped import Helped
 from fusetune.cli.needed import needs
 from fusetune.cli.program_options import CONTEXT, program_options, quota_option
@@ -27,8 +29,10 @@ if TYPE_CHECKING:
     from fusetune.capture.cases import Case, Looked
     from fusetune.capture.programs import Program
     from fusetune.capture.spec import CapturedSpec
+    from fusetune.cli.explaining import Explainer
     from fusetune.cli.program_check import ProgramCheck
     from fusetune.compiler.processes import CompileProcesses
+    from fusetune.fleet.run import Fleet
     from fusetune.measure.fork_server import ForkServer
     from fusetune.tune.program import Tuned
     from fusetune.tune.request import CacheMode, SpaceChoice, SweepRequest, SweepResult
@@ -44,6 +48,7 @@ CAPTURES_NEED = ("torch", "fusetune.capture.spec")
 
 @click.command("tune", cls=Helped, context_settings=CONTEXT)
 @program_options
+@fleet_options
 @click.option(
     "--space",
     type=click.Choice([*SPACE_NAMES, "rules"]),
@@ -128,6 +133,9 @@ def tune(
     share: float,
     target_name: str | None,
     limit_s: float | None,
+    gpus: str | None,
+    scheduler: str | None,
+    dask_config: Path | None,
     space: SpaceChoice | None,
     metrics_file: Path | None,
     ctas: bool,
@@ -176,7 +184,7 @@ def tune(
     from fusetune.capture.programs import parse_program
     from fusetune.cli.explaining import Explainer
     from fusetune.compiler.processes import CompileProcesses
-    from fusetune.measure import libraries, nvml
+    from fusetune.measure import libraries
 
     began = time.monotonic()
     parsed = parse_program([*(["-m", module] if module else []), *program], args=expression, reference=reference)
@@ -184,13 +192,13 @@ def tune(
         output, configs, diff=diff, apply=apply, autotune=autotune, per_kernel=per_kernel, lookup=lookup
     )
     check_program(outputs, parsed, html)
-    if target_name is None and not nvml.gpu_present():
-        target_name = DEFAULT_TARGET
-    target = find_target(target_name) if target_name else None
+    choice = fleet_of_program(gpus, scheduler, dask_config, target=target_name)
+    target = _target(target_name)
     explainer = Explainer(metrics_file, target)
     with ExitStack() as stack:
         # They load torch while the program runs, and serve all its cases.
-        server = None if target else stack.enter_context(closing(libraries.start_server()))
+        fleet = _lent(stack, choice, runs or runs_dir(), workers)
+        server = None if target or fleet else stack.enter_context(closing(libraries.start_server()))
         processes = stack.enter_context(CompileProcesses(workers, loads=CAPTURES_NEED))
         processes.begin_to_load()
         from fusetune.capture.captures import kept_run
@@ -207,11 +215,10 @@ def tune(
         )
         from fusetune.capture.oracle import Strictness
         from fusetune.report.captured import selected
-        from fusetune.tune.program import budget_of, tune_case, winners_of, worth_tuning
+        from fusetune.tune.program import budget_of, winners_of, worth_tuning
         from fusetune.tune.request import SweepRequest
 
         more = frozenset({*(["num_ctas"] if ctas else []), *(["maxnreg"] if maxnreg else [])})
-
         tuned: list[Tuned] = []
 
         def request(spec: CapturedSpec) -> SweepRequest:
@@ -228,18 +235,16 @@ def tune(
                 cache=cache,
                 seed=seed,
                 workers=workers,
-                processes=processes,
+                processes=None if fleet else processes,
                 fresh=fresh,
                 exclusive=exclusive,
                 budget_s=budget_of(tuned, seen, budget_s),
             )
 
-        run = _measured(server) if server else _predicted(target or find_target(DEFAULT_TARGET))
         cases = worth_tuning(selected(looked, kernel=kernel, top=top, share=share), share)
         explainer.match(cases, looked)
-        for number, case in enumerate(cases, start=1):
-            echo(printable(f"[{number}/{len(cases)}] {_begun(case, vouched)}"), err=True)
-            tuned.append(explainer.told(number, tune_case(case, request, explainer.running(number, run))))
+        run = None if fleet else _running(server, target)
+        _tune_all(cases, tuned, request, explainer, run, vouched, on=(fleet, looked.gpu))
         from fusetune.capture.again import FreshProcesses
         from fusetune.cli.program_check import run_again, why_not_asked
         from fusetune.cli.source_check import question_of
@@ -287,6 +292,40 @@ def tune(
     ctx.exit(exit_code(looked, tuned, checked, code))
 
 
+def _lent(stack: ExitStack, choice: FleetChoice | None, runs: Path, workers: int | None) -> Fleet | None:
+    """The fleet, where one is asked for; it loads while the program runs, and goes with the stack."""
+    if choice is None:
+        return None
+    opened = opened_fleet(choice, runs, workers=workers, limit_s=CANDIDATE_LIMIT_S, captures=True)
+    return stack.enter_context(opened)
+
+
+def _tune_all(
+    cases: Sequence[Case],
+    tuned: list[Tuned],
+    request: Callable[[CapturedSpec], SweepRequest],
+    explainer: Explainer,
+    run: Callable[[SweepRequest], SweepResult] | None,
+    vouched: Sequence[str],
+    *,
+    on: tuple[Fleet | None, str | None],
+) -> None:
+    """Tune the cases into `tuned`, in which a later one finds what was kept for earlier ones.
+
+    One after another by `run`; without one, on a fleet's GPUs of the model that is named.
+    """
+    from fusetune.tune.program import tune_case
+
+    fleet, gpu = on
+    if run is None:
+        assert fleet is not None, "where there is no way to run one, there is a fleet"
+        tune_on_fleet(fleet, cases, tuned, request, explainer, gpu)
+        return
+    for number, case in enumerate(cases, start=1):
+        echo(printable(f"[{number}/{len(cases)}] {_begun(case, vouched)}"), err=True)
+        tuned.append(explainer.told(number, tune_case(case, request, explainer.running(number, run))))
+
+
 def _begun(case: Case, vouched: Sequence[str]) -> str:
     """The case that is tuned now, and that its user answers for it."""
     return f"{case.kernel.name}  {case.config_text()}{VOUCHED if _is_of(case.kernel.name, vouched) else ''}"
@@ -301,6 +340,19 @@ def _pin(tuned: Sequence[Tuned], processes: CompileProcesses) -> None:
 
     pin_all(tuned, processes)
     processes.end()  # While the outcome is shown.
+
+
+def _target(name: str | None) -> Target | None:
+    """What is predicted for: the GPU of this name, or where there is none here the default one; else None."""
+    from fusetune.measure import nvml
+
+    if name is None and not nvml.gpu_present():
+        name = DEFAULT_TARGET
+    return find_target(name) if name else None
+
+
+def _running(server: ForkServer | None, target: Target | None) -> Callable[[SweepRequest], SweepResult]:
+    return _measured(server) if server else _predicted(target or find_target(DEFAULT_TARGET))
 
 
 def _measured(server: ForkServer) -> Callable[[SweepRequest], SweepResult]:

@@ -55,6 +55,11 @@ class CompileProcesses:
             _begin_server(self._loads)
 
     @property
+    def workers(self) -> int:
+        """How many compile at once."""
+        return self._workers
+
+    @property
     def number(self) -> int:
         """Which processes these are: those that were ended have another number than those after them."""
         return self._number

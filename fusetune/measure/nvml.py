@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import subprocess
 import sys
 from typing import Any, Final
@@ -29,6 +30,7 @@ _DISCARDING = {
 NO_ANSWER: Final = (AttributeError, UnicodeDecodeError)
 """What comes of a question that this NVML does not know, and of a name that is no UTF-8 (driver 555 under WSL)."""
 COUNT_LIMIT_S: Final = 30.0
+_ONE_UUID: Final = re.compile(r"GPU(?:-[0-9a-f]+){5}")
 _CUDA_DRIVER: Final = "libcuda.so.1"
 _COUNT_BY_CUDA: Final = f"""
 import ctypes
@@ -68,16 +70,20 @@ def gpu_present() -> bool:
 
 
 def visible_gpu() -> tuple[str, str] | None:
-    """Name and compute capability of the first GPU, when this process sees all of them; None where that is not sure."""
+    """Name and compute capability of the only GPU that this process sees; None where that is not sure.
+
+    It is sure where there is one, and where CUDA_VISIBLE_DEVICES names one by its UUID, as each process of a fleet has.
+    """
     nvml = library()
-    if "CUDA_VISIBLE_DEVICES" in os.environ or nvml is None:
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if nvml is None or (named is not None and not _ONE_UUID.fullmatch(named)):
         return None
     try:
         nvml.nvmlInit()
         try:
-            if nvml.nvmlDeviceGetCount() != 1:
+            if named is None and nvml.nvmlDeviceGetCount() != 1:
                 return None
-            handle = nvml.nvmlDeviceGetHandleByIndex(0)
+            handle = nvml.nvmlDeviceGetHandleByUUID(named) if named else nvml.nvmlDeviceGetHandleByIndex(0)
             name = text(nvml.nvmlDeviceGetName(handle))
             major, minor = nvml.nvmlDeviceGetCudaComputeCapability(handle)
         finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Final, Protocol
 
 import msgspec
@@ -21,6 +22,11 @@ class GpuFacts(msgspec.Struct, frozen=True):
     target: Target
     environment: Environment
     uuid: str | None = None
+
+    @property
+    def card(self) -> str | None:
+        """What tells the card from others of its model in a journal: a hash, since a UUID is its owner's."""
+        return None if self.uuid is None else hashlib.sha256(self.uuid.encode()).hexdigest()[:12]
 
 
 class SamplingFacts(msgspec.Struct, frozen=True):

@@ -49,7 +49,7 @@ class RunStart(_Record, frozen=True, tag="run"):
 
     `prior`: what was predicted to be slow was left out. `allow_library`: a library may win. `baseline`: the op's
     BASELINE for the problem, which journals of earlier versions leave to the op. `before`: the config that ran before,
-    and that all are held against; None where that is BASELINE.
+    and that all are held against; None where that is BASELINE. `card`: which of several GPUs of its model, as a hash.
     """
 
     journal: int
@@ -69,6 +69,7 @@ class RunStart(_Record, frozen=True, tag="run"):
     allow_library: bool = False
     baseline: Config | None = None
     before: Config | None = None
+    card: str | None = None
 
 
 class Candidate(_Record, frozen=True, tag="candidate"):

@@ -164,17 +164,21 @@ def earlier_runs(
     identity: TargetIdentity,
     environment: Environment,
     warn: Callable[[str], None] = lambda text: None,
+    card: str | None = None,
 ) -> tuple[Unfinished | None, list[Sequence[Record]]]:
     """The newest unfinished run of this very command, and the finished ones of the same question, the newest first.
 
     The question is op, problem, what ran before, GPU, environment (so kernel source too), cache mode and seed; the
-    command is that with the same space, rule, prior and leave for a library. Journals that cannot be read are passed
-    over, and `warn` is told once of them all: they are somebody's files, not ours to judge.
+    command is that with the same space, rule, prior and leave for a library. An unfinished run of another card of the
+    model is left alone: no decision rests on blocks of two. Journals that cannot be read are passed over, and `warn` is
+    told once of them all: they are somebody's files, not ours to judge.
     """
     finished: list[Sequence[Record]] = []
     unfinished: Unfinished | None = None
     damaged: list[str] = []
     for path in _journals(request.runs):
+        if path.stem < request.since:
+            continue
         try:
             records = read_run(path)
         except JournalError as error:
@@ -192,7 +196,7 @@ def earlier_runs(
         if end is not None:
             # A run without an entry met a noisy machine: its screening is no guide.
             finished += [records] if end.entry is not None else []
-        elif unfinished is None and command == (path.stem, asked_for):
+        elif unfinished is None and command == (path.stem, asked_for) and _is_card(start, card):
             try:
                 unfinished = _take(path, start)
             except JournalError as error:
@@ -201,6 +205,11 @@ def earlier_runs(
         others = f" (and {len(damaged) - 1} more)" if len(damaged) > 1 else ""
         warn(f"An earlier journal is passed over: {damaged[0]}{others}")
     return unfinished, finished
+
+
+def _is_card(start: RunStart, card: str | None) -> bool:
+    """Whether a run may be of this card; journals of earlier versions, and simulated GPUs, do not say which it was."""
+    return None in (start.card, card) or start.card == card
 
 
 def _journals(folder: Path) -> list[Path]:

@@ -148,16 +148,18 @@ def open_run(
     identity: TargetIdentity,
     environment: Environment,
     evidence: Evidence,
+    card: str | None = None,
 ) -> Iterator[RunLog]:
     """A run with its first line written: a killed one that goes on, or a new one.
 
     A new one takes over what finished runs of the same question found out, unless the request is for a fresh one.
+    `card` tells the GPU from others of its model: a run that another card began is not gone on with.
     Raises JournalError where the journal cannot be made.
     """
     ledger = Ledger(request.reference)
     unfinished: Unfinished | None = None
     if evidence == "measured" and not request.fresh:
-        unfinished, finished = earlier_runs(request, identity, environment, progress.warn)
+        unfinished, finished = earlier_runs(request, identity, environment, progress.warn, card)
         if unfinished is not None:
             ledger.add_run(unfinished.records, own=True)
             progress.say(f"Going on with the run {unfinished.start.run}, which was cut off")
@@ -193,6 +195,7 @@ def open_run(
                         allow_library=request.allow_library,
                         baseline=request.baseline,
                         before=request.before,
+                        card=card,
                     )
                 )
             yield RunLog(writer, run, progress, request.baseline, ledger, before=request.before)

@@ -35,7 +35,8 @@ class SweepRequest(msgspec.Struct, frozen=True):
     error. `lock_mhz` is where the SM clock is held while measuring; None leaves the clocks alone.
     `budget_s` is how long candidates are compiled, checked and screened before no neighbours are asked for any more,
     and `grow_rounds` how often they are at most, as a replay of a run that its budget ended has to know (`rounds_of`).
-    `processes` compile, where the caller keeps some for many requests; `workers` says nothing then.
+    `processes` compile, where the caller keeps some for many requests; `workers` says nothing then. `since` is the name
+    of a run: nothing is taken over from those before it.
     """
 
     spec: KernelSpec
@@ -55,6 +56,7 @@ class SweepRequest(msgspec.Struct, frozen=True):
     budget_s: float | None = None
     grow_rounds: int | None = None
     processes: CompileProcesses | None = None
+    since: str = ""
 
     def __post_init__(self) -> None:
         # A spec that was made in code, and not loaded by its name: what is written is read back in its types.

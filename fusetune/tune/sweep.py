@@ -95,7 +95,10 @@ def _sweep(
     path = config_path(request.output, facts.identity.name, request.spec.name)
     check_output(path)
     progress.say(f"GPU: {facts.identity.name}, {facts.identity.sms} SMs")
-    with open_run(request, progress, identity=facts.identity, environment=environment, evidence="measured") as log:
+    run = open_run(
+        request, progress, identity=facts.identity, environment=environment, evidence="measured", card=facts.card
+    )
+    with run as log:
         if others:
             log.note(f"{_told(others)}. Timings may be disturbed; the A/A control will tell")
         plan = early.plan(facts.target)

@@ -246,9 +246,21 @@ def test_of_several_gpus_none_is_guessed(nvml: FakeNvml, monkeypatch: pytest.Mon
     nvml.answers["nvmlDeviceGetCount"] = 1
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     assert visible_gpu() is None
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-5b2c,GPU-77aa")
+    assert visible_gpu() is None
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     nvml.answers["nvmlInit"] = nvml.NVMLError("Driver Not Loaded")
     assert visible_gpu() is None
+
+
+def test_of_several_gpus_the_one_that_the_environment_names_by_its_uuid_is_known(
+    nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nvml.answers["nvmlDeviceGetCount"] = 8
+    uuid = "GPU-3f1c8c4e-9d7a-11ee-8c90-0242ac120002"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", uuid)
+    assert visible_gpu() == ("NVIDIA H200", "9.0")
+    assert ("nvmlDeviceGetHandleByUUID", uuid) in nvml.asked
 
 
 # --- what drivers have been seen to do

@@ -70,8 +70,10 @@ class Counting(FakeMeasurer):
 
     def facts(self) -> GpuFacts:
         facts = super().facts()
-        environment = msgspec.structs.replace(facts.environment, **self._changed_facts)
-        return msgspec.structs.replace(facts, environment=environment)
+        changed = dict(self._changed_facts)
+        uuid = changed.pop("uuid", None)
+        environment = msgspec.structs.replace(facts.environment, **changed)
+        return msgspec.structs.replace(facts, environment=environment, uuid=uuid)
 
     def check(self, config: Config) -> Checked | Failure:
         self._answer()
@@ -402,6 +404,25 @@ def test_a_cut_off_run_is_not_gone_on_with_by_another_command(tmp_path: Path, ch
     assert journal.read_bytes() == before
     assert BASELINE in measurer.checks
     assert run(request_of(tmp_path), Counting()).run == journal.stem
+
+
+def test_a_cut_off_run_is_gone_on_with_on_its_own_card_and_on_no_other_of_the_model(tmp_path: Path) -> None:
+    interrupted(request_of(tmp_path), 150, facts={"uuid": "GPU-1"})
+    (journal,) = journals(tmp_path)
+    assert run(request_of(tmp_path), Counting(facts={"uuid": "GPU-2"})).run != journal.stem
+    assert run(request_of(tmp_path), Counting(facts={"uuid": "GPU-1"})).run == journal.stem
+    assert "GPU-1" not in journal.read_text(), "a UUID is its owner's"
+
+
+def test_nothing_is_taken_over_from_runs_before_the_moment_that_is_named(tmp_path: Path, whole: Uninterrupted) -> None:
+    interrupted(request_of(tmp_path), 150)
+    (one,) = journals(tmp_path)
+    older = renamed(one, "20200101T000000-ffff")
+    one.unlink()
+    measurer = Counting()
+    assert run(request_of(tmp_path, since="20200101T000001-"), measurer).run != older.stem
+    assert measurer.checks == whole.taken.checks
+    assert run(request_of(tmp_path, since="20200101T000000-")).run == older.stem
 
 
 class AnyTime(dict[Config, float]):

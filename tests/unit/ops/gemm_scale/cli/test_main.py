@@ -47,6 +47,7 @@ COMMANDS = (
         "profile",
         "targets",
         "warmup",
+        "worker",
         "doctor",
         "env",
     ),

@@ -1,0 +1,118 @@
+"""Which GPUs `--gpus` takes, and that each has one worker."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from fusetune.errors import NoUsableGpuError, UsageError
+from fusetune.fleet.gpus import chosen_gpus
+from fusetune.fleet.holding import HELD, held_for_workers
+
+
+class Nvml(ModuleType):
+    """A driver with four GPUs, of which the third is divided."""
+
+    class NVMLError(Exception):
+        pass
+
+    def __init__(self) -> None:
+        super().__init__("pynvml")
+        self.count = 4
+
+    def __getattr__(self, name: str) -> Any:
+        answers: dict[str, Any] = {
+            "nvmlInit": lambda: None,
+            "nvmlShutdown": lambda: None,
+            "nvmlDeviceGetCount": lambda: self.count,
+            "nvmlDeviceGetHandleByIndex": lambda index: index,
+            "nvmlDeviceGetMigMode": self.mig,
+            "nvmlDeviceGetCudaComputeCapability": lambda index: (9, 0),
+            "nvmlDeviceGetUUID": lambda index: f"GPU-{index}{index}aa-bb",
+            "nvmlDeviceGetName": lambda index: b"NVIDIA H200",
+            "nvmlSystemGetDriverVersion": lambda: "580.159.04",
+        }
+        try:
+            return answers[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+    def mig(self, index: int) -> tuple[int, int]:
+        if index == 2:
+            return 1, 1
+        raise self.NVMLError("Not Supported")
+
+
+@pytest.fixture(autouse=True)
+def nvml(monkeypatch: pytest.MonkeyPatch) -> Nvml:
+    fake = Nvml()
+    monkeypatch.setitem(sys.modules, "pynvml", fake)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    return fake
+
+
+def numbers(asked: str) -> list[int]:
+    return [gpu.index for gpu in chosen_gpus(asked)]
+
+
+def test_all_are_those_that_are_whole() -> None:
+    assert numbers("all") == [0, 1, 3]
+    assert numbers("3, 0,3") == [0, 3]
+
+
+def test_a_gpu_is_known_by_uuid_name_capability_and_driver() -> None:
+    (gpu,) = chosen_gpus("1")
+    assert (gpu.uuid, gpu.name, gpu.capability, gpu.driver) == ("GPU-11aa-bb", "NVIDIA H200", "9.0", "580.159.04")
+
+
+@pytest.mark.parametrize(("visible", "seen"), [("1,3", [1, 3]), ("GPU-33aa", [3]), ("0", [0])])
+def test_what_the_environment_hides_is_not_taken(
+    visible: str, seen: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert numbers("all") == seen
+
+
+@pytest.mark.parametrize("asked", ["", "0;1", "first", "0,-1", "²"])
+def test_what_is_no_list_of_numbers_is_refused_with_an_example(asked: str) -> None:
+    with pytest.raises(UsageError, match="as in --gpus 0,1"):
+        chosen_gpus(asked)
+
+
+def test_a_gpu_that_is_not_there_is_named_with_those_that_are() -> None:
+    with pytest.raises(UsageError, match="no GPU 2 here; there are 0, 1, 3"):
+        chosen_gpus("0,2")
+
+
+def test_without_a_gpu_it_is_said_why(nvml: Nvml, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
+    with pytest.raises(NoUsableGpuError, match="CUDA_VISIBLE_DEVICES is '7'"):
+        chosen_gpus("all")
+    nvml.count = 0
+    with pytest.raises(NoUsableGpuError, match="NVML shows no GPU"):
+        chosen_gpus("all")
+
+
+def test_two_workers_on_one_gpu_are_refused(tmp_path: Path) -> None:
+    with held_for_workers(["GPU-1", "GPU-2"], tmp_path):
+        with (
+            pytest.raises(NoUsableGpuError, match=f"GPU-2 has a worker of fusetune already, process {os.getpid()}"),
+            held_for_workers(["GPU-3", "GPU-2"], tmp_path),
+        ):
+            pass
+        with held_for_workers(["GPU-3"], tmp_path):
+            pass
+    with held_for_workers(["GPU-2"], tmp_path):
+        pass
+
+
+def test_what_a_parent_holds_is_not_asked_for_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with held_for_workers(["GPU-1"], tmp_path):
+        monkeypatch.setenv(HELD, "GPU-0,GPU-1")
+        with held_for_workers(["GPU-1"], tmp_path):
+            pass

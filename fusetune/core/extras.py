@@ -19,7 +19,7 @@ EXTRAS: Final[dict[str, dict[str, str]]] = {
         "junitparser": "junitparser",
     },
     "report": {"jinja2": "jinja2", "markupsafe": "markupsafe"},
-    "fleet": {"distributed": "distributed"},
+    "fleet": {"distributed": "distributed", "dask": "dask"},
 }
 """Of each extra the modules that it brings, with the name that pip has for each. pyproject.toml says the same."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 from msgspec import structs
@@ -22,7 +23,7 @@ def kept_here(request: SweepRequest, answer: Answer) -> SweepResult:
     Raises ConfigFileError where the entry does not fit into the file that is there, as where that is of another GPU,
     and MachineError where the journal cannot be written.
     """
-    result: SweepResult = answer.result
+    result: SweepResult = pickle.loads(answer.result) if isinstance(answer.result, bytes) else answer.result
     if answer.journal is not None:
         result = structs.replace(result, journal=_written(request.runs, *answer.journal))
     if answer.file is None:

@@ -249,9 +249,14 @@ def _listen(channel: Connection, tasks: SimpleQueue[Work | None]) -> None:
 
 
 def _portable(answer: Answer) -> Answer:
-    """The answer as another process can read it: an error of a user's own class stays here, and its words go."""
+    """The answer as another process can read it: an error of a user's own class stays here, and its words go.
+
+    The result goes as bytes, for the client: what passes it on has not loaded the op, whose own types may be in it.
+    """
     import pickle
 
+    if answer.result is not None:
+        answer = msgspec.structs.replace(answer, result=pickle.dumps(answer.result))
     try:
         pickle.loads(pickle.dumps(answer.error))
     except Exception:  # noqa: BLE001 - pickle passes on whatever the error's own class raises

@@ -61,8 +61,9 @@ class Work(msgspec.Struct, frozen=True):
 class Answer(msgspec.Struct, frozen=True):
     """What a worker says at the end of a problem.
 
-    `result` is a SweepResult and `file` the text of the YAML that it wrote in a folder of its own; `journal` has name
-    and bytes where the worker's disk is not the client's. `error` is what was raised, and `why` says it in a line.
+    `result` is a SweepResult, pickled where it comes from another process: what passes it on may not have its types.
+    `file` is the text of the YAML that was written in a folder of the worker's own; `journal` has name and bytes where
+    its disk is not the client's. `error` is what was raised, and `why` says it in a line.
     """
 
     item: int

@@ -227,17 +227,23 @@ class Schedule:
                 return [self._tell(held, answer, f"its process was lost {held.deaths} times; the last: {answer.why}")]
             held.home, held.home_until = seen.card, now + self.rules.away_s
             return []
-        self._strikes[seen.card] += 1
-        if self._strikes[seen.card] >= self.rules.strikes:
-            lost = self._strikes[seen.card]
-            self._retired.setdefault(seen.card, f"it lost {lost} problems one after another, the last: {answer.why}")
-        if held.moves <= self.rules.moves and self._can_come(held, now):
+        moves = held.moves <= self.rules.moves and self._can_come(held, now)
+        # Where no other can be asked, nobody says whose fault it is; but each that hangs costs minutes.
+        if moves or len(held.failed_on) > 1 or answer.how == "hung":
+            self._strike(seen.card, answer.why)
+        if moves:
             return []
         if len(held.failed_on) > 1:
             # Several GPUs say the same: it is the problem's doing, and held against none of them.
             for card in held.failed_on:
                 self._forgive(card)
         return [self._tell(held, answer, answer.why)]
+
+    def _strike(self, card: str, why: str) -> None:
+        self._strikes[card] += 1
+        lost = self._strikes[card]
+        if lost >= self.rules.strikes:
+            self._retired.setdefault(card, f"it lost {lost} problems one after another, the last: {why}")
 
     def _forgive(self, card: str) -> None:
         self._strikes[card] = max(0, self._strikes[card] - 1)

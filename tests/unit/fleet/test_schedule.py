@@ -95,6 +95,26 @@ def test_a_gpu_that_loses_three_problems_in_a_row_gets_no_more() -> None:
     assert "no more problems" in (run.schedule.join(gpu(0, worker="again"), 0.0) or "")
 
 
+def test_the_only_gpu_goes_on_where_nobody_can_say_whether_a_problem_is_at_fault() -> None:
+    run = Run(5, 1)
+    for _ in range(4):
+        run.given()
+        run.end("w0", "threw", "wrong results")
+    assert run.schedule.retired == {}
+    assert run.given() == {"w0": 4}
+    run.end("w0")
+    assert run.ends == {0: "threw", 1: "threw", 2: "threw", 3: "threw", 4: "done"}
+
+
+def test_the_only_gpu_gets_no_more_where_three_problems_hang_since_each_costs_minutes() -> None:
+    run = Run(5, 1)
+    for _ in range(3):
+        run.given()
+        run.lose("w0", "hung")
+        run.schedule.join(gpu(0), run.now)
+    assert run.schedule.retired == {"GPU-0": "it lost 3 problems one after another, the last: hung"}
+
+
 def test_a_gpu_that_ends_a_problem_between_keeps_its_place() -> None:
     run = Run(8, 2)
     for how in ("noisy", "noisy", "done", "noisy", "noisy"):
@@ -199,11 +219,12 @@ def test_a_worker_with_another_source_is_dismissed_and_its_problem_begun_elsewhe
 
 
 def test_what_nobody_is_left_for_is_told_with_why() -> None:
-    run = Run(3, 1, strikes=1, empty_s=0.0)
+    run = Run(3, 2, strikes=1, empty_s=0.0)
     run.given()
     run.end("w0", "threw", "gone mad")
+    run.lose("w1", returns=False)
     told = run.schedule.give_up(run.now)
-    assert [one.item.key for one in told] == [1, 2]
+    assert [one.item.key for one in told] == [0, 1, 2]
     assert all("gone mad" in one.why for one in told)
     assert run.schedule.left == 0
 

@@ -28,6 +28,8 @@ sys.path[:] = sys.argv[3:]  # First of all: the caller's modules, and none that 
 from importlib import import_module
 import_module(sys.argv[2]).main(int(sys.argv[1]))
 """
+SILENT_ENDS: Final = 5
+"""A lane that is lost so often, one after another, before it says a word is not begun again."""
 _END_LIMIT_S: Final = 10.0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import threading
+import time
 from collections.abc import Sequence
 from queue import Empty, Queue
 from typing import Final
@@ -11,12 +12,12 @@ from typing import Final
 from fusetune.compiler.processes import usable_cores
 from fusetune.fleet.gpus import GpuHere
 from fusetune.fleet.lane import Begin
-from fusetune.fleet.lanes import Lane, LostError
+from fusetune.fleet.lanes import SILENT_ENDS, Lane, LostError
 from fusetune.fleet.versions import with_versions
 from fusetune.fleet.words import Ended, Event, Joined, Left, Said, Seen, Work
 
-SILENT_ENDS: Final = 5
-"""A lane that is lost so often, one after another, before it says a word is not begun again."""
+PART_LIMIT_S: Final = 20.0
+"""So long a lane that is idle may take to end, as while it still loads; then it is killed."""
 
 
 class LocalExecutor:
@@ -59,6 +60,11 @@ class LocalExecutor:
         self._closing.set()
         for lane in list(self._latest.values()):
             lane.kill() if lane.is_busy else lane.part()
+        until = time.monotonic() + PART_LIMIT_S
+        for thread in self._threads:
+            thread.join(max(0.0, until - time.monotonic()))
+        for lane in list(self._latest.values()):
+            lane.kill()
         for thread in self._threads:
             thread.join()
 
@@ -74,11 +80,15 @@ class LocalExecutor:
             silent = 0 if spoke else silent + 1
             if self._closing.is_set():
                 return
-            again = silent < SILENT_ENDS
-            self._events.put((Left(seen.worker, why, returns=again), lane))
-            if not again:
+            again = None
+            if silent < SILENT_ENDS:
+                try:
+                    again = self._latest[seen.card] = Lane(seen.card, self._begin)
+                except OSError as error:  # No memory for a process, or no room: the other GPUs go on.
+                    why = f"{why}; it cannot be begun again: {error}"
+            self._events.put((Left(seen.worker, why, returns=again is not None), lane))
+            if again is None:
                 return
-            self._latest[seen.card] = Lane(seen.card, self._begin)
 
     def _listened(self, lane: Lane, worker: str) -> tuple[str, bool]:
         """Pass on what a lane says until it is lost; why it was, and whether it said anything."""

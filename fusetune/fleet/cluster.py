@@ -5,6 +5,7 @@ Only this module, `hosted` and `nannies` know Dask, and they import it in functi
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import pickle
 import threading
@@ -20,12 +21,14 @@ from fusetune.core.extras import install_line
 from fusetune.errors import MachineError, MissingPackageError, UsageError
 from fusetune.fleet import hosted
 from fusetune.fleet.lane import Begin
+from fusetune.fleet.lanes import SILENT_ENDS
 from fusetune.fleet.words import Answer, Ended, Event, Joined, Left, Refused, Said, Seen, Work
 from fusetune.tune.request import new_run_id
 
 CONNECT_LIMIT_S: Final = 20.0
 LOOK_EVERY_S: Final = 0.5
 KILL_LIMIT_S: Final = 15.0
+CLOSE_LIMIT_S: Final = 15.0
 SCATTERED_BYTES: Final = 1 << 20
 """What is larger goes to the worker's memory first, since a task is to be small."""
 GPU: Final = {"GPU": 1}
@@ -48,6 +51,8 @@ class _There:
         self.seen: Seen | None = None
         self.future: Any = None
         self.item: int | None = None
+        self.spoke = self.is_ended = False
+        self.silent_ends = 0
 
 
 class ClusterExecutor:
@@ -90,8 +95,13 @@ class ClusterExecutor:
             return
         sent: Any = pickle.dumps(work)
         if len(sent) > SCATTERED_BYTES:
-            sent = self._client.scatter(sent, workers=[there.address], hash=False)
-        there.item = work.item
+            try:
+                sent = self._client.scatter(sent, workers=[there.address], hash=False)
+            except Exception as error:  # noqa: BLE001 - the scheduler passes on whatever a worker that goes raises
+                why = f"it could not be sent to: {type(error).__name__}: {error}"
+                self._events.put(Left(worker, why, returns=False))
+                return
+        there.item, there.spoke, there.is_ended = work.item, False, False
         there.future = self._submit(there, self._calls.perform, self._run, self._topic, sent)
         there.future.add_done_callback(lambda future: self._ended(there, work.item, future))
 
@@ -99,17 +109,26 @@ class ClusterExecutor:
         """End a worker that hangs: its lane, or if that does not help its process, where it has a nanny."""
         there = self._named(worker)
         if there is not None:
+            there.is_ended = True
             threading.Thread(target=self._end, args=(there,), daemon=True).start()
         return True
 
     def close(self) -> None:
         """End what was begun on the workers, and leave the cluster as it was."""
-        futures = [there.future for there in self._there.values() if there.future is not None]
+        there = dict(self._there)
+        # Dask has no limit for this, and a worker that stands still would never answer.
+        tidying = threading.Thread(target=self._tidy, args=(there,), daemon=True)
+        tidying.start()
+        tidying.join(CLOSE_LIMIT_S)
+        with contextlib.suppress(asyncio.TimeoutError):
+            self._client.close(timeout=CLOSE_LIMIT_S)
+
+    def _tidy(self, there: Mapping[str, _There]) -> None:
+        futures = [one.future for one in there.values() if one.future is not None]
         with contextlib.suppress(Exception):  # The cluster may be gone; there is nothing left to be tidied then.
             self._client.unsubscribe_topic(self._topic)
             self._client.cancel(futures)
-            self._client.run(self._calls.part, self._run, workers=list(self._there), on_error="ignore")
-        self._client.close()
+            self._client.run(self._calls.part, self._run, workers=list(there), on_error="ignore")
 
     # Who is there.
 
@@ -154,7 +173,8 @@ class ClusterExecutor:
             self._events.put(Refused(there.name, why))
 
     def _named(self, worker: str) -> _There | None:
-        return next((one for one in self._there.values() if one.name == worker and one.seen is not None), None)
+        # Of a copy: a thread of the client asks, too.
+        return next((one for one in list(self._there.values()) if one.name == worker and one.seen is not None), None)
 
     # What comes back. These run in threads of the client.
 
@@ -179,21 +199,24 @@ class ClusterExecutor:
             return
         there.item = None
         error = future.exception()
-        if error is not None:
-            told = Answer(item, "threw", f"its worker could not do it: {type(error).__name__}: {error}")
-            self._events.put(Ended(there.name, told))
-            return
-        answer: Answer = future.result()
-        if answer.how != "lost":
+        answer: Answer = future.result() if error is None else _not_done(item, error)
+        if answer.how != "lost" and not there.is_ended:
+            there.silent_ends = 0
             self._events.put(Ended(there.name, answer))
             return
-        # Its lane was lost, and another one is there already.
-        self._events.put(Left(there.name, answer.why, returns=True))
+        # Its lane was lost, and another one is there already; or it was given up, and answers after all.
+        there.silent_ends = 0 if there.spoke or there.is_ended else there.silent_ends + 1
+        again = there.silent_ends < SILENT_ENDS
+        self._events.put(Left(there.name, answer.why, returns=again))
         assert there.seen is not None, "it was given something"
-        self._events.put(Joined(there.seen))
+        if again:
+            self._events.put(Joined(there.seen))
 
     def _heard(self, event: Any) -> None:
         told = event[1]  # What Dask adds to it is the worker's address.
+        there = self._named(told["name"])
+        if there is not None:
+            there.spoke = True
         self._events.put(Said(told["name"], told["text"], bool(told["warning"])))
 
     def _end(self, there: _There) -> None:
@@ -208,6 +231,10 @@ class ClusterExecutor:
         if there.has_nanny:
             with contextlib.suppress(Exception):  # Who does not come back is missed by `_look`.
                 self._client.restart_workers([there.address], timeout=KILL_LIMIT_S, raise_for_error=False)
+
+
+def _not_done(item: int, error: BaseException) -> Answer:
+    return Answer(item, "threw", f"its worker could not do it: {type(error).__name__}: {error}")
 
 
 def connected(scheduler: str | None, dask_config: Path | None) -> Any:
@@ -228,11 +255,11 @@ def connected(scheduler: str | None, dask_config: Path | None) -> Any:
             raise UsageError(f"{dask_config} says no scheduler: add scheduler-address: tcp://HOST:PORT")
     try:
         return Client(scheduler, timeout=CONNECT_LIMIT_S, set_as_default=False)
-    except (OSError, TimeoutError) as error:
+    except (OSError, asyncio.TimeoutError) as error:  # Of Python 3.10 the second is none of the first.
         raise MachineError(
             f"no scheduler answers at {scheduler}: {error or type(error).__name__}; start one with `dask scheduler`"
         ) from error
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RuntimeError) as error:  # RuntimeError: it asks for TLS, and the address is tcp://.
         raise UsageError(f"--scheduler {scheduler}: {error}; write tcp://HOST:PORT") from error
 
 

@@ -60,6 +60,12 @@ def test_what_is_no_address_is_told_with_what_one_is(dask: dict[str, Any]) -> No
         connected("here", None)
 
 
+def test_an_address_without_the_encryption_that_is_asked_for_is_told(dask: dict[str, Any]) -> None:
+    dask["raises"] = RuntimeError("encryption required by Dask configuration, refusing communication")
+    with pytest.raises(UsageError, match=r"--scheduler tcp://h:1: encryption required"):
+        connected("tcp://h:1", None)
+
+
 def test_a_file_of_dask_s_configuration_says_where_the_scheduler_is(dask: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "cluster.yaml"
     path.write_text("scheduler-address: tls://10.0.0.1:8786\n")

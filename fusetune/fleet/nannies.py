@@ -39,6 +39,8 @@ async def _serve(
         raise MissingPackageError(f"a cluster needs Dask ({error}): {install_line('fleet')}") from error
     from distributed.core import Status
 
+    # What nannies do is told in a line of ours; that a worker was lost and is begun again is a warning.
+    logging.getLogger("distributed").setLevel(logging.WARNING)
     try:
         nannies: list[Any] = [
             Nanny(
@@ -56,13 +58,13 @@ async def _serve(
     except ValueError as error:
         raise UsageError(f"{scheduler}: {error}; write tcp://HOST:PORT") from error
     try:
-        await asyncio.gather(*nannies)
-    except (OSError, TimeoutError, RuntimeError) as error:
-        raise MachineError(
-            f"no scheduler answers at {scheduler}: {error or type(error).__name__}; start one with `dask scheduler`"
-        ) from error
-    say(f"{len(nannies)} workers for {', '.join(one.name for one in nannies)} at {scheduler}; Ctrl-C ends them")
-    try:
+        try:
+            await asyncio.gather(*nannies)
+        except (OSError, asyncio.TimeoutError, RuntimeError) as error:  # Of Python 3.10 it is none of the others.
+            raise MachineError(
+                f"no scheduler answers at {scheduler}: {error or type(error).__name__}; start one with `dask scheduler`"
+            ) from error
+        say(f"{len(nannies)} workers for {', '.join(one.name for one in nannies)} at {scheduler}; Ctrl-C ends them")
         while any(nanny.status in {Status.running, Status.starting, Status.init} for nanny in nannies):
             await asyncio.sleep(_LOOK_EVERY_S)
         say("The scheduler is gone, and the workers with it")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -11,10 +13,12 @@ from pathlib import Path
 import pytest
 from msgspec import structs
 
+from fusetune.errors import MachineError
 from fusetune.fleet import hosted, lanes
 from fusetune.fleet.cluster import ClusterExecutor, connected
 from fusetune.fleet.gpus import GpuHere
 from fusetune.fleet.lane import Begin
+from fusetune.fleet.nannies import serve_gpus
 from fusetune.fleet.run import Fleet, Outcome, Task
 from fusetune.fleet.schedule import Rules
 from fusetune.fleet.words import Seen
@@ -132,7 +136,8 @@ def test_a_worker_with_another_model_or_source_is_left_out_and_told(
         retired = fleet.retired
     assert all(one.result is not None and one.worker == "1" for one in outcomes)
     assert retired == {"0": "another source of the kernel is here"}
-    assert any("0 loses problem 0 (unfit): another source" in line for line in heard.lines)
+    lost = re.compile(r"0 loses problem \d \(unfit\): another source")  # Who joins first is given the first.
+    assert any(lost.match(line) for line in heard.lines)
     assert "2" not in cluster.asked
 
 
@@ -168,3 +173,21 @@ def test_a_worker_s_lane_that_is_killed_goes_on_where_it_stopped_and_its_journal
         one.result.journal.name for one in outcomes if one.result
     }
     hosted.release()
+
+
+@pytest.mark.timeout(60)
+def test_workers_without_a_scheduler_end_with_one_line_and_no_log_of_dask_s(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    gpus = [GpuHere(number, f"GPU-alone-{os.getpid()}-{number}", "NVIDIA H200", "9.0") for number in range(2)]
+    logger = logging.getLogger("distributed")
+    before, passes = logger.level, logger.propagate
+    logger.setLevel(logging.INFO)
+    logger.propagate = True
+    try:
+        with pytest.raises(MachineError, match=r"no scheduler answers at tcp://127\.0\.0\.1:1: "):
+            serve_gpus("tcp://127.0.0.1:1", gpus, lambda text: None, leave_after_s=1.0)
+    finally:
+        logger.propagate = passes
+        logger.setLevel(before)
+    assert [record.message for record in caplog.records if record.name.startswith("distributed")] == []

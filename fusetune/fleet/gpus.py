@@ -28,7 +28,7 @@ def chosen_gpus(asked: str) -> tuple[GpuHere, ...]:
     """The GPUs that `all`, or a list of numbers such as `0,1`, names; each once, in the order of their numbers.
 
     CUDA_VISIBLE_DEVICES limits `all`, and what it hides cannot be named. Raises UsageError for what is no such list or
-    names a GPU that is not there, NoUsableGpuError where NVML shows none.
+    names a GPU that is not there or cannot be used, NoUsableGpuError where NVML shows none.
     """
     wanted = None if asked.strip().lower() == ALL else _numbers(asked)
     found = {gpu.index: gpu for gpu in gpus_here()}
@@ -37,38 +37,65 @@ def chosen_gpus(asked: str) -> tuple[GpuHere, ...]:
     missing = sorted(wanted - found.keys())
     if missing:
         there = ", ".join(map(str, found))
-        raise UsageError(f"--gpus {asked}: there is no GPU {missing[0]} here; there are {there}")
+        why = _unusable().get(missing[0])
+        told = f"there is no GPU {missing[0]} here" if why is None else f"GPU {missing[0]} cannot be used: {why}"
+        raise UsageError(f"--gpus {asked}: {told}; there are {there}")
     return tuple(found[number] for number in sorted(wanted))
 
 
 def gpus_here() -> tuple[GpuHere, ...]:
     """Those that CUDA_VISIBLE_DEVICES lets be seen. Raises NoUsableGpuError where there are none, or NVML is not there.
 
-    A GPU that is divided by MIG is left out: its parts are no GPUs of their own to NVML's counters.
+    One that is divided by MIG is left out: its parts are no GPUs of their own to NVML's counters. So is one that does
+    not answer, as after it fell off the bus: the others go on without it.
     """
-    nvml = nvml_module.library()
-    if nvml is None:
-        raise NoUsableGpuError("--gpus needs NVML to tell the GPUs apart: install nvidia-ml-py")
-    try:
-        nvml.nvmlInit()
-        try:
-            found = [_gpu(nvml, number) for number in range(nvml.nvmlDeviceGetCount())]
-        finally:
-            nvml.nvmlShutdown()
-    except (nvml.NVMLError, *nvml_module.NO_ANSWER) as error:
-        raise NoUsableGpuError(f"--gpus needs NVML to tell the GPUs apart, and it does not answer: {error}") from error
-    whole = [gpu for gpu in found if gpu is not None and _is_visible(gpu)]
+    found = _asked()
+    whole = [gpu for gpu in found if isinstance(gpu, GpuHere) and _is_visible(gpu)]
     if not whole:
-        divided = "; a GPU that is divided by MIG is none of a fleet" if None in found else ""
+        whys = "".join(f"; GPU {number}: {why}" for number, why in enumerate(found) if isinstance(why, str))
         hidden = f"; {VISIBLE} is {os.environ[VISIBLE]!r}" if VISIBLE in os.environ else ""
-        raise NoUsableGpuError(f"NVML shows no GPU that could be used{divided}{hidden}")
+        raise NoUsableGpuError(f"NVML shows no GPU that could be used{whys}{hidden}")
     return tuple(whole)
 
 
-def _gpu(nvml: Any, index: int) -> GpuHere | None:
+def _unusable() -> dict[int, str]:
+    """The GPUs that are there and cannot be used, with why."""
+    hidden = f"{VISIBLE} is {os.environ.get(VISIBLE)!r}"
+    try:
+        found = _asked()
+    except NoUsableGpuError:  # It answered a moment ago; the numbers that are there are told all the same.
+        return {}
+    return {number: gpu if isinstance(gpu, str) else hidden for number, gpu in enumerate(found)}
+
+
+def _asked() -> list[GpuHere | str]:
+    """All GPUs by their numbers; of one that cannot be used why."""
+    nvml = nvml_module.library()
+    if nvml is None:
+        raise NoUsableGpuError("NVML is needed to tell the GPUs apart: install nvidia-ml-py")
+    try:
+        nvml.nvmlInit()
+        try:
+            return [_gpu(nvml, number) for number in range(nvml.nvmlDeviceGetCount())]
+        finally:
+            nvml.nvmlShutdown()
+    except (nvml.NVMLError, *nvml_module.NO_ANSWER) as error:
+        raise NoUsableGpuError(
+            f"NVML is needed to tell the GPUs apart, and does not answer: {error}; see `fusetune doctor`"
+        ) from error
+
+
+def _gpu(nvml: Any, index: int) -> GpuHere | str:
+    try:
+        return _whole_gpu(nvml, index)
+    except (nvml.NVMLError, *nvml_module.NO_ANSWER) as error:
+        return f"it does not answer ({error})"
+
+
+def _whole_gpu(nvml: Any, index: int) -> GpuHere | str:
     handle = nvml.nvmlDeviceGetHandleByIndex(index)
     if _is_divided(nvml, handle):
-        return None
+        return "it is divided by MIG, and so none of a fleet"
     major, minor = nvml.nvmlDeviceGetCudaComputeCapability(handle)
     return GpuHere(
         index=index,

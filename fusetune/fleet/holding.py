@@ -48,10 +48,16 @@ def _hold(stack: ExitStack, uuid: str, folder: Path) -> None:
         told = why_not_written(error, otherwise) if isinstance(error, OSError) else f"{error}; {otherwise}"
         raise MachineError(f"cannot lock {path}, by which workers tell that a GPU is theirs: {told}") from error
     stack.callback(lock.release)
-    note = path.with_suffix(".pid")
     with suppress(OSError):  # It is for people.
-        note.write_text(f"{os.getpid()}\n")
-        note.chmod(0o666)
+        _note(path.with_suffix(".pid"))
+
+
+def _note(path: Path) -> None:
+    """Write this process's number, and through no link that somebody put in its place: all users write here."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK
+    with os.fdopen(os.open(path, flags, 0o666), "w") as file:
+        file.write(f"{os.getpid()}\n")
+        os.fchmod(file.fileno(), 0o666)
 
 
 def _who(path: Path) -> str:

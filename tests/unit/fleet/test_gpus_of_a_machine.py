@@ -24,13 +24,14 @@ class Nvml(ModuleType):
     def __init__(self) -> None:
         super().__init__("pynvml")
         self.count = 4
+        self.lost: set[int] = set()
 
     def __getattr__(self, name: str) -> Any:
         answers: dict[str, Any] = {
             "nvmlInit": lambda: None,
             "nvmlShutdown": lambda: None,
             "nvmlDeviceGetCount": lambda: self.count,
-            "nvmlDeviceGetHandleByIndex": lambda index: index,
+            "nvmlDeviceGetHandleByIndex": self.handle,
             "nvmlDeviceGetMigMode": self.mig,
             "nvmlDeviceGetCudaComputeCapability": lambda index: (9, 0),
             "nvmlDeviceGetUUID": lambda index: f"GPU-{index}{index}aa-bb",
@@ -41,6 +42,11 @@ class Nvml(ModuleType):
             return answers[name]
         except KeyError:
             raise AttributeError(name) from None
+
+    def handle(self, index: int) -> int:
+        if index in self.lost:
+            raise self.NVMLError("GPU is lost")
+        return index
 
     def mig(self, index: int) -> tuple[int, int]:
         if index == 2:
@@ -85,8 +91,26 @@ def test_what_is_no_list_of_numbers_is_refused_with_an_example(asked: str) -> No
 
 
 def test_a_gpu_that_is_not_there_is_named_with_those_that_are() -> None:
-    with pytest.raises(UsageError, match="no GPU 2 here; there are 0, 1, 3"):
+    with pytest.raises(UsageError, match="no GPU 4 here; there are 0, 1, 3"):
+        chosen_gpus("0,4")
+
+
+def test_a_gpu_that_is_there_and_cannot_be_used_is_told_with_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match=r"GPU 2 cannot be used: it is divided by MIG.*; there are 0, 1, 3"):
         chosen_gpus("0,2")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    with pytest.raises(UsageError, match="GPU 1 cannot be used: CUDA_VISIBLE_DEVICES is '0'; there are 0"):
+        chosen_gpus("1")
+
+
+def test_a_gpu_that_fell_off_the_bus_leaves_the_others_to_the_fleet(nvml: Nvml) -> None:
+    nvml.lost.add(1)
+    assert numbers("all") == [0, 3]
+    with pytest.raises(UsageError, match=r"GPU 1 cannot be used: it does not answer \(GPU is lost\); there are 0, 3"):
+        chosen_gpus("0,1")
+    nvml.lost |= {0, 3}
+    with pytest.raises(NoUsableGpuError, match=r"GPU 0: it does not answer \(GPU is lost\).*GPU 2: it is divided"):
+        chosen_gpus("all")
 
 
 def test_without_a_gpu_it_is_said_why(nvml: Nvml, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,3 +140,12 @@ def test_what_a_parent_holds_is_not_asked_for_again(tmp_path: Path, monkeypatch:
         monkeypatch.setenv(HELD, "GPU-0,GPU-1")
         with held_for_workers(["GPU-1"], tmp_path):
             pass
+
+
+def test_who_holds_a_gpu_is_written_through_no_link(tmp_path: Path) -> None:
+    theirs = tmp_path / "theirs"
+    theirs.write_text("of somebody else\n")
+    (tmp_path / "fusetune-worker-GPU-1.pid").symlink_to(theirs)
+    with held_for_workers(["GPU-1"], tmp_path):
+        pass
+    assert theirs.read_text() == "of somebody else\n"

@@ -156,7 +156,9 @@ def _compared(item: Item, launched: list[Launched], measurer: Measurer, seed: in
             measurer, item.reference, asked[place], KeepRule(looks=LOOKS), comparisons=1, rng=rng, on_block=_ignore
         )
         if isinstance(result, Failure):
-            outcome = found[place].outcome if result.reason == "throttled" else "failed"
+            # Of heat, and of the machine's trouble, nothing follows for what was right.
+            by_machine = result.reason == "throttled" or result.reason in BY_MACHINE
+            outcome = found[place].outcome if by_machine else "failed"
             found[place] = structs.replace(
                 found[place], outcome=outcome, reason=result.reason, detail=shareable(result.detail)
             )

@@ -183,6 +183,18 @@ def test_a_variant_that_cannot_be_launched_is_a_note(monkeypatch: pytest.MonkeyP
     )
 
 
+@pytest.mark.parametrize(("reason", "outcome"), [("killed", "right"), ("hang", "failed")])
+def test_a_process_that_somebody_kills_as_a_variant_is_timed_says_nothing_of_it(
+    monkeypatch: pytest.MonkeyPatch, own: Wish, reason: str, outcome: str
+) -> None:
+    from fusetune.doctor import trial
+
+    monkeypatch.setattr(trial, "compare", lambda *_, **__: Failure(reason, "by SIGKILL"))
+    visit = visited(monkeypatch, wish=own)
+    (one,) = (one for one in visit.file.kernels[0].launched if one.reason)
+    assert (one.outcome, one.reason) == (outcome, reason)
+
+
 def test_a_gpu_that_another_fusetune_measures_on_is_unfit_and_not_waited_for(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

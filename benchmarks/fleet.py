@@ -3,14 +3,16 @@
 Three stages, each kept in --output as it ends, so that the same command goes on after the last one that ended:
 
 killed  the list on two GPUs; six times at a random moment one of the two workers is killed with `kill -9`, and once a
-        second command asks for a GPU that has a worker. It also fills Triton's cache, for the next two alike.
+        second command asks for a GPU that has a worker. It also fills Triton's cache, for the next two alike, which
+        refuse to begin without, and of which it is counted what they still compile.
 one     the list as `fusetune sweep --shapes` does it, on the first GPU alone.
 two     the list on both.
 
 Asked is: two take at most 0.55 of one's time; all three come to the same verdicts; nothing is lost by a kill, and
 nothing measured twice by the same worker; a second worker on a GPU is refused. Every candidate that fits is tried
 (--prior off), so that a problem takes long enough beside the seconds that loading takes once. Writes
-fleet-<gpu>.json to --output.
+fleet-<gpu>.json to --output. Each stage takes minutes: where a call has a limit, give one with --stages, and the same
+--output and --work to each. A stage that is cut off, or comes to nothing, begins anew.
 """
 
 from __future__ import annotations
@@ -49,6 +51,8 @@ STAGES: Final = ("killed", "one", "two")
 KILLS: Final = 6
 EARLIEST_S: Final = 8.0
 ASKED: Final = 0.55
+NEARLY_NONE: Final = 0.01
+"""What a warm stage may still compile, as a share of what the first one left."""
 
 
 def main() -> None:
@@ -91,6 +95,9 @@ class Bench:
         if kept.exists():
             print(f"{stage}: done before, {kept}")
             return
+        filled = self._filled()
+        if stage != "killed" and not (self._kept("killed").exists() and filled):
+            sys.exit(f"{stage}: let the stage killed fill {self._cache} first, so that one and two find the same there")
         folder = self._work / stage
         shutil.rmtree(folder, ignore_errors=True)  # What a stage that was cut off left is not measured from the start.
         folder.mkdir(parents=True)
@@ -100,7 +107,11 @@ class Bench:
         if stage == "killed":
             told = self._disturb(process, began)
         code = process.wait()
-        told = {"seconds": round(time.monotonic() - began, 2), "exit_code": code, **told, **judged(folder)}
+        seconds, cached = round(time.monotonic() - began, 2), self._filled()
+        cache = {"compiled": cached - filled, "cached": cached}
+        told = {"seconds": seconds, "exit_code": code, **cache, **told, **judged(folder)}
+        if not told["verdicts"]:
+            sys.exit(f"{stage}: exit code {code} and no entry\n{(folder / 'log.txt').read_text()[-3000:]}")
         kept.write_text(json.dumps(told, indent=1) + "\n")
         print(f"{stage}: {told['seconds']} s, exit code {code}, {len(told['verdicts'])} of {self._count} entries")
         if code != 0:
@@ -121,7 +132,9 @@ class Bench:
             "ratio_holds": ratio <= ASKED,
             "same_verdicts": verdicts[0] == verdicts[1] == verdicts[2],
             "nothing_lost": all(len(stages[stage]["verdicts"]) == self._count for stage in STAGES),
-            "nothing_measured_twice": killed["repeated"] == {"checks": 0, "samples": 0, "blocks": 0},
+            "both_warm": max(stages[stage]["compiled"] for stage in ("one", "two")) <= NEARLY_NONE * killed["cached"],
+            "killed_as_often_as_asked": len(killed["kills_after_s"]) == KILLS,
+            "nothing_measured_twice": not any(killed["repeated"].values()),
             "second_worker_refused": killed["refused"]["exit_code"] == 4,
         }
         result = {
@@ -140,6 +153,15 @@ class Bench:
         print(json.dumps(judged_as))
         print(f"wrote {path}")
 
+    @property
+    def _cache(self) -> Path:
+        """Triton's, the same for all stages."""
+        return self._work / "cache"
+
+    def _filled(self) -> int:
+        """How many kernels and launchers are in the cache."""
+        return sum(1 for _ in self._cache.iterdir()) if self._cache.is_dir() else 0
+
     def _kept(self, stage: str) -> Path:
         return self._output / f"fleet-stage-{stage}.json"
 
@@ -150,7 +172,7 @@ class Bench:
         environment = {
             **os.environ,
             "PYTHONPATH": os.pathsep.join(paths),
-            "TRITON_CACHE_DIR": str(self._work / "cache"),
+            "TRITON_CACHE_DIR": str(self._cache),
             "CI": "1",
         }
         if gpus is None:
@@ -212,18 +234,23 @@ def judged(folder: Path) -> dict[str, Any]:
     journals = [list(read_journal(path)) for path in sorted(folder.glob("runs/*.jsonl"))]
     repeated: Counter[str] = Counter(checks=0, samples=0, blocks=0)
     cards: Counter[str] = Counter()
+    begun: Counter[tuple[str, str | None]] = Counter()
     for records in journals:
         repeated.update(taken_twice(records))
-        start = records[0]
-        if isinstance(start, RunStart) and isinstance(records[-1], RunEnd):
-            cards[start.card or "?"] += 1
+        start = records[0] if records else None  # One that was killed before its first line.
+        if isinstance(start, RunStart):
+            begun[start.problem.describe(), start.card] += 1
+            if isinstance(records[-1], RunEnd):
+                cards[start.card or "?"] += 1
+    # A worker goes on in the journal of its problem: another one would be the same measured again.
+    repeated["journals"] = sum(count - 1 for count in begun.values())
     return {
         "environment": environment,
         "verdicts": verdicts,
         "configs": configs,
         "gains": gains,
         "journals": len(journals),
-        "unfinished": sum(not isinstance(records[-1], RunEnd) for records in journals),
+        "unfinished": sum(not (records and isinstance(records[-1], RunEnd)) for records in journals),
         "problems_by_card": dict(cards),
         "repeated": dict(repeated),
     }

@@ -7,6 +7,7 @@ problem to the next. It ends with whoever began it, whatever it is at.
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import threading
 import time
@@ -16,7 +17,7 @@ from contextlib import closing, contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import msgspec
 
@@ -50,7 +51,7 @@ class Begin(msgspec.Struct, frozen=True):
     """The first message. `runs` is the folder for journals; `sends_journals` where the client has another disk.
 
     `workers` is how many are likely to compile at once, and `captures` whether captures will come. `folder` is for what
-    the process writes meanwhile: whoever began it removes it.
+    the process writes meanwhile: it goes with the process, or whoever began that removes it.
     """
 
     runs: str
@@ -217,23 +218,33 @@ def main(descriptor: int, measuring: Measuring | None = None) -> None:
             try:
                 channel.send(message)
             except OSError:
-                os._exit(1)
+                _end(begin, 1)
 
     begin: Begin = channel.recv()
     lane = Lane(begin, lambda text, warning: send((text, warning)), measuring)
     tasks: SimpleQueue[Work | None] = SimpleQueue()
-    threading.Thread(target=_listen, args=(channel, tasks), daemon=True).start()
+    threading.Thread(target=_listen, args=(channel, tasks, begin), daemon=True).start()
     while (work := tasks.get()) is not None:
         send(_portable(lane.perform(work)))
     lane.close()
     sys.stderr.flush()
-    os._exit(0)  # Threads of what was loaded have nothing to say.
+    _end(begin, 0)
 
 
 _ENDS_WITHIN_S: Final = 5.0
 
 
-def _listen(channel: Connection, tasks: SimpleQueue[Work | None]) -> None:
+def _end(begin: Begin, code: int) -> NoReturn:
+    """End at once: threads of what was loaded have nothing to say.
+
+    Whoever began it may have been killed, so that nobody else removes the folder, in which captures may lie.
+    """
+    if begin.folder:
+        shutil.rmtree(begin.folder, ignore_errors=True)
+    os._exit(code)
+
+
+def _listen(channel: Connection, tasks: SimpleQueue[Work | None], begin: Begin) -> None:
     """Take in what is asked for. Where nobody is there any more, end this process, whatever it is at.
 
     What it began sees its end, and ends, too.
@@ -244,7 +255,7 @@ def _listen(channel: Connection, tasks: SimpleQueue[Work | None]) -> None:
         except (EOFError, OSError):
             tasks.put(None)
             time.sleep(_ENDS_WITHIN_S)
-            os._exit(1)
+            _end(begin, 1)
         tasks.put(work)
 
 

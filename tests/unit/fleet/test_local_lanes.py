@@ -73,3 +73,18 @@ def test_a_gpu_whose_lane_cannot_be_begun_again_has_left_and_the_command_goes_on
         assert "Cannot allocate memory" in left.why
     finally:
         executor.close()
+
+
+@pytest.mark.timeout(60)
+def test_a_lane_whose_parent_was_killed_leaves_nothing_of_what_it_was_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lanes, "MODULE", "tests.support.simulated_lane")
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[3]))
+    lane = lanes.Lane(GPU.uuid, Begin(""))
+    folder = Path(lane._folder.name)
+    (folder / "capture").touch()
+    lane._channel.close()  # As where the parent is gone.
+    try:
+        lane._process.wait(40)
+        assert not folder.exists()
+    finally:
+        lane.close()

@@ -45,6 +45,10 @@ def _report(path: Path, *options: str, runs: Path = ROOT / "tests" / "support" /
     return path
 
 
+TABLE = ("config                    registers    shared  spills", f"a tile of {'many ' * 30} 95  32.0 KiB    none")
+"""Columns that a break of the line would mix up."""
+
+
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return _report(tmp_path_factory.mktemp("page") / "report.html", "--run", RUN)
@@ -77,7 +81,9 @@ def of_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
             share=0.5 / number,
             cases=(
                 CaseTold("4096x4096 float16", row.config.label(), row.verdict, 7, 1e3, ("Since it is.",), row=row),
-                CaseTold("7x7 float32", "w4 s2", "skipped", 1, None, ("skipped: " + "not captured " * 9,), ("So.",)),
+                CaseTold(
+                    "7x7 float32", "w4 s2", "skipped", 1, None, ("skipped: " + "not captured " * 9,), ("So.",), TABLE
+                ),
             ),
         )
         for number, row in enumerate(rows[:6], start=1)
@@ -233,6 +239,18 @@ def test_nothing_is_wider_than_the_screen_and_no_words_stand_on_each_other(
     lighter, darker = max(text, page), min(text, page)
     assert (lighter + 0.05) / (darker + 0.05) > 7, "WCAG 2.2, level AAA"
     assert (page < 0.1) if scheme == "dark" else (page > 0.9)
+
+
+def test_a_kernel_s_name_is_whole_on_a_wide_screen_and_a_table_of_text_scrolls_on_a_narrow_one(
+    browser: Any, of_program: Path
+) -> None:
+    lines = "[...document.querySelectorAll('.kernels td:first-child a')].map((one) => one.getClientRects().length)"
+    _open(browser, of_program)
+    assert set(browser.execute_script(f"return {lines}")) == {1}
+    _open(browser, of_program, 390)
+    wide = "document.querySelector('.kernel pre').scrollWidth - document.querySelector('.kernel pre').clientWidth"
+    assert browser.execute_script(f"return {wide}") > 100
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= 390
 
 
 COLORS = "const s = getComputedStyle(document.body); return [s.color, s.backgroundColor]"

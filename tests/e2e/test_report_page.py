@@ -246,6 +246,7 @@ def test_a_kernel_s_name_is_whole_on_a_wide_screen_and_a_table_of_text_scrolls_o
 ) -> None:
     lines = "[...document.querySelectorAll('.kernels td:first-child a')].map((one) => one.getClientRects().length)"
     _open(browser, of_program)
+    browser.execute_script("for (const one of document.querySelectorAll('.kernels small')) one.textContent = 'x.py:7'")
     assert set(browser.execute_script(f"return {lines}")) == {1}
     _open(browser, of_program, 390)
     wide = "document.querySelector('.kernel pre').scrollWidth - document.querySelector('.kernel pre').clientWidth"

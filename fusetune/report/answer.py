@@ -67,11 +67,12 @@ def _beside_library(row: ProblemRow) -> str:
     if row.library is None:
         return ""
     name, ratio = row.library.config.library_name, row.library.ratio
+    takes, is_ = ("take", "are") if " and " in name else ("takes", "is")  # cuBLAS and a finishing kernel are two.
     if abs(ratio - 1) < _EQUAL:
-        return f"{name} is as fast"
-    return (
-        f"{name} takes {format_factor(ratio)} as long" if ratio > 1 else f"{name} is {format_factor(1 / ratio)} faster"
-    )
+        return f"{name} {is_} as fast"
+    if ratio > 1:
+        return f"{name} {takes} {format_factor(ratio)} as long"
+    return f"{name} {is_} {format_factor(1 / ratio)} faster"
 
 
 def factor_text(row: ProblemRow) -> str:

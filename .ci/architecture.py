@@ -158,4 +158,6 @@ def _text(left: float, top: float, words: str, *, size: int, bold: bool = False,
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
+        sys.exit("architecture.py FILE: writes the picture of the floors to FILE")
     Path(sys.argv[1]).write_text(picture(), encoding="utf-8")

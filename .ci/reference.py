@@ -185,5 +185,7 @@ def write(folder: Path, made: Mapping[str, str]) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
+        sys.exit("reference.py FOLDER: writes the pages of the reference below FOLDER")
     import_module("fusetune")
     write(Path(sys.argv[1]), pages())

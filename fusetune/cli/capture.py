@@ -7,8 +7,7 @@ from pathlib import Path
 import click
 
 from fusetune.cli.completing import CAPTURES
-from fusetune.cli.helped import Helped
-from fusetune.cli.program_options import CONTEXT, program_options, quota_option
+from fusetune.cli.program_options import CONTEXT, OfAProgram, program_options, quota_option
 from fusetune.cli.shown import echo, echo_console, echo_json, json_option
 from fusetune.core.target import DEFAULT_TARGET, find_target
 from fusetune.core.text import printable
@@ -16,7 +15,7 @@ from fusetune.errors import EXIT_OK, EXIT_PROGRAM, UsageError
 from fusetune.units import format_bytes
 
 
-@click.command("capture", cls=Helped, context_settings=CONTEXT)
+@click.command("capture", cls=OfAProgram, context_settings=CONTEXT)
 @program_options
 @click.option(
     "--explain", is_flag=True, help="Each parameter with its reason, each tensor with its role, and the grid."

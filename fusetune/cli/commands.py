@@ -24,7 +24,7 @@ COMMANDS: Final = {
     "export": "Write the kernel with its tuned config as a standalone module.",
     "capture": "Show the kernels that a program launches, and what of them may vary.",
     "gate": "Check that tuned configs still hold.",
-    "inspect": "Compile a config for a GPU and tell what follows.",
+    "inspect": "Compile a config for a GPU and report what follows.",
     "profile": "Profile one config with Nsight Compute.",
     "targets": "The GPUs that fusetune knows.",
     "warmup": "Compile what calls of these problems will launch, into Triton's cache.",

@@ -99,7 +99,7 @@ def _called(one: Compiled) -> str:
 def _rule_lines(found: Explanation) -> Iterator[str]:
     yield f"  rules for warps and stages, by {found.rules_from} as compiled:"
     if not found.fired:
-        yield "    none fires: the brief's other values of warps and stages are tried, one at a time"
+        yield "    none fires: other warps and stages are tried, one at a time"
     for rule in found.fired:
         yield f"    {rule.name} ({rule.condition}): {rule.advice}"
     yield from (f"    {sentence}" for sentence in found.left_out)

@@ -81,7 +81,7 @@ def inspect(
     sass: bool,
     **given: Any,
 ) -> None:
-    """Compile a config for a GPU and tell what follows: resources, occupancy, traffic, rules, a predicted time.
+    """Compile a config for a GPU and report what follows: resources, occupancy, traffic, rules, a predicted time.
 
     Needs no GPU; nothing is run, and every time is predicted. With --ncu a profile is joined with the compile facts,
     and a sentence says what limits the kernel.

@@ -84,8 +84,11 @@ def _ended(*, debug: bool) -> int:
 def _after_the_end() -> str:
     """What holds after a signal: of a sweep, what it found out is in its journal."""
     named = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
-    goes_on = "; the same command goes on where this one stopped" if named in _GO_ON else ""
-    return f"nothing was half-written{goes_on}."
+    if named not in _GO_ON:
+        return "nothing was half-written."
+    ours = sys.argv[1 : sys.argv.index("--")] if "--" in sys.argv else sys.argv[1:]
+    which = "without --fresh the same command" if "--fresh" in ours else "the same command"
+    return f"nothing was half-written; {which} goes on where this one stopped."
 
 
 def _run(arguments: list[str]) -> int:

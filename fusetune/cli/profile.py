@@ -72,7 +72,7 @@ def profile(
         return
     if not gpu_present():
         raise NoUsableGpuError(
-            "there is no NVIDIA GPU here to profile on; `fusetune inspect` tells what can be told without"
+            "there is no NVIDIA GPU here to profile on; `fusetune inspect` reports what is known without"
         )
     found = profile_config(command)
     try:

@@ -9,6 +9,8 @@ from typing import Any, Final, TypeVar
 import click
 
 from fusetune.cli.completing import TARGETS, files
+from fusetune.cli.helped import Helped
+from fusetune.core.near import did_you_mean
 from fusetune.core.target import DEFAULT_TARGET
 from fusetune.units import parse_bytes
 
@@ -16,6 +18,24 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 CONTEXT: Final = {"ignore_unknown_options": True}
 """Options stand before the program or behind it; what is none of ours, and all behind `--`, is the program's own."""
+
+
+class OfAProgram(Helped):
+    """A command that runs a program: what stands before it as an option and is none of ours was mistyped."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """See click. Raises NoSuchOption, which names the option that may be meant."""
+        left = super().parse_args(ctx, args)
+        first = next(iter(ctx.params.get("program") or ()), "")
+        if first.startswith("-") and not ctx.resilient_parsing and not Path(first).exists():
+            raise click.NoSuchOption(first, f"No such option: {first}{self._meant(first)}", ctx=ctx)
+        return left
+
+    def _meant(self, word: str) -> str:
+        if word in {"--quiet", "--verbose"} or not word.strip("-qv"):
+            return f"; it stands before the command: fusetune {word} {self.name}"
+        known = [name for parameter in self.params for name in parameter.opts if name.startswith("--")]
+        return did_you_mean(word.partition("=")[0], known)
 
 
 class _Size(click.ParamType[int]):

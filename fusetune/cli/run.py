@@ -70,7 +70,7 @@ class _Run(Helped):
     type=click.Path(path_type=Path),
     help="Write what was applied, missed or refused, as JSON.",
 )
-@click.option("--quiet", is_flag=True, help="Do not tell it on stderr.")
+@click.option("--quiet", is_flag=True, help="Do not report it on stderr.")
 @click.pass_context
 def run(
     ctx: click.Context,
@@ -88,7 +88,7 @@ def run(
 
     @triton.autotune takes the entry of a launch and times nothing; other launches get warps, stages, and constants
     where the grid follows. So do the processes that the program starts: workers, ranks. What was applied, missed or
-    refused is told at the end on stderr.
+    refused is reported at the end on stderr.
 
     PROGRAM is a script, a command such as torchrun or ./launch.sh, or `package.module:function` with --args; -m runs a
     module. Options stand before it; all behind it is its own.

@@ -151,7 +151,7 @@ def sweep(
     the new candidates are measured; decisions always rest on fresh blocks.
 
     --shapes sweeps a list of problems, one after another, or with --gpus as many at once as there are GPUs; its
-    mistakes are told before the first one begins.
+    mistakes are reported before the first one begins.
 
     Where the op names a library that computes the same, it is timed, too, and the result says which is faster; it is
     used only after --allow-library.

@@ -13,9 +13,8 @@ import click
 
 from fusetune.cli.fleet_cases import tune_on_fleet
 from fusetune.cli.fleet_options import FleetChoice, fleet_of_program, fleet_options, opened_fleet
-from fusetune.cli.helped import Helped
 from fusetune.cli.needed import needs
-from fusetune.cli.program_options import CONTEXT, program_options, quota_option
+from fusetune.cli.program_options import CONTEXT, OfAProgram, program_options, quota_option
 from fusetune.cli.shown import echo, echo_console, echo_json, json_option
 from fusetune.cli.tuned_code import Code, check_program, code_of, code_options, hand_out, outputs_of
 from fusetune.core.decision import KeepRule
@@ -46,7 +45,7 @@ CAPTURES_NEED = ("torch", "fusetune.capture.spec")
 """To compile a capture. Triton asks torch about the arguments of a launch, and loading it takes seconds."""
 
 
-@click.command("tune", cls=Helped, context_settings=CONTEXT)
+@click.command("tune", cls=OfAProgram, context_settings=CONTEXT)
 @program_options
 @fleet_options
 @click.option(

@@ -25,7 +25,7 @@ SHARED: Final = "launch__shared_mem_per_block_dynamic"
 DURATION: Final = "gpu__time_duration.sum"
 
 METRICS: Final = (SM, WARPS, DRAM, L2_HITS, L2, TENSOR, GRID, REGISTERS, SHARED, DURATION)
-"""What `fusetune profile` asks Nsight Compute for: the brief's five, and what they are checked against."""
+"""What `fusetune profile` asks Nsight Compute for: what limits a kernel by five metrics, and what checks these."""
 
 ROUNDING_PERCENT: Final = 1.0
 """A busy unit may show as so much more than 100 %: Nsight Compute counts the parts of a ratio in several passes."""

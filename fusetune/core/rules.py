@@ -83,7 +83,7 @@ def propose(
     """What to try beside BASELINE, from the resources and occupancy of the compiled kernel of `tile`.
 
     `staged_loads` are those inside the pipelined loop; `compute_bound` says whether arithmetic, not memory, limits it.
-    Where no rule fires, the brief's other values of each parameter are tried, one at a time. Another `tile` than
+    Where no rule fires, the other value of each parameter is tried, one at a time. Another `tile` than
     that of `baseline` is proposed with the rules' warps and stages, itself left out. Where stages do not matter to what
     is compiled, BASELINE's are kept.
     """

@@ -39,7 +39,7 @@ def _identity(facts: GpuFacts, condition: GpuCondition) -> Iterator[Found]:
         yield found(
             "gpu",
             "note",
-            f"{told}; the driver tells a name that is no text, so that no shipped configs are found for it",
+            f"{told}; the driver reports a name that is no text, so that no shipped configs are found for it",
             "update the driver: some under WSL do so",
         )
     elif match_target(identity.name, identity.capability, identity.sms) is None:
@@ -77,7 +77,7 @@ def _company(condition: GpuCondition, others: Sequence[str]) -> Found:
         told = f"it is busy {used} % of the time before anything is measured, by what is not to be seen from here"
         return found("company", "unfit", told, _SHARED_GPU)
     if others:
-        told = f"{count}, idle now: timings may be disturbed, and the A/A control tells"
+        told = f"{count}, idle now: timings may be disturbed, and the A/A control decides"
         return found("company", "note", told, "stop them, or give --exclusive to a sweep", names)
     return found("company", "ok", "no other process is seen to use it")
 

@@ -40,7 +40,7 @@ def find_ncu(given: Path | None = None) -> Path:
             return Path(found)
     raise NoUsableGpuError(
         "Nsight Compute's ncu is not on PATH; install it (package nsight-compute, or CUDA's toolkit) or name it with "
-        "--ncu. `fusetune inspect` tells what can be told without it"
+        "--ncu. `fusetune inspect` reports what is known without it"
     )
 
 

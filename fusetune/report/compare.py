@@ -30,7 +30,7 @@ CHANGE_TEXT: Final[dict[Change, str]] = {
     "faster": "the second is faster by the minimum gain or more",
     "slower": "the second is slower by the minimum gain or more",
     "equal": "no difference that matters",
-    "undecided": "the intervals do not tell",
+    "undecided": "the intervals do not decide it",
     "not_comparable": "not comparable",
 }
 

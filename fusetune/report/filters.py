@@ -60,7 +60,7 @@ def filtered(report: Report, wanted: Filters) -> Report:
     rows = report.rows
     rows = _of(rows, wanted.ops, "--op", _has_op, lambda row: [row.title])
     rows = _of(rows, wanted.gpus, "--gpu", _is_on, lambda row: [row.gpu], _short_names(rows))
-    rows = _of(rows, tuple(map(dtype_name, wanted.dtypes)), "--dtype", _has_dtype, _dtypes_of)
+    rows = _of(rows, tuple(map(dtype_name, wanted.dtypes)), "--dtype", _has_dtype, _dtypes_of, _short_dtypes(rows))
     rows = tuple(row for row in rows if not wanted.verdicts or row.verdict in wanted.verdicts)
     rows = tuple(row for row in rows if wanted.since is None or row.date >= wanted.since)
     if wanted.limit is not None:
@@ -124,6 +124,11 @@ def _short_names(rows: Sequence[ProblemRow]) -> list[str]:
     """What people call the GPUs of these problems."""
     slugs = {slugify(row.gpu) for row in rows}
     return [alias for target in known_targets() if target.slug in slugs for alias in target.aliases]
+
+
+def _short_dtypes(rows: Sequence[ProblemRow]) -> list[str]:
+    """What Triton calls the dtypes of these problems: bf16."""
+    return sorted({ELEMENT_TYPES[name].triton for row in rows for name in _dtypes_of(row)})
 
 
 def _has_dtype(row: ProblemRow, name: str) -> bool:

@@ -25,6 +25,8 @@ VERDICT_STYLE: Final[dict[VerdictName, str]] = {
 _GPU_COLUMNS: Final = 16
 _CONFIG_COLUMNS: Final = 20
 _TITLE_COLUMNS: Final = 30
+_MOST_HINTS: Final = 3
+"""Of more problems that a library computes faster there is a count, since each hint is as long as a problem."""
 
 
 def render(report: Report, console: Console) -> None:
@@ -47,7 +49,10 @@ def print_meaning(report: Report, console: Console) -> None:
         console.print(Text(f"\n{meant}", style="dim"))
     for line in wording.kernel_lines(report):
         console.print(Text(line))
-    for hint in wording.library_hints(report):
+    hints = wording.library_hints(report)
+    if len(hints) > _MOST_HINTS:
+        hints = [f"A library is faster at {len(hints)} of these problems; --format md says at which, and by how much."]
+    for hint in hints:
         console.print(Text(hint, style="yellow"))
 
 

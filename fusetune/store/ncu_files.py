@@ -1,4 +1,4 @@
-"""A profiler's metrics from a file: the brief's JSON, `ncu --csv`, or an .ncu-rep report of Nsight Compute."""
+"""A profiler's metrics from a file: JSON of its kernels, `ncu --csv`, or an .ncu-rep report of Nsight Compute."""
 
 from __future__ import annotations
 

@@ -100,7 +100,7 @@ def _sweep(
     )
     with run as log:
         if others:
-            log.note(f"{_told(others)}. Timings may be disturbed; the A/A control will tell")
+            log.note(f"{_told(others)}. Timings may be disturbed; the A/A control decides")
         plan = early.plan(facts.target)
         record_plan(plan.compiled, plan.rejected, log, plan.skipped)
         asked = (*plan.configs, *plan.skipped, *plan.rejected)

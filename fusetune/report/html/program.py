@@ -20,6 +20,8 @@ from fusetune.units import format_factor, format_us
 _ORDER: Final = ("keep", "unverified", "inconclusive", "revert", "skipped", "failed")
 _STYLES: Final = {"+": "add", "-": "cut", "@": "at"}
 _MOST_DIFF_LINES: Final = 4000
+_EQUAL: Final = 0.005
+"""A program whose time differs by less is as fast, to the two digits that are shown."""
 
 
 class CaseTold(msgspec.Struct, frozen=True):
@@ -128,10 +130,17 @@ class ProgramTold(msgspec.Struct, frozen=True):
             return "The program launched no Triton kernel that could be seen"
         if counts and set(counts) == {"unverified"}:
             return f"Predicted only: {cases}; nothing was timed"
-        if self.before_ms and self.after_ms:
-            times = f"{format_us(self.after_ms * 1e3)}, was {format_us(self.before_ms * 1e3)}"
-            return f"{format_factor(self.before_ms / self.after_ms)} faster ({times}); {cases}: {ends}"
+        if self.before_ms and self.after_ms and counts["keep"]:  # Else it was taken back, and runs as it did.
+            return f"{_beside(self.after_ms, self.before_ms)}; {cases}: {ends}"
         return f"{cases}: {ends}" if ends else "Nothing was tuned"
+
+
+def _beside(after_ms: float, before_ms: float) -> str:
+    """What the program gained with what was kept; less than the digits show is no gain, and a loss is called one."""
+    times, ratio = f"{format_us(after_ms * 1e3)}, was {format_us(before_ms * 1e3)}", before_ms / after_ms
+    if abs(ratio - 1) < _EQUAL:
+        return f"As fast as before ({times})"
+    return f"{format_factor(ratio)} faster ({times})" if ratio > 1 else f"{format_factor(1 / ratio)} slower ({times})"
 
 
 def render_program(told: ProgramTold, links: Mapping[str, str]) -> str:

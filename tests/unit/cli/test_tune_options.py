@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from click.testing import CliRunner
 
 from fusetune.capture import look as looking
 from fusetune.capture.cases import Case, KernelSeen, Looked
 from fusetune.capture.child import QUOTA_BYTES
+from fusetune.cli.commands import cli
 from fusetune.cli.program_check import ProgramCheck
 from fusetune.cli.tune import exit_code, tune
 from fusetune.cli.tuned_code import Code
@@ -36,6 +39,35 @@ def test_a_quota_limits_what_is_kept_of_the_program(
     done = CliRunner().invoke(tune, ["--target", "rtx4090", *words, str(tmp_path / "bench.py")])
     assert isinstance(done.exception, ProgramError), done.output
     assert [one["quota_bytes"] for one in given] == [asked]
+
+
+@pytest.mark.parametrize("name", ["tune", "capture"])
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--kernl", "*norm*", "bench.py"], "No such option: --kernl; did you mean --kernel?"),
+        (["--limitt=3", "bench.py"], "No such option: --limitt=3; did you mean --limit?"),
+        (["-q", "bench.py"], "No such option: -q; it stands before the command: fusetune -q {name}"),
+        (["-vv", "bench.py"], "No such option: -vv; it stands before the command: fusetune -vv {name}"),
+    ],
+)
+def test_an_option_that_was_mistyped_before_the_program_is_not_taken_for_it(
+    name: str, words: list[str], told: str
+) -> None:
+    command = cli.get_command(click.Context(cli), name)
+    assert command is not None
+    with pytest.raises(click.NoSuchOption, match=re.escape(told.format(name=name))):
+        command.make_context(name, list(words))
+
+
+def test_what_stands_behind_the_program_is_its_own_and_so_is_a_file_of_such_a_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "-x.py").write_text("", encoding="utf-8")
+    for words in (["bench.py", "--kernl", "-q"], ["--", "-x.py"], []):
+        with tune.make_context("tune", list(words)) as context:
+            assert list(context.params["program"]) == [word for word in words if word != "--"]
 
 
 def test_a_quota_that_is_no_size_is_refused(tmp_path: Path) -> None:

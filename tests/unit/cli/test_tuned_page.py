@@ -82,6 +82,23 @@ def test_its_headline_is_what_the_program_gained(tmp_path: Path, outcome: Outcom
     assert "1 of 1 kept config applied to 4 launches" in page
 
 
+@pytest.mark.parametrize(
+    ("after_ms", "told"), [(1.337, "As fast as before (1.34 ms, was"), (1.41, "1.05x slower (1.41 ms, was 1.34 ms)")]
+)
+def test_a_program_that_gained_nothing_is_not_called_faster(
+    tmp_path: Path, outcome: Outcome, after_ms: float, told: str
+) -> None:
+    word = LastWord(changes=1, applied=1, launches=4, right=True, before_ms=1.34, after_ms=after_ms)
+    assert f"<h1>{told}" in written(tmp_path, outcome._replace(checked=ProgramCheck(word)))
+
+
+def test_where_all_was_taken_back_the_headline_has_no_gain(tmp_path: Path, outcome: Outcome) -> None:
+    taken = [replace(one, end="revert") if one.end == "keep" else one for one in outcome.tuned]
+    word = LastWord(changes=1, before_ms=1.34, after_ms=1.34, why="none of them stays")
+    page = written(tmp_path, outcome._replace(tuned=taken, checked=ProgramCheck(word)))
+    assert "<h1>2 cases: 1 revert, 1 skipped</h1>" in page
+
+
 def test_kernels_stand_by_their_share_of_the_gpu_s_time_with_verdict_and_findings(
     tmp_path: Path, outcome: Outcome
 ) -> None:

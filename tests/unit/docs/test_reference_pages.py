@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 import signal
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,18 @@ def test_each_field_of_a_file_is_described(struct: type, pages: dict[str, str]) 
 
 PLAIN = ("fusetune.gate.pins", "fusetune.compiler.record", "fusetune.compiler.sass", "fusetune.capture.pinned")
 """Where a field of a pin is what its name says."""
+
+
+@pytest.mark.parametrize("script", ["reference.py", "architecture.py"])
+@pytest.mark.parametrize("words", [["--help"], []])
+def test_a_script_that_is_asked_for_its_help_makes_no_file_of_that_name(
+    script: str, words: list[str], tmp_path: Path
+) -> None:
+    command = [sys.executable, str(CI / script), *words]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"{script} F")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_text_of_the_code_is_shown_as_it_is() -> None:

@@ -50,6 +50,7 @@ def test_rows_that_are_wanted_stay_in_their_order_with_their_runs(wanted: Filter
         (Filters(gpus=("h20",)), "--gpu h20: no problem has it; there are NVIDIA GeForce RTX 4090, NVIDIA H200"),
         (Filters(gpus=("h20",)), "; did you mean h200?"),
         (Filters(gpus=("h200",), dtypes=("fp64",)), "--dtype float64: no problem has it; there are float16, float32"),
+        (Filters(dtypes=("fp61",)), "there are float16, float32; did you mean fp16?"),
     ],
 )
 def test_a_word_that_no_problem_has_is_answered_with_those_there_are(wanted: Filters, told: str) -> None:

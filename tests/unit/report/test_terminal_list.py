@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
-from report_examples import FILES, KEPT, MEASURED_FILE
+from report_examples import FASTER_LIBRARY, FILES, KEPT, MEASURED_FILE
 from rich.console import Console
 
 from fusetune.core.config import NamedConfig
 from fusetune.core.problem import NamedProblem
 from fusetune.report.model import DamagedFile, Report, rows_from_files
 from fusetune.report.terminal_list import render_list
-from tests.support.sample import OP
+from tests.support.sample import OP, make_problem
 
 REPORT = Report(rows=tuple(rows_from_files(FILES)))
 
@@ -42,6 +42,17 @@ def test_no_line_of_a_problem_is_wider_than_the_terminal_or_broken(width: int) -
     ours = [line for line in lines if line.startswith("  M=")]
     assert len(ours) == 3
     assert max(map(len, lines)) <= width
+
+
+@pytest.mark.parametrize(("count", "lines"), [(1, 1), (3, 3), (4, 0)])
+def test_hints_at_a_library_are_no_longer_than_the_list(count: int, lines: int) -> None:
+    problems = [make_problem(16 * number, 8, 8, "float16") for number in range(1, count + 1)]
+    entries = tuple(replace(KEPT, problem=problem, library=FASTER_LIBRARY) for problem in problems)
+    rows = tuple(rows_from_files([(Path("x"), replace(MEASURED_FILE, entries=entries))]))
+    text = shown(Report(rows=rows), 300)
+    assert sum("--allow-library lets it win" in line for line in text) == lines
+    of_all = f"A library is faster at {count} of these problems; --format md says at which, and by how much."
+    assert (of_all in text) == (lines == 0)
 
 
 def test_a_wide_terminal_has_the_interval_the_day_and_the_run() -> None:

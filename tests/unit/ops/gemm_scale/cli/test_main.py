@@ -278,6 +278,8 @@ def test_an_interrupt_is_told_in_one_line(run: Callable[..., Ran], monkeypatch: 
     ran = run("sweep", *SIZES, "--target", "rtx4090")
     told = "Interrupted; nothing was half-written; the same command goes on where this one stopped.\n"
     assert ran == Ran(130, "", told)
+    fresh = run("sweep", *SIZES, "--target", "rtx4090", "--fresh")
+    assert fresh.err == told.replace("the same", "without --fresh the same"), "which would begin anew"
     monkeypatch.setattr("fusetune.cli.targets.known_targets", interrupt)
     assert run("targets") == Ran(130, "", "Interrupted; nothing was half-written.\n")
 

@@ -27,7 +27,6 @@ TEXT = "one line\nand another, ü\n" * 5000
 WRITERS: Mapping[str, Callable[[Path], object]] = {
     "the store": lambda path: write_whole(path, TEXT),
     "a report": lambda path: files.write_whole(path, TEXT),
-    "the gate's JSON": lambda path: write_outputs([], {"json": path}, {}),
     "the gate's JUnit": lambda path: write_outputs([], {"junit": path}, {}),
     "the gate's Markdown": lambda path: write_outputs([], {"markdown": path}, {}),
 }

@@ -76,6 +76,6 @@ def test_what_it_says_of_the_rules_is_what_they_are() -> None:
 
     assert (RULES.moves, RULES.deaths, RULES.strikes, RULES.silent_s) == (2, 5, 3, 300.0)
     assert "twice at most" in TEXT
-    assert "after six times the problem is told" in TEXT
+    assert "after six times the problem is reported" in TEXT
     assert "loses three problems one after another" in TEXT
     assert "says nothing for five minutes" in TEXT

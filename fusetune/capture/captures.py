@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
-import platformdirs
 
 from fusetune.capture.kept import MANIFEST
 from fusetune.capture.snapshot import written
 from fusetune.core.brief import brief
 from fusetune.errors import CaptureError, MachineError
+from fusetune.store.paths import captures_folder
 from fusetune.store.regular import reason
 
 RUN_FILE: Final = "run.json"
@@ -34,11 +34,6 @@ class RunKept(msgspec.Struct, frozen=True):
     gpu: str | None = None
     bytes: int = 0
     cases: int = 0
-
-
-def captures_folder() -> Path:
-    """The folder of all runs; it may not exist."""
-    return platformdirs.user_state_path("fusetune") / "captures"
 
 
 def new_run() -> Path:

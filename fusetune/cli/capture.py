@@ -126,8 +126,9 @@ def _kept_before(
     program: tuple[str, ...], *, module: str | None, list_runs: bool, remove: str | None, as_json: bool
 ) -> None:
     """Show the runs that are kept, or remove some."""
-    from fusetune.capture.captures import captures_folder, remove_runs, runs
+    from fusetune.capture.captures import remove_runs, runs
     from fusetune.report.wording import plural
+    from fusetune.store.paths import captures_folder
 
     if program or module or (list_runs and remove is not None):
         raise UsageError("--list and --remove stand alone; give no program, and one of them")

@@ -11,11 +11,13 @@ import re
 import subprocess
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from fusetune.core.target import Target
 from fusetune.core.trouble import machine_told
 from fusetune.errors import MissingPackageError
+
+if TYPE_CHECKING:
+    from fusetune.core.target import Target
 
 _RELEASE: Final = re.compile(r"V(\d+\.\d+\.\d+)")
 _LIMIT_S: Final = 10.0

@@ -19,14 +19,13 @@ from typing import Final
 import msgspec
 
 import fusetune
-from fusetune.capture.captures import captures_folder
 from fusetune.compiler.tools import FoundTool, found_tools
 from fusetune.core.brief import brief
 from fusetune.core.trouble import triton_cache_dir
 from fusetune.errors import FusetuneError
 from fusetune.measure.gpus import SeenGpu, SeenGpus, every_gpu
 from fusetune.ops.approved import book_path
-from fusetune.store.paths import reachable_search_path, runs_dir
+from fusetune.store.paths import captures_folder, reachable_search_path, runs_dir
 from fusetune.store.regular import is_folder
 from fusetune.units import format_bytes
 

@@ -171,6 +171,11 @@ def runs_dir() -> Path:
         ) from error
 
 
+def captures_folder() -> Path:
+    """The folder of the runs of programs whose launches are kept; it may not exist."""
+    return platformdirs.user_state_path("fusetune") / "captures"
+
+
 def find_run(run_id: str, dirs: Iterable[Path]) -> Path | None:
     """The journal of a run, plain or gzipped, in the first of `dirs` that has it; None when none has.
 

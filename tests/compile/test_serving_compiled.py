@@ -92,7 +92,7 @@ def test_whoever_launches_a_compiled_kernel_by_himself_gets_that_of_the_tile_tha
     ((_, grid, named, options),) = launches
     assert (grid, named["BLOCK"], options["num_warps"]) == ((32,), 128, 1)
     (compiled,) = found
-    gc.collect()  # What else a frame of the test before still held.
+    gc.collect()  # What nobody holds any more may still wait for the collector; what `found` holds stays.
     assert [one() for one in tensors] == [None], "who keeps it keeps no memory of the GPU"
     assert isinstance(compiled, CompiledKernel)
     assert compiled.metadata.num_warps == 1

@@ -62,7 +62,7 @@ def test_a_gpu_of_the_table_is_completed(words: tuple[str, ...]) -> None:
 
 
 def test_an_op_is_one_that_comes_with_fusetune_or_that_the_user_named() -> None:
-    approve("/work/own.py:SPEC", Approved("vector_add"))
+    approve("/home/ada/own.py:SPEC", Approved("vector_add"))
     assert completed("sweep", "--op", "") == [OP, OP_WITH_MODES, "vector_add"]
 
 

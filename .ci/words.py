@@ -31,6 +31,7 @@ OWN = (
     ".ci/words.py",
     # What measures it, or the engine by its example.
     "benchmarks/ada.py",
+    "benchmarks/arm_times.py",
     "benchmarks/decision.py",
     "benchmarks/dispatch.py",
     "benchmarks/dispatch_against.py",

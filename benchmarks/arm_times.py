@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import random
 import statistics
+import sys
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -48,7 +49,8 @@ def time_arms(
     `failed`: arms that are known to be none, with why. `ours` are held to the op's own tolerance. `device` "cpu" runs
     every path but the graphs. Raises what an arm raised after which the GPU's context is gone.
     """
-    torch._dynamo.reset()
+    if "torch._dynamo" in sys.modules:  # It holds what was compiled for the cell before.
+        torch._dynamo.reset()
     dry = device == "cpu"
     l2_bytes = 0 if dry else torch.cuda.get_device_properties(0).L2_cache_size
     sets = 2 if dry else sets_for(input_bytes(cell), l2_bytes)

@@ -333,14 +333,6 @@ def make_row(
     failed: Mapping[str, str],
 ) -> dict[str, Any]:
     """A cell's row: medians, and for each peer the median of ours over it within the rounds, with its interval."""
-    ours = times.get("fusetune", ())
-    ratios = {}
-    for arm, theirs in times.items():
-        if ours and arm != "fusetune":
-            paired = [mine / other for mine, other in zip(ours, theirs, strict=True)]
-            interval = median_interval(paired, CONFIDENCE)
-            ends = {"median": interval.median, "low": interval.low, "high": interval.high}
-            ratios[arm] = {name: round(end, 5) if math.isfinite(end) else None for name, end in ends.items()}
     problem = cell.problem
     return {
         "key": cell.key,
@@ -356,10 +348,23 @@ def make_row(
         "config_from": lookup.rung,
         "config_run": lookup.entry.run if lookup.entry else None,
         "us": {arm: round(statistics.median(values), 4) for arm, values in times.items()},
-        "ours_over": ratios,
+        "ours_over": ours_over(times),
         "errors": {arm: {name: _short(value) for name, value in by.items()} for arm, by in errors.items()},
         "failed": dict(failed),
     }
+
+
+def ours_over(times: Mapping[str, Sequence[float]]) -> dict[str, dict[str, float | None]]:
+    """For each other arm the median of ours over it within the rounds, with its interval."""
+    ours = times.get("fusetune", ())
+    ratios = {}
+    for arm, theirs in times.items():
+        if ours and arm != "fusetune":
+            paired = [mine / other for mine, other in zip(ours, theirs, strict=True)]
+            interval = median_interval(paired, CONFIDENCE)
+            ends = {"median": interval.median, "low": interval.low, "high": interval.high}
+            ratios[arm] = {name: round(end, 5) if math.isfinite(end) else None for name, end in ends.items()}
+    return ratios
 
 
 def _short(value: float) -> float | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 import msgspec
@@ -38,6 +38,10 @@ OWNED_AT_ONCE: Final = 128
 """Rows that a CTA of such a kernel reads at a time, of 32 columns that it owns, or of 16 (`owned_columns`)."""
 CTAS_PER_SM_TO_SPLIT_FOR: Final = 4
 """More CTAs than so many an SM only make the sum of their parts longer."""
+MOST_SPLITS: Final = 16
+FILLING: Final = 0.9
+"""Of the steps along K that the busiest SM takes with the nearest powers of two, so many at most are left by a number
+of splits that is none: less is not worth a candidate."""
 
 
 class Space(msgspec.Struct, frozen=True):
@@ -153,6 +157,38 @@ def candidates(space: Space, name: SpaceName) -> tuple[Config, ...]:
     if name == "standard":
         return tuple(config for config in space.configs() if config == BASELINE or not _is_lopsided(config))
     raise UsageError(f"space {name!r} is not known; use one of {', '.join(SPACE_NAMES)}")
+
+
+def filling_splits(configs: Iterable[Config], problem: Problem, target: Target) -> tuple[Config, ...]:
+    """Those that split K in two, with as many splits instead as give each SM one CTA, or two.
+
+    Tiles seldom divide the SMs: of 132, 40 tiles leave 52 idle with two splits each, and with four 28 CTAs wait for the
+    others; with three 12 idle. Only numbers between powers of two, which are candidates anyway, and only where the
+    busiest SM then has FILLING of their steps along K at most.
+    """
+    found: dict[Config, None] = {}
+    for config in configs:
+        if config.SPLIT_K != 2:
+            continue
+        tiles = -(-problem.M // config.BLOCK_M) * -(-problem.N // config.BLOCK_N)
+        steps = -(-problem.K // config.BLOCK_K)
+        for most in (target.sms // tiles, 2 * target.sms // tiles):
+            if not 2 < most <= MOST_SPLITS:
+                continue
+            # As many as take the same number of steps each: one more would have none.
+            splits = -(-steps // -(-steps // most))
+            if splits.bit_count() == 1:
+                continue
+            below = 1 << (splits.bit_length() - 1)
+            beside = min(_busiest_steps(tiles, count, steps, target.sms) for count in (below, 2 * below))
+            if _busiest_steps(tiles, splits, steps, target.sms) <= FILLING * beside:
+                found[msgspec.structs.replace(config, SPLIT_K=splits)] = None
+    return tuple(found)
+
+
+def _busiest_steps(tiles: int, splits: int, steps: int, sms: int) -> int:
+    """Steps along K that the SM with most CTAs takes."""
+    return -(-tiles * splits // sms) * -(-steps // splits)
 
 
 def pipelined_shared_bytes(config: Config, problem: Problem, target: Target) -> int:

@@ -268,6 +268,28 @@ def test_ctas_that_share_k_write_a_summand_each_even_where_no_step_is_left(varia
     assert first >= K
 
 
+@pytest.mark.parametrize("splits", [3, 7])
+@pytest.mark.parametrize(
+    ("variant", "mode"),
+    [
+        ("split_k", None),
+        ("split_k joined", "eval"),
+        ("persistent split in 2", "train"),
+        ("persistent joined", None),
+    ],
+)
+def test_k_is_split_in_any_number(variant, mode, splits, in_bounds, launched):
+    problem = make_problem(37, 72, 200, "float32", mode=mode)  # 13 or 7 steps: the last split has fewer, or all have 1
+    config = msgspec.structs.replace(_config(variant, problem), SPLIT_K=splits)
+    tensors = _draw(problem, config)
+    in_bounds += tensors.values()
+    spec = _spec(problem)
+    expected = spec.reference(problem, {name: tensor.clone() for name, tensor in tensors.items()})
+    launched(variant, problem, config, tensors)
+    error = torch.linalg.norm(tensors["y"].double() - expected["y"]) / torch.linalg.norm(expected["y"])
+    assert error < spec.tolerance(problem).frobenius
+
+
 @pytest.mark.parametrize("variant", ["split_k joined", "persistent joined"])
 def test_whoever_comes_last_at_a_tile_the_same_bits_come_out(variant, launched, monkeypatch):
     problem = make_problem(37, 72, 264, "float32")

@@ -384,7 +384,7 @@ def store_masked(  # type: ignore[no-untyped-def]
 
     Of a loop over tiles: rows are counted from y's first one, or all offsets within a tile would be kept in registers.
     """
-    N = tl.multiple_of(N, MASKED)
+    N = N // MASKED * MASKED  # What was divided and multiplied again is seen to be a multiple.
     offs_m = start_m + tl.arange(0, BLOCK_M)
     y_ptrs = y_ptr + (first_row + offs_m).to(tl.int64)[:, None] * N + offs_n[None, :]
     tl.store(y_ptrs, acc.to(y_ptr.dtype.element_ty), mask=(offs_m < M)[:, None] & (offs_n < N)[None, :])

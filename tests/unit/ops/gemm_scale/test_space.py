@@ -21,9 +21,12 @@ from fusetune.ops.gemm_scale.space import (
     candidates,
     filling_splits,
     holds_columns,
+    is_vectored,
     pipelined_shared_bytes,
     reject_reason,
+    row_unit,
     uses_wgmma,
+    vectored,
 )
 
 RTX_4090 = find_target("rtx4090")
@@ -140,6 +143,31 @@ def test_standard_is_a_part_of_full_in_the_same_order() -> None:
     full, standard = candidates(GEMM_SPACE, "full"), candidates(GEMM_SPACE, "standard")
     assert [config for config in full if config in set(standard)] == list(standard)
     assert len(full) / 4 < len(standard) < len(full)
+
+
+@pytest.mark.parametrize(
+    ("N", "K", "expected"),
+    [(1024, 5000, True), (1000, 4096, True), (1001, 5001, False), (1024, 4096, False), (1001, 5002, True)],
+)
+def test_what_goes_by_pointers_is_vectored_where_rows_begin_on_more_than_one_element(
+    N: int, K: int, expected: bool
+) -> None:
+    problem = make_problem(300, N, K, "float16")
+    assert is_vectored(problem) == expected
+    listed = candidates(GEMM_SPACE, "standard")
+    found = vectored(listed, problem)
+    assert found[0] == BASELINE, "what all others are compared with is the same for every problem"
+    variants = Counter(config.variant for config in found[1:])
+    before = Counter(config.variant for config in listed[1:])
+    assert variants.pop("vectored", 0) == (before["tiled"] + before["split_k"] if expected else 0)
+    kept = {"persistent", "deferred"} if expected else set(before)
+    assert variants == {variant: before[variant] for variant in kept}
+    assert len(set(found)) == len(found)
+
+
+@pytest.mark.parametrize(("length", "unit"), [(1, 1), (5001, 1), (5002, 2), (5004, 4), (5000, 8), (4096, 16), (48, 16)])
+def test_rows_begin_on_the_largest_power_of_two_that_divides_them(length: int, unit: int) -> None:
+    assert row_unit(length) == unit
 
 
 HALVES = Config("split_k", 128, 128, 64, SPLIT_K=2, num_stages=3)

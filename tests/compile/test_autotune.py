@@ -239,9 +239,9 @@ def test_parameters_may_have_any_name(gpu):
     kernel = fusetune.autotune([triton.Config({"BLOCK": 64})], [])(oddly)
     for _ in range(2):
         kernel[lambda meta: (meta["len"],)](on_gpu(64), 3, int=2.0, grid_0=1)
-    (given,) = gpu.launched
-    assert given[:3] == (3, 1, 1)
-    assert given[-1][1:] == (3, 2.0, 1, None)
+    started, given = _fired(gpu)
+    assert started[:3] == (3, 1, 1)
+    assert given[1:] == (3, 2.0, 1, None)
 
 
 @pytest.mark.filterwarnings("ignore:fusetune has no tuned config")

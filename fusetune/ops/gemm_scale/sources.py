@@ -34,11 +34,19 @@ DEFERRED: Final = _of(
 """What launches of `deferred` may run besides."""
 OWNER: Final = _of("owner", "normalize_owned_columns")
 """What launches of `owner`, and of a library in training, may run besides."""
+VECTORED: Final = _of("vectored", "vectored_products")
+"""What launches of `vectored` run besides."""
 MASKED: Final = _of("tiles", "store_masked")
 """What launches of `masked` may run besides, where `GUARD` says so."""
 LATER: Final[Mapping[str, Mapping[str, Code]]] = {
-    "gemm_scale": {"deferred": DEFERRED, "masked": MASKED},
-    "gemm_scale_bn": {"deferred": DEFERRED, "owner": OWNER, "library": OWNER, "masked": MASKED},
+    "gemm_scale": {"deferred": DEFERRED, "vectored": VECTORED, "masked": MASKED},
+    "gemm_scale_bn": {
+        "deferred": DEFERRED,
+        "owner": OWNER,
+        "library": OWNER,
+        "vectored": VECTORED,
+        "masked": MASKED,
+    },
 }
 """By op and variant, in the order that they came, what later variants run besides what all others share."""
 GUARD: Final = ("masked", "MASKED")

@@ -89,7 +89,7 @@ PERSISTENT_SPACE: Final = Space(
         "num_warps": (4, 8),
         "num_stages": (2, 3, 4, 5),
     },
-    variants=("persistent", "masked"),
+    variants=("persistent",),
 )
 """For many tiles on a GPU with a copy engine."""
 
@@ -102,7 +102,7 @@ SMALL_PERSISTENT_SPACE: Final = Space(
         "num_warps": (2, 4),
         "num_stages": (3, 4, 5),
     },
-    variants=("persistent", "masked"),
+    variants=("persistent",),
 )
 """The same for few tiles: a CTA has one, or shares it along K."""
 
@@ -191,19 +191,59 @@ def _busiest_steps(tiles: int, splits: int, steps: int, sms: int) -> int:
     return -(-tiles * splits // sms) * -(-steps // splits)
 
 
+def row_unit(length: int) -> int:
+    """The largest power of two, 16 at most, that divides so many elements, and so what every row of them begins on."""
+    return max(1, min(16, length & -length))
+
+
+def is_vectored(problem: Problem) -> bool:
+    """Whether rows begin on some elements of which the compiler is not told: see ops/gemm_scale/vectored.py."""
+    return any(size % 16 and row_unit(size) > 1 for size in (problem.K, problem.N))
+
+
+def vectored(configs: Iterable[Config], problem: Problem) -> tuple[Config, ...]:
+    """The candidates, of which those that go by pointers become `vectored` where that moves more at a time.
+
+    Not BASELINE, which is the same for every problem. The others would do the same, a few elements at a time.
+    """
+    if not is_vectored(problem):
+        return tuple(configs)
+    return tuple(
+        msgspec.structs.replace(config, variant="vectored")
+        if config.variant in {"tiled", "split_k"} and config != BASELINE
+        else config
+        for config in configs
+    )
+
+
+def is_masked(problem: Problem) -> bool:
+    """Whether the copy engine can load x and W, and not store y."""
+    return begins_on_16_bytes(problem.K, problem) and not begins_on_16_bytes(problem.N, problem)
+
+
+def masked(configs: Iterable[Config], problem: Problem) -> tuple[Config, ...]:
+    """The candidates, of which the persistent ones become `masked` where the copy engine can load and not store."""
+    if not is_masked(problem):
+        return tuple(configs)
+    return tuple(
+        msgspec.structs.replace(config, variant="masked") if config.variant == "persistent" else config
+        for config in configs
+    )
+
+
 def pipelined_shared_bytes(config: Config, problem: Problem, target: Target) -> int:
     """Shared memory that the software pipeline needs, in bytes a CTA.
 
     Warpgroup instructions read their operands from shared memory while later ones arrive, so each of num_stages buffers
     is live; mma.sync copies to registers first and gets by with one buffer less. Inputs that are rounded (tf32) or
     split in three (tf32x3, bf16x3) go to registers too, and W comes back beside the pipeline. 16-bit rows that do not
-    start on 32 bytes cannot be copied asynchronously, and are not pipelined. Source: Triton's lowering, checked against
-    `metadata.shared`.
+    start on 32 bytes, or `vectored` on 4, cannot be copied asynchronously, and are not pipelined. Source: Triton's
+    lowering, checked against `metadata.shared`.
     """
     if config.is_walking:
         return persistent_shared_bytes(config, problem)
     tile_bytes = (config.BLOCK_M + config.BLOCK_N) * config.BLOCK_K * problem.element_bytes
-    if not is_pipelined(problem):
+    if not is_pipelined(config, problem):
         return tile_bytes
     ahead = tile_bytes * max(config.num_stages - 1, 1)
     if not uses_wgmma(config, problem, target):
@@ -234,11 +274,6 @@ def unaligned(config: Config, problem: Problem) -> str | None:
     return f"the copy engine needs rows of {moved} that begin on 16 bytes"
 
 
-def masked_only(problem: Problem) -> bool:
-    """Whether x and W are for the copy engine, and y is not."""
-    return begins_on_16_bytes(problem.K, problem) and not begins_on_16_bytes(problem.N, problem)
-
-
 def owns_columns(problem: Problem) -> bool:
     """Whether y is so small that one kernel normalizes it, whose CTAs own whole columns."""
     return problem.M <= OWNED_ROWS and problem.M * problem.N * problem.element_bytes <= OWNED_BYTES
@@ -253,9 +288,10 @@ def owned_columns(problem: Problem, sms: int) -> int:
     return 16 if sms >= -(-problem.N // 16) else 32
 
 
-def is_pipelined(problem: Problem) -> bool:
+def is_pipelined(config: Config, problem: Problem) -> bool:
     """Whether loads can run ahead at all: asynchronous copies take 4 bytes or more, and odd 16-bit rows offer 2."""
-    return problem.element_bytes > 2 or problem.K % 16 == 0
+    unit = row_unit(problem.K)
+    return problem.element_bytes > 2 or unit == 16 or (config.variant == "vectored" and unit > 1)
 
 
 def uses_wgmma(config: Config, problem: Problem, target: Target) -> bool:

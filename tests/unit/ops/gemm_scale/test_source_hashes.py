@@ -5,17 +5,33 @@ from __future__ import annotations
 import pytest
 
 from fusetune.ops.gemm_scale.config import Config
-from fusetune.ops.gemm_scale.launches import DEFERRED_KERNELS, KERNELS, MASKED_KERNELS, OWNER_KERNELS
+from fusetune.ops.gemm_scale.launches import (
+    DEFERRED_KERNELS,
+    KERNELS,
+    MASKED_KERNELS,
+    OWNER_KERNELS,
+    VECTORED_KERNELS,
+)
 from fusetune.ops.gemm_scale.linear_scale import GemmScale
-from fusetune.ops.gemm_scale.sources import DEFERRED, GUARD, MASKED, OWNER, SHARED, hashes_so_far, source_hash
+from fusetune.ops.gemm_scale.sources import (
+    DEFERRED,
+    GUARD,
+    MASKED,
+    OWNER,
+    SHARED,
+    VECTORED,
+    hashes_so_far,
+    source_hash,
+)
 from fusetune.ops.hashing import hash_kernels, hash_sources
 
 
 def test_our_own_hashes_are_the_same_with_and_without_triton():
-    assert source_hash("gemm_scale") == hash_kernels(*KERNELS, *DEFERRED_KERNELS, *MASKED_KERNELS)
-    assert source_hash("gemm_scale_bn") == hash_kernels(*KERNELS, *DEFERRED_KERNELS, *OWNER_KERNELS, *MASKED_KERNELS)
-    of_code = ((SHARED, KERNELS), (DEFERRED, DEFERRED_KERNELS), (OWNER, OWNER_KERNELS), (MASKED, MASKED_KERNELS))
-    for code, kernels in of_code:
+    last = (*VECTORED_KERNELS, *MASKED_KERNELS)
+    assert source_hash("gemm_scale") == hash_kernels(*KERNELS, *DEFERRED_KERNELS, *last)
+    assert source_hash("gemm_scale_bn") == hash_kernels(*KERNELS, *DEFERRED_KERNELS, *OWNER_KERNELS, *last)
+    of_names = {SHARED: KERNELS, DEFERRED: DEFERRED_KERNELS, OWNER: OWNER_KERNELS, VECTORED: VECTORED_KERNELS}
+    for code, kernels in {**of_names, MASKED: MASKED_KERNELS}.items():
         assert [name for _, name in code] == [kernel.__name__ for kernel in kernels]
 
 
@@ -90,6 +106,7 @@ def test_what_is_guarded_tells_where_it_runs():
 
 
 def test_the_hash_of_all_is_known_for_each_variant_that_was_added():
-    assert hashes_so_far("gemm_scale") == ("1e2cd6611574435d", "293402c2f3128a4c", source_hash("gemm_scale"))
-    first, *_, before, now = hashes_so_far("gemm_scale_bn")
-    assert (first, before, now) == ("1e2cd6611574435d", "92ecdb7495707e7c", source_hash("gemm_scale_bn"))
+    first, deferred, _, now = hashes_so_far("gemm_scale")
+    assert (first, deferred, now) == ("1e2cd6611574435d", "293402c2f3128a4c", source_hash("gemm_scale"))
+    first, _, owner, _, now = hashes_so_far("gemm_scale_bn")
+    assert (first, owner, now) == ("1e2cd6611574435d", "92ecdb7495707e7c", source_hash("gemm_scale_bn"))

@@ -1,6 +1,7 @@
 """Which configs are candidates, and why one is not tried."""
 
 from collections import Counter
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
@@ -11,7 +12,7 @@ from fusetune.core.target import Target, find_target, known_targets
 from fusetune.errors import UsageError
 from fusetune.ops.gemm_scale.config import BASELINE, Config
 from fusetune.ops.gemm_scale.persistent import ctas_per_sm, parts_of, persistent_shared_bytes
-from fusetune.ops.gemm_scale.problem import DTYPES, PRECISIONS, Mode, Problem, make_problem
+from fusetune.ops.gemm_scale.problem import DTYPES, PRECISIONS, Dtype, Mode, Problem, make_problem
 from fusetune.ops.gemm_scale.space import (
     GEMM_SPACE,
     PERSISTENT_SPACE,
@@ -21,9 +22,13 @@ from fusetune.ops.gemm_scale.space import (
     candidates,
     filling_splits,
     holds_columns,
+    is_vectored,
+    masked,
     pipelined_shared_bytes,
     reject_reason,
+    row_unit,
     uses_wgmma,
+    vectored,
 )
 
 RTX_4090 = find_target("rtx4090")
@@ -93,9 +98,7 @@ def test_the_gemm_space_holds_the_values_that_were_asked_for() -> None:
         "num_stages": {2, 3, 4, 5},
         "GROUP_M": {1, 8},
     }
-    count = Counter(config.variant for config in GEMM_SPACE.configs())
-    assert count.pop("masked") == count["persistent"], "what one tries, so does the other"
-    assert count == {
+    assert Counter(config.variant for config in GEMM_SPACE.configs()) == {
         "tiled": 5 * 5 * 5 * 3 * 4 * 2,
         "split_k": 4 * 4 * 3 * 4 * 3 * 4,
         # For many tiles, for few, and less those that are of both.
@@ -142,6 +145,64 @@ def test_standard_is_a_part_of_full_in_the_same_order() -> None:
     full, standard = candidates(GEMM_SPACE, "full"), candidates(GEMM_SPACE, "standard")
     assert [config for config in full if config in set(standard)] == list(standard)
     assert len(full) / 4 < len(standard) < len(full)
+
+
+@pytest.mark.parametrize(
+    ("N", "K", "expected"),
+    [(1024, 5000, True), (1000, 4096, True), (1001, 5001, False), (1024, 4096, False), (1001, 5002, True)],
+)
+def test_what_goes_by_pointers_is_vectored_where_rows_begin_on_more_than_one_element(
+    N: int, K: int, expected: bool
+) -> None:
+    problem = make_problem(300, N, K, "float16")
+    assert is_vectored(problem) == expected
+    listed = candidates(GEMM_SPACE, "standard")
+    found = vectored(listed, problem)
+    assert found[0] == BASELINE, "what all others are compared with is the same for every problem"
+    variants = Counter(config.variant for config in found[1:])
+    before = Counter(config.variant for config in listed[1:])
+    assert variants.pop("vectored", 0) == (before["tiled"] + before["split_k"] if expected else 0)
+    kept = {"persistent", "deferred"} if expected else set(before)
+    assert variants == {variant: before[variant] for variant in kept}
+    assert len(set(found)) == len(found)
+
+
+@pytest.mark.parametrize(
+    ("N", "K", "dtype", "expected"),
+    [
+        (1100, 7000, "float16", True),
+        (1101, 7000, "float32", True),
+        (1100, 7000, "float32", False),  # y's rows begin on 16 bytes too
+        (1104, 7000, "bfloat16", False),
+        (1101, 7001, "float16", False),  # nor do x's and W's
+        (1104, 7001, "float16", False),
+    ],
+)
+def test_persistent_is_masked_where_the_copy_engine_can_load_and_not_store(
+    N: int, K: int, dtype: Dtype, expected: bool
+) -> None:
+    problem = make_problem(1500, N, K, dtype)
+    listed = candidates(GEMM_SPACE, "standard")
+    found = masked(listed, problem)
+    before, after = (Counter(config.variant for config in configs) for configs in (listed, found))
+    if expected:
+        before["masked"] = before.pop("persistent")
+    assert after == before
+    passed = {config.variant for config in found if reject_reason(config, problem, H100) is None}
+    assert ("masked" in passed) == expected
+    assert ("persistent" in passed) == (N * problem.element_bytes % 16 == 0 == K * problem.element_bytes % 16)
+    unlike = Config("persistent" if expected else "masked", num_stages=3)
+    assert reject_reason(unlike, problem, H100) is not None, "what it is not for"
+    assert masked_passes_nowhere_without_a_copy_engine(found, problem)
+
+
+def masked_passes_nowhere_without_a_copy_engine(configs: Sequence[Config], problem: Problem) -> bool:
+    return all(reject_reason(config, problem, RTX_4090) is not None for config in configs if config.masks)
+
+
+@pytest.mark.parametrize(("length", "unit"), [(1, 1), (5001, 1), (5002, 2), (5004, 4), (5000, 8), (4096, 16), (48, 16)])
+def test_rows_begin_on_the_largest_power_of_two_that_divides_them(length: int, unit: int) -> None:
+    assert row_unit(length) == unit
 
 
 HALVES = Config("split_k", 128, 128, 64, SPLIT_K=2, num_stages=3)

@@ -95,17 +95,17 @@ ARRIVALS: Final = '''def arrivals_of(x: torch.Tensor, tiles: int) -> torch.Tenso
 """What wrappers of joined kernels get their counts from."""
 
 
-def shared_functions(problem: Problem, *, copies: bool, points: bool, joins: bool, vectored: bool) -> list[str]:
+def shared_functions(problem: Problem, *, copies: bool, points: bool, joins: bool, units: bool) -> list[str]:
     """The functions that wrappers for this dtype call.
 
-    Of those that load by the copy engine, by pointers, by pointers as many elements at a time as rows allow, or join.
+    Of those that load by the copy engine, by pointers, move as many elements at a time as rows allow, or join.
     """
     unless = _WIDER if problem.mode is not None and problem.dtype != "float32" else ""
     return [
         _FITTING.format(dtype=problem.dtype, unless=unless),
         *([_FOR_COPY_ENGINE] if copies else []),
         *([_IN_REACH] if points else []),
-        *([_UNIT_OF] if vectored else []),
+        *([_UNIT_OF] if units else []),
         _FORWARD_ONLY,
         *([ARRIVALS] if joins else []),
     ]

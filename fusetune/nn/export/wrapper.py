@@ -15,7 +15,7 @@ from fusetune.ops.gemm_scale.problem import Problem
 from fusetune.ops.gemm_scale.space import DEFERRED_STEPS, OWNED_AT_ONCE, holds_columns
 from fusetune.ops.spec import Launch, rounds_in_descriptor
 
-DECIDED: Final = ("EPILOGUE", "COUNTER", "PRECISION", "JOINS", "PARTS", "MASKED", "UPWARDS", "STAGES")
+DECIDED: Final = ("EPILOGUE", "COUNTER", "PRECISION", "JOINS", "PARTS", "UPWARDS", "STAGES")
 """Constants that op, mode, precision and config decide, whatever the sizes of a call: they are resolved.
 
 All others stay parameters, and a wrapper computes them anew for each call; one that it does not know is an error.
@@ -56,6 +56,7 @@ _CONSTANTS: Final[dict[str, str]] = {
     "STAGES": "1 + 64 // COLUMNS",
     "UNIT_K": "unit_of(K | x.stride(0) | weight.stride(0)) if x.stride(1) == weight.stride(1) == 1 else 1",
     "UNIT_N": "unit_of(N)",
+    "MASKED": "min(unit_of(N), 16 // y.element_size())",
 }
 MOST_FINISHED_ROWS: Final = 2**20 // 16
 """Rows of whole columns that a program of split_k's second kernel can hold: Triton takes no larger tensors."""
@@ -71,8 +72,7 @@ class Part:
         decided = {*DECIDED}
         if config.SPLIT_K == 1:
             decided.add("SPLIT_K")
-        if not launch.constants.get("ROUNDS"):
-            decided.add("ROUNDS")
+        decided.update(name for name in ("ROUNDS", "MASKED") if not launch.constants.get(name))
         if sm < PDL_CAPABILITY:
             decided.add("OVERLAPS")
         if self.owns:
@@ -324,10 +324,10 @@ def _limits(problem: Problem, config: Config) -> list[str]:
         some = 16 // problem.element_bytes
         lengths = ("K",) if config.masks else ("K", "N")
         divided = " or ".join(f"{length} % {some}" for length in lengths)
-        told = " and ".join(f"{length}={{{length}}}" for length in lengths)
+        sizes = " and ".join(f"{length}={{{length}}}" for length in lengths)
         limits += [
             f"if K == 0 or {divided}:",
-            f'    raise ValueError(f"rows must be of whole 16 bytes: {some} must divide {told}")',
+            f'    raise ValueError(f"rows must be of whole 16 bytes: {some} must divide {sizes}")',
         ]
     if config.variant == "deferred":
         limits += [

@@ -24,7 +24,7 @@ def persistent_shared_bytes(config: Config, problem: Problem, parts: int | None 
     """Shared memory a CTA: the pipeline's tiles with a barrier each, and beside them one part of a tile of y.
 
     Triton's own figure for tf32 and 16-bit inputs on sm_90 while a part has 16 columns a warp or fewer; a wider one may
-    take 512 bytes more, and training up to 2 KiB less.
+    take 512 bytes more, training up to 2 KiB less, and `masked` up to a part less.
     """
     stage = (config.BLOCK_M + config.BLOCK_N) * config.BLOCK_K * problem.element_bytes + _BARRIER_BYTES
     if joins_summands(config, problem):

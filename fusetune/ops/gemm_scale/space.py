@@ -289,9 +289,13 @@ def owned_columns(problem: Problem, sms: int) -> int:
 
 
 def is_pipelined(config: Config, problem: Problem) -> bool:
-    """Whether loads can run ahead at all: asynchronous copies take 4 bytes or more, and odd 16-bit rows offer 2."""
+    """Whether loads can run ahead at all: asynchronous copies take 4 bytes or more, and odd 16-bit rows offer 2.
+
+    The copy engine's always do.
+    """
     unit = row_unit(problem.K)
-    return problem.element_bytes > 2 or unit == 16 or (config.variant == "vectored" and unit > 1)
+    by_threads = problem.element_bytes > 2 or unit == 16 or (config.variant == "vectored" and unit > 1)
+    return config.is_walking or by_threads
 
 
 def uses_wgmma(config: Config, problem: Problem, target: Target) -> bool:

@@ -49,6 +49,10 @@ CONFIGS = [
     Config("persistent", 16, 32, 64, num_warps=2, num_stages=3),
     PERSISTENT_SPLIT,
     Config("persistent", 32, 32, 64, SPLIT_K=4, num_stages=3),
+    Config("masked", 128, 256, 32, num_warps=8, num_stages=3, GROUP_M=8),
+    Config("masked", 128, 128, 32, num_stages=3),
+    Config("masked", 64, 128, 32, SPLIT_K=4, num_stages=3),
+    Config("masked", 32, 32, 64, SPLIT_K=4, num_stages=3),
 ]
 CASES = [(mode, config) for mode in (None, "eval", "train") for config in (*CONFIGS, *DEFERRED)]
 CASES += [("train", config) for config in (*WHOLE, REREAD, OWNER, *LARGE_TILES)]
@@ -58,6 +62,13 @@ FORMS = [("float32", "tf32"), ("float16", None)]
 OTHER_FORMS = [("float32", "bf16x3"), ("float32", "ieee"), ("float32", "tf32x3"), ("bfloat16", None)]
 COMBINATIONS = [(*shape, *form) for shape in (ODD, ALIGNED, LARGER) for form in FORMS]
 COMBINATIONS += [(*ALIGNED, *form) for form in OTHER_FORMS]
+# Rows of y begin anywhere, or on two elements; those of x and W on 16 bytes. Two have more tiles than run at once.
+UNALIGNED_Y = [
+    (1500, 520, 2101, "float32", "tf32"),
+    (1500, 520, 2102, "float16", None),
+    (90, 520, 77, "bfloat16", None),
+]
+COMBINATIONS += UNALIGNED_Y
 CANNOT_RUN = {"shared_memory", "capability", "alignment", "precision", "rows", "dtype", "few_steps"}
 """Reasons of a rejection that are no matter of speed."""
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from msgspec import structs
 
+from fusetune.core.target import find_target
 from fusetune.ops.gemm_scale import launches as launches_module
 from fusetune.ops.gemm_scale import split
 from fusetune.ops.gemm_scale.batch_norm import SPEC as WITH_BN
@@ -15,6 +16,8 @@ from fusetune.ops.gemm_scale.config import Config
 from fusetune.ops.gemm_scale.linear_scale import SPEC as PLAIN
 from fusetune.ops.gemm_scale.problem import make_problem
 from fusetune.ops.gemm_scale.tiles import joined_products, persistent_products
+from tests.support.gemm_scale.exporting import exported
+from tests.support.gemm_scale.handed_out import loaded
 
 CONFIG = Config("masked", 16, 64, 32, GROUP_M=2)
 ONE, PAIRS, MANY = (20, 72, 77, 1), (21, 40, 86, 2), (70, 40, 205, 1)
@@ -25,12 +28,10 @@ ONE, PAIRS, MANY = (20, 72, 77, 1), (21, 40, 86, 2), (70, 40, 205, 1)
     ("mode", "splits", "parts", "dtype", "shape"),
     [
         (None, 1, 1, "float16", ONE),
-        (None, 1, 4, "float16", PAIRS),
         (None, 1, 2, "float32", MANY),
         (None, 3, 2, "float32", ONE),
         ("eval", 1, 2, "float16", PAIRS),
         ("eval", 2, 1, "float32", ONE),
-        ("train", 1, 1, "float32", ONE),
         ("train", 1, 4, "float32", MANY),
         ("train", 3, 2, "float32", PAIRS),
     ],
@@ -65,6 +66,20 @@ def test_few_summands_are_joined_by_the_last_program_there(in_bounds):
     assert launch.kernel is joined_products
     launch.run()
     torch.testing.assert_close(tensors["y"].double(), PLAIN.reference(problem, tensors)["y"], rtol=1e-5, atol=1e-5)
+
+
+def test_an_exported_module_takes_any_n_and_tells_what_k_has_to_be(tmp_path):
+    config = Config("masked", 128, 64, 32, SPLIT_K=4, num_warps=8, num_stages=3)
+    text = exported("gemm_scale", config, find_target("h200"), sizes=(48, 77, 96))
+    module = loaded(tmp_path / "masked.py", text)
+    torch.manual_seed(0)
+    for N in (77, 82):
+        x, weight, bias, scale = torch.randn(48, 96), torch.randn(N, 96) / 10, torch.randn(N), torch.randn(N)
+        expected = (x.double() @ weight.double().T + bias) * scale
+        found = module.fused_gemm_scale(x, weight, bias, scale)
+        torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
+    with pytest.raises(ValueError, match=r"rows must be of whole 16 bytes: 4 must divide K=94$"):
+        module.fused_gemm_scale(x[:, :94], weight[:, :94], bias, scale)
 
 
 def drawn(spec, problem, config):

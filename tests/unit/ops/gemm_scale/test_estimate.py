@@ -462,6 +462,33 @@ def test_copies_are_as_wide_as_the_compiler_knows_rows_to_begin(
         assert (copied_bytes(config, problem), is_pipelined(config, problem)) == expected
 
 
+@pytest.mark.parametrize("variant", ["persistent", "deferred", "masked"])
+def test_the_copy_engine_loads_ahead_whether_16_divides_k_or_8(variant: str) -> None:
+    config = Config(variant, 128, 128, 64, num_warps=8, num_stages=4)
+    N = 1001 if variant == "masked" else 1000
+    eights, sixteens = (estimate(config, make_problem(300, N, K, "float16"), H200) for K in (5000, 5008))
+    assert eights.time_us == pytest.approx(sixteens.time_us, rel=0.01)
+
+
+def test_masked_is_predicted_between_what_the_copy_engine_stores_and_what_goes_by_pointers() -> None:
+    tile = (128, 256, 64, 8, 1, 8, 3)
+    pairs, odd, whole = (make_problem(1500, N, 7000, "float16") for N in (1102, 1101, 1104))
+    stored = estimate(Config("persistent", *tile), whole, H200).time_us
+    by_pairs, one_by_one = (estimate(Config("masked", *tile), problem, H200).time_us for problem in (pairs, odd))
+    by_pointers = estimate(Config("vectored", *tile), pairs, H200).time_us
+    assert stored < by_pairs < one_by_one < by_pointers
+
+
+def test_the_registers_of_a_masked_tile_are_guessed_as_the_compiler_counts_them() -> None:
+    for N, config, registers in (
+        (1100, Config("masked", 128, 256, 64, num_warps=8, num_stages=3), 208),
+        (1101, Config("masked", 128, 128, 64, num_warps=8, num_stages=4), 206),
+        (1100, Config("masked", 64, 32, 64, num_stages=4), 70),
+    ):
+        found = guessed_resources(config, make_problem(1500, N, 7000, "float16"), H200).registers
+        assert abs(found - registers) <= 70
+
+
 def test_vectored_is_predicted_to_win_where_rows_begin_on_8_elements() -> None:
     problem, rtx = make_problem(300, 1000, 5000, "float16"), find_target("rtx4090")
     tiled, vectored = (

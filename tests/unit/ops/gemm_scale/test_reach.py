@@ -51,6 +51,14 @@ def test_a_library_takes_any_and_the_copy_engine_reads_rows_that_are_far_apart()
     assert out_of_reach(Config(variant="persistent"), given(far(64, 1024, FAR // 8, 1))) == ()
 
 
+def test_masked_takes_a_y_that_begins_anywhere_within_reach_and_rows_of_x_on_16_bytes() -> None:
+    masked, aligned = Config(variant="masked"), far(64, 16, 16, 1)
+    assert takes(masked, given(aligned, N=77))
+    assert not takes(Config(variant="persistent"), given(aligned, N=77))
+    assert not takes(masked, given(far(64, 15, 15, 1), N=77))
+    assert not takes(masked, given(aligned, N=FAR // 63 + 1))
+
+
 def test_rows_of_y_that_are_too_long_for_64_of_them_take_lower_tiles() -> None:
     tensors = given(far(64, 16, 16, 1), N=1 << 26)
     assert not writes_near(BASELINE, tensors)

@@ -324,10 +324,10 @@ def _limits(problem: Problem, config: Config) -> list[str]:
         some = 16 // problem.element_bytes
         lengths = ("K",) if config.masks else ("K", "N")
         divided = " or ".join(f"{length} % {some}" for length in lengths)
-        told = " and ".join(f"{length}={{{length}}}" for length in lengths)
+        given = " and ".join(f"{length}={{{length}}}" for length in lengths)
         limits += [
             f"if K == 0 or {divided}:",
-            f'    raise ValueError(f"rows must be of whole 16 bytes: {some} must divide {told}")',
+            f'    raise ValueError(f"rows must be of whole 16 bytes: {some} must divide {given}")',
         ]
     if config.variant == "deferred":
         limits += [

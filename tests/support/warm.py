@@ -38,6 +38,8 @@ _MOST_FILES = 200
 _ASKING = """#!{python} -IS
 import array, os, signal, socket, sys
 words = sys.argv[1:]
+if words[:1] == ["-B"]:  # What multiprocessing hands on where PYTHONDONTWRITEBYTECODE is set, as it is for the server.
+    del words[0]
 forked = words and (words[0] in ("-m", "-c") or words[0][0] != "-")
 if not forked or os.environ.get("TRITON_INTERPRET") != {interpret!r}:
     os.execv({python!r}, [{python!r}, *words])

@@ -26,6 +26,7 @@ from fusetune.store.paths import config_path
 from fusetune.store.yaml_files import write_entry
 from fusetune.tune.alone import end_if_alone
 from fusetune.tune.bench import Bench
+from fusetune.tune.compiling import compile_all
 from fusetune.tune.confirm import confirm, control, revalidate
 from fusetune.tune.entry import entry_of
 from fusetune.tune.fallen import tried_and_fallen, why_fallen
@@ -34,7 +35,6 @@ from fusetune.tune.log import RunLog, journal_path, open_run
 from fusetune.tune.plan import (
     Plan,
     check_output,
-    compile_all,
     make_plan,
     record_plan,
     resource_use,

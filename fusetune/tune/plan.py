@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from fusetune.store.paths import config_path, reachable_search_path
 from fusetune.store.regular import is_folder, is_regular
 from fusetune.store.yaml_files import read_config_file
 from fusetune.tune.log import RunLog
+from fusetune.tune.outlook import pilots_of
 from fusetune.tune.request import SweepRequest
 from fusetune.units import format_us
 
@@ -49,7 +51,8 @@ class Plan(msgspec.Struct, frozen=True):
 
     `rejected` cannot run; `skipped` could, and is predicted to be slow. `references` are a library's configs, which are
     compiled and checked too, and take no part in screening. `predicted_before` comes next in `configs`: a prediction
-    for this problem and GPU that was written earlier.
+    for this problem and GPU that was written earlier. `pilots` are compiled before the others, of which those are left
+    out then that cannot win any more, by their `predicted` times (outlook.py); without pilots, all are tried.
     """
 
     target: Target
@@ -58,11 +61,13 @@ class Plan(msgspec.Struct, frozen=True):
     skipped: Mapping[Config, Rejection]
     references: tuple[Config, ...] = ()
     predicted_before: Config | None = None
+    pilots: tuple[Config, ...] = ()
+    predicted: Mapping[Config, float] = {}
 
     @property
     def compiled(self) -> tuple[Config, ...]:
-        """What is to be compiled."""
-        return tuple(dict.fromkeys((*self.configs, *self.references)))
+        """What is to be compiled, in this order."""
+        return tuple(dict.fromkeys((*self.configs[:1], *self.pilots, *self.configs, *self.references)))
 
 
 def check_output(path: Path) -> None:
@@ -137,7 +142,8 @@ def make_plan(request: SweepRequest, target: Target) -> Plan:
         return Plan(target, tuple(order), rejected, {}, references, begin)
     skipped = predicted_slow(order, predicted, {*first, begin})
     chosen = tuple(config for config in order if config not in skipped)
-    return Plan(target, chosen, rejected, skipped, references, begin)
+    pilots = pilots_of(chosen, partial(request.spec.signature, request.problem))
+    return Plan(target, chosen, rejected, skipped, references, begin, pilots, predicted)
 
 
 def predictions(request: SweepRequest, configs: Iterable[Config], target: Target) -> dict[Config, float]:

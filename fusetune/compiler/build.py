@@ -212,7 +212,7 @@ def specialize(launch: Launch) -> tuple[dict[str, str], dict[tuple[int, ...], An
             signature[name] = "fp32"
         elif name in launch.constants or value is None or value == 1:
             signature[name], constants[(index,)] = "constexpr", value
-            if _lists_constants() or isinstance(value, str):
+            if lists_constants() or isinstance(value, str):
                 attributes[(index,)] = []
         else:
             signature[name] = "i32" if -(2**31) <= value < 2**31 else "i64"
@@ -221,7 +221,7 @@ def specialize(launch: Launch) -> tuple[dict[str, str], dict[tuple[int, ...], An
 
 
 @functools.cache
-def _lists_constants() -> bool:
+def lists_constants() -> bool:
     """Whether the JIT gives constants an empty list of attributes: before Triton 3.7 it did so for strings only."""
     major, minor = version("triton").split(".")[:2]
     return (int(major), int(minor)) >= (3, 7)

@@ -13,6 +13,7 @@ from fusetune.core.resources import Resources
 from fusetune.core.space import Rejection
 from fusetune.core.target import Target
 from fusetune.core.trouble import Trouble
+from fusetune.store.journal import Candidate
 from fusetune.tune.log import RunLog
 from fusetune.tune.plan import predicted_us, start_compiling, without_reference
 from fusetune.tune.request import SweepRequest
@@ -83,18 +84,14 @@ def compile_all(
             accept(config, resources, time_us)
 
     with log.phase("compile", f"Compiling for {target.name}", len(configs)) as phase:
-        # A run ends where the reference is rejected: one that goes on has to see for itself.
-        known = {
-            config: record
-            for config in configs
-            if (record := log.ledger.compiled.get(config)) and (config != reference or record.status == "compiled")
-        }
+        known = _known(configs, log)
         for config, record in known.items():
             log.take_over(record)
             phase.advance()
             if record.status == "compiled" and record.resources is not None:
                 accept(config, record.resources, record.predicted_us)
         waiting = dict.fromkeys(config for config in configs if config not in known)
+        _keep(running, waiting)
         left_out = _drop_hopeless(waiting, hopeless, running, log, phase)
         if not waiting:
             running = ()
@@ -115,6 +112,18 @@ def compile_all(
     return {config: made[config] for config in configs if config in made}
 
 
+def _known(configs: Sequence[Config], log: RunLog) -> dict[Config, Candidate]:
+    """What earlier runs had from the compiler.
+
+    A run ends where the reference is rejected: one that goes on has to see for itself.
+    """
+    return {
+        config: record
+        for config in configs
+        if (record := log.ledger.compiled.get(config)) and (config != log.reference or record.status == "compiled")
+    }
+
+
 def _drop_hopeless(
     waiting: dict[Config, None],
     hopeless: Hopeless | None,
@@ -124,7 +133,7 @@ def _drop_hopeless(
 ) -> int:
     """Take from `waiting` what is not to be compiled any more; returns how many these are.
 
-    What a process is just at may be among them: it is not waited for. Nothing else than `waiting` begins after this.
+    What a process is just at may be among them: it is not waited for.
     """
     dropped = hopeless(waiting) if hopeless is not None and waiting else {}
     for config, why in dropped.items():
@@ -132,6 +141,11 @@ def _drop_hopeless(
         phase.advance()
         if not log.ledger.is_written(config, "skipped"):
             log.candidate(config, "skipped", reason=why.reason, detail=why.detail)
+    if dropped:
+        _keep(running, waiting)
+    return len(dropped)
+
+
+def _keep(running: Iterable[Compiled] | None, waiting: Collection[Config]) -> None:
     if isinstance(running, CompileRun):
         running.keep(waiting)
-    return len(dropped)

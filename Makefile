@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 # Two processes that take from each other's list at the end, so that neither waits. A GPU is for one at a time.
 TWO := -n 2 --dist worksteal
 
-.PHONY: sweep test test-gpu lint format gate package docs check clean
+.PHONY: sweep test test-gpu matrix lint format gate package docs check clean
 
 sweep: $(INSTALLED)
 	$(BIN)/fusetune sweep --M 128 --K 1024 --N 512 --output .fusetune/configs
@@ -20,6 +20,10 @@ test: $(INSTALLED)
 # On a machine with a GPU: the tests that need one.
 test-gpu: $(INSTALLED)
 	$(BIN)/pytest tests/gpu
+
+# What relies on Triton's private parts, under each Triton that is supported; downloads three of them, 2.5 GB.
+matrix: $(INSTALLED)
+	$(BIN)/python .ci/matrix.py
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

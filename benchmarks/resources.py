@@ -32,7 +32,6 @@ from fusetune.measure.profile import find_ncu, ncu_command, profile_config
 from fusetune.ops.device import local_target
 from fusetune.ops.gemm_scale.config import Config
 from fusetune.ops.gemm_scale.problem import Problem, make_problem
-from fusetune.ops.gemm_scale.space import candidates, reject_reason
 from fusetune.ops.loading import load_spec
 from fusetune.ops.spec import KernelSpec
 
@@ -42,6 +41,7 @@ PROBLEMS: tuple[tuple[str, Problem], ...] = (
     ("gemm_scale", make_problem(128, 512, 1024, "float32")),
     ("gemm_scale", make_problem(2048, 4096, 1024, "float16")),
     ("gemm_scale", make_problem(2048, 4096, 1024, "bfloat16")),
+    ("gemm_scale", make_problem(1500, 1100, 7000, "float16")),
     ("gemm_scale", make_problem(2048, 4096, 1024, "float32", "bf16x3")),
     ("gemm_scale_bn", make_problem(2048, 4096, 1024, "float32", mode="train")),
     ("gemm_scale_bn", make_problem(4096, 4096, 1024, "float16", mode="train")),
@@ -120,16 +120,19 @@ def drawn(target: Target, count: int, chance: random.Random) -> Iterator[tuple[s
     """Configs of all problems in turn, and of each problem's variants in turn; spilling ones are not left out."""
     pools = []
     for op, problem in PROBLEMS:
-        fitting = [c for c in candidates(load_spec(op).space, "full") if reject_reason(c, problem, target) is None]
+        spec = load_spec(op)
+        fitting = [c for c in spec.candidates(problem, target, "full") if spec.reject(c, problem, target) is None]
         chance.shuffle(fitting)
         by_variant: dict[str, list[Config]] = {}
         for config in fitting:
             by_variant.setdefault(config.variant, []).append(config)
         pools.append((op, problem, list(by_variant.values())))
-    for number in range(count):
+    left = count
+    for number in range(count * len(pools)):
         op, problem, variants = pools[number % len(pools)]
         configs = variants[number // len(pools) % len(variants)]
-        if configs:
+        if configs and left:  # Of some variants there are few, such as BASELINE alone.
+            left -= 1
             yield op, problem, configs.pop()
 
 

@@ -1,6 +1,6 @@
 """What stands above a launch: the autotuners and heuristics that it came through, and whether one of them only tries.
 
-Private parts of Triton that this relies on, the same in 3.6 to 3.8: `Autotuner._bench` makes an autotuner's trials,
+Private parts of Triton that this relies on, the same in 3.6 to 3.9: `Autotuner._bench` makes an autotuner's trials,
 `Autotuner.run` and `Heuristics.run` hand on to what they hold. What derives from these may have its own of each.
 """
 

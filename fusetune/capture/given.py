@@ -1,6 +1,6 @@
 """What a launch is to run with instead of its own config, and how the launch has to be made then.
 
-Private parts of Triton that this relies on, the same in 3.6 to 3.8: `JITFunction.run` (the interpreter's
+Private parts of Triton that this relies on, the same in 3.6 to 3.9: `JITFunction.run` (the interpreter's
 `InterpretedFunction.run`) takes each eager launch; an `Autotuner` with one config in `configs` runs with it and times
 nothing, with its pre_hook.
 """

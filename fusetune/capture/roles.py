@@ -28,11 +28,13 @@ class Role(NamedTuple):
 
 LOCATION: Final = re.compile(r"\s*loc\((?:[^()]|\((?:[^()]|\([^()]*\))*\))*\)")
 """Where a line of TTIR comes from."""
-_DEFINED: Final = re.compile(r"^(%\w+)(?::(\d+))? = (.*)$")
-_VALUE: Final = re.compile(r"%\w+(?:#\d+)?")
+NAME: Final = r"%[\w$.-]+"
+"""What a value is called there: `%c-1_i32`, and of what has parts `%a.offsets.1`, as Triton 3.8 names them."""
+_DEFINED: Final = re.compile(rf"^({NAME})(?::(\d+))? = (.*)$")
+_VALUE: Final = re.compile(rf"{NAME}(?:#\d+)?")
 _OPERATION: Final = re.compile(r'^"?([a-z_]+(?:\.[a-z_]+)+)"?')
-_PARAMETER: Final = re.compile(r"(%\w+): ([^,)]*)")
-_CARRIED: Final = re.compile(r"(%\w+) = (%\w+(?:#\d+)?)")
+_PARAMETER: Final = re.compile(rf"({NAME}): ([^,)]*)")
+_CARRIED: Final = re.compile(rf"({NAME}) = ({NAME}(?:#\d+)?)")
 _BRANCH: Final = re.compile(r"(\^\w+)(?:\(([^:)]*):[^)]*\))?")
 _TO_MEMORY: Final = re.compile(r"^tt\.(?:experimental_)?(?:descriptor_)?(load|gather|store|scatter|reduce|atomic_\w+)$")
 _ACCESS: Final[dict[str, Does]] = {"load": "read", "gather": "read", "store": "written", "scatter": "written"}

@@ -1,7 +1,7 @@
 """The configs of a program's autotuner are compiled on all cores at once, and then timed by it as ever.
 
 It would compile one after the other, which for a hundred configs takes a minute, and is waited for before anything can
-be tuned. Private parts of Triton, as in 3.6 to 3.8: `Autotuner.prune_configs` is called once for each key, behind
+be tuned. Private parts of Triton, as in 3.6 to 3.9: `Autotuner.prune_configs` is called once for each key, behind
 `nargs`; `AsyncCompileMode` lets `JITFunction.run` with `warmup=True` hand its compilation to an executor.
 """
 

@@ -2,7 +2,7 @@
 
 It would time each for 125 ms, which for a hundred configs is waited for before anything can be tuned. What a short look
 has far behind the best so far keeps the time of that look; all others are timed as ever, and among these is the choice.
-Private parts of Triton, as in 3.6 to 3.8: `Autotuner._bench` times one config by `do_bench`, a cached property, which
+Private parts of Triton, as in 3.6 to 3.9: `Autotuner._bench` times one config by `do_bench`, a cached property, which
 is the driver's benchmarker where the program named none (`_do_bench`); `Autotuner.prune_configs` is called before the
 first trial for a key.
 """

@@ -1,9 +1,8 @@
 """Triton without a GPU: a launch is compiled for a Target and not made. Only a process that captures imports this.
 
-Private parts, each as in Triton 3.6 to 3.8: `driver._active` and `_default`; `JITFunction.run`, whose `warmup=True`
+Private parts, each as in Triton 3.6 to 3.9: `driver._active` and `_default`; `JITFunction.run`, whose `warmup=True`
 ends behind the compiler, and `device_caches`; `Autotuner._bench`, `nargs`, `cache`, `perf_model` and
-`check_disk_cache`;
-`CompiledKernel._init_handles`, which asks the driver's `utils`; the cache of `max_shared_mem`.
+`check_disk_cache`; `CompiledKernel._init_handles`, which asks the driver's `utils`; the cache of `max_shared_mem`.
 """
 
 from __future__ import annotations

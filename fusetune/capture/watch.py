@@ -1,6 +1,6 @@
 """Watch what a program launches, in its own process: every launch through Triton's JIT, as it is launched.
 
-Private parts of Triton that this relies on, the same in 3.6 to 3.8: `JITFunction.run(*args, grid, warmup, **kwargs)`
+Private parts of Triton that this relies on, the same in 3.6 to 3.9: `JITFunction.run(*args, grid, warmup, **kwargs)`
 takes each eager launch, `knobs.runtime.launch_enter_hook` is a chain.
 """
 

@@ -11,13 +11,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from fusetune.capture.cases import WorkSeen
-from fusetune.capture.roles import LOCATION, flat_signature
+from fusetune.capture.roles import LOCATION, NAME, flat_signature
 
-_DEFINED: Final = re.compile(r"^(%\w+)(?::\d+)? = (.*)$")
+_DEFINED: Final = re.compile(rf"^({NAME})(?::\d+)? = (.*)$")
 _OPERATION: Final = re.compile(r'^"?([a-z_]+(?:\.[a-z_]+)+)"?\s*(.*)$')
-_PARAMETER: Final = re.compile(r"(%\w+): ([^,)]*)")
-_VALUE: Final = re.compile(r"%\w+(?:#\d+)?")
-_LOOP: Final = re.compile(r"^(?:unsigned )?%\w+ = (%\w+(?:#\d+)?) to (%\w+(?:#\d+)?) step (%\w+(?:#\d+)?)")
+_PARAMETER: Final = re.compile(rf"({NAME}): ([^,)]*)")
+_ONE: Final = rf"{NAME}(?:#\d+)?"
+_VALUE: Final = re.compile(_ONE)
+_LOOP: Final = re.compile(rf"^(?:unsigned )?{NAME} = ({_ONE}) to ({_ONE}) step ({_ONE})")
 _WHOLE: Final = re.compile(r"^(-?\d+) : (?:i\d+|index)$")
 _BLOCK: Final = re.compile(r"tensor<((?:\d+x)+)(\w+)>")
 _PRECISION: Final = re.compile(r"inputPrecision = (\w+)")

@@ -412,6 +412,7 @@ def _show(
             "source_trials": code.trials.to_builtins() if code.trials is not None else None,
             "not_written_back": [{"file": one.file, "line": one.line, "why": one.text} for one in code.findings()],
             "diff": code.diff(),
+            "notes": besides(looked, cases),
             "failed": looked.failed,
         }
         echo_json(json.dumps(told, indent=1))

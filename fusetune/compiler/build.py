@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import functools
 import re
 import subprocess
 import tempfile
 import threading
 from collections.abc import Iterator
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from fusetune.compiler.jit_signature import jit_signature
-from fusetune.compiler.tools import nvidia_tool
+from fusetune.compiler.tools import nvidia_tool, triton_release
 from fusetune.core.config import Config
 from fusetune.core.dtypes import element_type
 from fusetune.core.problem import Problem
@@ -212,7 +210,7 @@ def specialize(launch: Launch) -> tuple[dict[str, str], dict[tuple[int, ...], An
             signature[name] = "fp32"
         elif name in launch.constants or value is None or value == 1:
             signature[name], constants[(index,)] = "constexpr", value
-            if lists_constants() or isinstance(value, str):
+            if _lists_constants() or isinstance(value, str):
                 attributes[(index,)] = []
         else:
             signature[name] = "i32" if -(2**31) <= value < 2**31 else "i64"
@@ -220,11 +218,9 @@ def specialize(launch: Launch) -> tuple[dict[str, str], dict[tuple[int, ...], An
     return signature, constants, attributes
 
 
-@functools.cache
-def lists_constants() -> bool:
+def _lists_constants() -> bool:
     """Whether the JIT gives constants an empty list of attributes: before Triton 3.7 it did so for strings only."""
-    major, minor = version("triton").split(".")[:2]
-    return (int(major), int(minor)) >= (3, 7)
+    return triton_release() >= (3, 7)
 
 
 class _UnreadableCubinError(CompileError):

@@ -1,6 +1,6 @@
 """How Triton's own JIT specializes the arguments of a launch, asked without a GPU and without torch.
 
-Private parts, the same in Triton 3.6 to 3.8: `jit.create_function_from_signature`, `JITFunction._pack_args`,
+Private parts, the same in Triton 3.6 to 3.9: `jit.create_function_from_signature`, `JITFunction._pack_args`,
 `compiler.make_backend`, and that a pointer is whatever has `data_ptr()` and a dtype that is told as torch's is.
 """
 

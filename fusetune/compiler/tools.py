@@ -1,6 +1,7 @@
 """The CUDA tools that Triton's wheel brings, found without loading Triton.
 
-They lie in `triton/backends/nvidia/bin`, in triton 3.6 and 3.7.1 alike.
+They lie in `triton/backends/nvidia/bin`, in triton 3.6 to 3.9 alike. Which ptxas it calls is what `get_ptxas` in its
+`backends/nvidia/compiler.py` says.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import functools
 import os
 import re
 import subprocess
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -50,12 +52,20 @@ def nvidia_tool(name: str) -> Path:
     return path
 
 
+@functools.cache
+def triton_release() -> tuple[int, int]:
+    """Major and minor of the Triton that is installed, without loading it."""
+    major, minor = version("triton").split(".")[:2]
+    return int(major), int(minor)
+
+
 def ptxas_version(target: Target) -> str:
-    """The release of the ptxas that compiles for `target`, such as `12.9.86`; Blackwell has its own.
+    """The release of the ptxas, of the two that Triton brings, that it compiles with for `target`: such as `12.9.86`.
 
     Raises MissingPackageError where there is none, MachineError where it cannot be run.
     """
-    tool = nvidia_tool("ptxas-blackwell" if target.sm >= 100 else "ptxas")
+    since = 90 if triton_release() >= (3, 9) else 100  # the newer one is for more than its name says
+    tool = nvidia_tool("ptxas-blackwell" if target.sm >= since else "ptxas")
     with machine_told():
         text = subprocess.run([str(tool), "--version"], capture_output=True, text=True, check=True).stdout
     found = _RELEASE.search(text)

@@ -24,6 +24,8 @@ _PATHS: Final = re.compile(r"(?<![\w.)/])(?:~\w*/|/(?=[\w.@+~-]))[^\s'\",;:()]*"
 """What begins with a slash, or ~, and goes on; a slash within a word, as in driver/library, begins no path."""
 _EVERYBODYS: Final = frozenset({"root", "localhost", "user", "nvidia", "triton", "cuda", "torch", "gpu", "linux"})
 """Names of users and hosts that say nothing of anybody, and are words besides."""
+_PLATFORM: Final = re.compile(r"(?P<system>\w+-\d[\d.]*)(?P<build>.*?)(?P<rest>-[a-z]\w*(?:-with-[\w.]+)?)", re.ASCII)
+"""What platform.platform() says on Linux: system and release, who built the kernel, processor and C library."""
 
 
 def shareable(text: str) -> str:
@@ -35,6 +37,15 @@ def shareable(text: str) -> str:
     for name, instead in _own_names():
         told = re.sub(rf"(?<![A-Za-z0-9]){re.escape(name)}(?![A-Za-z0-9])", instead, told, flags=re.IGNORECASE)
     return told
+
+
+def shareable_platform(text: str) -> str:
+    """What `platform.platform()` says, without the name of a kernel's build, which may be a company's; WSL stays."""
+    seen = _PLATFORM.fullmatch(text)
+    if seen is None:
+        return shareable(text)
+    kept = "-WSL2" if "microsoft" in seen["build"].lower() else ""
+    return shareable(f"{seen['system']}{kept}{seen['rest']}")
 
 
 def _homes() -> Iterator[str]:

@@ -22,7 +22,7 @@ from fusetune.doctor.gpu import gpu_findings
 from fusetune.doctor.items import items_for
 from fusetune.doctor.noise import What, noise_findings, noise_of
 from fusetune.doctor.rounds import Deadline, MeasurerFactory, examine_all
-from fusetune.doctor.shareable import shareable
+from fusetune.doctor.shareable import shareable_platform
 from fusetune.doctor.software import Host, software_findings
 from fusetune.doctor.trial import is_wrong
 from fusetune.errors import FusetuneError, NoUsableGpuError, WrongResultError
@@ -253,7 +253,7 @@ def _versions(machine: Machine, facts: GpuFacts | None) -> Versions:
     return Versions(
         fusetune=machine.fusetune,
         python=machine.python,
-        platform=shareable(machine.platform),
+        platform=shareable_platform(machine.platform),
         torch=machine.torch,
         torch_cuda=machine.torch_cuda,
         triton=environment.triton if environment else machine.triton,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import gc
 import itertools
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import Any, Final, Protocol
 
 from fusetune.errors import MeasurementError
@@ -101,15 +104,7 @@ class GraphTimer:
         """What puts the first so many sets back, captured: a thousand copies take the host longer than the GPU."""
         assert self._put_back is not None, "only inputs that launches change are put back"
         if sets not in self._back:
-            graph = self._torch.cuda.CUDAGraph()
-            with self._torch.cuda.stream(self._stream):
-                graph.capture_begin()
-                try:
-                    for index in range(sets):
-                        self._put_back(index)
-                finally:
-                    graph.capture_end()
-            self._back[sets] = graph
+            self._back[sets] = self._captured(self._put_back, range(sets))
         return self._back[sets]
 
     def _graph(self, arm: Hashable, launches: int) -> Any:
@@ -123,18 +118,27 @@ class GraphTimer:
             self._put_back(0)
         used = self._run(arm, 0)  # Outside the capture: loading the machine code is not allowed within.
         torch.cuda.synchronize()
-        graph = torch.cuda.CUDAGraph()
-        # torch.cuda.graph() would collect garbage each time; a sweep captures thousands.
-        with torch.cuda.stream(self._stream):
-            graph.capture_begin()
-            try:
-                for index in range(launches):
-                    self._run(arm, index % self._sets)
-            finally:
-                graph.capture_end()
+        sets = (index % self._sets for index in range(launches))
+        graph = self._captured(functools.partial(self._run, arm), sets)
         self._graphs[key] = graph, used
         while len(self._graphs) > _KEPT_GRAPHS:
             self._graphs.popitem(last=False)
+        return graph
+
+    def _captured(self, queue: PutBack, sets: Iterable[int]) -> Any:
+        """The graph of what `queue` queues for each of the sets.
+
+        torch.cuda.graph() would collect garbage each time; a sweep captures thousands. In between none is collected at
+        all: since Triton 3.8 a kernel that is garbage is unloaded, and no capture survives that.
+        """
+        graph = self._torch.cuda.CUDAGraph()
+        with self._torch.cuda.stream(self._stream), _without_collection():
+            graph.capture_begin()
+            try:
+                for index in sets:
+                    queue(index)
+            finally:
+                graph.capture_end()
         return graph
 
 
@@ -171,6 +175,18 @@ class EventTimer:
             events.append(pairs)
         self._torch.cuda.synchronize()
         return [sum(float(s.elapsed_time(e)) for s, e in pairs) * 1e3 / self.launches for pairs in events]
+
+
+@contextlib.contextmanager
+def _without_collection() -> Iterator[None]:
+    """Python looks for no garbage meanwhile."""
+    looks = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if looks:
+            gc.enable()
 
 
 def is_short(baseline_us: float, floor_us: float | None) -> bool:

@@ -35,7 +35,7 @@ Counter = Literal["none", "count", "average"]
 
 _OF_THE_PRODUCT: Final = ("x", "weight", "bias")
 
-_WIDENING: Final = ("tiled", "split_k")
+_WIDENING: Final = ("tiled", "split_k", "vectored")
 """Variants that can write a y of another dtype than x; the copy engine and a library cannot."""
 
 _LAST: Final = (BASELINE, LOWEST)

@@ -1,6 +1,6 @@
 """The source of Triton functions without their decorators, the names that it uses, and the hash of all that it calls.
 
-Relies on `JITCallable.src` of Triton 3.6 to 3.8, the source from `def` on; a function of the interpreter has none.
+Relies on `JITCallable.src` of Triton 3.6 to 3.9, the source from `def` on; a function of the interpreter has none.
 """
 
 from __future__ import annotations

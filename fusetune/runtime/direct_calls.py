@@ -5,8 +5,8 @@ one kind of each of its arguments, does what is left of that: it tells the launc
 calls the C function of the compiled kernel. Whatever it was not made for, it hands on to `again`.
 
 Private parts of Triton 3.6 to 3.9 that this relies on, beside those of `ops/direct.py`: `JITFunction.run` takes each
-launch, and looks at `pre_run_hooks`, at `used_global_vals`, and at the hooks and flags of `knobs.runtime` named below;
-a callable grid is given the arguments by name.
+launch, and looks at `pre_run_hooks`, at `used_global_vals`, and at the hooks and flags of `knobs` named below; a
+callable grid is given the arguments by name.
 """
 
 from __future__ import annotations
@@ -131,6 +131,8 @@ def direct_calls(
         "leave": leave,
         "leave_calls": getattr(leave, "calls", ()),
         "debug": runtime.debug,
+        "compilation": knobs.compilation,
+        "mode": knobs.compilation.instrumentation_mode,
         "before": kernel.pre_run_hooks,
         "device": _device_of(active) if several else active.get_current_device(),
         "stream": active.get_current_stream,
@@ -178,7 +180,7 @@ class _Text:
         return f"""\
 def _ft_key({head}):
 {indent(self._key(), "    ")}
-    return _ft_at if _ft_usual else None
+    return _ft_at if _ft_usual and not ({" or ".join(_COMPILED_OTHERWISE)}) else None
 
 def _ft_call({head}):
     try:
@@ -186,7 +188,7 @@ def _ft_call({head}):
         _ft_found = _ft_known.get(_ft_at) if _ft_usual else None
     except (AttributeError, TypeError):
         _ft_found = None
-    if {" or ".join([*_UNUSUAL, *also])}:
+    if {" or ".join([*_UNUSUAL, *_COMPILED_OTHERWISE, *also])}:
         return _ft_again({passed})
     if _ft_grid.__class__ is _ft_tuple:
         _ft_shape = _ft_grid
@@ -273,9 +275,13 @@ _UNUSUAL: Final = (
     "_ft_enter_calls",
     "_ft_leave_calls",
     "_ft_before",
-    "_ft_runtime.debug is not _ft_debug",
-    "_ft_runtime.add_stages_inspection_hook is not None",
     "_ft_jit.run is not _ft_jit_run",
     "_ft_own.run is not _ft_own_run",
 )
-"""Why a launch is Triton's own affair: somebody listens, or asks for something else than when it was compiled."""
+"""Why a launch is Triton's own affair: somebody listens."""
+_COMPILED_OTHERWISE: Final = (
+    "_ft_runtime.debug is not _ft_debug",
+    "_ft_runtime.add_stages_inspection_hook is not None",
+    "_ft_compilation.instrumentation_mode != _ft_mode",
+)
+"""And why what it launches is nothing to be remembered: somebody asks for other machine code than at the first."""

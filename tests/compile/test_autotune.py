@@ -239,9 +239,9 @@ def test_parameters_may_have_any_name(gpu):
     kernel = fusetune.autotune([triton.Config({"BLOCK": 64})], [])(oddly)
     for _ in range(2):
         kernel[lambda meta: (meta["len"],)](on_gpu(64), 3, int=2.0, grid_0=1)
-    (given,) = gpu.launched
-    assert given[:3] == (3, 1, 1)
-    assert given[-1][1:] == (3, 2.0, 1, None)
+    started, given = _fired(gpu)
+    assert started[:3] == (3, 1, 1)
+    assert given[1:] == (3, 2.0, 1, None)
 
 
 @pytest.mark.filterwarnings("ignore:fusetune has no tuned config")
@@ -262,6 +262,24 @@ def test_hooks_of_launches_and_of_runs_are_heard(gpu):
     assert (len(gpu.by_jit), len(gpu.launched)) == (3, 0)
     launch(kernel)
     assert len(gpu.launched) == 1
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "value"),
+    [("runtime", "debug", True), ("compilation", "instrumentation_mode", "none of Triton's own")],
+)
+@pytest.mark.filterwarnings("ignore:fusetune has no tuned config")
+def test_machine_code_that_is_asked_for_for_a_while_is_launched_by_the_jit_and_not_kept(gpu, place, name, value):
+    kernel = fusetune.autotune(CONFIGS, ["n"])(scaled)
+    usual = launch(kernel)
+    launch(kernel)
+    with getattr(triton.knobs, place).scope():
+        setattr(getattr(triton.knobs, place), name, value)
+        for times in (2, 3):
+            assert getattr(launch(kernel).metadata, name) == value
+            assert (len(gpu.by_jit), len(gpu.launched)) == (times, 1)
+    assert launch(kernel) is usual
+    assert (len(gpu.by_jit), len(gpu.launched)) == (3, 2)
 
 
 @pytest.mark.filterwarnings("ignore:fusetune has no tuned config")

@@ -66,6 +66,33 @@ def test_pointers_that_loops_move_are_followed():
 
 
 @triton.jit
+def _moving_together(x_ptr, y_ptr, n, BLOCK: tl.constexpr):
+    at = tl.arange(0, BLOCK)
+    both = (x_ptr + at, y_ptr + at)
+    for _ in range(n):
+        tl.store(both[1], tl.load(both[0]))
+        both = (both[0] + BLOCK, both[1] + BLOCK)
+
+
+def test_parts_of_a_tuple_are_followed_whatever_they_are_called():
+    found = roles_for(_moving_together, {"BLOCK": 128}, x_ptr="*fp32", y_ptr="*fp32", n="i32")
+    assert found == {"x_ptr": Role("read"), "y_ptr": Role("written")}
+    as_3_8_writes_it = """
+      tt.func public @k(%x_ptr: !tt.ptr<f32> loc("x"), %y_ptr: !tt.ptr<f32>, %n: i32) attributes {noinline = false} {
+        %both:2 = scf.for %_ = %c-1_i32 to %n step %c1_i32 iter_args(%both.0 = %x_ptr, %both.1 = %y_ptr) -> (f)  : i32 {
+          %0 = tt.load %both.0 : !tt.ptr<f32>
+          tt.store %both.1, %0 : !tt.ptr<f32>
+          %both.0_3 = tt.addptr %both.0, %c1_i32 : !tt.ptr<f32>, i32
+          %both.1_3 = tt.addptr %both.1, %c1_i32 : !tt.ptr<f32>, i32
+          scf.yield %both.0_3, %both.1_3 : !tt.ptr<f32>, !tt.ptr<f32>
+        } loc(#loc1)
+        tt.return
+      }
+    """
+    assert roles(as_3_8_writes_it, {"x_ptr": "*fp32", "y_ptr": "*fp32", "n": "i32"}) == found
+
+
+@triton.jit
 def _chosen(a_ptr, b_ptr, y_ptr, n):
     if n > 3:
         chosen = a_ptr

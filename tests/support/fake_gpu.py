@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from triton.backends.compiler import GPUTarget
+from triton.backends.nvidia.driver import wrap_handle_tensordesc
 from triton.runtime import driver
 
 
@@ -27,6 +28,9 @@ class FakeUtils:
     def load_binary(self, name, kernel, shared, device):
         self.loaded += 1
         return 1, 4242, 32, 0, 1024
+
+    def unload_module(self, module):
+        """As Triton 3.8 and later do with a kernel that is garbage."""
 
     def launch(self, *arguments):
         self.launched.append(arguments)
@@ -62,7 +66,8 @@ def fake_gpu(kernels: Sequence[Any], capability: int = 90) -> Iterator[FakeUtils
 
         def __init__(self, source, metadata):
             self.launch_pdl = metadata.launch_pdl
-            self.launch = fake.launch
+            signature = dict(enumerate(source.signature.values()))
+            self.launch = wrap_handle_tensordesc(fake.launch, signature, getattr(metadata, "tensordesc_meta", None))
 
         def __call__(self, *arguments):
             fake.by_jit.append(arguments)
@@ -88,6 +93,7 @@ def fake_gpu(kernels: Sequence[Any], capability: int = 90) -> Iterator[FakeUtils
     finally:
         driver._active = before
         for kernel, cache in kept:
-            kernel.device_caches.pop(0, None)
+            for compiled in kernel.device_caches.pop(0, [{}])[0].values():
+                compiled.module = None  # there is no driver left to unload it
             if cache is not None:
                 kernel.device_caches[0] = cache

@@ -1,6 +1,6 @@
 """What a launch gives back whose tile was another one than the program's.
 
-Private parts of Triton that this relies on, the same in 3.6 to 3.8: a launch gives the compiled kernel, an object that
+Private parts of Triton that this relies on, the same in 3.6 to 3.9: a launch gives the compiled kernel, an object that
 `compiled[grid](...)` launches, or whoever calls its `run` with its `function`.
 """
 

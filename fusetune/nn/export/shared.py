@@ -48,6 +48,11 @@ _IN_REACH: Final = f'''def in_reach(matrix: torch.Tensor) -> torch.Tensor:
     return matrix if max(matrix.stride()) < 2**31 // {LARGEST_BLOCK} else matrix.contiguous()
 '''
 
+_UNIT_OF: Final = '''def unit_of(bits: int) -> int:
+    """The largest power of two, 16 at most, that divides all numbers whose bits these are."""
+    return max(1, min(16, bits & -bits))
+'''
+
 _FORWARD_ONLY: Final = '''def forward_only(y: torch.Tensor, *operands: torch.Tensor) -> torch.Tensor:
     """y itself; a backward pass through it is refused, since it would leave gradients out."""
     if not (torch.is_grad_enabled() and any(operand.requires_grad for operand in operands)):
@@ -90,13 +95,17 @@ ARRIVALS: Final = '''def arrivals_of(x: torch.Tensor, tiles: int) -> torch.Tenso
 """What wrappers of joined kernels get their counts from."""
 
 
-def shared_functions(problem: Problem, *, copies: bool, points: bool, joins: bool) -> list[str]:
-    """The functions that wrappers for this dtype call: of those that load by the copy engine, by pointers, or join."""
+def shared_functions(problem: Problem, *, copies: bool, points: bool, joins: bool, vectored: bool) -> list[str]:
+    """The functions that wrappers for this dtype call.
+
+    Of those that load by the copy engine, by pointers, by pointers as many elements at a time as rows allow, or join.
+    """
     unless = _WIDER if problem.mode is not None and problem.dtype != "float32" else ""
     return [
         _FITTING.format(dtype=problem.dtype, unless=unless),
         *([_FOR_COPY_ENGINE] if copies else []),
         *([_IN_REACH] if points else []),
+        *([_UNIT_OF] if vectored else []),
         _FORWARD_ONLY,
         *([ARRIVALS] if joins else []),
     ]

@@ -54,6 +54,8 @@ _CONSTANTS: Final[dict[str, str]] = {
     "PREFETCHES": "x.is_cuda",
     "CONVERTS": "x.is_cuda",
     "STAGES": "1 + 64 // COLUMNS",
+    "UNIT_K": "unit_of(K | x.stride(0) | weight.stride(0)) if x.stride(1) == weight.stride(1) == 1 else 1",
+    "UNIT_N": "unit_of(N)",
 }
 MOST_FINISHED_ROWS: Final = 2**20 // 16
 """Rows of whole columns that a program of split_k's second kernel can hold: Triton takes no larger tensors."""
@@ -115,7 +117,7 @@ class Part:
             return ["def grid(meta):", f"    return ({tiles},)", ""]
         if self.joins:
             return ["grid = (tiles, SPLIT_K)"]
-        if of == "tiled_products":
+        if of in {"tiled_products", "vectored_products"}:
             return [f"grid = ({_TILES}, SPLIT_K)" if self.config.SPLIT_K > 1 else f"grid = ({_TILES},)"]
         if of in {"persistent_products", "deferred_products"}:
             split = " * SPLIT_K" if self.config.SPLIT_K > 1 else ""

@@ -49,7 +49,7 @@ from fusetune.ops.gemm_scale.machine import (
 from fusetune.ops.gemm_scale.persistent import ctas_per_sm
 from fusetune.ops.gemm_scale.problem import Problem
 from fusetune.ops.gemm_scale.second import after_products_ns
-from fusetune.ops.gemm_scale.space import holds_columns, is_pipelined, pipelined_shared_bytes, uses_wgmma
+from fusetune.ops.gemm_scale.space import holds_columns, is_pipelined, pipelined_shared_bytes, row_unit, uses_wgmma
 from fusetune.ops.gemm_scale.split import joins_summands
 from fusetune.ops.gemm_scale.traffic import LINE_BYTES, Work, distinct_share, traffic
 from fusetune.units import format_bytes, format_us
@@ -144,7 +144,7 @@ def estimate(
         load_bytes=size,
         store_bytes=4 if config.SPLIT_K > 1 else size,
         rounds=problem.precision == "tf32" and not config.is_walking,
-        copied_bytes=copied_bytes(problem.K, size),
+        copied_bytes=copied_bytes(config, problem),
     )
     used = resources or guessed_resources(config, problem, target)
     persistent = config.is_walking and not joins_summands(config, problem)
@@ -414,14 +414,19 @@ def _joined(*parts: float, norm: int = OVERLAP) -> float:
 
 def _buffers(config: Config, problem: Problem, target: Target) -> int:
     """Tiles that can be on their way at once: mma.sync copies them to registers first and holds one less."""
-    if not is_pipelined(problem):
+    if not is_pipelined(config, problem):
         return 1
     return config.num_stages if uses_wgmma(config, problem, target) else max(1, config.num_stages - 1)
 
 
-def copied_bytes(K: int, element_bytes: int) -> int:
-    """Bytes of one thread's asynchronous copy: 16 where rows of K elements begin on 16 bytes, 8 or 4 otherwise."""
-    row_bytes = K * element_bytes
+def copied_bytes(config: Config, problem: Problem) -> int:
+    """Bytes of one thread's asynchronous copy: 16, or 8 or 4 where rows of x and W do not begin on 16.
+
+    What goes by pointers knows of rows whether 16 divides K, and `vectored` what they begin on.
+    """
+    unit = row_unit(problem.K)
+    told = config.is_walking or config.variant == "vectored" or unit == 16
+    row_bytes = (unit if told else 1) * problem.element_bytes
     return next((size for size in (16, 8) if row_bytes % size == 0), 4)
 
 

@@ -10,8 +10,8 @@ from fusetune.ops.gemm_scale.problem import Mode, Problem
 from fusetune.ops.gemm_scale.space import DEFERRED_STEPS, WHOLE_COLUMNS
 from fusetune.ops.gemm_scale.split import joins_summands
 
-VARIANTS: Final = ("tiled", "split_k", *WALKING, "library", "library_folded")
-_SPLITTING: Final = ("split_k", "persistent")
+VARIANTS: Final = ("tiled", "split_k", "vectored", *WALKING, "library", "library_folded")
+_SPLITTING: Final = ("split_k", "persistent", "vectored")
 _OF_TRAINING: Final = ("reread", "owner")
 MOST_ACCUMULATORS: Final = 2048
 """Of a thread, which has 255 registers: what has more spills nearly all, and takes minutes and gigabytes to compile."""
@@ -28,7 +28,7 @@ def incapable(config: Config, problem: Problem, mode: Mode | None) -> str | None
     splits, deferred = config.SPLIT_K > 1, config.variant == "deferred"
     steps = -(-problem.K // config.BLOCK_K)
     objections = (
-        (splits and config.variant not in _SPLITTING, "the variants split_k and persistent can split K"),
+        (splits and config.variant not in _SPLITTING, "the variants split_k, persistent and vectored can split K"),
         (config.variant == "split_k" and not splits, "split_k needs a SPLIT_K of 2 or more"),
         (
             config.variant in _OF_TRAINING and mode != "train",

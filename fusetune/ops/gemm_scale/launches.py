@@ -38,14 +38,15 @@ from fusetune.ops.gemm_scale.passes import (
 )
 from fusetune.ops.gemm_scale.persistent import ctas_per_sm, parts_of
 from fusetune.ops.gemm_scale.problem import Problem
-from fusetune.ops.gemm_scale.sources import DEFERRED, OWNER, SHARED, loaded
-from fusetune.ops.gemm_scale.space import OWNED_AT_ONCE, holds_columns, owned_columns
+from fusetune.ops.gemm_scale.sources import DEFERRED, OWNER, SHARED, VECTORED, loaded
+from fusetune.ops.gemm_scale.space import OWNED_AT_ONCE, holds_columns, owned_columns, row_unit
 from fusetune.ops.gemm_scale.split import joins_summands, tiles_of
 from fusetune.ops.gemm_scale.tiles import (
     joined_products,
     persistent_products,
     tiled_products,
 )
+from fusetune.ops.gemm_scale.vectored import vectored_products
 from fusetune.ops.spec import Call, Launch, Operand, TileDescriptor
 
 LOWEST: Final = structs.replace(BASELINE, BLOCK_M=16)
@@ -54,6 +55,7 @@ _FURTHEST: Final = (1 << 31) - 1
 KERNELS: Final = loaded(SHARED)
 DEFERRED_KERNELS: Final = loaded(DEFERRED)
 OWNER_KERNELS: Final = loaded(OWNER)
+VECTORED_KERNELS: Final = loaded(VECTORED)
 
 _ELEMENT_TYPES: Final = {"float32": tl.float32, "float16": tl.float16, "bfloat16": tl.bfloat16}
 
@@ -312,8 +314,13 @@ def _tiled(ends: _Ends) -> Launch:
     stride_xm, stride_xk = tensors["x"].stride()
     stride_wn, stride_wk = tensors["weight"].stride()
     tiles = tiles_of(config, problem)
+    kernel, units = tiled_products, {}
+    if config.variant == "vectored":
+        rows = problem.K | stride_xm | stride_wn  # The least unit of all is that of their bits together.
+        unit = row_unit(rows) if stride_xk == stride_wk == 1 else 1
+        kernel, units = vectored_products, {"UNIT_K": unit, "UNIT_N": row_unit(problem.N)}
     return Launch(
-        kernel=tiled_products,
+        kernel=kernel,
         grid=(tiles, config.SPLIT_K) if config.SPLIT_K > 1 else (tiles,),
         arguments={
             "x_ptr": tensors["x"],
@@ -332,8 +339,9 @@ def _tiled(ends: _Ends) -> Launch:
             "EVEN_MN": _is_even(problem, config),
             "ROUNDS": ends.rounds,
             "JOINS": ends.joins,
+            **units,
         },
-        options=ends.options(tiled_products, config.num_warps, config.num_stages),
+        options=ends.options(kernel, config.num_warps, config.num_stages),
     )
 
 

@@ -19,7 +19,7 @@ from fusetune.ops.gemm_scale.launchable import unlaunchable
 from fusetune.ops.gemm_scale.launches import gemm_launches, references, workspace
 from fusetune.ops.gemm_scale.problem import DTYPES, Problem
 from fusetune.ops.gemm_scale.sources import source_hash
-from fusetune.ops.gemm_scale.space import GEMM_SPACE, REJECTIONS, candidates, reject_reason
+from fusetune.ops.gemm_scale.space import GEMM_SPACE, REJECTIONS, candidates, filling_splits, reject_reason, vectored
 from fusetune.ops.gemm_scale.split import joins_summands
 from fusetune.ops.gemm_scale.typed import check_config
 from fusetune.ops.gemm_scale.types import TYPES
@@ -64,8 +64,9 @@ class GemmScale(KernelSpec):
         return BASELINE
 
     def candidates(self, problem: Problem, target: Target, space: SpaceName) -> tuple[Config, ...]:
-        """See KernelSpec."""
-        return candidates(self.space, space)
+        """See KernelSpec; the numbers of splits that fill this GPU's SMs come last."""
+        listed = candidates(self.space, space)
+        return vectored((*listed, *filling_splits(listed, problem, target)), problem)
 
     def reject(self, config: Config, problem: Problem, target: Target) -> Rejection | None:
         """See KernelSpec."""

@@ -34,9 +34,11 @@ DEFERRED: Final = _of(
 """What launches of `deferred` may run besides."""
 OWNER: Final = _of("owner", "normalize_owned_columns")
 """What launches of `owner`, and of a library in training, may run besides."""
+VECTORED: Final = _of("vectored", "vectored_products")
+"""What launches of `vectored` run besides."""
 LATER: Final[Mapping[str, Mapping[str, Code]]] = {
-    "gemm_scale": {"deferred": DEFERRED},
-    "gemm_scale_bn": {"deferred": DEFERRED, "owner": OWNER, "library": OWNER},
+    "gemm_scale": {"deferred": DEFERRED, "vectored": VECTORED},
+    "gemm_scale_bn": {"deferred": DEFERRED, "owner": OWNER, "library": OWNER, "vectored": VECTORED},
 }
 """By op and variant, what variants that came later run besides what all others share."""
 

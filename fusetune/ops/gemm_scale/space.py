@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 import msgspec
@@ -38,6 +38,10 @@ OWNED_AT_ONCE: Final = 128
 """Rows that a CTA of such a kernel reads at a time, of 32 columns that it owns, or of 16 (`owned_columns`)."""
 CTAS_PER_SM_TO_SPLIT_FOR: Final = 4
 """More CTAs than so many an SM only make the sum of their parts longer."""
+MOST_SPLITS: Final = 16
+FILLING: Final = 0.9
+"""Of the steps along K that the busiest SM takes with the nearest powers of two, so many at most are left by a number
+of splits that is none: less is not worth a candidate."""
 
 
 class Space(msgspec.Struct, frozen=True):
@@ -155,19 +159,76 @@ def candidates(space: Space, name: SpaceName) -> tuple[Config, ...]:
     raise UsageError(f"space {name!r} is not known; use one of {', '.join(SPACE_NAMES)}")
 
 
+def filling_splits(configs: Iterable[Config], problem: Problem, target: Target) -> tuple[Config, ...]:
+    """Those that split K in two, with as many splits instead as give each SM one CTA, or two.
+
+    Tiles seldom divide the SMs: of 132, 40 tiles leave 52 idle with two splits each, and with four 28 CTAs wait for the
+    others; with three 12 idle. Only numbers between powers of two, which are candidates anyway, and only where the
+    busiest SM then has FILLING of their steps along K at most.
+    """
+    found: dict[Config, None] = {}
+    for config in configs:
+        if config.SPLIT_K != 2:
+            continue
+        tiles = -(-problem.M // config.BLOCK_M) * -(-problem.N // config.BLOCK_N)
+        steps = -(-problem.K // config.BLOCK_K)
+        for most in (target.sms // tiles, 2 * target.sms // tiles):
+            if not 2 < most <= MOST_SPLITS:
+                continue
+            # As many as take the same number of steps each: one more would have none.
+            splits = -(-steps // -(-steps // most))
+            if splits.bit_count() == 1:
+                continue
+            below = 1 << (splits.bit_length() - 1)
+            beside = min(_busiest_steps(tiles, count, steps, target.sms) for count in (below, 2 * below))
+            if _busiest_steps(tiles, splits, steps, target.sms) <= FILLING * beside:
+                found[msgspec.structs.replace(config, SPLIT_K=splits)] = None
+    return tuple(found)
+
+
+def _busiest_steps(tiles: int, splits: int, steps: int, sms: int) -> int:
+    """Steps along K that the SM with most CTAs takes."""
+    return -(-tiles * splits // sms) * -(-steps // splits)
+
+
+def row_unit(length: int) -> int:
+    """The largest power of two, 16 at most, that divides so many elements, and so what every row of them begins on."""
+    return max(1, min(16, length & -length))
+
+
+def is_vectored(problem: Problem) -> bool:
+    """Whether rows begin on some elements of which the compiler is not told: see ops/gemm_scale/vectored.py."""
+    return any(size % 16 and row_unit(size) > 1 for size in (problem.K, problem.N))
+
+
+def vectored(configs: Iterable[Config], problem: Problem) -> tuple[Config, ...]:
+    """The candidates, of which those that go by pointers become `vectored` where that moves more at a time.
+
+    Not BASELINE, which is the same for every problem. The others would do the same, a few elements at a time.
+    """
+    if not is_vectored(problem):
+        return tuple(configs)
+    return tuple(
+        msgspec.structs.replace(config, variant="vectored")
+        if config.variant in {"tiled", "split_k"} and config != BASELINE
+        else config
+        for config in configs
+    )
+
+
 def pipelined_shared_bytes(config: Config, problem: Problem, target: Target) -> int:
     """Shared memory that the software pipeline needs, in bytes a CTA.
 
     Warpgroup instructions read their operands from shared memory while later ones arrive, so each of num_stages buffers
     is live; mma.sync copies to registers first and gets by with one buffer less. Inputs that are rounded (tf32) or
     split in three (tf32x3, bf16x3) go to registers too, and W comes back beside the pipeline. 16-bit rows that do not
-    start on 32 bytes cannot be copied asynchronously, and are not pipelined. Source: Triton's lowering, checked against
-    `metadata.shared`.
+    start on 32 bytes, or `vectored` on 4, cannot be copied asynchronously, and are not pipelined. Source: Triton's
+    lowering, checked against `metadata.shared`.
     """
     if config.is_walking:
         return persistent_shared_bytes(config, problem)
     tile_bytes = (config.BLOCK_M + config.BLOCK_N) * config.BLOCK_K * problem.element_bytes
-    if not is_pipelined(problem):
+    if not is_pipelined(config, problem):
         return tile_bytes
     ahead = tile_bytes * max(config.num_stages - 1, 1)
     if not uses_wgmma(config, problem, target):
@@ -199,9 +260,10 @@ def owned_columns(problem: Problem, sms: int) -> int:
     return 16 if sms >= -(-problem.N // 16) else 32
 
 
-def is_pipelined(problem: Problem) -> bool:
+def is_pipelined(config: Config, problem: Problem) -> bool:
     """Whether loads can run ahead at all: asynchronous copies take 4 bytes or more, and odd 16-bit rows offer 2."""
-    return problem.element_bytes > 2 or problem.K % 16 == 0
+    unit = row_unit(problem.K)
+    return problem.element_bytes > 2 or unit == 16 or (config.variant == "vectored" and unit > 1)
 
 
 def uses_wgmma(config: Config, problem: Problem, target: Target) -> bool:

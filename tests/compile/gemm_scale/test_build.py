@@ -10,6 +10,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.compiler import compile as triton_compile
 
+from fusetune.compiler import tools
 from fusetune.compiler.build import compile_config, compile_launch, resources_of_cubin, specialize
 from fusetune.compiler.tools import ptxas_version
 from fusetune.core.resources import Resources, occupancy
@@ -224,8 +225,26 @@ def test_the_most_demanding_launch_of_an_op_counts():
 
 
 @each_target
-def test_the_ptxas_that_compiles_has_a_version(target):
-    assert int(ptxas_version(target).split(".")[0]) >= 12
+def test_the_release_is_that_of_the_ptxas_that_triton_calls_for_the_target(target):
+    from triton.backends.nvidia.compiler import get_ptxas_version
+
+    assert f"V{ptxas_version(target)}" in get_ptxas_version(target.sm)
+
+
+@pytest.mark.parametrize(
+    ("release", "target", "name"),
+    [
+        ((3, 8), RTX_4090, "ptxas"),
+        ((3, 8), H200, "ptxas"),
+        ((3, 9), RTX_4090, "ptxas"),
+        ((3, 9), H200, "ptxas-blackwell"),
+    ],
+)
+def test_triton_3_9_compiles_for_hopper_with_the_ptxas_that_it_calls_blackwells(monkeypatch, release, target, name):
+    of_name = {one.name: one.release for one in tools.found_tools()}
+    assert of_name["ptxas"] != of_name["ptxas-blackwell"]
+    monkeypatch.setattr(tools, "triton_release", lambda: release)
+    assert ptxas_version(target) == of_name[name]
 
 
 def test_a_launcher_that_cannot_be_built_here_is_no_compile_error(monkeypatch):

@@ -28,14 +28,15 @@ from tests.compile.gemm_scale.test_build import derived_by_the_jit
 TARGETS = {"sm_80": "a100-80gb", "sm_89": "rtx4090", "sm_90": "h200", "sm_100": "b200"}
 CONFIGS = {
     "tiled": BASELINE,
+    "vectored": Config("vectored", 64, 64, 32, num_stages=3),
     "whole": Config(BLOCK_M=64, BLOCK_N=32, BLOCK_K=32, num_stages=3),
     "split_k": Config("split_k", 64, 64, 32, SPLIT_K=8, num_stages=3),
-    "split_k joined": Config("split_k", 32, 32, 64, SPLIT_K=4, num_stages=3),
+    "split_k joined": Config("split_k", 32, 32, 64, SPLIT_K=3, num_stages=3),
     "split_k joined whole": Config("split_k", 64, 16, 64, SPLIT_K=4, num_stages=3),
     "persistent": Config("persistent", 128, 128, 32, num_warps=8),
     "persistent whole": Config("persistent", 64, 16, 64, num_stages=3),
     "persistent small": Config("persistent", 16, 32, 64, num_warps=2, num_stages=3),
-    "persistent split": Config("persistent", 64, 32, 64, SPLIT_K=16, num_stages=3),
+    "persistent split": Config("persistent", 64, 32, 64, SPLIT_K=12, num_stages=3),
     "persistent joined": Config("persistent", 64, 32, 64, SPLIT_K=2, num_stages=3),
     "persistent small joined": Config("persistent", 32, 32, 64, SPLIT_K=4, num_stages=3),
     "reread": Config("reread", 128, 128, 32, num_warps=8),
@@ -92,6 +93,8 @@ def _compiled() -> Iterator[Any]:
     A form of products of three stands for both, in turn; an A100 has the RTX 4090's instructions, and takes one form.
     """
     for number, (mode, variant) in enumerate(CASES):
+        if variant == "vectored" and mode is not None:
+            continue  # It calls the kernel of `tiled`.
         whole, parts = (("float32", "tf32"), ("float16", None)), FORMS[1 + number % 2]
         forms = {
             "sm_80": [FORMS[number % len(FORMS)]],
@@ -304,3 +307,49 @@ def test_the_end_of_a_deferred_tile_loads_each_column_once_and_waits_for_no_stor
     rounding = {"float16": r"cvt\.rn\.f16x2\.f32", "bfloat16": r"cvt\.rn\.bf16x2\.f32"}[dtype]
     assert len(re.findall(rounding, ptx)) == config.BLOCK_M * config.BLOCK_N // threads // 2
     assert len(re.findall(r"cp\.async\.bulk\.tensor\.2d\.global\.shared::cta", ptx)) == 4
+
+
+def _moves(config: Config, N: int, K: int, dtype: str, sm: str) -> tuple[set[int], set[str]]:
+    """Bytes of each asynchronous copy of a launch, and how its stores to y are written."""
+    target = find_target(TARGETS[sm])
+    problem = make_problem(300, N, K, dtype)
+    (launch,) = PLAIN.launches(problem, config, abstract_tensors(PLAIN, problem, config, target))
+    ptx = _ptx(launch, target)
+    copies = re.findall(r"cp\.async\.c[ag]\.shared\.global \[[^\]]*\], \[[^\]]*\], (0x\w+|\d+)", ptx)
+    return {int(size, 0) for size in copies}, set(re.findall(r"st\.global(\S*)", ptx))
+
+
+@pytest.mark.parametrize("sm", ["sm_89", "sm_90"])
+@pytest.mark.parametrize(
+    ("K", "dtype", "told", "told_nothing"),
+    [
+        (5000, "float16", {16}, set()),
+        (5004, "float16", {8}, set()),
+        (5002, "float16", {4}, set()),
+        (5004, "float32", {16}, {4}),
+        (5002, "float32", {8}, {4}),
+    ],
+)
+def test_vectored_copies_as_many_bytes_at_a_time_as_rows_begin_on(K, dtype, told, told_nothing, sm):
+    """At 16-bit rows that 16 does not divide, the others load nothing ahead."""
+    vectored = Config("vectored", 64, 64, 64, num_stages=3)
+    assert _moves(vectored, 1000, K, dtype, sm) == (told, {".v4.b32"})
+    copies, stores = _moves(structs.replace(vectored, variant="tiled"), 1000, K, dtype, sm)
+    assert copies == told_nothing
+    assert not any("v" in store for store in stores)
+
+
+def test_vectored_takes_strided_rows_as_they_are():
+    target = find_target(TARGETS["sm_89"])
+    config, problem = CONFIGS["vectored"], make_problem(300, 1000, 5000, "float16")
+    tensors = abstract_tensors(PLAIN, problem, config, target)
+
+    def units(x: Any) -> tuple[int, int]:
+        (launch,) = PLAIN.launches(problem, config, {**tensors, "x": x})
+        return launch.constants["UNIT_K"], launch.constants["UNIT_N"]
+
+    half = {"dtype": torch.float16, "device": "meta"}
+    assert units(torch.empty(300, 5000, **half)) == (8, 8)
+    assert units(torch.empty(300, 5002, **half)[:, :5000]) == (2, 8), "rows begin on 2 elements"
+    assert units(torch.empty(300, 5003, **half)[:, :5000]) == (1, 8), "rows begin anywhere"
+    assert units(torch.empty(5000, 300, **half).t()) == (1, 8), "columns are what lies together"

@@ -40,6 +40,8 @@ WHOLE = [
 """Tiles of many rows: in training, one kernel normalizes columns of as many."""
 CONFIGS = [
     BASELINE,
+    Config("vectored", 64, 64, 64, num_stages=3),
+    Config("vectored", 32, 64, 64, SPLIT_K=3, num_stages=3),
     SPLIT_K,
     JOINED,
     PERSISTENT,

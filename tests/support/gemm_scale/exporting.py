@@ -15,6 +15,7 @@ from fusetune.store.lookup import Lookup
 
 TILED = Config(BLOCK_M=32, BLOCK_N=16, BLOCK_K=64, GROUP_M=2, num_stages=3)
 WHOLE_COLUMNS = Config(BLOCK_M=64, BLOCK_N=16, BLOCK_K=32)
+VECTORED = Config(variant="vectored", BLOCK_M=32, BLOCK_N=16, BLOCK_K=64, GROUP_M=2, num_stages=3)
 SPLIT = Config(variant="split_k", BLOCK_M=128, BLOCK_N=64, BLOCK_K=32, SPLIT_K=4)
 JOINED = Config(variant="split_k", BLOCK_M=32, BLOCK_N=32, BLOCK_K=32, SPLIT_K=2)
 JOINED_COLUMNS = Config(variant="split_k", BLOCK_M=64, BLOCK_N=16, BLOCK_K=32, SPLIT_K=2)
@@ -28,6 +29,7 @@ OWNER = Config(variant="owner", BLOCK_M=32, BLOCK_N=64, BLOCK_K=32, num_stages=3
 CONFIGS = {
     "baseline": BASELINE,
     "tiled": TILED,
+    "vectored": VECTORED,
     "columns": WHOLE_COLUMNS,
     "split_k": SPLIT,
     "joined": JOINED,

@@ -18,6 +18,8 @@ from fusetune.ops.loading import load_spec
 CONFIGS = (
     BASELINE,
     Config(BLOCK_M=32, BLOCK_N=16, BLOCK_K=64, num_stages=3, GROUP_M=8),
+    Config("vectored", 64, 32, 64, num_stages=3),
+    Config("vectored", 64, 32, 64, SPLIT_K=3, num_stages=3),
     Config("split_k", 64, 32, 64, SPLIT_K=4, num_stages=3),
     Config("split_k", 32, 32, 64, SPLIT_K=4, num_stages=3),
     Config(BLOCK_M=128, BLOCK_N=16, BLOCK_K=64, num_stages=3),

@@ -50,6 +50,15 @@ def test_a_bound_that_is_computed_is_followed() -> None:
     assert read(*computed, *loop(HALVES, until="%u")) == WorkSeen(multiplies=True, kind="float16", flops=ONCE * 4)
 
 
+def test_names_may_hold_signs_and_dots() -> None:
+    """cdiv(K - 1, 32) turns, of a K that Triton 3.8 calls a part of something."""
+    computed = [
+        "%c-1_i32 = arith.constant -1 : i32",
+        "%shape.1 = arith.addi %arg1, %c-1_i32 : i32 loc(#loc2)",
+    ]
+    assert read(*computed, *loop(HALVES, until="%shape.1"), size=97).flops == ONCE * 3
+
+
 def test_a_bound_that_follows_the_program_counts_as_in_the_middle_of_the_grid() -> None:
     causal = [
         "%pid = tt.get_program_id x : i32",

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fusetune.doctor.findings import found
-from fusetune.doctor.shareable import A_PATH, AN_ID, shareable
+from fusetune.doctor.shareable import A_PATH, AN_ID, shareable, shareable_platform
 from fusetune.doctor.visit import Wish
 from fusetune.errors import MachineError
 from fusetune.measure.protocol import Failure
@@ -43,6 +43,24 @@ def of_ada(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_what_names_somebody_is_replaced(text: str, expected: str) -> None:
     assert shareable(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Linux-6.18.44-acme-v657-gpu-x86_64-with-glibc2.39", "Linux-6.18.44-x86_64-with-glibc2.39"),
+        ("Linux-6.8.0-45-generic-x86_64-with-glibc2.39", "Linux-6.8.0-x86_64-with-glibc2.39"),
+        (
+            "Linux-5.15.167.4-microsoft-standard-WSL2-x86_64-with-glibc2.35",
+            "Linux-5.15.167.4-WSL2-x86_64-with-glibc2.35",
+        ),
+        ("Linux-6.1.0-aarch64-with-glibc2.36", "Linux-6.1.0-aarch64-with-glibc2.36"),
+        ("Linux-6.8.0-lovelace-box-x86_64", "Linux-6.8.0-x86_64"),
+        ("something of lovelace-box", "something of (this host)"),
+    ],
+)
+def test_of_the_platform_who_built_the_kernel_is_left_out(text: str, expected: str) -> None:
+    assert shareable_platform(text) == expected
 
 
 @pytest.mark.parametrize(

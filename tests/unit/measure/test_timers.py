@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 import weakref
@@ -275,6 +276,34 @@ def test_a_capture_that_fails_is_ended_and_not_kept(torch: FakeTorch) -> None:
     assert torch.capturing is None
     fails = False
     assert timer.times_us([10.0]) == pytest.approx([10.0], rel=0.05)
+
+
+def test_no_garbage_is_collected_while_launches_are_captured(torch: FakeTorch) -> None:
+    """A kernel of Triton 3.8 that is collected is unloaded, which ends a capture."""
+    collected_in_a_capture: list[bool] = []
+
+    class Kernel:
+        def __del__(self) -> None:
+            collected_in_a_capture.append(torch.capturing is not None)
+
+    def run(arm: float, index: int) -> None:
+        torch.run(arm, index)
+        garbage = Kernel()
+        garbage.itself = garbage  # type: ignore[attr-defined]
+
+    def put_back(index: int) -> None:
+        run(1.0, index)
+
+    often = gc.get_threshold()
+    gc.set_threshold(1)
+    try:
+        GraphTimer(run, sets=2, launches=4, put_back=put_back).times_us([10.0, 20.0])
+        gc.collect()
+    finally:
+        gc.set_threshold(*often)
+    assert len(collected_in_a_capture) > 8
+    assert not any(collected_in_a_capture)
+    assert gc.isenabled()
 
 
 def test_a_graph_sample_flushes_before_each_arm_and_times_none_of_it(torch: FakeTorch) -> None:

@@ -119,16 +119,15 @@ def test_more_k_takes_longer(config: Config, problem: Problem, target: Target, m
     assert estimate(config, deeper, target).time_us > estimate(config, problem, target).time_us
 
 
-# One K in six or so has a successor that is copied alike.
+# Not every K has a successor that is copied alike.
 @settings(suppress_health_check=[HealthCheck.filter_too_much])
 @given(config=configs, problem=problems, target=targets)
 def test_a_k_that_ends_within_the_same_step_costs_no_less(config: Config, problem: Problem, target: Target) -> None:
     longer = msgspec.structs.replace(problem, K=problem.K + 1)
     # Odd 16-bit rows are not pipelined, take less shared memory, and are another kernel altogether; so are rows that
     # are copied in smaller pieces.
-    assume(is_pipelined(longer) == is_pipelined(problem))
-    size = problem.element_bytes
-    assume(copied_bytes(longer.K, size) == copied_bytes(problem.K, size))
+    assume(is_pipelined(config, longer) == is_pipelined(config, problem))
+    assume(copied_bytes(config, longer) == copied_bytes(config, problem))
     assert estimate(config, longer, target).time_us >= estimate(config, problem, target).time_us
 
 
@@ -441,3 +440,31 @@ def test_a_late_stored_tile_s_registers_are_guessed_as_the_compiler_counts_them(
         (Config("deferred", 64, 128, 64, num_stages=3), 128),
     ):
         assert abs(guessed_resources(config, problem, H200).registers - registers) <= 8
+
+
+@pytest.mark.parametrize(
+    ("K", "dtype", "tiled", "vectored"),
+    [
+        (5008, "float16", (16, True), (16, True)),
+        (5000, "float16", (4, False), (16, True)),
+        (5002, "float16", (4, False), (4, True)),
+        (5001, "float16", (4, False), (4, False)),
+        (5004, "float32", (4, True), (16, True)),
+        (5002, "float32", (4, True), (8, True)),
+    ],
+)
+def test_copies_are_as_wide_as_the_compiler_knows_rows_to_begin(
+    K: int, dtype: Dtype, tiled: tuple[int, bool], vectored: tuple[int, bool]
+) -> None:
+    problem = make_problem(300, 1000, K, dtype)
+    for variant, expected in (("tiled", tiled), ("vectored", vectored)):
+        config = Config(variant, 64, 64, 64, num_stages=3)
+        assert (copied_bytes(config, problem), is_pipelined(config, problem)) == expected
+
+
+def test_vectored_is_predicted_to_win_where_rows_begin_on_8_elements() -> None:
+    problem, rtx = make_problem(300, 1000, 5000, "float16"), find_target("rtx4090")
+    tiled, vectored = (
+        estimate(Config(variant, 64, 64, 64, num_stages=3), problem, rtx).time_us for variant in ("tiled", "vectored")
+    )
+    assert vectored < tiled

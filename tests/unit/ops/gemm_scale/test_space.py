@@ -19,10 +19,14 @@ from fusetune.ops.gemm_scale.space import (
     SMALL_PERSISTENT_SPACE,
     Space,
     candidates,
+    filling_splits,
     holds_columns,
+    is_vectored,
     pipelined_shared_bytes,
     reject_reason,
+    row_unit,
     uses_wgmma,
+    vectored,
 )
 
 RTX_4090 = find_target("rtx4090")
@@ -139,6 +143,69 @@ def test_standard_is_a_part_of_full_in_the_same_order() -> None:
     full, standard = candidates(GEMM_SPACE, "full"), candidates(GEMM_SPACE, "standard")
     assert [config for config in full if config in set(standard)] == list(standard)
     assert len(full) / 4 < len(standard) < len(full)
+
+
+@pytest.mark.parametrize(
+    ("N", "K", "expected"),
+    [(1024, 5000, True), (1000, 4096, True), (1001, 5001, False), (1024, 4096, False), (1001, 5002, True)],
+)
+def test_what_goes_by_pointers_is_vectored_where_rows_begin_on_more_than_one_element(
+    N: int, K: int, expected: bool
+) -> None:
+    problem = make_problem(300, N, K, "float16")
+    assert is_vectored(problem) == expected
+    listed = candidates(GEMM_SPACE, "standard")
+    found = vectored(listed, problem)
+    assert found[0] == BASELINE, "what all others are compared with is the same for every problem"
+    variants = Counter(config.variant for config in found[1:])
+    before = Counter(config.variant for config in listed[1:])
+    assert variants.pop("vectored", 0) == (before["tiled"] + before["split_k"] if expected else 0)
+    kept = {"persistent", "deferred"} if expected else set(before)
+    assert variants == {variant: before[variant] for variant in kept}
+    assert len(set(found)) == len(found)
+
+
+@pytest.mark.parametrize(("length", "unit"), [(1, 1), (5001, 1), (5002, 2), (5004, 4), (5000, 8), (4096, 16), (48, 16)])
+def test_rows_begin_on_the_largest_power_of_two_that_divides_them(length: int, unit: int) -> None:
+    assert row_unit(length) == unit
+
+
+HALVES = Config("split_k", 128, 128, 64, SPLIT_K=2, num_stages=3)
+
+
+@pytest.mark.parametrize(
+    ("shape", "splits", "why"),
+    [
+        ((640, 1280, 5120), {5}, "50 tiles: 250 CTAs for 264 places, where 4 splits give 200 and 8 give 400"),
+        ((300, 1000, 5000), {5}, "24 tiles: 5 give 120 for 132; 11 give 264 for 264, and 16 a little less work each"),
+        ((300, 1000, 2560), {5, 10}, "24 tiles, 40 steps: 11 splits would take four each, and one none: so 10 do"),
+        ((384, 1408, 4096), {4}, "33 tiles: 4 is a power of two, and fills all"),
+        ((640, 1280, 320), {5}, "50 tiles, 5 steps: one each, where with 4 splits some have two, with 8 some none"),
+        ((4096, 4096, 4096), set(), "more tiles than SMs"),
+        ((16, 64, 16384), set(), "one tile: more CTAs would share it than may"),
+    ],
+)
+def test_k_is_also_split_in_as_many_as_fill_the_gpu(shape: tuple[int, int, int], splits: set[int], why: str) -> None:
+    problem = make_problem(*shape[:2], shape[2], "float16")
+    found = {config.SPLIT_K for config in filling_splits([HALVES], problem, H100)}
+    assert found == splits - {4}, why
+    assert all(reject_reason(Config("split_k", 128, 128, 64, SPLIT_K=k), problem, H100) is None for k in found)
+
+
+def test_only_what_splits_k_in_two_is_split_otherwise_and_keeps_all_else() -> None:
+    problem = make_problem(640, 1280, 5120, "float16")
+    others = [BASELINE, *(Config("split_k", 128, 128, 64, SPLIT_K=k) for k in (4, 8, 16))]
+    assert filling_splits(others, problem, H100) == ()
+    (found,) = filling_splits([*others, HALVES], problem, H100)
+    assert found == Config("split_k", 128, 128, 64, SPLIT_K=5, num_stages=3)
+
+
+def test_no_filling_split_is_a_candidate_already() -> None:
+    listed = candidates(GEMM_SPACE, "full")
+    for shape in [(640, 1280, 5120), (300, 1000, 5000), (700, 900, 3000), (96, 4096, 14336)]:
+        found = filling_splits(listed, make_problem(*shape, "float16"), H100)
+        assert len(set(found)) == len(found)
+        assert not set(found) & set(listed)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from fusetune.errors import UnsupportedProblemError, UsageError
 from fusetune.ops import loading as spec_module
 from fusetune.ops.built_in import built_in_ops
 from fusetune.ops.gemm_scale.config import BASELINE, Config
-from fusetune.ops.gemm_scale.launches import DEFERRED_KERNELS, KERNELS, OWNER_KERNELS
+from fusetune.ops.gemm_scale.launches import DEFERRED_KERNELS, KERNELS, OWNER_KERNELS, VECTORED_KERNELS
 from fusetune.ops.gemm_scale.linear_scale import SPEC
 from fusetune.ops.gemm_scale.problem import DTYPES, make_problem
 from fusetune.ops.gemm_scale.space import GEMM_SPACE, SEED_SPACE
@@ -108,20 +108,21 @@ def test_a_variant_that_came_later_has_a_hash_of_its_own_and_leaves_the_others_t
         shared = {spec.source_hash(Config(variant=variant)) for variant in {"tiled", "split_k", "persistent", *first}}
         assert shared == {hash_kernels(*KERNELS)}
         assert spec.source_hash(Config(variant="deferred")) == hash_kernels(*KERNELS, *DEFERRED_KERNELS)
-    assert plain.source_hash() == plain.source_hash(Config(variant="deferred"))
+        assert spec.source_hash(Config(variant="vectored")) == hash_kernels(*KERNELS, *VECTORED_KERNELS)
+    assert plain.source_hash() == hash_kernels(*KERNELS, *DEFERRED_KERNELS, *VECTORED_KERNELS)
     # A library trains by the kernel of owners too; without BatchNorm there is none.
     assert (
         trained.source_hash(Config(variant="owner"))
         == trained.source_hash(Config(variant="library"))
         == hash_kernels(*KERNELS, *OWNER_KERNELS)
     )
-    assert trained.source_hash() == hash_kernels(*KERNELS, *DEFERRED_KERNELS, *OWNER_KERNELS)
+    assert trained.source_hash() == hash_kernels(*KERNELS, *DEFERRED_KERNELS, *OWNER_KERNELS, *VECTORED_KERNELS)
     assert (
         len(
-            {trained.source_hash(Config(variant=variant)) for variant in ("tiled", "deferred", "owner")}
+            {trained.source_hash(Config(variant=variant)) for variant in ("tiled", "deferred", "owner", "vectored")}
             | {trained.source_hash()}
         )
-        == 4
+        == 5
     )
 
 
@@ -353,7 +354,7 @@ def test_contraction_into_fma_is_asked_for_whatever_triton_s_default_is() -> Non
     ("config", "message"),
     [
         (Config(variant="stream_k"), "no variant 'stream_k'; use tiled, split_k"),
-        (Config(SPLIT_K=2), "64x64x32 w4 s2 k2: the variants split_k and persistent can split K"),
+        (Config(SPLIT_K=2), "64x64x32 w4 s2 k2: the variants split_k, persistent and vectored can split K"),
         (Config(variant="split_k"), "split_k 64x64x32 w4 s2: split_k needs a SPLIT_K of 2 or more"),
         (Config(variant="library_folded"), "library_folded is for evaluation"),
     ],

@@ -11,7 +11,7 @@ from fusetune.ops.gemm_scale.space import DEFERRED_STEPS, WHOLE_COLUMNS, unalign
 from fusetune.ops.gemm_scale.split import joins_summands
 
 VARIANTS: Final = ("tiled", "split_k", "vectored", *WALKING, "library", "library_folded")
-_SPLITTING: Final = ("split_k", "persistent", "vectored", "masked")
+_SPLITTING: Final = ("split_k", "vectored", "persistent", "masked")
 _OF_TRAINING: Final = ("reread", "owner")
 MOST_ACCUMULATORS: Final = 2048
 """Of a thread, which has 255 registers: what has more spills nearly all, and takes minutes and gigabytes to compile."""
@@ -30,7 +30,7 @@ def incapable(config: Config, problem: Problem, mode: Mode | None) -> str | None
     objections = (
         (
             splits and config.variant not in _SPLITTING,
-            f"the variants {', '.join(_SPLITTING[:-1])} and {_SPLITTING[-1]} can split K",
+            "the variants split_k, vectored, persistent and masked can split K",
         ),
         (config.variant == "split_k" and not splits, "split_k needs a SPLIT_K of 2 or more"),
         (

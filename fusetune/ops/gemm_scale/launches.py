@@ -55,8 +55,8 @@ _FURTHEST: Final = (1 << 31) - 1
 KERNELS: Final = loaded(SHARED)
 DEFERRED_KERNELS: Final = loaded(DEFERRED)
 OWNER_KERNELS: Final = loaded(OWNER)
-VECTORED_KERNELS: Final = loaded(VECTORED)
 MASKED_KERNELS: Final = loaded(MASKED)
+VECTORED_KERNELS: Final = loaded(VECTORED)
 
 _ELEMENT_TYPES: Final = {"float32": tl.float32, "float16": tl.float16, "bfloat16": tl.bfloat16}
 

@@ -24,7 +24,7 @@ from fusetune.ops.gemm_scale.space import (
     REJECTIONS,
     candidates,
     filling_splits,
-    masked,
+    masked_only,
     reject_reason,
     vectored,
 )
@@ -72,9 +72,10 @@ class GemmScale(KernelSpec):
         return BASELINE
 
     def candidates(self, problem: Problem, target: Target, space: SpaceName) -> tuple[Config, ...]:
-        """See KernelSpec; the numbers of splits that fill this GPU's SMs come last."""
-        listed = candidates(self.space, space)
-        return masked(vectored((*listed, *filling_splits(listed, problem, target)), problem), problem)
+        """See KernelSpec; `masked` and `vectored` where they are for, and the splits that fill this GPU's SMs last."""
+        masks = masked_only(problem)
+        listed = tuple(config for config in candidates(self.space, space) if masks or not config.masks)
+        return vectored((*listed, *filling_splits(listed, problem, target)), problem)
 
     def reject(self, config: Config, problem: Problem, target: Target) -> Rejection | None:
         """See KernelSpec."""

@@ -34,10 +34,10 @@ DEFERRED: Final = _of(
 """What launches of `deferred` may run besides."""
 OWNER: Final = _of("owner", "normalize_owned_columns")
 """What launches of `owner`, and of a library in training, may run besides."""
-VECTORED: Final = _of("vectored", "vectored_products")
-"""What launches of `vectored` run besides."""
 MASKED: Final = _of("tiles", "store_masked")
 """What launches of `masked` may run besides, where `GUARD` says so."""
+VECTORED: Final = _of("vectored", "vectored_products")
+"""What launches of `vectored` run besides."""
 LATER: Final[Mapping[str, Mapping[str, Code]]] = {
     "gemm_scale": {"deferred": DEFERRED, "vectored": VECTORED, "masked": MASKED},
     "gemm_scale_bn": {

@@ -89,7 +89,7 @@ PERSISTENT_SPACE: Final = Space(
         "num_warps": (4, 8),
         "num_stages": (2, 3, 4, 5),
     },
-    variants=("persistent",),
+    variants=("persistent", "masked"),
 )
 """For many tiles on a GPU with a copy engine."""
 
@@ -102,7 +102,7 @@ SMALL_PERSISTENT_SPACE: Final = Space(
         "num_warps": (2, 4),
         "num_stages": (3, 4, 5),
     },
-    variants=("persistent",),
+    variants=("persistent", "masked"),
 )
 """The same for few tiles: a CTA has one, or shares it along K."""
 
@@ -216,21 +216,6 @@ def vectored(configs: Iterable[Config], problem: Problem) -> tuple[Config, ...]:
     )
 
 
-def is_masked(problem: Problem) -> bool:
-    """Whether the copy engine can load x and W, and not store y."""
-    return begins_on_16_bytes(problem.K, problem) and not begins_on_16_bytes(problem.N, problem)
-
-
-def masked(configs: Iterable[Config], problem: Problem) -> tuple[Config, ...]:
-    """The candidates, of which the persistent ones become `masked` where the copy engine can load and not store."""
-    if not is_masked(problem):
-        return tuple(configs)
-    return tuple(
-        msgspec.structs.replace(config, variant="masked") if config.variant == "persistent" else config
-        for config in configs
-    )
-
-
 def pipelined_shared_bytes(config: Config, problem: Problem, target: Target) -> int:
     """Shared memory that the software pipeline needs, in bytes a CTA.
 
@@ -274,6 +259,11 @@ def unaligned(config: Config, problem: Problem) -> str | None:
     return f"the copy engine needs rows of {moved} that begin on 16 bytes"
 
 
+def masked_only(problem: Problem) -> bool:
+    """Whether x and W are for the copy engine, and y is not."""
+    return begins_on_16_bytes(problem.K, problem) and not begins_on_16_bytes(problem.N, problem)
+
+
 def owns_columns(problem: Problem) -> bool:
     """Whether y is so small that one kernel normalizes it, whose CTAs own whole columns."""
     return problem.M <= OWNED_ROWS and problem.M * problem.N * problem.element_bytes <= OWNED_BYTES
@@ -294,8 +284,8 @@ def is_pipelined(config: Config, problem: Problem) -> bool:
     The copy engine's always do.
     """
     unit = row_unit(problem.K)
-    by_threads = problem.element_bytes > 2 or unit == 16 or (config.variant == "vectored" and unit > 1)
-    return config.is_walking or by_threads
+    by_pointers = problem.element_bytes > 2 or unit == 16 or (config.variant == "vectored" and unit > 1)
+    return by_pointers or config.is_walking
 
 
 def uses_wgmma(config: Config, problem: Problem, target: Target) -> bool:

@@ -10,7 +10,7 @@ from fusetune.errors import FusetuneError, UnsupportedProblemError
 from fusetune.ops.gemm_scale.config import LIBRARY, WALKING, Config
 from fusetune.ops.gemm_scale.launchable import MOST_ACCUMULATORS
 from fusetune.ops.gemm_scale.problem import Problem
-from fusetune.ops.gemm_scale.space import Space, is_masked, is_vectored
+from fusetune.ops.gemm_scale.space import Space, is_vectored
 from fusetune.ops.spec import KernelSpec, abstract_tensors
 
 _OURS: Final = ("tiled", "split_k", "vectored", *WALKING, LIBRARY, f"{LIBRARY}_folded")
@@ -42,8 +42,8 @@ def check_config(spec: KernelSpec, problem: Problem, config: Config, target: Tar
 def variants_of(spec: KernelSpec, problem: Problem) -> tuple[str, ...]:
     """All that the op's space has, and what a library offers for the problem."""
     references = (config.variant for config in spec.references(problem))
-    of_rows = ("vectored",) * is_vectored(problem) + ("masked",) * is_masked(problem)
-    return tuple(dict.fromkeys(("tiled", *_of_space(spec.space), *of_rows, *references)))
+    vectored = ["vectored"] if is_vectored(problem) else []
+    return tuple(dict.fromkeys(("tiled", *_of_space(spec.space), *vectored, *references)))
 
 
 def _of_space(space: Space) -> tuple[str, ...]:

@@ -1,7 +1,6 @@
 """Which configs are candidates, and why one is not tried."""
 
 from collections import Counter
-from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
@@ -11,6 +10,7 @@ from fusetune.core.space import SPACE_NAMES, Rejection, SpaceName
 from fusetune.core.target import Target, find_target, known_targets
 from fusetune.errors import UsageError
 from fusetune.ops.gemm_scale.config import BASELINE, Config
+from fusetune.ops.gemm_scale.linear_scale import SPEC as PLAIN
 from fusetune.ops.gemm_scale.persistent import ctas_per_sm, parts_of, persistent_shared_bytes
 from fusetune.ops.gemm_scale.problem import DTYPES, PRECISIONS, Dtype, Mode, Problem, make_problem
 from fusetune.ops.gemm_scale.space import (
@@ -23,7 +23,6 @@ from fusetune.ops.gemm_scale.space import (
     filling_splits,
     holds_columns,
     is_vectored,
-    masked,
     pipelined_shared_bytes,
     reject_reason,
     row_unit,
@@ -98,7 +97,9 @@ def test_the_gemm_space_holds_the_values_that_were_asked_for() -> None:
         "num_stages": {2, 3, 4, 5},
         "GROUP_M": {1, 8},
     }
-    assert Counter(config.variant for config in GEMM_SPACE.configs()) == {
+    count = Counter(config.variant for config in GEMM_SPACE.configs())
+    assert count.pop("masked") == count["persistent"], "what one tries, so does the other"
+    assert count == {
         "tiled": 5 * 5 * 5 * 3 * 4 * 2,
         "split_k": 4 * 4 * 3 * 4 * 3 * 4,
         # For many tiles, for few, and less those that are of both.
@@ -162,7 +163,7 @@ def test_what_goes_by_pointers_is_vectored_where_rows_begin_on_more_than_one_ele
     variants = Counter(config.variant for config in found[1:])
     before = Counter(config.variant for config in listed[1:])
     assert variants.pop("vectored", 0) == (before["tiled"] + before["split_k"] if expected else 0)
-    kept = {"persistent", "deferred"} if expected else set(before)
+    kept = {"persistent", "masked", "deferred"} if expected else set(before)
     assert variants == {variant: before[variant] for variant in kept}
     assert len(set(found)) == len(found)
 
@@ -178,26 +179,18 @@ def test_what_goes_by_pointers_is_vectored_where_rows_begin_on_more_than_one_ele
         (1104, 7001, "float16", False),
     ],
 )
-def test_persistent_is_masked_where_the_copy_engine_can_load_and_not_store(
+def test_masked_is_offered_where_the_copy_engine_can_load_and_not_store(
     N: int, K: int, dtype: Dtype, expected: bool
 ) -> None:
     problem = make_problem(1500, N, K, dtype)
-    listed = candidates(GEMM_SPACE, "standard")
-    found = masked(listed, problem)
-    before, after = (Counter(config.variant for config in configs) for configs in (listed, found))
-    if expected:
-        before["masked"] = before.pop("persistent")
-    assert after == before
+    found = PLAIN.candidates(problem, H100, "standard")
+    assert any(config.masks for config in found) == expected
     passed = {config.variant for config in found if reject_reason(config, problem, H100) is None}
     assert ("masked" in passed) == expected
     assert ("persistent" in passed) == (N * problem.element_bytes % 16 == 0 == K * problem.element_bytes % 16)
-    unlike = Config("persistent" if expected else "masked", num_stages=3)
-    assert reject_reason(unlike, problem, H100) is not None, "what it is not for"
-    assert masked_passes_nowhere_without_a_copy_engine(found, problem)
-
-
-def masked_passes_nowhere_without_a_copy_engine(configs: Sequence[Config], problem: Problem) -> bool:
-    return all(reject_reason(config, problem, RTX_4090) is not None for config in configs if config.masks)
+    assert all(reject_reason(config, problem, RTX_4090) is not None for config in found if config.masks)
+    rejection = reject_reason(Config("masked", num_stages=3), problem, H100)
+    assert (rejection and rejection.reason) == (None if expected else "alignment" if K % 2 else "no_effect")
 
 
 @pytest.mark.parametrize(("length", "unit"), [(1, 1), (5001, 1), (5002, 2), (5004, 4), (5000, 8), (4096, 16), (48, 16)])

@@ -17,7 +17,8 @@ def bind(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The arguments of a launch by name, defaults and all, and its options. Raises TypeError where they do not fit.
 
-    With `partly` some may be missing.
+    With `partly` some may be missing. What is behind `*`, as kernels may have since Triton 3.8, has no name each: a
+    TypeError, too.
     """
     signature = signature_of(kernel)
     parameters = signature.parameters
@@ -33,6 +34,8 @@ def bind(
             options[name] = value
     bound = {}
     for name, one in parameters.items():
+        if one.kind is one.VAR_POSITIONAL:
+            raise TypeError(f"what it takes as *{name} has no names")
         if name in given:
             bound[name] = given[name]
         elif one.default is not one.empty:

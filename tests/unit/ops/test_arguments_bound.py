@@ -7,6 +7,8 @@ import itertools
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from fusetune.ops.arguments import bind
 
 
@@ -48,3 +50,15 @@ def test_they_are_bound_as_python_does_and_what_does_not_fit_is_a_type_error():
 
 def test_what_is_no_argument_is_an_option_but_for_settings():
     assert bind(KERNEL, (1, 2), {"num_warps": 4, "debug": True})[1] == {"num_warps": 4}
+
+
+@pytest.mark.parametrize("args", [(1,), (1, 2), (1, 2, 3)], ids=len)
+def test_arguments_behind_a_star_are_given_to_no_one_name(args: tuple[int, ...]) -> None:
+    """As kernels of Triton 3.8 may have: of two arguments the second was taken for all that are behind the star."""
+
+    def many(x: Any, *more: Any) -> None:
+        raise AssertionError(x, more)
+
+    for partly in (False, True):
+        with pytest.raises(TypeError, match=r"what it takes as \*more has no names"):
+            bind(SimpleNamespace(signature=inspect.signature(many), fn=many), args, {}, partly=partly)

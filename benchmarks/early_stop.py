@@ -9,7 +9,8 @@ times that they had then, and fusetune/tune/outlook.py drops what waits. For eac
                 the 4-warp / 2-stage ones. Where that sweep skipped nothing, `full`, these are all that can run
 
 and the same where the cost model is worse than it is: each prediction multiplied by a random factor (WORSE, one
-standard deviation of its logarithm; fixed seeds), since many of these problems are ones that the model was fitted to.
+standard deviation of its logarithm; the same for twins; fixed seeds), since many of these problems are ones that the
+model was fitted to.
 
 Writes early_stop.json into --output.
 """
@@ -22,7 +23,7 @@ import math
 import random
 import statistics
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,7 +33,7 @@ from fusetune.core.target import find_target
 from fusetune.errors import FusetuneError
 from fusetune.ops.loading import load_spec
 from fusetune.store.journal import Candidate, Record, RunStart, Sample, read_journal
-from fusetune.tune.outlook import EQUAL, Outlook, pilots_of
+from fusetune.tune.outlook import EQUAL, Outlook, kinds_of, pilots_of
 from fusetune.tune.plan import PRIOR_SPARES, predicted_slow
 
 HERE = Path(__file__).resolve().parent
@@ -120,14 +121,17 @@ def played(sweep: Sweep, worse: float) -> dict[str, Any]:
     """One sweep again, with predictions that are so much worse."""
     start, spec = sweep.start, load_spec(sweep.start.op)
     rng = random.Random(f"{start.run} {worse}")
-    predicted = {config: us * math.exp(rng.gauss(0.0, worse)) for config, us in sweep.predicted.items()}
+    kinds = kinds_of(spec, start.problem)
+    errors: dict[Hashable, float] = {}
+    for config in sweep.predicted:
+        errors.setdefault(kinds.twins(config), rng.gauss(0.0, worse))
+    predicted = {config: us * math.exp(errors[kinds.twins(config)]) for config, us in sweep.predicted.items()}
     baseline = start.baseline or spec.baseline(start.problem)
     order = sorted(predicted, key=lambda config: (config != baseline, predicted[config]))
     left_out = predicted_slow(order, predicted, {baseline})
     plan = [config for config in order if config not in left_out and config not in sweep.skipped]
-    kind_of = partial(spec.signature, start.problem)
-    pilots = pilots_of(plan, kind_of)
-    compiled = raced(plan, pilots, Outlook(predicted, pilots, kind_of, (baseline,)), sweep.first_us)
+    pilots = pilots_of(plan, kinds)
+    compiled = raced(plan, pilots, Outlook(predicted, pilots, kinds, (baseline,)), sweep.first_us)
     safe = [config for config in sweep.true_us if config.is_conservative]
     return {
         "run": start.run,

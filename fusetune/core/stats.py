@@ -43,6 +43,13 @@ def median_interval(samples: Sequence[float], confidence: float) -> Interval:
     )
 
 
+def chance_below(limit: float, centre: float, spread: float, freedom: float) -> float:
+    """The chance that y lies below a limit: Student's t of so many degrees of freedom, `spread` wide about `centre`."""
+    from scipy.special import stdtr
+
+    return float(stdtr(freedom, (limit - centre) / spread))
+
+
 def chances_below(
     known: Sequence[tuple[float, float]], asked: Sequence[tuple[float, float]], *, least_spread: float
 ) -> list[float]:

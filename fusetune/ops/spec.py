@@ -419,6 +419,15 @@ class KernelSpec:
         """What tells apart configs whose launches differ in the types of their arguments; often nothing does."""
         return None
 
+    def twins(self, problem: Any, config: Any) -> Hashable:
+        """What configs share that the cost model is wrong about alike, such as those of one tile in another order.
+
+        Where one of them was timed it tells more of the others than the rest of the space does. By default each is
+        alone.
+        """
+        alone: Hashable = config
+        return alone
+
     def deterministic(self, config: Any) -> bool:
         """Whether two runs give bit-identical results."""
         return True

@@ -31,7 +31,7 @@ TOLD_BY_NAME: Final = frozenset(
             "reject",
         ),
         *("before", "neighbours", "listed", "examples"),
-        *("estimate", "parse_config", "unlaunchable", "references", "workspace", "signature", "deterministic"),
+        *("estimate", "parse_config", "unlaunchable", "references", "workspace", "signature", "twins", "deterministic"),
         "source_hash",
     }
 )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from fusetune.store.paths import config_path, reachable_search_path
 from fusetune.store.regular import is_folder, is_regular
 from fusetune.store.yaml_files import read_config_file
 from fusetune.tune.log import RunLog
-from fusetune.tune.outlook import pilots_of
+from fusetune.tune.outlook import kinds_of, pilots_of
 from fusetune.tune.request import SweepRequest
 from fusetune.units import format_us
 
@@ -142,7 +141,7 @@ def make_plan(request: SweepRequest, target: Target) -> Plan:
         return Plan(target, tuple(order), rejected, {}, references, begin)
     skipped = predicted_slow(order, predicted, {*first, begin})
     chosen = tuple(config for config in order if config not in skipped)
-    pilots = pilots_of(chosen, partial(request.spec.signature, request.problem))
+    pilots = pilots_of(chosen, kinds_of(request.spec, request.problem))
     return Plan(target, chosen, rejected, skipped, references, begin, pilots, predicted)
 
 

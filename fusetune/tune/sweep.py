@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from functools import partial
 
 from msgspec import structs
 
@@ -34,7 +33,7 @@ from fusetune.tune.entry import entry_of
 from fusetune.tune.fallen import tried_and_fallen, why_fallen
 from fusetune.tune.grow import grow
 from fusetune.tune.log import RunLog, journal_path, open_run
-from fusetune.tune.outlook import Outlook
+from fusetune.tune.outlook import Outlook, kinds_of
 from fusetune.tune.plan import (
     Plan,
     check_output,
@@ -225,7 +224,7 @@ def _compile_and_screen(
     """
     first = FirstRound(measurer, plan.configs, log)
     never = (request.reference, request.baseline, plan.predicted_before, held_by_file(request, plan.target))
-    outlook = Outlook(plan.predicted, plan.pilots, partial(request.spec.signature, request.problem), never)
+    outlook = Outlook(plan.predicted, plan.pilots, kinds_of(request.spec, request.problem), never)
     right: set[Config] = set()
     troubled: dict[Config, Trouble] = {}
     checking_s = screening_s = 0.0

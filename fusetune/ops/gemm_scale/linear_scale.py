@@ -6,6 +6,8 @@ import math
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, ClassVar
 
+from msgspec import structs
+
 from fusetune.core.estimate import Estimate
 from fusetune.core.resources import Resources
 from fusetune.core.space import Rejection, SpaceName
@@ -94,6 +96,10 @@ class GemmScale(KernelSpec):
     def signature(self, problem: Problem, config: Config) -> Hashable:
         """The launches of a variant have one signature each, and others where K is split."""
         return config.variant, config.SPLIT_K > 1, joins_summands(config, problem)
+
+    def twins(self, problem: Problem, config: Config) -> Hashable:
+        """Configs that differ in the order of their tiles alone: GROUP_M."""
+        return structs.replace(config, GROUP_M=1)
 
     def check_config(self, problem: Problem, config: Config, target: Target | None = None) -> None:
         """See KernelSpec; what would take the compiler minutes is refused, too."""

@@ -19,6 +19,7 @@ from fusetune.tune.outlook import (
     FIRST_CONSERVATIVE,
     FIRST_OF_KIND,
     LEAST_MEASURED,
+    Kinds,
     Outlook,
     pilots_of,
 )
@@ -32,6 +33,9 @@ def kind_of(config: NamedConfig) -> object:
     return config.constants()["kind"]
 
 
+KINDS = Kinds(kind_of)
+
+
 def by_prediction(predicted: Mapping[NamedConfig, float]) -> list[NamedConfig]:
     return sorted(predicted, key=lambda config: predicted[config])
 
@@ -42,8 +46,8 @@ def judged(
     waiting: Collection[NamedConfig],
     never: Collection[NamedConfig] = (),
 ) -> dict[NamedConfig, Rejection]:
-    pilots = pilots_of(by_prediction(predicted), kind_of)
-    return Outlook(predicted, pilots, kind_of, never).hopeless(waiting, lambda: times, len(times))
+    pilots = pilots_of(by_prediction(predicted), KINDS)
+    return Outlook(predicted, pilots, KINDS, never).hopeless(waiting, lambda: times, len(times))
 
 
 def raced(
@@ -51,8 +55,8 @@ def raced(
 ) -> tuple[dict[NamedConfig, float], set[NamedConfig]]:
     """What is measured where candidates come one by one, the pilots first, and what is dropped on the way."""
     order = by_prediction(predicted)
-    pilots = pilots_of(order, kind_of)
-    outlook = Outlook(predicted, pilots, kind_of)
+    pilots = pilots_of(order, KINDS)
+    outlook = Outlook(predicted, pilots, KINDS)
     waiting = dict.fromkeys((*pilots, *order))
     times: dict[NamedConfig, float] = {}
     dropped: set[NamedConfig] = set()
@@ -72,7 +76,7 @@ SPREAD_OUT = {config: 10.0 * 1.01**n for n, config in enumerate(configs(300))}
 
 
 def test_what_is_predicted_far_slower_by_a_model_that_is_right_is_dropped_and_what_is_near_is_not() -> None:
-    pilots = pilots_of(by_prediction(SPREAD_OUT), kind_of)
+    pilots = pilots_of(by_prediction(SPREAD_OUT), KINDS)
     waiting = [config for config in SPREAD_OUT if config not in pilots]
     dropped = judged(SPREAD_OUT, {config: SPREAD_OUT[config] for config in pilots}, waiting)
     assert min(SPREAD_OUT[config] for config in dropped) > 10.0
@@ -83,7 +87,7 @@ def test_what_is_predicted_far_slower_by_a_model_that_is_right_is_dropped_and_wh
 
 
 def test_nothing_is_dropped_while_the_pilots_are_not_there_but_for_a_few() -> None:
-    pilots = pilots_of(by_prediction(SPREAD_OUT), kind_of)
+    pilots = pilots_of(by_prediction(SPREAD_OUT), KINDS)
     others = [config for config in SPREAD_OUT if config not in pilots]
     for there, drops in ((len(pilots) // 2, False), (len(pilots) - 1, True)):
         times = {config: SPREAD_OUT[config] for config in pilots[:there]}
@@ -92,14 +96,14 @@ def test_nothing_is_dropped_while_the_pilots_are_not_there_but_for_a_few() -> No
 
 def test_without_pilots_nothing_is_dropped() -> None:
     half = by_prediction(SPREAD_OUT)[:150]
-    outlook = Outlook(SPREAD_OUT, (), kind_of)
+    outlook = Outlook(SPREAD_OUT, (), KINDS)
     waiting = [config for config in SPREAD_OUT if config not in half]
     assert outlook.hopeless(waiting, lambda: {config: SPREAD_OUT[config] for config in half}, 150) == {}
 
 
 def test_the_same_times_are_not_judged_twice() -> None:
-    pilots = pilots_of(by_prediction(SPREAD_OUT), kind_of)
-    outlook = Outlook(SPREAD_OUT, pilots, kind_of)
+    pilots = pilots_of(by_prediction(SPREAD_OUT), KINDS)
+    outlook = Outlook(SPREAD_OUT, pilots, KINDS)
     waiting = [config for config in SPREAD_OUT if config not in pilots]
     times = {config: SPREAD_OUT[config] for config in pilots}
     asked = 0
@@ -127,7 +131,7 @@ def test_a_kind_that_the_model_flatters_less_is_not_dropped_with_one_that_it_fla
 
 def test_a_kind_of_which_too_few_were_measured_is_left_alone() -> None:
     predicted = {**SPREAD_OUT, **{config: 100.0 + n for n, config in enumerate(configs(30, kind="b"))}}
-    pilots = pilots_of(by_prediction(predicted), kind_of)
+    pilots = pilots_of(by_prediction(predicted), KINDS)
     measured = [config for config in pilots if kind_of(config) == "b"][: LEAST_MEASURED - 1]
     times = {config: predicted[config] for config in (*(c for c in pilots if kind_of(c) == "a"), *measured)}
     dropped = judged(predicted, times, [config for config in predicted if config not in pilots])
@@ -135,7 +139,7 @@ def test_a_kind_of_which_too_few_were_measured_is_left_alone() -> None:
 
 
 def test_what_must_be_tried_is_never_dropped() -> None:
-    pilots = pilots_of(by_prediction(SPREAD_OUT), kind_of)
+    pilots = pilots_of(by_prediction(SPREAD_OUT), KINDS)
     times = {config: SPREAD_OUT[config] for config in pilots[:-1]}
     waiting = [config for config in SPREAD_OUT if config not in times]
     assert pilots[-1] not in judged(SPREAD_OUT, times, waiting)
@@ -177,7 +181,7 @@ def test_the_pilots_are_the_best_predicted_some_of_each_kind_and_some_of_the_res
     safe = {config: 300.0 + n for n, config in enumerate(configs(50, num_warps=4, num_stages=2))}
     predicted = {**SPREAD_OUT, **safe, **rare}
     order = by_prediction(predicted)
-    pilots = pilots_of(order, kind_of)
+    pilots = pilots_of(order, KINDS)
     assert list(pilots) == [config for config in order if config in set(pilots)]
     assert pilots[:FIRST] == tuple(order[:FIRST])
     assert set(by_prediction(safe)[:FIRST_CONSERVATIVE]) <= set(pilots)
@@ -185,6 +189,30 @@ def test_the_pilots_are_the_best_predicted_some_of_each_kind_and_some_of_the_res
     between = [place for place, config in enumerate(order) if config in set(pilots) and place >= FIRST]
     assert any(FIRST + 50 < place < 280 for place in between)
     assert len(pilots) < len(order) / 2
+
+
+def test_of_twins_one_is_a_pilot_and_the_others_are_expected_to_do_as_it_did() -> None:
+    """Odd sizes take half as long again as predicted, and each has two twins that are predicted just behind it."""
+    kinds = Kinds(kind_of, lambda config: config.constants()["size"])
+    predicted = {
+        NamedConfig(kind="a", size=n, order=order, num_warps=8, num_stages=3): 10.0 * 1.01 ** (n + order / 4)
+        for n in range(100)
+        for order in range(3)
+    }
+    pilots = pilots_of(by_prediction(predicted), kinds)
+    assert len({kinds.twins(config) for config in pilots}) == len(pilots)
+    assert {config.constants()["order"] for config in pilots} == {0}
+    assert {config.constants()["size"] for config in pilots[:FIRST]} == set(range(FIRST))
+
+    times = {c: predicted[c] * (1.5 if int(str(c.constants()["size"])) % 2 else 1.0) for c in pilots}
+    waiting = [config for config in predicted if config not in pilots]
+    dropped = Outlook(predicted, pilots, kinds).hopeless(waiting, lambda: times, len(times))
+    near = [config for config in waiting if int(str(config.constants()["size"])) < 6]
+    assert {int(str(config.constants()["size"])) % 2 for config in near if config in dropped} == {1}
+    assert any("by 1 of nearly the same" in why.detail for why in dropped.values())
+    kept = [config for config in near if config not in dropped]
+    assert {int(str(config.constants()["size"])) for config in kept} <= {0, 2, 4}
+    assert kept
 
 
 def test_chances_follow_student_s_t_around_a_level_line() -> None:

@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from fusetune.core.config import NamedConfig
 from fusetune.core.target import find_target
@@ -392,3 +393,12 @@ def test_gemm_scale_offers_the_gemm_space_and_counts_its_work() -> None:
     problem = make_problem(3, 5, 7, "float16")
     assert SPEC.flops(problem) == 2 * 3 * 5 * 7 + 2 * 3 * 5
     assert SPEC.bytes(problem) == 2 * (3 * 7 + 5 * 7 + 5 + 5 + 3 * 5)
+
+
+def test_twins_differ_in_the_order_of_their_tiles_and_in_nothing_else() -> None:
+    problem = make_problem(512, 512, 512, "float16")
+    config = Config("persistent", 128, 64, 64, GROUP_M=8, num_warps=8, num_stages=3)
+    twins = SPEC.twins(problem, config)
+    assert SPEC.twins(problem, structs.replace(config, GROUP_M=4)) == twins
+    for change in ({"BLOCK_M": 64}, {"num_stages": 4}, {"num_warps": 4}, {"SPLIT_K": 2}, {"variant": "tiled"}):
+        assert SPEC.twins(problem, structs.replace(config, **change)) != twins

@@ -17,7 +17,6 @@ from fusetune.ops.gemm_scale.config import BASELINE, Config
 from fusetune.ops.gemm_scale.estimate import estimate
 from fusetune.ops.gemm_scale.linear_scale import SPEC
 from fusetune.ops.gemm_scale.problem import make_problem
-from fusetune.ops.gemm_scale.space import candidates
 from fusetune.report.run_summary import summarize_run
 from fusetune.store.journal import Candidate, RunStart, read_journal
 from fusetune.store.paths import config_path
@@ -31,7 +30,7 @@ from tests.support.fake_compiler import FakeCompiler, ListedSpec, install
 
 H200 = find_target("h200")
 PROBLEM = make_problem(128, 512, 1024, "float32")
-STANDARD = candidates(SPEC.space, "standard")
+STANDARD = SPEC.candidates(PROBLEM, H200, "standard")
 LIBRARY = Config(variant="library")
 """The op's reference, which no prior leaves out."""
 

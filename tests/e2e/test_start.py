@@ -1,4 +1,4 @@
-"""How fast the command is there. Measured here, since these tests run with no other beside them."""
+"""How fast the command is there, beside an interpreter that does nothing, started in the same minute."""
 
 import resource
 import subprocess
@@ -9,8 +9,9 @@ import pytest
 
 from fusetune.measure.nvml import gpu_present
 
-HELP_LIMIT_S = 0.3
-SLOW_INTERPRETER_S = 0.1
+LIMIT_S = 0.3
+EMPTY_S = 0.02
+"""What a Python process that does nothing takes on a quick machine."""
 
 
 def fastest_of_5_s(*arguments: str) -> tuple[float, float]:
@@ -26,16 +27,24 @@ def fastest_of_5_s(*arguments: str) -> tuple[float, float]:
     return min(wall), min(cpu)
 
 
+def allowed_s(empty_s: float) -> float:
+    """300 ms; more on a slow or busy machine, on which an empty interpreter takes longer than it should.
+
+    What must not be loaded, such as torch, takes a hundred times as long as that.
+    """
+    return LIMIT_S * max(1.0, empty_s / EMPTY_S)
+
+
 def test_help_is_there_in_under_300_ms() -> None:
-    """By the clock; by the CPU's where a busy machine takes long to start even an empty interpreter."""
     empty_s, _ = fastest_of_5_s("-c", "pass")
-    wall_s, cpu_s = fastest_of_5_s("-m", "fusetune", "--help")
-    assert (cpu_s if empty_s > SLOW_INTERPRETER_S else wall_s) < HELP_LIMIT_S
+    wall_s, _ = fastest_of_5_s("-m", "fusetune", "--help")
+    assert wall_s < allowed_s(empty_s)
 
 
 def test_env_takes_under_300_ms_without_a_gpu() -> None:
-    """By the CPU's clock: nothing is waited for, and a busy machine does not lengthen it."""
+    """By the CPU's clock: nothing is waited for."""
     if gpu_present():
         pytest.skip("with a GPU, its driver is asked in a process of its own")
+    _, empty_s = fastest_of_5_s("-c", "pass")
     _, cpu_s = fastest_of_5_s("-m", "fusetune", "env")
-    assert cpu_s < HELP_LIMIT_S
+    assert cpu_s < allowed_s(empty_s)

@@ -72,7 +72,7 @@ def test_of_eight_workers_two_die_one_hangs_one_is_slow_and_one_has_another_trit
         "5": Temper(triton="0.0.1"),
         "6": Temper(noisy=1),
     }
-    cluster = Cluster(tmp_path, tempers, broken=frozenset({7}), every=10)
+    cluster = Cluster(tmp_path, tempers, broken=frozenset({7}), every=25)
     told: list[Outcome] = []
     given = tasks(tmp_path, 200)
     cluster.sweep_once(structs.replace(given[50].request(ANY), output=tmp_path / "first", runs=tmp_path / "first"))

@@ -31,6 +31,7 @@ OWN = (
     ".ci/words.py",
     # What measures it, or the engine by its example.
     "benchmarks/ada.py",
+    "benchmarks/arm_times.py",
     "benchmarks/decision.py",
     "benchmarks/dispatch.py",
     "benchmarks/dispatch_against.py",
@@ -52,6 +53,9 @@ OWN = (
     "benchmarks/prediction.py",
     "benchmarks/repeat.py",
     "benchmarks/resources.py",
+    "benchmarks/sizes.py",
+    "benchmarks/sizes_drawn.py",
+    "benchmarks/sizes_found.py",
     "benchmarks/spaces.py",
     "benchmarks/sweeps.py",
     "benchmarks/training_parity.py",

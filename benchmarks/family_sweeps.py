@@ -19,7 +19,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -332,6 +332,11 @@ def _entry_of(sweep: Sweep, gpu: str, arguments: argparse.Namespace) -> Entry | 
 def first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0] if lines else ''}"[:300]
+
+
+def within(errors: Iterable[float], limit: float) -> bool:
+    """Whether no error is beyond the limit; NaN is."""
+    return all(error <= limit for error in errors)
 
 
 def summary_line(cell: Cell, code: int, entry: Entry | None, seconds: float) -> str:

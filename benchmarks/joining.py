@@ -26,8 +26,8 @@ from itertools import repeat
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from family_sweeps import Cell, add_filters, chosen_cells, first_line, kernel_hash
-from peers import within, write_result
+from family_sweeps import Cell, add_filters, chosen_cells, first_line, kernel_hash, within
+from peers import write_result
 
 from fusetune.compiler.processes import usable_cores
 from fusetune.core.target import Target

@@ -12,17 +12,15 @@ same config and kernels keeps that run in which the fastest peer did best agains
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import math
 import os
-import random
 import statistics
 import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -41,8 +39,6 @@ ON_REQUEST = ("triton-autotune", "seed")
 SEED_SIZES = ("128x1024x512", "1024x8192x8192")
 FLOORS = ("cublas", "cublas-ieee")
 """The product and the bias alone: what no fused op is expected to beat."""
-LONG_US = 300.0
-ROUNDS, LONG_ROUNDS = 25, 15
 CONFIDENCE = 0.95
 SLOWER = 1.01
 COMPILE_LIMIT_S = 420.0
@@ -54,7 +50,7 @@ def main() -> int:
     add_filters(parser)
     parser.add_argument("--skip", type=listed, default=[], metavar="ARM,...", help="arms to leave out")
     parser.add_argument("--with", dest="extra", type=listed, default=[], help=f"also some of {','.join(ON_REQUEST)}")
-    parser.add_argument("--rounds", type=int, help=f"of every cell  [default: {ROUNDS}, {LONG_ROUNDS} for long ones]")
+    parser.add_argument("--rounds", type=int, help="of every cell, instead of what arm_times.py says")
     parser.add_argument("--output", type=Path, help="[default: benchmarks/results/peers-<gpu>.json]")
     parser.add_argument("--merge", action="store_true", help="put cells into the output that is there")
     parser.add_argument(
@@ -135,6 +131,8 @@ class Run:
             self.compile_all()
         if arguments.passes == "compile":
             return 0
+        from arm_times import gpu_survives
+
         piece = {"date": datetime.now(timezone.utc).isoformat(timespec="seconds"), **self.environment()}
         rows: list[dict[str, Any]] = []
         left: list[str] = []
@@ -154,7 +152,7 @@ class Run:
             except Exception as error:  # noqa: BLE001 - one cell must not cost the others, unless the GPU is gone
                 traceback.print_exc()
                 left.append(f"{cell.key}: {first_line(error)}")
-                if not self.gpu_survives():
+                if not gpu_survives(self.device):
                     break
                 continue
             longest = max(longest, time.monotonic() - began)
@@ -208,16 +206,6 @@ class Run:
 
         uuid = "" if self.arguments.dry else str(torch.cuda.get_device_properties(0).uuid)
         return Monitor(uuid)
-
-    def gpu_survives(self) -> bool:
-        import torch
-
-        try:
-            torch.zeros(1, device=self.device).item()
-        except RuntimeError:
-            print("the GPU's context is gone; run again with --missing")
-            return False
-        return True
 
     # The pass that compiles.
 
@@ -280,73 +268,21 @@ class Run:
     # The pass that times.
 
     def time_cell(self, cell: Cell, arms: Sequence[str]) -> dict[str, Any]:
-        import torch
-        from peer_arms import DryBench, GraphBench, input_bytes, make_bed, sets_for
-
-        torch._dynamo.reset()
-        l2_bytes = 0 if self.arguments.dry else torch.cuda.get_device_properties(0).L2_cache_size
-        sets = 2 if self.arguments.dry else sets_for(input_bytes(cell), l2_bytes)
-        bed = make_bed(cell, self.device, sets, dry=self.arguments.dry)
-        bed.refer()
-        calls, errors, failed = self.checked_calls(bed, cell, arms)
-        bed.references = {}
-        tolerance = bed.spec.tolerance(cell.problem).frobenius
-        # A peer may round more often than ours does; what is further off than this is another function.
-        wrong = [arm for arm, by in errors.items() if not within(by.values(), tolerance * (1 if arm in OURS else 4))]
-        for arm in wrong:
-            failed[arm] = f"wrong: {errors[arm]}, where {tolerance:.1e} is allowed"
-            calls.pop(arm, None)
-        bench = (DryBench if self.arguments.dry else GraphBench)(sets)
-        found = bench.begin(calls)
-        failed.update(found)
-        rounds = self.arguments.rounds or (ROUNDS if bench.fastest_us <= LONG_US else LONG_ROUNDS)
-        states: list[Any] = []
-        monitor = self.monitor()
-        times = bench.times(rounds, random.Random(cell.key), lambda: states.append(monitor.state()))
-        launches = bench.launches
-        bench.close()
-        del calls, bed, bench
-        gc.collect()
-        if self.device == "cuda":
-            torch.cuda.empty_cache()
-        lookup = self.lookups[cell]
-        return make_row(cell, lookup, times, errors, failed) | {
-            "sets": sets,
-            "launches": launches,
-            "rounds": rounds,
-            "clocks": clocks_of(states),
-        }
-
-    def checked_calls(
-        self, bed: Any, cell: Cell, arms: Sequence[str]
-    ) -> tuple[dict[str, Callable[[int], Any]], dict[str, dict[str, float]], dict[str, str]]:
-        """Every arm built, run and held against float64; what fails is left out with its reason."""
+        from arm_times import time_arms
         from peer_arms import make_arm
 
-        calls, errors, failed = {}, {}, {}
-        for arm in arms:
-            mark = self.mark(cell, arm) if arm in COMPILED else None
-            if mark and mark["error"]:
-                failed[arm] = mark["error"]
-                continue
-            began = time.monotonic()
-            try:
-                call = make_arm(arm, bed, self.lookups[cell].config)
-                errors[arm] = bed.errors(arm, call)
-                calls[arm] = call
-            except Exception as error:
-                failed[arm] = first_line(error)  # An arm that cannot run is a result.
-                print(f"  {cell.key}: {arm} failed: {failed[arm]}", flush=True)
-                if not self.gpu_survives():
-                    raise
-            if time.monotonic() - began > 10:
-                print(f"  {cell.key}: {arm} took {time.monotonic() - began:.0f} s to build", flush=True)
-        return calls, errors, failed
-
-
-def within(errors: Iterable[float], limit: float) -> bool:
-    """Whether no error is beyond the limit; NaN is."""
-    return all(error <= limit for error in errors)
+        lookup = self.lookups[cell]
+        marks = {arm: self.mark(cell, arm) for arm in arms if arm in COMPILED}
+        timed = time_arms(
+            cell,
+            {arm: lambda bed, arm=arm: make_arm(arm, bed, lookup.config) for arm in arms},
+            ours=OURS,
+            failed={arm: mark["error"] for arm, mark in marks.items() if mark and mark["error"]},
+            device=self.device,
+            rounds=self.arguments.rounds,
+            monitor=self.monitor(),
+        )
+        return make_row(cell, lookup, timed.times, timed.errors, timed.failed) | timed.facts
 
 
 def mark_path(marks: Path, cell: Cell, arm: str) -> Path:
@@ -397,14 +333,6 @@ def make_row(
     failed: Mapping[str, str],
 ) -> dict[str, Any]:
     """A cell's row: medians, and for each peer the median of ours over it within the rounds, with its interval."""
-    ours = times.get("fusetune", ())
-    ratios = {}
-    for arm, theirs in times.items():
-        if ours and arm != "fusetune":
-            paired = [mine / other for mine, other in zip(ours, theirs, strict=True)]
-            interval = median_interval(paired, CONFIDENCE)
-            ends = {"median": interval.median, "low": interval.low, "high": interval.high}
-            ratios[arm] = {name: round(end, 5) if math.isfinite(end) else None for name, end in ends.items()}
     problem = cell.problem
     return {
         "key": cell.key,
@@ -420,28 +348,27 @@ def make_row(
         "config_from": lookup.rung,
         "config_run": lookup.entry.run if lookup.entry else None,
         "us": {arm: round(statistics.median(values), 4) for arm, values in times.items()},
-        "ours_over": ratios,
+        "ours_over": ours_over(times),
         "errors": {arm: {name: _short(value) for name, value in by.items()} for arm, by in errors.items()},
         "failed": dict(failed),
     }
 
 
+def ours_over(times: Mapping[str, Sequence[float]]) -> dict[str, dict[str, float | None]]:
+    """For each other arm the median of ours over it within the rounds, with its interval."""
+    ours = times.get("fusetune", ())
+    ratios = {}
+    for arm, theirs in times.items():
+        if ours and arm != "fusetune":
+            paired = [mine / other for mine, other in zip(ours, theirs, strict=True)]
+            interval = median_interval(paired, CONFIDENCE)
+            ends = {"median": interval.median, "low": interval.low, "high": interval.high}
+            ratios[arm] = {name: round(end, 5) if math.isfinite(end) else None for name, end in ends.items()}
+    return ratios
+
+
 def _short(value: float) -> float | None:
     return float(f"{value:.3g}") if math.isfinite(value) else None  # JSON has no NaN
-
-
-def clocks_of(states: Sequence[Any]) -> dict[str, Any]:
-    """SM clock, power and what held the clocks down, over the rounds."""
-    mhz = [state.sm_mhz for state in states if state.sm_mhz is not None]
-    watts = [state.power_w for state in states if state.power_w is not None]
-    held = [text for state in states for text in (*state.flags, *([state.discard] if state.discard else []))]
-    return {
-        "sm_mhz": statistics.median(mhz) if mhz else None,
-        "sm_mhz_low": min(mhz, default=None),
-        "sm_mhz_high": max(mhz, default=None),
-        "power_w": max(watts, default=None),
-        "throttled": {text: held.count(text) for text in dict.fromkeys(held)},
-    }
 
 
 def best_peer(row: Mapping[str, Any], among: Iterable[str]) -> str | None:

@@ -39,7 +39,7 @@ from fusetune.ops.gemm_scale.config import BASELINE, Config
 from fusetune.ops.gemm_scale.estimate import estimate
 from fusetune.ops.gemm_scale.machine import Machine
 from fusetune.ops.gemm_scale.problem import Problem
-from fusetune.ops.gemm_scale.sources import LATER
+from fusetune.ops.gemm_scale.sources import LATER, hashes_so_far
 from fusetune.ops.loading import load_spec
 from fusetune.store.journal import Candidate, RunStart, Sample, read_journal
 from fusetune.tune.plan import PRIOR_SPARES, predicted_slow
@@ -154,7 +154,7 @@ def _alike(op: str, latest: Mapping[str, str]) -> set[str]:
     """The newest source's hash, and of the same source those without the variants that came later."""
     spec = load_spec(op)
     of_now = {spec.source_hash(Config(variant=name)) for name in (BASELINE.variant, *LATER[spec.code_of])}
-    of_now.add(spec.source_hash())
+    of_now.update(hashes_so_far(spec.code_of))
     return {latest[op]} | (of_now if latest[op] in of_now else set())
 
 

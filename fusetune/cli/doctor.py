@@ -75,11 +75,12 @@ def doctor(
         _refuse_unwritable(output)
     from fusetune.compiler.processes import CompileProcesses
     from fusetune.measure import libraries, nvml
+    from fusetune.ops.built_in import spec_modules
 
     with ExitStack() as stack:
         has_gpu = nvml.gpu_present()
         server = stack.enter_context(closing(libraries.start_server())) if has_gpu else None
-        processes = stack.enter_context(CompileProcesses(workers))
+        processes = stack.enter_context(CompileProcesses(workers, loads=spec_modules()))
         processes.begin_to_load()
         from fusetune.cli.progress import make_progress
         from fusetune.doctor.visit import Visit, Wish

@@ -175,6 +175,7 @@ def sweep(
 
     from fusetune.compiler.processes import CompileProcesses
     from fusetune.measure import libraries, nvml
+    from fusetune.ops.built_in import spec_modules
     from fusetune.ops.importing import make_importable
 
     make_importable(op)
@@ -184,7 +185,7 @@ def sweep(
         fleet = stack.enter_context(opened) if opened is not None else None
         measured = fleet is None and target is None and nvml.gpu_present()
         server = stack.enter_context(closing(libraries.start_server())) if measured else None
-        processes = stack.enter_context(CompileProcesses(workers))
+        processes = stack.enter_context(CompileProcesses(workers, loads=spec_modules()))
         if fleet is None:
             processes.begin_to_load()
         from fusetune.ops.loading import spec_named

@@ -19,7 +19,7 @@ from fusetune.tune.program import Tuned
 from fusetune.units import format_gain, format_interval, format_us
 
 _LONGEST_PROBLEM = 40
-_LEFT_OUT = frozenset({"grid", "not_compiled", "predicted_slow", "registers"})
+_LEFT_OUT = frozenset({"cannot_win", "grid", "not_compiled", "predicted_slow", "registers"})
 """Reasons of what was not tried: nothing was found wrong with it."""
 
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
+import math
+import threading
+from collections import deque
+from collections.abc import Callable, Container, Hashable, Iterator, Sequence
+from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from typing import Any, NamedTuple, TypeVar
+from queue import Empty, SimpleQueue
+from typing import Any, Final, NamedTuple, TypeVar
 
 from fusetune.compiler.processes import CompileProcesses, usable_cores
 from fusetune.core.config import Config
@@ -25,6 +29,8 @@ TIME_LIMIT_S = 60.0
 """A config that takes longer to compile is left out; typical ones take half a second."""
 _LOOK_EVERY_S = 1.0
 """Whether the pool itself is still alive is looked up so often while nothing comes out of it."""
+_SPARE: Final = 0.25
+"""Beside what the processes are at, so much of that lies ready for who is done."""
 
 
 Outcome = Resources | Rejection | Trouble
@@ -66,7 +72,11 @@ def compile_jobs(
 
 
 class CompileRun:
-    """Compilations under way. Iterate once; `close` ends what has not begun."""
+    """Compilations under way. Iterate once; `close` ends what has not begun.
+
+    The processes are given little more than they can be at, so that the rest can be dropped; who is done is followed by
+    the next without the caller, in a thread of the pool.
+    """
 
     def __init__(
         self,
@@ -77,36 +87,64 @@ class CompileRun:
         time_limit_s: float,
         processes: CompileProcesses | None = None,
     ) -> None:
-        self._time_limit_s = time_limit_s
+        self._spec, self._target, self._time_limit_s = spec, target, time_limit_s
         self._owns = processes is None
         self._processes = processes or CompileProcesses(max(1, min(workers or usable_cores(), len(jobs))))
         self._ended = False
-        self._futures: dict[Future[Any], Job] = {}
-        kinds: set[Hashable] = set()
-        for job in jobs:
-            # Launches of one signature share a launcher.
-            kind = spec.signature(job.problem, job.config)
-            arguments = spec, job, target, kind not in kinds
-            self._futures[self._processes.schedule(_compile, arguments, time_limit_s)] = job
-            kinds.add(kind)
-        self._number = self._processes.number
+        self._lock = threading.RLock()  # A job may be done at once, and then feeds the next.
+        self._waiting: deque[Job] = deque(jobs)
+        self._under_way: dict[Future[Any], Job] = {}
+        self._done: SimpleQueue[Future[Any]] = SimpleQueue()
+        self._kinds: set[Hashable] = set()
+        with self._lock:  # Who is done already waits until it is known which processes these are.
+            self._feed(math.ceil(self._processes.workers * (1 + _SPARE)))
+            self._number = self._processes.number
+
+    def _feed(self, count: int) -> None:
+        """Give the processes so many of the jobs that wait."""
+        with self._lock:
+            for _ in range(min(count, len(self._waiting))):
+                job = self._waiting.popleft()
+                # Launches of one signature share a launcher.
+                kind = self._spec.signature(job.problem, job.config)
+                arguments = self._spec, job, self._target, kind not in self._kinds
+                self._kinds.add(kind)
+                future = self._processes.schedule(_compile, arguments, self._time_limit_s)
+                self._under_way[future] = job
+                future.add_done_callback(self._next)
+
+    def _next(self, done: Future[Any]) -> None:
+        """Called by a thread of the pool; what is wrong with the processes is found out by who waits for them."""
+        self._done.put(done)
+        with self._lock:
+            if not self._ended and not done.cancelled() and self._processes.answer(self._number):
+                with contextlib.suppress(FusetuneError):
+                    self._feed(1)
 
     def __iter__(self) -> Iterator[Compiled]:
         try:
-            left = set(self._futures)
-            while left:
-                done, left = wait(left, _LOOK_EVERY_S, FIRST_COMPLETED)
-                for future in done:
-                    yield Compiled(self._futures[future], outcome_of(future.result, self._time_limit_s))
-                if not done and not self._processes.answer(self._number):
+            while self._under_way or self._waiting:
+                try:
+                    future = self._done.get(timeout=_LOOK_EVERY_S)
+                except Empty:
+                    if self._processes.answer(self._number):
+                        continue
                     # They could not make another process, such as for want of memory, and answer nothing any more.
                     lost = Trouble("the processes that compile were lost; see what uses this machine's memory")
-                    for future in left:
-                        yield Compiled(self._futures[future], lost)
+                    for job in (*self._under_way.values(), *self._waiting):
+                        yield Compiled(job, lost)
                     return
+                with self._lock:
+                    job = self._under_way.pop(future)
+                yield Compiled(job, outcome_of(future.result, self._time_limit_s))
         finally:
             # Also reached when the caller stops early: what has not begun is dropped. Nobody has to wait for the ends.
             self._begin_to_end()
+
+    def keep(self, configs: Container[Config]) -> None:
+        """Drop the jobs of all other configs, as far as they have not begun; what has begun still comes out."""
+        with self._lock:
+            self._waiting = deque(job for job in self._waiting if job.config in configs)
 
     def close(self) -> None:
         """Drop what has not begun, and end the processes that are at something; wait for those of this run alone."""
@@ -115,13 +153,16 @@ class CompileRun:
             self._processes.wait()
 
     def _begin_to_end(self) -> None:
-        if self._ended:
-            return
-        self._ended = True
-        if self._owns or not all(future.done() for future in self._futures):
+        with self._lock:
+            if self._ended:
+                return
+            self._ended = True
+            self._waiting.clear()
+            left = list(self._under_way)
+        if self._owns or not all(future.done() for future in left):
             if self._owns or self._processes.answer(self._number):  # Others that came after them are not this run's.
                 self._processes.end()
-            for future in self._futures:
+            for future in left:
                 future.cancel()
 
 

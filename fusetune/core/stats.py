@@ -41,3 +41,31 @@ def median_interval(samples: Sequence[float], confidence: float) -> Interval:
         low=-math.inf if math.isnan(low) else low,
         high=math.inf if math.isnan(high) else high,
     )
+
+
+def chances_below(
+    known: Sequence[tuple[float, float]], asked: Sequence[tuple[float, float]], *, least_spread: float
+) -> list[float]:
+    """The chance that y lies below its limit, of each x with a limit in `asked`, by the points x, y that are `known`.
+
+    From the prediction interval of a straight line by least squares, with Student's t: what is far from the known
+    points is less certain. The line is level or falls, never rises. Points are taken to lie around it by
+    `least_spread` (one standard deviation) at least. Raises ValueError for fewer than three points.
+    """
+    import numpy
+    from scipy.special import stdtr
+
+    if len(known) < 3:
+        raise ValueError("a line and its spread need at least three points")
+    x, y = numpy.asarray(known, dtype=float).T
+    at, limits = numpy.asarray(asked, dtype=float).reshape(-1, 2).T
+    mean, across = x.mean(), x - x.mean()
+    squares = float(across @ across)
+    slope = min(float(across @ y) / squares, 0.0) if squares > 0 else 0.0
+    left = y - y.mean() - slope * across
+    freedom = len(x) - (2 if slope < 0 else 1)
+    spread = max(math.sqrt(float(left @ left) / freedom), least_spread)
+    away = (at - mean) ** 2 / squares if slope < 0 else 0.0
+    line = y.mean() + slope * (at - mean)
+    chances: list[float] = stdtr(freedom, (limits - line) / (spread * numpy.sqrt(1 + 1 / len(x) + away))).tolist()
+    return chances

@@ -37,6 +37,7 @@ from fusetune.fleet.words import Answer, How, Work
 from fusetune.measure import libraries
 from fusetune.measure.cuda import CudaMeasurer
 from fusetune.measure.protocol import Measurer
+from fusetune.ops.built_in import spec_modules
 from fusetune.ops.spec import KernelSpec
 from fusetune.store.paths import config_path
 from fusetune.tune.request import SweepRequest, SweepResult
@@ -143,7 +144,7 @@ class Lane:
         if self._processes is None or self._processes.workers != workers:
             if self._processes is not None:
                 self._processes.end()
-            self._processes = CompileProcesses(workers, loads=CAPTURES_NEED if self._begin.captures else ())
+            self._processes = CompileProcesses(workers, loads=CAPTURES_NEED if self._begin.captures else spec_modules())
             if self._server is not None:
                 self._processes.begin_to_load()
         return self._processes

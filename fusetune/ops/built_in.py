@@ -39,6 +39,11 @@ def built_in_ops() -> dict[str, str]:
     return {name: place for family in families() for name, place in family.SPECS.items()}
 
 
+def spec_modules() -> tuple[str, ...]:
+    """The modules of the specs of the built-in ops, for processes that are to have them loaded."""
+    return tuple(dict.fromkeys(place.partition(":")[0] for place in built_in_ops().values()))
+
+
 @functools.cache
 def built_in_types() -> dict[str, str]:
     """Where the types of each built-in op are, as module:attribute, by its name."""

@@ -8,20 +8,24 @@ import inspect
 import io
 import textwrap
 import tokenize
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
-def hash_kernels(*kernels: Any) -> str:
-    """Sixteen hex digits of the SHA-256 of the kernels' code, blind to comments, blank lines and indentation width."""
-    return hash_sources(*(inspect.getsource(innermost(kernel)) for kernel in kernels))
+def hash_kernels(*kernels: Any, without: str | None = None) -> str:
+    """Sixteen hex digits of the SHA-256 of the kernels' code, blind to comments, blank lines and indentation width.
+
+    `without` a constant: of the code as it is where that is False, and as if no function had it.
+    """
+    return hash_sources(*(inspect.getsource(innermost(kernel)) for kernel in kernels), without=without)
 
 
-def hash_sources(*sources: str) -> str:
+def hash_sources(*sources: str, without: str | None = None) -> str:
     """The same of the source of each, with its decorators."""
     digest = hashlib.sha256()
     for source in sources:
-        digest.update("\x1f".join(_code_tokens(textwrap.dedent(source))).encode())
+        tokens = _code_tokens(textwrap.dedent(source))
+        digest.update("\x1f".join(tokens if without is None else _without(tokens, without)).encode())
     return digest.hexdigest()[:16]
 
 
@@ -74,3 +78,40 @@ def _code_tokens(source: str) -> list[str]:
     structure = {tokenize.INDENT: "<indent>", tokenize.DEDENT: "<dedent>", tokenize.NEWLINE: "<newline>"}
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
     return [structure.get(token.type, token.string) for token in tokens if token.type not in skipped]
+
+
+def _without(tokens: Sequence[str], constant: str) -> list[str]:
+    """The tokens of code in which a constexpr parameter is False: neither it nor what it guards is left.
+
+    The constant is a parameter `NAME: tl.constexpr,`, an argument in its place, and the condition of an `if` of which
+    the `else`, where there is one, stays.
+    """
+    kept: list[str] = []
+    place = 0
+    while place < len(tokens):
+        if tokens[place : place + 3] == ["if", constant, ":"]:
+            place = _after_suite(tokens, place + 3)
+            if tokens[place : place + 2] == ["else", ":"]:
+                end = _after_suite(tokens, place + 2)
+                kept += _without(tokens[place + 4 : end - 1], constant)
+                place = end
+        elif tokens[place] == constant:
+            declared = tokens[place + 1] == ":"
+            place += 5 if declared else 1
+            if tokens[place] == ",":
+                place += 1
+            elif kept[-1] == ",":
+                kept.pop()
+        else:
+            kept.append(tokens[place])
+            place += 1
+    return kept
+
+
+def _after_suite(tokens: Sequence[str], start: int) -> int:
+    """Where an indented suite ends that begins with the end of its line, at `start`."""
+    depth, place = 1, start + 2
+    while depth:
+        depth += {"<indent>": 1, "<dedent>": -1}.get(tokens[place], 0)
+        place += 1
+    return place

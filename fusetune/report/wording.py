@@ -182,6 +182,7 @@ def dropped_text(run: RunSummary) -> str:
 
 
 FALLEN_WORDS: Final[Mapping[str, str]] = {
+    "cannot_win": "by what was measured of others of its kind it could not win any more, and was not compiled",
     "compile_error": "Triton or ptxas refused to compile it",
     "compile_timeout": "its compilation took too long",
     "compiler_crash": "the compiler crashed on it",

@@ -76,8 +76,9 @@ class Candidate(_Record, frozen=True, tag="candidate"):
     """What became of one candidate. `id` numbers it within the run; later lines about the same id replace earlier ones.
 
     rejected: it cannot run here, `reason` says why (before or after compiling). failed: it ran and was wrong,
-    crashed or hung. skipped: it could run, and was not tried because it was predicted to be slow, or because of the
-    machine, as `reason` says (predicted_slow, not_tried). compiled: it may run. checked: it ran and was right.
+    crashed or hung. skipped: it could run, and was not tried because it was predicted to be slow, because others that
+    were measured left it no chance, or because of the machine, as `reason` says (predicted_slow, cannot_win,
+    not_tried). compiled: it may run. checked: it ran and was right.
     `predicted_us` is the cost model's time, `rough_us` that of one launch with its overhead. `reused`: an earlier run
     of the same question found it out.
     """

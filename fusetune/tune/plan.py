@@ -1,15 +1,15 @@
-"""From a space to what may run: reject by numbers, compile in parallel, reject by real resources."""
+"""From a space to what may be tried: reject by numbers, leave out what is predicted to be slow, begin to compile."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
-from fusetune.compiler.facts import reject_resources
 from fusetune.compiler.pool import Compiled, Job, compile_jobs
 from fusetune.core.config import Config
 from fusetune.core.decision import reference_name
@@ -25,8 +25,8 @@ from fusetune.store.paths import config_path, reachable_search_path
 from fusetune.store.regular import is_folder, is_regular
 from fusetune.store.yaml_files import read_config_file
 from fusetune.tune.log import RunLog
+from fusetune.tune.outlook import pilots_of
 from fusetune.tune.request import SweepRequest
-from fusetune.tune.troubled import NOT_TRIED, allow_for
 from fusetune.units import format_us
 
 PRIOR_LIMIT = 2.5
@@ -46,19 +46,13 @@ PRIOR_SPARES = 32
 """So many candidates, or fewer, are all compiled: leaving some out would save nothing."""
 
 
-class Made(NamedTuple):
-    """What compiled: its Resources, and the cost model's microseconds by them where the op has a model."""
-
-    resources: Resources
-    predicted_us: float | None
-
-
 class Plan(msgspec.Struct, frozen=True):
     """What is to be tried on `target`, in this order, the reference first; the rest, with the reason why it is not.
 
     `rejected` cannot run; `skipped` could, and is predicted to be slow. `references` are a library's configs, which are
     compiled and checked too, and take no part in screening. `predicted_before` comes next in `configs`: a prediction
-    for this problem and GPU that was written earlier.
+    for this problem and GPU that was written earlier. `pilots` are compiled before the others, of which those are left
+    out then that cannot win any more, by their `predicted` times (outlook.py); without pilots, all are tried.
     """
 
     target: Target
@@ -67,11 +61,13 @@ class Plan(msgspec.Struct, frozen=True):
     skipped: Mapping[Config, Rejection]
     references: tuple[Config, ...] = ()
     predicted_before: Config | None = None
+    pilots: tuple[Config, ...] = ()
+    predicted: Mapping[Config, float] = {}
 
     @property
     def compiled(self) -> tuple[Config, ...]:
-        """What is to be compiled."""
-        return tuple(dict.fromkeys((*self.configs, *self.references)))
+        """What is to be compiled, in this order."""
+        return tuple(dict.fromkeys((*self.configs[:1], *self.pilots, *self.configs, *self.references)))
 
 
 def check_output(path: Path) -> None:
@@ -114,7 +110,7 @@ def plausible(
         if rejection is None:
             passed.append(config)
         elif config == reference:
-            raise _without_reference(request, rejection, target)
+            raise without_reference(request, rejection, target)
         else:
             rejected[config] = rejection
     return passed, rejected
@@ -146,7 +142,8 @@ def make_plan(request: SweepRequest, target: Target) -> Plan:
         return Plan(target, tuple(order), rejected, {}, references, begin)
     skipped = predicted_slow(order, predicted, {*first, begin})
     chosen = tuple(config for config in order if config not in skipped)
-    return Plan(target, chosen, rejected, skipped, references, begin)
+    pilots = pilots_of(chosen, partial(request.spec.signature, request.problem))
+    return Plan(target, chosen, rejected, skipped, references, begin, pilots, predicted)
 
 
 def predictions(request: SweepRequest, configs: Iterable[Config], target: Target) -> dict[Config, float]:
@@ -229,7 +226,7 @@ def proposed_by_rules(request: SweepRequest, target: Target) -> tuple[Config, ..
     if isinstance(result, Trouble):
         raise result.error()
     if isinstance(result, Rejection):
-        raise _without_reference(request, result, target)
+        raise without_reference(request, result, target)
     return by_rules(request, compiled, result, target).configs
 
 
@@ -246,7 +243,7 @@ def by_rules(request: SweepRequest, compiled: Config, resources: Resources, targ
     )
 
 
-def _without_reference(request: SweepRequest, why: Rejection, target: Target) -> FusetuneError:
+def without_reference(request: SweepRequest, why: Rejection, target: Target) -> FusetuneError:
     """What ends a sweep that has no reference: that does not compile, or the target has no room for it."""
     name = reference_name(request.before)
     if why.reason == "shared_memory":
@@ -277,83 +274,6 @@ def start_compiling(request: SweepRequest, configs: Sequence[Config], target: Ta
     """Begin to compile in the background; iterating yields what is done."""
     jobs = [Job(request.problem, config) for config in configs]
     return compile_jobs(request.spec, jobs, target, workers=request.workers, processes=request.processes)
-
-
-def compile_all(
-    request: SweepRequest,
-    configs: Sequence[Config],
-    target: Target,
-    log: RunLog,
-    *,
-    running: Iterable[Compiled] | None = None,
-    on_compiled: Callable[[Config, Resources], None] | None = None,
-    tried: int = 0,
-) -> dict[Config, Made]:
-    """Compile for `target`; what compiles without a spill and fits is returned, the rest recorded with its reason.
-
-    What may spill (`KernelSpec.may_spill`) is returned whatever it spills. `running` are compilations that began
-    earlier. `on_compiled` is called for each config as soon as it is there, while others still compile. What the
-    machine kept from being compiled is recorded as not tried; so many were `tried` before. Raises CompileError where
-    the reference, Before or BASELINE, does not compile, UsageError where it takes more shared memory than the target
-    has, and as `troubled.allow_for` does.
-    """
-    made: dict[Config, Made] = {}
-    reference = request.reference
-    troubled: dict[Config, Trouble] = {}
-
-    def accept(config: Config, result: Resources, predicted_us: float | None) -> None:
-        made[config] = Made(result, predicted_us)
-        if on_compiled is not None:
-            on_compiled(config, result)
-
-    with log.phase("compile", f"Compiling for {target.name}", len(configs)) as phase:
-        # A run ends where the reference is rejected: one that goes on has to see for itself.
-        known = {
-            config: record
-            for config in configs
-            if (record := log.ledger.compiled.get(config)) and (config != reference or record.status == "compiled")
-        }
-        for config, record in known.items():
-            log.take_over(record)
-            phase.advance()
-            if record.status == "compiled" and record.resources is not None:
-                accept(config, record.resources, record.predicted_us)
-        todo = [config for config in configs if config not in known]
-        if not todo:
-            running = ()
-        elif running is None:
-            running = start_compiling(request, todo, target)
-        for (_, config), result in running:
-            if config in known:
-                continue
-            phase.advance()
-            if isinstance(result, Trouble):
-                troubled[config] = result
-                log.candidate(config, "skipped", reason=NOT_TRIED, detail=result.detail)
-                if config == reference:
-                    break
-                continue
-            rejection = (
-                result
-                if isinstance(result, Rejection)
-                else reject_resources(result, target, may_spill=request.spec.may_spill(request.problem, config))
-            )
-            resources = result if isinstance(result, Resources) else None
-            if rejection is not None:
-                log.candidate(config, "rejected", reason=rejection.reason, detail=rejection.detail, resources=resources)
-                if config == reference:
-                    raise _without_reference(request, rejection, target)
-            elif resources is not None:
-                if config == reference and resources.spills:
-                    stack = f"{resources.stack_bytes} bytes of stack a thread"
-                    log.note(f"{log.reference_name} spills {stack}; it is the reference")
-                time_us = predicted_us(request.spec, request.problem, config, target, resources)
-                rounded_us = None if time_us is None else round(time_us, 3)
-                log.candidate(config, "compiled", resources=resources, predicted_us=rounded_us)
-                accept(config, resources, time_us)
-    allow_for(troubled, tried + len(configs) - len(troubled), request, target, log)
-    # Compilations end in any order; everything after goes by the plan's own.
-    return {config: made[config] for config in configs if config in made}
 
 
 def predicted_us(

@@ -21,12 +21,11 @@ from fusetune.store.paths import config_path
 from fusetune.store.schema import Entry, Times
 from fusetune.store.yaml_files import write_entry
 from fusetune.tune.alone import end_if_alone
+from fusetune.tune.compiling import Made, compile_all
 from fusetune.tune.fallen import tried_and_fallen, why_fallen
 from fusetune.tune.log import RunLog, journal_path, open_run
 from fusetune.tune.plan import (
-    Made,
     check_output,
-    compile_all,
     plausible,
     predictions,
     record_plan,

@@ -129,6 +129,15 @@ class FirstRound:
         in_race = set(_without_hopeless(self.rough_us, self._always)) - self._failed
         return {config: statistics.median(of_config) for config, of_config in found.items() if config in in_race}
 
+    def at_least(self) -> dict[Config, float]:
+        """`ratios`, and of those that one launch sufficed to give up on, the least that theirs can be."""
+        found = self.ratios()
+        if found:
+            in_race = set(_without_hopeless(self.rough_us, self._always)) | self._failed
+            least = HOPELESS * min(found.values())
+            found |= {config: least for config in self.rough_us if config not in in_race}
+        return found
+
     def finish(self) -> tuple[list[Config], list[Taken]]:
         """The field of the race, the reference in it, and all samples of the round, closed by one of the reference."""
         own, others = _taken_over(1, list(self.rough_us), self._log)

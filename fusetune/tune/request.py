@@ -30,7 +30,8 @@ SpaceChoice = SpaceName | Literal["rules"]
 class SweepRequest(msgspec.Struct, frozen=True):
     """One problem to tune. `output` and `runs` are the folders for YAML and journals; `workers` compile at once.
 
-    `fresh` takes nothing over from earlier runs. `prior` leaves out what the cost model predicts to be far too slow.
+    `fresh` takes nothing over from earlier runs. `prior` leaves out what the cost model predicts to be far too slow,
+    and what by it and by others that were measured cannot win any more.
     `allow_library` lets a library win, which is timed in any case. `exclusive` makes another process on the GPU an
     error. `lock_mhz` is where the SM clock is held while measuring; None leaves the clocks alone.
     `budget_s` is how long candidates are compiled, checked and screened before no neighbours are asked for any more,

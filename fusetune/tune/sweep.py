@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import partial
 
 from msgspec import structs
 
@@ -13,6 +14,7 @@ from fusetune.compiler.tools import ptxas_version
 from fusetune.core.config import Config
 from fusetune.core.progress import Progress
 from fusetune.core.resources import Resources
+from fusetune.core.space import Rejection
 from fusetune.core.stats import preload
 from fusetune.core.target import Target
 from fusetune.core.trouble import Trouble
@@ -26,15 +28,16 @@ from fusetune.store.paths import config_path
 from fusetune.store.yaml_files import write_entry
 from fusetune.tune.alone import end_if_alone
 from fusetune.tune.bench import Bench
+from fusetune.tune.compiling import compile_all
 from fusetune.tune.confirm import confirm, control, revalidate
 from fusetune.tune.entry import entry_of
 from fusetune.tune.fallen import tried_and_fallen, why_fallen
 from fusetune.tune.grow import grow
 from fusetune.tune.log import RunLog, journal_path, open_run
+from fusetune.tune.outlook import Outlook
 from fusetune.tune.plan import (
     Plan,
     check_output,
-    compile_all,
     make_plan,
     record_plan,
     resource_use,
@@ -43,7 +46,7 @@ from fusetune.tune.plan import (
 from fusetune.tune.race import FirstRound, race
 from fusetune.tune.references import beside_chosen, time_references
 from fusetune.tune.request import Ranked, SweepRequest, SweepResult, with_processes
-from fusetune.tune.troubled import allow_for, ends_with_nothing
+from fusetune.tune.troubled import allow_for, ends_with_nothing, held_by_file
 
 SHOWN = 10
 
@@ -216,10 +219,13 @@ def _compile_and_screen(
 ) -> tuple[dict[Config, Resources], FirstRound, list[Config]]:
     """Check every candidate against the float64 reference as soon as it is compiled, and time those that are right.
 
-    Others still compile meanwhile; where the op names neighbours of the best, those are tried next. Returns the
-    resources of what compiled, the first round of screening, and the library's configs that are right.
+    Others still compile meanwhile, as long as they can still win; where the op names neighbours of the best, those are
+    tried next. Returns the resources of what compiled, the first round of screening, and the library's configs that are
+    right.
     """
     first = FirstRound(measurer, plan.configs, log)
+    never = (request.reference, request.baseline, plan.predicted_before, held_by_file(request, plan.target))
+    outlook = Outlook(plan.predicted, plan.pilots, partial(request.spec.signature, request.problem), never)
     right: set[Config] = set()
     troubled: dict[Config, Trouble] = {}
     checking_s = screening_s = 0.0
@@ -252,9 +258,14 @@ def _compile_and_screen(
         checking_s += checked - began
         screening_s += time.monotonic() - checked
 
+    def hopeless(waiting: Collection[Config]) -> Mapping[Config, Rejection]:
+        return outlook.hopeless(waiting, first.at_least, len(first.rough_us))
+
     began = time.monotonic()
     running = early.results(plan)
-    made = compile_all(request, plan.compiled, plan.target, log, running=running, on_compiled=check_and_time)
+    made = compile_all(
+        request, plan.compiled, plan.target, log, running=running, on_compiled=check_and_time, hopeless=hopeless
+    )
 
     def try_more(configs: Sequence[Config]) -> None:
         first.plan_more(configs)

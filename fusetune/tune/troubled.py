@@ -46,7 +46,7 @@ def allow_for(
             raise _as(troubled[config], f"{name} could not be tried for {target.name}")
     if len(troubled) >= tried:
         raise _as(first, f"{len(troubled)} of {len(troubled) + tried} candidates could not be tried")
-    held = _held(request, target)
+    held = held_by_file(request, target)
     if held is not None and held in troubled:
         raise _as(troubled[held], f"{held.label()}, which the file keeps for this problem, could not be tried")
     log.note(
@@ -59,7 +59,7 @@ def _as(trouble: Trouble, what: str) -> Exception:
     return Trouble(f"{what}: {trouble.detail}", trouble.is_setting).error()
 
 
-def _held(request: SweepRequest, target: Target) -> Config | None:
+def held_by_file(request: SweepRequest, target: Target) -> Config | None:
     """The config of the measured entry that this sweep would replace."""
     path = config_path(request.output, target.name, request.spec.name)
     try:

@@ -83,6 +83,21 @@ def test_a_run_that_nobody_iterates_can_be_closed():
     assert time.monotonic() - began < 10
 
 
+def test_what_has_not_begun_can_be_dropped_and_the_rest_comes_out():
+    configs = SEED_SPACE.configs()
+    assert len(configs) > 3
+    run = compile_jobs(SPEC, [Job(PROBLEM, config) for config in configs], TARGET, workers=1)
+    results = iter(run)
+    first = next(results).job.config
+    kept = configs[-1]
+    run.keep([kept])
+    rest = [done.job.config for done in results]
+    assert kept in rest
+    # Beside what one process was at, one was ready for it.
+    assert len([first, *rest]) <= 4
+    assert len({first, *rest}) == len([first, *rest])
+
+
 # A process of its own: the workers take the environment of the server that forks them, which started earlier here.
 _TWICE = textwrap.dedent(
     """

@@ -21,12 +21,6 @@ RUN = {page: [shown for shown in shown_in(page) if shown.skip is None] for page 
 LIMIT_S = 240.0
 
 
-@pytest.fixture(scope="session")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A compiler cache for all pages."""
-    return tmp_path_factory.mktemp("triton-cache")
-
-
 def environment_of(folder: Path, compiled: Path) -> dict[str, str]:
     """That of a user to whom the folder is home, with `fusetune`, `python` and `torchrun` on the path."""
     here = folder.parent / "bin"

@@ -44,9 +44,9 @@ class Ended(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def environment(compiled: Path) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("FUSETUNE_", "GITHUB_"))}
-    return {**kept, "TRITON_CACHE_DIR": str(tmp_path_factory.mktemp("triton"))}
+    return {**kept, "TRITON_CACHE_DIR": str(compiled)}
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
-"""Python processes that find torch and triton loaded: whoever starts the command again and again need not wait.
+"""Python processes that find torch, triton and others loaded: whoever starts the command again and again need not wait.
 
-`warm_python()` is what to start in place of sys.executable. A process of its own loads both once, and forks whatever it
+`warm_python()` is what to start in place of sys.executable. A process of its own loads them once, and forks whatever it
 is asked for: `-m`, `-c` or a script, in the caller's folder, with its environment and its three open files. What such a
 process starts by its own sys.executable is forked too. Where the point is how a process starts, or what a signal does
 to one, take sys.executable itself.
@@ -15,6 +15,7 @@ import contextlib
 import fcntl
 import functools
 import gc
+import importlib
 import io
 import os
 import runpy
@@ -33,11 +34,15 @@ from collections.abc import Callable
 from multiprocessing import spawn
 from pathlib import Path
 
+_LOADED = ("torch", "click", "filelock", "libcst.metadata", "msgspec", "pebble", "rich.progress", "rich.table", "yaml")
+"""What takes longest to load of what the commands use of other projects."""
 _LENGTH = 8
 _MOST_FILES = 200
 _ASKING = """#!{python} -IS
 import array, os, signal, socket, sys
 words = sys.argv[1:]
+if words[:1] == ["-B"]:  # What multiprocessing hands on where PYTHONDONTWRITEBYTECODE is set, as it is for the server.
+    del words[0]
 forked = words and (words[0] in ("-m", "-c") or words[0][0] != "-")
 if not forked or os.environ.get("TRITON_INTERPRET") != {interpret!r}:
     os.execv({python!r}, [{python!r}, *words])
@@ -77,7 +82,8 @@ def warm_python() -> str:
 
 def _serve(listener: socket.socket) -> Callable[[], None]:
     """Fork what is asked for until the caller is gone; what is left to do, in the server and in each forked process."""
-    import torch  # noqa: F401
+    for name in _LOADED:
+        importlib.import_module(name)
     from triton.runtime.cache import triton_key
 
     triton_key()  # It hashes half a gigabyte, once a process that compiles.

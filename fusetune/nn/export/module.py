@@ -47,6 +47,11 @@ _PERSISTENT: Final = (
     "while the next tile's loads begin; past an edge it reads zeros and writes nothing."
 )
 
+_MASKED: Final = (
+    "\n\nAs many programs as run at once walk through all tiles. The copy engine (TMA) loads tiles, and reads zeros\n"
+    "past an edge; threads store y, whose rows need not begin on 16 bytes, behind masks."
+)
+
 _DEFERRED: Final = (
     "\n\nAs many programs as run at once walk through all tiles. The copy engine (TMA) loads tiles, and stores a tile\n"
     "of y beside the next one's first steps, until when it stays in registers; past an edge it reads zeros and\n"
@@ -149,7 +154,7 @@ class _Mode:
             if part.joins:
                 docstring += _JOINS + (_COPIED if copied else "")
             elif copied:
-                docstring += _DEFERRED if self.config.variant == "deferred" else _PERSISTENT
+                docstring += {"deferred": _DEFERRED, "masked": _MASKED}.get(self.config.variant, _PERSISTENT)
         kernel = part.kernel
         return written(
             part.name,

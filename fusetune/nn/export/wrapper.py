@@ -15,7 +15,7 @@ from fusetune.ops.gemm_scale.problem import Problem
 from fusetune.ops.gemm_scale.space import DEFERRED_STEPS, OWNED_AT_ONCE, holds_columns
 from fusetune.ops.spec import Launch, rounds_in_descriptor
 
-DECIDED: Final = ("EPILOGUE", "COUNTER", "PRECISION", "JOINS", "PARTS", "UPWARDS", "STAGES")
+DECIDED: Final = ("EPILOGUE", "COUNTER", "PRECISION", "JOINS", "PARTS", "MASKED", "UPWARDS", "STAGES")
 """Constants that op, mode, precision and config decide, whatever the sizes of a call: they are resolved.
 
 All others stay parameters, and a wrapper computes them anew for each call; one that it does not know is an error.
@@ -171,6 +171,8 @@ class Part:
         return [*lines, "    **launch_options,"]
 
     def _value(self, name: str) -> str:
+        if name == "y_desc" and self.config.masks:
+            return "partial" if self.config.SPLIT_K > 1 else "y"
         if name.endswith("_desc"):
             return self._descriptor(name)
         value = _VALUES.get(name)
@@ -320,9 +322,12 @@ def _limits(problem: Problem, config: Config) -> list[str]:
     limits = []
     if config.is_walking:
         some = 16 // problem.element_bytes
+        lengths = ("K",) if config.masks else ("K", "N")
+        divided = " or ".join(f"{length} % {some}" for length in lengths)
+        given = " and ".join(f"{length}={{{length}}}" for length in lengths)
         limits += [
-            f"if K == 0 or K % {some} or N % {some}:",
-            f'    raise ValueError(f"rows must be of whole 16 bytes: {some} must divide K={{K}} and N={{N}}")',
+            f"if K == 0 or {divided}:",
+            f'    raise ValueError(f"rows must be of whole 16 bytes: {some} must divide {given}")',
         ]
     if config.variant == "deferred":
         limits += [

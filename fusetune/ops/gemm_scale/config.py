@@ -27,8 +27,8 @@ LIBRARY_NAMES: Final[dict[str, str]] = {
     "library_folded": "cuBLAS with folded weights",
 }
 
-WALKING: Final = ("persistent", "reread", "owner", "deferred")
-"""The variants whose CTAs walk through all tiles, with the copy engine (TMA) loading and storing them."""
+WALKING: Final = ("persistent", "masked", "reread", "owner", "deferred")
+"""The variants whose CTAs walk through all tiles, with the copy engine (TMA) loading and, unless `masked`, storing."""
 REREADING: Final = ("reread", "owner", "deferred")
 """Those of them that in training store products as they are, and read them again for the moments of their columns."""
 
@@ -67,6 +67,11 @@ class Config(msgspec.Struct, AnyConfig, frozen=True, forbid_unknown_fields=True,
     def is_walking(self) -> bool:
         """Whether CTAs walk through all tiles by the copy engine."""
         return self.variant in WALKING
+
+    @property
+    def masks(self) -> bool:
+        """Whether threads store what the copy engine loaded, since rows of y do not begin on 16 bytes."""
+        return self.variant == "masked"
 
     @property
     def rereads(self) -> bool:

@@ -11,7 +11,8 @@ It ranks candidates where nothing can be timed; it proves nothing. Its terms:
     dram        bytes that L2 cannot serve again, by the order of the tiles (traffic.py), over the bandwidth
     tail        SMs with a CTA more than others; a second wave that begins all at once also crowds on few SMs
     spills      what a stack moves: all of it once a CTA, and what is beyond a kilobyte in every step
-    overhead    launch, and a CTA's beginning and end; less of an end where a tile is stored beside the next one
+    overhead    launch, and a CTA's beginning and end; less of an end where a tile is stored beside the next one, more
+                where threads store a few bytes at once what the copy engine loaded
     moments     in training, what adding up columns takes of the units that pass values between threads
     second      what later kernels move, through L2 or through DRAM, and their starts, or on the SM that has most of
                 their CTAs; or what the last CTA at a tile waits for its summands, and takes to read them
@@ -46,7 +47,7 @@ from fusetune.ops.gemm_scale.machine import (
     clock_ghz,
     machine_of,
 )
-from fusetune.ops.gemm_scale.persistent import ctas_per_sm
+from fusetune.ops.gemm_scale.persistent import ctas_per_sm, parts_of, stored_at_once
 from fusetune.ops.gemm_scale.problem import Problem
 from fusetune.ops.gemm_scale.second import after_products_ns
 from fusetune.ops.gemm_scale.space import holds_columns, is_pipelined, pipelined_shared_bytes, row_unit, uses_wgmma
@@ -155,6 +156,7 @@ def estimate(
         most_ctas=ctas_per_sm(config, problem) if persistent else 32,
         takes_moments=_takes_moments(config, problem),
         defers=config.variant == "deferred",
+        at_once=stored_at_once(problem) if config.masks and persistent else 0,
     )
     second_ns = after_products_ns(config, problem, target, machine)
     return _estimated(config, work, target, used, shape, machine, second_ns)
@@ -189,7 +191,8 @@ class _Shape(msgspec.Struct, frozen=True):
     """What of a kernel the config alone does not say.
 
     `buffers`: tiles that can be under way at once. `most_ctas`: so many are launched for each SM at most. `defers`:
-    whether a tile is stored while the next one is multiplied.
+    whether a tile is stored while the next one is multiplied. `at_once`: elements of y that a thread stores at once,
+    where it is threads that store what the copy engine loaded.
     """
 
     wgmma: bool
@@ -198,6 +201,7 @@ class _Shape(msgspec.Struct, frozen=True):
     most_ctas: int = 32
     takes_moments: bool = False
     defers: bool = False
+    at_once: int = 0
 
 
 def _estimated(
@@ -232,6 +236,9 @@ def _estimated(
     # Whoever walks through many tiles loads the next one's first steps while it finishes one.
     ends_ns += machine.next_tile_ns if shape.persistent else machine.tile_ns
     store_ns = stored / l2_rate
+    if shape.at_once:
+        lanes_ns = config.BLOCK_M * config.BLOCK_N / shape.at_once / (COPIES_PER_CLOCK * clock)
+        ends_ns, store_ns = ends_ns + lanes_ns, max(store_ns, lanes_ns)
     if shape.defers:
         step = msgspec.structs.replace(step, l2_ns=step.l2_ns + store_ns / steps)
         ends_ns, store_ns = config.BLOCK_M * config.BLOCK_N / 128 * _DEFERRED_CLOCKS / clock, 0.0
@@ -466,6 +473,8 @@ def guessed_resources(config: Config, problem: Problem, target: Target) -> Resou
     fragments = (config.BLOCK_M + config.BLOCK_N) * 16 // (32 * config.num_warps)
     if config.variant == "deferred":  # wgmma reads no fragments; the tile before is held, two values a register
         accumulators, fragments = accumulators + accumulators // 2, 0
+    if config.masks:  # addresses of a part beside all sums
+        fragments += accumulators // parts_of(config, problem)
     return Resources(
         registers=255 if spilled else min(255, 40 + accumulators + fragments),
         stack_bytes=_FREE_STACK_BYTES + 4 * round(wanted - 255) if spilled else 0,

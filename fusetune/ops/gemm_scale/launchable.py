@@ -7,11 +7,11 @@ from typing import Final
 from fusetune.core.brief import brief_value
 from fusetune.ops.gemm_scale.config import WALKING, Config
 from fusetune.ops.gemm_scale.problem import Mode, Problem
-from fusetune.ops.gemm_scale.space import DEFERRED_STEPS, WHOLE_COLUMNS
+from fusetune.ops.gemm_scale.space import DEFERRED_STEPS, WHOLE_COLUMNS, unaligned
 from fusetune.ops.gemm_scale.split import joins_summands
 
 VARIANTS: Final = ("tiled", "split_k", "vectored", *WALKING, "library", "library_folded")
-_SPLITTING: Final = ("split_k", "persistent", "vectored")
+_SPLITTING: Final = ("split_k", "vectored", "persistent", "masked")
 _OF_TRAINING: Final = ("reread", "owner")
 MOST_ACCUMULATORS: Final = 2048
 """Of a thread, which has 255 registers: what has more spills nearly all, and takes minutes and gigabytes to compile."""
@@ -28,7 +28,10 @@ def incapable(config: Config, problem: Problem, mode: Mode | None) -> str | None
     splits, deferred = config.SPLIT_K > 1, config.variant == "deferred"
     steps = -(-problem.K // config.BLOCK_K)
     objections = (
-        (splits and config.variant not in _SPLITTING, "the variants split_k, persistent and vectored can split K"),
+        (
+            splits and config.variant not in _SPLITTING,
+            "the variants split_k, vectored, persistent and masked can split K",
+        ),
         (config.variant == "split_k" and not splits, "split_k needs a SPLIT_K of 2 or more"),
         (
             config.variant in _OF_TRAINING and mode != "train",
@@ -62,8 +65,8 @@ def unlaunchable(config: Config, problem: Problem, mode: Mode | None) -> str | N
     accumulators = config.BLOCK_M * config.BLOCK_N // (32 * config.num_warps)
     if accumulators > MOST_ACCUMULATORS:
         return f"{accumulators} accumulators a thread, which has 255 registers"
-    if config.is_walking and (problem.K * problem.element_bytes % 16 or problem.N * problem.element_bytes % 16):
-        return "the copy engine needs rows of x, W and y that begin on 16 bytes"
+    if config.is_walking and (why := unaligned(config, problem)):
+        return why
     if config.variant == "deferred" and config.BLOCK_N // 4 * problem.element_bytes < _FEWEST_COLUMN_BYTES:
         return f"a quarter of {config.BLOCK_N} columns is less than the {_FEWEST_COLUMN_BYTES} bytes of a copy"
     return _unsplittable(config, problem, mode) if config.SPLIT_K > 1 else None

@@ -36,9 +36,9 @@ from fusetune.ops.gemm_scale.passes import (
     owned_stages,
     rows_of_moments,
 )
-from fusetune.ops.gemm_scale.persistent import ctas_per_sm, parts_of
+from fusetune.ops.gemm_scale.persistent import ctas_per_sm, parts_of, stored_at_once
 from fusetune.ops.gemm_scale.problem import Problem
-from fusetune.ops.gemm_scale.sources import DEFERRED, OWNER, SHARED, VECTORED, loaded
+from fusetune.ops.gemm_scale.sources import DEFERRED, MASKED, OWNER, SHARED, VECTORED, loaded
 from fusetune.ops.gemm_scale.space import OWNED_AT_ONCE, holds_columns, owned_columns, row_unit
 from fusetune.ops.gemm_scale.split import joins_summands, tiles_of
 from fusetune.ops.gemm_scale.tiles import (
@@ -55,6 +55,7 @@ _FURTHEST: Final = (1 << 31) - 1
 KERNELS: Final = loaded(SHARED)
 DEFERRED_KERNELS: Final = loaded(DEFERRED)
 OWNER_KERNELS: Final = loaded(OWNER)
+MASKED_KERNELS: Final = loaded(MASKED)
 VECTORED_KERNELS: Final = loaded(VECTORED)
 
 _ELEMENT_TYPES: Final = {"float32": tl.float32, "float16": tl.float16, "bfloat16": tl.bfloat16}
@@ -372,9 +373,11 @@ def _persistent(ends: _Ends) -> Launch:
     parts = parts_of(config, problem)
     items = tiles_of(config, problem) * config.SPLIT_K
     block = (config.BLOCK_M, config.BLOCK_N // parts)
-    stored = TileDescriptor(tensors["y"], block)
+    stored: Any = TileDescriptor(tensors["y"], block)
     if ends.epilogue == "partial":
         stored = TileDescriptor(tensors["partial"], (1, *block))
+    if config.masks:
+        stored = stored.tensor
     return Launch(
         kernel=persistent_products,
         grid=(min(items, ends.gpu.sms * ctas_per_sm(config, problem)),),
@@ -390,6 +393,7 @@ def _persistent(ends: _Ends) -> Launch:
             "EVEN_M": ends.ending == "train" and problem.M % config.BLOCK_M == 0,
             "PARTS": parts,
             "DTYPE": _ELEMENT_TYPES[problem.dtype],
+            "MASKED": stored_at_once(problem) if config.masks else 0,
         },
         options=ends.options(persistent_products, config.num_warps, config.num_stages),
     )
@@ -425,11 +429,12 @@ def _deferred(ends: _Ends) -> Launch:
 def takes(config: Config, tensors: Mapping[str, Any]) -> bool:
     """Whether a config, tuned for contiguous tensors, can compute these very ones.
 
-    The copy engine wants x, weight and y to begin on 16 bytes, as well as each of their rows, and rows without gaps. A
-    tile that is loaded by pointers wants what it reads and writes in reach of its corner.
+    The copy engine wants x, weight and y to begin on 16 bytes, as well as each of their rows, and rows without gaps; y
+    only where it is to store it. A tile that goes by pointers wants what it reads and writes in reach of its corner.
     """
     if config.is_walking:
-        return all(_copyable(tensors[name]) for name in ("x", "weight", "y"))
+        moved = ("x", "weight") if config.masks else ("x", "weight", "y")
+        return all(_copyable(tensors[name]) for name in moved) and (not config.masks or writes_near(config, tensors))
     return not out_of_reach(config, tensors) and writes_near(config, tensors)
 
 

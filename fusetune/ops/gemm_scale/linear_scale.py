@@ -19,7 +19,15 @@ from fusetune.ops.gemm_scale.launchable import unlaunchable
 from fusetune.ops.gemm_scale.launches import gemm_launches, references, workspace
 from fusetune.ops.gemm_scale.problem import DTYPES, Problem
 from fusetune.ops.gemm_scale.sources import source_hash
-from fusetune.ops.gemm_scale.space import GEMM_SPACE, REJECTIONS, candidates, filling_splits, reject_reason, vectored
+from fusetune.ops.gemm_scale.space import (
+    GEMM_SPACE,
+    REJECTIONS,
+    candidates,
+    filling_splits,
+    masked_only,
+    reject_reason,
+    vectored,
+)
 from fusetune.ops.gemm_scale.split import joins_summands
 from fusetune.ops.gemm_scale.typed import check_config
 from fusetune.ops.gemm_scale.types import TYPES
@@ -64,8 +72,9 @@ class GemmScale(KernelSpec):
         return BASELINE
 
     def candidates(self, problem: Problem, target: Target, space: SpaceName) -> tuple[Config, ...]:
-        """See KernelSpec; the numbers of splits that fill this GPU's SMs come last."""
-        listed = candidates(self.space, space)
+        """See KernelSpec; `masked` and `vectored` where they are for, and the splits that fill this GPU's SMs last."""
+        masks = masked_only(problem)
+        listed = tuple(config for config in candidates(self.space, space) if masks or not config.masks)
         return vectored((*listed, *filling_splits(listed, problem, target)), problem)
 
     def reject(self, config: Config, problem: Problem, target: Target) -> Rejection | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 from fusetune.ops.gemm_scale.config import Config
@@ -13,6 +14,8 @@ _SHARED_BYTES_PER_SM: Final = 233472
 _RESERVED_BYTES: Final = 1024
 """What each CTA takes of it beside its own."""
 _BARRIER_BYTES: Final = 8
+_MASKED_ELEMENTS: Final = 32
+"""Of a part and a thread that stores it: addresses and conditions of 64 spill beside 128 accumulators (sm_90)."""
 _OTHER_REGISTERS: Final = 96
 """Registers a thread beside the accumulators, where two CTAs are to share an SM."""
 
@@ -50,18 +53,26 @@ def _buffers(config: Config) -> int:
 def parts_of(config: Config, problem: Problem) -> int:
     """In how many parts, 1, 2 or 4, a tile of y is stored: as few as let two CTAs share an SM, else as few as fit.
 
-    A part is 128 columns wide at most, and 64 where BatchNorm's vectors or moments take registers too. `deferred` has
-    four parts, one for each step that it stores beside.
+    A part is 128 columns wide at most, and 64 where BatchNorm's vectors or moments take registers too; where threads
+    store it, a thread has 32 of its elements at most. `deferred` has four parts, one for each step that it stores
+    beside.
     """
     if config.variant == "deferred":
         return 4
     widest = 128 if problem.mode is None or config.rereads else 64
+    if config.masks:
+        widest = min(widest, max(16, _MASKED_ELEMENTS * 32 * config.num_warps // config.BLOCK_M))
     for ctas in (2, 1) if _registers_for_two(config) else (1,):
         for parts in (1, 2, 4):
             fits = ctas * _taken(config, problem, parts) <= _SHARED_BYTES_PER_SM
             if fits and 16 <= config.BLOCK_N // parts <= widest:
                 return parts
     return min(4, config.BLOCK_N // 16)
+
+
+def stored_at_once(problem: Problem) -> int:
+    """How many elements of y a thread stores at once where masks guard them: of 16 bytes at most that divide a row."""
+    return math.gcd(problem.N, 16 // problem.element_bytes)
 
 
 def ctas_per_sm(config: Config, problem: Problem) -> int:

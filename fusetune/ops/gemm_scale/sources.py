@@ -34,13 +34,27 @@ DEFERRED: Final = _of(
 """What launches of `deferred` may run besides."""
 OWNER: Final = _of("owner", "normalize_owned_columns")
 """What launches of `owner`, and of a library in training, may run besides."""
+MASKED: Final = _of("tiles", "store_masked")
+"""What launches of `masked` may run besides, where `GUARD` says so."""
 VECTORED: Final = _of("vectored", "vectored_products")
 """What launches of `vectored` run besides."""
 LATER: Final[Mapping[str, Mapping[str, Code]]] = {
-    "gemm_scale": {"deferred": DEFERRED, "vectored": VECTORED},
-    "gemm_scale_bn": {"deferred": DEFERRED, "owner": OWNER, "library": OWNER, "vectored": VECTORED},
+    "gemm_scale": {"deferred": DEFERRED, "vectored": VECTORED, "masked": MASKED},
+    "gemm_scale_bn": {
+        "deferred": DEFERRED,
+        "owner": OWNER,
+        "library": OWNER,
+        "vectored": VECTORED,
+        "masked": MASKED,
+    },
 }
-"""By op and variant, what variants that came later run besides what all others share."""
+"""By op and variant, in the order that they came, what later variants run besides what all others share."""
+GUARD: Final = ("masked", "MASKED")
+"""A variant, and the constant that is True in its launches alone.
+
+What that guards is compiled for no other variant, and so no part of their hashes: what was tuned before there was any
+of it is what runs now.
+"""
 
 
 def loaded(code: Code) -> tuple[Any, ...]:
@@ -50,15 +64,26 @@ def loaded(code: Code) -> tuple[Any, ...]:
 
 def source_hash(op: str, config: Config | None = None) -> str:
     """The hash of a variant's code, or of all of an op. Those that came first share one."""
-    return _hash_of(op, None if config is None else config.variant)
+    later = LATER[op]
+    return _hash_of(op, tuple(later) if config is None else tuple({config.variant} & later.keys()))
+
+
+def hashes_so_far(op: str) -> tuple[str, ...]:
+    """What the hash of all of an op was with the first of the variants that came later alone, with two, and so on.
+
+    The first is that of none of them, the last that of now: kernels that there were already are the same in each.
+    """
+    later = tuple(LATER[op])
+    return tuple(dict.fromkeys(_hash_of(op, later[:count]) for count in range(len(later) + 1)))
 
 
 @functools.cache
-def _hash_of(op: str, variant: str | None) -> str:
+def _hash_of(op: str, chosen: tuple[str, ...]) -> str:
     later = LATER[op]
-    chosen = later if variant is None else {variant} & later.keys()
     code = dict.fromkeys((*SHARED, *(one for name in chosen for one in later[name])))
-    return hash_sources(*(_functions(module)[name] for module, name in code))
+    guarded, constant = GUARD
+    sources = (_functions(module)[name] for module, name in code)
+    return hash_sources(*sources, without=None if guarded in chosen else constant)
 
 
 @functools.cache

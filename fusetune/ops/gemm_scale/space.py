@@ -89,7 +89,7 @@ PERSISTENT_SPACE: Final = Space(
         "num_warps": (4, 8),
         "num_stages": (2, 3, 4, 5),
     },
-    variants=("persistent",),
+    variants=("persistent", "masked"),
 )
 """For many tiles on a GPU with a copy engine."""
 
@@ -102,7 +102,7 @@ SMALL_PERSISTENT_SPACE: Final = Space(
         "num_warps": (2, 4),
         "num_stages": (3, 4, 5),
     },
-    variants=("persistent",),
+    variants=("persistent", "masked"),
 )
 """The same for few tiles: a CTA has one, or shares it along K."""
 
@@ -246,6 +246,24 @@ def holds_columns(config: Config, problem: Problem) -> bool:
     return config.SPLIT_K == 1 or joins_summands(config, problem)
 
 
+def begins_on_16_bytes(length: int, problem: Problem) -> bool:
+    """Whether each row of a matrix does that has so many elements in one and no gaps, as the copy engine wants it."""
+    return length * problem.element_bytes % 16 == 0
+
+
+def unaligned(config: Config, problem: Problem) -> str | None:
+    """Why the copy engine cannot move what a variant has it move; None where it can."""
+    if begins_on_16_bytes(problem.K, problem) and (config.masks or begins_on_16_bytes(problem.N, problem)):
+        return None
+    moved = "x and W" if config.masks else "x, W and y"
+    return f"the copy engine needs rows of {moved} that begin on 16 bytes"
+
+
+def masked_only(problem: Problem) -> bool:
+    """Whether x and W are for the copy engine, and y is not."""
+    return begins_on_16_bytes(problem.K, problem) and not begins_on_16_bytes(problem.N, problem)
+
+
 def owns_columns(problem: Problem) -> bool:
     """Whether y is so small that one kernel normalizes it, whose CTAs own whole columns."""
     return problem.M <= OWNED_ROWS and problem.M * problem.N * problem.element_bytes <= OWNED_BYTES
@@ -263,7 +281,8 @@ def owned_columns(problem: Problem, sms: int) -> int:
 def is_pipelined(config: Config, problem: Problem) -> bool:
     """Whether loads can run ahead at all: asynchronous copies take 4 bytes or more, and odd 16-bit rows offer 2."""
     unit = row_unit(problem.K)
-    return problem.element_bytes > 2 or unit == 16 or (config.variant == "vectored" and unit > 1)
+    by_pointers = problem.element_bytes > 2 or unit == 16 or (config.variant == "vectored" and unit > 1)
+    return by_pointers or config.is_walking
 
 
 def uses_wgmma(config: Config, problem: Problem, target: Target) -> bool:
@@ -333,14 +352,22 @@ def _unfit_variant(config: Config, problem: Problem, target: Target) -> Rejectio
 def _unfit_persistent(config: Config, problem: Problem, target: Target, tiles: int) -> Rejection | None:
     if target.sm < COPY_ENGINE_CAPABILITY:
         return Rejection("capability", f"{target.name} has no copy engine (TMA); 9.0 and later have")
-    if problem.K * problem.element_bytes % 16 or problem.N * problem.element_bytes % 16:
-        return Rejection("alignment", "the copy engine needs rows of x, W and y that begin on 16 bytes")
+    if unfit := _unfit_rows(config, problem):
+        return unfit
     if problem.precision == "ieee":
         return Rejection("precision", "ieee does not use the tensor cores that this variant feeds")
     if 64 <= config.BLOCK_M < 16 * config.num_warps:
         return Rejection("idle_warps", f"{config.num_warps // 4} warpgroups of 64 rows for {config.BLOCK_M}")
     if tiles * config.SPLIT_K < target.sms // 5:
         return Rejection("few_tiles", f"{tiles * config.SPLIT_K} CTAs leave most of {target.sms} SMs without any")
+    return None
+
+
+def _unfit_rows(config: Config, problem: Problem) -> Rejection | None:
+    if why := unaligned(config, problem):
+        return Rejection("alignment", why)
+    if config.masks and begins_on_16_bytes(problem.N, problem):
+        return Rejection("no_effect", "rows of y begin on 16 bytes: persistent stores them by the copy engine")
     return None
 
 

@@ -215,6 +215,7 @@ def persistent_products(  # type: ignore[no-untyped-def]
     x_desc,  # [M, K], blocks [BLOCK_M, BLOCK_K]
     w_desc,  # [N, K], blocks [BLOCK_N, BLOCK_K]
     y_desc,  # [M, N], blocks [BLOCK_M, BLOCK_N / PARTS]; partial: [SPLIT_K, M, N] float32, blocks [1, ...]
+    # where MASKED, a pointer to the same, whose rows need not begin on 16 bytes: threads store, behind masks
     bias_ptr,
     scale_ptr,
     gamma_ptr,
@@ -236,6 +237,7 @@ def persistent_products(  # type: ignore[no-untyped-def]
     EVEN_M: tl.constexpr,
     PARTS: tl.constexpr,
     DTYPE: tl.constexpr,
+    MASKED: tl.constexpr,
     PRECISION: tl.constexpr,
     EPILOGUE: tl.constexpr,
     COUNTER: tl.constexpr,
@@ -271,18 +273,23 @@ def persistent_products(  # type: ignore[no-untyped-def]
             if EPILOGUE == "statistics":
                 columns = start_n + tl.arange(0, BLOCK_N)
                 store_moments(acc, start_m, columns, tl.arange(0, BLOCK_M), moments_ptr, M, N, BLOCK_M, EVEN_M)
-            store_part(acc, split, start_m, start_n, y_desc, given, BLOCK_M, BLOCK_N, DTYPE, EPILOGUE, COUNTER, EVEN_M)
+            # fmt: off
+            store_part(
+                acc, split, start_m, start_n, y_desc, given,
+                BLOCK_M, BLOCK_N, DTYPE, EPILOGUE, COUNTER, EVEN_M, MASKED
+            )
+            # fmt: on
         else:
             WIDTH: tl.constexpr = BLOCK_N // 2
             left, right = halves(acc, BLOCK_M, WIDTH)
             # fmt: off
             store_half(
                 left, split, start_m, start_n, y_desc, moments_ptr, given,
-                BLOCK_M, WIDTH, PARTS // 2, DTYPE, EPILOGUE, COUNTER, EVEN_M,
+                BLOCK_M, WIDTH, PARTS // 2, DTYPE, EPILOGUE, COUNTER, EVEN_M, MASKED,
             )
             store_half(
                 right, split, start_m, start_n + WIDTH, y_desc, moments_ptr, given,
-                BLOCK_M, WIDTH, PARTS // 2, DTYPE, EPILOGUE, COUNTER, EVEN_M,
+                BLOCK_M, WIDTH, PARTS // 2, DTYPE, EPILOGUE, COUNTER, EVEN_M, MASKED,
             )
             # fmt: on
 
@@ -309,6 +316,7 @@ def store_half(  # type: ignore[no-untyped-def]
     EPILOGUE: tl.constexpr,
     COUNTER: tl.constexpr,
     EVEN_M: tl.constexpr,
+    MASKED: tl.constexpr,
 ):
     """Finish and store WIDTH columns in PARTS parts, 1 or 2.
 
@@ -319,14 +327,23 @@ def store_half(  # type: ignore[no-untyped-def]
         M, N = given[9], given[10]
         store_moments(acc, start_m, offs_n, tl.arange(0, BLOCK_M), moments_ptr, M, N, BLOCK_M, EVEN_M)
     if PARTS == 1:
-        store_part(acc, split, start_m, start_n, y_desc, given, BLOCK_M, WIDTH, DTYPE, EPILOGUE, COUNTER, EVEN_M)
+        # fmt: off
+        store_part(
+            acc, split, start_m, start_n, y_desc, given, BLOCK_M, WIDTH, DTYPE, EPILOGUE, COUNTER, EVEN_M, MASKED
+        )
+        # fmt: on
     else:
         HALF: tl.constexpr = WIDTH // 2
         left, right = halves(acc, BLOCK_M, HALF)
-        store_part(left, split, start_m, start_n, y_desc, given, BLOCK_M, HALF, DTYPE, EPILOGUE, COUNTER, EVEN_M)
+        # fmt: off
         store_part(
-            right, split, start_m, start_n + HALF, y_desc, given, BLOCK_M, HALF, DTYPE, EPILOGUE, COUNTER, EVEN_M
+            left, split, start_m, start_n, y_desc, given, BLOCK_M, HALF, DTYPE, EPILOGUE, COUNTER, EVEN_M, MASKED
         )
+        store_part(
+            right, split, start_m, start_n + HALF, y_desc, given,
+            BLOCK_M, HALF, DTYPE, EPILOGUE, COUNTER, EVEN_M, MASKED
+        )
+        # fmt: on
 
 
 @triton.jit
@@ -343,11 +360,31 @@ def store_part(  # type: ignore[no-untyped-def]
     EPILOGUE: tl.constexpr,
     COUNTER: tl.constexpr,
     EVEN_M: tl.constexpr,
+    MASKED: tl.constexpr,
 ):
     """Finish and store one part of a tile."""
     offs_n = start_n + tl.arange(0, WIDTH)
-    acc = finished(acc, start_m, offs_n, tl.arange(0, BLOCK_M), given, EPILOGUE, COUNTER, EVEN_M)
-    if EPILOGUE == "partial":
-        y_desc.store([split, start_m, start_n], tl.reshape(acc, (1, BLOCK_M, WIDTH)))
+    if MASKED:
+        acc = finished(acc, start_m, offs_n, tl.arange(0, BLOCK_M), given, EPILOGUE, COUNTER, False)
+        first_row = split * given[9] if EPILOGUE == "partial" else 0
+        store_masked(acc, first_row, start_m, offs_n, y_desc, given[9], given[10], BLOCK_M, MASKED)
     else:
-        y_desc.store([start_m, start_n], acc.to(DTYPE))
+        acc = finished(acc, start_m, offs_n, tl.arange(0, BLOCK_M), given, EPILOGUE, COUNTER, EVEN_M)
+        if EPILOGUE == "partial":
+            y_desc.store([split, start_m, start_n], tl.reshape(acc, (1, BLOCK_M, WIDTH)))
+        else:
+            y_desc.store([start_m, start_n], acc.to(DTYPE))
+
+
+@triton.jit
+def store_masked(  # type: ignore[no-untyped-def]
+    acc, first_row, start_m, offs_n, y_ptr, M, N, BLOCK_M: tl.constexpr, MASKED: tl.constexpr
+):
+    """Store a part of a tile by threads, MASKED elements at once, of which a row has a whole number.
+
+    Of a loop over tiles: rows are counted from y's first one, or all offsets within a tile would be kept in registers.
+    """
+    N = N // MASKED * MASKED  # What was divided and multiplied again is seen to be a multiple.
+    offs_m = start_m + tl.arange(0, BLOCK_M)
+    y_ptrs = y_ptr + (first_row + offs_m).to(tl.int64)[:, None] * N + offs_n[None, :]
+    tl.store(y_ptrs, acc.to(y_ptr.dtype.element_ty), mask=(offs_m < M)[:, None] & (offs_n < N)[None, :])

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -29,7 +30,7 @@ from fusetune.ops.gemm_scale.problem import DTYPES, PRECISIONS, Dtype, Problem, 
 from fusetune.ops.gemm_scale.space import reject_reason
 from fusetune.ops.gemm_scale.split import joins_summands
 from fusetune.ops.loading import load_spec
-from fusetune.ops.spec import KernelSpec, Launch
+from fusetune.ops.spec import KernelSpec, Launch, abstract_tensors
 from fusetune.runtime.believed import read_believed_file
 from tests.support.gemm_scale.exporting import OPS, choice_of, modes_of
 from tests.support.gemm_scale.handed_out import (
@@ -151,6 +152,19 @@ def test_every_shipped_config_is_exported_to_a_module_that_triton_takes_for_its_
     assert _linted(tmp_path) == ""
 
 
+def test_the_front_end_makes_the_same_whatever_the_warps_and_the_stages() -> None:
+    """So that it need not see a launch again for these."""
+    target = find_target("h200")
+    told = set()
+    for warps, stages in ((4, 2), (8, 3)):
+        config = structs.replace(BASELINE, num_warps=warps, num_stages=stages)
+        problem = make_problem(256, 512, 1024, "float16")
+        spec = load_spec("gemm_scale")
+        (launch,) = spec.launches(problem, config, abstract_tensors(spec, problem, config, target))
+        told.add((identity(launch), re.sub(r"loc\(.*|#loc.*", "", through_front_end(launch, target))))
+    assert len(told) == 1
+
+
 # Few tiles, many, and few enough rows for one kernel to own the columns.
 SIZES = ((64, 1024, 8192), (2048, 3072, 768), (16384, 4096, 4096))
 SIDES = ("BLOCK_M", "BLOCK_N", "BLOCK_K", "SPLIT_K")
@@ -159,11 +173,12 @@ SIDES = ("BLOCK_M", "BLOCK_N", "BLOCK_K", "SPLIT_K")
 def one_of_each_width(spec: KernelSpec, problem: Problem, target: Target) -> list[Config]:
     """Configs that the space has and nothing rejects, among them every value of each side of a variant's tiles.
 
-    Of their columns alone, and in how many parts these are stored, where only a type, how float32 is multiplied or the
-    generation is another than elsewhere: a newer one's space has all that an older one's has.
+    Of their columns alone where only the generation is another than elsewhere: a newer one's space has all that an
+    older one's has. One of each variant, and of each number of parts in which it is stored, where the type is another,
+    or how float32 is multiplied: neither goes with the width of anything.
     """
-    whole = target.sm >= 90 and (problem.dtype == "float16" or problem.precision == "tf32")
-    sides = SIDES if whole else ("BLOCK_N",)
+    first = problem.dtype == "float16" or problem.precision == "tf32"
+    sides = (SIDES if target.sm >= 90 else ("BLOCK_N",)) if first else ()
     found: dict[tuple[object, ...], Config] = {}
     for config in spec.space.configs():
         if config.num_stages > 3 or config.GROUP_M > 4 or config.num_warps == 2:
@@ -171,7 +186,7 @@ def one_of_each_width(spec: KernelSpec, problem: Problem, target: Target) -> lis
         shape = config.variant, joins_summands(config, problem), config.SPLIT_K > 1
         parts = parts_of(config, problem) if config.is_walking else 1
         keys = [(*shape, side, getattr(config, side)) for side in sides]
-        keys += [(*shape, "parts", parts, config.BLOCK_N)]
+        keys += [(*shape, "parts", parts, config.BLOCK_N if first else None)]
         if not set(keys) <= found.keys() and reject_reason(config, problem, target) is None:
             found |= {key: config for key in keys if key not in found}
     return list(dict.fromkeys(found.values()))

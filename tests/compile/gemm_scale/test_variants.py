@@ -353,3 +353,9 @@ def test_vectored_takes_strided_rows_as_they_are():
     assert units(torch.empty(300, 5002, **half)[:, :5000]) == (2, 8), "rows begin on 2 elements"
     assert units(torch.empty(300, 5003, **half)[:, :5000]) == (1, 8), "rows begin anywhere"
     assert units(torch.empty(5000, 300, **half).t()) == (1, 8), "columns are what lies together"
+
+
+@pytest.mark.parametrize(("N", "dtype", "stores"), [(1100, "float16", {".v2.b32"}), (1001, "float16", {".b16"})])
+def test_masked_stores_as_many_bytes_at_a_time_as_rows_begin_on(N, dtype, stores):
+    config = Config("masked", 128, 128, 64, num_warps=8, num_stages=3)
+    assert _moves(config, N, 7000, dtype, "sm_90") == (set(), stores)

@@ -15,7 +15,10 @@ from fusetune.store.schema import ConfigFile, Entry, Environment, TargetIdentity
 from fusetune.store.yaml_files import dump_config_file
 from tests.e2e.gemm_scale.test_commands import FILE, Workplace
 
-pytestmark = pytest.mark.skipif(gpu_present(), reason="there is a GPU here; these tests say what happens without one")
+pytestmark = [
+    pytest.mark.skipif(gpu_present(), reason="there is a GPU here; these tests say what happens without one"),
+    pytest.mark.xdist_group("one config, pinned"),
+]
 
 PINS = FILE.parent / "pins" / FILE.name
 
@@ -35,9 +38,9 @@ def entry_of(rows: int) -> Entry:
 
 
 @pytest.fixture(scope="module")
-def pinned(tmp_path_factory) -> Workplace:
+def pinned(tmp_path_factory, compiled) -> Workplace:
     """A workplace with one config, pinned. Tests put its files back."""
-    workplace = Workplace(tmp_path_factory.mktemp("pinned"), tmp_path_factory.mktemp("cache"))
+    workplace = Workplace(tmp_path_factory.mktemp("pinned"), compiled)
     target = TargetIdentity("NVIDIA GeForce RTX 4090", "8.9", 128)
     path = workplace.folder / FILE
     path.parent.mkdir(parents=True)

@@ -145,10 +145,15 @@ def _pointed(launch: Launch) -> list[str]:
 def identity(launch: Launch) -> str:
     """The same for launches that Triton's front end takes for the same, wherever in a file their kernel stands.
 
-    What kernels call is the library's own, the same under one name in every module.
+    What kernels call is the library's own, the same under one name in every module. How many warps and stages there
+    are to be only later passes ask.
     """
-    told = launch.kernel.src, *specialize(launch), sorted(launch.options.items())
+    told = launch.kernel.src, *specialize(launch), sorted(launch.options.items() - _later(launch).items())
     return hashlib.sha256(repr(told).encode()).hexdigest()
+
+
+def _later(launch: Launch) -> dict[str, Any]:
+    return {name: value for name, value in launch.options.items() if name in ("num_warps", "num_stages")}
 
 
 def through_front_end(launch: Launch, target: Target) -> str:

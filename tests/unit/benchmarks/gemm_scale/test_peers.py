@@ -122,8 +122,8 @@ def test_only_the_cells_that_have_one_get_a_floor_or_the_seed() -> None:
 
 
 def test_a_nan_is_never_within_the_tolerance() -> None:
-    assert not peers.within([1e-9, float("nan")], 1e-3)
-    assert peers.within([1e-9], 1e-3)
+    assert not family_sweeps.within([1e-9, float("nan")], 1e-3)
+    assert family_sweeps.within([1e-9], 1e-3)
 
 
 def test_a_row_pairs_ours_with_each_peer_within_the_rounds() -> None:

@@ -30,16 +30,16 @@ def reached(spec: KernelSpec, gpu: str) -> Iterator[tuple[str | None, str]]:
 
 
 def test_every_variant_of_each_mode_is_reached_on_a_gpu_that_can_run_all() -> None:
-    always = {"tiled", "split_k", "persistent", "deferred", "library"}
+    always = {"tiled", "split_k", "vectored", "persistent", "masked", "deferred", "library"}
     assert set(reached(PLAIN, "h200")) == {(None, variant) for variant in always}
     expected = {(mode, variant) for mode in ("train", "eval") for variant in always}
     expected |= {("train", "owner"), ("train", "reread"), ("eval", "library_folded")}
     assert set(reached(WITH_BN, "h200")) == expected
-    assert {variant for _, variant in expected} == {"tiled", "split_k", *WALKING, *LIBRARY_NAMES}
+    assert {variant for _, variant in expected} == {"tiled", "split_k", "vectored", *WALKING, *LIBRARY_NAMES}
 
 
 def test_what_needs_no_copy_engine_is_reached_on_a_gpu_without_one() -> None:
-    assert {variant for _, variant in reached(PLAIN, "rtx4090")} == {"tiled", "split_k", "library"}
+    assert {variant for _, variant in reached(PLAIN, "rtx4090")} == {"tiled", "split_k", "vectored", "library"}
 
 
 @SPECS

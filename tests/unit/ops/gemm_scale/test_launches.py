@@ -234,9 +234,13 @@ def test_abstract_tensors_hold_the_workspace_and_know_their_gpu() -> None:
         (
             "train",
             Config("columns", 128),
-            "no variant 'columns'; use tiled, split_k, vectored, persistent, reread, owner, deferred, library",
+            "no variant 'columns'; use tiled, split_k, vectored, persistent, masked, reread, owner, deferred, library",
         ),
-        ("train", Config(SPLIT_K=2), "64x64x32 w4 s2 k2: the variants split_k, persistent and vectored can split K"),
+        (
+            "train",
+            Config(SPLIT_K=2),
+            "64x64x32 w4 s2 k2: the variants split_k, vectored, persistent and masked can split K",
+        ),
         (None, REREAD, "reread is for training: nothing else takes moments"),
         ("eval", OWNER, "owner is for training: nothing else takes moments"),
         ("eval", Config("split_k"), "split_k 64x64x32 w4 s2: split_k needs a SPLIT_K of 2 or more"),

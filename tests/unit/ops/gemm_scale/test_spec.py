@@ -17,7 +17,13 @@ from fusetune.errors import UnsupportedProblemError, UsageError
 from fusetune.ops import loading as spec_module
 from fusetune.ops.built_in import built_in_ops
 from fusetune.ops.gemm_scale.config import BASELINE, Config
-from fusetune.ops.gemm_scale.launches import DEFERRED_KERNELS, KERNELS, OWNER_KERNELS, VECTORED_KERNELS
+from fusetune.ops.gemm_scale.launches import (
+    DEFERRED_KERNELS,
+    KERNELS,
+    MASKED_KERNELS,
+    OWNER_KERNELS,
+    VECTORED_KERNELS,
+)
 from fusetune.ops.gemm_scale.linear_scale import SPEC
 from fusetune.ops.gemm_scale.problem import DTYPES, make_problem
 from fusetune.ops.gemm_scale.space import GEMM_SPACE, SEED_SPACE
@@ -106,24 +112,24 @@ def test_a_variant_that_came_later_has_a_hash_of_its_own_and_leaves_the_others_t
     plain, trained = load_spec("gemm_scale"), load_spec("gemm_scale_bn")
     for spec, first in ((plain, {"library"}), (trained, {"reread"})):
         shared = {spec.source_hash(Config(variant=variant)) for variant in {"tiled", "split_k", "persistent", *first}}
-        assert shared == {hash_kernels(*KERNELS)}
-        assert spec.source_hash(Config(variant="deferred")) == hash_kernels(*KERNELS, *DEFERRED_KERNELS)
-        assert spec.source_hash(Config(variant="vectored")) == hash_kernels(*KERNELS, *VECTORED_KERNELS)
-    assert plain.source_hash() == hash_kernels(*KERNELS, *DEFERRED_KERNELS, *VECTORED_KERNELS)
+        assert shared == {hash_kernels(*KERNELS, without="MASKED")}
+        deferred = hash_kernels(*KERNELS, *DEFERRED_KERNELS, without="MASKED")
+        assert spec.source_hash(Config(variant="deferred")) == deferred
+        vectored = hash_kernels(*KERNELS, *VECTORED_KERNELS, without="MASKED")
+        assert spec.source_hash(Config(variant="vectored")) == vectored
+        assert spec.source_hash(Config(variant="masked")) == hash_kernels(*KERNELS, *MASKED_KERNELS)
+    later = (*VECTORED_KERNELS, *MASKED_KERNELS)
+    assert plain.source_hash() == hash_kernels(*KERNELS, *DEFERRED_KERNELS, *later)
     # A library trains by the kernel of owners too; without BatchNorm there is none.
     assert (
         trained.source_hash(Config(variant="owner"))
         == trained.source_hash(Config(variant="library"))
-        == hash_kernels(*KERNELS, *OWNER_KERNELS)
+        == hash_kernels(*KERNELS, *OWNER_KERNELS, without="MASKED")
     )
-    assert trained.source_hash() == hash_kernels(*KERNELS, *DEFERRED_KERNELS, *OWNER_KERNELS, *VECTORED_KERNELS)
-    assert (
-        len(
-            {trained.source_hash(Config(variant=variant)) for variant in ("tiled", "deferred", "owner", "vectored")}
-            | {trained.source_hash()}
-        )
-        == 5
-    )
+    everything = (*KERNELS, *DEFERRED_KERNELS, *OWNER_KERNELS, *later)
+    assert trained.source_hash() == hash_kernels(*everything)
+    variants = ("tiled", "deferred", "owner", "vectored", "masked")
+    assert len({trained.source_hash(Config(variant=variant)) for variant in variants} | {trained.source_hash()}) == 6
 
 
 def test_the_hash_of_a_kernel_does_not_mind_where_it_is_defined(tmp_path: Path) -> None:
@@ -354,7 +360,7 @@ def test_contraction_into_fma_is_asked_for_whatever_triton_s_default_is() -> Non
     ("config", "message"),
     [
         (Config(variant="stream_k"), "no variant 'stream_k'; use tiled, split_k"),
-        (Config(SPLIT_K=2), "64x64x32 w4 s2 k2: the variants split_k, persistent and vectored can split K"),
+        (Config(SPLIT_K=2), "64x64x32 w4 s2 k2: the variants split_k, vectored, persistent and masked can split K"),
         (Config(variant="split_k"), "split_k 64x64x32 w4 s2: split_k needs a SPLIT_K of 2 or more"),
         (Config(variant="library_folded"), "library_folded is for evaluation"),
     ],

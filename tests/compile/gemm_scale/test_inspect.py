@@ -9,6 +9,7 @@ import pytest
 
 from fusetune.compiler.facts import kernel_facts
 from fusetune.compiler.inspect import diagnoses, inspect_config, inspect_space
+from fusetune.compiler.tools import triton_release
 from fusetune.core.environment import TargetIdentity
 from fusetune.core.progress import SilentProgress
 from fusetune.core.rules import MULTI_INPUT
@@ -158,6 +159,8 @@ def test_baseline_that_spills_is_swept_inspected_and_gated_as_the_reference(tmp_
     result = predict(request, gpu, SilentProgress())
     assert result.entry.predicted_us is not None
     found = inspect_config(spec, problem, BASELINE, gpu)
+    if not found.resources.spills and triton_release() != (3, 7):
+        pytest.skip("BASELINE spills here under Triton 3.7; this one fits it into the registers")
     assert found.resources.spills
     assert found.rejection is None
     assert "a sweep rejects it" not in to_text(found)

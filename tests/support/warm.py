@@ -82,8 +82,7 @@ def warm_python() -> str:
 
 def _serve(listener: socket.socket) -> Callable[[], None]:
     """Fork what is asked for until the caller is gone; what is left to do, in the server and in each forked process."""
-    for name in _LOADED:
-        importlib.import_module(name)
+    list(map(importlib.import_module, _LOADED))
     from triton.runtime.cache import triton_key
 
     triton_key()  # It hashes half a gigabyte, once a process that compiles.

@@ -175,9 +175,9 @@ def _run(words: list[str]) -> None:
         code = 1
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
-    with contextlib.suppress(OSError):
-        sys.stdout.flush()
-        sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # It may be closed: multiprocessing's tracker closes its own.
+            stream.flush()
     os._exit(code or 0)
 
 

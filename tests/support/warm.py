@@ -176,7 +176,7 @@ def _run(words: list[str]) -> None:
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):  # As Python does, which minds no stream that somebody closed.
+        with contextlib.suppress(OSError, ValueError):  # It may be closed: multiprocessing's tracker closes its own.
             stream.flush()
     os._exit(code or 0)
 

@@ -23,10 +23,7 @@ from fusetune.measure.nvml import gpu_present
 from fusetune.ops.gemm_scale.config import Config
 from tests.support.warm import warm_python
 
-pytestmark = [
-    pytest.mark.skipif(gpu_present(), reason="there is a GPU here; these tests say what happens without one"),
-    pytest.mark.xdist_group("the main sweep"),
-]
+pytestmark = pytest.mark.skipif(gpu_present(), reason="there is a GPU here; these tests say what happens without one")
 
 SIZES = ("--M", "128", "--K", "1024", "--N", "512")
 FILE = Path("configs", "nvidia-geforce-rtx-4090", "gemm_scale.yaml")

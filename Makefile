@@ -5,8 +5,8 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 # Two processes that take from each other's list at the end, so that neither waits. A GPU is for one at a time.
 TWO := -n 2 --dist worksteal
-# The same, but that tests of one xdist_group, which share what took long to make, go to one of both.
-GROUPED := -n 2 --dist loadgroup
+# The same, but that the tests of a file, which share what took long to make, go to one of both.
+BY_FILE := -n 2 --dist loadfile
 # The tests start Python some hundred times, and each would compile all of the project's files anew.
 unexport PYTHONDONTWRITEBYTECODE
 
@@ -18,7 +18,7 @@ sweep: $(INSTALLED)
 test: $(INSTALLED)
 	TRITON_INTERPRET=1 $(BIN)/pytest $(TWO) tests/interpret
 	$(BIN)/pytest $(TWO) tests/unit tests/compile
-	$(BIN)/pytest $(GROUPED) tests/e2e
+	$(BIN)/pytest $(BY_FILE) tests/e2e
 	$(BIN)/pytest tests/gpu
 
 # On a machine with a GPU: the tests that need one.

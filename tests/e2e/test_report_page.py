@@ -32,7 +32,6 @@ FLAGS = (
 )
 pytestmark = [
     pytest.mark.e2e,
-    pytest.mark.xdist_group("one browser"),
     pytest.mark.skipif(
         CHROMIUM is None or DRIVER is None,
         reason="there is no Chromium with its driver; on Debian, `apt-get install chromium chromium-driver`",

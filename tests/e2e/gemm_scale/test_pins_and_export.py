@@ -15,10 +15,7 @@ from fusetune.store.schema import ConfigFile, Entry, Environment, TargetIdentity
 from fusetune.store.yaml_files import dump_config_file
 from tests.e2e.gemm_scale.test_commands import FILE, Workplace
 
-pytestmark = [
-    pytest.mark.skipif(gpu_present(), reason="there is a GPU here; these tests say what happens without one"),
-    pytest.mark.xdist_group("one config, pinned"),
-]
+pytestmark = pytest.mark.skipif(gpu_present(), reason="there is a GPU here; these tests say what happens without one")
 
 PINS = FILE.parent / "pins" / FILE.name
 

@@ -17,7 +17,7 @@ from fusetune.ops.gemm_scale.config import BASELINE, Config
 from fusetune.ops.gemm_scale.estimate import estimate
 from fusetune.ops.gemm_scale.linear_scale import SPEC, GemmScale
 from fusetune.ops.gemm_scale.problem import make_problem
-from fusetune.ops.gemm_scale.space import candidates, reject_reason
+from fusetune.ops.gemm_scale.space import reject_reason
 from fusetune.store.journal import Block, Candidate, Note, PhaseTime, RunEnd, RunStart, Sample, read_journal
 from fusetune.store.paths import config_path
 from fusetune.store.schema import Times
@@ -260,7 +260,7 @@ def test_the_journal_has_every_candidate_with_its_outcome_and_ends_with_the_entr
     assert isinstance(end, RunEnd)
     assert (end.entry, end.file, end.message) == (result.entry, str(result.file), "predicted; nothing was timed")
     found = last_words(result)
-    assert set(found) == set(candidates(SPEC.space, "standard"))
+    assert set(found) == set(SPEC.candidates(PROBLEM, RTX4090, "standard"))
     assert len({record.id for record in found.values()}) == len(found)
     for config, record in found.items():
         rejection = reject_reason(config, PROBLEM, RTX4090)

@@ -181,8 +181,8 @@ def test_a_signal_at_any_moment_is_quiet_has_its_exit_code_and_leaves_nothing_ha
     time.sleep(moment)
     if process.poll() is None:
         said = signalled(process, number, group=number == signal.SIGINT)
-        # No signal changes the exit code of a process that the kernel is taking apart already: all was done by then. One
-        # that Python had not begun with ends by the signal itself, which is the same code to a shell.
+        # No signal changes the exit code of a process that the kernel is taking apart already: all was done by then.
+        # One that Python had not begun with ends by the signal itself, which is the same code to a shell.
         early = process.returncode == -number and not said
         late = process.returncode == 0 and said.endswith(LAST_WORDS)
         assert process.returncode == 128 + number or early or late, said

@@ -45,21 +45,35 @@ def _code(launch: Launch, target: Target) -> str:
     return "\n".join(line.split("*/")[1].split("c[0x0]")[0].strip() for line in text.splitlines() if " ;" in line)
 
 
+EVEN, VECTORED_SIZES, MASKED_SIZES = (128, 512, 1024), (130, 520, 1000), (130, 510, 1024)
+
+
 @pytest.mark.parametrize(
-    ("target", "config"),
+    ("target", "config", "sizes"),
     [
-        (RTX_4090, Config(BLOCK_M=64, BLOCK_N=16, BLOCK_K=128, num_stages=3)),
-        (RTX_4090, JOINED),
-        (H200, PERSISTENT),
-        (H200, PERSISTENT_JOINED),
+        (RTX_4090, Config(BLOCK_M=64, BLOCK_N=16, BLOCK_K=128, num_stages=3), EVEN),
+        (RTX_4090, JOINED, EVEN),
+        (RTX_4090, Config("vectored", BLOCK_M=64, BLOCK_N=32, BLOCK_K=64, num_stages=3), VECTORED_SIZES),
+        (H200, PERSISTENT, EVEN),
+        (H200, PERSISTENT_JOINED, EVEN),
+        (H200, Config("masked", BLOCK_M=64, BLOCK_N=64, BLOCK_K=32, num_stages=3), MASKED_SIZES),
     ],
-    ids=["sm_89 tiled", "sm_89 joined", "sm_90 persistent", "sm_90 persistent joined"],
+    ids=[
+        "sm_89 tiled",
+        "sm_89 joined",
+        "sm_89 vectored",
+        "sm_90 persistent",
+        "sm_90 persistent joined",
+        "sm_90 masked",
+    ],
 )
-def test_an_exported_kernel_is_compiled_to_the_library_s_instructions(tmp_path, target: Target, config: Config) -> None:
-    problem = make_problem(128, 512, 1024, "float32")
+def test_an_exported_kernel_is_compiled_to_the_library_s_instructions(
+    tmp_path, target: Target, config: Config, sizes: tuple[int, int, int]
+) -> None:
+    problem = make_problem(*sizes, "float32")
     (ours,) = SPEC.launches(problem, config, abstract_tensors(SPEC, problem, config, target))
     assert isinstance(ours, Launch)
-    module = _loaded(tmp_path / "module.py", exported("gemm_scale", config, target, sizes=(128, 512, 1024)))
+    module = _loaded(tmp_path / "module.py", exported("gemm_scale", config, target, sizes=sizes))
     kernel = module.fused_gemm_scale_kernel
     names = set(kernel.arg_names)
     theirs = Launch(

@@ -2,7 +2,8 @@
 
 FOLDER is that of benchmarks/programs.py. Programs of the development set are looked at until there are --kernels
 kernels that can be launched again; of each the heaviest case, as the program runs it, is decided on against itself
---count times, as `fusetune tune` decides. Writes benchmarks/results/captured_aa-<gpu>.json.
+--count times, as `fusetune tune` decides. Writes OUTPUT/captured_aa-<gpu>.json after each kernel; the same command goes
+on where it was cut off.
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import decision
+import torch
 from msgspec import to_builtins
 from program_sources import write_drivers
 
@@ -45,19 +47,26 @@ def main() -> None:
     folder: Path = arguments.folder.resolve()
     paths = [str(folder / "site"), os.environ.get("PYTHONPATH", "")]
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))  # For the programs' own processes.
-    result: dict[str, Any] = {"date": f"{date.today():%Y-%m-%d}", "kernels": []}
+    result = begun(arguments.output) or {"date": f"{date.today():%Y-%m-%d}", "kernels": []}
+    done = [row["kernel"] for row in result["kernels"]]
     with tempfile.TemporaryDirectory(prefix="fusetune-aa-") as kept:
-        for name, spec in specs(folder, Path(kept)):
+        for name, spec in specs(folder, Path(kept), done):
+            if len(result["kernels"]) >= arguments.kernels:
+                break
             row = against_itself(name, spec, arguments.count, result)
             if row is not None:
                 result["kernels"].append(row)
                 write(result, arguments.output)  # What a limit of time cuts off is of use, too.
-            if len(result["kernels"]) == arguments.kernels:
-                break
     if not result["kernels"]:
         sys.exit("no kernel could be launched again")
     path = write(result, arguments.output)
     print(f"{len(result['kernels'])} kernels: {result['outcomes']}; wrote {path}")
+
+
+def begun(folder: Path) -> dict[str, Any] | None:
+    """What an earlier run on this GPU has written, if it was cut off."""
+    path = folder / f"captured_aa-{slugify(torch.cuda.get_device_name())}.json"
+    return json.loads(path.read_text()) if path.is_file() else None
 
 
 def write(result: dict[str, Any], folder: Path) -> Path:
@@ -69,9 +78,12 @@ def write(result: dict[str, Any], folder: Path) -> Path:
     return path
 
 
-def specs(folder: Path, kept: Path) -> Iterator[tuple[str, CapturedSpec]]:
-    """Each kernel of each program with its heaviest case, while its capture is on disk."""
+def specs(folder: Path, kept: Path, done: Sequence[str]) -> Iterator[tuple[str, CapturedSpec]]:
+    """Each kernel of each program with its heaviest case, while its capture is on disk; without those that are done."""
+    programs = list(dict.fromkeys(name.split()[0] for name in done))
     for driver in write_drivers(folder):
+        if driver.stem in programs[:-1]:
+            continue  # Another program was begun after it, so it has no kernel left.
         try:
             looked = look(parse_program([str(driver)]), keep=kept / driver.stem)
         except FusetuneError as error:
@@ -81,7 +93,8 @@ def specs(folder: Path, kept: Path) -> Iterator[tuple[str, CapturedSpec]]:
         for case in looked.cases:  # The heaviest come first.
             if case.kept is not None and (place := (case.kernel.file, case.kernel.name)) not in seen:
                 seen.add(place)
-                yield f"{driver.stem} {case.kernel.name}", CapturedSpec(Path(case.kept))
+                if (name := f"{driver.stem} {case.kernel.name}") not in done:
+                    yield name, CapturedSpec(Path(case.kept))
 
 
 def against_itself(name: str, spec: CapturedSpec, count: int, result: dict[str, Any]) -> dict[str, Any] | None:

@@ -3,7 +3,7 @@
 `python benchmarks/against_autotune.py` needs a GPU; --dry goes as far as a CPU can.
 
 The program is the autotuned one itself (benchmarks/autotuned/), so that both have the same list. Each of the two runs
-in fresh processes with an empty Triton cache, after one untimed run that reads torch's files from the disk, and in
+in fresh processes with an empty Triton cache, after one untimed start that reads torch's files from the disk, and in
 turns. autotune is told by its whole process and by its first call alone; fusetune by the whole command, which runs the
 program, and so autotune, too. Then both winners are timed in one process, by CUDA graphs over inputs that have left L2,
 in random order; the gain is the median of paired ratios. Writes benchmarks/results/against_autotune-<gpu>.json.
@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Sequence
 from datetime import date
 from importlib.metadata import version
@@ -83,13 +84,14 @@ def main() -> int:
         "repeats": arguments.repeats,
         "kernels": {},
     }
-    with_autotune(names[0])
+    subprocess.run([sys.executable, "-c", "import torch, triton; torch.zeros(1, device='cuda')"], check=True)
     for name in names:
         result["kernels"][name] = row = measured(name, arguments.repeats, arguments.more)
         path.write_text(json.dumps(result, indent=1) + "\n")
         print(
             f"{name}: autotune {row['autotune_process_s']:.1f} s, fusetune {row['fusetune_s']:.1f} s "
-            f"({row['ratio']:.2f} of it), gain over autotune's winner {row['gain']['median']:+.2%}",
+            f"({row['ratio']:.2f} of it), gain over autotune's winner {row['gain']['median']:+.2%}; "
+            f"{row['phases_s']}",
             flush=True,
         )
     print(f"wrote {path}")
@@ -115,6 +117,7 @@ def measured(name: str, repeats: int, more: Sequence[str]) -> dict[str, Any]:
         "verdicts": [run["verdict"] for run in ours],
         "tried": [run["tried"] for run in ours],
         "failures": ours[-1]["failures"],
+        "phases_s": {name: round(seconds, 1) for name, seconds in ours[-1]["phases_s"].items()},
         **compared(name, theirs[-1]["config"], ours[-1]["config"]),
     }
 
@@ -157,9 +160,16 @@ def with_fusetune(name: str, more: Sequence[str]) -> dict[str, Any]:
         if done.returncode not in {0, 3}:
             sys.exit(ended(done))
         (kernel,) = json.loads(done.stdout)["kernels"]
+        (journal,) = Path(folder, "runs").glob("*.jsonl")
+        lines = [json.loads(line) for line in journal.read_text().splitlines()]
     (case,) = kernel["cases"]
+    phases: Counter[str] = Counter()
+    for line in lines:
+        if line["kind"] == "phase" and not line.get("within"):
+            phases[line["name"]] += line["seconds"]
+    phases["look and start"] = seconds - sum(phases.values())
     told = {key: case[key] for key in ("verdict", "tried", "failures")}
-    return {**told, "config": {**case["before"], **case["chosen"]}, "process_s": seconds}
+    return {**told, "config": {**case["before"], **case["chosen"]}, "process_s": seconds, "phases_s": phases}
 
 
 def ended(done: subprocess.CompletedProcess[str]) -> str:

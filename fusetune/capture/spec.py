@@ -26,7 +26,7 @@ STAGES: Final = (1, 2, 3, 4, 5)
 MOST_OF_A_PRODUCT: Final = 2000
 LEAST_FOR_DOT: Final = 16
 """On each side of tl.dot."""
-ELEMENTS_A_THREAD: Final = 256
+ELEMENTS_A_THREAD: Final = 128
 """Of a tile; more take the compiler minutes, and registers that no thread has."""
 _ROLES: Final[Mapping[str, Role]] = {"read": "input", "unused": "input", "written": "output"}
 

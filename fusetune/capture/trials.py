@@ -1,10 +1,11 @@
 """A program's autotuner looks at each config for a moment, and times those for long that may be its choice.
 
-It would time each for 125 ms, which for a hundred configs is waited for before anything can be tuned. What a short look
-has far behind the best so far keeps the time of that look; all others are timed as ever, and among these is the choice.
-Private parts of Triton, as in 3.6 to 3.9: `Autotuner._bench` times one config by `do_bench`, a cached property, which
-is the driver's benchmarker where the program named none (`_do_bench`); `Autotuner.prune_configs` is called before the
-first trial for a key.
+It would time each for 125 ms and what clearing L2 before each launch takes, several times as long where a launch is
+short; for a hundred configs all that is waited for before anything can be tuned. So all are looked at first. What is
+among the fastest then is timed as ever, and among these is the choice; the others keep the time of their look. Private
+parts of Triton, as in 3.6 to 3.9: `Autotuner._bench` times one config by `do_bench`, a cached property, which is the
+driver's benchmarker where the program named none (`_do_bench`); `Autotuner.prune_configs` is called before the first
+trial for a key.
 """
 
 from __future__ import annotations
@@ -13,15 +14,17 @@ import contextlib
 import functools
 import inspect
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 from fusetune.capture.patching import Patches
 
-LOOK_MS: Final = {"warmup": 2, "rep": 8}
+LOOK_MS: Final = {"warmup": 1, "rep": 4}
 """Of a short look, where Triton's own is 25 and 100."""
-FAR: Final = 1.3
-"""By how much longer than the best look a config is left alone: short looks at the same config differ by less."""
+NEAR: Final = 1.05
+"""How much longer than the best look one may be that is timed for long: looks at the same config differ by less."""
+MOST: Final = 5
+"""So many of the fastest are timed for long: of more that are as near, any could be the choice of an autotuner."""
 _NOTHING: Final = object()
 
 
@@ -30,31 +33,46 @@ def quick_trials() -> Iterator[None]:
     """While it lasts, an autotuner that times in Triton's own way times configs for long only where they are close."""
     from triton.runtime.autotuner import Autotuner
 
-    best: dict[int, float] = {}
+    begun: dict[int, _Looks] = {}
     with Patches() as patches:
-        patches.wrap(Autotuner, "prune_configs", lambda prune: _beginning(prune, best))
-        patches.wrap(Autotuner, "_bench", lambda bench: _with_a_look(bench, best))
+        patches.wrap(Autotuner, "prune_configs", lambda prune: _beginning(prune, begun))
+        patches.wrap(Autotuner, "_bench", lambda bench: _with_a_look(bench, begun))
         yield
 
 
-def _beginning(prune: Callable[..., Any], best: dict[int, float]) -> Callable[..., Any]:
+class _Looks:
+    """An autotuner's configs for one key, and what a look at each has come to, once there was one."""
+
+    def __init__(self, configs: Sequence[Any]) -> None:
+        self.configs = configs
+        self.times: dict[Any, Any] = {}
+        self.close: set[Any] = set()
+
+    def take(self, timed: Callable[[Any], Any]) -> None:
+        self.times = {config: timed(config) for config in self.configs}
+        least = min((times[0] for times in self.times.values()), default=math.inf)
+        near = [config for config, times in self.times.items() if times[0] < math.inf and times[0] <= NEAR * least]
+        self.close = set(sorted(near, key=lambda config: self.times[config][0])[:MOST])
+
+
+def _beginning(prune: Callable[..., Any], begun: dict[int, _Looks]) -> Callable[..., Any]:
     def pruned(tuner: Any, *args: Any, **named: Any) -> Any:
-        best.pop(id(tuner), None)
-        return prune(tuner, *args, **named)
+        configs = list(prune(tuner, *args, **named))
+        begun[id(tuner)] = _Looks(configs)
+        return configs
 
     return pruned
 
 
-def _with_a_look(bench: Callable[..., Any], best: dict[int, float]) -> Callable[..., Any]:
+def _with_a_look(bench: Callable[..., Any], begun: dict[int, _Looks]) -> Callable[..., Any]:
     def looked(tuner: Any, *args: Any, config: Any, **meta: Any) -> Any:
-        timer = _look_of(tuner)
-        if timer is None:
-            return bench(tuner, *args, config=config, **meta)
-        with _timing_with(tuner, timer):
-            times = bench(tuner, *args, config=config, **meta)
-        least = best[id(tuner)] = min(best.get(id(tuner), math.inf), times[0])
-        if times[0] == math.inf or times[0] > FAR * least:
-            return times
+        looks, timer = begun.get(id(tuner)), _look_of(tuner)
+        if timer is not None and looks is not None and config in looks.configs:
+            if not looks.times:
+                with _timing_with(tuner, timer):
+                    looks.take(lambda one: bench(tuner, *args, config=one, **meta))
+            if config not in looks.close:
+                return looks.times[config]
         return bench(tuner, *args, config=config, **meta)
 
     return looked

@@ -97,7 +97,11 @@ def _judged(
         results[best].outcome, *(over_safe[config].outcome for config in {baseline, safest} & {*over_safe})
     )
     of_safest: Outcome | None = None
-    if of_best != "keep" and safest in over_safe and safest != baseline:
+    # What is no faster than one that does not gain enough on Before does not gain enough either.
+    hopeless = results[best].outcome == "revert" and safest in over_safe and over_safe[safest].gain.low >= 0
+    if hopeless:
+        of_safest = "revert"
+    elif of_best != "keep" and safest in over_safe and safest != baseline:
         of_safest = _safest(bench, safest, results, over_baseline, comparisons)
     decision = choose_over_before(of_best, of_safest, results[baseline].outcome if baseline in results else None)
     return Final(

@@ -73,7 +73,8 @@ def times_over_first(bench: Bench, finalists: Sequence[Config], comparisons: int
 
 
 def _tells_ties(gain: Gain) -> bool:
-    return gain.high - gain.low <= TIE
+    """Whether it is known how near the two are, or that the second is no equal of the first, nor of a faster one."""
+    return gain.high - gain.low <= TIE or gain.high < -TIE
 
 
 def lightest_of_fastest(times: Mapping[Config, float], used: Mapping[Config, tuple[float, ...]]) -> Config:

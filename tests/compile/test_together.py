@@ -64,3 +64,15 @@ def test_afterwards_triton_is_as_it_was():
     with compiled_together():
         assert Autotuner.prune_configs is not prune
     assert Autotuner.prune_configs is prune
+
+
+def test_copies_of_the_process_compile_into_the_cache(tmp_path, monkeypatch):
+    def none_here(waiting):
+        for _, future in waiting.jobs:
+            future.set_exception(AssertionError("the process itself compiles"))
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr("fusetune.capture.together._Waiting.do", none_here)
+    with stand_in(find_target("rtx4090")):
+        compile_all(copy_kernel(), arguments(), {"grid": grid, "warmup": False}, CONFIGS)
+    assert len(list(tmp_path.glob("*/*.cubin"))) == len(CONFIGS)

@@ -1,0 +1,93 @@
+"""Jobs that leave what they make on disk, done by copies of this process side by side.
+
+For compilations that a process has begun to prepare: half of each is Python, so threads of one process would wait for
+each other. A copy inherits what is loaded and everything prepared, and touches no GPU.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import struct
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Final
+
+STALLED_S: Final = 60.0
+"""With no job done for so long, the copies are ended: a lock that another thread held is never given back in a copy."""
+_NUMBER: Final = struct.Struct("i")
+
+
+def done_by_copies(jobs: Sequence[Callable[[], object]], copies: int) -> None:
+    """Do each job in one of so many copies of this process; nothing of their results or errors comes back.
+
+    A copy that ends early, by a job that crashes or by want of memory, leaves the rest to the others. Where there is no
+    fork, or none is to be had, nothing is done.
+    """
+    if not hasattr(os, "fork"):
+        return
+    numbers = _numbers(len(jobs))
+    heard, tell = os.pipe()
+    children: list[int] = []
+    ended = False
+    try:
+        with contextlib.suppress(OSError):  # With fewer copies than asked for each does more.
+            children.extend(_copy(jobs, numbers, heard, tell) for _ in range(min(copies, len(jobs))))
+        os.close(tell)
+        tell = -1
+        ended = _hear_out(heard)
+    finally:
+        for end in {numbers, heard, tell} - {-1}:
+            os.close(end)
+        for child in children:
+            _end(child, by_force=not ended)
+
+
+def _numbers(count: int) -> int:
+    """Where copies read the numbers of jobs from, as the pipe hands out one read after the other."""
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    with contextlib.suppress(BlockingIOError):  # What a full pipe does not take is left to who asked.
+        for number in range(count):
+            os.write(write, _NUMBER.pack(number))
+    os.close(write)
+    return read
+
+
+def _copy(jobs: Sequence[Callable[[], object]], numbers: int, heard: int, tell: int) -> int:
+    """A copy of this process that takes jobs until there are none; its number here."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # That others' locks stay held is what STALLED_S is for.
+        child = os.fork()
+    if child:
+        return child
+    try:
+        os.close(heard)
+        signal.set_wakeup_fd(-1)  # It is the program's, which no signal of a copy has to wake up.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 1)
+        os.dup2(nowhere, 2)
+        while len(number := os.read(numbers, _NUMBER.size)) == _NUMBER.size:
+            with contextlib.suppress(Exception):
+                jobs[_NUMBER.unpack(number)[0]]()
+            os.write(tell, b".")
+    finally:
+        os._exit(0)  # Nothing that the program has left for its end is done here.
+
+
+def _hear_out(heard: int) -> bool:
+    """Wait for the end of all copies; False where no job has been done for too long."""
+    while select.select([heard], [], [], STALLED_S)[0]:
+        if not os.read(heard, 4096):
+            return True
+    return False
+
+
+def _end(child: int, *, by_force: bool) -> None:
+    if by_force:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
+    with contextlib.suppress(ChildProcessError):  # The program itself waits for whatever ends.
+        os.waitpid(child, 0)

@@ -1,0 +1,85 @@
+"""Copies of a process do what leaves its result on disk; whatever becomes of a copy, nobody waits for it for ever."""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from fusetune.capture import forked
+from fusetune.capture.forked import done_by_copies
+
+
+def written(path):
+    return path.touch
+
+
+def open_files():
+    return {path.name for path in Path("/proc/self/fd").iterdir()}
+
+
+def test_each_job_is_done_once_and_in_other_processes(tmp_path):
+    def job(number):
+        def do():
+            with (tmp_path / f"{number}").open("a") as file:
+                file.write(f"{os.getpid()}\n")
+
+        return do
+
+    done_by_copies([job(number) for number in range(40)], 4)
+    by = [path.read_text().splitlines() for path in tmp_path.iterdir()]
+    assert len(by) == 40
+    assert all(len(lines) == 1 for lines in by)
+    assert str(os.getpid()) not in {line for lines in by for line in lines}
+
+
+def test_what_fails_or_crashes_leaves_the_others_to_the_other_copies(tmp_path, capfd):
+    def fails():
+        os.write(1, b"not seen")
+        raise ValueError
+
+    jobs = [fails, lambda: os._exit(11), lambda: os.kill(os.getpid(), 9)]
+    done_by_copies([*jobs, *(written(tmp_path / f"{number}") for number in range(6))], 4)
+    assert len(list(tmp_path.iterdir())) == 6
+    assert capfd.readouterr() == ("", "")
+
+
+def test_copies_that_stall_are_ended(tmp_path, monkeypatch):
+    monkeypatch.setattr(forked, "STALLED_S", 0.3)
+    began = time.monotonic()
+    done_by_copies([lambda: time.sleep(60), written(tmp_path / "other")], 2)
+    assert time.monotonic() - began < 20
+    assert (tmp_path / "other").exists()
+
+
+def test_what_interrupts_the_wait_ends_the_copies(tmp_path, monkeypatch):
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(forked, "_hear_out", interrupted)
+
+    def late():
+        time.sleep(1)
+        (tmp_path / "late").touch()
+
+    with pytest.raises(KeyboardInterrupt):
+        done_by_copies([late], 1)
+    time.sleep(1.2)
+    assert not (tmp_path / "late").exists()
+
+
+def test_no_copy_and_no_open_file_is_left():
+    before = open_files()
+    done_by_copies([lambda: None] * 3, 2)
+    assert open_files() == before
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+
+
+def test_without_a_process_to_be_had_nothing_is_done(tmp_path, monkeypatch):
+    def none():
+        raise BlockingIOError
+
+    monkeypatch.setattr(os, "fork", none)
+    done_by_copies([written(tmp_path / "made")], 2)
+    assert not list(tmp_path.iterdir())

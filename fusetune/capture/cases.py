@@ -148,14 +148,23 @@ class Case(msgspec.Struct, frozen=True, omit_defaults=True):
         return " ".join([*constants, *options])
 
 
+class NotCaptured(msgspec.Struct, frozen=True):
+    """Launches of a kernel that are no case, and why: a clause that follows "as"."""
+
+    kernel: KernelSeen
+    why: str
+    launches: int
+
+
 class Looked(msgspec.Struct, frozen=True):
     """What one run of a program showed.
 
     `compiled_for` names the GPU that launches were compiled for where none was run. Launches that are no case are
     counted: in `bypassed` those past Triton's JIT, by the kernel's name, in `by_inductor` those of what torch.compile
-    made, and in `in_graphs` those while a CUDA graph was captured. `trials` counts launches of autotuners that only
-    timed. `failed` says how the program ended, where it failed. `kept` is the folder of the run, where cases were kept.
-    `gpu_time` is that of all kernels of the program, where it was run once more for that; `no_gpu_time` says why not.
+    made, in `in_graphs` those while a CUDA graph was captured, and in `not_captured` those that cannot be written down.
+    `trials` counts launches of autotuners that only timed. `failed` says how the program ended, where it failed. `kept`
+    is the folder of the run, where cases were kept. `gpu_time` is that of all kernels of the program, where it was run
+    once more for that; `no_gpu_time` says why not.
     """
 
     cases: tuple[Case, ...]
@@ -166,6 +175,7 @@ class Looked(msgspec.Struct, frozen=True):
     in_graphs: int = 0
     bypassed: dict[str, int] = {}
     by_inductor: dict[str, int] = {}
+    not_captured: tuple[NotCaptured, ...] = ()
     failed: str | None = None
     kept: str | None = None
     gpu_time: GpuTime | None = None

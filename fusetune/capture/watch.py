@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 
 from fusetune.capture.above import Above, Turn
 from fusetune.capture.alike import Identity, identity_of
-from fusetune.capture.cases import Case, Looked
+from fusetune.capture.cases import Case, KernelSeen, Looked, NotCaptured
 from fusetune.capture.grids import GridRule
 from fusetune.capture.inductor import MODULE, name_of, when_imported
 from fusetune.capture.keeping import Keeper, Pending
@@ -22,8 +22,9 @@ from fusetune.capture.kept import Placed
 from fusetune.capture.knobs import Knob
 from fusetune.capture.launches import before_of, described, kernel_seen, proposals_of, user_frame
 from fusetune.capture.placing import placed_of
-from fusetune.capture.seen import Seen, SeenCases, trials_of
+from fusetune.capture.seen import MOST_CASES, Seen, SeenCases, trials_of
 from fusetune.capture.timing import LaunchTimer, is_capturing
+from fusetune.core.brief import brief
 from fusetune.core.config import OPTIONS
 from fusetune.ops.arguments import bind, resolved_grid, told
 from fusetune.ops.tuners import heuristics_of
@@ -62,7 +63,8 @@ class Watch:
         self._above = Above(self._settle)
         self._lock = threading.Lock()
         self._undo: list[Callable[[], None]] = []
-        self.trials = self.in_graphs = self.lost = 0
+        self.trials = self.in_graphs = 0
+        self._lost: dict[tuple[KernelSeen, str], int] = {}
         self.bypassed: dict[str, int] = {}
         self.by_inductor: dict[str, int] = {}
         self._benchmarked: dict[int, int] = {}
@@ -120,6 +122,7 @@ class Watch:
             in_graphs=self.in_graphs,
             bypassed=dict(self.bypassed),
             by_inductor=dict(self.by_inductor),
+            not_captured=tuple(NotCaptured(*what, launches) for what, launches in self._lost.items()),
             **about,
         )
 
@@ -243,9 +246,8 @@ class Watch:
         """The case of a launch; the caller holds the lock."""
         try:
             bound, options = bind(kernel, args, named)
-        except TypeError:  # Triton has taken it, so that this is ours to answer for
-            self.lost += 1
-            self._drop(pending)
+        except TypeError as error:  # Triton has taken it, so that this is ours to answer for
+            self._lose(kernel, brief(error), pending)
             return None
         tensors, values, constants = described(kernel, bound)
         resolved = resolved_grid(grid, bound)
@@ -268,8 +270,7 @@ class Watch:
             )
             seen = self._seen.add(identity, case)
             if seen is None:
-                self.lost += 1
-                self._drop(pending)
+                self._lose(kernel, f"the program has {MOST_CASES:,} other cases", pending)
                 return None
             understood: Understood | None = None
             if self._understand is not None:
@@ -302,6 +303,12 @@ class Watch:
             self._drop(pending)
         seen.differing.note(tensors, values)
         return seen
+
+    def _lose(self, kernel: Any, why: str, pending: Pending | None) -> None:
+        """Count a launch that is no case; the caller holds the lock."""
+        self._drop(pending)
+        what = kernel_seen(kernel, hashed=False), why
+        self._lost[what] = self._lost.get(what, 0) + 1
 
     def _keep(self, pending: Pending, seen: Seen, understood: Understood | None, launch: tuple[Any, ...]) -> None:
         """Write a case down, and note in it where, or why not."""

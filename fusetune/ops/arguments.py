@@ -35,7 +35,7 @@ def bind(
     bound = {}
     for name, one in parameters.items():
         if one.kind is one.VAR_POSITIONAL:
-            raise TypeError(f"what it takes as *{name} has no names")
+            raise TypeError(f"what it takes as *{name} has no names; give each a parameter of its own")
         if name in given:
             bound[name] = given[name]
         elif one.default is not one.empty:

@@ -10,7 +10,7 @@ from typing import Final
 
 from rich.table import Table
 
-from fusetune.capture.cases import Case, Looked
+from fusetune.capture.cases import Case, KernelSeen, Looked, NotCaptured
 from fusetune.core.text import printable
 from fusetune.errors import UsageError
 from fusetune.report.terminal_tables import make_table
@@ -28,13 +28,16 @@ def selected(looked: Looked, *, kernel: str | None = None, top: int | None = Non
     """The cases of the kernels that are asked for: of a name, the first few, or those that make up a share of the time.
 
     Where nothing was timed all of them count. Kernels in order of their time, or of their launches. Raises UsageError
-    where the program launches kernels, and none of the name.
+    where the program launches kernels, and none of the name, or none of it that could be captured.
     """
     kernels: defaultdict[tuple[str, str], list[Case]] = defaultdict(list)
     for case in looked.cases:
         if kernel is None or fnmatchcase(case.kernel.name, kernel):
             kernels[case.kernel.file, case.kernel.name].append(case)
     if looked.cases and not kernels:
+        for one in looked.not_captured:
+            if kernel is not None and fnmatchcase(one.kernel.name, kernel):
+                raise UsageError(f"--kernel {kernel}: {_not_captured(one)}")
         names = ", ".join(dict.fromkeys(case.kernel.name for case in looked.cases))
         raise UsageError(f"--kernel {kernel} names no kernel of the program; it launches {names}")
     ordered = sorted(kernels.values(), key=lambda cases: (-_us(cases), -sum(case.launches for case in cases)))
@@ -60,7 +63,7 @@ def table_of(looked: Looked, cases: Sequence[Case]) -> Table:
     table = make_table(("kernel", "where", ">launches", *times, "grid", "what runs", "may vary"))
     for case in cases:
         us = case.us or 0.0
-        cells = [case.kernel.name, _place(case, here), str(case.launches)]
+        cells = [case.kernel.name, _place(case.kernel, here), str(case.launches)]
         cells += [format_us(us), f"{100 * us / total * of_gpu:.0f} %"] if total else []
         varying = [_SHORT.get(knob.name, knob.name) for knob in case.knobs if knob.varies]
         cells += ["x".join(map(str, case.grid)), case.config_text(), ", ".join(varying)]
@@ -114,7 +117,7 @@ def besides(looked: Looked, cases: Sequence[Case]) -> list[str]:
     """What else was seen, a sentence each."""
     lines = []
     if not looked.cases:
-        lines.append("the program launched no Triton kernel that could be seen")
+        lines.append("the program launched no Triton kernel that could be captured")
     shown = {(case.kernel.file, case.kernel.name) for case in cases}
     others = sum((case.kernel.file, case.kernel.name) not in shown for case in looked.cases)
     if others:
@@ -128,6 +131,7 @@ def besides(looked: Looked, cases: Sequence[Case]) -> list[str]:
         lines.append(f"{_launches(looked.trials)} of autotuners that only timed: not the program's")
     if looked.in_graphs:
         lines.append(f"{_launches(looked.in_graphs)} while a CUDA graph was captured: not captured")
+    lines += map(_not_captured, looked.not_captured)
     for name, count in looked.bypassed.items():
         lines.append(f"{_launches(count)} of {name} past Triton's JIT: not captured")
     for name, count in looked.by_inductor.items():
@@ -141,20 +145,25 @@ def notes_on(cases: Sequence[Case]) -> list[str]:
     return [f"note: {finding}" for finding in findings]
 
 
+def _not_captured(one: NotCaptured) -> str:
+    name, place = one.kernel.name, _place(one.kernel, Path.cwd())
+    return f"{_launches(one.launches)} of {name} ({place}): not captured, and not tuned, as {one.why}"
+
+
 def _launches(count: int) -> str:
     return plural(count, "launch")
 
 
 def place_of(case: Case) -> str:
     """Where the kernel of a case stands, as the table has it."""
-    return _place(case, Path.cwd())
+    return _place(case.kernel, Path.cwd())
 
 
-def _place(case: Case, here: Path) -> str:
-    """The kernel's file and line: from the current folder where that is short, the file's own name otherwise."""
-    path = Path(case.kernel.file)
+def _place(kernel: KernelSeen, here: Path) -> str:
+    """A kernel's file and line: from the current folder where that is short, the file's own name otherwise."""
+    path = Path(kernel.file)
     name = str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
-    return f"{name if len(name) <= _LONGEST_PLACE else path.name}:{case.kernel.line}"
+    return f"{name if len(name) <= _LONGEST_PLACE else path.name}:{kernel.line}"
 
 
 def _us(cases: Sequence[Case]) -> float:

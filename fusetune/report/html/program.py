@@ -127,7 +127,7 @@ class ProgramTold(msgspec.Struct, frozen=True):
         if self.failed is not None:
             return f"The program failed by itself; {cases}: {ends}" if ends else "The program failed by itself"
         if not self.kernels:
-            return "The program launched no Triton kernel that could be seen"
+            return "The program launched no Triton kernel that could be captured"
         if counts and set(counts) == {"unverified"}:
             return f"Predicted only: {cases}; nothing was timed"
         if self.before_ms and self.after_ms and counts["keep"]:  # Else it was taken back, and runs as it did.

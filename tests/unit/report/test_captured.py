@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from msgspec import structs
 
-from fusetune.capture.cases import Case, KernelSeen, Looked, TensorSeen
+from fusetune.capture.cases import Case, KernelSeen, Looked, NotCaptured, TensorSeen
 from fusetune.capture.gpu_share import GpuTime
 from fusetune.errors import UsageError
 from fusetune.report.captured import besides, notes_on, of_what, selected, table_of, to_explanation
@@ -56,6 +58,19 @@ def test_a_name_that_no_kernel_has_is_a_mistake_that_names_those_that_there_are(
         selected(looked, kernel="mul")
     assert selected(looked, kernel="a*") == list(looked.cases[:2])
     assert selected(Looked(()), kernel="mul") == []
+
+
+def test_launches_that_are_no_case_are_told_by_their_kernel_s_place_and_the_reason():
+    star = NotCaptured(KernelSeen("many", "m", "m.py", 8), "its arguments have no names", 2)
+    told = "2 launches of many (m.py:8): not captured, and not tuned, as its arguments have no names"
+    looked = Looked((launched("add"),), not_captured=(star,))
+    assert told in besides(looked, looked.cases)
+    assert besides(Looked((), not_captured=(star,)), ()) == [
+        "the program launched no Triton kernel that could be captured",
+        told,
+    ]
+    with pytest.raises(UsageError, match=re.escape(f"--kernel man*: {told}")):
+        selected(looked, kernel="man*")
 
 
 def test_what_is_not_shown_is_counted_by_whose_it_is_and_a_note_is_told_once():

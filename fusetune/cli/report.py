@@ -26,7 +26,8 @@ from fusetune.store.regular import is_folder, is_regular
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from fusetune.report.model import Report
+    from fusetune.report.html.data import RunsData
+    from fusetune.report.model import Report, Summarize
 
 FORMATS: Final = ("table", "json", "csv", "md", "t4", "cachefile", "vllm")
 VERDICTS: Final = get_args(VerdictName)
@@ -145,7 +146,8 @@ def report(
     nothing to show or a file is damaged; what could be read is shown all the same.
     """
     from fusetune.report.filters import Filters, day_of, filtered
-    from fusetune.report.model import load_run
+    from fusetune.report.html.data import RunsData
+    from fusetune.report.model import load_run, summarize_run
 
     form = _form(form, html, as_json=as_json)
     if doctor_file is not None:
@@ -158,13 +160,18 @@ def report(
         _refuse_missing(option, folders)
     folders = run_dirs or (runs_dir(),)
     wanted = Filters(ops, gpus, dtypes, verdicts, day_of(since, datetime.date.today()) if since else None, limit)
+    data = RunsData()
+    summarize = summarize_run if html is None else data.summarize
     if run is None:
-        found = filtered(_tuned(config_roots, folders, shipped=shipped), wanted)
+        found = filtered(_tuned(config_roots, folders, summarize, shipped=shipped), wanted)
     elif wanted != Filters() or shipped:
         raise UsageError("--run shows one run whatever it is of; leave --shipped and the filters out")
     else:
-        found = load_run(run, folders)
-    _hand_out(found, form, html, output, folders, whole=run is not None)
+        found = load_run(run, folders, summarize=summarize)
+    if html is not None:
+        _write_pages(found, data, html)
+    else:
+        _hand_out(found, form, output, folders, whole=run is not None)
     for problem in found.problems:
         echo(f"error: {printable(problem.message)}", err=True)
     if found.problems:
@@ -199,18 +206,17 @@ def _show_doctor(path: Path, form: str, output: Path | None) -> None:
         _give(no_command(text.getvalue()), output)
 
 
-def _hand_out(
-    found: Report, form: str, html: Path | None, output: Path | None, folders: Sequence[Path], *, whole: bool
-) -> None:
+def _write_pages(found: Report, data: RunsData, html: Path) -> None:
     from fusetune.report.files import write_whole
+    from fusetune.report.html.render import write_pages
 
-    if html is not None:
-        from fusetune.report.html.render import write_pages
+    pages = write_pages(found, data.by_run, html, write_whole)
+    if pages:
+        echo(printable(f"Wrote {html}" + (f" and the pages of {pages - 1} runs beside it" if pages > 1 else "")))
 
-        pages = write_pages(found, folders, html, write_whole)
-        if pages:
-            echo(printable(f"Wrote {html}" + (f" and the pages of {pages - 1} runs beside it" if pages > 1 else "")))
-    elif form in OF_ONE_RUN:
+
+def _hand_out(found: Report, form: str, output: Path | None, folders: Sequence[Path], *, whole: bool) -> None:
+    if form in OF_ONE_RUN:
         _give(_of_one_run(found, form, folders), output)
         if form == "cachefile" and output is not None:
             echo(printable(f"kernel_tuner.tune_cache({str(output)!r}) simulates searches on it; {_RESTRICTION}"))
@@ -222,13 +228,13 @@ def _hand_out(
         _give(_text(found, form, whole=whole), output, is_document=form == "json")
 
 
-def _tuned(config_roots: Sequence[Path], folders: Sequence[Path], *, shipped: bool) -> Report:
+def _tuned(config_roots: Sequence[Path], folders: Sequence[Path], summarize: Summarize, *, shipped: bool) -> Report:
     """What the config files hold. Raises UsageError where they hold nothing."""
     from fusetune.report.filters import own_alone
     from fusetune.report.model import load_report
 
     roots = config_roots or (search_path() if shipped else own_search_path())
-    found = load_report(roots, folders)
+    found = load_report(roots, folders, summarize=summarize)
     if not shipped and not config_roots:
         found = own_alone(found)
     if not found.rows and not found.problems:

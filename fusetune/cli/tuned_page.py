@@ -14,6 +14,7 @@ from fusetune.errors import FusetuneError, UsageError
 from fusetune.report import answer
 from fusetune.report.captured import besides, of_what, place_of
 from fusetune.report.files import write_whole
+from fusetune.report.html.data import RunsData
 from fusetune.report.html.program import CaseTold, KernelTold, ProgramTold, render_program
 from fusetune.report.html.render import write_run_pages
 from fusetune.report.model import ProblemRow, Report, load_run, rows_from_files
@@ -48,9 +49,9 @@ def write_program_page(path: Path, program: Program, seconds: float, found: Outc
     Raises UsageError where it cannot be written.
     """
     looked, cases, tuned, checked, code, configs = found
-    report = _report_of(tuned)
-    folders = list(dict.fromkeys(one.result.journal.parent for one in tuned if one.result is not None))
-    links = write_run_pages(report, folders, path, write_whole)
+    data = RunsData()
+    report = _report_of(tuned, data)
+    links = write_run_pages(report, data.by_run, path, write_whole)
     rows = {row.run: row for row in report.rows}
     diff, told_of_diff, not_written = _diff(program, looked, tuned, checked, code)
     word = checked.word
@@ -82,15 +83,18 @@ def _words(program: Program) -> str:
     return shlex.join([*given, *of_module, program.what, *program.arguments])
 
 
-def _report_of(tuned: Sequence[Tuned]) -> Report:
-    """The runs whose journals can be read, with what stands of their decisions: the program had the last word."""
+def _report_of(tuned: Sequence[Tuned], data: RunsData) -> Report:
+    """The runs whose journals can be read, with what stands of their decisions: the program had the last word.
+
+    What their pages show is kept in `data`.
+    """
     runs, rows = [], []
     for one in tuned:
         result = one.result
         if result is None:
             continue
         try:
-            (run,) = load_run(result.run, [result.journal.parent]).runs
+            (run,) = load_run(result.run, [result.journal.parent], summarize=data.summarize).runs
         except FusetuneError:  # Its page is left out; the verdict is in the table all the same.
             continue
         file = ConfigFile(schema=SCHEMA_VERSION, op=one.op, target=run.target, entries=(result.entry,))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -15,7 +15,7 @@ from fusetune.errors import FusetuneError, UsageError
 from fusetune.ops.types import baseline_of
 from fusetune.report.run_summary import CandidateRow, RunSummary, summarize_run
 from fusetune.runtime.believed import read_believed_file
-from fusetune.store.journal import read_journal
+from fusetune.store.journal import Record, read_journal
 from fusetune.store.paths import config_paths, find_run, named_run
 from fusetune.store.schema import SCHEMA_VERSION, ConfigFile, Entry, Environment, Library, Times
 
@@ -161,7 +161,13 @@ def _is_baseline(file: ConfigFile, entry: Entry) -> bool:
     return entry.before is None and entry.verdict == "revert"  # What stays is what ran, and that was BASELINE.
 
 
-def load_report(config_roots: Sequence[Path], run_dirs: Sequence[Path]) -> Report:
+Summarize = Callable[[Iterable[Record]], RunSummary]
+"""What makes a summary of a journal's records, which are read once: whoever wants more of them takes it there."""
+
+
+def load_report(
+    config_roots: Sequence[Path], run_dirs: Sequence[Path], *, summarize: Summarize = summarize_run
+) -> Report:
     """Read every config file under the roots, and the journals in `run_dirs` of the runs that they name.
 
     Never raises for a damaged file: it is listed in `Report.problems` and the others are still read.
@@ -182,7 +188,7 @@ def load_report(config_roots: Sequence[Path], run_dirs: Sequence[Path]) -> Repor
         if journal is None:
             missing.append(run)
             continue
-        summary = _read_run(journal, run)
+        summary = _read_run(journal, run, summarize)
         if isinstance(summary, DamagedFile):
             problems.append(summary)
         else:
@@ -190,7 +196,7 @@ def load_report(config_roots: Sequence[Path], run_dirs: Sequence[Path]) -> Repor
     return Report(rows=tuple(rows), runs=tuple(runs), missing_runs=tuple(missing), problems=tuple(problems))
 
 
-def load_run(run: str, run_dirs: Sequence[Path]) -> Report:
+def load_run(run: str, run_dirs: Sequence[Path], *, summarize: Summarize = summarize_run) -> Report:
     """One run alone, with the problem that it decided on, whatever the config files hold by now.
 
     `run` is its id, the beginning of it, or `latest`. Raises UsageError where none of `run_dirs` has its journal, or
@@ -200,7 +206,7 @@ def load_run(run: str, run_dirs: Sequence[Path]) -> Report:
     if journal is None:
         looked = ", ".join(map(brief, run_dirs))
         raise UsageError(f"there is no journal of the run {brief(run)} in {looked}; `--runs DIR` names another folder")
-    summary = summarize_run(read_journal(journal))
+    summary = summarize(read_journal(journal))
     rows: list[ProblemRow] = []
     if summary.entry is not None:
         file = ConfigFile(schema=SCHEMA_VERSION, op=summary.op, target=summary.target, entries=(summary.entry,))
@@ -215,9 +221,9 @@ def _read_config(path: Path) -> ConfigFile | DamagedFile:
         return _damaged(path, error)
 
 
-def _read_run(path: Path, run: str) -> RunSummary | DamagedFile:
+def _read_run(path: Path, run: str, summarize: Summarize) -> RunSummary | DamagedFile:
     try:
-        summary = summarize_run(read_journal(path))
+        summary = summarize(read_journal(path))
     except FusetuneError as error:
         return _damaged(path, error)
     if summary.run != run:

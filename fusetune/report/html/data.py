@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -113,6 +113,19 @@ class RunData(msgspec.Struct, frozen=True):
     def what(self) -> str:
         """What the times of the candidates are."""
         return "predicted time" if self.summary.evidence == "predicted" else "screening time"
+
+
+class RunsData:
+    """The data of runs, by their ids, as `load_report` and `load_run` read their journals with `summarize`."""
+
+    def __init__(self) -> None:
+        self.by_run: dict[str, RunData] = {}
+
+    def summarize(self, records: Iterable[Record]) -> RunSummary:
+        """The summary of one run's records, whose data is kept. Raises JournalError where they do not begin a run."""
+        data = run_data(list(records))
+        self.by_run[data.summary.run] = data
+        return data.summary
 
 
 def run_data(records: Sequence[Record]) -> RunData:

@@ -12,16 +12,14 @@ from msgspec.structs import replace
 
 from fusetune.core.decision import KeepRule, reference_name
 from fusetune.core.text import file_part, shown
-from fusetune.errors import FusetuneError, UsageError
+from fusetune.errors import UsageError
 from fusetune.report import answer, wording
 from fusetune.report.html import figures, gains, tiles
-from fusetune.report.html.data import Point, RunData, run_data
+from fusetune.report.html.data import Point, RunData
 from fusetune.report.html.figures import Figure
 from fusetune.report.html.pages import embedded, page, raw
-from fusetune.report.model import DamagedFile, ProblemRow, Report
+from fusetune.report.model import ProblemRow, Report
 from fusetune.report.run_summary import CandidateRow
-from fusetune.store.journal import read_journal
-from fusetune.store.paths import find_run
 from fusetune.units import format_bytes, format_us
 
 
@@ -30,30 +28,26 @@ def is_of_one_run(report: Report) -> bool:
     return len(report.runs) == 1 and {row.run for row in report.rows} <= {report.runs[0].run}
 
 
-def write_pages(report: Report, run_dirs: Sequence[Path], html_file: Path, write: Callable[[Path, str], bool]) -> int:
+def write_pages(
+    report: Report, runs: Mapping[str, RunData], html_file: Path, write: Callable[[Path, str], bool]
+) -> int:
     """Write a report: one run's page, or an index with the pages of its runs in a folder beside it.
 
-    `write` writes a file whole, and answers whether that is a file now: without one there are no pages beside it.
-    Returns how many pages there are; 0 where none is a file.
+    `runs` is the data of its runs, by their ids. `write` writes a file whole, and answers whether that is a file now:
+    without one there are no pages beside it. Returns how many pages there are; 0 where none is a file.
     """
     if is_of_one_run(report):
-        return int(write(html_file, render_html(report, run_dirs)))
-    damaged: list[DamagedFile] = []
-    written = write_run_pages(report, run_dirs, html_file, write, damaged)
-    return int(write(html_file, render_index(report, written, damaged))) + len(written)
+        return int(write(html_file, render_html(report, runs)))
+    written = write_run_pages(report, runs, html_file, write)
+    return int(write(html_file, render_index(report, written))) + len(written)
 
 
 def write_run_pages(
-    report: Report,
-    run_dirs: Sequence[Path],
-    html_file: Path,
-    write: Callable[[Path, str], bool],
-    damaged: list[DamagedFile] | None = None,
+    report: Report, runs: Mapping[str, RunData], html_file: Path, write: Callable[[Path, str], bool]
 ) -> dict[str, str]:
     """Write the pages of a report's runs into a folder beside a page; their addresses from there, by the runs' ids.
 
-    None where the page is no file. Journals that cannot be read are added to `damaged`. Raises UsageError where the
-    folder cannot be made.
+    None where the page is no file. Raises UsageError where the folder cannot be made.
     """
     if not report.runs or (html_file.exists() and not html_file.is_file()):
         return {}
@@ -62,11 +56,9 @@ def write_run_pages(
     rows, back = _rows_of(report), f"../{quote(html_file.name)}"
     written = {}
     for run in dict.fromkeys(run.run for run in report.runs):
-        made = _run_page(run, run_dirs, rows.get(run), [] if damaged is None else damaged, back)
-        if made is not None:
-            name = page_name(run)
-            write(folder / name, made)
-            written[run] = f"{folder.name}/{name}"
+        name = page_name(run)
+        write(folder / name, render_run(runs[run], rows.get(run), back))
+        written[run] = f"{folder.name}/{name}"
     return written
 
 
@@ -84,23 +76,22 @@ def page_name(run: str) -> str:
     return f"{file_part(run)}.html"
 
 
-def render_html(report: Report, run_dirs: Sequence[Path]) -> str:
+def render_html(report: Report, runs: Mapping[str, RunData]) -> str:
     """A report as one page: the only run's, or the index without the pages of its runs.
 
     Every string that comes from a file is escaped.
     """
     if not is_of_one_run(report):
-        return render_index(report, {}, [])
-    damaged: list[DamagedFile] = []
-    made = _run_page(report.runs[0].run, run_dirs, _rows_of(report).get(report.runs[0].run), damaged)
-    return made or render_index(report, {}, damaged)
+        return render_index(report, {})
+    run = report.runs[0].run
+    return render_run(runs[run], _rows_of(report).get(run))
 
 
 def _rows_of(report: Report) -> dict[str, ProblemRow]:
     return {row.run: row for row in report.rows}
 
 
-def render_index(report: Report, links: Mapping[str, str], damaged: Sequence[DamagedFile]) -> str:
+def render_index(report: Report, links: Mapping[str, str]) -> str:
     """All problems of a report on one page; `links` are the pages of runs, by their ids."""
     report = shown(report)
     gained = [row for row in report.rows if row.gain is not None]
@@ -112,23 +103,7 @@ def render_index(report: Report, links: Mapping[str, str], damaged: Sequence[Dam
         answer=answer,
         links={row.run: links.get(row.run, "") for row in report.rows},
         comparison=_safe(found) if found is not None else None,
-        damaged=shown([*report.problems, *damaged]),
     )
-
-
-def _run_page(
-    run: str, run_dirs: Sequence[Path], row: ProblemRow | None, damaged: list[DamagedFile], index: str = ""
-) -> str | None:
-    """A run's page; None where its journal is not there, or cannot be read, which is added to `damaged`."""
-    journal = find_run(run, run_dirs)
-    if journal is None:
-        return None
-    try:
-        data = run_data(list(read_journal(journal)))
-    except FusetuneError as error:
-        damaged.append(DamagedFile(str(journal), str(error)))
-        return None
-    return render_run(data, row, index)
 
 
 def render_run(run: RunData, row: ProblemRow | None, index: str = "") -> str:

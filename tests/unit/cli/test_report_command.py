@@ -12,7 +12,9 @@ from msgspec.structs import replace
 from fusetune.cli.report import report
 from fusetune.core.decision import Gain, KeepRule
 from fusetune.errors import UsageError
+from fusetune.store import journal
 from fusetune.store.journal import JOURNAL_VERSION, Candidate, JournalWriter, RunEnd, RunStart, Sample
+from fusetune.store.regular import read_regular
 from fusetune.store.schema import Entry, Environment, TargetIdentity, Times
 from fusetune.store.yaml_files import write_entry
 from tests.support.sample import BASELINE, FILE, OP, SIZES, make_problem, tile
@@ -53,16 +55,16 @@ def configs(tmp_path: Path) -> Path:
     return tmp_path / "configs"
 
 
-def write_journal(folder: Path) -> None:
-    with JournalWriter(folder / f"{RUN}.jsonl") as journal:
-        journal.write(
+def write_journal(folder: Path, entry: Entry = ENTRY) -> None:
+    with JournalWriter(folder / f"{entry.run}.jsonl") as made:
+        made.write(
             RunStart(
                 journal=JOURNAL_VERSION,
-                run=RUN,
+                run=entry.run,
                 started="2026-11-23T10:15:00Z",
                 fusetune="0.1.0",
                 op=OP,
-                problem=ENTRY.problem,
+                problem=entry.problem,
                 target=H200,
                 evidence="measured",
                 environment=ENVIRONMENT,
@@ -72,10 +74,10 @@ def write_journal(folder: Path) -> None:
             )
         )
         for number, config, time_us in ((0, BASELINE, 13.3), (1, WINNER, 5.42)):
-            journal.write(Candidate(number, config, "checked"))
-            journal.write(Sample(number, 0, time_us))
-        journal.write(Candidate(2, tile(rows=256), "rejected", "spills"))
-        journal.write(RunEnd(ENTRY, None, "kept"))
+            made.write(Candidate(number, config, "checked"))
+            made.write(Sample(number, 0, time_us))
+        made.write(Candidate(2, tile(rows=256), "rejected", "spills"))
+        made.write(RunEnd(entry, None, "kept"))
 
 
 def damage(configs: Path) -> Path:
@@ -87,6 +89,30 @@ def damage(configs: Path) -> Path:
 
 def invoke(*arguments: str | Path) -> Result:
     return CliRunner().invoke(report, [str(argument) for argument in arguments])
+
+
+@pytest.mark.usefixtures("configs")
+@pytest.mark.parametrize("alone", [True, False])
+def test_pages_read_each_journal_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, alone: bool) -> None:
+    write_journal(tmp_path / "runs")
+    other = replace(ENTRY, problem=make_problem(256, 512, 1024, "float32"), run="20261123T101501-3f9b")
+    write_entry(tmp_path / "configs" / "nvidia-h200" / FILE, OP, H200, other)
+    write_journal(tmp_path / "runs", other)
+    read = []
+
+    def counting(path: Path, most: int) -> bytes:
+        read.append(path.name)
+        return read_regular(path, most)
+
+    monkeypatch.setattr(journal, "read_regular", counting)
+    result = invoke("--html", "page.html", *(["--run", RUN] if alone else []))
+    assert result.exit_code == 0, result.output
+    runs = [RUN] if alone else [RUN, other.run]
+    assert sorted(read) == [f"{run}.jsonl" for run in runs]
+    pages = ["page.html", *([] if alone else [f"page-runs/{run}.html" for run in runs])]
+    of_a_run = (tmp_path / ("page.html" if alone else pages[1])).read_text(encoding="utf-8")
+    assert f"fusetune report --run {RUN}" in of_a_run
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.html")) == sorted(pages)
 
 
 @pytest.mark.usefixtures("configs")

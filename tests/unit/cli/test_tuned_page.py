@@ -18,6 +18,8 @@ from fusetune.cli.tuned_page import Outcome, write_program_page
 from fusetune.code.patch.edits import Finding
 from fusetune.code.patch.plan import Plan
 from fusetune.errors import UsageError
+from fusetune.store import journal
+from fusetune.store.regular import read_regular
 from fusetune.tune.last_word import LastWord
 from fusetune.tune.program import End, Tuned
 from fusetune.tune.request import SweepResult
@@ -74,6 +76,22 @@ def planned(monkeypatch: pytest.MonkeyPatch) -> None:
 def written(folder: Path, outcome: Outcome, program: Program = SCRIPT) -> str:
     assert write_program_page(folder / "page.html", program, 12.0, outcome)
     return (folder / "page.html").read_text(encoding="utf-8").replace("\N{NO-BREAK SPACE}", " ")
+
+
+def test_it_reads_a_run_s_journal_once_for_both_pages(
+    tmp_path: Path, outcome: Outcome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = []
+
+    def counting(path: Path, most: int) -> bytes:
+        read.append(path)
+        return read_regular(path, most)
+
+    monkeypatch.setattr(journal, "read_regular", counting)
+    written(tmp_path, outcome)
+    (one,) = [tuned.result for tuned in outcome.tuned if tuned.result is not None]
+    assert read == [one.journal]
+    assert (tmp_path / "page-runs" / f"{one.run}.html").exists()
 
 
 def test_its_headline_is_what_the_program_gained(tmp_path: Path, outcome: Outcome) -> None:

@@ -9,6 +9,9 @@ from msgspec.structs import replace
 
 from fusetune.core.decision import Gain, KeepRule
 from fusetune.core.resources import Resources
+from fusetune.report.html.data import RunsData
+from fusetune.report.html.render import render_html
+from fusetune.report.model import load_run
 from fusetune.store.journal import (
     JOURNAL_VERSION,
     Block,
@@ -182,6 +185,12 @@ def write_run(folder: Path, run: str, records: Iterable[Record]) -> Path:
         for record in records:
             journal.write(record)
     return path
+
+
+def page_of(run: str, folder: Path) -> str:
+    """The page of a run whose journal is in the folder."""
+    data = RunsData()
+    return render_html(load_run(run, [folder], summarize=data.summarize), data.by_run)
 
 
 def with_libraries() -> list[tuple[Path, ConfigFile]]:

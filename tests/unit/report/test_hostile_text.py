@@ -19,12 +19,13 @@ from fusetune.cli.compare import compare
 from fusetune.cli.report import report as report_command
 from fusetune.core.text import no_command
 from fusetune.report.formats import to_csv, to_json, to_markdown
+from fusetune.report.html.data import run_data
 from fusetune.report.html.program import CaseTold, KernelTold, ProgramTold, render_program
-from fusetune.report.html.render import render_html
+from fusetune.report.html.render import render_html, render_run
 from fusetune.report.model import DamagedFile, Report, rows_from_files, summarize_run
 from fusetune.report.other_tuners import to_cachefile, to_t4, to_vllm
 from fusetune.report.terminal import render
-from fusetune.store.journal import RunStart
+from fusetune.store.journal import RunStart, read_journal
 from fusetune.store.yaml_files import dump_config_file
 from tests.support.hostile import TEXTS, assert_harmless, planted
 from tests.support.sample import BASELINE, FILE, OP
@@ -86,14 +87,13 @@ def test_in_json_where_it_stays_what_it_is(text: str) -> None:
 
 @anything
 def test_in_a_page(text: str, tmp_path: Path) -> None:
-    write_run(tmp_path, KEPT.run, [planted(record, _encodable(text)) for record in measured_run()])
+    path = write_run(tmp_path, KEPT.run, [planted(record, _encodable(text)) for record in measured_run()])
     told = _report(text)
-    runs = tuple(msgspec.structs.replace(run, run=KEPT.run) for run in told.runs)
-    made = render_html(msgspec.structs.replace(told, runs=runs), [tmp_path])
-    assert "<img src=x" not in made
-    assert "alert(1)</script>" not in made
-    made.encode()
-    assert not re.search("[\u202e\u2028\x9b\x1b\ufffe]", made.partition("<main>")[2].partition("</main>")[0])
+    for made in (render_html(told, {}), render_run(run_data(list(read_journal(path))), told.rows[0])):
+        assert "<img src=x" not in made
+        assert "alert(1)</script>" not in made
+        made.encode()
+        assert not re.search("[\u202e\u2028\x9b\x1b\ufffe]", made.partition("<main>")[2].partition("</main>")[0])
 
 
 @anything

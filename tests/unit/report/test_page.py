@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_examples import KEPT, MEASURED_FILE, measured_run, predicted_run, replace, write_run
+from report_examples import KEPT, MEASURED_FILE, measured_run, page_of, predicted_run, replace, write_run
 
 from fusetune.core.config import NamedConfig
 from fusetune.core.problem import NamedProblem
 from fusetune.errors import UsageError
 from fusetune.report.files import write_whole
-from fusetune.report.html.data import RunData, run_data
+from fusetune.report.html.data import RunData, RunsData, run_data
 from fusetune.report.html.render import render_html, write_pages
 from fusetune.report.model import Report, load_run, rows_from_files
 from fusetune.store.journal import Candidate, Note, RunEnd, RunStart, Sample, read_journal
@@ -66,12 +66,12 @@ class Page(HTMLParser):
 def text(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("runs")
     write_run(folder, KEPT.run, measured_run())
-    return render_html(load_run(KEPT.run, [folder]), [folder])
+    return page_of(KEPT.run, folder)
 
 
 @pytest.fixture(scope="module")
 def real() -> str:
-    return render_html(load_run(REAL, [JOURNALS]), [JOURNALS])
+    return page_of(REAL, JOURNALS)
 
 
 def test_a_page_asks_for_nothing_from_a_network(text: str) -> None:
@@ -141,7 +141,7 @@ def test_a_page_of_a_huge_run_is_small_all_the_same_and_says_what_it_leaves_out(
     records = [first, *(Candidate(number, config, "checked") for number, config in configs)]
     records += [Sample(number, 1, 10.0 + number / 100) for number, _ in configs]
     write_run(tmp_path, KEPT.run, records)
-    page = render_html(load_run(KEPT.run, [tmp_path]), [tmp_path])
+    page = page_of(KEPT.run, tmp_path)
     assert len(page.encode()) < MOST_BYTES
     assert "The 3500 slowest are left out." in page
     assert "No verdict: the journal has no last line" in page
@@ -181,7 +181,7 @@ def test_a_string_from_a_file_never_becomes_markup(tmp_path: Path) -> None:
         records.append(record)
     records.insert(-1, Note(EVIL))
     write_run(tmp_path, KEPT.run, records)
-    page = render_html(load_run(KEPT.run, [tmp_path]), [tmp_path])
+    page = page_of(KEPT.run, tmp_path)
     assert EVIL not in page
     parsed = Page(page)
     assert parsed.named("img") == []
@@ -193,7 +193,7 @@ def test_a_predicted_run_is_drawn_and_says_that_nothing_was_timed(tmp_path: Path
     (entry,) = [record.entry for record in predicted_run() if isinstance(record, RunEnd)]
     assert entry is not None
     write_run(tmp_path, entry.run, predicted_run())
-    page = render_html(load_run(entry.run, [tmp_path]), [tmp_path])
+    page = page_of(entry.run, tmp_path)
     assert "Predicted only: 2.6x faster than BASELINE (502 us, BASELINE 1.30 ms)" in page
     assert "predicted time, us" in page
     assert "nothing was timed" in page
@@ -203,7 +203,7 @@ def test_a_predicted_run_is_drawn_and_says_that_nothing_was_timed(tmp_path: Path
 
 def test_several_problems_are_compared_side_by_side() -> None:
     rows = rows_from_files([(Path("x.yaml"), MEASURED_FILE)])
-    page = render_html(Report(rows=tuple(rows)), [])
+    page = render_html(Report(rows=tuple(rows)), {})
     measured = [row for row in rows if row.gain is not None]
     figure = page.partition('id="comparison"')[2].partition("</figure>")[0]
     assert len(re.findall('class="interval ', figure)) == len(measured) == 2
@@ -215,9 +215,10 @@ def test_many_runs_are_an_index_with_one_page_a_run(tmp_path: Path) -> None:
     (entry,) = [record.entry for record in predicted_run() if isinstance(record, RunEnd)]
     assert entry is not None
     write_run(runs, entry.run, predicted_run())
-    one, other = load_run(KEPT.run, [runs]), load_run(entry.run, [runs])
+    data = RunsData()
+    one, other = (load_run(run, [runs], summarize=data.summarize) for run in (KEPT.run, entry.run))
     report = Report(rows=(*one.rows, *other.rows), runs=(*one.runs, *other.runs))
-    assert write_pages(report, [runs], tmp_path / "a b.html", write_whole) == 3
+    assert write_pages(report, data.by_run, tmp_path / "a b.html", write_whole) == 3
     links = [one["href"] for one in Page((tmp_path / "a b.html").read_text(encoding="utf-8")).named("a")]
     assert f"a%20b-runs/{KEPT.run}.html" in links
     page = Page((tmp_path / "a b-runs" / f"{KEPT.run}.html").read_text(encoding="utf-8"))
@@ -227,11 +228,12 @@ def test_many_runs_are_an_index_with_one_page_a_run(tmp_path: Path) -> None:
 
 def test_pages_that_have_no_place_are_one_clear_line(tmp_path: Path) -> None:
     write_run(tmp_path, KEPT.run, measured_run())
-    one = load_run(KEPT.run, [tmp_path])
+    data = RunsData()
+    one = load_run(KEPT.run, [tmp_path], summarize=data.summarize)
     report = replace(one, rows=(*one.rows, replace(one.rows[0], run="another")))
     (tmp_path / "page-runs").write_text("in the way", encoding="utf-8")
     with pytest.raises(UsageError, match=r"page-runs for the pages of runs: .*; name another file"):
-        write_pages(report, [tmp_path], tmp_path / "page.html", write_whole)
+        write_pages(report, data.by_run, tmp_path / "page.html", write_whole)
 
 
 def test_a_real_sweep_has_its_roof_at_the_gpu_s_documented_peaks_and_its_clock(real: str) -> None:
@@ -248,7 +250,7 @@ def test_what_was_compiled_and_has_no_time_is_listed_behind_what_has_one(tmp_pat
     assert [point.id for point in data.points] == [1]
     assert len(data.untimed) == 14
     write_run(tmp_path, KEPT.run, records)
-    page = render_html(load_run(KEPT.run, [tmp_path]), [tmp_path])
+    page = page_of(KEPT.run, tmp_path)
     assert len(re.findall("<tr data-fell><td>", page)) == 14
     assert re.search(r"<tr data-fell><td>[^<]* \(BASELINE\)<td>-<td>", page)
 

@@ -82,6 +82,6 @@ def test_programs_and_documents_have_the_kernel_and_both_gains(report: Report) -
     document = to_markdown(report)
     assert "| over BASELINE | over conservative |" in document
     assert "- norms:add in src/norms.py, 3 cases" in document.replace("\\", "")
-    page = render_html(report, [])
+    page = render_html(report, {})
     assert "norms:add in src/norms.py, 3 cases" in page
     assert "over BASELINE +40.0 %" in page

@@ -27,6 +27,7 @@ from fusetune.measure.protocol import Failure
 from fusetune.measure.replay import ReplayMeasurer
 from fusetune.report.compare import Side, compare
 from fusetune.report.formats import to_csv, to_json, to_markdown
+from fusetune.report.html.data import RunsData
 from fusetune.report.html.render import render_html
 from fusetune.report.model import load_report
 from fusetune.report.terminal import render
@@ -318,7 +319,8 @@ def test_a_grown_sweep_that_was_cut_off_goes_on_to_the_same_config(tmp_path: Pat
 
 def test_reports_say_before_where_it_is_before(tmp_path: Path) -> None:
     swept(tmp_path, {BEFORE: 20, BASELINE: 16, SAFE: 10, FAST: 8})
-    report = load_report([tmp_path / "configs"], [tmp_path / "runs"])
+    data = RunsData()
+    report = load_report([tmp_path / "configs"], [tmp_path / "runs"], summarize=data.summarize)
     (row,) = report.rows
     assert (row.before, row.before_us, row.baseline_us) == (BEFORE, *about(20, 16))
     (run,) = report.runs
@@ -337,7 +339,7 @@ def test_reports_say_before_where_it_is_before(tmp_path: Path) -> None:
     console = Console(width=200, file=io.StringIO(), record=True)
     render(report, console)
     assert "Before" in console.export_text()
-    page = render_html(report, [tmp_path / "runs"])
+    page = render_html(report, data.by_run)
     assert "2.5x faster than Before (8.00 us, was 20.0 us), kept with 95 % confidence" in page
     assert "Gain over BASELINE: +50.0 %" in page
     assert f"{BEFORE.label()} (Before)" in page

@@ -1,10 +1,10 @@
-"""Machines for `fusetune doctor`: what is known of them, a stub of NVML, and a simulated GPU."""
+"""Machines for `fusetune doctor`: what is known of them, what NVML says, and a simulated GPU."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -28,6 +28,7 @@ from fusetune.measure.protocol import BlockTimes, Checked, Failure, GpuFacts, Sa
 from fusetune.ops.spec import KernelSpec
 from fusetune.report.machine import Folder, Machine, Ptxas
 from fusetune.store.doctor_file import DoctorFile, Finding
+from tests.support.fake_nvml import FakeNvml
 
 H200 = find_target("h200")
 RTX4090 = find_target("rtx4090")
@@ -36,20 +37,10 @@ NAMES = ("ada", "lovelace-box", "/home/ada")
 """A user, a host and a home, which must be in no file that is shared."""
 
 
-class StubNvml(ModuleType):
-    """A driver that knows one GPU and answers what a test says; an exception is raised."""
-
-    NVML_CLOCK_SM = 1
-    NVML_TEMPERATURE_GPU = 0
-
-    class NVMLError(Exception):
-        pass
-
-    def __init__(self, **answers: Any) -> None:
-        super().__init__("pynvml")
-        self.answers: dict[str, Any] = {
-            "nvmlInit": None,
-            "nvmlShutdown": None,
+def nvml_of_one_gpu(**answers: Any) -> FakeNvml:
+    """A driver that knows an RTX 4090 and answers what a test says."""
+    return FakeNvml(
+        **{
             "nvmlDeviceGetHandleByUUID": "handle",
             "nvmlDeviceGetCurrentClocksEventReasons": 0,
             "nvmlDeviceGetPowerUsage": 120_000,
@@ -60,25 +51,14 @@ class StubNvml(ModuleType):
             "nvmlDeviceGetTemperature": 41,
             "nvmlDeviceGetUtilizationRates": SimpleNamespace(gpu=0, memory=0),
             "nvmlDeviceGetMemoryInfo": SimpleNamespace(total=24 << 30, free=23 << 30, used=1 << 30),
-            "nvmlDeviceGetMigMode": self.NVMLError("Not Supported"),
+            "nvmlDeviceGetMigMode": FakeNvml.NVMLError("Not Supported"),
             "nvmlDeviceGetPersistenceMode": 1,
             "nvmlDeviceGetComputeRunningProcesses": [],
             "nvmlDeviceGetName": RTX4090.name,
             "nvmlDeviceGetSerial": "SN1234567",
             **answers,
         }
-
-    def __getattr__(self, question: str) -> Any:
-        if not question.startswith("nvml") or question not in self.answers:
-            raise AttributeError(question)
-
-        def ask(*_: Any) -> Any:
-            answer = self.answers[question]
-            if isinstance(answer, Exception):
-                raise answer
-            return answer
-
-        return ask
+    )
 
 
 class SimulatedGpu(FakeMeasurer):
@@ -180,7 +160,7 @@ def machine(**changes: Any) -> Machine:
 def visited(
     monkeypatch: pytest.MonkeyPatch,
     bench: Bench | None = None,
-    nvml: StubNvml | None = None,
+    nvml: FakeNvml | None = None,
     wish: Wish | None = None,
     host: Host | None = None,
     compiler: Any = None,
@@ -189,7 +169,7 @@ def visited(
     **of_machine: Any,
 ) -> Visit:
     """A whole visit of such a machine, compiled by nothing and measured on nothing."""
-    stub = nvml or StubNvml()
+    stub = nvml or nvml_of_one_gpu()
     monkeypatch.setitem(sys.modules, "pynvml", stub)
     for module in (rounds, visit):
         monkeypatch.setattr(module, "compile_jobs", compiler or compiled_at_once)

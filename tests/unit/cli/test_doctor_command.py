@@ -19,7 +19,7 @@ from fusetune.measure.condition import condition_of
 from fusetune.measure.nvml import Monitor
 from fusetune.report.doctor import WITHOUT_GPU
 from fusetune.store.doctor_file import read_doctor_file
-from tests.support.sick_machines import UUID, Bench, StubNvml, compiled_at_once, machine
+from tests.support.sick_machines import UUID, Bench, compiled_at_once, machine, nvml_of_one_gpu
 
 OWN = "tests.support.doubled:SPEC"
 FILE = "doctor-nvidia-geforce-rtx-4090.json"
@@ -30,7 +30,7 @@ def simulated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]
     """A folder of the test's own, and a simulated machine whose parts the test may change."""
     parts: dict[str, Any] = {"bench": Bench(), "has_gpu": True, "machine": machine()}
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(__import__("sys").modules, "pynvml", StubNvml())
+    monkeypatch.setitem(__import__("sys").modules, "pynvml", nvml_of_one_gpu())
     for module in ("visit", "rounds"):
         monkeypatch.setattr(f"fusetune.doctor.{module}.compile_jobs", compiled_at_once)
     monkeypatch.setattr("fusetune.measure.nvml.gpu_present", lambda: False)  # Nobody starts a process for it.

@@ -20,15 +20,16 @@ from fusetune.measure.nvml import Monitor
 from fusetune.ops.device import UNKNOWN_NAME
 from fusetune.report.machine import Folder, Ptxas
 from fusetune.store.doctor_file import doctor_text
-from tests.support.sick_machines import UUID, Bench, StubNvml, finding, machine, visited
+from tests.support.fake_nvml import FakeNvml
+from tests.support.sick_machines import UUID, Bench, finding, machine, nvml_of_one_gpu, visited
 
 UNREADABLE = UnicodeDecodeError("utf-8", b"\xf8", 0, 1, "invalid start byte")
-REFUSED = StubNvml.NVMLError("Insufficient Permissions")
+REFUSED = FakeNvml.NVMLError("Insufficient Permissions")
 FITTING = {"c_compiler": "/usr/bin/gcc", "headers": True, "cores": 8, "load": 0.0}
 
 
 def seen(monkeypatch: pytest.MonkeyPatch, bench: Bench | None = None, **answers: Any) -> Visit:
-    return visited(monkeypatch, bench, StubNvml(**answers))
+    return visited(monkeypatch, bench, nvml_of_one_gpu(**answers))
 
 
 # --- MIG
@@ -46,7 +47,7 @@ def test_a_divided_gpu_is_a_note_that_says_what_configs_hold_for(monkeypatch: py
 
 
 def test_a_part_that_nvml_does_not_know_is_a_note_about_what_cannot_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    visit = seen(monkeypatch, nvmlDeviceGetHandleByUUID=StubNvml.NVMLError("Not Found"))
+    visit = seen(monkeypatch, nvmlDeviceGetHandleByUUID=FakeNvml.NVMLError("Not Found"))
     assert visit.exit_code == 0
     assert finding(visit.file, "NVML").level == "note"
     assert "rely on the A/A" in finding(visit.file, "NVML").do
@@ -77,7 +78,7 @@ def test_a_name_that_torch_cannot_read_either_is_the_same_note(monkeypatch: pyte
 
 def test_company_whose_name_nobody_can_read_is_counted_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     running = [SimpleNamespace(pid=4242), SimpleNamespace(pid=os.getpid())]
-    nvml = StubNvml(nvmlDeviceGetComputeRunningProcesses=running, nvmlSystemGetProcessName=UNREADABLE)
+    nvml = nvml_of_one_gpu(nvmlDeviceGetComputeRunningProcesses=running, nvmlSystemGetProcessName=UNREADABLE)
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
     others = tuple(Monitor(UUID).other_processes())
     visit = visited(monkeypatch, Bench(others=others), nvml)
@@ -146,7 +147,9 @@ def test_a_driver_too_old_for_torch_is_no_gpu_unless_torch_uses_it_all_the_same(
 def test_a_driver_that_nvml_may_not_be_asked_about_is_a_note_where_torch_has_a_gpu(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    visit = visited(monkeypatch, nvml=StubNvml(nvmlInit=REFUSED), driver=None, no_gpu="NVML: Insufficient Permissions")
+    visit = visited(
+        monkeypatch, nvml=nvml_of_one_gpu(nvmlInit=REFUSED), driver=None, no_gpu="NVML: Insufficient Permissions"
+    )
     assert visit.exit_code == 0
     driver = finding(visit.file, "driver")
     assert driver.level == "note"

@@ -4,59 +4,46 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import pytest
 
 from fusetune.errors import NoUsableGpuError, UsageError
 from fusetune.fleet.gpus import chosen_gpus
 from fusetune.fleet.holding import HELD, held_for_workers
+from tests.support.fake_nvml import FakeNvml
 
 
-class Nvml(ModuleType):
-    """A driver with four GPUs, of which the third is divided."""
+def with_lost(*lost: int) -> Callable[[int], int]:
+    """The answer for a GPU's handle where some have fallen off the bus."""
 
-    class NVMLError(Exception):
-        pass
-
-    def __init__(self) -> None:
-        super().__init__("pynvml")
-        self.count = 4
-        self.lost: set[int] = set()
-
-    def __getattr__(self, name: str) -> Any:
-        answers: dict[str, Any] = {
-            "nvmlInit": lambda: None,
-            "nvmlShutdown": lambda: None,
-            "nvmlDeviceGetCount": lambda: self.count,
-            "nvmlDeviceGetHandleByIndex": self.handle,
-            "nvmlDeviceGetMigMode": self.mig,
-            "nvmlDeviceGetCudaComputeCapability": lambda index: (9, 0),
-            "nvmlDeviceGetUUID": lambda index: f"GPU-{index}{index}aa-bb",
-            "nvmlDeviceGetName": lambda index: b"NVIDIA H200",
-            "nvmlSystemGetDriverVersion": lambda: "580.159.04",
-        }
-        try:
-            return answers[name]
-        except KeyError:
-            raise AttributeError(name) from None
-
-    def handle(self, index: int) -> int:
-        if index in self.lost:
-            raise self.NVMLError("GPU is lost")
+    def handle(index: int) -> int:
+        if index in lost:
+            raise FakeNvml.NVMLError("GPU is lost")
         return index
 
-    def mig(self, index: int) -> tuple[int, int]:
-        if index == 2:
-            return 1, 1
-        raise self.NVMLError("Not Supported")
+    return handle
+
+
+def mig(index: int) -> tuple[int, int]:
+    if index == 2:
+        return 1, 1
+    raise FakeNvml.NVMLError("Not Supported")
 
 
 @pytest.fixture(autouse=True)
-def nvml(monkeypatch: pytest.MonkeyPatch) -> Nvml:
-    fake = Nvml()
+def nvml(monkeypatch: pytest.MonkeyPatch) -> FakeNvml:
+    """A driver with four GPUs, of which the third is divided."""
+    fake = FakeNvml(
+        nvmlDeviceGetCount=4,
+        nvmlDeviceGetHandleByIndex=with_lost(),
+        nvmlDeviceGetMigMode=mig,
+        nvmlDeviceGetCudaComputeCapability=(9, 0),
+        nvmlDeviceGetUUID=lambda index: f"GPU-{index}{index}aa-bb",
+        nvmlDeviceGetName=b"NVIDIA H200",
+        nvmlSystemGetDriverVersion="580.159.04",
+    )
     monkeypatch.setitem(sys.modules, "pynvml", fake)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     return fake
@@ -103,21 +90,21 @@ def test_a_gpu_that_is_there_and_cannot_be_used_is_told_with_why(monkeypatch: py
         chosen_gpus("1")
 
 
-def test_a_gpu_that_fell_off_the_bus_leaves_the_others_to_the_fleet(nvml: Nvml) -> None:
-    nvml.lost.add(1)
+def test_a_gpu_that_fell_off_the_bus_leaves_the_others_to_the_fleet(nvml: FakeNvml) -> None:
+    nvml.answers["nvmlDeviceGetHandleByIndex"] = with_lost(1)
     assert numbers("all") == [0, 3]
     with pytest.raises(UsageError, match=r"GPU 1 cannot be used: it does not answer \(GPU is lost\); there are 0, 3"):
         chosen_gpus("0,1")
-    nvml.lost |= {0, 3}
+    nvml.answers["nvmlDeviceGetHandleByIndex"] = with_lost(0, 1, 3)
     with pytest.raises(NoUsableGpuError, match=r"GPU 0: it does not answer \(GPU is lost\).*GPU 2: it is divided"):
         chosen_gpus("all")
 
 
-def test_without_a_gpu_it_is_said_why(nvml: Nvml, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_gpu_it_is_said_why(nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
     with pytest.raises(NoUsableGpuError, match="CUDA_VISIBLE_DEVICES is '7'"):
         chosen_gpus("all")
-    nvml.count = 0
+    nvml.answers["nvmlDeviceGetCount"] = 0
     with pytest.raises(NoUsableGpuError, match="NVML shows no GPU"):
         chosen_gpus("all")
 

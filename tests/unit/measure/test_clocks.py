@@ -13,36 +13,20 @@ import pytest
 
 from fusetune.errors import MachineError, UsageError
 from fusetune.measure.clocks import locked_clocks
+from tests.support.fake_nvml import FakeNvml
+
+LOCK, RESET = "nvmlDeviceSetGpuLockedClocks", "nvmlDeviceResetGpuLockedClocks"
+REFUSED = FakeNvml.NVMLError("Insufficient Permissions")
 
 
-class NVMLError(Exception):
-    pass
+def driver(**answers: Any) -> FakeNvml:
+    """One that lets clocks be locked, unless a test says otherwise."""
+    return FakeNvml(**{"nvmlDeviceGetHandleByUUID": lambda uuid: f"gpu {uuid}", LOCK: None, RESET: None, **answers})
 
 
-class FakeNvml:
-    """Remembers what it was asked; may refuse to lock."""
-
-    NVMLError = NVMLError
-
-    def __init__(self, refuses: bool = False) -> None:
-        self._refuses = refuses
-        self.calls: list[tuple[Any, ...]] = []
-
-    def nvmlInit(self) -> None:
-        self.calls.append(("init",))
-
-    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> str:
-        return f"gpu {uuid}"
-
-    def nvmlDeviceSetGpuLockedClocks(self, handle: str, low: int, high: int) -> None:
-        if self._refuses:
-            raise NVMLError("Insufficient Permissions")
-        self.calls.append(("lock", handle, low, high))
-
-    def nvmlDeviceResetGpuLockedClocks(self, handle: str) -> None:
-        if self._refuses:
-            raise NVMLError("Insufficient Permissions")
-        self.calls.append(("reset", handle))
+def changes(nvml: FakeNvml) -> list[tuple[Any, ...]]:
+    """What it was asked to change."""
+    return [asked for asked in nvml.asked if asked[0] in {LOCK, RESET}]
 
 
 def handlers() -> list[Any]:
@@ -50,16 +34,17 @@ def handlers() -> list[Any]:
 
 
 def test_the_clock_is_locked_within_and_reset_after() -> None:
-    nvml, before = FakeNvml(), handlers()
+    nvml, before = driver(), handlers()
     with locked_clocks(1980, "GPU-3", nvml):
-        assert nvml.calls == [("init",), ("lock", "gpu GPU-3", 1980, 1980)]
-    assert nvml.calls[2:] == [("reset", "gpu GPU-3")]
+        assert nvml.names() == ["nvmlInit", "nvmlDeviceGetHandleByUUID", LOCK]
+        assert changes(nvml) == [(LOCK, "gpu GPU-3", 1980, 1980)]
+    assert changes(nvml)[1:] == [(RESET, "gpu GPU-3")]
     assert handlers() == before
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
 def test_the_clock_is_reset_on_an_exception_which_passes_on(error: type[BaseException]) -> None:
-    nvml, before = FakeNvml(), handlers()
+    nvml, before = driver(), handlers()
 
     def fail() -> None:
         with locked_clocks(1980, "0", nvml):
@@ -67,12 +52,12 @@ def test_the_clock_is_reset_on_an_exception_which_passes_on(error: type[BaseExce
 
     with pytest.raises(error, match="planted"):
         fail()
-    assert nvml.calls[1:] == [("lock", "gpu GPU-0", 1980, 1980), ("reset", "gpu GPU-0")]
+    assert changes(nvml) == [(LOCK, "gpu GPU-0", 1980, 1980), (RESET, "gpu GPU-0")]
     assert handlers() == before
 
 
 def test_where_the_driver_refuses_the_message_names_the_option_and_nothing_is_reset() -> None:
-    nvml, before = FakeNvml(refuses=True), handlers()
+    nvml, before = driver(**{LOCK: REFUSED, RESET: REFUSED}), handlers()
 
     def ask() -> None:
         with locked_clocks(1980, "0", nvml):
@@ -81,12 +66,12 @@ def test_where_the_driver_refuses_the_message_names_the_option_and_nothing_is_re
     with pytest.raises(UsageError, match=r"1980 MHz \(Insufficient Permissions\); leave --lock-clocks out") as caught:
         ask()
     assert caught.value.exit_code == 2
-    assert nvml.calls == [("init",)]
+    assert changes(nvml) == [(LOCK, "gpu GPU-0", 1980, 1980)]
     assert handlers() == before
 
 
 def test_a_thread_that_could_not_be_told_of_signals_locks_nothing() -> None:
-    nvml = FakeNvml()
+    nvml = driver()
     errors: list[BaseException] = []
 
     def work() -> None:
@@ -100,7 +85,7 @@ def test_a_thread_that_could_not_be_told_of_signals_locks_nothing() -> None:
     thread.start()
     thread.join()
     assert len(errors) == 1
-    assert ("lock", "gpu GPU-0", 1980, 1980) not in nvml.calls
+    assert changes(nvml) == []
 
 
 # --- ways out of the process
@@ -169,19 +154,17 @@ def test_the_clock_is_reset_once_on_every_way_out_of_the_process(tmp_path: Path,
 
 
 @pytest.mark.parametrize("question", ["nvmlInit", "nvmlDeviceGetHandleByUUID"])
-def test_where_the_driver_cannot_be_asked_it_is_one_sentence(monkeypatch: pytest.MonkeyPatch, question: str) -> None:
-    def fail(self: FakeNvml, *_: str) -> None:
-        raise NVMLError("Library Not Found")
-
-    monkeypatch.setattr(FakeNvml, question, fail)
-    with pytest.raises(UsageError, match="leave --lock-clocks out"), locked_clocks(1980, "0", FakeNvml()):
+def test_where_the_driver_cannot_be_asked_it_is_one_sentence(question: str) -> None:
+    nvml = driver(**{question: FakeNvml.NVMLError("Library Not Found")})
+    with pytest.raises(UsageError, match="leave --lock-clocks out"), locked_clocks(1980, "0", nvml):
         pytest.fail("nothing is measured")
 
 
 def test_a_clock_that_stays_locked_is_told_with_what_resets_it() -> None:
-    nvml = FakeNvml()
+    nvml = driver()
     with (
         pytest.raises(MachineError, match=r"stays locked at 1980 MHz.*nvidia-smi -rgc"),
         locked_clocks(1980, "0", nvml),
     ):
-        nvml._refuses = True
+        nvml.answers[RESET] = REFUSED
+    nvml.answers[RESET] = None  # It is tried again at the interpreter's exit, this one's.

@@ -9,17 +9,18 @@ import pytest
 
 from fusetune.measure.condition import LOOK_EVERY_S, LOOKS, GpuCondition, condition_of
 from fusetune.measure.nvml import GpuState, Monitor
-from tests.support.sick_machines import UUID, StubNvml
+from tests.support.fake_nvml import FakeNvml
+from tests.support.sick_machines import UUID, nvml_of_one_gpu
 
 
-def condition(monkeypatch: pytest.MonkeyPatch, nvml: StubNvml, slept: list[float] | None = None) -> GpuCondition:
+def condition(monkeypatch: pytest.MonkeyPatch, nvml: FakeNvml, slept: list[float] | None = None) -> GpuCondition:
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
     return condition_of(Monitor(UUID), (slept if slept is not None else []).append)
 
 
 def test_figures_are_in_bytes_watts_mhz_and_percent(monkeypatch: pytest.MonkeyPatch) -> None:
     slept: list[float] = []
-    found = condition(monkeypatch, StubNvml(), slept)
+    found = condition(monkeypatch, nvml_of_one_gpu(), slept)
     assert found == GpuCondition(
         answers=True,
         name="NVIDIA GeForce RTX 4090",
@@ -38,19 +39,14 @@ def test_figures_are_in_bytes_watts_mhz_and_percent(monkeypatch: pytest.MonkeyPa
 def test_the_busiest_of_a_few_looks_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     rates = iter((0, 55, 3))
 
-    class Changing(StubNvml):
-        def __getattr__(self, question: str):
-            if question == "nvmlDeviceGetUtilizationRates":
-                return lambda handle: SimpleNamespace(gpu=next(rates))
-            return super().__getattr__(question)
-
-    assert condition(monkeypatch, Changing()).utilization == 55
+    nvml = nvml_of_one_gpu(nvmlDeviceGetUtilizationRates=lambda handle: SimpleNamespace(gpu=next(rates)))
+    assert condition(monkeypatch, nvml).utilization == 55
 
 
 def test_what_the_driver_does_not_answer_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    refused = StubNvml.NVMLError("Not Supported")
+    refused = FakeNvml.NVMLError("Not Supported")
     names = ("Name", "UtilizationRates", "MemoryInfo", "EnforcedPowerLimit", "MaxClockInfo", "PersistenceMode")
-    found = condition(monkeypatch, StubNvml(**{f"nvmlDeviceGet{name}": refused for name in names}))
+    found = condition(monkeypatch, nvml_of_one_gpu(**{f"nvmlDeviceGet{name}": refused for name in names}))
     assert found.answers
     unknown = (found.name, found.utilization, found.memory_bytes, found.power_limit_w, found.sm_max_mhz)
     assert unknown == (None,) * 5
@@ -58,7 +54,7 @@ def test_what_the_driver_does_not_answer_is_none(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_gpu_that_nvml_does_not_know_answers_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    nvml = StubNvml(nvmlDeviceGetHandleByUUID=StubNvml.NVMLError("Not Found"))
+    nvml = nvml_of_one_gpu(nvmlDeviceGetHandleByUUID=FakeNvml.NVMLError("Not Found"))
     assert condition(monkeypatch, nvml) == GpuCondition(answers=False)
 
 

@@ -4,67 +4,36 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
-from types import ModuleType, SimpleNamespace
-from typing import Any
+from types import SimpleNamespace
 
 import pytest
 
 from fusetune.measure import nvml as nvml_module
 from fusetune.measure.nvml import GpuState, Monitor, gpu_present, visible_gpu
+from tests.support.fake_nvml import FakeNvml
 
 UUID = "1111-aaaa"
 
 
-class FakeNvml(ModuleType):
-    """A driver that knows one GPU; `answers` maps a question to its answer, an exception is raised."""
-
-    NVML_CLOCK_SM = 1
-    NVML_TEMPERATURE_GPU = 0
-
-    class NVMLError(Exception):
-        pass
-
-    def __init__(self, **answers: Any) -> None:
-        super().__init__("pynvml")
-        self.answers: dict[str, Any] = {
-            "nvmlInit": None,
-            "nvmlShutdown": None,
-            "nvmlDeviceGetCount": 1,
-            "nvmlDeviceGetHandleByUUID": "handle",
-            "nvmlDeviceGetHandleByIndex": "handle",
-            "nvmlDeviceGetCurrentClocksEventReasons": 0,
-            "nvmlDeviceGetPowerUsage": 420_500,
-            "nvmlDeviceGetClockInfo": 1980,
-            "nvmlDeviceGetTemperature": 61,
-            "nvmlDeviceGetComputeRunningProcesses": [],
-            "nvmlDeviceGetName": "NVIDIA H200",
-            "nvmlDeviceGetCudaComputeCapability": (9, 0),
-            "nvmlSystemGetDriverVersion": "580.159.04",
-            **answers,
-        }
-        self.asked: list[tuple[Any, ...]] = []
-
-    def __getattr__(self, question: str) -> Callable[..., Any]:
-        if not question.startswith("nvml") or question not in self.answers:
-            raise AttributeError(question)
-
-        def ask(*arguments: Any) -> Any:
-            self.asked.append((question, *arguments))
-            answer = self.answers[question]
-            if isinstance(answer, Exception):
-                raise answer
-            return answer(*arguments) if callable(answer) else answer
-
-        return ask
-
-    def names(self) -> list[str]:
-        return [question for question, *_ in self.asked]
+ANSWERS = {
+    "nvmlDeviceGetCount": 1,
+    "nvmlDeviceGetHandleByUUID": "handle",
+    "nvmlDeviceGetHandleByIndex": "handle",
+    "nvmlDeviceGetCurrentClocksEventReasons": 0,
+    "nvmlDeviceGetPowerUsage": 420_500,
+    "nvmlDeviceGetClockInfo": 1980,
+    "nvmlDeviceGetTemperature": 61,
+    "nvmlDeviceGetComputeRunningProcesses": [],
+    "nvmlDeviceGetName": "NVIDIA H200",
+    "nvmlDeviceGetCudaComputeCapability": (9, 0),
+    "nvmlSystemGetDriverVersion": "580.159.04",
+}
+"""Of a driver that knows one GPU."""
 
 
 @pytest.fixture
 def nvml(monkeypatch: pytest.MonkeyPatch) -> FakeNvml:
-    fake = FakeNvml()
+    fake = FakeNvml(**ANSWERS)
     monkeypatch.setitem(sys.modules, "pynvml", fake)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(nvml_module, "_counted_by_cuda", lambda: 0)
@@ -289,7 +258,7 @@ def test_a_name_is_made_fit_for_a_screen(nvml: FakeNvml, name: str | bytes) -> N
     assert found[0].isprintable()
 
 
-QUESTIONS = [name for name in FakeNvml().answers if name not in {"nvmlInit", "nvmlShutdown", "nvmlDeviceGetCount"}]
+QUESTIONS = [name for name in ANSWERS if name != "nvmlDeviceGetCount"]
 
 
 @pytest.mark.parametrize("how", ["an error", "not there", "no text"])

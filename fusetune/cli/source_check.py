@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import msgspec
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from fusetune.code.patch.source_file import Sources
     from fusetune.tune.last_word import LastWord, Why
     from fusetune.tune.program import Tuned
-    from fusetune.tune.source_again import Source
+    from fusetune.tune.source_again import Source, SourceQuestions
 
 Form = Literal["module", "patch"]
 Kernel = tuple[str, str]
@@ -153,16 +154,30 @@ def _result_and_time(word: LastWord) -> Iterator[str]:
         yield f"{word.before_ms:.3g} ms -> {word.after_ms:.3g} ms ({word.ratio:.2f}x)"
 
 
+@contextmanager
+def asking(before: Source, question: Question | None) -> Iterator[SourceQuestions | None]:
+    """What the program, `before` as it is, is asked with of all forms of its source; None where it is asked nothing."""
+    if question is None or question.why_not is not None:
+        yield None
+        return
+    from fusetune.cli.progress import make_progress
+    from fusetune.tune.source_again import source_questions
+
+    tolerance, limit_s = question.tolerance, question.limit_s
+    with source_questions(before, make_progress(), tolerance=tolerance, limit_s=limit_s) as questions:
+        yield questions
+
+
 def checked(
     form: Form,
-    before: Source,
+    questions: SourceQuestions | None,
     decided: Decided,
     source_of: Callable[[Plan], Source],
     question: Question | None,
 ) -> tuple[Plan, SourceCheck | None]:
     """What of the changes is given out, and what the program said; nothing without a question.
 
-    `before` is the program as it is, and `source_of` gives what is run with some edits. Where the program cannot be
+    `questions` are what `asking` gives for it, and `source_of` what is run with some edits. Where the program cannot be
     asked, nothing is given out. A module is another text than the program even where no launch is changed, and is asked
     about then, too.
     """
@@ -170,7 +185,7 @@ def checked(
         return decided.plan(), None
     changes = decided.changes
     check = SourceCheck(form=form, changes=changes, why_not=question.why_not)
-    if question.why_not is not None:
+    if questions is None:
         return decided.plan(), check if changes else None
 
     def with_changes(numbers: Collection[int]) -> Source:
@@ -178,41 +193,16 @@ def checked(
 
     try:
         if changes:
-            word = _asked(before, len(changes), with_changes, question, question.least_gain)
+            word = questions.word(len(changes), with_changes, question.least_gain)
             check = msgspec.structs.replace(check, word=word)
         left = set(range(len(changes))) - check.left_out()
         if form == "module" and not left and (check.word is None or check.word.failed is None):
-            word = _asked(before, 1, lambda _: with_changes(()), question, None, results_alone=True)
-            check = msgspec.structs.replace(check, unlike=next((one.detail for one in word.reverted), None))
+            check = msgspec.structs.replace(check, unlike=questions.unlike(with_changes(())))
     except FusetuneError as error:
         refused = f"the program could not be run with it: {error}"
         check = msgspec.structs.replace(check, refused=refused)
         left = set()
     return decided.plan_with(left), check if changes or form == "module" else None
-
-
-def _asked(
-    before: Source,
-    count: int,
-    source_with: Callable[[Collection[int]], Source],
-    question: Question,
-    least_gain: float | None,
-    *,
-    results_alone: bool = False,
-) -> LastWord:
-    from fusetune.cli.progress import make_progress
-    from fusetune.tune.source_again import ask_source
-
-    return ask_source(
-        before,
-        count,
-        source_with,
-        make_progress(),
-        tolerance=question.tolerance,
-        least_gain=least_gain,
-        results_alone=results_alone,
-        limit_s=question.limit_s,
-    )
 
 
 def changes_apart(plan: Plan, plan_without: Callable[[Collection[Kernel]], Plan]) -> list[tuple[Kernel, ...]]:

@@ -14,7 +14,7 @@ from msgspec import structs
 
 import fusetune
 from fusetune.cli.shown import echo, echo_laid_out
-from fusetune.cli.source_check import Question, SourceCheck, checked, decided_of
+from fusetune.cli.source_check import Question, SourceCheck, asking, checked, decided_of
 from fusetune.core.text import printable
 from fusetune.errors import MachineError, UsageError
 from fusetune.store.paths import CONFIGS_VARIABLE
@@ -319,12 +319,12 @@ def _code_of(
         beside = structs.replace(program, what=path, reference=program.reference or program.what)
         return Source(beside, {path: made.text.encode()}, _held(tuned, plan, dict.fromkeys(made.files, path)))
 
-    before, decided = Source(program, {}, _held(tuned)), decided_of(tuned, planned, trials, sources)
-    module = patch = None
-    if outputs.module is not None:
-        module = Form(*checked("module", before, decided, module_with, question))
-    if outputs.diff or outputs.apply:
-        patch = Form(*checked("patch", before, decided, patched, question))
+    decided, module, patch = decided_of(tuned, planned, trials, sources), None, None
+    with asking(Source(program, {}, _held(tuned)), question) as questions:
+        if outputs.module is not None:
+            module = Form(*checked("module", questions, decided, module_with, question))
+        if outputs.diff or outputs.apply:
+            patch = Form(*checked("patch", questions, decided, patched, question))
     return Code(module, patch, trials)
 
 

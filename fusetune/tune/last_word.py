@@ -83,7 +83,7 @@ def last_word(
     tolerance: float = 0.0,
     *,
     least_gain: float | None = None,
-    results_alone: bool = False,
+    befores: Sequence[Ran] = (),
 ) -> LastWord:
     """Ask the program about `count` changes: before, after, after, before, and each once more where it is noisy.
 
@@ -91,32 +91,40 @@ def last_word(
     to blame, all of them. Then those go whose launches are not faster, at the median and at best. `tolerance` is what
     results may differ by, as a relative error, beside what their own dtypes and two runs of Before allow. With
     `least_gain` none stays unless the program as a whole is faster by that share, in pairs of runs up to MOST_PAIRS
-    where it is not clear. With `results_alone` one run of each is enough where they give the very same.
+    where it is not clear. `befores` are runs as it is that were made for earlier questions, the last one just now: that
+    is the first of these turns, and all of them say by what results differ.
     """
-    return _Asked(count, runner, tolerance, least_gain, results_alone=results_alone).answer()
+    return _Asked(count, runner, tolerance, least_gain, befores).answer()
+
+
+def unlike_before(runner: Runner, tolerance: float = 0.0, befores: Sequence[Ran] = ()) -> str | None:
+    """What is wrong with the result where no change is to make any difference; None where nothing is, or can be said.
+
+    One run of each is enough where they give the very same. `befores` as in `last_word`.
+    """
+    return _Asked(0, runner, tolerance, None, befores).unlike()
 
 
 class _Asked:
     """The runs of one program so far."""
 
     def __init__(
-        self, count: int, runner: Runner, tolerance: float, least_gain: float | None, *, results_alone: bool
+        self, count: int, runner: Runner, tolerance: float, least_gain: float | None, befores: Sequence[Ran]
     ) -> None:
         self._count, self._runner, self._tolerance, self._least_gain = count, runner, tolerance, least_gain
-        self._results_alone = results_alone
         self._left = list(range(count))
-        self._befores: list[Ran] = []
+        self._befores = list(befores)
+        self._earlier = max(len(befores) - 1, 0)
         self._afters: list[Ran] = []
         self._reverted: list[Reverted] = []
         self._runs = 0
 
     def answer(self) -> LastWord:
-        self._before()
+        if not self._befores:
+            self._before()
         if self._befores[0].failed is not None:
             return LastWord(changes=self._count, failed=self._befores[0].failed, runs=self._runs)
         self._after()
-        if self._results_alone and self._gives_the_same():
-            return self._told()
         self._after_again()
         self._before()
         while self._left and (found := self._objections()):
@@ -128,6 +136,19 @@ class _Asked:
                 self._after()
                 self._after_again()
         return self._told()
+
+    def unlike(self) -> str | None:
+        if not self._befores:
+            self._before()
+        if self._befores[0].failed is not None:
+            return None
+        self._after()
+        if self._gives_the_same():
+            return None
+        self._after_again()
+        if len(self._befores) == 1:
+            self._before()
+        return self._first_wrong()
 
     # Runs.
 
@@ -186,7 +207,7 @@ class _Asked:
         while len(self._afters) < MOST_PAIRS and self._is_close(1.0 - least):
             self._after()
             self._before()
-        before, after = median_of(self._befores), median_of(self._afters)
+        before, after = median_of(self._timed_befores()), median_of(self._afters)
         if not before or after is None:
             why = "a time that could not be measured"
         elif after <= (1.0 - least + ROUNDING) * before:
@@ -197,7 +218,7 @@ class _Asked:
 
     def _is_close(self, most: float) -> bool:
         """Whether some runs say that the program takes at most this share of its time before, and others not."""
-        before, after = times_of(self._befores), times_of(self._afters)
+        before, after = times_of(self._timed_befores()), times_of(self._afters)
         return bool(before and after) and min(after) <= most * max(before) and max(after) > most * min(before)
 
     def _to_blame(self, wrong: str) -> Iterator[Reverted]:
@@ -215,8 +236,12 @@ class _Asked:
 
     # Times.
 
+    def _timed_befores(self) -> list[Ran]:
+        """Those of these turns."""
+        return self._befores[self._earlier :]
+
     def _is_noisy(self) -> bool:
-        arms = [times_of(arm) for arm in (self._befores, self._afters)]
+        arms = [times_of(arm) for arm in (self._timed_befores(), self._afters)]
         if any(len(arm) > 1 and max(arm) > (1 + NOISE) * min(arm) for arm in arms):
             return True
         return any(max(after) >= min(before) for _, before, after in self._times())
@@ -224,7 +249,7 @@ class _Asked:
     def _times(self) -> Iterator[tuple[int, list[float], list[float]]]:
         """Of each change that reached a launch: the microseconds of one in runs as it is, and with it."""
         for place, number in enumerate(self._left):
-            before = [us for ran in self._befores if (us := ran.launched[number].us) is not None]
+            before = [us for ran in self._timed_befores() if (us := ran.launched[number].us) is not None]
             with_it = [ran.launched[place] for ran in self._afters]
             after = [one.us for one in with_it if one.us is not None and one.applied]
             if before and after:
@@ -233,7 +258,7 @@ class _Asked:
     # The answer.
 
     def _told(self) -> LastWord:
-        before_ms = median_of(self._befores)
+        before_ms = median_of(self._timed_befores())
         if not self._left:
             return LastWord(
                 changes=self._count,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -15,7 +16,7 @@ from fusetune.capture.cases import Case
 from fusetune.capture.programs import Program
 from fusetune.core.progress import Progress
 from fusetune.tune.again import ProgramRuns
-from fusetune.tune.last_word import LastWord, last_word
+from fusetune.tune.last_word import LastWord, last_word, unlike_before
 from fusetune.tune.source_trials import Searched, Values, search
 
 TRIAL_LIMIT_S: Final = 15.0
@@ -33,29 +34,59 @@ class Source(NamedTuple):
     held: Sequence[Case] = ()
 
 
-def ask_source(
-    before: Source,
-    count: int,
-    source_with: Callable[[Collection[int]], Source],
-    progress: Progress,
-    *,
-    tolerance: float = 0.0,
-    least_gain: float | None = None,
-    results_alone: bool = False,
-    limit_s: float | None = None,
-) -> LastWord:
-    """What a program says of its changed source, whose `count` changes can be left out one by one.
+class SourceQuestions:
+    """Asks a program about its changed source, one form of it after the other.
 
-    `before` is the program as it is, and `source_with` gives that with the changes of some numbers. See `last_word` for
-    the rest. Raises MachineError where no process could be started.
+    Runs of it as it is serve all that is asked later, for the result, and the last of them for the time as well: each
+    costs seconds.
+    """
+
+    def __init__(self, runs: ProgramRuns, before: Source, progress: Progress, tolerance: float) -> None:
+        self._runs, self._before, self._progress, self._tolerance = runs, before, progress, tolerance
+        self._befores: list[Ran] = []
+
+    def word(
+        self, count: int, source_with: Callable[[Collection[int]], Source], least_gain: float | None = None
+    ) -> LastWord:
+        """What it says of `count` changes that can be left out one by one; see `last_word`.
+
+        `source_with` gives the program with the changes of some numbers. Raises MachineError where no process could be
+        started.
+        """
+        runner = _SourceRunner(self._run_before, self._run, count, source_with)
+        befores = [_launching(ran, count) for ran in self._befores]
+        with self._progress.phase("Running the program with the changed source, and as it is"):
+            return last_word(count, runner, self._tolerance, least_gain=least_gain, befores=befores)
+
+    def unlike(self, source: Source) -> str | None:
+        """What is wrong with a source that is to change no launch; None where nothing is. Raises as `word` does."""
+        runner = _SourceRunner(self._run_before, self._run, 0, lambda _: source)
+        with self._progress.phase("Running the program as it would be written, with no launch changed"):
+            return unlike_before(runner, self._tolerance, self._befores)
+
+    def _run_before(self) -> Ran:
+        ran = self._run(self._before)
+        if self._befores or ran.failed is None:
+            self._befores.append(ran)
+        return ran
+
+    def _run(self, source: Source) -> Ran:
+        return self._runs.run(source.program, held=source.held, texts=source.texts)
+
+
+@contextmanager
+def source_questions(
+    before: Source, progress: Progress, *, tolerance: float = 0.0, limit_s: float | None = None
+) -> Iterator[SourceQuestions]:
+    """What a program is asked with of its changed source; `before` is the program as it is.
+
+    `tolerance` is what results may differ by, as in `last_word`. Nothing is run before something is asked.
     """
     with (
         tempfile.TemporaryDirectory(prefix="fusetune-result-") as folder,
-        progress.phase("Running the program with the changed source, and as it is"),
         FreshProcesses(ahead=True) as processes,
     ):
-        runner = _SourceRunner(ProgramRuns(processes, Path(folder, "before.pt"), limit_s), before, count, source_with)
-        return last_word(count, runner, tolerance, least_gain=least_gain, results_alone=results_alone)
+        yield SourceQuestions(ProgramRuns(processes, Path(folder, "before.pt"), limit_s), before, progress, tolerance)
 
 
 def search_source(
@@ -100,18 +131,22 @@ class _SourceRunner:
     """Runs a program as it is, or with changed source. Its launches are not told apart: a change may be anything."""
 
     def __init__(
-        self, runs: ProgramRuns, before: Source, count: int, source_with: Callable[[Collection[int]], Source]
+        self,
+        before: Callable[[], Ran],
+        run: Callable[[Source], Ran],
+        count: int,
+        source_with: Callable[[Collection[int]], Source],
     ) -> None:
-        self._runs, self._before, self._count, self._source_with = runs, before, count, source_with
+        self._before, self._run, self._count, self._source_with = before, run, count, source_with
 
     def before(self) -> Ran:
         """See Runner."""
-        return self._run(self._before, self._count)
+        return _launching(self._before(), self._count)
 
     def after(self, changes: Collection[int]) -> Ran:
         """See Runner."""
-        return self._run(self._source_with(changes), len(changes))
+        return _launching(self._run(self._source_with(changes)), len(changes))
 
-    def _run(self, source: Source, count: int) -> Ran:
-        ran = self._runs.run(source.program, held=source.held, texts=source.texts)
-        return structs.replace(ran, launched=(Launched(),) * count)
+
+def _launching(ran: Ran, count: int) -> Ran:
+    return structs.replace(ran, launched=(Launched(),) * count)

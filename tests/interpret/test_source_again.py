@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from fusetune.capture.again import FreshProcesses
+from fusetune.capture.again import AgainRequest, FreshProcesses, Ran
 from fusetune.capture.again_child import ran_of
 from fusetune.capture.cases import Looked, Site
 from fusetune.capture.programs import Program, run_program
@@ -94,3 +94,32 @@ def test_a_patch_with_which_the_result_is_wrong_is_not_applied(file: Path, tmp_p
     first, second = code.lines()
     assert first == "The changed files: no launch is changed"
     assert second.startswith("The changed files: left as before: row_softmax: the program's result is wrong with it: ")
+
+
+def test_the_program_as_it_is_is_not_run_again_for_the_next_form_or_for_a_module_without_a_change(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = []
+
+    def run(_: FreshProcesses, asked: AgainRequest, limit_s: float | None = None) -> Ran:
+        of_module = asked.program.what != str(file)
+        text = next(iter(asked.texts.values()), b"").decode()
+        with_it = "n, BLOCK=64" in text or "columns, BLOCK=64" in text
+        runs.append(f"{'module' if of_module else 'program'}{' with it' if with_it else ''}")
+        return ran_of(asked)
+
+    monkeypatch.setattr(FreshProcesses, "run", run)
+    outputs = Outputs(tmp_path / "optimized.py", tmp_path / "configs", diff=True, apply=False, autotune=False)
+    turns = ["program", *["module with it"] * 2, "program", *["program with it"] * 2, "program"]
+    program, tuned, looked = verdicts(file, tmp_path, twice=64)
+    code = code_of(outputs, program, tuned, looked, EACH_ITS_OWN)
+    assert runs == turns
+    assert [form.check.left_out() for form in code.forms() if form.check is not None] == [set(), set()]
+    runs.clear()
+    program, tuned, looked = verdicts(file, tmp_path, row_softmax=64)
+    code = code_of(outputs, program, tuned, looked, EACH_ITS_OWN)
+    assert runs == [*turns[:4], "module", *turns[4:]], "of the module without a change the result alone is asked"
+    assert [form.check.left_out() for form in code.forms() if form.check is not None] == [{0}, {0}]
+    assert code.module is not None
+    assert code.module.check is not None
+    assert code.module.check.unlike is None

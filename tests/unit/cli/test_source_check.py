@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,24 +34,33 @@ def word(*reverted: Reverted, count: int = 1, **fields: Any) -> LastWord:
 
 
 class Asked:
-    """Stands in for `ask_source`: says what it is given, and notes the sources that it is asked about."""
+    """Stands in for `source_questions`: says what it is given, and notes the sources that it is asked about.
 
-    def __init__(self, said: LastWord | Exception) -> None:
-        self.said = said
+    `unchanged` is said of what is to change nothing.
+    """
+
+    def __init__(self, said: LastWord | Exception, unchanged: str | None = None) -> None:
+        self.said, self.unchanged = said, unchanged
         self.sources: list[Source] = []
-        self.named: dict[str, Any] = {}
-        self.unchanged = LastWord(changes=1)
+        self.least_gains: list[float | None] = []
 
-    def __call__(
-        self, before: Source, count: int, source_with: Callable[[Collection[int]], Source], _: Any, **named: Any
+    @contextmanager
+    def __call__(self, before: Source, progress: Any, **_: Any) -> Iterator[Asked]:
+        self.before = before
+        yield self
+
+    def word(
+        self, count: int, source_with: Callable[[Collection[int]], Source], least_gain: float | None = None
     ) -> LastWord:
         self.sources.append(source_with(range(count)))
-        if self.sources[0].program == self.sources[-1].program and len(self.sources) == 2:
-            return self.unchanged  # A module that is left without a change is asked about again.
-        self.named = named
+        self.least_gains.append(least_gain)
         if isinstance(self.said, Exception):
             raise self.said
         return self.said
+
+    def unlike(self, source: Source) -> str | None:
+        self.sources.append(source)
+        return self.unchanged
 
 
 @pytest.fixture
@@ -65,7 +75,7 @@ def given_out(
 ) -> tuple[Code, str, str, Asked]:
     """The code of one kernel's kept config, its diff and its module."""
     asked = Asked(said)
-    monkeypatch.setattr(source_again, "ask_source", asked)
+    monkeypatch.setattr(source_again, "source_questions", asked)
     tuned = [tuned_of(case_of(file))]
     looked, program = Looked((tuned[0].case,), gpu="NVIDIA H200"), Program("model", str(file), reference="ref.py")
     outputs = Outputs(file.with_name("optimized.py"), Path("configs"), diff=True, apply=True, autotune=False)
@@ -101,7 +111,7 @@ def test_what_is_run_is_the_module_beside_the_inputs_and_the_files_as_they_would
     assert [line for line in of_module.texts[made].decode().splitlines() if not line.startswith("#")] == code_alone
     assert of_patch.program == Program("model", str(file), reference="ref.py")
     assert of_patch.texts == {str(file): file.read_bytes()}, "by now it is applied"
-    assert asked.named["least_gain"] == 0.02
+    assert asked.least_gains == [0.02, 0.02]
     assert "num_warps=8" in module
     assert "num_warps=8" in diff
     assert "# The program's result is that of before (max error 0); 2 ms -> 1 ms (0.50x).\n" in module
@@ -147,13 +157,14 @@ def test_what_the_program_does_not_bear_out_comes_out_as_it_was_and_says_what_wa
 def test_a_module_without_a_change_that_gives_something_else_says_so(
     monkeypatch: pytest.MonkeyPatch, file: Path
 ) -> None:
-    asked = Asked(LastWord(changes=1, reverted=(Reverted(0, "wrong", "the program fails: NameError: rows"),)))
-    monkeypatch.setattr(source_again, "ask_source", asked)
+    asked = Asked(word(), "the program fails: NameError: rows")
+    monkeypatch.setattr(source_again, "source_questions", asked)
     tuned = [tuned_of(case_of(file), "revert", BEFORE)]
     looked, program = Looked((tuned[0].case,), gpu="NVIDIA H200"), Program("model", str(file))
     outputs = Outputs(file.with_name("optimized.py"), Path("configs"), diff=True, apply=False, autotune=False)
     code = code_of(outputs, program, tuned, looked, ASKED)
-    assert asked.named["least_gain"] is None
+    assert asked.least_gains == [], "it is asked for the result alone, and once"
+    assert len(asked.sources) == 1
     assert code.patch is not None
     assert code.patch.check is None
     assert code.lines() == [
@@ -169,7 +180,7 @@ def test_an_autotuner_of_a_kernel_that_is_as_before_takes_what_it_took_where_the
     monkeypatch: pytest.MonkeyPatch, file: Path
 ) -> None:
     asked = Asked(word())
-    monkeypatch.setattr(source_again, "ask_source", asked)
+    monkeypatch.setattr(source_again, "source_questions", asked)
     tuned = [tuned_of(case_of(file))]
     own = case_of(file, site=None)
     listed = structs.replace(own, proposals=({"BLOCK": 1024},), kernel=KernelSeen("add", "m", str(file), 20))

@@ -11,7 +11,7 @@ import pytest
 from fusetune.capture.again import Ran
 from fusetune.capture.applying import Launched
 from fusetune.capture.results import Difference
-from fusetune.tune.last_word import MOST_ALONE, MOST_PAIRS, LastWord, last_word
+from fusetune.tune.last_word import MOST_ALONE, MOST_PAIRS, LastWord, last_word, unlike_before
 
 SAME, OTHER = Difference(), Difference(error=0.3, largest=0.9, part="result", allowed=1e-5)
 
@@ -248,10 +248,61 @@ def test_a_result_that_is_wrong_only_when_asked_once_more_is_wrong() -> None:
     assert reverted(ask(program, 0.02)) == {0: "wrong"}
 
 
-def test_where_results_alone_count_one_run_of_each_is_enough_if_they_are_the_very_same() -> None:
-    same = Program([(10.0, 12.0)])
-    assert last_word(1, same, results_alone=True).right
-    assert same.runs == ["before", [0]]
-    wrong = Program([(10.0, 12.0)], wrong=[0])
-    assert reverted(last_word(1, wrong, results_alone=True)) == {0: "wrong"}
-    assert len(wrong.runs) > 2
+def test_where_nothing_is_to_change_one_run_of_each_is_enough_if_they_are_the_very_same() -> None:
+    same = Program([])
+    assert unlike_before(same) is None
+    assert same.runs == ["before", []]
+
+    class Other(Program):
+        then = OTHER
+
+        def after(self, changes: Collection[int]) -> Ran:
+            return msgspec.structs.replace(super().after(changes), difference=self.then)
+
+    other = Other([])
+    assert unlike_before(other) == OTHER.told()
+    assert other.runs == ["before", [], [], "before"], "two runs as it is may differ, too"
+    assert unlike_before(Other([], spread=[OTHER])) is None
+    Other.then = Difference(1e-6, 2e-6, "result", 1e-5)
+    assert unlike_before(Other([])) is None, "within rounding"
+
+
+def test_a_program_without_a_change_that_fails_is_unlike_and_one_that_fails_as_it_is_says_nothing() -> None:
+    class Fails(Program):
+        def after(self, changes: Collection[int]) -> Ran:
+            super().after(changes)
+            return Ran(failed="NameError: rows")
+
+    program = Fails([])
+    assert unlike_before(program) == "the program fails: NameError: rows"
+    assert program.runs == ["before", [], "before"]
+
+    class FailsAlways(Program):
+        def before(self) -> Ran:
+            self.runs.append("before")
+            return Ran(failed="OSError: no such file")
+
+    always = FailsAlways([])
+    assert unlike_before(always) is None
+    assert always.runs == ["before"]
+
+
+def test_runs_as_it_is_for_an_earlier_question_are_not_made_again() -> None:
+    earlier = Program([(10.0, 8.0)])
+    befores = [earlier.before(), earlier.before()]
+    program = Program([(10.0, 8.0)])
+    program.runs = ["before", "before"]  # It goes on from there.
+    word = last_word(1, program, befores=befores)
+    assert program.runs[2:] == [[0], [0], "before"]
+    assert (word.right, word.ratio) == (True, 0.5)
+    program = Program([])
+    assert unlike_before(program, befores=befores) is None
+    assert program.runs == [[]]
+
+
+def test_of_earlier_runs_as_it_is_the_last_one_alone_is_timed_and_all_tell_by_what_results_differ() -> None:
+    cold, random = Ran(gives=True, forward_ms=8.0), Difference(0.1, 0.2, "result", 1e-5)
+    befores = [cold, Ran(gives=True, forward_ms=2.0, difference=random, launched=(Launched(us=10.0),))]
+    word = last_word(1, Program([(10.0, 8.0)], wrong=[0]), least_gain=0.02, befores=befores)
+    assert (word.before_ms, word.after_ms) == (2.0, 1.0)
+    assert word.right is None, "two runs as it is differ altogether, so that nothing can be called wrong"

@@ -7,13 +7,17 @@ torch.compile has taken them in. The module is watched once the program has it i
 
 from __future__ import annotations
 
+import functools
 import importlib.abc
 import importlib.machinery
 import importlib.util
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from types import ModuleType
 from typing import Any, Final
+
+from fusetune.capture.patching import Patches
 
 MODULE: Final = "torch._inductor.runtime.triton_heuristics"
 
@@ -32,6 +36,25 @@ def when_imported(name: str, then: Callable[[ModuleType], None]) -> Callable[[],
             sys.meta_path.remove(finder)
 
     return end
+
+
+def around_launchers(patches: Patches, around: Callable[[str], AbstractContextManager[Any]]) -> None:
+    """Have inductor's launchers, as soon as there are any, launch within `around(name)` until `patches` are closed."""
+
+    def watch(module: Any) -> None:
+        maker = getattr(module, "CachingAutotuner", None)
+        if maker is None or not callable(getattr(maker, "run", None)):
+            return
+        own: Callable[..., Any] = maker.run
+
+        @functools.wraps(own)
+        def run(launcher: Any, /, *args: Any, **named: Any) -> Any:
+            with around(name_of(launcher)):
+                return own(launcher, *args, **named)
+
+        patches.put(maker, "run", run)
+
+    patches.callback(when_imported(MODULE, watch))
 
 
 def name_of(launcher: Any) -> str:

@@ -7,7 +7,6 @@ takes each eager launch, `knobs.runtime.launch_enter_hook` is a chain.
 from __future__ import annotations
 
 import contextlib
-import functools
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
@@ -16,11 +15,12 @@ from fusetune.capture.above import Above, Turn
 from fusetune.capture.alike import Identity, identity_of
 from fusetune.capture.cases import Case, KernelSeen, Looked, NotCaptured
 from fusetune.capture.grids import GridRule
-from fusetune.capture.inductor import MODULE, name_of, when_imported
+from fusetune.capture.inductor import around_launchers
 from fusetune.capture.keeping import Keeper, Pending
 from fusetune.capture.kept import Placed
 from fusetune.capture.knobs import Knob
 from fusetune.capture.launches import before_of, described, kernel_seen, proposals_of, user_frame
+from fusetune.capture.patching import Patches
 from fusetune.capture.placing import placed_of
 from fusetune.capture.seen import MOST_CASES, Seen, SeenCases, trials_of
 from fusetune.capture.timing import LaunchTimer, is_capturing
@@ -62,7 +62,7 @@ class Watch:
         self._seen = SeenCases(keeper.forget if keeper is not None else lambda _folder: None)
         self._above = Above(self._settle)
         self._lock = threading.Lock()
-        self._undo: list[Callable[[], None]] = []
+        self._patches = Patches()
         self.trials = self.in_graphs = 0
         self._lost: dict[tuple[KernelSeen, str], int] = {}
         self.bypassed: dict[str, int] = {}
@@ -80,35 +80,23 @@ class Watch:
         def watched_run(kernel: Any, /, *args: Any, grid: Any, warmup: bool, **named: Any) -> Any:
             return watch._run(run, kernel, args, grid, warmup, named)
 
-        self._replace(JITFunction, "run", watched_run)
-        self._above.install(self._replace)
+        self._patches.put(JITFunction, "run", watched_run)
+        self._above.install(self._patches.put)
         hooks = triton.knobs.runtime.launch_enter_hook
         if hasattr(hooks, "add"):
             hooks.add(self._entered)
-            self._undo.append(lambda: hooks.remove(self._entered))
+            self._patches.callback(hooks.remove, self._entered)
+        around_launchers(self._patches, self._of_inductor)
 
-        self._undo.append(when_imported(MODULE, self._watch_inductor))
-
-    def _watch_inductor(self, module: Any) -> None:
-        """Count what torch.compile's own launchers launch."""
-        maker = getattr(module, "CachingAutotuner", None)
-        if maker is None or not callable(getattr(maker, "run", None)):
-            return
-        own, watch = maker.run, self
-
-        def run(launcher: Any, /, *args: Any, **named: Any) -> Any:
-            with watch._lock:
-                name = name_of(launcher)
-                watch.by_inductor[name] = watch.by_inductor.get(name, 0) + 1
-            with watch._above.deeper("inside"):
-                return own(launcher, *args, **named)
-
-        self._replace(maker, "run", functools.wraps(own)(run))
+    def _of_inductor(self, name: str) -> contextlib.AbstractContextManager[None]:
+        """Around a launch of torch.compile's own, which is counted."""
+        with self._lock:
+            self.by_inductor[name] = self.by_inductor.get(name, 0) + 1
+        return self._above.deeper("inside")
 
     def remove(self) -> None:
         """End it; everything is as it was."""
-        while self._undo:
-            self._undo.pop()()
+        self._patches.close()
 
     def looked(self, **about: Any) -> Looked:
         """What was seen so far."""
@@ -125,12 +113,6 @@ class Watch:
             not_captured=tuple(NotCaptured(*what, launches) for what, launches in self._lost.items()),
             **about,
         )
-
-    def _replace(self, owner: Any, name: str, function: Any) -> None:
-        before = vars(owner).get(name)
-        is_own = name in vars(owner)
-        setattr(owner, name, function)
-        self._undo.append(lambda: setattr(owner, name, before) if is_own else delattr(owner, name))
 
     def _run(self, run: Any, kernel: Any, args: tuple[Any, ...], grid: Any, warmup: bool, named: dict[str, Any]) -> Any:
         if warmup or self._above.depth("trial"):

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Final, Literal, NamedTuple, NoReturn
 
 from fusetune.capture.above import Above
 from fusetune.capture.cases import KernelSeen
 from fusetune.capture.changes import free_names
 from fusetune.capture.given import Given, Launch, Placements, config_like, copy_of, hold_launches, run_with
-from fusetune.capture.inductor import MODULE, name_of, when_imported
+from fusetune.capture.inductor import around_launchers, when_imported
 from fusetune.capture.kinds import kind_of, without_floats
 from fusetune.capture.launches import kernel_seen, proposals_of
 from fusetune.capture.patching import Patches
@@ -89,7 +89,7 @@ class Serving:
     def install(self) -> None:
         """Begin. Triton is imported here, and torch with it."""
         hold_launches(self._patches, self._above, self._launch, self._choose)
-        self._patches.callback(when_imported(MODULE, self._watch_inductor))
+        around_launchers(self._patches, self._of_inductor)
         if self._on_miss != "tune":
             self._patches.callback(when_imported(traced.MODULE, traced.Traces(self._patches, self._note_traced).watch))
 
@@ -429,19 +429,10 @@ class Serving:
     def _note_traced(self, name: str) -> None:
         self.notes.note(f"{name}: torch.compile has looked its configs up while it traced, which is not counted")
 
-    def _watch_inductor(self, module: Any) -> None:
-        """Count what torch.compile's own launchers launch, which no entry is given."""
-        maker = getattr(module, "CachingAutotuner", None)
-        if maker is None or not callable(getattr(maker, "run", None)):
-            return
-        own: Callable[..., Any] = maker.run
-
-        def run(launcher: Any, /, *args: Any, **named: Any) -> Any:
-            self.notes.count_of_inductor(name_of(launcher))
-            with self._choosing(None):
-                return own(launcher, *args, **named)
-
-        self._patches.put(maker, "run", run)
+    def _of_inductor(self, name: str) -> AbstractContextManager[None]:
+        """Around a launch of torch.compile's own, which is counted and given no entry."""
+        self.notes.count_of_inductor(name)
+        return self._choosing(None)
 
 
 def _refuses(error: Exception) -> bool:

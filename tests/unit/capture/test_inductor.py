@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from fusetune.capture import watch as watching
+from fusetune.capture import inductor
 from fusetune.capture.inductor import MODULE, name_of, when_imported
 from fusetune.capture.watch import Watch
 from fusetune.report.captured import besides
@@ -34,7 +34,7 @@ def launchers(tmp_path, monkeypatch) -> str:
 
 @pytest.mark.parametrize("is_imported_before", [True, False])
 def test_launches_of_what_torch_compile_made_are_counted_and_told(launchers, monkeypatch, is_imported_before):
-    monkeypatch.setattr(watching, "MODULE", launchers)
+    monkeypatch.setattr(inductor, "MODULE", launchers)
     if is_imported_before:
         importlib.import_module(launchers)
     watch = Watch()

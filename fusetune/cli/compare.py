@@ -9,6 +9,7 @@ import click
 
 from fusetune.cli.completing import runs_or_files
 from fusetune.cli.helped import Helped
+from fusetune.cli.shared_options import run_dirs_option
 from fusetune.cli.shown import echo, echo_json, json_option
 from fusetune.core.text import encodable, printable
 from fusetune.core.values import to_builtins
@@ -21,14 +22,7 @@ FORMATS: Final = ("table", "json")
 @click.command("compare", cls=Helped)
 @click.argument("first", metavar="A", shell_complete=runs_or_files)
 @click.argument("second", metavar="B", shell_complete=runs_or_files)
-@click.option(
-    "--runs",
-    "run_dirs",
-    metavar="DIR",
-    multiple=True,
-    type=click.Path(path_type=Path),
-    help="Folder of the runs' journals; may be given again.  [default: $FUSETUNE_RUNS or .fusetune/runs]",
-)
+@run_dirs_option
 @click.option(
     "--format", "form", type=click.Choice(FORMATS), default="table", show_default=True, help="How to show it."
 )

@@ -11,6 +11,7 @@ import click
 
 from fusetune.cli.helped import Helped
 from fusetune.cli.needed import needs
+from fusetune.cli.shared_options import seed_option, workers_option
 from fusetune.cli.shown import echo, echo_console, echo_json, json_option
 from fusetune.core.text import printable, slugify
 from fusetune.errors import EXIT_NO_GPU, UsageError
@@ -37,8 +38,8 @@ LIMIT_S: Final = 600.0
     show_default=True,
     help="Of --kernels: begin nothing that would not end by then; the file says what was not reached.",
 )
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of inputs and order.")
-@click.option("--workers", type=click.IntRange(1), help="Compilations at once.  [default: one a core]")
+@seed_option
+@workers_option
 @click.option(
     "-o",
     "--output",

@@ -13,6 +13,7 @@ from fusetune.cli.completing import TARGETS
 from fusetune.cli.helped import Helped
 from fusetune.cli.needed import needs
 from fusetune.cli.options import problem_options, spec_and_problem
+from fusetune.cli.shared_options import config_roots_option
 from fusetune.cli.shown import echo
 from fusetune.core.brief import brief
 from fusetune.core.target import DEFAULT_TARGET, Target, find_target
@@ -34,14 +35,7 @@ if TYPE_CHECKING:
     shell_complete=TARGETS,
     help=f"For this GPU.  [default: the GPU here; without one, {DEFAULT_TARGET}]",
 )
-@click.option(
-    "--configs",
-    "config_roots",
-    metavar="DIR",
-    multiple=True,
-    type=click.Path(path_type=Path),
-    help="Folder of tuned configs; may be given again.  [default: those that a look-up reads]",
-)
+@config_roots_option
 @click.option(
     "--autotune", is_flag=True, help="Choose among three configs at most, BASELINE among them, at first launch."
 )

@@ -14,6 +14,7 @@ from fusetune.cli.completing import RUNS
 from fusetune.cli.helped import Helped
 from fusetune.cli.needed import needs
 from fusetune.cli.options import named_op
+from fusetune.cli.shared_options import workers_option
 from fusetune.cli.shown import echo, echo_json, is_json, json_option
 from fusetune.core.brief import brief
 from fusetune.core.text import printable
@@ -70,7 +71,7 @@ def _outputs(command: F) -> F:
     help="Live: what to do with a file for another GPU, or with none here.",
 )
 @click.option("--budget", metavar="SECONDS", type=click.FloatRange(0, min_open=True), help="Live: begin nothing later.")
-@click.option("--workers", type=click.IntRange(1), help="Compilations at once.  [default: one a core]")
+@workers_option
 @click.option(
     "--op",
     "ops",

@@ -11,6 +11,7 @@ import click
 from fusetune.cli.completing import TARGETS
 from fusetune.cli.helped import Helped
 from fusetune.cli.options import config_of, problem_of, problem_options
+from fusetune.cli.shared_options import workers_option
 from fusetune.cli.shown import echo, echo_json, echo_laid_out, json_option
 from fusetune.core.extras import need
 from fusetune.core.space import SPACE_NAMES, SpaceName
@@ -55,7 +56,7 @@ if TYPE_CHECKING:
     help="With --all: how many of the best by the model are compiled; all for all of them.",
 )
 @click.option("--top", type=click.IntRange(1), default=40, show_default=True, help="Rows of the table of --all.")
-@click.option("--workers", type=click.IntRange(1), help="Compilations at once.  [default: one a core]")
+@workers_option
 @click.option(
     "--ncu",
     "metrics_file",

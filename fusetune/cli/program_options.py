@@ -10,6 +10,7 @@ import click
 
 from fusetune.cli.completing import TARGETS, files
 from fusetune.cli.helped import Helped
+from fusetune.cli.shared_options import arguments_option
 from fusetune.core.near import did_you_mean
 from fusetune.core.target import DEFAULT_TARGET
 from fusetune.units import parse_bytes
@@ -80,9 +81,7 @@ _FORM: Final[Sequence[Callable[[Any], Any]]] = (
     click.option(
         "-m", "module", metavar="MODULE", help="Run a module, as `python -m`: -m pytest tests/test_norm.py::test_a"
     ),
-    click.option(
-        "--args", "expression", metavar="EXPRESSION", help="Arguments of a function: \"torch.randn(8, device='cuda')\""
-    ),
+    arguments_option,
     click.option(
         "--reference",
         metavar="FILE",

@@ -13,6 +13,7 @@ import click
 
 from fusetune.cli.completing import DTYPES, GPUS, RUNS, TUNED_OPS
 from fusetune.cli.helped import Helped
+from fusetune.cli.shared_options import config_roots_option, run_dirs_option
 from fusetune.cli.shown import echo, echo_console, echo_json, echo_laid_out, json_option
 from fusetune.core.brief import brief
 from fusetune.core.decision import VerdictName
@@ -39,22 +40,8 @@ _FILE_COLUMNS: Final = 140
 
 
 @click.command("report", cls=Helped)
-@click.option(
-    "--configs",
-    "config_roots",
-    metavar="DIR",
-    multiple=True,
-    type=click.Path(path_type=Path),
-    help="Folder of tuned configs; may be given again.  [default: those that a look-up reads]",
-)
-@click.option(
-    "--runs",
-    "run_dirs",
-    metavar="DIR",
-    multiple=True,
-    type=click.Path(path_type=Path),
-    help="Folder of the runs' journals; may be given again.  [default: $FUSETUNE_RUNS or .fusetune/runs]",
-)
+@config_roots_option
+@run_dirs_option
 @click.option(
     "--format", "form", type=click.Choice(FORMATS), default="table", show_default=True, help="How to show it."
 )

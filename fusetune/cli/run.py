@@ -15,6 +15,7 @@ import click
 
 from fusetune.cli.completing import files
 from fusetune.cli.helped import Helped
+from fusetune.cli.shared_options import arguments_option
 from fusetune.cli.shown import echo
 from fusetune.cli.volume import is_quiet
 from fusetune.errors import EXIT_PROGRAM, EXIT_USAGE, UsageError
@@ -46,9 +47,7 @@ class _Run(Helped):
 @click.command("run", cls=_Run, context_settings={"allow_interspersed_args": False})
 @click.argument("program", nargs=-1, metavar="PROGRAM [ARGS]...", type=click.UNPROCESSED, shell_complete=files)
 @click.option("-m", "module", metavar="MODULE", help="Run a module, as `python -m`.")
-@click.option(
-    "--args", "expression", metavar="EXPRESSION", help="Arguments of a function: \"torch.randn(8, device='cuda')\""
-)
+@arguments_option
 @click.option(
     "--configs",
     metavar="PATH",

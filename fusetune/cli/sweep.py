@@ -15,6 +15,7 @@ from fusetune.cli.fleet_options import fleet_choice, fleet_options, opened_fleet
 from fusetune.cli.helped import Helped
 from fusetune.cli.needed import needs
 from fusetune.cli.options import named_op, naming_options, problem_options, problem_with, values_of
+from fusetune.cli.shared_options import exclusive_option, fresh_option, min_gain_option, seed_option, workers_option
 from fusetune.cli.shown import echo, json_option
 from fusetune.cli.swept import Failed, Swept, print_prediction, print_verdict, tell_document
 from fusetune.core.decision import KeepRule, reason_text
@@ -59,13 +60,7 @@ if TYPE_CHECKING:
     shell_complete=TARGETS,
     help=f"Predict for this GPU, without timing.  [default: the GPU here; without one, {DEFAULT_TARGET}]",
 )
-@click.option(
-    "--min-gain",
-    type=click.FloatRange(0, 1, max_open=True),
-    default=KeepRule().min_gain,
-    show_default=True,
-    help="Keep a config only if it is surely this share faster.",
-)
+@min_gain_option
 @click.option(
     "--confidence",
     type=click.FloatRange(0.5, 1, min_open=True, max_open=True),
@@ -80,8 +75,8 @@ if TYPE_CHECKING:
     show_default=True,
     help="Whether a launch finds its inputs in L2.",
 )
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of inputs and order.")
-@click.option("--fresh", is_flag=True, help="Measure everything again, whatever earlier runs found out.")
+@seed_option
+@fresh_option
 @click.option(
     "--prior",
     type=click.Choice(["on", "off"]),
@@ -90,7 +85,7 @@ if TYPE_CHECKING:
     help="Whether to leave out what the cost model predicts to be far slower than its best.",
 )
 @click.option("--allow-library", is_flag=True, help="Let a library win, which is timed in any case if there is one.")
-@click.option("--exclusive", is_flag=True, help="Fail where another process uses the GPU, instead of warning.")
+@exclusive_option
 @click.option(
     "--lock-clocks",
     "lock_mhz",
@@ -98,7 +93,7 @@ if TYPE_CHECKING:
     type=click.IntRange(1),
     help="Hold the SM clock here while measuring, if the driver permits; it is reset on every exit.",
 )
-@click.option("--workers", type=click.IntRange(1), help="Compilations at once.  [default: one a core]")
+@workers_option
 @click.option(
     "-o",
     "--output",

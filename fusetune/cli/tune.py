@@ -15,6 +15,7 @@ from fusetune.cli.fleet_cases import tune_on_fleet
 from fusetune.cli.fleet_options import FleetChoice, fleet_of_program, fleet_options, opened_fleet
 from fusetune.cli.needed import needs
 from fusetune.cli.program_options import CONTEXT, OfAProgram, program_options, quota_option
+from fusetune.cli.shared_options import exclusive_option, fresh_option, min_gain_option, seed_option, workers_option
 from fusetune.cli.shown import echo, echo_console, echo_json, json_option
 from fusetune.cli.tuned_code import Code, check_program, code_of, code_options, hand_out, outputs_of
 from fusetune.core.decision import KeepRule
@@ -84,20 +85,14 @@ CAPTURES_NEED = ("torch", "fusetune.capture.spec")
 )
 @click.option("--rtol", type=click.FloatRange(0), help="A result may be so far off, as in torch.allclose.")
 @click.option("--atol", type=click.FloatRange(0), help="Beside --rtol.  [default: by the dtype]")
-@click.option(
-    "--min-gain",
-    type=click.FloatRange(0, 1, max_open=True),
-    default=KeepRule().min_gain,
-    show_default=True,
-    help="Keep a config only if it is surely this share faster.",
-)
+@min_gain_option
 @click.option(
     "--cache", type=click.Choice(["cold", "warm"]), default="cold", show_default=True, help="L2 before a launch."
 )
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of inputs and order.")
-@click.option("--fresh", is_flag=True, help="Measure everything again, whatever earlier runs found out.")
-@click.option("--exclusive", is_flag=True, help="Fail where another process uses the GPU, instead of warning.")
-@click.option("--workers", type=click.IntRange(1), help="Compilations at once.  [default: one a core]")
+@seed_option
+@fresh_option
+@exclusive_option
+@workers_option
 @click.option("--exact", is_flag=True, help="Keep large floating-point inputs bit for bit, not by their distribution.")
 @quota_option("Keep at most this of what launches are given")
 @click.option(

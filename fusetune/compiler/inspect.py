@@ -21,6 +21,7 @@ from fusetune.core.space import Rejection, SpaceName
 from fusetune.core.target import Target
 from fusetune.core.trouble import Trouble
 from fusetune.errors import CompileError, OpError, UsageError
+from fusetune.ops.predicting import predicted_us
 from fusetune.ops.spec import KernelSpec
 
 
@@ -200,7 +201,7 @@ def inspect_space(
     for config in spec.candidates(problem, target, space):
         rejection = spec.reject(config, problem, target)
         if rejection is None:
-            guessed[config] = _guess(spec, config, problem, target)
+            guessed[config] = predicted_us(spec, problem, config, target)
         else:
             rejected.append(Row(config, "rejected", reason=rejection.reason, detail=rejection.detail))
     baseline = spec.baseline(problem)
@@ -222,7 +223,9 @@ def inspect_space(
             if why is not None:
                 rejected.append(Row(config, "rejected", None, resources, held, why.reason, why.detail))
             else:
-                done.append(Row(config, "compiled", _guess(spec, config, problem, target, resources), resources, held))
+                done.append(
+                    Row(config, "compiled", predicted_us(spec, problem, config, target, resources), resources, held)
+                )
     if troubled:
         first = next(iter(troubled.values()))
         if len(troubled) == len(jobs):
@@ -236,18 +239,6 @@ def inspect_space(
 
 def _held(resources: Resources, config: Config, target: Target) -> Occupancy:
     return occupancy(resources.registers, resources.shared_bytes, config.num_warps, target)
-
-
-def _guess(
-    spec: KernelSpec, config: Config, problem: Problem, target: Target, resources: Resources | None = None
-) -> float | None:
-    try:
-        found = spec.estimate(config, problem, target, resources)
-    except OpError:
-        raise
-    except UsageError:
-        return None
-    return found.time_us if found else None
 
 
 def reason_counts(rows: Sequence[Row]) -> dict[str, int]:

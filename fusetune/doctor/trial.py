@@ -23,8 +23,8 @@ from fusetune.doctor.shareable import shareable
 from fusetune.errors import FusetuneError, NoUsableGpuError, WrongResultError
 from fusetune.measure.paired import compare
 from fusetune.measure.protocol import BY_MACHINE, BlockTimes, Checked, Failure, Measurer
+from fusetune.ops.predicting import predicted_us
 from fusetune.store.doctor_file import Examined, Launched
-from fusetune.tune.plan import predicted_us
 
 SAMPLES: Final = 3
 """Of each config, in turns with BASELINE."""

@@ -13,9 +13,10 @@ from fusetune.core.resources import Resources
 from fusetune.core.space import Rejection
 from fusetune.core.target import Target
 from fusetune.core.trouble import Trouble
+from fusetune.ops.predicting import predicted_us
 from fusetune.store.journal import Candidate
 from fusetune.tune.log import RunLog
-from fusetune.tune.plan import predicted_us, start_compiling, without_reference
+from fusetune.tune.plan import start_compiling, without_reference
 from fusetune.tune.request import SweepRequest
 from fusetune.tune.troubled import NOT_TRIED, allow_for
 

@@ -275,19 +275,6 @@ def start_compiling(request: SweepRequest, configs: Sequence[Config], target: Ta
     return compile_jobs(request.spec, jobs, target, workers=request.workers, processes=request.processes)
 
 
-def predicted_us(
-    spec: KernelSpec, problem: Any, config: Config, target: Target, resources: Resources | None
-) -> float | None:
-    """The cost model's microseconds; None without a model, and for a GPU whose peaks the table does not hold."""
-    try:
-        found = spec.estimate(config, problem, target, resources)
-    except OpError:
-        raise
-    except UsageError:
-        return None
-    return found.time_us if found else None
-
-
 def resource_use(config: Config, resources: Resources, target: Target) -> tuple[float, int, int]:
     """What a CTA takes of an SM, for choosing the lighter of two equals.
 

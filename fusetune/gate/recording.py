@@ -13,7 +13,7 @@ from fusetune.core.config import Config
 from fusetune.core.decision import KeepRule
 from fusetune.measure.paired import PairResult
 from fusetune.measure.protocol import BlockTimes, Checked, Failure, GpuFacts, SamplingFacts
-from fusetune.measure.replay import block_record
+from fusetune.measure.replay import block_record, sampling_record
 from fusetune.store.journal import (
     JOURNAL_VERSION,
     Candidate,
@@ -23,7 +23,6 @@ from fusetune.store.journal import (
     Record,
     RunEnd,
     RunStart,
-    Sampling,
 )
 from fusetune.store.schema import Entry
 
@@ -71,17 +70,7 @@ class GateJournal:
 
     def sampling(self, facts: SamplingFacts, seed: int) -> None:
         """A process and how it samples."""
-        self._write(
-            lambda: Sampling(
-                input_sets=facts.input_sets,
-                launches=facts.launches,
-                touched_bytes=facts.touched_bytes,
-                l2_bytes=facts.l2_bytes,
-                seed=seed,
-                timer=facts.timer,
-                tick_us=facts.tick_us,
-            )
-        )
+        self._write(lambda: sampling_record(facts, seed))
 
     def checked(self, config: Config, result: Checked | Failure | None) -> None:
         """What became of a config."""

@@ -60,15 +60,7 @@ class ReplayMeasurer:
         """The recorded way of sampling."""
         if not self._sampling:
             raise MeasurementError("the recording holds no further process")
-        record = self._sampling.popleft()
-        return SamplingFacts(
-            input_sets=record.input_sets,
-            launches=record.launches,
-            touched_bytes=record.touched_bytes,
-            l2_bytes=record.l2_bytes,
-            timer=record.timer,
-            tick_us=record.tick_us,
-        )
+        return sampling_facts(self._sampling.popleft())
 
     def company(self) -> tuple[str, ...]:
         """Nobody disturbs a recording."""
@@ -112,6 +104,31 @@ class ReplayMeasurer:
 
     def close(self) -> None:
         """There is nothing to give back."""
+
+
+def sampling_facts(record: Sampling) -> SamplingFacts:
+    """A recorded way of sampling as the measurer told it."""
+    return SamplingFacts(
+        input_sets=record.input_sets,
+        launches=record.launches,
+        touched_bytes=record.touched_bytes,
+        l2_bytes=record.l2_bytes,
+        timer=record.timer,
+        tick_us=record.tick_us,
+    )
+
+
+def sampling_record(facts: SamplingFacts, seed: int) -> Sampling:
+    """A way of sampling as a journal holds it: what `sampling_facts` makes `facts` of again."""
+    return Sampling(
+        input_sets=facts.input_sets,
+        launches=facts.launches,
+        touched_bytes=facts.touched_bytes,
+        l2_bytes=facts.l2_bytes,
+        seed=seed,
+        timer=facts.timer,
+        tick_us=facts.tick_us,
+    )
 
 
 def block_times(record: Block) -> BlockTimes:

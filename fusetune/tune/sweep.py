@@ -21,8 +21,9 @@ from fusetune.errors import MeasurementError, NoisyMachineError, NoUsableGpuErro
 from fusetune.measure.clocks import locked_clocks_of
 from fusetune.measure.lock import hold_gpu_of
 from fusetune.measure.protocol import BY_MACHINE, Failure, GpuFacts, Measurer
+from fusetune.measure.replay import sampling_record
 from fusetune.ops.loading import place_of
-from fusetune.store.journal import PhaseTime, RunEnd, Sampling
+from fusetune.store.journal import PhaseTime, RunEnd
 from fusetune.store.paths import config_path
 from fusetune.store.yaml_files import write_entry
 from fusetune.tune.alone import end_if_alone
@@ -200,17 +201,7 @@ def _told(others: Sequence[str]) -> str:
 def _prepare(measurer: Measurer, seed: int, log: RunLog) -> None:
     with log.phase("prepare", "Preparing inputs in a new process"):
         facts = measurer.prepare(seed)
-    log.journal.write(
-        Sampling(
-            input_sets=facts.input_sets,
-            launches=facts.launches,
-            touched_bytes=facts.touched_bytes,
-            l2_bytes=facts.l2_bytes,
-            seed=seed,
-            timer=facts.timer,
-            tick_us=facts.tick_us,
-        )
-    )
+    log.journal.write(sampling_record(facts, seed))
 
 
 def _compile_and_screen(

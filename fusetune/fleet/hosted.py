@@ -6,7 +6,6 @@ The lane is a process beside the worker's, as on one machine: what breaks it bre
 from __future__ import annotations
 
 import pickle
-import platform
 import threading
 import time
 from contextlib import ExitStack
@@ -15,13 +14,12 @@ from typing import Any, Final
 import platformdirs
 from msgspec import structs
 
-from fusetune.compiler.processes import usable_cores
 from fusetune.errors import FusetuneError, NoUsableGpuError
 from fusetune.fleet.gpus import gpus_here
 from fusetune.fleet.holding import held_for_workers
 from fusetune.fleet.lane import Begin
 from fusetune.fleet.lanes import Lane, LostError
-from fusetune.fleet.versions import with_versions
+from fusetune.fleet.versions import seen_here
 from fusetune.fleet.words import Answer, Seen, Work
 
 FORGOTTEN_AFTER_S: Final = 600.0
@@ -43,17 +41,7 @@ class _Hosted:
         self._holding = ExitStack()
         self._holding.enter_context(held_for_workers([gpu.uuid]))
         self._lanes: dict[str, tuple[Lane, Begin, float]] = {}
-        self.seen = with_versions(
-            Seen(
-                worker=worker,
-                card=gpu.uuid,
-                gpu=gpu.name,
-                capability=gpu.capability,
-                host=platform.node(),
-                cores=usable_cores(),
-                driver=gpu.driver,
-            )
-        )
+        self.seen = seen_here(worker, gpu)
 
     def begin(self, run: str, begin: Begin) -> None:
         """Have a lane for a run, which begins to load."""

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import platform
 import threading
 import time
 from collections.abc import Sequence
 from queue import Empty, Queue
 from typing import Final
 
-from fusetune.compiler.processes import usable_cores
 from fusetune.fleet.gpus import GpuHere
 from fusetune.fleet.lane import Begin
 from fusetune.fleet.lanes import SILENT_ENDS, Lane, LostError
-from fusetune.fleet.versions import with_versions
+from fusetune.fleet.versions import seen_here
 from fusetune.fleet.words import Ended, Event, Joined, Left, Said, Seen, Work
 
 PART_LIMIT_S: Final = 20.0
@@ -32,7 +30,8 @@ class LocalExecutor:
         self._closing = threading.Event()
         self._joined: dict[str, Lane] = {}
         self._latest = {gpu.uuid: Lane(gpu.uuid, begin) for gpu in gpus}
-        self._threads = [threading.Thread(target=self._serve, args=(_seen(gpu),), daemon=True) for gpu in gpus]
+        seen = [seen_here(f"GPU {gpu.index}", gpu) for gpu in gpus]
+        self._threads = [threading.Thread(target=self._serve, args=(one,), daemon=True) for one in seen]
         for thread in self._threads:
             thread.start()
 
@@ -104,17 +103,3 @@ class LocalExecutor:
                 self._events.put((Ended(worker, lane.listen(say)), lane))
         except LostError as lost:
             return str(lost), spoke
-
-
-def _seen(gpu: GpuHere) -> Seen:
-    return with_versions(
-        Seen(
-            worker=f"GPU {gpu.index}",
-            card=gpu.uuid,
-            gpu=gpu.name,
-            capability=gpu.capability,
-            host=platform.node(),
-            cores=usable_cores(),
-            driver=gpu.driver,
-        )
-    )

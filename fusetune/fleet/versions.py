@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
-from msgspec import structs
-
 import fusetune
+from fusetune.compiler.processes import usable_cores
+from fusetune.fleet.gpus import GpuHere
 from fusetune.fleet.words import Seen
 
 MUST_BE_EQUAL: Final = ("fusetune", "torch", "triton")
@@ -42,9 +42,18 @@ def differences(seen: Seen, others: Sequence[Seen], ours: dict[str, str | None])
     return told
 
 
-def with_versions(seen: Seen) -> Seen:
-    """A worker of this machine, whose versions are those here."""
-    return structs.replace(seen, **versions_here())
+def seen_here(worker: str, gpu: GpuHere) -> Seen:
+    """A worker of this machine and its GPU, with the versions that are here."""
+    return Seen(
+        worker=worker,
+        card=gpu.uuid,
+        gpu=gpu.name,
+        capability=gpu.capability,
+        host=platform.node(),
+        cores=usable_cores(),
+        driver=gpu.driver,
+        **versions_here(),
+    )
 
 
 def _differs(name: str, theirs: str | None, ours: str | None) -> str | None:

@@ -18,7 +18,7 @@ from fusetune.fleet.cluster import ClusterExecutor, Hosted
 from fusetune.fleet.lane import Begin, Lane
 from fusetune.fleet.run import Fleet
 from fusetune.fleet.schedule import Rules
-from fusetune.fleet.versions import with_versions
+from fusetune.fleet.versions import versions_here
 from fusetune.fleet.words import Answer, Seen, Work
 from fusetune.ops.spec import KernelSpec
 from fusetune.store.yaml_files import dump_config_file
@@ -78,7 +78,7 @@ def facts(run: str, begin: Begin) -> Seen | str:
     from distributed import get_worker
 
     name = str(get_worker().name)
-    seen = with_versions(Seen(name, f"GPU-{name}", GPU.name, GPU.capability, host=f"host{name}", cores=4))
+    seen = Seen(name, f"GPU-{name}", GPU.name, GPU.capability, host=f"host{name}", cores=4, **versions_here())
     return structs.replace(seen, **now.temper(name).seen)
 
 

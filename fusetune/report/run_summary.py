@@ -141,22 +141,6 @@ class RunSummary(msgspec.Struct, frozen=True, omit_defaults=True):
         return sum(self.counts.values())
 
 
-def candidate_rows(records: Iterable[Record]) -> list[CandidateRow]:
-    """All candidates of one run that may run or once might have, in the journal's order, the dropped ones too."""
-    held = list(records)
-    end = next((record for record in held if isinstance(record, RunEnd)), None)
-    candidates = {record.id: record for record in held if isinstance(record, Candidate)}
-    comparisons = [record for record in held if isinstance(record, Comparison)]
-    baseline_id = _baseline_id(held, candidates, comparisons)
-    return _candidate_rows(
-        candidates.values(),
-        [record for record in held if isinstance(record, Sample)],
-        [record for record in comparisons if record.baseline_id == baseline_id and record.id != baseline_id],
-        end.entry.config if end and end.entry else None,
-        baseline_id,
-    )
-
-
 def summarize_run(records: Iterable[Record]) -> RunSummary:
     """The summary of one run's records, in journal order.
 
@@ -166,7 +150,10 @@ def summarize_run(records: Iterable[Record]) -> RunSummary:
 
 
 def summary_and_rows(records: Iterable[Record]) -> tuple[RunSummary, list[CandidateRow]]:
-    """The summary of one run, and all its candidates as `candidate_rows` has them. Raises as `summarize_run` does."""
+    """The summary of one run, and all its candidates in the journal's order, the dropped ones too.
+
+    Raises as `summarize_run` does.
+    """
     held = list(records)
     start = next((record for record in held if isinstance(record, RunStart)), None)
     if start is None:
@@ -175,7 +162,13 @@ def summary_and_rows(records: Iterable[Record]) -> tuple[RunSummary, list[Candid
     candidates = {record.id: record for record in held if isinstance(record, Candidate)}
     comparisons = [record for record in held if isinstance(record, Comparison)]
     baseline_id = _baseline_id(held, candidates, comparisons)
-    rows = candidate_rows(held)
+    rows = _candidate_rows(
+        candidates.values(),
+        [record for record in held if isinstance(record, Sample)],
+        [record for record in comparisons if record.baseline_id == baseline_id and record.id != baseline_id],
+        end.entry.config if end and end.entry else None,
+        baseline_id,
+    )
     summary = RunSummary(
         run=start.run,
         started=start.started,

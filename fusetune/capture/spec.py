@@ -27,7 +27,7 @@ MOST_OF_A_PRODUCT: Final = 2000
 LEAST_FOR_DOT: Final = 16
 """On each side of tl.dot."""
 ELEMENTS_A_THREAD: Final = 128
-"""Of a tile; more take the compiler minutes, and registers that no thread has."""
+"""Of a tile; with more, its operands do not fit into a thread's 255 registers, and the compiler takes up to minutes."""
 _ROLES: Final[Mapping[str, Role]] = {"read": "input", "unused": "input", "written": "output"}
 
 
@@ -200,9 +200,11 @@ class CapturedSpec(KernelSpec):
         """See KernelSpec."""
         if self._placed(config) is None:
             return Rejection("grid", "what the program would launch with these constants is not known")
-        if config != self.before(problem) and config != self.baseline(problem):
+        baseline = self.baseline(problem)
+        before = self.before(problem) or baseline
+        if config not in {before, baseline}:
             a_thread = self._elements_a_thread(config)
-            if a_thread > max(ELEMENTS_A_THREAD, 2 * self._elements_a_thread(self.before(problem) or config)):
+            if a_thread > max(ELEMENTS_A_THREAD, 2 * self._elements_a_thread(before)):
                 return Rejection("registers", f"a tile of {a_thread} elements a thread")
         return super().reject(config, problem, target)
 

@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from fusetune.capture.spec import CapturedSpec
@@ -120,7 +121,21 @@ def test_another_problem_is_none_of_it_and_a_huge_tile_is_not_compiled(spec: Cap
     problem = spec.captured_problem()
     with pytest.raises(UnsupportedProblemError, match="this capture"):
         spec.problem({**dict(problem), "n": 7})
-    huge = NamedConfig(**{**dict(spec.baseline(problem)), "BLOCK": 65536, "num_warps": 1})
-    rejection = spec.reject(huge, problem, ADA)
+    assert spec.before(problem) is not None
+    rejection = spec.reject(huge_of(spec), problem, ADA)
     assert rejection is not None
     assert rejection.reason == "registers"
+
+
+def test_a_huge_tile_is_not_compiled_where_baseline_is_what_runs(spec: CapturedSpec) -> None:
+    spec = pickle.loads(pickle.dumps(spec))  # the fixture is not for this test alone
+    spec.kept = msgspec.structs.replace(
+        spec.kept, case=msgspec.structs.replace(spec.kept.case, before={"num_warps": 4, "num_stages": 2})
+    )
+    problem = spec.captured_problem()
+    assert spec.before(problem) is None
+    assert spec.reject(huge_of(spec), problem, ADA) is not None
+
+
+def huge_of(spec: CapturedSpec) -> NamedConfig:
+    return NamedConfig(**{**dict(spec.baseline(spec.captured_problem())), "BLOCK": 65536, "num_warps": 1})

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
@@ -52,12 +53,18 @@ def compile_all(kernel: Any, arguments: Sequence[Any], named: Mapping[str, Any],
         AsyncCompileMode(waiting, ignore_errors=True),
     ):
         try:
-            for config in configs:
+            for config in sorted(configs, key=_elements_a_warp, reverse=True):
                 with contextlib.suppress(Exception):  # the trial itself tells the program
                     kernel.run(*arguments, **{**given, **config.all_kwargs()}, warmup=True)
             done_by_copies([job for job, _ in waiting.jobs], len(os.sched_getaffinity(0)))
         finally:  # Nobody waits for what is never done.
             waiting.do()
+
+
+def _elements_a_warp(config: Any) -> float:
+    """About how much a config has the compiler unroll: what takes it longest comes first, and ends with the others."""
+    sizes = [value for value in config.kwargs.values() if type(value) is int and value > 0]
+    return math.prod(sizes) / config.num_warps
 
 
 class _Waiting(Executor):

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from fusetune.capture.cases import Case, Site
-from fusetune.code.patch.change import OPTIONS, Change, Launched
+from fusetune.code.patch.change import OPTIONS, Accepted, Change, Launched
 from fusetune.code.patch.edits import Finding
 from fusetune.core.config import Config
 from fusetune.core.decision import reason_text, reference_name
@@ -139,15 +139,15 @@ def _tried(one: Tuned, *, autotune: bool) -> tuple[Mapping[str, Any], ...]:
     return tuple(values_of(one, config) for config in found) if len(found) > 1 else ()
 
 
-def _accepted(one: Tuned) -> tuple[Mapping[str, Any], ...]:
-    """The configs that were right and, in the same round of samples, no slower than what runs."""
+def _accepted(one: Tuned) -> tuple[Accepted, ...]:
+    """The configs that were right and, by the samples of the screening, no slower than what runs."""
     if one.result is None or one.before is None or one.end == "unverified":
         return ()
-    times = {ranked.config: ranked.time_us for ranked in one.result.best}
+    times = {ranked.config: ranked.time_us for ranked in (*one.result.screened, *one.result.best)}
     limit = times.get(one.before)
     if limit is None:
         return ()
-    return tuple(values_of(one, config) for config, us in times.items() if us <= limit)
+    return tuple(Accepted(values_of(one, config), us / limit) for config, us in times.items() if us <= limit)
 
 
 def _is_size(name: str, value: Any) -> bool:

@@ -203,4 +203,6 @@ class _Case:
 
 def _written(result: SweepResult | None) -> Sequence[Config]:
     """The configs of a result that may be written back."""
-    return () if result is None else (result.entry.config, *(ranked.config for ranked in result.best))
+    if result is None:
+        return ()
+    return tuple(dict.fromkeys((result.entry.config, *(one.config for one in (*result.best, *result.screened)))))

@@ -101,7 +101,7 @@ class SweepResult(msgspec.Struct, frozen=True):
 
     `has_model`: whether predicted times are a cost model's; without one they are the roofline's, the same for all.
     `tried`: how many candidates beside the reference the run tried; `failures`: how many of them were rejected or
-    failed, by reason.
+    failed, by reason. `screened` are all that were timed, as `best` has the first of.
     """
 
     run: str
@@ -114,6 +114,7 @@ class SweepResult(msgspec.Struct, frozen=True):
     has_model: bool = True
     tried: int = 0
     failures: Mapping[str, int] = {}
+    screened: tuple[Ranked, ...] = ()
 
 
 def new_run_id() -> str:

@@ -140,16 +140,18 @@ def _sweep(
         result = write_entry(path, request.spec.name, facts.identity, entry, place, request.spec.kernel_place)
         log.journal.write(RunEnd(entry=entry, file=str(path), message=entry.verdict))
         tried, failures = tried_and_fallen(journal_path(request, log), (request.reference, *plan.references))
+        screened = tuple(Ranked(standing.config, standing.time_us) for standing in raced.standings)
         return SweepResult(
             run=log.run,
             entry=entry,
-            best=tuple(Ranked(standing.config, standing.time_us) for standing in raced.standings[:SHOWN]),
+            best=screened[:SHOWN],
             file=path if result.written else None,
             journal=journal_path(request, log),
             target_name=facts.identity.name,
             kept_instead=result.kept,
             tried=tried,
             failures=failures,
+            screened=screened,
         )
 
 

@@ -51,13 +51,20 @@ class Launched(msgspec.Struct, frozen=True, omit_defaults=True):
         return text if text and text.isidentifier() else None
 
 
+class Accepted(msgspec.Struct, frozen=True):
+    """Constants and options that a case was found right and no slower with; `share` is the time, over what runs."""
+
+    values: Mapping[str, Any]
+    share: float = 1.0
+
+
 class Change(msgspec.Struct, frozen=True, omit_defaults=True):
     """Constants and options of one case of a launch: `before` as it runs, `wanted` as it is to run; both are whole.
 
     `tried` are the configs that `@triton.autotune` is left with, the chosen one first; none: the launch is fixed.
     `key` and `restored` are what a new decorator is given: parameters that say which launches are alike, and pointers
-    whose tensors each trial has to get back. `accepts` are the configs that this case was found right and no slower
-    with, beside `wanted`. `us` is the case's time in the program. `comment` is written above what is changed. With
+    whose tensors each trial has to get back. `accepts` are what else is right for this case, and `wanted` with its
+    time. `us` is the case's time in the program. `comment` is written above what is changed. With
     `looks_up` an autotune list stays as it is, and its decorator looks the config up. Of an `untuned` case nobody knows
     what else is right.
     """
@@ -68,7 +75,7 @@ class Change(msgspec.Struct, frozen=True, omit_defaults=True):
     tried: tuple[Mapping[str, Any], ...] = ()
     key: tuple[str, ...] = ()
     restored: tuple[str, ...] = ()
-    accepts: tuple[Mapping[str, Any], ...] = ()
+    accepts: tuple[Accepted, ...] = ()
     us: float = 0.0
     comment: tuple[str, ...] = ()
     looks_up: bool = False

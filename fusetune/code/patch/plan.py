@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import libcst as cst
 import msgspec
@@ -19,6 +19,10 @@ from fusetune.code.patch.heuristics import heuristic_edits, names_computed
 from fusetune.code.patch.launches import launch_edits
 from fusetune.code.patch.looked_up import is_looked_up, lookup_edits
 from fusetune.code.patch.source_file import SourceFile, Sources
+from fusetune.units import format_us
+
+WORTH: Final = 0.98
+"""What suits several cases, and is the best of none, has to leave so much of their time at most."""
 
 
 class FilePatch(msgspec.Struct, frozen=True):
@@ -173,7 +177,7 @@ def _calls(alike: Sequence[Launched], file: str, sources: Sources) -> list[cst.C
 
 
 def _of_each_place(changes: Sequence[Change], findings: list[Finding]) -> list[Change]:
-    """One change for each place; none where the cases that are launched there do not agree."""
+    """One change for each place; none where there is none that suits all cases that are launched there."""
     places: dict[Any, list[Change]] = {}
     for change in sorted(changes, key=lambda one: -one.us):
         launch = change.launch
@@ -190,9 +194,10 @@ def _of_each_place(changes: Sequence[Change], findings: list[Finding]) -> list[C
             found.append(_to_choose_from(heaviest, group))
             continue
         values = _values_at_place(heaviest)
-        against = next((one for one in group if not _takes(one, values)), None)
-        if against is None:
-            found.append(heaviest)
+        against = next((one for one in group if _share(one, values) is None), None)
+        for_all = heaviest if against is None else _for_all(heaviest, group)
+        if against is None or for_all is not None:
+            found.append(for_all or heaviest)
             continue
         launch = heaviest.launch
         told = against.describe() or "what runs"
@@ -228,15 +233,38 @@ def _values_at_place(change: Change) -> dict[str, Any]:
     return {**(listed if change.changed() else {}), **change.chosen()}
 
 
-def _takes(change: Change, values: Mapping[str, Any]) -> bool:
-    """Whether a case wants values, or was found right and no slower with them."""
-    wants = all(change.wanted.get(name) == value for name, value in values.items())
-    if wants and change.chosen().keys() <= values.keys():
-        return True
+def _share(change: Change, values: Mapping[str, Any]) -> float | None:
+    """The time of a case with values over what it is; None where they are not what it wants nor found right for it."""
     merged, following = {**change.before, **values}, change.launch.following
-    return any(
-        all(merged.get(name) == value for name, value in one.items() if name not in following) for one in change.accepts
+    for one in change.accepts:
+        if all(merged.get(name) == value for name, value in one.values.items() if name not in following):
+            return one.share
+    wants = all(change.wanted.get(name) == value for name, value in values.items())
+    return 1.0 if wants and change.chosen().keys() <= values.keys() else None
+
+
+def _for_all(heaviest: Change, group: Sequence[Change]) -> Change | None:
+    """What takes the cases of a place the least time together, of all that is right and no slower in each of them.
+
+    None where that gains too little. It rests on short samples: whoever writes it asks the program.
+    """
+    now = sum(one.us for one in group)
+    best, least = None, WORTH * now
+    for accepted in heaviest.accepts:
+        change = msgspec.structs.replace(heaviest, wanted={**heaviest.wanted, **accepted.values})
+        values = _values_at_place(change)
+        shares = [_share(one, values) for one in group] if change.chosen() else [None]
+        total = sum(one.us * share for one, share in zip(group, shares, strict=False) if share is not None)
+        if None not in shares and total < least:
+            best, least = change, total
+    if best is None:
+        return None
+    comment = (
+        f"{best.describe()}: for the {len(group)} cases of this launch, each of which has another best one.",
+        f"By short samples {format_us(least)} together, was {format_us(now)}; none is slower.",
+        *heaviest.comment[-1:],
     )
+    return msgspec.structs.replace(best, comment=comment if heaviest.comment else ())
 
 
 def _together(edits: Collection[Edit], more: Collection[Edit], sources: Sources) -> list[Edit]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fusetune.code.patch.change import Change, Launched
+from fusetune.code.patch.change import Accepted, Change, Launched
 from fusetune.code.patch.plan import planned
 
 KERNEL = """import torch
@@ -152,7 +152,7 @@ def test_cases_that_differ_in_a_count_alone_want_the_same(file: Path) -> None:
     assert (plan.findings, plan.made) == ((), (longer,))
     stays = Change(longer.launch, {**BEFORE, "NUM": 4}, {**BEFORE, "NUM": 4}, us=0.5)
     assert "another one what runs" in planned([longer, stays]).findings[0].text
-    takes = Change(stays.launch, stays.before, stays.wanted, accepts=({**WANTED, "NUM": 2},), us=0.5)
+    takes = Change(stays.launch, stays.before, stays.wanted, accepts=(Accepted({**WANTED, "NUM": 2}),), us=0.5)
     assert planned([longer, takes]).made == (longer,)
 
 

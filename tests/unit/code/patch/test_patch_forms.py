@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from fusetune.code.patch.change import Change, Launched
+from fusetune.code.patch.change import Accepted, Change, Launched
 from fusetune.code.patch.edits import NotWritableError
 from fusetune.code.patch.plan import planned
 from fusetune.code.patch.source_file import Sources
@@ -384,9 +384,38 @@ def test_cases_of_one_launch_that_want_different_things_leave_it_as_it_is(tmp_pa
     assert "one case wants BLOCK 1024 -> 2048" in finding.text
     assert "another one what runs" in finding.text
     assert planned([stays, change]).files == ()
-    agrees = structs.replace(stays, accepts=(WANTED,))
+    agrees = structs.replace(stays, accepts=(Accepted(WANTED),))
     assert planned([agrees, change]).made == (change,)
     assert planned([change, change]).files == planned([change]).files
+
+
+def test_cases_with_another_best_each_get_what_is_the_best_for_all_of_them(tmp_path: Path) -> None:
+    file = copied("keywords", tmp_path)
+    change = structs.replace(change_of("keywords", file), us=300.0, comment=("measured", "H200, run 1."))
+    middle, slow = ({**BEFORE, "BLOCK": block, "num_warps": 8} for block in (512, 256))
+    first = structs.replace(change, accepts=(Accepted(WANTED, 0.5), Accepted(middle, 0.7), Accepted(slow, 0.9)))
+    own = {**BEFORE, "BLOCK": 128}
+    second = structs.replace(
+        change, wanted=own, us=100.0, accepts=(Accepted(own, 0.4), Accepted(slow, 0.5), Accepted(middle, 0.6))
+    )
+    for cases in ([first, second], [second, first]):
+        plan = planned(cases)
+        assert plan.findings == ()
+        (made,) = plan.made
+        assert made.wanted == middle
+        assert made.comment == (
+            f"{made.describe()}: for the 2 cases of this launch, each of which has another best one.",
+            "By short samples 270 us together, was 400 us; none is slower.",
+            "H200, run 1.",
+        )
+        (patch,) = plan.files
+        assert b"BLOCK = 512, num_warps=8)" in patch.after
+    # What one of them has not shown to be right is no choice, nor what gains less than 2 % in all.
+    third = structs.replace(second, accepts=(Accepted(own, 0.4),))
+    assert planned([first, second, third]).made == ()
+    hardly = structs.replace(first, accepts=(Accepted(WANTED, 0.5), Accepted(middle, 0.999)), us=10_000.0)
+    (finding,) = planned([hardly, second]).findings
+    assert "one case wants BLOCK 1024 -> 2048" in finding.text
 
 
 def test_an_option_that_others_are_given_too_is_written_at_the_launch_alone(tmp_path: Path) -> None:

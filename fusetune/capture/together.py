@@ -64,7 +64,7 @@ def compile_all(kernel: Any, arguments: Sequence[Any], named: Mapping[str, Any],
 def _elements_a_warp(config: Any) -> float:
     """About how much a config has the compiler unroll: what takes it longest comes first, and ends with the others."""
     sizes = [value for value in config.kwargs.values() if type(value) is int and value > 0]
-    return math.prod(sizes) / config.num_warps
+    return float(math.prod(sizes) / config.num_warps)
 
 
 class _Waiting(Executor):

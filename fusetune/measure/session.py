@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Sequence
@@ -16,6 +17,8 @@ from fusetune.measure.nvml import GpuState, Monitor
 from fusetune.measure.own_data import OwnData, Wrong
 from fusetune.measure.protocol import BlockTimes, Checked, Failure, SamplingFacts
 from fusetune.measure.timers import (
+    EXPECTED_OF_OTHERS,
+    EXPECTED_SPEEDUP,
     L2_TURNOVER,
     MIN_ARM_US,
     EventTimer,
@@ -43,7 +46,9 @@ _SETTLED = 0.01
 _CHOOSING_SAMPLES = 3
 _FLOAT64_BYTES = 8
 _MOST_SETS = 1024
-"""Of an op's own data; more of tiny inputs would take longer to make than to time. L2 is flushed before each sample."""
+"""Of an op's own data."""
+_FIRST_SETS = 32
+"""Of an op's own data until it is known how many a sample takes."""
 _SHARE_FOR_SETS = 0.3
 """Of the GPU's free memory, for the sets of an op that changes its inputs."""
 _Arm = tuple[Config, int]
@@ -61,8 +66,10 @@ class GpuSession:
     """One problem's tensors on one GPU, drawn from one seed.
 
     There are as many copies of all tensors (`input_sets`) as it takes for a launch to find its inputs out of L2 when
-    the copies are walked through in turn; one copy, where L2 is to be warm. The timer is the same for every config: a
-    graph of many launches where a launch may be short, events around flushed launches where all are long.
+    the copies are walked through in turn; one copy, where L2 is to be warm. Of an op's own data there are no more than
+    a sample has launches: where that leaves a part in L2, it is flushed before each sample. The timer is the same for
+    every config: a graph of many launches where a launch may be short, events around flushed launches where all are
+    long.
     """
 
     _own: OwnData | None = None
@@ -82,12 +89,13 @@ class GpuSession:
         wanted = math.ceil(L2_TURNOVER * self._l2_bytes / max(1, set_bytes)) if cold else 1
         self.seed = seed
         self._sets: list[dict[str, Any]] = []
+        self._launchers: dict[Config, list[Launcher]] = {}
         self._generator = torch.Generator(device=self._device).manual_seed(seed)
-        self._have_sets(max(1, min(wanted, _MOST_SETS) if self._own else wanted))
+        self._wanted_sets = max(1, min(wanted, _MOST_SETS) if self._own else wanted)
+        self._have_sets(min(self._wanted_sets, _FIRST_SETS) if self._own else self._wanted_sets)
         self._cold = cold
         self._references: dict[str, torch.Tensor] | None = None
         self._states: dict[str, torch.Tensor] = {}
-        self._launchers: dict[Config, list[Launcher]] = {}
         self._timer: Timer = self._first_timer()
         self._screening: Timer = self._timer
         self._busy_until = -math.inf
@@ -106,9 +114,8 @@ class GpuSession:
 
     def _first_timer(self) -> Timer:
         """What times until it is known how long a launch takes: each set of inputs once."""
-        sets = len(self._sets)
-        changes = self._own is not None and self._own.changes_inputs
-        return GraphTimer(self._run_arm, sets, sets, self._put_back if changes else None, self._flush_between())
+        sets, put_back = len(self._sets), self._put_back if self._changes_inputs() else None
+        return GraphTimer(self._run_arm, sets, sets, put_back, self._flush_between())
 
     def _flush_between(self) -> int:
         """The bytes to write before each sample of graphs, where a walk through all sets leaves some of them in L2.
@@ -135,24 +142,30 @@ class GpuSession:
             baseline_us = min(self.sample(self._baseline) for _ in range(_CHOOSING_SAMPLES))
             floor_us = self._floor_us()
             timer = GraphTimer.name if is_short(baseline_us, floor_us) else EventTimer.name
-            launches = launches_for(baseline_us, floor_us, len(self._sets) if timer == GraphTimer.name else 1)
-            if timer == GraphTimer.name and self._own is not None and self._own.changes_inputs:
+            enough = functools.partial(
+                launches_for, baseline_us, floor_us, speedup=EXPECTED_OF_OTHERS if self._own else EXPECTED_SPEEDUP
+            )
+            launches = enough(1)
+            sets = len(self._sets)
+            if timer == GraphTimer.name and self._changes_inputs():
                 # Each launch has a set of its own: no more of them than a sample of the reference needs.
-                launches = max(len(self._sets), min(launches, math.ceil(MIN_ARM_US / baseline_us)))
-            if timer == GraphTimer.name and not self._can_put_back(launches):
-                timer, launches = EventTimer.name, launches_for(baseline_us, floor_us, 1)
-            self._use(timer, launches)
+                launches = sets = min(launches, math.ceil(MIN_ARM_US / baseline_us))
+                if not self._can_put_back(launches):
+                    timer, launches, sets = EventTimer.name, enough(1), len(self._sets)
+            elif timer == GraphTimer.name:
+                sets = min(self._wanted_sets, launches) if self._own else sets
+                launches = enough(sets)
+            self._use(timer, launches, sets)
             tick_us = event_tick_us()
         else:
             timer, launches, tick_us = like.timer, like.launches, like.tick_us
-            self._use(timer, launches)
+            self._use(timer, launches, like.input_sets)
             self.warm_up()
         flush_bytes = self._flush_bytes
         flushed_bytes = flush_bytes * launches or (self._flush_between() if timer == GraphTimer.name else 0)
         # Between two uses of one input set lies a whole walk through the sets, or one flush.
-        turnover = max(self._set_bytes * len(self._sets), flush_bytes)
-        # Of tiny inputs there are as many sets as may be, and L2 is flushed before each sample.
-        if self._cold and turnover < L2_TURNOVER * self._l2_bytes and len(self._sets) < _MOST_SETS:
+        turnover = max(self._set_bytes * len(self._sets), flush_bytes, flushed_bytes)
+        if self._cold and turnover < L2_TURNOVER * self._l2_bytes:
             raise AssertionError(f"only {turnover} bytes pass between two uses of an input, less than 3 x L2")
         check_tick(tick_us, MIN_ARM_US)
         return SamplingFacts(
@@ -181,29 +194,31 @@ class GpuSession:
             return None
         return roof.time_us if self._cold else roof.compute_us
 
+    def _changes_inputs(self) -> bool:
+        return self._own is not None and self._own.changes_inputs
+
     def _can_put_back(self, launches: int) -> bool:
         """Whether a graph of so many launches can have its inputs back before each: a set for each has room.
 
         Within a graph nothing is put back, since that would be timed.
         """
-        if self._own is None or not self._own.changes_inputs:
-            return True
         free, _ = self._torch.cuda.mem_get_info()
         more = max(0, launches - len(self._sets))
         return self._cold and launches <= _MOST_SETS and more * self._set_bytes <= _SHARE_FOR_SETS * free
 
     def _have_sets(self, count: int) -> None:
-        """Make what is missing of so many sets of inputs."""
+        """Make what is missing of so many sets of inputs, and drop what is beyond them."""
+        if count != len(self._sets):
+            self._launchers.clear()  # They hold each set.
+        del self._sets[count:]
         while len(self._sets) < count:
             self._sets.append(self._own.make() if self._own else self._draw(self._generator))
 
-    def _use(self, timer: str, launches: int) -> None:
-        """Time with graphs or with events from here on."""
-        changes = self._own is not None and self._own.changes_inputs
-        if timer == GraphTimer.name and changes:
-            self._have_sets(launches)
-            self._launchers.clear()
-        sets, put_back = len(self._sets), self._put_back if changes else None
+    def _use(self, timer: str, launches: int, sets: int) -> None:
+        """Time with graphs or with events from here on, over so many sets of inputs."""
+        changes = self._changes_inputs()
+        self._have_sets(sets)
+        put_back = self._put_back if changes else None
         self._flush_bytes = 0
         if timer == GraphTimer.name:
             flush = self._flush_between()

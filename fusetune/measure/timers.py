@@ -19,6 +19,11 @@ MIN_ARM_US: Final = 500.0
 """One sample lasts at least this long."""
 EXPECTED_SPEEDUP: Final = 8
 """By how much a candidate may beat BASELINE and still last MIN_ARM_US, where no floor says that it cannot."""
+EXPECTED_OF_OTHERS: Final = 3
+"""The same of other people's kernels: what runs there was mostly chosen with some care.
+
+One that beats it by more is timed for less than MIN_ARM_US, and looks a little less quick than it is.
+"""
 TICKS_PER_SAMPLE: Final = 500
 """A sample lasts at least as many ticks of the event clock, so that reading it errs by 0.2 % at most."""
 L2_TURNOVER: Final = 3
@@ -198,16 +203,16 @@ def is_short(baseline_us: float, floor_us: float | None) -> bool:
     return (baseline_us if floor_us is None else min(baseline_us, floor_us)) < GRAPH_BELOW_US
 
 
-def launches_for(baseline_us: float, floor_us: float | None, sets: int) -> int:
+def launches_for(baseline_us: float, floor_us: float | None, sets: int, speedup: float = EXPECTED_SPEEDUP) -> int:
     """How many launches make a sample: enough for the quickest config that there may be to last MIN_ARM_US.
 
-    It is no quicker than the roofline's time `floor_us`, and not expected to be EXPECTED_SPEEDUP times as quick as a
-    BASELINE that is short itself. Always whole rounds of the input sets, so that every config meets the same inputs
-    equally often.
+    It is no quicker than the roofline's time `floor_us`, and not expected to be `speedup` times as quick as a BASELINE
+    that is short itself. Always whole rounds of the input sets, so that every config meets the same inputs equally
+    often.
     """
-    quickest_us = baseline_us / EXPECTED_SPEEDUP
+    quickest_us = baseline_us / speedup
     if floor_us is not None:
-        quickest_us = max(floor_us, min(baseline_us, GRAPH_BELOW_US) / EXPECTED_SPEEDUP)
+        quickest_us = max(floor_us, min(baseline_us, GRAPH_BELOW_US) / speedup)
     return math.ceil(math.ceil(MIN_ARM_US / quickest_us) / sets) * sets
 
 

@@ -67,7 +67,7 @@ class Session(GpuSession):
     def __init__(self, monitor: CountingMonitor, *, baseline_us: float = 20.0, floor_us: float | None = None) -> None:
         self._baseline = BASELINE
         self._monitor = monitor  # type: ignore[assignment]
-        self._sets = [{}, {}, {}, {}]
+        self._sets, self._launchers, self._wanted_sets = [{}, {}, {}, {}], {}, 4
         self._set_bytes, self._l2_bytes, self._cold = 100, 100, True
         self._timer = self._screening = Graphs(None, 4, 4)  # type: ignore[assignment]
         self._busy_until = -1e9
@@ -276,11 +276,42 @@ class Memory:
         return self.free, self.free
 
 
+class Read(Own):
+    changes_inputs = False
+
+
+@pytest.mark.parametrize(
+    ("baseline_us", "wanted", "sets", "launches", "flushed"),
+    [
+        (20.0, 2, 2, 76, True),
+        (20.0, 40, 40, 80, False),  # of all sets L2 keeps nothing, and each is met equally often
+        (20.0, 1024, 75, 75, False),  # no more sets than a sample has launches
+        (49.0, 1024, 31, 31, True),  # fewer than were made at first
+    ],
+)
+def test_own_data_has_as_many_sets_as_a_sample_has_launches_and_l2_is_flushed_where_they_are_few(
+    baseline_us: float, wanted: int, sets: int, launches: int, flushed: bool
+) -> None:
+    session = Session(CountingMonitor(SOUND), baseline_us=baseline_us)
+    session._own, session._wanted_sets, session._l2_bytes = Read(), wanted, 1100
+    session._sets = [{} for _ in range(min(wanted, 32))]
+    session._launchers = {BASELINE: []}  # of the sets that were
+    facts = session.begin()
+    assert isinstance(facts, SamplingFacts)
+    assert (facts.timer, facts.input_sets, facts.launches) == ("graph", sets, launches)
+    assert len(session._sets) == sets
+    assert session._timer.how[4] == (3300 if flushed else 0)  # type: ignore[attr-defined]
+    assert (BASELINE in session._launchers) == (sets == min(wanted, 32))
+    later = Session(CountingMonitor(SOUND))
+    later._own, later._wanted_sets, later._l2_bytes = Read(), wanted, 1100
+    assert later.begin(facts) == facts
+    assert len(later._sets) == sets
+
+
 @pytest.mark.parametrize(("free", "timer", "sets"), [(10**6, "graph", 25), (1000, "events", 4)])
 def test_each_launch_of_a_graph_has_inputs_of_its_own_where_there_is_room(free: int, timer: str, sets: int) -> None:
     session = Session(CountingMonitor(SOUND), baseline_us=20.0)
     session._own, session._torch = Own(), Memory(free)  # type: ignore[assignment]
-    session._launchers = {}
     facts = session.begin()
     assert isinstance(facts, SamplingFacts)
     assert (facts.timer, facts.input_sets) == (timer, sets)

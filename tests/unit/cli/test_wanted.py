@@ -143,6 +143,17 @@ def test_constants_have_the_kernel_s_own_names_and_what_follows_them_is_as_it_th
     assert values_of(one, config) == wanted, "heuristics compute EVEN again, and count is no constant"
 
 
+def test_a_case_takes_what_was_right_and_no_slower_as_far_as_the_screening_went(file: Path) -> None:
+    slower, quick = (NamedConfig(**{**dict(BEFORE), "BLOCK": block}) for block in (128, 512))
+    one = tuned_of(case_of(file), best=(Ranked(BEST, 6.9), Ranked(BEFORE, 10.0)))
+    screened = (*(one.result.best if one.result else ()), Ranked(quick, 8.0), Ranked(slower, 10.1))
+    (change,), _ = changes_of([structs.replace(one, result=structs.replace(one.result, screened=screened))], "GPU")
+    assert {taken.values["BLOCK"]: taken.share for taken in change.accepts} == pytest.approx(
+        {2048: 0.69, 1024: 1.0, 512: 0.8}
+    )
+    assert changes_of([structs.replace(one, end="unverified")], "GPU")[0][0].accepts == ()
+
+
 def test_autotune_leaves_the_chosen_one_with_before_and_baseline(file: Path) -> None:
     (change,), _ = changes_of([tuned_of(case_of(file))], "GPU", autotune=True)
     assert [(one["BLOCK"], one["num_warps"], one["num_stages"]) for one in change.tried] == [

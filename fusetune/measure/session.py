@@ -42,6 +42,8 @@ WARM_UP_S = 0.2
 STILL_WARM_S = 0.1
 STILL_TRUE_S = 0.05
 """The state after one block is taken for that before the next, where no more time than this lies between them."""
+BLOCKS_A_CAPTURE = 25
+"""After so many blocks of a pair, which is when it is first looked at, what is replayed is made anew."""
 _SETTLED = 0.01
 _CHOOSING_SAMPLES = 3
 _FLOAT64_BYTES = 8
@@ -100,6 +102,7 @@ class GpuSession:
         self._screening: Timer = self._timer
         self._busy_until = -math.inf
         self._loaded = False
+        self._blocks_of: tuple[object, int] = (None, 0)
         self._last_seen: tuple[float, GpuState] | None = None
 
     def load(self) -> Failure | None:
@@ -325,6 +328,9 @@ class GpuSession:
     def block(self, baseline: Config, config: Config, *, config_first: bool) -> BlockTimes:
         """ABBA or BAAB after one untimed arm; the GPU's state is read before and after."""
         arms: tuple[_Arm, _Arm] = ((baseline, 0), (config, 1 if baseline == config else 0))
+        self._blocks_of = (arms, self._blocks_of[1] + 1) if self._blocks_of[0] == arms else (arms, 1)
+        if self._blocks_of[1] > 1 and self._blocks_of[1] % BLOCKS_A_CAPTURE == 1:
+            self._timer.renew(arms)
         first, second = (arms[1], arms[0]) if config_first else arms
         before = self._state_before()
         times = self._timer.times_us([first, first, second, second, first])[1:]

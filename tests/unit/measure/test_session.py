@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 import pytest
 
 from fusetune.measure import session as module
@@ -45,7 +46,11 @@ class Timer:
 
     def __init__(self, *how: Any) -> None:
         self.arms: list[Any] = []
+        self.renewed: list[tuple[int, Any]] = []
         self.how = how
+
+    def renew(self, arms: Sequence[Any]) -> None:
+        self.renewed.append((len(self.arms) // 5, arms))
 
     def times_us(self, arms: Sequence[Any]) -> list[float]:
         self.arms += arms
@@ -71,7 +76,7 @@ class Session(GpuSession):
         self._set_bytes, self._l2_bytes, self._cold = 100, 100, True
         self._timer = self._screening = Graphs(None, 4, 4)  # type: ignore[assignment]
         self._busy_until = -1e9
-        self._loaded, self._last_seen = False, None
+        self._loaded, self._last_seen, self._blocks_of = False, None, (None, 0)
         self.baseline_us, self.floor_us = baseline_us, floor_us
         self.happened: list[str] = []
         self.outcome: Checked | Failure = Checked(1e-4, 30.0)
@@ -164,6 +169,20 @@ def test_a_gpu_that_has_just_been_timing_is_not_warmed_up_again() -> None:
     before = CLOCK.now_s
     session.warm_up()
     assert CLOCK.now_s == before
+
+
+def test_a_pair_of_many_blocks_is_captured_anew_each_time_that_it_may_have_been_looked_at() -> None:
+    session = Session(CountingMonitor(SOUND))
+    timer = Graphs()
+    session._timer = timer  # type: ignore[assignment]
+    for _ in range(60):
+        session.block(BASELINE, BASELINE, config_first=False)
+    own = ((BASELINE, 0), (BASELINE, 1))
+    assert timer.renewed == [(25, own), (50, own)]
+    other = msgspec.structs.replace(BASELINE, num_warps=8)
+    for _ in range(26):
+        session.block(BASELINE, other, config_first=True)
+    assert timer.renewed[2:] == [(85, ((BASELINE, 0), (other, 0)))]
 
 
 # --- choosing the timer

@@ -243,6 +243,31 @@ def test_an_arm_is_captured_once_and_the_last_few_are_kept(torch: FakeTorch) -> 
     assert not captures(arms[0])
 
 
+def test_arms_are_captured_anew_the_last_one_first_while_the_old_captures_are_still_there(torch: FakeTorch) -> None:
+    timer = GraphTimer(torch.run, sets=1, launches=4)
+    timer.times_us([5.0, 10.0, 20.0])
+
+    def replayed() -> list[Any]:
+        torch.log.clear()
+        timer.times_us([10.0, 20.0])
+        return [item[1] for item in torch.log if isinstance(item, tuple) and item[0] == "replay"]
+
+    old = replayed()
+    held, torch.log[:] = [weakref.ref(graph) for graph in old], []
+    del old
+    alive: list[int] = []
+    run = timer._run
+    timer._run = lambda arm, index: (alive.append(sum(one() is not None for one in held)), run(arm, index))[1]
+    torch.log.clear()
+    timer.renew([10.0, 20.0])
+    launched_outside = [arm for arm, _ in launched(torch)]
+    assert launched_outside == [20.0, 10.0, 10.0], "a launch before each capture: one of 20, two lengths of 10"
+    assert set(alive) == {2}
+    torch.log.clear()
+    assert all(one() is None for one in held)
+    assert len(replayed()) == 2
+
+
 def test_what_a_kept_graph_writes_to_lives_as_long_as_it_does(torch: FakeTorch) -> None:
     class Workspace:
         pass

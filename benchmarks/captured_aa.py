@@ -3,7 +3,7 @@
 FOLDER is that of benchmarks/programs.py. Programs of the development set are looked at until there are --kernels
 kernels that can be launched again; of each the heaviest case, as the program runs it, is decided on against itself
 --count times, as `fusetune tune` decides. Writes OUTPUT/captured_aa-<gpu>.json after each kernel; the same command goes
-on where it was cut off.
+on where it was cut off. With --only some of the programs go to another GPU, whose file --merge takes in.
 """
 
 from __future__ import annotations
@@ -42,15 +42,26 @@ def main() -> None:
     parser.add_argument("folder", type=Path, metavar="FOLDER")
     parser.add_argument("--kernels", type=int, default=10, help="so many  [default: 10]")
     parser.add_argument("--count", type=int, default=20, help="decisions on each  [default: 20]")
+    parser.add_argument("--only", metavar="D1,...", help="of these programs  [default: all]")
+    parser.add_argument("--merge", type=Path, metavar="FILE", help="take another run's kernels in, and end")
     parser.add_argument("--output", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     folder: Path = arguments.folder.resolve()
     paths = [str(folder / "site"), os.environ.get("PYTHONPATH", "")]
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))  # For the programs' own processes.
-    result = begun(arguments.output) or {"date": f"{date.today():%Y-%m-%d}", "kernels": []}
+    if arguments.merge:
+        more = json.loads(arguments.merge.read_text())
+        kernels = more["kernels"] + (begun(arguments.output, more["gpu"]) or {"kernels": []})["kernels"]
+        more["kernels"] = list({row["kernel"]: row for row in kernels}.values())
+        print(f"wrote {write(more, arguments.output)}")
+        return
+    result = begun(arguments.output, torch.cuda.get_device_name()) or {
+        "date": f"{date.today():%Y-%m-%d}",
+        "kernels": [],
+    }
     done = [row["kernel"] for row in result["kernels"]]
     with tempfile.TemporaryDirectory(prefix="fusetune-aa-") as kept:
-        for name, spec in specs(folder, Path(kept), done):
+        for name, spec in specs(folder, Path(kept), done, arguments.only):
             if len(result["kernels"]) >= arguments.kernels:
                 break
             row = against_itself(name, spec, arguments.count, result)
@@ -63,9 +74,9 @@ def main() -> None:
     print(f"{len(result['kernels'])} kernels: {result['outcomes']}; wrote {path}")
 
 
-def begun(folder: Path) -> dict[str, Any] | None:
+def begun(folder: Path, gpu: str) -> dict[str, Any] | None:
     """What an earlier run on this GPU has written, if it was cut off."""
-    path = folder / f"captured_aa-{slugify(torch.cuda.get_device_name())}.json"
+    path = folder / f"captured_aa-{slugify(gpu)}.json"
     return json.loads(path.read_text()) if path.is_file() else None
 
 
@@ -78,12 +89,12 @@ def write(result: dict[str, Any], folder: Path) -> Path:
     return path
 
 
-def specs(folder: Path, kept: Path, done: Sequence[str]) -> Iterator[tuple[str, CapturedSpec]]:
+def specs(folder: Path, kept: Path, done: Sequence[str], only: str | None) -> Iterator[tuple[str, CapturedSpec]]:
     """Each kernel of each program with its heaviest case, while its capture is on disk; without those that are done."""
     programs = list(dict.fromkeys(name.split()[0] for name in done))
     for driver in write_drivers(folder):
-        if driver.stem in programs[:-1]:
-            continue  # Another program was begun after it, so it has no kernel left.
+        if driver.stem in programs[:-1] or (only and driver.stem not in only.split(",")):
+            continue  # Where another program was begun after it, it has no kernel left.
         try:
             looked = look(parse_program([str(driver)]), keep=kept / driver.stem)
         except FusetuneError as error:

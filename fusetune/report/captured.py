@@ -127,6 +127,8 @@ def besides(looked: Looked, cases: Sequence[Case]) -> list[str]:
         lines.append(f"{plural(left, 'more case')} of the same kernels, of less time or fewer launches")
     if looked.compiled_for:
         lines.append(f"no GPU was used: launches were compiled for {looked.compiled_for}, and nothing is timed")
+        if any(case.proposals > 1 for case in cases):
+            lines.append("what an autotuner chooses is not known: the first of its list that compiles is Before here")
     if looked.trials:
         lines.append(f"{_launches(looked.trials)} of autotuners that only timed: not the program's")
     if looked.in_graphs:

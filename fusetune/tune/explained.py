@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -80,7 +80,7 @@ def explained(
     if resources is None:
         return None
     proposal = by_rules(request, asked, resources, target)
-    proposed = proposed_of(request, result, proposal, [one for one, record in records.items() if _is_usable(record)])
+    proposed = proposed_of(request, result, proposal, records)
     bound = request.spec.bound(request.problem, target)
 
     def why(config: Config) -> str | None:
@@ -110,18 +110,26 @@ def explained(
 
 
 def proposed_of(
-    request: SweepRequest, result: SweepResult, proposal: Proposal, usable: Collection[Config]
+    request: SweepRequest, result: SweepResult, proposal: Proposal, records: Mapping[Config, Candidate]
 ) -> tuple[Config, ...]:
-    """At most three configs, BASELINE among them, and what runs today, where it is `usable`.
+    """At most three configs, BASELINE among them, and what runs today, where it can be used by its record.
 
-    The others are those of the program's own list that are usable, or else of the rules; of another space the best
-    that compiled.
+    The others are those of the program's own list that can be used, what spills last, or else of the rules; of another
+    space the best that compiled. Where an autotuner chooses among a list nobody knows what runs today.
     """
+
+    def is_usable(config: Config) -> bool:
+        return config in records and _is_usable(records[config])
+
+    def spills(config: Config) -> bool:
+        resources = records[config].resources
+        return resources is not None and resources.spills
+
+    listed = sorted(filter(is_usable, request.spec.listed(request.problem)), key=spills)  # The author's order holds.
     others: Sequence[Config] = [ranked.config for ranked in result.best]
     if request.space == "rules":
-        listed = request.spec.listed(request.problem)
-        others = [one for one in listed if one in usable] or proposal.configs
-    before = [request.reference] if request.reference in usable else []
+        others = listed or proposal.configs
+    before = [request.reference] if is_usable(request.reference) and len(listed) < 2 else []
     return tuple(dict.fromkeys((request.baseline, *before, *others)))[:MAX_PROPOSED]
 
 

@@ -34,9 +34,12 @@ def found(folder: Path, *records: Candidate) -> tuple[Tuned, tuple[str, ...]]:
     with JournalWriter(one.result.journal) as journal:
         for record in (start, *records, end):
             journal.write(record)
+    return one, findings_of(request_of(one), one.result)
+
+
+def request_of(one: Tuned) -> Any:
     spec = SimpleNamespace(listed=lambda _: (WRONG, CHOSEN))
-    request: Any = SimpleNamespace(spec=spec, problem=one.problem, reference=BEFORE)
-    return one, findings_of(request, one.result)
+    return SimpleNamespace(spec=spec, problem=one.problem, reference=BEFORE)
 
 
 @pytest.mark.parametrize(
@@ -74,3 +77,13 @@ def test_a_tile_that_runs_today_and_spills_is_named(tmp_path: Path, chosen: Reso
     assert notes_of(tuned) == [f"note: k: {text}"]
     told_cases = to_builtins("p.py", None, 1.0, tuned)["kernels"][0]["cases"]
     assert told_cases[0]["findings"] == ["seen before", text]
+
+
+def test_without_a_gpu_what_an_autotuner_runs_is_not_known_and_not_said(tmp_path: Path) -> None:
+    one, (measured,) = found(tmp_path, Candidate(0, BEFORE, "checked", resources=SPILLS))
+    assert measured.startswith("what runs today spills: BLOCK=256 w4 s3")
+    assert one.result is not None
+    entry = SimpleNamespace(evidence="predicted", config=BEFORE)
+    predicted: Any = SimpleNamespace(journal=one.result.journal, entry=entry)
+    (told,) = findings_of(request_of(one), predicted)
+    assert told.startswith("the first of its own list that compiles spills: BLOCK=256 w4 s3 keeps 2.0 KiB")

@@ -46,8 +46,13 @@ class Above:
             for derived in _derived(owner):
                 self._watch(derived, replace)
 
-            def made(cls: Any, /, owner: Any = owner, **named: Any) -> None:
-                super(owner, cls).__init_subclass__(**named)
+            before = vars(owner).get("__init_subclass__")
+
+            def made(cls: Any, /, owner: Any = owner, before: Any = before, **named: Any) -> None:
+                if before is None:
+                    super(owner, cls).__init_subclass__(**named)
+                else:
+                    before.__func__(cls, **named)
                 self._watch(cls, replace)
 
             replace(owner, "__init_subclass__", classmethod(made))

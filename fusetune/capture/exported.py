@@ -34,6 +34,7 @@ _DECORATORS: Final = {
     "gluon": "from triton.experimental.gluon import jit as _kept_gluon",
     "constexpr": "from triton import constexpr_function as _kept_constexpr",
 }
+_CONSTEXPR: Final = "triton.language.core.constexpr"
 _FLAG: Final = __future__.annotations.compiler_flag
 
 
@@ -139,6 +140,12 @@ class Exporter:
             place = self._function(one)
             text = f"from .{place.module} import {place.name} as {name}"
             return _Binding(name, innermost(one), text, place.module)
+        inside = value.value if _full_name(type(value)) == _CONSTEXPR else None
+        if type(inside) is FunctionType and not is_installed(inside.__module__):
+            place = self._function(inside)
+            text = f"from .{place.module} import {place.name} as _kept_{name}\nimport triton.language as _kept_tl\n"
+            text += f"{name} = _kept_tl.constexpr(_kept_{name})"
+            return _Binding(name, (_CONSTEXPR, inside), text, place.module)
         literal = _expression(value)
         if literal is not None:
             needs = "import triton.language as _kept_tl\n" if "_kept_tl" in literal else ""
@@ -236,7 +243,7 @@ def _decorator_of(one: Any) -> tuple[str | None, str]:
 def _expression(value: Any) -> str | None:
     """Source that gives an equal value; None where there is none."""
     found: str | None = None
-    kind = f"{type(value).__module__}.{type(value).__name__}"
+    kind = _full_name(type(value))
     if type(value) in {bool, int, str, type(None)}:
         found = repr(value)
     elif type(value) is float:
@@ -248,7 +255,7 @@ def _expression(value: Any) -> str | None:
             found = f"[{inner}]" if isinstance(value, list) else f"({inner},)" if parts else "()"
     elif kind == "torch.dtype":
         found = f"_kept_{value}"
-    elif kind == "triton.language.core.constexpr":
+    elif kind == _CONSTEXPR:
         inside = _expression(value.value)
         found = None if inside is None else f"_kept_tl.constexpr({inside})"
     elif kind == "triton.language.core.dtype":
@@ -278,6 +285,10 @@ def _stem(source: str, taken: Iterable[str]) -> str:
         number += 1
         name = f"{stem}_{number}"
     return name
+
+
+def _full_name(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__name__}"
 
 
 def _kind(value: Any) -> str:

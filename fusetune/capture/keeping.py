@@ -35,6 +35,7 @@ from fusetune.capture.kept import (
     TupleKept,
     TypeKept,
 )
+from fusetune.capture.launches import tensor_of
 from fusetune.capture.snapshot import (
     bytes_of,
     chunks_of,
@@ -277,8 +278,9 @@ class Keeper:
         return found
 
     def _tensor(self, pending: Pending, value: Any) -> TensorKept | None:
-        tensor: Any = value if hasattr(value, "untyped_storage") else getattr(value, "base", None)
-        if not hasattr(tensor, "untyped_storage") or (hasattr(value, "layout") and tensor is not value):
+        tensor = tensor_of(value)
+        holds = not hasattr(value, "untyped_storage")
+        if tensor is None or (hasattr(value, "layout") and holds):
             return None
         # Numbered as in TensorSeen.
         number = pending.numbers.setdefault(tensor.untyped_storage().data_ptr(), len(pending.numbers))
@@ -295,7 +297,7 @@ class Keeper:
             offset=tensor.storage_offset(),
             block=tuple(map(int, value.block_shape)) if described else None,
             padding=str(getattr(value, "padding", "zero")),
-            read_as=str(getattr(value.dtype, "name", value.dtype)) if tensor is not value and not described else None,
+            read_as=str(getattr(value.dtype, "name", value.dtype)) if holds and not described else None,
             rounds=bool(getattr(value, "round_f32_to_tf32", False)),
         )
 

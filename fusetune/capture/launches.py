@@ -31,9 +31,8 @@ def described(kernel: Any, bound: Mapping[str, Any]) -> tuple[dict[str, TensorSe
     constexprs = constexprs_of(kernel)
 
     def put(name: str, value: Any) -> None:
-        # A descriptor and what triton.reinterpret gives hold their tensors.
-        tensor = value if hasattr(value, "untyped_storage") else getattr(value, "base", None)
-        if hasattr(tensor, "data_ptr") and hasattr(tensor, "untyped_storage"):
+        tensor = tensor_of(value)
+        if tensor is not None:
             block = tuple(value.block_shape) if hasattr(value, "block_shape") else None
             tensors[name] = tensor_seen(tensor, storages, block)
         elif isinstance(value, tuple | list):
@@ -48,6 +47,29 @@ def described(kernel: Any, bound: Mapping[str, Any]) -> tuple[dict[str, TensorSe
         else:
             put(name, value)
     return tensors, values, constants
+
+
+def tensor_of(value: Any) -> Any:
+    """The tensor that an argument is, or that a descriptor or what triton.reinterpret gives holds; None of any other.
+
+    Of what only looks like a tensor, with a pointer into a storage, it is one with the same pointer. Such stands for a
+    view that PyTorch has not, as one with negative strides; that is given by its first element.
+    """
+    import torch
+
+    tensor: Any = value if hasattr(value, "untyped_storage") else getattr(value, "base", None)
+    if isinstance(tensor, torch.Tensor):
+        return tensor
+    if not (hasattr(tensor, "data_ptr") and hasattr(tensor, "untyped_storage")):
+        return None
+    storage = tensor.untyped_storage()
+    offset, rest = divmod(tensor.data_ptr() - storage.data_ptr(), tensor.dtype.itemsize)
+    shape, stride = tuple(tensor.shape), tuple(tensor.stride())
+    least = [step * (size - 1) for size, step in zip(shape, stride, strict=True)]
+    if rest or offset < 0 or min(least, default=0) < 0:
+        shape = stride = (1,)
+    with torch.no_grad():
+        return torch.empty(0, dtype=tensor.dtype, device=storage.device).set_(storage, offset, shape, stride)
 
 
 def tensor_seen(tensor: Any, storages: dict[int, int], block: tuple[int, ...] | None = None) -> TensorSeen:

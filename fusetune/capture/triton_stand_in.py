@@ -8,8 +8,9 @@ ends behind the compiler, and `device_caches`; `Autotuner._bench`, `nargs`, `cac
 from __future__ import annotations
 
 import functools
+import inspect
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import triton
@@ -155,8 +156,10 @@ def install(patches: Patches, target: Target) -> None:
     patches.put(triton.testing, "do_bench_cudagraph", benched)
     patches.put(triton.testing, "assert_close", nothing)
     patches.put(JITFunction, "run", _compiling(patches, target))
-    patches.put(Autotuner, "_bench", _choosing(patches))
-    patches.wrap(Autotuner, "prune_configs", _pruning)
+    pruned: dict[int, list[Any]] = {}
+    patches.put(Autotuner, "_bench", _choosing(patches, pruned))
+    patches.wrap(Autotuner, "prune_configs", functools.partial(_pruning, pruned=pruned))
+    patches.put(Autotuner, "__init_subclass__", classmethod(functools.partial(_deriving, patches)))
     if hasattr(Autotuner, "check_disk_cache"):
         patches.put(Autotuner, "check_disk_cache", _untold)
 
@@ -198,11 +201,67 @@ def _raise_unless_it_fits(compiled: Any, target: Target) -> None:
         raise OutOfResources(columns, _TENSOR_MEMORY_COLUMNS, "tensor memory")
 
 
-def _choosing(patches: Patches) -> Callable[..., Any]:
+class _ChosenError(BaseException):
+    """What an autotuner with a `run` of its own is to launch. Nothing that it would do with times is done."""
+
+    def __init__(self, tuner: Any, config: Any, args: tuple[Any, ...], meta: dict[str, Any]) -> None:
+        super().__init__("chosen")
+        self.tuner, self.config, self.args_, self.meta = tuner, config, args, meta
+
+
+def _deriving(patches: Patches, cls: Any, **named: Any) -> None:
+    """Autotuner.__init_subclass__: what derives from it and runs in its own way may keep times, on disk even.
+
+    Those that are told here would decide on a GPU later. So it is left as soon as it times, and what it then would have
+    launched is launched.
+    """
+    super(Autotuner, cls).__init_subclass__(**named)
+    own = vars(cls).get("run")
+    if not inspect.isfunction(own):
+        return
+
+    @functools.wraps(own)
+    def run(self: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return own(self, *args, **kwargs)
+        except _ChosenError as chosen:
+            if chosen.tuner is not self:
+                raise
+            config, meta = chosen.config, {**chosen.meta, **chosen.config.all_kwargs()}
+            self.best_config = config
+            if config.pre_hook is not None:
+                config.pre_hook({**(self.nargs or {}), **meta})
+            return self.fn.run(*chosen.args_, **meta)
+
+    patches.put(cls, "run", run)
+
+
+def _runs_by_itself(tuner: Any) -> bool:
+    """Whether a class that derives from Triton's autotuner has a `run` of its own."""
+    return any("run" in vars(cls) for cls in type(tuner).__mro__[: type(tuner).__mro__.index(Autotuner)])
+
+
+def _choosing(patches: Patches, pruned: Mapping[int, list[Any]]) -> Callable[..., Any]:
     """Autotuner._bench that tells the best time of the first config that compiles and fits, and compiles no other."""
     seen: dict[int, tuple[Any, Any]] = {}
 
+    def fits(tuner: Any, args: tuple[Any, ...], config: Any, meta: dict[str, Any]) -> bool:
+        try:
+            if config.pre_hook:  # It may give a tensor descriptor the shape of a block.
+                config.pre_hook({**tuner.nargs, **meta, **config.all_kwargs()})
+            # As a warm-up, since a trial is none of the program's launches.
+            compiled = tuner.fn.run(*args, **{**meta, **config.all_kwargs(), "warmup": True})
+            _raise_unless_it_fits(compiled, driver.active._target)
+        except (OutOfResources, CompileTimeAssertionFailure, PTXASError):
+            return False
+        return True
+
     def bench(self: Any, *args: Any, config: Any, **meta: Any) -> list[float]:
+        if _runs_by_itself(self):
+            for one in pruned.get(id(self), [config]):
+                if fits(self, args, one, meta):
+                    raise _ChosenError(self, one, args, meta)
+            return [float("inf")] * 3
         _, decided_for = seen.get(id(self), (None, None))
         if id(self) not in seen:
             patches.callback(_forget, self.cache, dict(self.cache))
@@ -214,13 +273,7 @@ def _choosing(patches: Patches) -> Callable[..., Any]:
                 f"Conflicting meta-parameters: {', '.join(conflicts)}. "
                 "Make sure that you don't re-define auto-tuned symbols."
             )
-        try:
-            if config.pre_hook:  # It may give a tensor descriptor the shape of a block.
-                config.pre_hook({**self.nargs, **meta, **config.all_kwargs()})
-            # As a warm-up, since a trial is none of the program's launches.
-            compiled = self.fn.run(*args, **{**meta, **config.all_kwargs(), "warmup": True})
-            _raise_unless_it_fits(compiled, driver.active._target)
-        except (OutOfResources, CompileTimeAssertionFailure, PTXASError):
+        if not fits(self, args, config, meta):
             return [float("inf")] * 3
         seen[id(self)] = (self, self.nargs)
         return [ELAPSED_MS] * 3
@@ -228,11 +281,15 @@ def _choosing(patches: Patches) -> Callable[..., Any]:
     return bench
 
 
-def _pruning(own: Callable[..., Any]) -> Callable[..., Any]:
+def _pruning(own: Callable[..., Any], pruned: dict[int, list[Any]]) -> Callable[..., Any]:
     """Autotuner.prune_configs that does without a performance model which asks the GPU's driver for its clocks."""
 
     @functools.wraps(own)
-    def pruned(self: Any, kwargs: dict[str, Any]) -> Any:
+    def told(self: Any, kwargs: dict[str, Any]) -> Any:
+        found = pruned[id(self)] = list(left(self, kwargs))
+        return found
+
+    def left(self: Any, kwargs: dict[str, Any]) -> Any:
         try:
             return own(self, kwargs)
         except Exception as error:
@@ -245,7 +302,7 @@ def _pruning(own: Callable[..., Any]) -> Callable[..., Any]:
         finally:
             self.perf_model = model
 
-    return pruned
+    return told
 
 
 def _forget(cache: dict[Any, Any], before: dict[Any, Any]) -> None:

@@ -228,13 +228,13 @@ class Watch:
         """The case of a launch; the caller holds the lock."""
         try:
             bound, options = bind(kernel, args, named)
-        except TypeError as error:  # Triton has taken it, so that this is ours to answer for
+            tensors, values, constants = described(kernel, bound)
+            resolved = resolved_grid(grid, bound)
+            before = before_of(compiled)
+            identity = identity_of(kernel, resolved, tensors, values, constants, options)
+        except Exception as error:  # noqa: BLE001 - Triton has taken it, so that this is ours to answer for
             self._lose(kernel, brief(error), pending)
             return None
-        tensors, values, constants = described(kernel, bound)
-        resolved = resolved_grid(grid, bound)
-        before = before_of(compiled)
-        identity = identity_of(kernel, resolved, tensors, values, constants, options)
         seen = self._seen.find(identity, before)
         if seen is None:
             tuners = self._above.tuners

@@ -135,13 +135,18 @@ def _held_by(function: Any, definition: str) -> Iterator[tuple[str, Any]]:
 
 
 def constants_of(kernel: Any) -> tuple[str, ...]:
-    """Numbers and texts that a Triton function and what it calls read from outside, as `NAME = value`, each once."""
-    found = {
-        f"{name} = {value!r}"
-        for one in functions_of(kernel)
-        for name, held in _held_by(innermost(one), definition_of(one))
-        if _is_plain(value := getattr(held, "value", held))
-    }
+    """What a Triton function and what it calls read from outside, as `NAME = value`, each once.
+
+    Numbers, texts, and functions of the program that are constants, by their source.
+    """
+    found = set()
+    for one in functions_of(kernel):
+        for name, held in _held_by(innermost(one), definition_of(one)):
+            value = getattr(held, "value", held)
+            if _is_plain(value):
+                found.add(f"{name} = {value!r}")
+            elif value is not held and inspect.isfunction(value) and not is_installed(value.__module__):
+                found.add(f"{name} = {definition_of(value)}")
     return tuple(sorted(found))
 
 

@@ -44,6 +44,18 @@ def with_library(x_ptr, BLOCK: tl.constexpr):
     tl.store(x_ptr + offsets, libdevice.exp(tl.math.exp(tl.load(x_ptr + offsets))))
 
 
+@tl.constexpr
+def wider(dtype: tl.dtype) -> tl.dtype:
+    return KIND if dtype.is_fp16() else dtype
+
+
+@triton.jit
+def in_wider(x_ptr, BLOCK: tl.constexpr):
+    offsets = tl.arange(0, BLOCK)
+    kind: tl.constexpr = wider(x_ptr.dtype.element_ty)
+    tl.store(x_ptr + offsets, tl.load(x_ptr + offsets).to(kind) * 2)
+
+
 @triton.jit
 def with_settings(x_ptr, BLOCK: tl.constexpr):
     offsets = tl.arange(0, BLOCK)

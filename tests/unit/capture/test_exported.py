@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import triton.language as tl
 
 from fusetune.capture.exported import Exporter, NotExportedError, Place, load_kernel
 from fusetune.errors import CaptureError
@@ -37,6 +38,18 @@ def test_a_kernel_comes_back_with_its_options_and_the_hash_of_its_code(tmp_path)
     assert [one.__name__ for one in functions_of(again)] == ["combined", "doubled", "shifted", "shifted"]
     assert again.signature.parameters["LIMIT"].default.value == 1024
     assert load_kernel(tmp_path, *place) is again
+
+
+def test_a_constant_that_is_a_function_comes_back_and_counts_in_the_hash(tmp_path, monkeypatch):
+    (place,) = exported(tmp_path, kernels.in_wider)
+    again = load_kernel(tmp_path, *place)
+    wider = again.fn.__globals__["wider"]
+    assert type(wider) is tl.constexpr
+    assert (wider.value(tl.float16), wider.value(tl.int32)) == (tl.float32, tl.int32)
+    assert source_hash_of(again) == source_hash_of(kernels.in_wider)
+    hashed = source_hash_of(kernels.in_wider)
+    monkeypatch.setattr(kernels, "wider", tl.constexpr(exported))
+    assert source_hash_of(kernels.in_wider) != hashed
 
 
 def test_functions_of_two_modules_with_one_name_stay_two(tmp_path):

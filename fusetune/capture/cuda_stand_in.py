@@ -22,10 +22,9 @@ _MEMORY_GIB = 16
 """Told of a Target whose memory no document states."""
 _MEMORY_QUESTIONS = ("memory_allocated", "max_memory_allocated", "memory_reserved", "max_memory_reserved")
 _DONE_WITHOUT = (
-    "_lazy_init", "init", "set_device", "synchronize", "empty_cache", "ipc_collect", "set_stream", "manual_seed",
-    "manual_seed_all", "seed", "seed_all", "reset_peak_memory_stats", "reset_max_memory_allocated",
+    "_lazy_init", "init", "set_device", "synchronize", "empty_cache", "ipc_collect", "set_stream", "seed",
+    "seed_all", "reset_peak_memory_stats", "reset_max_memory_allocated",
     "reset_accumulated_memory_stats", "set_per_process_memory_fraction", "_sleep", "set_sync_debug_mode",
-    "set_rng_state",
 )  # fmt: skip
 _NVTX = ("range_push", "range_pop", "mark", "range_start", "range_end")
 
@@ -101,6 +100,49 @@ class _Context(contextlib.ContextDecorator):
     def __exit__(self, *_error: object) -> None: ...
 
 
+class Philox:
+    """The GPU's own generator, as programs read it that count random numbers themselves: a seed, and an offset.
+
+    Nothing draws from it: where PyTorch draws for a tensor, the CPU's generator does.
+    """
+
+    device = DEVICE
+
+    def __init__(self) -> None:
+        self._seed, self._offset = 0, 0
+
+    def get_state(self) -> torch.Tensor:
+        """16 bytes, as CUDAGeneratorImpl writes them."""
+        signed = [(value + 2**63) % 2**64 - 2**63 for value in (self._seed, self._offset)]
+        return torch.tensor(signed, dtype=torch.int64, device="cpu").view(torch.uint8)
+
+    def set_state(self, state: torch.Tensor) -> Philox:
+        """What get_state gave."""
+        self._seed, self._offset = map(int, state.cpu().view(torch.int64)[:2])
+        return self
+
+    def manual_seed(self, seed: int) -> Philox:
+        """Begin anew."""
+        self._seed, self._offset = seed, 0
+        return self
+
+    def seed(self) -> int:
+        """A seed that is the same in each run."""
+        return self.manual_seed(0).initial_seed()
+
+    def initial_seed(self) -> int:
+        """The seed that it began with."""
+        return self._seed
+
+    def get_offset(self) -> int:
+        """How far it is."""
+        return self._offset
+
+    def set_offset(self, offset: int) -> None:
+        """Be so far."""
+        self._offset = offset
+
+
 class Refused:
     """A CUDA graph, which would hold launches that are only compiled here."""
 
@@ -159,7 +201,6 @@ def install(patches: Patches, target: Target) -> None:
         "is_tf32_supported": capability >= (8, 0),
         "is_current_stream_capturing": False,
         "can_device_access_peer": False,
-        "initial_seed": 0,
         "mem_get_info": (properties.total_memory, properties.total_memory),
         "memory_stats": {},
         **dict.fromkeys(_MEMORY_QUESTIONS, 0),
@@ -168,7 +209,13 @@ def install(patches: Patches, target: Target) -> None:
         patches.put(cuda, name, _answering(answer))
     for name in _DONE_WITHOUT:
         patches.put(cuda, name, _answering(None))
-    patches.put(cuda, "get_rng_state", lambda *_arguments, **_keywords: torch.get_rng_state())
+    philox = Philox()
+    patches.put(cuda, "default_generators", (philox,))
+    patches.put(cuda, "get_rng_state", lambda *_arguments, **_keywords: philox.get_state())
+    patches.put(cuda, "set_rng_state", lambda state, *_arguments, **_keywords: nothing(philox.set_state(state)))
+    for name in ("manual_seed", "manual_seed_all"):
+        patches.put(cuda, name, lambda seed: nothing(philox.manual_seed(seed)))
+    patches.put(cuda, "initial_seed", philox.initial_seed)
     patches.put(cuda, "Stream", Stream)
     patches.put(cuda, "Event", Event)
     kinds = {"ExternalStream": Stream, "CUDAGraph": Refused, "graph": Refused}

@@ -486,3 +486,23 @@ def test_kernels_and_choices_of_before_are_there_afterwards(tmp_path: Path, monk
             assert len(add.cache) == 1
         assert add.fn.device_caches is caches
         assert (caches, add.cache) == ({}, {})
+
+
+def test_the_gpu_s_generator_has_a_seed_and_an_offset_that_a_program_may_move():
+    import torch
+
+    with stand_in(find_target("rtx4090")):
+        torch.manual_seed(7)
+        (generator,) = torch.cuda.default_generators
+        seed, offset = generator.get_state().view(torch.int64)
+        assert (int(seed), int(offset)) == (7, 0)
+        generator.set_state(torch.tensor([7, 64]).view(torch.uint8))
+        kept = torch.cuda.get_rng_state()
+        assert (generator.get_offset(), generator.initial_seed()) == (64, 7)
+        torch.cuda.manual_seed_all(9)
+        assert torch.cuda.initial_seed() == 9
+        torch.cuda.set_rng_state(kept)
+        assert generator.get_offset() == 64
+        torch.manual_seed(2**64 - 1)
+        assert torch.cuda.get_rng_state().view(torch.int64).tolist() == [-1, 0]
+    assert not torch.cuda.default_generators or torch.cuda.is_available()

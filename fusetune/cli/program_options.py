@@ -26,8 +26,12 @@ class OfAProgram(Helped):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """See click. Raises NoSuchOption, which names the option that may be meant."""
+        behind = args[args.index("--") + 1 :] if "--" in args else None
         left = super().parse_args(ctx, args)
-        first = next(iter(ctx.params.get("program") or ()), "")
+        program = ctx.params.get("program") or ()
+        first = next(iter(program), "")
+        if ctx.params.get("module") and list(program) == behind:
+            return left  # The module's own, as in `-m pytest -- -q`.
         if first.startswith("-") and not ctx.resilient_parsing and not Path(first).exists():
             raise click.NoSuchOption(first, f"No such option: {first}{self._meant(first)}", ctx=ctx)
         return left

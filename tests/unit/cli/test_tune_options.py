@@ -68,6 +68,10 @@ def test_what_stands_behind_the_program_is_its_own_and_so_is_a_file_of_such_a_na
     for words in (["bench.py", "--kernl", "-q"], ["--", "-x.py"], []):
         with tune.make_context("tune", list(words)) as context:
             assert list(context.params["program"]) == [word for word in words if word != "--"]
+    with tune.make_context("tune", ["-m", "pytest", "--", "-q", "tests"]) as context:
+        assert list(context.params["program"]) == ["-q", "tests"]
+    with pytest.raises(click.NoSuchOption, match="-q"):
+        tune.make_context("tune", ["-m", "pytest", "-q", "--", "tests"])
 
 
 def test_a_quota_that_is_no_size_is_refused(tmp_path: Path) -> None:

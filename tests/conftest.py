@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import shutil
 import signal
@@ -11,6 +12,10 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+# Where a core has a process of its own, more threads only wait for each other. What is started from here has as many.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # A machine that does something else too is no fault of what is tested.
 settings.register_profile("fusetune", deadline=None)
@@ -38,6 +43,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         reason = _why_not(folder)
         if reason:
             item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def pytest_collection_finish() -> None:
+    # pytest listens at each logger that does not propagate, and where somebody listens at this one, PyTorch's compiler
+    # writes down all that it does: a fifth of its time.
+    logging.getLogger("torch.__trace").propagate = True
 
 
 def _why_not(folder: str) -> str | None:

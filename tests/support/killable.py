@@ -1,7 +1,7 @@
 """A sweep on a simulated GPU that may be killed at any moment, and what its journals hold.
 
-`python -m tests.support.killable FOLDER` sweeps slowly, without a compiler and without a GPU; the same command after a
-kill goes on.
+`main` sweeps slowly, without a compiler and without a GPU; called again after a kill, it goes on. `python -m
+tests.support.killable` forks such sweeps, since what they import takes longer than they do.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ CONFIGS = tuple(config for config in TRUE_US if config != BASELINE) + TOO_LARGE
 FAILURES = {BROKEN: Failure("nan", "planted")}
 NOISE = 0.001
 
-CHECK_S, SAMPLE_S, BLOCK_S = 0.02, 0.003, 0.004
+CHECK_S, SAMPLE_S, BLOCK_S = 0.01, 0.0015, 0.002
 BEGUN = "begun"
 """The file in the folder that gets a line as each measurement begins."""
 
@@ -135,5 +136,18 @@ def main(folder: Path) -> None:
     sweep(request_of(folder), SlowMeasurer(folder / BEGUN), SilentProgress())
 
 
+def serve() -> None:
+    """For each folder that is named, tell the number of the process that sweeps there, and when asked, how it ended."""
+    import_module("scipy.stats")
+    for folder in sys.stdin:
+        process = os.fork()
+        if not process:
+            main(Path(folder.rstrip("\n")))
+            os._exit(0)
+        print(process, flush=True)
+        sys.stdin.readline()
+        print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), flush=True)
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    serve()

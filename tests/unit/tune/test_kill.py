@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,32 +24,42 @@ from tests.support.sample import FILE, OP
 ROOT = Path(__file__).parents[3]
 KILLS = 30
 MOST_IN_A_FOLDER = 7
-EARLIEST_S = 0.2
+EARLIEST_S = 0.02
 LATER = 0.6
 
 
-def start(folder: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "tests.support.killable", str(folder)]
-    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE)
+class Sweeps:
+    """Processes that sweep, one after another."""
+
+    def __init__(self, server: subprocess.Popen[str]) -> None:
+        self._server = server
+
+    def finish(self, folder: Path) -> None:
+        """Let it run to its end."""
+        self._ask(folder)
+        assert self._ask() == 0
+
+    def killed(self, folder: Path, after_s: float) -> bool:
+        """Whether the sweep still ran after so long; then it was killed there."""
+        process = self._ask(folder)
+        time.sleep(after_s)
+        os.kill(process, signal.SIGKILL)  # Where it has ended, nobody else has its number yet.
+        code = self._ask()
+        assert code in {0, -signal.SIGKILL}
+        return code != 0
+
+    def _ask(self, what: Path | str = "") -> int:
+        assert self._server.stdin is not None
+        assert self._server.stdout is not None
+        print(what, file=self._server.stdin, flush=True)
+        return int(self._server.stdout.readline())
 
 
-def finish(folder: Path) -> None:
-    """Let it run to its end."""
-    with start(folder) as process:
-        _, errors = process.communicate()
-    assert process.returncode == 0, errors.decode()
-
-
-def killed(folder: Path, after_s: float) -> bool:
-    """Whether the sweep still ran after so long; then it was killed there."""
-    with start(folder) as process:
-        try:
-            _, errors = process.communicate(timeout=after_s)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            return True
-    assert process.returncode == 0, errors.decode()
-    return False
+@pytest.fixture
+def sweeps() -> Iterator[Sweeps]:
+    command = [sys.executable, "-m", "tests.support.killable"]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+        yield Sweeps(server)
 
 
 def yaml_of(folder: Path) -> Path:
@@ -77,9 +90,10 @@ def assert_nothing_was_lost(folder: Path, kills: int, unkilled: Taken) -> None:
 
 
 @pytest.mark.timeout(240)
-def test_thirty_kills_at_random_moments_lose_at_most_the_measurement_in_flight(tmp_path: Path) -> None:
+def test_thirty_kills_at_random_moments_lose_at_most_the_measurement_in_flight(tmp_path: Path, sweeps: Sweeps) -> None:
+    sweeps.finish(tmp_path / "first")  # Behind which all is imported.
     began = time.monotonic()
-    finish(tmp_path / "unkilled")
+    sweeps.finish(tmp_path / "unkilled")
     lasts_s = time.monotonic() - began
     (journal,) = (tmp_path / "unkilled" / "runs").glob("*.jsonl")
     unkilled, expected = Taken(read_journal(journal)), entry_of(tmp_path / "unkilled")
@@ -92,13 +106,13 @@ def test_thirty_kills_at_random_moments_lose_at_most_the_measurement_in_flight(t
         folders += 1
         kills = 0
         # The first may come as late as the end; what goes on later is shorter.
-        while killed(folder, rng.uniform(EARLIEST_S, lasts_s * (LATER if kills else 1))):
+        while sweeps.killed(folder, rng.uniform(EARLIEST_S, lasts_s * (LATER if kills else 1))):
             kills += 1
             in_the_middle += 0 < measured(folder) < len(unkilled)
             if yaml_of(folder).exists():
                 assert entry_of(folder).config == FAST
             if kills == min(left, MOST_IN_A_FOLDER):
-                finish(folder)
+                sweeps.finish(folder)
                 break
         left -= kills
 

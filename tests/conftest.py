@@ -48,7 +48,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_collection_finish() -> None:
     # pytest listens at each logger that does not propagate, and where somebody listens at this one, PyTorch's compiler
     # writes down all that it does: a fifth of its time.
-    logging.getLogger("torch.__trace").propagate = True
+    trace = logging.getLogger("torch.__trace")
+    trace.propagate = True
+    trace.handlers.clear()
 
 
 def _why_not(folder: str) -> str | None:

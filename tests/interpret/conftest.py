@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -44,6 +45,31 @@ def _language_replaced_once_a_launch() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(interpreter, "_LangPatchScope", Scope)
         patch.setattr(interpreter, "_patch_lang", once)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _overflow_found_at_once() -> Iterator[None]:
+    """Triton's interpreter takes half its time to see whether sums and products of integers fit, and says nothing.
+
+    Here it takes little, and is said.
+    """
+    from triton.language.semantic import TritonSemantic
+
+    name = "binary_op_sanitize_overflow_impl"
+
+    def check(self: Any, lhs: Any, rhs: Any, operation: Any) -> None:
+        kind = lhs.type.scalar
+        if kind.int_bitwidth >= 64 or not self.builder.options.sanitize_overflow:
+            return
+        exact = {"add": np.add, "sub": np.subtract, "mul": np.multiply}[operation.__name__]
+        made = exact(lhs.handle.data, rhs.handle.data, dtype=np.int64, casting="unsafe")
+        fits = kind.get_int_min_value() <= made.min() and made.max() <= kind.get_int_max_value()
+        assert fits, f"int{kind.int_bitwidth} overflow detected for operation {operation.__name__}"
+
+    with pytest.MonkeyPatch.context() as patch:
+        if hasattr(TritonSemantic, name):
+            patch.setattr(TritonSemantic, name, check)
         yield
 
 

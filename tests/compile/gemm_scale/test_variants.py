@@ -24,6 +24,7 @@ from fusetune.ops.gemm_scale.space import pipelined_shared_bytes
 from fusetune.ops.gemm_scale.split import joins_summands
 from fusetune.ops.spec import AbstractTensor, KernelSpec, Launch, abstract_tensors
 from tests.compile.gemm_scale.test_build import derived_by_the_jit
+from tests.support.stages import made_to
 
 TARGETS = {"sm_80": "a100-80gb", "sm_89": "rtx4090", "sm_90": "h200", "sm_100": "b200"}
 CONFIGS = {
@@ -87,7 +88,7 @@ def _ptx(launch: Launch, target: Target) -> str:
     return triton_compile(source, target=GPUTarget("cuda", target.sm, 32), options=dict(launch.options)).asm["ptx"]
 
 
-def _compiled() -> Iterator[Any]:
+def _compiled() -> Iterator[tuple[Any, ...]]:
     """Each variant in each form somewhere, and on each GPU in some: all of it takes minutes.
 
     A form of products of three stands for both, in turn; an A100 has the RTX 4090's instructions, and takes one form.
@@ -108,11 +109,17 @@ def _compiled() -> Iterator[Any]:
                 copies = variant not in COPYING or sm in {"sm_90", "sm_100"}
                 defers = variant not in DEFERRED or (sm, dtype) == ("sm_90", "float16")
                 if copies and defers:
-                    name = f"{mode or 'plain'} {variant}-{precision or dtype}-{sm}"
-                    yield pytest.param(mode, variant, dtype, precision, sm, id=name)
+                    yield mode, variant, dtype, precision, sm
 
 
-@pytest.mark.parametrize(("mode", "variant", "dtype", "precision", "sm"), list(_compiled()))
+COMPILED = list(_compiled())
+
+
+@pytest.mark.parametrize(
+    ("mode", "variant", "dtype", "precision", "sm"),
+    COMPILED,
+    ids=[f"{m or 'plain'} {v}-{precision or dtype}-{sm}" for m, v, dtype, precision, sm in COMPILED],
+)
 def test_every_variant_compiles_without_a_spill_and_takes_the_shared_memory_that_the_rule_says(
     mode, variant, dtype, precision, sm
 ):
@@ -158,7 +165,7 @@ def test_the_shared_memory_of_small_persistent_tiles_is_known_to_the_byte(config
     problem = make_problem(200, 4096, 4096, dtype, mode=mode)
     spec = _spec(problem)
     first, *_ = spec.launches(problem, config, abstract_tensors(spec, problem, config, target))
-    beyond = compile_launch(first, target).shared_bytes - pipelined_shared_bytes(config, problem, target)
+    beyond = made_to("llir", first, target)[1]["shared"] - pipelined_shared_bytes(config, problem, target)
     assert (-2048 <= beyond <= 0) if mode == "train" and split == 1 else beyond == 0
 
 
@@ -174,21 +181,25 @@ def test_the_shared_memory_of_small_persistent_tiles_is_known_to_the_byte(config
 def test_parts_of_many_columns_a_warp_take_at_most_512_bytes_more(config):
     target, problem = find_target(TARGETS["sm_90"]), make_problem(200, 4096, 4096, "float32")
     first, *_ = PLAIN.launches(problem, config, abstract_tensors(PLAIN, problem, config, target))
-    assert 0 <= compile_launch(first, target).shared_bytes - pipelined_shared_bytes(config, problem, target) <= 512
+    assert 0 <= made_to("llir", first, target)[1]["shared"] - pipelined_shared_bytes(config, problem, target) <= 512
 
 
 @pytest.mark.parametrize("sm", ["sm_90", "sm_100"])
 @each_form
 @pytest.mark.parametrize("variant", COPYING)
 def test_persistent_loads_and_stores_with_the_copy_engine_and_multiplies_by_warpgroup(variant, dtype, precision, sm):
+    """In the modes that are compiled above, or else in one."""
     target, config = find_target(TARGETS[sm]), CONFIGS[variant]
     by_warpgroup = "wgmma.mma_async" if sm == "sm_90" else "tcgen05.mma"
     small = config.BLOCK_M < 64
     if variant in DEFERRED and (sm != "sm_90" or dtype != "float16"):
         pytest.skip("is for wgmma and 16 bits")
-    for mode in [mode for mode, of in CASES if of == variant]:
+    modes = [mode for mode, of in CASES if of == variant]
+    compiled = [mode for mode in modes if (mode, variant, dtype, precision, sm) in COMPILED]
+    for mode in compiled or modes[:1]:
         problem = _problem(mode, variant, dtype, precision)
-        ptx = _ptx(_launches(problem, variant, target)[0], target)
+        first, *_ = _launches(problem, variant, target)
+        ptx = _ptx(first, target) if compiled else made_to("ptx", first, target)[0]
         joins = joins_summands(config, problem)
         assert len(re.findall(r"cp\.async\.bulk\.tensor\.2d\.shared::(?:cta|cluster)\.global", ptx)) >= 2
         stored = set(re.findall(r"cp\.async\.bulk\.tensor\.(\d)d\.global\.shared::cta", ptx))
@@ -222,9 +233,7 @@ def test_one_kernel_counts_the_batches_in_64_bits(config, M, counter, counts, sm
     for launch in gemm_launches(problem, config, tensors, "train", eps=1e-5, momentum=0.1, counter=counter):
         signature, constants, attributes = specialize(launch)
         signature["tracked_ptr"] = "*i64"
-        source = ASTSource(launch.kernel, signature, constants, attributes)
-        options = dict(launch.options)
-        ptx = triton_compile(source, target=GPUTarget("cuda", target.sm, 32), options=options).asm["ptx"]
+        ptx, _ = made_to("ptx", launch, target, (signature, constants, attributes))
         writing += "st.global.b64" in ptx
     assert writing == counts
 

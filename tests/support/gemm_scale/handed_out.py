@@ -23,6 +23,7 @@ from fusetune.core.target import Target
 from fusetune.errors import CompileError
 from fusetune.ops.gemm_scale.problem import Problem
 from fusetune.ops.spec import AbstractTensor, Launch, TileDescriptor
+from tests.support.stages import made_to
 
 FUNCTIONS = {None: "fused_gemm_scale", "eval": "fused_gemm_scale_bn_eval", "train": "fused_gemm_scale_bn_train"}
 _OPTIONS = ("num_warps", "num_stages", "num_ctas", "launch_pdl")
@@ -162,23 +163,7 @@ def through_front_end(launch: Launch, target: Target) -> str:
     Takes a tenth of what compiling takes. What a kernel's text can have wrong shows here: names, types and shapes.
     Raises CompileError with Triton's own message.
     """
-    from triton._C.libtriton import ir
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-    from triton.compiler.compiler import make_backend
-
-    gpu_target = GPUTarget("cuda", target.sm, 32)
-    backend = make_backend(gpu_target)
-    source = ASTSource(launch.kernel, *specialize(launch))
-    options = backend.parse_options(dict(launch.options))
-    context = ir.context()
-    ir.load_dialects(context)
-    backend.load_dialects(context)
-    codegen = backend.get_codegen_implementation(options)
-    stages: dict[str, Any] = {}
-    backend.add_stages(stages, options, source.language)
     try:
-        module = source.make_ir(gpu_target, options, codegen, backend.get_module_map(), context)
-        return str(stages["ttir"](module, {}))
+        return made_to("ttir", launch, target)[0]
     except Exception as error:
         raise CompileError(str(error)) from error

@@ -4,72 +4,18 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
+from tests.support.spared import spare
 from tests.support.warm import warm_python
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _language_replaced_once_a_launch() -> Iterator[None]:
-    """Triton's interpreter puts its own functions into `triton.language` at a launch, and takes them out after it.
-
-    It does so again at each call that a kernel makes of a function, where they stand already: a third of its time.
-    """
-    import triton.language as tl
-    from triton.runtime import interpreter
-
-    replace, scope_of = getattr(interpreter, "_patch_lang", None), getattr(interpreter, "_LangPatchScope", None)
-    if replace is None or scope_of is None:  # Another Triton, by its own ways.
-        yield
-        return
-    seen: set[frozenset[int]] = set()
-
-    class Scope(scope_of):  # type: ignore[misc, valid-type]
-        def restore(self) -> None:
-            seen.clear()
-            super().restore()
-
-    def once(fn: Any) -> Any:
-        # Which of both modules it reaches decides what is replaced.
-        reached = frozenset(id(one) for one in fn.__globals__.values() if one is tl or one is tl.core)
-        if reached in seen:
-            return scope_of()
-        made = replace(fn)
-        seen.add(reached)
-        return made
-
+def _spared() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(interpreter, "_LangPatchScope", Scope)
-        patch.setattr(interpreter, "_patch_lang", once)
-        yield
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _overflow_found_at_once() -> Iterator[None]:
-    """Triton's interpreter takes half its time to see whether sums and products of integers fit, and says nothing.
-
-    Here it takes little, and is said.
-    """
-    from triton.language.semantic import TritonSemantic
-
-    name = "binary_op_sanitize_overflow_impl"
-
-    def check(self: Any, lhs: Any, rhs: Any, operation: Any) -> None:
-        kind = lhs.type.scalar
-        if kind.int_bitwidth >= 64 or not self.builder.options.sanitize_overflow:
-            return
-        exact = {"add": np.add, "sub": np.subtract, "mul": np.multiply}[operation.__name__]
-        made = exact(lhs.handle.data, rhs.handle.data, dtype=np.int64, casting="unsafe")
-        fits = kind.get_int_min_value() <= made.min() and made.max() <= kind.get_int_max_value()
-        assert fits, f"int{kind.int_bitwidth} overflow detected for operation {operation.__name__}"
-
-    with pytest.MonkeyPatch.context() as patch:
-        if hasattr(TritonSemantic, name):
-            patch.setattr(TritonSemantic, name, check)
+        spare(patch.setattr)
         yield
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -48,21 +49,24 @@ START = RunStart(
     rule=KeepRule(),
 )
 FIELD = [config for config in candidates(SPEC.space, "standard") if reject_reason(config, PROBLEM, RTX4090) is None]
+PLACE_OF = {config: place for place, config in enumerate(FIELD)}
 CRASH = Failure("crash", "the worker died", fatal=True)
 
 
 class Raced:
-    """A race with its journal; candidates are numbered as in FIELD, so BASELINE has number 0."""
+    """A race with its journal; its candidates are numbered in the order of FIELD, so BASELINE has number 0."""
 
     def __init__(self, result: RaceResult, log: RunLog, measurer: BreakingMeasurer) -> None:
-        self.result, self.measurer = result, measurer
-        self.records: list[Record] = [
+        self.result, self.measurer, self._journal, self._id_of = result, measurer, log.journal.path, log.id_of
+
+    @functools.cached_property
+    def records(self) -> list[Record]:
+        return [
             record
-            for record in read_journal(log.journal.path)
+            for record in read_journal(self._journal)
             if not isinstance(record, RunStart)
             and not (isinstance(record, Candidate) and record.status == "compiled")  # what named them, before the race
         ]
-        self._id_of = log.id_of
 
     def of_kind(self, kind: type) -> list[Any]:
         return [record for record in self.records if isinstance(record, kind)]
@@ -92,7 +96,8 @@ def start(tmp_path: Path) -> Callable[..., Raced]:
         with JournalWriter(tmp_path / f"{runs}.jsonl") as writer:
             writer.write(START)
             log = RunLog(writer, "run", SilentProgress(), BASELINE)
-            for config in FIELD:
+            named = FIELD if field is None else sorted(field, key=PLACE_OF.__getitem__)
+            for config in named:
                 log.candidate(config, "compiled")  # as a run names them before it times any
             first = FirstRound(measurer, list(rough_us), log)
             for config, time_us in rough_us.items():

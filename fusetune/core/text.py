@@ -81,8 +81,12 @@ def no_command(text: str) -> str:
 
 
 def shortened(text: str, most: int) -> str:
-    """The text, or its first characters and the number of those left out, in at most `most` or so."""
-    return text if len(text) <= most else f"{text[:most]}... ({len(text) - most} more characters)"
+    """The text, or its first characters and the number of those left out, in at most `most` or so.
+
+    What would be as long as the text is the text.
+    """
+    cut = f"{text[:most]}... ({len(text) - most} more characters)"
+    return text if len(text) <= max(most, len(cut)) else cut
 
 
 def markdown(text: str) -> str:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusetune.core.text import printable, printable_lines, slugify
+from fusetune.core.text import printable, printable_lines, shortened, slugify
 
 
 @pytest.mark.parametrize(
@@ -43,3 +43,12 @@ def test_a_slug_is_one_part_of_a_path_whatever_it_is_made_of(text: str) -> None:
     assert slug in {"", Path(slug).name}
     assert not slug.startswith(".")
     assert len(slug.encode()) <= 100
+
+
+@pytest.mark.parametrize("left", [1, 6, 24, 25, 60])
+def test_what_is_cut_off_is_longer_than_what_says_so(left):
+    text = "0123456789" + "x" * left
+    cut = shortened(text, 10)
+    assert len(cut) <= len(text)
+    assert cut == text or cut == f"0123456789... ({left} more characters)"
+    assert (cut == text) == (left < 25)

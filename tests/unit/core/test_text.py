@@ -50,5 +50,5 @@ def test_what_is_cut_off_is_longer_than_what_says_so(left):
     text = "0123456789" + "x" * left
     cut = shortened(text, 10)
     assert len(cut) <= len(text)
-    assert cut == text or cut == f"0123456789... ({left} more characters)"
+    assert cut in (text, f"0123456789... ({left} more characters)")
     assert (cut == text) == (left < 25)

@@ -7,6 +7,7 @@ each other. A copy inherits what is loaded and everything prepared, and touches 
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import select
 import signal
@@ -28,16 +29,18 @@ def done_by_copies(jobs: Sequence[Callable[[], object]], copies: int) -> None:
     """
     if not hasattr(os, "fork"):
         return
-    numbers = _numbers(len(jobs))
-    heard, tell = os.pipe()
+    numbers = heard = tell = -1
     children: list[int] = []
     ended = False
     try:
         with contextlib.suppress(OSError):  # With fewer copies than asked for each does more.
+            numbers = _numbers(len(jobs))
+            heard, tell = os.pipe()
             children.extend(_copy(jobs, numbers, heard, tell) for _ in range(min(copies, len(jobs))))
-        os.close(tell)
-        tell = -1
-        ended = _hear_out(heard)
+        if children:
+            os.close(tell)
+            tell = -1
+            ended = _hear_out(heard)
     finally:
         for end in {numbers, heard, tell} - {-1}:
             os.close(end)
@@ -58,28 +61,37 @@ def _numbers(count: int) -> int:
 
 def _copy(jobs: Sequence[Callable[[], object]], numbers: int, heard: int, tell: int) -> int:
     """A copy of this process that takes jobs until there are none; its number here."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # That others' locks stay held is what STALLED_S is for.
-        child = os.fork()
-    if child:
+    own = os.getpid()
+    try:  # Around the fork, too: what interrupts a copy is not for the program, which would go on twice.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # Others' locks stay held, which STALLED_S is for.
+            child = os.fork()
+        if not child:
+            _take_jobs(jobs, numbers, heard, tell)
         return child
-    try:
-        os.close(heard)
-        signal.set_wakeup_fd(-1)  # It is the program's, which no signal of a copy has to wake up.
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, 1)
-        os.dup2(nowhere, 2)
-        while len(number := os.read(numbers, _NUMBER.size)) == _NUMBER.size:
-            with contextlib.suppress(Exception):
-                jobs[_NUMBER.unpack(number)[0]]()
-            os.write(tell, b".")
     finally:
-        os._exit(0)  # Nothing that the program has left for its end is done here.
+        if os.getpid() != own:
+            os._exit(0)  # Nothing that the program has left for its end is done here.
+
+
+def _take_jobs(jobs: Sequence[Callable[[], object]], numbers: int, heard: int, tell: int) -> None:
+    gc.freeze()  # What is garbage by now is the program's to end: its files, its folders and what lies on the GPU.
+    os.close(heard)
+    signal.set_wakeup_fd(-1)  # It is the program's, which no signal of a copy has to wake up.
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.dup2(nowhere, 2)
+    while len(number := os.read(numbers, _NUMBER.size)) == _NUMBER.size:
+        with contextlib.suppress(Exception):
+            jobs[_NUMBER.unpack(number)[0]]()
+        os.write(tell, b".")
 
 
 def _hear_out(heard: int) -> bool:
     """Wait for the end of all copies; False where no job has been done for too long."""
-    while select.select([heard], [], [], STALLED_S)[0]:
+    events = select.poll()  # select() knows no file beyond the 1,024th.
+    events.register(heard, select.POLLIN)
+    while events.poll(1000 * STALLED_S):
         if not os.read(heard, 4096):
             return True
     return False

@@ -3,7 +3,8 @@
 It would compile one after the other, which for a hundred configs takes a minute, and is waited for before anything can
 be tuned. Copies of the process compile into Triton's cache, from which the process itself then takes them. Private
 parts of Triton, as in 3.6 to 3.9: `Autotuner.prune_configs` is called once for each key, behind `nargs`;
-`AsyncCompileMode` lets `JITFunction.run` with `warmup=True` hand its compilation to an executor.
+`AsyncCompileMode` lets `JITFunction.run` with `warmup=True` hand its compilation to an executor, and waits at its end
+for its `raw_futures`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import contextlib
 import functools
 import math
 import os
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from typing import Any
@@ -50,15 +52,17 @@ def compile_all(kernel: Any, arguments: Sequence[Any], named: Mapping[str, Any],
     waiting = _Waiting()
     with (
         contextlib.suppress(RuntimeError, TypeError),  # The program compiles so itself, or a Triton that cannot skip.
-        AsyncCompileMode(waiting, ignore_errors=True),
+        AsyncCompileMode(waiting, ignore_errors=True) as mode,
     ):
         try:
             for config in sorted(configs, key=_elements_a_warp, reverse=True):
                 with contextlib.suppress(Exception):  # the trial itself tells the program
                     kernel.run(*arguments, **{**given, **config.all_kwargs()}, warmup=True)
-            done_by_copies([job for job, _ in waiting.jobs], len(os.sched_getaffinity(0)))
-        finally:  # Nobody waits for what is never done.
-            waiting.do()
+            done_by_copies([one.job for one in waiting.given], len(os.sched_getaffinity(0)))
+            for one in waiting.given:
+                one.do()
+        finally:  # What ends this early, as a test's time that is up, leaves some undone, and Triton waits for each.
+            mode.raw_futures[:] = [one for one in mode.raw_futures if one.done()]
 
 
 def _elements_a_warp(config: Any) -> float:
@@ -68,19 +72,33 @@ def _elements_a_warp(config: Any) -> float:
 
 
 class _Waiting(Executor):
-    """An executor that does nothing of what it is given until it is told to."""
+    """An executor that does nothing of what it is given until that is asked for."""
 
     def __init__(self) -> None:
-        self.jobs: list[tuple[Callable[[], Any], Future[Any]]] = []
+        self.given: list[_Later] = []
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **named: Any) -> Future[Any]:
-        future: Future[Any] = Future()
-        self.jobs.append((functools.partial(fn, *args, **named), future))
-        return future
+        self.given.append(_Later(functools.partial(fn, *args, **named)))
+        return self.given[-1]
+
+
+class _Later(Future[Any]):
+    """What is done once, by whoever asks for the result first."""
+
+    def __init__(self, job: Callable[[], Any]) -> None:
+        super().__init__()
+        self.job = job
+        self._once = threading.Lock()
 
     def do(self) -> None:
-        for job, future in self.jobs:
+        with self._once:
+            if self.done():
+                return
             try:
-                future.set_result(job())
+                self.set_result(self.job())
             except Exception as error:  # noqa: BLE001 - what a compiler raises is for who asks for the result
-                future.set_exception(error)
+                self.set_exception(error)
+
+    def result(self, timeout: float | None = None) -> Any:
+        self.do()
+        return super().result(timeout)

@@ -2,10 +2,10 @@
 
 It would time each for 125 ms and what clearing L2 before each launch takes, several times as long where a launch is
 short; for a hundred configs all that is waited for before anything can be tuned. So all are looked at first. What is
-among the fastest then is timed as ever, and among these is the choice; the others keep the time of their look. Private
-parts of Triton, as in 3.6 to 3.9: `Autotuner._bench` times one config by `do_bench`, a cached property, which is the
-driver's benchmarker where the program named none (`_do_bench`); `Autotuner.prune_configs` is called before the first
-trial for a key.
+among the fastest then is timed as ever, and among these is the choice; the others are as far behind as they looked.
+Private parts of Triton, as in 3.6 to 3.9: `Autotuner._bench` times one config by `do_bench`, a cached property, which
+is the driver's benchmarker where the program named none (`_do_bench`); `Autotuner.prune_configs` is called before the
+first trial for a key.
 """
 
 from __future__ import annotations
@@ -41,18 +41,30 @@ def quick_trials() -> Iterator[None]:
 
 
 class _Looks:
-    """An autotuner's configs for one key, and what a look at each has come to, once there was one."""
+    """An autotuner's configs for one key, and what they were timed at, once there was a look at each.
+
+    `close` has the times of those that were timed for long, until the autotuner has them.
+    """
 
     def __init__(self, configs: Sequence[Any]) -> None:
         self.configs = configs
-        self.times: dict[Any, Any] = {}
-        self.close: set[Any] = set()
+        self.close: dict[Any, Any] = {}
+        self.others: dict[Any, Any] = {}
+        self.taken = False
 
-    def take(self, timed: Callable[[Any], Any]) -> None:
-        self.times = {config: timed(config) for config in self.configs}
-        least = min((times[0] for times in self.times.values()), default=math.inf)
-        near = [config for config, times in self.times.items() if times[0] < math.inf and times[0] <= NEAR * least]
-        self.close = set(sorted(near, key=lambda config: self.times[config][0])[:MOST])
+    def take(self, looked: Callable[[Any], Any], timed: Callable[[Any], Any]) -> None:
+        looks = {config: looked(config) for config in self.configs}
+        least = min((times[0] for times in looks.values()), default=math.inf)
+        near = [config for config, times in looks.items() if times[0] < math.inf and times[0] <= NEAR * least]
+        chosen = set(sorted(near, key=lambda config: looks[config][0])[:MOST])
+        close = {config: timed(config) for config in looks if config in chosen}
+        # A GPU that grows slower under a long trial would let one win that had none.
+        grown = [times[0] / looks[config][0] for config, times in close.items() if 0 < looks[config][0] < math.inf]
+        longer = max((one for one in grown if one < math.inf), default=1.0)
+        self.others = {
+            config: [longer * one for one in times] for config, times in looks.items() if config not in close
+        }
+        self.close, self.taken = close, True
 
 
 def _beginning(prune: Callable[..., Any], begun: dict[int, _Looks]) -> Callable[..., Any]:
@@ -66,14 +78,18 @@ def _beginning(prune: Callable[..., Any], begun: dict[int, _Looks]) -> Callable[
 
 def _with_a_look(bench: Callable[..., Any], begun: dict[int, _Looks]) -> Callable[..., Any]:
     def looked(tuner: Any, *args: Any, config: Any, **meta: Any) -> Any:
+        def timed(one: Any) -> Any:
+            return bench(tuner, *args, config=one, **meta)
+
         looks, timer = begun.get(id(tuner)), _look_of(tuner)
         if timer is not None and looks is not None and config in looks.configs:
-            if not looks.times:
-                with _timing_with(tuner, timer):
-                    looks.take(lambda one: bench(tuner, *args, config=one, **meta))
-            if config not in looks.close:
-                return looks.times[config]
-        return bench(tuner, *args, config=config, **meta)
+            if not looks.taken:
+                looks.take(_with_timer(tuner, timer, timed), timed)
+            if config in looks.others:
+                return looks.others[config]
+            if config in looks.close:
+                return looks.close.pop(config)
+        return timed(config)
 
     return looked
 
@@ -90,14 +106,18 @@ def _look_of(tuner: Any) -> Callable[..., Any] | None:
     return functools.partial(timer, **LOOK_MS) if LOOK_MS.keys() <= known.keys() else None
 
 
-@contextlib.contextmanager
-def _timing_with(tuner: Any, timer: Callable[..., Any]) -> Iterator[None]:
-    own = vars(tuner).get("do_bench", _NOTHING)
-    tuner.do_bench = timer
-    try:
-        yield
-    finally:
-        if own is _NOTHING:
-            del tuner.do_bench
-        else:
-            tuner.do_bench = own
+def _with_timer(tuner: Any, timer: Callable[..., Any], timed: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """The same, while an autotuner times with another timer than its own."""
+
+    def with_it(config: Any) -> Any:
+        own = vars(tuner).get("do_bench", _NOTHING)
+        tuner.do_bench = timer
+        try:
+            return timed(config)
+        finally:
+            if own is _NOTHING:
+                del tuner.do_bench
+            else:
+                tuner.do_bench = own
+
+    return with_it

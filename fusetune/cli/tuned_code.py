@@ -177,10 +177,12 @@ def plan_of(
     lookup: bool = False,
     sources: Sources | None = None,
     compared: bool = True,
+    asked: bool = True,
 ) -> Plan:
     """What was decided as edits of the program's files.
 
     Unless the program's own result is `compared`, nothing is written where it launches cases that were not tuned, too.
+    `asked` as in `planned`.
     """
     from fusetune.cli.wanted import changes_of
     from fusetune.code.patch.plan import planned
@@ -193,7 +195,7 @@ def plan_of(
         lookup=lookup,
         untuned=() if compared else [case for case in looked.cases if id(case) not in known],
     )
-    plan = planned(changes, sources or sources_of(looked))
+    plan = planned(changes, sources or sources_of(looked), asked=asked)
     return structs.replace(plan, findings=(*findings, *plan.findings))
 
 
@@ -293,6 +295,7 @@ def _code_of(
             lookup=outputs.lookup,
             sources=sources,
             compared=compared,
+            asked=question is not None and question.why_not is None and question.least_gain is not None,
         )
 
     def patched(plan: Plan) -> Source:

@@ -168,7 +168,8 @@ def _diff(
         text, findings, what = code.diff(), code.findings(), ASKED
     else:
         try:
-            plan = plan_of(tuned, looked, autotune=False, compared=looked.gpu is None or checked.says_right(program))
+            compared = looked.gpu is None or checked.says_right(program)
+            plan = plan_of(tuned, looked, autotune=False, compared=compared, asked=False)
         except UsageError as error:
             return None, f"There is none: {error}", []
         text, findings, what = diff_of(plan), list(plan.findings), PLANNED

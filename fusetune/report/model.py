@@ -15,7 +15,7 @@ from fusetune.errors import FusetuneError, UsageError
 from fusetune.ops.types import baseline_of
 from fusetune.report.run_summary import CandidateRow, RunSummary, summarize_run
 from fusetune.runtime.believed import read_believed_file
-from fusetune.store.journal import Record, read_journal
+from fusetune.store.journal import Record, RunStart, read_journal
 from fusetune.store.paths import config_paths, find_run, named_run
 from fusetune.store.schema import SCHEMA_VERSION, ConfigFile, Entry, Environment, Library, Times
 
@@ -223,12 +223,13 @@ def _read_config(path: Path) -> ConfigFile | DamagedFile:
 
 def _read_run(path: Path, run: str, summarize: Summarize) -> RunSummary | DamagedFile:
     try:
-        summary = summarize(read_journal(path))
+        records = list(read_journal(path))
+        held = next((record.run for record in records if isinstance(record, RunStart)), run)
+        if held != run:  # Not to be summed up: what is kept of that run is to be its own journal's.
+            return DamagedFile(str(path), f"{path} holds run {held}, not {run}; give it its own name back")
+        return summarize(records)
     except FusetuneError as error:
         return _damaged(path, error)
-    if summary.run != run:
-        return DamagedFile(str(path), f"{path} holds run {summary.run}, not {run}; give it its own name back")
-    return summary
 
 
 def _damaged(path: Path, error: FusetuneError) -> DamagedFile:

@@ -5,6 +5,7 @@ import torch
 import triton
 import triton.language as tl
 from triton.compiler import CompiledKernel
+from triton.runtime._async_compile import active_mode
 
 from fusetune.capture.stand_in import stand_in
 from fusetune.capture.together import compile_all, compiled_together
@@ -68,12 +69,39 @@ def test_afterwards_triton_is_as_it_was():
 
 
 def test_copies_of_the_process_compile_into_the_cache(tmp_path, monkeypatch):
-    def none_here(waiting):
-        for _, future in waiting.jobs:
-            future.set_exception(AssertionError("the process itself compiles"))
+    def none_here(later):
+        later.set_exception(AssertionError("the process itself compiles"))
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr("fusetune.capture.together._Waiting.do", none_here)
+    monkeypatch.setattr("fusetune.capture.together._Later.do", none_here)
     with stand_in(find_target("rtx4090")):
         compile_all(copy_kernel(), arguments(), {"grid": grid, "warmup": False}, CONFIGS)
     assert len(list(tmp_path.glob("*/*.cubin"))) == len(CONFIGS)
+
+
+class TimeIsUp(BaseException):
+    """As pytest's own, which is no Exception."""
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("while_", ["the copies compile", "the process itself compiles"])
+def test_what_ends_the_program_s_wait_is_not_held_up_by_what_is_not_compiled(while_, tmp_path, monkeypatch):
+    def ended(*_, **__):
+        raise TimeIsUp
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    with stand_in(find_target("rtx4090")):
+        kernel = copy_kernel()
+        with pytest.MonkeyPatch.context() as meanwhile:
+            if while_ == "the copies compile":
+                meanwhile.setattr("fusetune.capture.together.done_by_copies", ended)
+            else:
+                meanwhile.setattr("fusetune.capture.together.done_by_copies", lambda *_: None)
+                meanwhile.setattr("triton.compiler.compiler.ASTSource.make_ir", ended)
+            with pytest.raises(TimeIsUp):
+                compile_all(kernel, arguments(), {"grid": grid, "warmup": False}, CONFIGS)
+        assert active_mode.get() is None
+        assert held(kernel) == []
+        # The program may go on, as pytest does with its next test.
+        made = [kernel.warmup(*arguments(), grid=grid, **config.all_kwargs()) for config in CONFIGS]
+        assert [one.metadata.num_warps for one in made] == [1, 2, 1, 2]

@@ -42,16 +42,20 @@ class Plan(msgspec.Struct, frozen=True):
     findings: tuple[Finding, ...]
 
 
-def planned(changes: Sequence[Change], sources: Sources | None = None, *, everywhere: bool = False) -> Plan:
+def planned(
+    changes: Sequence[Change], sources: Sources | None = None, *, everywhere: bool = False, asked: bool = True
+) -> Plan:
     """The edits of the changes, those of the most time first. A change that cannot be written whole is a finding.
 
-    With `everywhere` a value is changed at its place whatever else it feeds, for a trial of the whole program.
+    With `everywhere` a value is changed at its place whatever else it feeds, for a trial of the whole program. Unless
+    the program is to be `asked` for its time, nothing is in them that no verdict has chosen.
     """
     sources = sources or Sources()
     findings: list[Finding] = []
     made: list[Change] = []
     edits: list[Edit] = []
-    wanted = [one for one in _of_each_place(changes, findings) if one.changed() or one.tried or one.looks_up]
+    found = _of_each_place(changes, findings, asked=asked)
+    wanted = [one for one in found if one.changed() or one.tried or one.looks_up]
     for change in wanted:
         alike = [one.launch for one in wanted if one.chosen() == change.chosen() and one is not change]
         try:
@@ -176,7 +180,7 @@ def _calls(alike: Sequence[Launched], file: str, sources: Sources) -> list[cst.C
     return [launch_call(source, one) for one in alike if one.file == file]
 
 
-def _of_each_place(changes: Sequence[Change], findings: list[Finding]) -> list[Change]:
+def _of_each_place(changes: Sequence[Change], findings: list[Finding], *, asked: bool) -> list[Change]:
     """One change for each place; none where there is none that suits all cases that are launched there."""
     places: dict[Any, list[Change]] = {}
     for change in sorted(changes, key=lambda one: -one.us):
@@ -195,9 +199,9 @@ def _of_each_place(changes: Sequence[Change], findings: list[Finding]) -> list[C
             continue
         values = _values_at_place(heaviest)
         against = next((one for one in group if _share(one, values) is None), None)
-        for_all = heaviest if against is None else _for_all(heaviest, group)
-        if against is None or for_all is not None:
-            found.append(for_all or heaviest)
+        written = heaviest if against is None else _for_all(heaviest, group) if asked else None
+        if against is None or written is not None:
+            found.append(written or heaviest)
             continue
         launch = heaviest.launch
         told = against.describe() or "what runs"
@@ -246,8 +250,11 @@ def _share(change: Change, values: Mapping[str, Any]) -> float | None:
 def _for_all(heaviest: Change, group: Sequence[Change]) -> Change | None:
     """What takes the cases of a place the least time together, of all that is right and no slower in each of them.
 
-    None where that gains too little. It rests on short samples: whoever writes it asks the program.
+    None where that gains too little, or where each case is to choose among configs by itself. It rests on short
+    samples: whoever writes it asks the program.
     """
+    if any(one.tried for one in group):
+        return None
     now = sum(one.us for one in group)
     best, least = None, WORTH * now
     for accepted in heaviest.accepts:
@@ -260,7 +267,7 @@ def _for_all(heaviest: Change, group: Sequence[Change]) -> Change | None:
     if best is None:
         return None
     comment = (
-        f"{best.describe()}: for the {len(group)} cases of this launch, each of which has another best one.",
+        f"{best.describe()}: for the {len(group)} cases of this launch, whose best ones differ.",
         f"By short samples {format_us(least)} together, was {format_us(now)}; none is slower.",
         *heaviest.comment[-1:],
     )

@@ -1,6 +1,8 @@
 """Copies of a process do what leaves its result on disk; whatever becomes of a copy, nobody waits for it for ever."""
 
+import gc
 import os
+import resource
 import time
 from pathlib import Path
 
@@ -85,4 +87,72 @@ def test_without_a_process_to_be_had_nothing_is_done(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "fork", none)
     done_by_copies([written(tmp_path / "made")], 2)
+    assert not list(tmp_path.iterdir())
+
+
+def test_where_no_file_can_be_opened_nothing_is_done(tmp_path, monkeypatch):
+    before, pipe = open_files(), os.pipe
+    for had in (0, 1):
+        pipes = iter([pipe] * had)
+        monkeypatch.setattr(os, "pipe", lambda pipes=pipes: next(pipes, none_left)())
+        done_by_copies([written(tmp_path / "made")], 2)
+        assert not list(tmp_path.iterdir())
+        assert open_files() == before
+
+
+def none_left():
+    raise OSError(24, "Too many open files")
+
+
+def test_a_program_with_a_thousand_open_files_is_no_obstacle(tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limits[1] != resource.RLIM_INFINITY and limits[1] < 1200:
+        pytest.skip(f"no more than {limits[1]} files can be open here")
+    held = []
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (1200, limits[1]))
+        while not held or held[-1] < 1024:
+            held.append(os.open(os.devnull, os.O_RDONLY))
+        done_by_copies([written(tmp_path / "made")], 2)
+    finally:
+        for file in held:
+            os.close(file)
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert (tmp_path / "made").exists()
+
+
+def test_what_is_garbage_in_the_program_is_not_ended_by_its_copies(tmp_path):
+    class Held:
+        def __del__(self):
+            with (tmp_path / "ended").open("a") as file:
+                file.write(f"{os.getpid()}\n")
+
+    gc.disable()  # Nothing looks for garbage before the copies do.
+    try:
+        one = Held()
+        one.itself = one
+        del one
+        done_by_copies([gc.collect] * 4, 2)
+    finally:
+        gc.enable()
+    gc.collect()
+    assert (tmp_path / "ended").read_text().splitlines() == [str(os.getpid())]
+
+
+def test_a_copy_that_is_interrupted_as_it_begins_does_not_go_on_as_the_program(tmp_path, monkeypatch):
+    fork, own = os.fork, os.getpid()
+
+    def interrupted():
+        if not (child := fork()):
+            raise KeyboardInterrupt
+        return child
+
+    monkeypatch.setattr(os, "fork", interrupted)
+    try:
+        done_by_copies([written(tmp_path / "made")], 2)
+    except KeyboardInterrupt:
+        (tmp_path / "went on").touch()
+    finally:
+        if os.getpid() != own:
+            os._exit(1)
     assert not list(tmp_path.iterdir())

@@ -1,5 +1,6 @@
 """An autotuner of a program looks at each config for a moment, and times for long those that may be its choice."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -73,6 +74,27 @@ def test_of_many_that_are_as_near_the_fastest_are_timed_for_long(driver, monkeyp
         tuner[1,](None, 5)
     assert [block for block, short in driver.timed if not short] == blocks[-MOST:]
     assert tuner.best_config.kwargs == {"BLOCK": blocks[-1]}
+
+
+def test_what_was_looked_at_alone_is_not_the_choice_where_all_are_slower_for_long(driver, monkeypatch):
+    blocks = [2**power for power in range(4, 16)]
+    near = {block: 1 + 0.001 * place for place, block in enumerate(blocks)}
+    fell = {16: float("inf"), 32: 1.05, 64: 1.04}
+
+    def timer(kernel_call: Any, warmup: int = 25, rep: int = 100, quantiles: Any = None) -> list[float]:
+        took = driver.timer(kernel_call, warmup, rep)[0]
+        return [took if rep == LOOK_MS["rep"] else took * fell.get(driver.block, 1.06)] * 3
+
+    monkeypatch.setattr(f"{__name__}.MS", near)
+    monkeypatch.setattr("triton.runtime.autotuner.driver", _Active(SimpleNamespace(timer=timer)))
+    tuner = triton.autotune(configs=[triton.Config({"BLOCK": block}) for block in blocks], key=["n"])(nothing)
+    with quick_trials():
+        tuner[1,](None, 5)
+    long = [block for block, short in driver.timed if not short]
+    assert long == blocks[:MOST]
+    assert tuner.best_config.kwargs == {"BLOCK": 64}
+    times = {config.kwargs["BLOCK"]: times[0] for config, times in tuner.configs_timings.items()}
+    assert all(times[block] > times[64] for block in blocks if block != 64)
 
 
 def test_a_config_that_no_look_could_launch_is_not_launched_again(driver, monkeypatch):

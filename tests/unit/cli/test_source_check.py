@@ -19,11 +19,13 @@ from fusetune.cli.source_check import NOT_ASKED, Question, SourceCheck, changes_
 from fusetune.cli.tune import exit_code
 from fusetune.cli.tuned_code import Code, Outputs, code_of, hand_out, plan_of
 from fusetune.code.patch.plan import Plan
+from fusetune.core.config import NamedConfig
 from fusetune.errors import EXIT_INCONCLUSIVE, EXIT_OK, EXIT_WRONG_RESULT, MachineError
 from fusetune.tune import source_again
 from fusetune.tune.last_word import LastWord, Reverted
+from fusetune.tune.request import Ranked
 from fusetune.tune.source_again import Source
-from tests.unit.cli.test_wanted import BEFORE, SOURCE, case_of, tuned_of
+from tests.unit.cli.test_wanted import BEFORE, BEST, SOURCE, case_of, tuned_of
 
 ASKED = Question(least_gain=0.02)
 
@@ -209,6 +211,24 @@ def test_without_a_gpu_nothing_is_asked_and_with_the_option_that_is_said(
     assert question_of([], on_gpu=False, wanted=True, **options) is None
     assert question_of([], on_gpu=True, wanted=False, **options) == Question(NOT_ASKED)
     assert question_of([], on_gpu=True, wanted=True, **options) == Question(None, 0.02, 0.0, None)
+
+
+@pytest.mark.parametrize("question", [ASKED, Question(least_gain=None), Question(NOT_ASKED)])
+def test_what_no_verdict_has_chosen_is_written_only_where_the_program_is_asked_for_its_time(
+    question: Question, monkeypatch: pytest.MonkeyPatch, file: Path
+) -> None:
+    monkeypatch.setattr(source_again, "source_questions", Asked(word()))
+    middle, other = (NamedConfig(num_warps=8, num_stages=3, BLOCK=block) for block in (512, 4096))
+    short, long = case_of(file), case_of(file, values={"n": 5001})
+    tuned = [
+        tuned_of(short, "keep", BEST, (Ranked(BEST, 7.0), Ranked(middle, 8.0), Ranked(BEFORE, 10.0))),
+        tuned_of(long, "keep", other, (Ranked(other, 7.0), Ranked(middle, 8.0), Ranked(BEFORE, 10.0))),
+    ]
+    looked, program = Looked((short, long), gpu="NVIDIA H200"), Program("model", str(file))
+    outputs = Outputs(None, Path("configs"), diff=True, apply=False, autotune=False)
+    code = code_of(outputs, program, tuned, looked, question)
+    assert ("BLOCK=512" in (code.diff() or "")) == (question is ASKED)
+    assert bool(code.findings()) == (question is not ASKED)
 
 
 def test_kernels_whose_edits_can_be_made_alone_are_apart_and_the_others_one_change(file: Path) -> None:

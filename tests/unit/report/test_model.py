@@ -23,6 +23,7 @@ from report_examples import (
 )
 
 from fusetune.errors import JournalError
+from fusetune.report.html.data import RunsData
 from fusetune.report.model import GainFigures, Report, load_report, rows_from_files, summarize_run
 from fusetune.report.wording import run_facts
 from fusetune.store.journal import Candidate, Comparison, Note, PhaseTime, RunEnd, Sample
@@ -233,6 +234,19 @@ def test_a_journal_under_another_runs_name_is_not_taken_for_it(tmp_path: Path) -
     report = load_report([tmp_path], [tmp_path])
     assert report.runs == ()
     assert report.problems[0].message == f"{path} holds run {KEEP_RUN}, not {PREDICTED_RUN}; give it its own name back"
+
+
+def test_the_data_of_a_run_is_that_of_its_own_journal_whatever_lies_under_other_names(tmp_path: Path) -> None:
+    save(tmp_path, "c", dump_config_file(MEASURED_FILE))
+    own = list(measured_run())
+    write_run(tmp_path, KEEP_RUN, own)
+    write_run(tmp_path, REVERT_RUN, own[:1])  # a copy of it, cut off
+    data = RunsData()
+    report = load_report([tmp_path], [tmp_path], summarize=data.summarize)
+    (run,) = report.runs
+    assert len(report.problems) == 1
+    assert run.best
+    assert {name: one.summary for name, one in data.by_run.items()} == {KEEP_RUN: run}
 
 
 def test_nothing_to_read_is_an_empty_report(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ from fusetune.report.html.data import RunsData
 from fusetune.report.html.render import render_html
 from fusetune.report.model import load_report
 from fusetune.report.terminal import render
-from fusetune.store.journal import Growth, Note, RunStart, Sample, read_journal
+from fusetune.store.journal import Candidate, Comparison, Growth, Note, RunStart, Sample, read_journal
 from fusetune.store.schema import Entry
 from fusetune.store.yaml_files import read_config_file
 from fusetune.tune import grow as growing
@@ -141,6 +141,45 @@ def test_where_nothing_gains_enough_before_stays_with_the_gains_that_fell_short(
     assert (entry.before, entry.config) == (BEFORE, BEFORE)
     assert (entry.verdict, entry.reason) == ("revert", "gain_below_minimum")
     assert figures(entry) == (about(10, 16, 16, 10), about(0.01, 0.38, 0.38))
+
+
+def pairs_of(result: SweepResult) -> list[tuple[Any, Any]]:
+    """Which configs were compared on blocks, each with what it was held against first."""
+    records = list(read_journal(result.journal))
+    configs = {record.id: record.config for record in records if isinstance(record, Candidate)}
+    return [
+        (configs[record.baseline_id], configs[record.id])
+        for record in records
+        if isinstance(record, Comparison) and record.phase == "confirm"
+    ]
+
+
+def test_a_conservative_config_that_is_no_faster_than_a_best_that_gains_too_little_is_not_held_against_before(
+    tmp_path: Path,
+) -> None:
+    result = swept(tmp_path, {BEFORE: 10, BASELINE: 16, SAFE: 10.5, FAST: 9.9})
+    assert (result.entry.config, result.entry.verdict) == (BEFORE, "revert")
+    assert (SAFE, FAST) in pairs_of(result)
+    assert (BEFORE, SAFE) not in pairs_of(result)
+
+
+def test_a_conservative_config_that_is_faster_than_a_best_that_gains_too_little_may_gain_enough(
+    tmp_path: Path, compiler: FakeCompiler
+) -> None:
+    compiler.planted[FAST] = Resources(registers=24, stack_bytes=0, shared_bytes=1024)  # the lighter one of equals
+    result = swept(tmp_path, {BEFORE: 10, BASELINE: 16, SAFE: 9.75, FAST: 9.83})
+    assert (BEFORE, FAST) in pairs_of(result)
+    assert (result.entry.config, result.entry.reason) == (SAFE, "conservative_gain_confirmed")
+
+
+def test_a_result_has_all_that_were_timed_the_fastest_first(tmp_path: Path) -> None:
+    tall = {tile(rows=rows, columns=64, depth=32, num_warps=8): 18 + rows / 1000 for rows in (16, 32, 64, 128)}
+    deep = {tile(rows=32, columns=64, depth=depth, num_warps=4): 19 + depth / 1000 for depth in (16, 32, 64, 128)}
+    times_us = {BEFORE: 20, BASELINE: 16, FAST: 8, **tall, **deep}
+    result = swept(tmp_path, times_us)
+    assert {ranked.config for ranked in result.screened} == set(times_us)
+    assert result.best == result.screened[:10]
+    assert result.screened[0].config == FAST
 
 
 def test_a_fresh_process_that_disagrees_leaves_before(tmp_path: Path) -> None:

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from fusetune.core.decision import KeepRule
+from fusetune.core.decision import Gain, KeepRule
 from fusetune.core.progress import SilentProgress
 from fusetune.core.target import find_target
 from fusetune.measure.fake import FakeMeasurer
 from fusetune.measure.protocol import BlockTimes, Failure
 from fusetune.store.journal import JournalWriter
 from fusetune.tune.confirm import Bench, Final, confirm
+from fusetune.tune.final import times_over_first
 from fusetune.tune.log import RunLog
 from fusetune.tune.race import RaceResult
 from tests.support.sample import BASELINE, Config, tile
@@ -103,3 +104,25 @@ def test_a_finalist_that_breaks_does_not_take_those_it_was_compared_with_along(t
 def test_where_every_finalist_breaks_baseline_stays(tmp_path: Path) -> None:
     final = final_of(tmp_path, {FAST: 8.0, SCREENED: 11.0}, FAST, screened=SCREENED, breaks=FAST)
     assert (final.chosen, final.decision.reason) == (BASELINE, "no_candidate_left")
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "enough"),
+    [
+        (-0.004, 0.005, True),  # it is known to a hundredth
+        (-0.3, -0.02, True),  # no equal, however far behind
+        (-0.3, -0.005, False),  # perhaps an equal
+        (0.02, 0.3, False),  # a faster one, whose equals the others may be
+    ],
+)
+def test_finalists_are_timed_until_it_is_known_which_are_equals(low: float, high: float, enough: bool) -> None:
+    asked: list[Callable[[Gain], bool]] = []
+
+    class Told:
+        def compare(self, *_: object, decided: Callable[[Gain], bool], **__: object) -> Failure:
+            asked.append(decided)
+            return Failure("crash", "planted")
+
+    assert times_over_first(Told(), [FAST, SCREENED], 2) == {FAST: 1.0}  # type: ignore[arg-type]
+    (decided,) = asked
+    assert decided(Gain((low + high) / 2, low, high, 0.95, 0.02, 25)) == enough

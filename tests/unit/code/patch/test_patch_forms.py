@@ -404,7 +404,7 @@ def test_cases_with_another_best_each_get_what_is_the_best_for_all_of_them(tmp_p
         (made,) = plan.made
         assert made.wanted == middle
         assert made.comment == (
-            f"{made.describe()}: for the 2 cases of this launch, each of which has another best one.",
+            f"{made.describe()}: for the 2 cases of this launch, whose best ones differ.",
             "By short samples 270 us together, was 400 us; none is slower.",
             "H200, run 1.",
         )
@@ -414,8 +414,11 @@ def test_cases_with_another_best_each_get_what_is_the_best_for_all_of_them(tmp_p
     third = structs.replace(second, accepts=(Accepted(own, 0.4),))
     assert planned([first, second, third]).made == ()
     hardly = structs.replace(first, accepts=(Accepted(WANTED, 0.5), Accepted(middle, 0.999)), us=10_000.0)
-    (finding,) = planned([hardly, second]).findings
-    assert "one case wants BLOCK 1024 -> 2048" in finding.text
+    chooses = [structs.replace(one, tried=(one.wanted, BEFORE), key=("n",)) for one in (first, second)]
+    for plan in (planned([hardly, second]), planned(chooses), planned([first, second], asked=False)):
+        (finding,) = plan.findings
+        assert "one case wants BLOCK 1024 -> 2048" in finding.text
+        assert plan.files == ()
 
 
 def test_an_option_that_others_are_given_too_is_written_at_the_launch_alone(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from fusetune.units import format_bytes, format_us
 _HEADINGS = ("config", "registers", "shared", "spills", "CTAs/SM", "occupancy", "limited by")
 _LEAST_US = 0.01
 """A shorter time is told as that: each launch takes far more."""
+NOTHING_TO_TRY = "nothing: 4 warps / 2 stages are the same code as what runs, and no rule asks for another"
 _FIGURES = frozenset({"registers", "shared", "spills", "CTAs/SM", "occupancy"})
 
 
@@ -28,11 +29,11 @@ def to_lines(name: str, sizes: str, found: Explanation) -> list[str]:
     lines.append(f"  {found.bound.name}: {found.bound.why}")
     lines += [f"  {row}" for row in _table(found.configs)]
     lines += _rule_lines(found)
-    lines.append("  to try on a GPU (evidence: predicted):")
-    for one in found.configs:
-        if one.proposed is not None:
-            why_not = f"; but it cannot be used: {one.why_not}" if one.why_not else ""
-            lines.append(f"    {_called(one)}: {one.proposed}{why_not}")
+    proposed = [one for one in found.configs if one.proposed is not None]
+    lines.append(f"  to try on a GPU (evidence: predicted):{'' if proposed else f' {NOTHING_TO_TRY}'}")
+    for one in proposed:
+        why_not = f"; but it cannot be used: {one.why_not}" if one.why_not else ""
+        lines.append(f"    {_called(one)}: {one.proposed}{why_not}")
     lines.append(f"  {time_text(found.walls, found.target)}")
     return lines
 
@@ -47,6 +48,8 @@ def reasons(found: Explanation) -> Iterator[str]:
     for rule in found.fired:
         yield f"Rule: {rule.name} ({rule.condition}): {rule.advice}"
     yield from found.left_out
+    if not any(one.proposed is not None for one in found.configs):
+        yield f"To try: {NOTHING_TO_TRY}"
     yield from (f"To try: {_called(one)}: {one.proposed}" for one in found.to_try())
 
 

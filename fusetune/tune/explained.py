@@ -115,7 +115,8 @@ def proposed_of(
     """At most three configs, BASELINE among them, and what runs today, where it can be used by its record.
 
     The others are those of the program's own list that can be used, what spills last, or else of the rules; of another
-    space the best that compiled. Where an autotuner chooses among a list nobody knows what runs today.
+    space the best that compiled. Where an autotuner chooses among a list nobody knows what runs today. Of those that
+    are the same code there is one; none where that leaves what runs.
     """
 
     def is_usable(config: Config) -> bool:
@@ -130,7 +131,17 @@ def proposed_of(
     if request.space == "rules":
         others = listed or proposal.configs
     before = [request.reference] if is_usable(request.reference) and len(listed) < 2 else []
-    return tuple(dict.fromkeys((request.baseline, *before, *others)))[:MAX_PROPOSED]
+    distinct: dict[object, Config] = {}
+    for config in (request.baseline, *before, *others):
+        distinct.setdefault(_as_code(request, config), config)
+    is_what_runs = before and distinct.keys() == {_as_code(request, request.reference)}
+    return () if is_what_runs else tuple(distinct.values())[:MAX_PROPOSED]
+
+
+def _as_code(request: SweepRequest, config: Config) -> frozenset[tuple[str, object]]:
+    """Of a config what the code is compiled by: without a loop to pipeline its stages are not."""
+    left_out = set() if request.spec.stages_matter else {"num_stages"}
+    return frozenset((name, value) for name, value in config.to_builtins().items() if name not in left_out)
 
 
 def _is_usable(record: Candidate) -> bool:

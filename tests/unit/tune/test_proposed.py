@@ -15,12 +15,18 @@ BASELINE = NamedConfig(BLOCK=64, num_warps=4, num_stages=2)
 FITS, SPILLS = Resources(40, 0, 0), Resources(255, 2048, 0)
 
 
-def proposed(listed: list[NamedConfig], **records: Candidate) -> tuple[Any, ...]:
-    request: Any = SimpleNamespace(
-        spec=SimpleNamespace(listed=lambda _: listed), problem=None, space="rules", reference=FIRST, baseline=BASELINE
-    )
+def proposed(
+    listed: list[NamedConfig],
+    *,
+    before: NamedConfig = FIRST,
+    rules: tuple[NamedConfig, ...] = (),
+    stages: bool = True,
+    **records: Candidate,
+) -> tuple[Any, ...]:
+    spec = SimpleNamespace(listed=lambda _: listed, stages_matter=stages)
+    request: Any = SimpleNamespace(spec=spec, problem=None, space="rules", reference=before, baseline=BASELINE)
     result: Any = SimpleNamespace(best=())
-    proposal: Any = SimpleNamespace(configs=(BASELINE,))
+    proposal: Any = SimpleNamespace(configs=(BASELINE, *rules))
     return proposed_of(request, result, proposal, {one.config: one for one in records.values()})  # type: ignore[misc]
 
 
@@ -42,3 +48,19 @@ def test_what_runs_today_is_among_them_where_no_list_is_chosen_from() -> None:
     found = {"first": Candidate(0, FIRST, "compiled", resources=SPILLS)}
     assert proposed([], **found) == (BASELINE, FIRST)
     assert proposed([FIRST], **found) == (BASELINE, FIRST)
+
+
+def test_of_configs_that_are_the_same_code_there_is_one_and_none_where_it_is_what_runs() -> None:
+    """Without a loop to pipeline stages make no difference."""
+    before, eight = NamedConfig(BLOCK=64, num_warps=4, num_stages=3), NamedConfig(BLOCK=64, num_warps=8, num_stages=3)
+    found = {
+        str(number): Candidate(number, config, "compiled", resources=FITS)
+        for number, config in enumerate((before, BASELINE, eight))
+    }
+    assert proposed([], before=before, **found) == (BASELINE, before)
+    assert proposed([], before=before, stages=False, **found) == ()
+    assert proposed([], before=BASELINE, stages=False, **found) == ()
+    assert proposed([], before=before, rules=(eight,), stages=False, **found) == (BASELINE, eight)
+    assert proposed([before, eight], before=before, stages=False, **found) == (BASELINE, eight)
+    failed = {**found, "0": Candidate(0, before, "rejected", reason="shared_memory")}
+    assert proposed([], before=before, stages=False, **failed) == (BASELINE,)

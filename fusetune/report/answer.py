@@ -48,6 +48,8 @@ def _predicted(row: ProblemRow) -> str:
     assert times is not None, "what is unverified was predicted"
     name, was = reference_name(row.before), times.reference
     if was is None or times.config is None or was <= times.config:
+        if wording.marks(row):
+            return f"Predicted only: none is predicted faster than {row.config.label()} ({name}); nothing was timed"
         return f"Predicted only: {row.config.label()} is to be tried on a GPU; nothing was timed"
     factor = format_factor(was / times.config)
     return f"Predicted only: {factor} faster than {name} ({format_us(times.config)}, {name} {format_us(was)})"

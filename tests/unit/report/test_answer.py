@@ -54,6 +54,9 @@ def test_a_prediction_says_so_first_and_has_no_figure_where_nothing_tells_config
     assert answer.headline(row_of(PREDICTED, PREDICTED_FILE)).startswith("Predicted only: 2.6x faster than BASELINE")
     alike = replace(PREDICTED, predicted_us=Times(baseline=5.0, conservative=5.0, config=5.0))
     assert answer.headline(row_of(alike, PREDICTED_FILE)).endswith(" is to be tried on a GPU; nothing was timed")
+    stays = replace(alike, before=WINNER, config=WINNER, predicted_us=Times(before=5.0, baseline=5.0, config=5.0))
+    told = f"Predicted only: none is predicted faster than {WINNER.label()} (Before); nothing was timed"
+    assert answer.headline(row_of(stays, PREDICTED_FILE)) == told
 
 
 def test_a_kernel_s_own_config_is_copied_as_triton_s_and_a_word_is_no_constant_of_it() -> None:

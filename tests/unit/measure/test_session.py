@@ -302,7 +302,7 @@ class Read(Own):
 @pytest.mark.parametrize(
     ("baseline_us", "wanted", "sets", "launches", "flushed"),
     [
-        (20.0, 2, 2, 76, True),
+        (20.0, 33, 33, 99, False),
         (20.0, 40, 40, 80, False),  # of all sets L2 keeps nothing, and each is met equally often
         (20.0, 1024, 75, 75, False),  # no more sets than a sample has launches
         (49.0, 1024, 31, 31, True),  # fewer than were made at first
@@ -325,6 +325,19 @@ def test_own_data_has_as_many_sets_as_a_sample_has_launches_and_l2_is_flushed_wh
     later._own, later._wanted_sets, later._l2_bytes = Read(), wanted, 1100
     assert later.begin(facts) == facts
     assert len(later._sets) == sets
+
+
+def test_of_tiny_inputs_none_is_met_twice_between_two_flushes_of_l2() -> None:
+    session = Session(CountingMonitor(SOUND), baseline_us=1.0)
+    session._own, session._wanted_sets, session._l2_bytes = Read(), 1024, 10**6
+    facts = session.begin()
+    assert isinstance(facts, SamplingFacts)
+    assert (facts.input_sets, facts.launches) == (1024, 1024)
+    assert session._timer.how[4] == 3 * 10**6  # type: ignore[attr-defined]
+    warm = Session(CountingMonitor(SOUND))
+    warm._own, warm._l2_bytes = Read(), 10**6
+    with pytest.raises(AssertionError, match="only 51200 bytes pass between two uses"):
+        warm.begin(msgspec.structs.replace(facts, input_sets=512))
 
 
 @pytest.mark.parametrize(("free", "timer", "sets"), [(10**6, "graph", 25), (1000, "events", 4)])

@@ -229,7 +229,7 @@ class GpuSession:
             flush = self._flush_between(sets)
             self._timer = GraphTimer(self._run_arm, sets, launches, put_back, flush)
             # As long as half a sample: a graph of few launches would rank configs by how they begin.
-            half = math.ceil(launches / 2) if changes else math.ceil(launches / (2 * sets)) * sets
+            half = math.ceil(launches / 2) if changes or flush else math.ceil(launches / (2 * sets)) * sets
             self._screening = GraphTimer(self._run_arm, sets, half, put_back, flush)
             return
         self._flush_bytes = L2_TURNOVER * self._l2_bytes if self._cold else 0

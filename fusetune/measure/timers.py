@@ -32,7 +32,7 @@ LEAD_SHARE: Final = 0.5
 """How much of a sample's launches the leading arm of graphs has: 250 us, where the host queues four arms in a fifth.
 
 It is an arm of the config that is timed first, and no shorter than one walk through the input sets, so that it leaves
-L2 and the caches of code as a whole arm does. The quicker of the two configs would hide as much, but then BASELINE
+L2 and the caches of code as a whole arm does; where L2 is flushed before each arm, it may be. The quicker of the two configs would hide as much, but then BASELINE
 would follow the other config in three arms of four and the other one itself in two: what an arm inherits from the one
 before it, such as clocks that sag under its power, would no longer fall on both alike.
 """
@@ -86,7 +86,7 @@ class GraphTimer:
         self._put_back = put_back
         self._flush = torch.empty(flush_bytes, dtype=torch.int8, device="cuda") if flush_bytes else None
         whole = math.ceil(LEAD_SHARE * launches / sets) * sets
-        self._lead = math.ceil(LEAD_SHARE * launches) if put_back else whole
+        self._lead = math.ceil(LEAD_SHARE * launches) if put_back or flush_bytes else whole
         self._stream = torch.cuda.Stream()
         self._graphs: OrderedDict[tuple[Hashable, int], Any] = OrderedDict()
         self._back: dict[int, Any] = {}

@@ -320,6 +320,9 @@ def test_own_data_has_as_many_sets_as_a_sample_has_launches_and_l2_is_flushed_wh
     assert (facts.timer, facts.input_sets, facts.launches) == ("graph", sets, launches)
     assert len(session._sets) == sets
     assert session._timer.how[4] == (3300 if flushed else 0)  # type: ignore[attr-defined]
+    # In whole walks through the sets, but where L2 is flushed of all that was met.
+    half = -(-launches // 2) if flushed else -(-launches // (2 * sets)) * sets
+    assert session._screening.how[2] == half  # type: ignore[attr-defined]
     assert (BASELINE in session._launchers) == (sets == min(wanted, 32))
     later = Session(CountingMonitor(SOUND))
     later._own, later._wanted_sets, later._l2_bytes = Read(), wanted, 1100

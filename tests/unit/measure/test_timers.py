@@ -212,6 +212,14 @@ def test_the_leading_arm_is_half_a_sample_in_whole_rounds_of_the_input_sets(
     assert [arm for arm, _ in launched(torch)] == [10.0] * lead + [20.0] * launches
 
 
+def test_where_l2_is_flushed_before_each_arm_the_leading_one_is_half_of_one_walk(torch: FakeTorch) -> None:
+    timer = GraphTimer(torch.run, sets=6, launches=6, flush_bytes=1000)
+    timer.times_us([10.0, 20.0])
+    torch.log.clear()
+    timer.times_us([10.0, 20.0])
+    assert launched(torch) == [*((10.0, index) for index in range(3)), *((20.0, index) for index in range(6))]
+
+
 def test_a_leading_arm_as_long_as_the_others_is_captured_once(torch: FakeTorch) -> None:
     timer = GraphTimer(torch.run, sets=3, launches=3)
     timer.times_us([10.0, 10.0])

@@ -32,9 +32,10 @@ LEAD_SHARE: Final = 0.5
 """How much of a sample's launches the leading arm of graphs has: 250 us, where the host queues four arms in a fifth.
 
 It is an arm of the config that is timed first, and no shorter than one walk through the input sets, so that it leaves
-L2 and the caches of code as a whole arm does; where L2 is flushed before each arm, it may be. The quicker of the two configs would hide as much, but then BASELINE
-would follow the other config in three arms of four and the other one itself in two: what an arm inherits from the one
-before it, such as clocks that sag under its power, would no longer fall on both alike.
+L2 and the caches of code as a whole arm does; where L2 is flushed before each arm, it may be. The quicker of the two
+configs would hide as much, but then BASELINE would follow the other config in three arms of four and the other one
+itself in two: what an arm inherits from the one before it, such as clocks that sag under its power, would no longer
+fall on both alike.
 """
 _KEPT_GRAPHS = 24
 """As many as the later rounds of screening have candidates, so that each is captured once a round."""

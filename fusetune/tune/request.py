@@ -101,7 +101,7 @@ class SweepResult(msgspec.Struct, frozen=True):
 
     `has_model`: whether predicted times are a cost model's; without one they are the roofline's, the same for all.
     `tried`: how many candidates beside the reference the run tried; `failures`: how many of them were rejected or
-    failed, by reason. `screened` are all that were timed, as `best` has the first of.
+    failed, by reason. `screened` are all that were timed and did not fail later, as `best` has the first of.
     """
 
     run: str

@@ -31,7 +31,7 @@ from fusetune.tune.bench import Bench
 from fusetune.tune.compiling import compile_all
 from fusetune.tune.confirm import confirm, control, revalidate
 from fusetune.tune.entry import entry_of
-from fusetune.tune.fallen import tried_and_fallen, why_fallen
+from fusetune.tune.fallen import last_words, tried_and_fallen, why_fallen
 from fusetune.tune.grow import grow
 from fusetune.tune.log import RunLog, journal_path, open_run
 from fusetune.tune.outlook import Outlook, kinds_of
@@ -140,7 +140,10 @@ def _sweep(
         result = write_entry(path, request.spec.name, facts.identity, entry, place, request.spec.kernel_place)
         log.journal.write(RunEnd(entry=entry, file=str(path), message=entry.verdict))
         tried, failures = tried_and_fallen(journal_path(request, log), (request.reference, *plan.references))
-        screened = tuple(Ranked(standing.config, standing.time_us) for standing in raced.standings)
+        # What broke in a block, or in a fresh process, was screened as the others were.
+        last = last_words(journal_path(request, log)).items()
+        broken = {config for config, record in last if record.status == "failed"} - {entry.config}
+        screened = tuple(Ranked(one.config, one.time_us) for one in raced.standings if one.config not in broken)
         return SweepResult(
             run=log.run,
             entry=entry,

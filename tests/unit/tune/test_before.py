@@ -182,6 +182,17 @@ def test_a_result_has_all_that_were_timed_the_fastest_first(tmp_path: Path) -> N
     assert result.screened[0].config == FAST
 
 
+@pytest.mark.parametrize("process", [1, 2])
+def test_what_breaks_after_it_was_screened_is_not_among_what_is_right(tmp_path: Path, process: int) -> None:
+    def fail_block(first: Config, second: Config, prepared: int) -> Failure | None:
+        return Failure("crash", "planted") if second == FAST and prepared == process else None
+
+    result = swept(tmp_path, {BEFORE: 20, BASELINE: 16, SAFE: 10, FAST: 8}, {"fail_block": fail_block})
+    assert result.entry.config != FAST
+    assert {ranked.config for ranked in result.screened} == {BEFORE, BASELINE, SAFE}
+    assert result.best == result.screened
+
+
 def test_a_fresh_process_that_disagrees_leaves_before(tmp_path: Path) -> None:
     times_us = {BEFORE: 20, BASELINE: 16, FAST: 8}
     entry = swept(tmp_path, times_us, {"later_us": {**times_us, FAST: 19.9}.__getitem__}).entry

@@ -14,6 +14,7 @@ import signal
 import struct
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Final
 
 STALLED_S: Final = 60.0
@@ -98,8 +99,20 @@ def _hear_out(heard: int) -> bool:
 
 
 def _end(child: int, *, by_force: bool) -> None:
+    """Wait for a copy that ends, or end one with what it has started, as an assembler that takes minutes."""
     if by_force:
         with contextlib.suppress(ProcessLookupError):
-            os.kill(child, signal.SIGKILL)
+            os.kill(child, signal.SIGSTOP)  # It starts nothing more.
+        for one in (*_started_by(child), child):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(one, signal.SIGKILL)
     with contextlib.suppress(ChildProcessError):  # The program itself waits for whatever ends.
         os.waitpid(child, 0)
+
+
+def _started_by(process: int) -> list[int]:
+    """The processes that one has started and not waited for; none where the system does not tell."""
+    try:
+        return [int(one) for one in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+    except (OSError, ValueError):
+        return []

@@ -3,6 +3,7 @@
 import gc
 import os
 import resource
+import subprocess
 import time
 from pathlib import Path
 
@@ -52,6 +53,27 @@ def test_copies_that_stall_are_ended(tmp_path, monkeypatch):
     done_by_copies([lambda: time.sleep(60), written(tmp_path / "other")], 2)
     assert time.monotonic() - began < 20
     assert (tmp_path / "other").exists()
+
+
+def test_what_a_stalled_copy_has_started_ends_with_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(forked, "STALLED_S", 2)
+
+    def assembles():
+        with subprocess.Popen(["sleep", "60"]) as process:
+            (tmp_path / "started").write_text(str(process.pid))
+
+    done_by_copies([assembles], 1)
+    started, deadline = (tmp_path / "started").read_text(), time.monotonic() + 5
+    while not is_over(started) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert is_over(started)
+
+
+def is_over(process):
+    try:
+        return ") Z " in Path("/proc", process, "stat").read_text()
+    except OSError:
+        return True
 
 
 def test_what_interrupts_the_wait_ends_the_copies(tmp_path, monkeypatch):

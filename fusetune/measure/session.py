@@ -199,6 +199,22 @@ class GpuSession:
             return None
         return roof.time_us if self._cold else roof.compute_us
 
+    def _lengthen(self, quickest_us: float) -> bool:
+        """Have samples last MIN_ARM_US at a config that is quicker than other people's were expected to be.
+
+        From here on: all arms of a block have equally many launches. Returns whether anything is other than it was.
+        """
+        if self._own is None or self._changes_inputs() or quickest_us * self._timer.launches >= MIN_ARM_US:
+            return False
+        launches, sets = math.ceil(MIN_ARM_US / quickest_us), len(self._sets)
+        if self._timer.name == GraphTimer.name:
+            sets = min(self._wanted_sets, launches)
+            launches = sets if self._flush_between(sets) else math.ceil(launches / sets) * sets
+        if launches <= self._timer.launches:
+            return False
+        self._use(self._timer.name, launches, sets)
+        return True
+
     def _changes_inputs(self) -> bool:
         return self._own is not None and self._own.changes_inputs
 
@@ -336,6 +352,8 @@ class GpuSession:
         first, second = (arms[1], arms[0]) if config_first else arms
         before = self._state_before()
         times = self._timer.times_us([first, first, second, second, first])[1:]
+        if self._lengthen(min(times)):
+            times = self._timer.times_us([first, first, second, second, first])[1:]
         self._busy_until = time.monotonic()
         after = self._monitor.state()
         self._last_seen = time.monotonic(), after

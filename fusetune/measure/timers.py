@@ -22,7 +22,7 @@ EXPECTED_SPEEDUP: Final = 8
 EXPECTED_OF_OTHERS: Final = 3
 """The same of other people's kernels: what runs there was mostly chosen with some care.
 
-One that beats it by more is timed for less than MIN_ARM_US, and looks a little less quick than it is.
+Samples are made longer where a block shows one that beats it by more.
 """
 TICKS_PER_SAMPLE: Final = 500
 """A sample lasts at least as many ticks of the event clock, so that reading it errs by 0.2 % at most."""

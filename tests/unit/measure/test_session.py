@@ -45,6 +45,7 @@ class Timer:
     """Each arm takes a millisecond."""
 
     def __init__(self, *how: Any) -> None:
+        self.launches = how[2] if len(how) > 2 else 1
         self.arms: list[Any] = []
         self.renewed: list[tuple[int, Any]] = []
         self.how = how
@@ -297,6 +298,22 @@ class Memory:
 
 class Read(Own):
     changes_inputs = False
+
+
+@pytest.mark.parametrize(("wanted", "sets", "launches"), [(40, 40, 520), (1024, 500, 500), (300, 300, 600)])
+def test_a_config_that_is_quicker_than_was_expected_has_arms_as_long_as_any(
+    wanted: int, sets: int, launches: int
+) -> None:
+    """One that takes 1 us, as the timer here says of each, where the reference takes 20."""
+    session = Session(CountingMonitor(SOUND), baseline_us=20.0)
+    session._own, session._wanted_sets, session._l2_bytes = Read(), wanted, 10_000 if wanted == 1024 else 1100
+    session.begin()
+    assert session._timer.launches < 100
+    session.block(BASELINE, msgspec.structs.replace(BASELINE, num_warps=8), config_first=False)
+    longer = session._timer
+    assert (longer.launches, len(session._sets)) == (launches, sets)
+    session.block(BASELINE, msgspec.structs.replace(BASELINE, num_warps=8), config_first=False)
+    assert session._timer is longer, "once"
 
 
 @pytest.mark.parametrize(

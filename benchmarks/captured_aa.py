@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing
 from datetime import date
 from pathlib import Path
@@ -51,17 +51,18 @@ def main() -> None:
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))  # For the programs' own processes.
     if arguments.merge:
         more = json.loads(arguments.merge.read_text())
-        kernels = more["kernels"] + (begun(arguments.output, more["gpu"]) or {"kernels": []})["kernels"]
-        more["kernels"] = list({row["kernel"]: row for row in kernels}.values())
+        ours = begun(arguments.output, more["gpu"]) or {"kernels": [], "looked_at": []}
+        more["kernels"] = list({row["kernel"]: row for row in more["kernels"] + ours["kernels"]}.values())
+        more["looked_at"] = sorted({*more["looked_at"], *ours["looked_at"]})
         print(f"wrote {write(more, arguments.output)}")
         return
     result = begun(arguments.output, torch.cuda.get_device_name()) or {
         "date": f"{date.today():%Y-%m-%d}",
         "kernels": [],
+        "looked_at": [],
     }
-    done = [row["kernel"] for row in result["kernels"]]
     with tempfile.TemporaryDirectory(prefix="fusetune-aa-") as kept:
-        for name, spec in specs(folder, Path(kept), done, arguments.only):
+        for name, spec in specs(folder, Path(kept), result, arguments.only):
             if len(result["kernels"]) >= arguments.kernels:
                 break
             row = against_itself(name, spec, arguments.count, result)
@@ -89,12 +90,15 @@ def write(result: dict[str, Any], folder: Path) -> Path:
     return path
 
 
-def specs(folder: Path, kept: Path, done: Sequence[str], only: str | None) -> Iterator[tuple[str, CapturedSpec]]:
-    """Each kernel of each program with its heaviest case, while its capture is on disk; without those that are done."""
-    programs = list(dict.fromkeys(name.split()[0] for name in done))
+def specs(folder: Path, kept: Path, result: dict[str, Any], only: str | None) -> Iterator[tuple[str, CapturedSpec]]:
+    """Each kernel of each program with its heaviest case, while its capture is on disk; without those of the result.
+
+    Programs of which none is left are noted there.
+    """
+    done = {row["kernel"] for row in result["kernels"]}
     for driver in write_drivers(folder):
-        if driver.stem in programs[:-1] or (only and driver.stem not in only.split(",")):
-            continue  # Where another program was begun after it, it has no kernel left.
+        if driver.stem in result["looked_at"] or (only and driver.stem not in only.split(",")):
+            continue
         try:
             looked = look(parse_program([str(driver)]), keep=kept / driver.stem)
         except FusetuneError as error:
@@ -106,6 +110,7 @@ def specs(folder: Path, kept: Path, done: Sequence[str], only: str | None) -> It
                 seen.add(place)
                 if (name := f"{driver.stem} {case.kernel.name}") not in done:
                     yield name, CapturedSpec(Path(case.kept))
+        result["looked_at"].append(driver.stem)
 
 
 def against_itself(name: str, spec: CapturedSpec, count: int, result: dict[str, Any]) -> dict[str, Any] | None:

@@ -17,8 +17,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-STALLED_S: Final = 60.0
-"""With no job done for so long, the copies are ended: a lock that another thread held is never given back in a copy."""
+STALLED_S: Final = 180.0
+"""With no job done for so long, the copies are ended: a lock that another thread held is never given back in a copy.
+
+Longer than the compiler was seen to take for one config.
+"""
 _NUMBER: Final = struct.Struct("i")
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
@@ -20,6 +19,7 @@ from typing import Any
 
 from fusetune.capture.forked import done_by_copies
 from fusetune.capture.patching import Patches
+from fusetune.compiler.processes import usable_cores
 
 
 @contextlib.contextmanager
@@ -58,7 +58,7 @@ def compile_all(kernel: Any, arguments: Sequence[Any], named: Mapping[str, Any],
             for config in sorted(configs, key=_elements_a_warp, reverse=True):
                 with contextlib.suppress(Exception):  # the trial itself tells the program
                     kernel.run(*arguments, **{**given, **config.all_kwargs()}, warmup=True)
-            done_by_copies([one.job for one in waiting.given], len(os.sched_getaffinity(0)))
+            done_by_copies([one.job for one in waiting.given], usable_cores())
             for one in waiting.given:
                 one.do()
         finally:  # What ends this early, as a test's time that is up, leaves some undone, and Triton waits for each.

@@ -7,11 +7,11 @@ import functools
 import linecache
 import sys
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any, NamedTuple
 
 from fusetune.capture.expressions import FUNCTIONS, Folder, NotPureError, Open, key_of
+from fusetune.capture.launches import not_the_program_s
 from fusetune.ops.hashing import innermost
 
 _ALLOCATES = frozenset(
@@ -23,7 +23,6 @@ _ALLOCATES = frozenset(
 )
 """Calls that make a tensor of the shape that they are given."""
 _ARITHMETIC = FUNCTIONS.keys() | {"ceil_div", "ceildiv", "div_up", "div_ceil", "dict", "list", "numel", "size"}
-_OURS = str(Path(__file__).resolve().parents[1])
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
@@ -239,8 +238,7 @@ def program_frame(frame: FrameType) -> FrameType:
     while found is not None:
         code = found.f_code
         held = found.f_locals.get("self") if code.co_name in {"run", "<lambda>", "__call__"} else None
-        ours = code.co_filename.startswith(_OURS)
-        if "/triton/" not in code.co_filename.replace("\\", "/") and not ours and not hasattr(held, "fn"):
+        if not code.co_filename.startswith(not_the_program_s()) and not hasattr(held, "fn"):
             return found
         found = found.f_back
     return frame

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -118,7 +119,7 @@ def proposals_of(tuners: Sequence[Any]) -> tuple[dict[str, Any], ...]:
 
 def user_frame() -> FrameType | None:
     """The frame of the program that launches: the innermost that is neither Triton's nor ours."""
-    others = _not_the_program_s()
+    others = not_the_program_s()
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and frame.f_code.co_filename.startswith(others):
         frame = frame.f_back
@@ -126,9 +127,13 @@ def user_frame() -> FrameType | None:
 
 
 @functools.cache
-def _not_the_program_s() -> tuple[str, ...]:
-    """The folders of Triton and of ours."""
+def not_the_program_s() -> tuple[str, ...]:
+    """The folders of Triton and of ours, as the files in them begin.
+
+    Many libraries have a folder `triton` of their own.
+    """
     import triton
 
     # By both names: an environment may be a link to another folder.
-    return (str(Path(triton.__file__).parent), str(Path(triton.__file__).resolve().parent), _OURS)
+    folders = (Path(triton.__file__).parent, Path(triton.__file__).resolve().parent, _OURS)
+    return tuple(f"{folder}{os.sep}" for folder in folders)

@@ -36,14 +36,17 @@ def _with_compilation(prune: Callable[..., Any]) -> Callable[..., Any]:
     def pruned(tuner: Any, named: Mapping[str, Any], *more: Any) -> Any:
         configs = prune(tuner, named, *more)
         if len(configs) > 1:
-            compile_all(tuner.fn, tuple((tuner.nargs or {}).values()), named, list(configs))
+            compile_all(tuner.fn, tuner.nargs or {}, named, list(configs))
         return configs
 
     return pruned
 
 
-def compile_all(kernel: Any, arguments: Sequence[Any], named: Mapping[str, Any], configs: Sequence[Any]) -> None:
-    """Compile a launch for each of the configs. What fails here fails again where the autotuner times it."""
+def compile_all(kernel: Any, nargs: Mapping[str, Any], named: Mapping[str, Any], configs: Sequence[Any]) -> None:
+    """Compile a launch for each of the configs. What fails here fails again where the autotuner times it.
+
+    A config's hook has run before, as in a trial: it may give a tensor descriptor the shape of a block.
+    """
     try:
         from triton.runtime._async_compile import AsyncCompileMode
     except ImportError:  # It compiles one after the other, as ever.
@@ -57,7 +60,10 @@ def compile_all(kernel: Any, arguments: Sequence[Any], named: Mapping[str, Any],
         try:
             for config in sorted(configs, key=_elements_a_warp, reverse=True):
                 with contextlib.suppress(Exception):  # the trial itself tells the program
-                    kernel.run(*arguments, **{**given, **config.all_kwargs()}, warmup=True)
+                    options = {**given, **config.all_kwargs()}
+                    if config.pre_hook is not None:
+                        config.pre_hook({**nargs, **options})
+                    kernel.run(*nargs.values(), **options, warmup=True)
             done_by_copies([one.job for one in waiting.given], usable_cores())
             for one in waiting.given:
                 one.do()

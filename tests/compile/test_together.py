@@ -37,6 +37,10 @@ def arguments():
     return torch.zeros(N, device="cuda"), torch.zeros(N, device="cuda"), N
 
 
+def named_arguments():
+    return dict(zip(("x_ptr", "y_ptr", "n"), arguments(), strict=True))
+
+
 def grid(meta):
     return (triton.cdiv(N, meta["BLOCK"]),)
 
@@ -44,7 +48,9 @@ def grid(meta):
 def test_each_config_is_compiled_and_one_that_does_not_compile_stops_no_other():
     with stand_in(find_target("rtx4090")):
         kernel = copy_kernel()
-        compile_all(kernel, arguments(), {"grid": grid, "warmup": False}, [triton.Config({"BLOCK": 16}), *CONFIGS])
+        compile_all(
+            kernel, named_arguments(), {"grid": grid, "warmup": False}, [triton.Config({"BLOCK": 16}), *CONFIGS]
+        )
         assert sorted(one.metadata.num_warps for one in held(kernel)) == [1, 1, 2, 2]
 
 
@@ -75,7 +81,7 @@ def test_copies_of_the_process_compile_into_the_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr("fusetune.capture.together._Later.do", none_here)
     with stand_in(find_target("rtx4090")):
-        compile_all(copy_kernel(), arguments(), {"grid": grid, "warmup": False}, CONFIGS)
+        compile_all(copy_kernel(), named_arguments(), {"grid": grid, "warmup": False}, CONFIGS)
     assert len(list(tmp_path.glob("*/*.cubin"))) == len(CONFIGS)
 
 
@@ -99,9 +105,33 @@ def test_what_ends_the_program_s_wait_is_not_held_up_by_what_is_not_compiled(whi
                 meanwhile.setattr("fusetune.capture.together.done_by_copies", lambda *_: None)
                 meanwhile.setattr("triton.compiler.compiler.ASTSource.make_ir", ended)
             with pytest.raises(TimeIsUp):
-                compile_all(kernel, arguments(), {"grid": grid, "warmup": False}, CONFIGS)
+                compile_all(kernel, named_arguments(), {"grid": grid, "warmup": False}, CONFIGS)
         assert active_mode.get() is None
         assert held(kernel) == []
         # The program may go on, as pytest does with its next test.
         made = [kernel.warmup(*arguments(), grid=grid, **config.all_kwargs()) for config in CONFIGS]
         assert [one.metadata.num_warps for one in made] == [1, 2, 1, 2]
+
+
+def test_a_config_s_hook_has_given_its_descriptor_the_shape_of_a_block():
+    from triton.tools.tensor_descriptor import TensorDescriptor
+
+    def shaped(nargs):
+        nargs["x_desc"].block_shape = [nargs["BLOCK"]]
+
+    configs = [triton.Config({"BLOCK": block}, pre_hook=shaped) for block in (64, 128, 256)]
+    with stand_in(find_target("h100")):
+
+        @triton.jit
+        def doubled(x_desc, y_ptr, BLOCK: tl.constexpr):
+            first = tl.program_id(0) * BLOCK
+            tl.store(y_ptr + first + tl.arange(0, BLOCK), x_desc.load([first]) * 2)
+
+        x, y, _ = arguments()
+        descriptor = TensorDescriptor.from_tensor(x, [1])
+        compile_all(doubled, {"x_desc": descriptor, "y_ptr": y}, {"grid": grid, "warmup": False}, configs)
+        assert len(held(doubled)) == len(configs)
+        for config in configs:  # as the autotuner's trials then launch
+            shaped({"x_desc": descriptor, **config.kwargs})
+            doubled.run(descriptor, y, grid=(1,), warmup=True, **config.all_kwargs())
+        assert len(held(doubled)) == len(configs), "none was compiled for another block than its own"

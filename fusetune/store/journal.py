@@ -135,6 +135,7 @@ class Sampling(_Record, frozen=True, tag="sampling"):
 
     `timer` is graph (one replay of them all) or events (around each launch, L2 flushed before). `touched_bytes` is what
     one sample reads and writes, to be held against the GPU's L2 (`l2_bytes`); `tick_us` the step of the event clock.
+    Blocks of a program's kernel have more launches where a config is so quick that its arms would be too short.
     """
 
     input_sets: _Count

@@ -142,14 +142,13 @@ def test_a_launch_that_cannot_be_described_is_told_and_the_program_goes_on(
 def test_a_library_with_a_folder_named_triton_is_no_part_of_triton(folder: Path) -> None:
     (folder / "ops" / "triton").mkdir(parents=True)
     launching = BEGIN[: BEGIN.index("x, y =")] + (
-        "\n\ndef copy(x, y):\n    n = x.numel()\n"
-        "    grid = lambda meta: (triton.cdiv(n, meta['BLOCK']),)\n    copied[grid](x, y, n, BLOCK=128)\n"
+        "\n\ndef copy(x, y):\n    n = x.numel()\n    copied[(triton.cdiv(n, 128),)](x, y, n, BLOCK=128)\n"
     )
     (folder / "ops" / "triton" / "copying.py").write_text(launching, encoding="utf-8")
     calls = "import torch\nfrom ops.triton.copying import copy\n\nx = torch.ones(1000, device='cuda')\ncopy(x, x)\n"
     (folder / "program.py").write_text(calls, encoding="utf-8")
     (case,) = look(Program("script", str(folder / "program.py")), target="rtx4090").cases
     assert case.site is not None
-    line = launching.splitlines().index("    copied[grid](x, y, n, BLOCK=128)") + 1
+    line = launching.splitlines().index("    copied[(triton.cdiv(n, 128),)](x, y, n, BLOCK=128)") + 1
     assert (Path(case.site.file).name, case.site.line) == ("copying.py", line)
     assert case.site.follows == ("BLOCK",)

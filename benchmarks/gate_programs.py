@@ -106,11 +106,10 @@ class Repository:
 
     def fusetune(self, *words: str, allowed: tuple[int, ...] | None = None) -> subprocess.CompletedProcess[str]:
         """The command, in the repository's folder."""
-        done = subprocess.run(
-            [sys.executable, "-m", "fusetune", *words], cwd=self.folder, capture_output=True, text=True, check=False
-        )
+        command = [sys.executable, "-m", "fusetune", *words]
+        done = subprocess.run(command, cwd=self.folder, stdout=subprocess.PIPE, text=True, check=False)
         if allowed is not None and done.returncode not in allowed:
-            raise SystemExit(f"fusetune {' '.join(words)} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}")
+            raise SystemExit(f"fusetune {' '.join(words)} ended with {done.returncode}:\n{done.stdout}")
         return done
 
 
@@ -216,9 +215,12 @@ def plant(repository: Repository, result: dict[str, Any], path: Path) -> None:
     }
     for name, (change, options, expected) in planted.items():
         repository.write(*change)
+        began = time.monotonic()
         done = repository.fusetune("gate", "configs", "--kernels", ".", *options)
+        seconds = round(time.monotonic() - began, 1)
         told = [line[:400] for line in done.stdout.splitlines()]
-        result["cases"][name] = {"exit_code": done.returncode, "expected": expected, "said": told}
+        result["cases"][name] = {"exit_code": done.returncode, "expected": expected, "seconds": seconds, "said": told}
+        print(f"{name}: exit code {done.returncode} after {seconds} s", file=sys.stderr)
         written(result, path)
     repository.write(STEPS)
 

@@ -28,8 +28,9 @@ class AgainRequest(msgspec.Struct, frozen=True):
 
     Autotuners above the cases of `held` take what ran when these were captured. `texts` are files that have another
     text in that process, by their paths. `save` is where what it gives is written to, `against` a file of another run
-    to compare it with. With `target` launches are compiled for that GPU and not made. `profile` asks for the time of
-    all kernels on the GPU, and for nothing else.
+    to compare it with. `reference` is how far that other run is off the program's own reference, where that is known: a
+    run that gives the very same does not ask the reference once more. With `target` launches are compiled for that GPU
+    and not made. `profile` asks for the time of all kernels on the GPU, and for nothing else.
     """
 
     program: Program
@@ -41,6 +42,7 @@ class AgainRequest(msgspec.Struct, frozen=True):
     held: tuple[Case, ...] = ()
     texts: dict[str, bytes] = {}
     profile: bool = False
+    reference: Difference | None = None
 
 
 class Ran(msgspec.Struct, frozen=True):
@@ -86,10 +88,13 @@ def run_again(
     against: Path | None = None,
     target: str | None = None,
     limit_s: float | None = None,
+    reference: Difference | None = None,
 ) -> Ran:
     """Run a program in a fresh process, with the changes or as it is. See `FreshProcesses.run`."""
     with FreshProcesses() as processes:
-        asked = request_of(program, changes, apply=apply, save=save, against=against, target=target)
+        asked = request_of(
+            program, changes, apply=apply, save=save, against=against, target=target, reference=reference
+        )
         return processes.run(asked, limit_s)
 
 
@@ -103,10 +108,20 @@ def request_of(
     target: str | None = None,
     held: Sequence[Case] = (),
     texts: Mapping[str, bytes] | None = None,
+    reference: Difference | None = None,
 ) -> AgainRequest:
     """What to ask of a process."""
-    saved, other = (None if one is None else str(one) for one in (save, against))
-    return AgainRequest(program, tuple(changes), apply, saved, other, target, tuple(held), dict(texts or {}))
+    return AgainRequest(
+        program,
+        tuple(changes),
+        apply,
+        save=None if save is None else str(save),
+        against=None if against is None else str(against),
+        target=target,
+        held=tuple(held),
+        texts=dict(texts or {}),
+        reference=reference,
+    )
 
 
 def gpu_time_of(program: Program, held: Sequence[Case], limit_s: float | None = None) -> GpuTime | str:

@@ -37,6 +37,10 @@ class Difference(msgspec.Struct, frozen=True):
     allowed: float = 0.0
     wrong: str | None = None
 
+    def is_none(self) -> bool:
+        """Whether both are the very same."""
+        return self.wrong is None and self.error == 0.0 and self.largest == 0.0
+
     def told(self) -> str:
         """In a few words: `relative error 1.2e-07`."""
         return self.wrong or (f"relative error {self.error:.1e}" if self.error else "max error 0")

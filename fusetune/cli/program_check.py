@@ -11,6 +11,7 @@ from fusetune.errors import FusetuneError
 
 if TYPE_CHECKING:
     from fusetune.capture.programs import Program
+    from fusetune.tune.again import AsItIs
     from fusetune.tune.last_word import LastWord
     from fusetune.tune.program import Tuned
 
@@ -53,11 +54,17 @@ class ProgramCheck(msgspec.Struct, frozen=True):
 
 
 def run_again(
-    program: Program, tuned: Sequence[Tuned], *, why_not: str | None, limit_s: float | None
+    program: Program,
+    tuned: Sequence[Tuned],
+    *,
+    why_not: str | None,
+    limit_s: float | None,
+    before: AsItIs | None = None,
 ) -> tuple[list[Tuned], ProgramCheck]:
     """Run the program again with what was kept, unless there is a reason `why_not`; the cases with what is left of it.
 
-    Trouble in that is told and changes no verdict: what was found out for each kernel is written already.
+    Its runs as it is go into `before`. Trouble in that is told and changes no verdict: what was found out for each
+    kernel is written already.
     """
     from fusetune.cli.progress import make_progress
     from fusetune.tune.again import ask_program
@@ -65,7 +72,7 @@ def run_again(
     if why_not is not None:
         return list(tuned), ProgramCheck(why_not=why_not)
     try:
-        left, word = ask_program(program, tuned, make_progress(), limit_s=limit_s)
+        left, word = ask_program(program, tuned, make_progress(), limit_s=limit_s, before=before)
     except FusetuneError as error:
         return list(tuned), ProgramCheck(why_not=f"The program could not be run again: {error}", troubled=True)
     return left, ProgramCheck(word)

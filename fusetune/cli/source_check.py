@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from fusetune.code.patch.change import Change
     from fusetune.code.patch.plan import Plan
     from fusetune.code.patch.source_file import Sources
+    from fusetune.tune.again import AsItIs
     from fusetune.tune.last_word import LastWord, Why
     from fusetune.tune.program import Tuned
     from fusetune.tune.source_again import Source, SourceQuestions
@@ -155,8 +156,11 @@ def _result_and_time(word: LastWord) -> Iterator[str]:
 
 
 @contextmanager
-def asking(before: Source, question: Question | None) -> Iterator[SourceQuestions | None]:
-    """What the program, `before` as it is, is asked with of all forms of its source; None where it is asked nothing."""
+def asking(before: Source, question: Question | None, runs: AsItIs | None = None) -> Iterator[SourceQuestions | None]:
+    """What the program, `before` as it is, is asked with of all forms of its source; None where it is asked nothing.
+
+    `runs` are those that there are of it as it is.
+    """
     if question is None or question.why_not is not None:
         yield None
         return
@@ -164,7 +168,7 @@ def asking(before: Source, question: Question | None) -> Iterator[SourceQuestion
     from fusetune.tune.source_again import source_questions
 
     tolerance, limit_s = question.tolerance, question.limit_s
-    with source_questions(before, make_progress(), tolerance=tolerance, limit_s=limit_s) as questions:
+    with source_questions(before, make_progress(), tolerance=tolerance, limit_s=limit_s, runs=runs) as questions:
         yield questions
 
 

@@ -239,16 +239,17 @@ def tune(
         explainer.match(cases, looked)
         run = None if fleet else _running(server, target)
         _tune_all(cases, tuned, request, explainer, run, vouched, on=(fleet, looked.gpu))
-        from fusetune.capture.again import FreshProcesses
         from fusetune.cli.program_check import run_again, why_not_asked
         from fusetune.cli.source_check import question_of
+        from fusetune.tune.again import all_asked
 
-        stack.enter_context(FreshProcesses.handed_on())
+        before = stack.enter_context(all_asked())
         tuned, checked = run_again(
             parsed,
             tuned,
             why_not=why_not_asked(on_gpu=target is None, wanted=not no_program_check, failed=looked.failed),
             limit_s=limit_s,
+            before=before,
         )
         _pin(tuned, processes)
         code = Code(None, None)
@@ -269,6 +270,7 @@ def tune(
                 looked,
                 question,
                 compared=target is not None or checked.says_right(parsed),
+                before=before,
             )
         _show(
             looked,

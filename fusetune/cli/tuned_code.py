@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from fusetune.code.patch.plan import Plan
     from fusetune.code.patch.source_file import Sources
     from fusetune.code.patch.standalone import Standalone
+    from fusetune.tune.again import AsItIs
     from fusetune.tune.program import Tuned
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -262,14 +263,15 @@ def code_of(
     question: Question | None,
     *,
     compared: bool = True,
+    before: AsItIs | None = None,
 ) -> Code:
     """What of the source is given out: the program is run with each form's very text, unless `question` is None.
 
     Where it is not right with a change, or does not gain what it has to, the change is not in it. `compared` as in
-    `plan_of`.
+    `plan_of`; `before` are the runs that there are of the program as it is.
     """
     with _looked_up_in(outputs.configs) if outputs.lookup else contextlib.nullcontext():
-        return _code_of(outputs, program, tuned, looked, question, compared=compared)
+        return _code_of(outputs, program, tuned, looked, question, compared=compared, before=before)
 
 
 def _code_of(
@@ -280,6 +282,7 @@ def _code_of(
     question: Question | None,
     *,
     compared: bool,
+    before: AsItIs | None,
 ) -> Code:
     from fusetune.cli.source_trials import try_sources
     from fusetune.tune.source_again import Source
@@ -322,7 +325,7 @@ def _code_of(
         return Source(beside, {path: made.text.encode()}, _held(tuned, plan, dict.fromkeys(made.files, path)))
 
     decided, module, patch = decided_of(tuned, planned, trials, sources), None, None
-    with asking(Source(program, {}, _held(tuned)), question) as questions:
+    with asking(Source(program, {}, _held(tuned)), question, before) as questions:
         if outputs.module is not None:
             module = Form(*checked("module", questions, decided, module_with, question))
         if outputs.diff or outputs.apply:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +15,7 @@ from fusetune.capture.cases import Case
 from fusetune.capture.changes import Change
 from fusetune.capture.oracle import FROBENIUS, TENSOR_CORES, multiplies
 from fusetune.capture.programs import Program
+from fusetune.capture.results import Difference
 from fusetune.core.decision import REASON_TEXT, Reason
 from fusetune.core.progress import Progress
 from fusetune.ops.naming import value_name
@@ -26,6 +28,8 @@ from fusetune.tune.program import Tuned
 LEAST_LIMIT_S: Final = 60.0
 LONGER: Final = 5.0
 """A run may take so many seconds and so many times as long as the program as it is, where no limit is given."""
+Texts = Mapping[str, bytes]
+"""Of files, by their paths."""
 _REASONS: Final[dict[Why, Reason]] = {
     "wrong": "program_result_wrong",
     "slower": "program_not_faster",
@@ -33,26 +37,68 @@ _REASONS: Final[dict[Why, Reason]] = {
 }
 
 
+class AsItIs:
+    """A program's runs as it is, in their order: they serve all that is asked about it, since each costs seconds.
+
+    The first one ended well; what it gave lies in the file `result`, and all other runs are compared with that.
+    """
+
+    def __init__(self, result: Path) -> None:
+        self.result = result
+        self.runs: list[Ran] = []
+
+    def add(self, ran: Ran) -> None:
+        """One more; a first one that failed is none."""
+        if self.runs or ran.failed is None:
+            self.runs.append(ran)
+
+    def limit_s(self, least_s: float) -> float | None:
+        """How long another run may take, by how long the first one took; None before there is one."""
+        return least_s + LONGER * self.runs[0].wall_s if self.runs else None
+
+    def reference(self) -> Difference | None:
+        """How far the program as it is lies off its own reference, where that is known."""
+        return self.runs[0].reference if self.runs else None
+
+
+@contextmanager
+def as_it_is() -> Iterator[AsItIs]:
+    """With a place for the first one's result, which is gone at the end."""
+    with tempfile.TemporaryDirectory(prefix="fusetune-result-") as folder:
+        yield AsItIs(Path(folder, "before.pt"))
+
+
+@contextmanager
+def all_asked() -> Iterator[AsItIs]:
+    """While it lasts, what a program is asked shares its runs as it is, and the process that waits for the next one."""
+    with FreshProcesses.handed_on(), as_it_is() as before:
+        yield before
+
+
 def ask_program(
-    program: Program, tuned: Sequence[Tuned], progress: Progress, *, limit_s: float | None = None
+    program: Program,
+    tuned: Sequence[Tuned],
+    progress: Progress,
+    *,
+    limit_s: float | None = None,
+    before: AsItIs | None = None,
 ) -> tuple[list[Tuned], LastWord | None]:
     """What is left of the verdicts once the program was run again with all configs that were kept, and what it said.
 
-    An entry that it does not bear out becomes `revert` in its file, and its journal says why. Without a kept config
-    nothing is run, and there is nothing said. Raises MachineError where no process could be started, and
-    ConfigFileError where a file cannot be written.
+    Its runs as it is go into `before`, for what it is asked later. An entry that it does not bear out becomes `revert`
+    in its file, and its journal says why. Without a kept config nothing is run, and there is nothing said. Raises
+    MachineError where no process could be started, and ConfigFileError where a file cannot be written.
     """
     kept = [number for number, one in enumerate(tuned) if is_kept(one)]
     if not kept:
         return list(tuned), None
     changes = [change_of(tuned[number]) for number in kept]
     with (
-        tempfile.TemporaryDirectory(prefix="fusetune-result-") as folder,
+        as_it_is() if before is None else nullcontext(before) as own,
         progress.phase("Running the program again, as it is and with the new configs"),
         FreshProcesses(ahead=True) as processes,
     ):
-        runs = ProgramRuns(processes, Path(folder, "before.pt"), limit_s)
-        runner = _ProgramRunner(runs, program, changes, held_of(tuned))
+        runner = _ProgramRunner(ProgramRuns(processes, own, limit_s), program, changes, held_of(tuned))
         word = last_word(len(changes), runner, tolerance_of(changes))
     left = list(tuned)
     for one in word.reverted:
@@ -91,34 +137,47 @@ def tolerance_of(changes: Sequence[Change]) -> float:
 
 
 class ProgramRuns:
-    """Runs of one program in fresh processes; the first one's result lies in a file that the others are compared with.
+    """Runs of one program in fresh processes; all but the first one as it is are compared with that one's result.
 
-    Without a limit, that follows from how long the first one takes, and is `least_s` at least: with another config a
-    program may hang.
+    Without a limit, that follows from how long that one takes, and is `least_s` at least: with another config a program
+    may hang.
     """
 
     def __init__(
-        self, processes: FreshProcesses, result: Path, limit_s: float | None, *, least_s: float = LEAST_LIMIT_S
+        self, processes: FreshProcesses, before: AsItIs, limit_s: float | None, *, least_s: float = LEAST_LIMIT_S
     ) -> None:
-        self._processes, self._result, self._limit_s, self._least_s = processes, result, limit_s, least_s
+        self._processes, self._before, self._limit_s, self._least_s = processes, before, limit_s, least_s
 
-    def run(
-        self,
-        program: Program,
-        changes: Sequence[Change] = (),
-        *,
-        apply: bool = False,
-        held: Sequence[Case] = (),
-        texts: Mapping[str, bytes] | None = None,
+    @property
+    def befores(self) -> Sequence[Ran]:
+        """Those of the program as it is, whoever asked for them."""
+        return self._before.runs
+
+    def as_it_is(
+        self, program: Program, changes: Sequence[Change] = (), *, held: Sequence[Case] = (), texts: Texts | None = None
     ) -> Ran:
-        """Run it as it is, or with changes, or with other texts of its files; autotuners take what the held ran."""
-        there = self._result.exists()
-        save, against = (None, self._result) if there else (self._result, None)
-        asked = request_of(program, changes, apply=apply, save=save, against=against, held=held, texts=texts)
-        ran = self._processes.run(asked, self._limit_s)
-        if self._limit_s is None:
-            self._limit_s = self._least_s + LONGER * ran.wall_s
+        """Run it as it is, and look at the launches that changes are of; autotuners take what the held ran."""
+        ran = self._run(program, changes, apply=False, held=held, texts=texts)
+        self._before.add(ran)
         return ran
+
+    def changed(
+        self, program: Program, changes: Sequence[Change] = (), *, held: Sequence[Case] = (), texts: Texts | None = None
+    ) -> Ran:
+        """Run it with changes of its launches, or with other texts of its files."""
+        return self._run(program, changes, apply=bool(changes), held=held, texts=texts)
+
+    def _run(
+        self, program: Program, changes: Sequence[Change], *, apply: bool, held: Sequence[Case], texts: Texts | None
+    ) -> Ran:
+        there = self._before.result.exists()
+        save, against = (None, self._before.result) if there else (self._before.result, None)
+        known = self._before.reference() if there else None
+        asked = request_of(
+            program, changes, apply=apply, save=save, against=against, held=held, texts=texts, reference=known
+        )
+        limit_s = self._before.limit_s(self._least_s) if self._limit_s is None else self._limit_s
+        return self._processes.run(asked, limit_s)
 
 
 class _ProgramRunner:
@@ -129,12 +188,12 @@ class _ProgramRunner:
 
     def before(self) -> Ran:
         """See Runner."""
-        return self._runs.run(self._program, self._changes, held=self._held)
+        return self._runs.as_it_is(self._program, self._changes, held=self._held)
 
     def after(self, changes: Collection[int]) -> Ran:
         """See Runner."""
         asked = [self._changes[number] for number in changes]
-        return self._runs.run(self._program, asked, apply=True, held=self._held)
+        return self._runs.changed(self._program, asked, held=self._held)
 
 
 def taken_back(tuned: Tuned, reason: Reason, detail: str) -> Tuned:

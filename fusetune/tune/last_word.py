@@ -167,8 +167,7 @@ class _Asked:
 
     def _gives_the_same(self) -> bool:
         found = self._afters[0].difference
-        same = found is not None and found.wrong is None and found.error == 0.0
-        return same and self._first_wrong() is None
+        return found is not None and found.is_none() and self._first_wrong() is None
 
     def _objections(self) -> list[Reverted]:
         """What goes now: whatever makes the result wrong, or else what is not faster."""

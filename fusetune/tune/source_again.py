@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import contextmanager, nullcontext
 from typing import Final, NamedTuple
 
 from msgspec import structs
@@ -15,7 +13,7 @@ from fusetune.capture.applying import Launched
 from fusetune.capture.cases import Case
 from fusetune.capture.programs import Program
 from fusetune.core.progress import Progress
-from fusetune.tune.again import ProgramRuns
+from fusetune.tune.again import AsItIs, ProgramRuns, as_it_is
 from fusetune.tune.last_word import LastWord, last_word, unlike_before
 from fusetune.tune.source_trials import Searched, Values, search
 
@@ -38,12 +36,11 @@ class SourceQuestions:
     """Asks a program about its changed source, one form of it after the other.
 
     Runs of it as it is serve all that is asked later, for the result, and the last of them for the time as well: each
-    costs seconds.
+    costs seconds. So do those that were made before any source was asked about.
     """
 
     def __init__(self, runs: ProgramRuns, before: Source, progress: Progress, tolerance: float) -> None:
         self._runs, self._before, self._progress, self._tolerance = runs, before, progress, tolerance
-        self._befores: list[Ran] = []
 
     def word(
         self, count: int, source_with: Callable[[Collection[int]], Source], least_gain: float | None = None
@@ -54,7 +51,7 @@ class SourceQuestions:
         started.
         """
         runner = _SourceRunner(self._run_before, self._run, count, source_with)
-        befores = [_launching(ran, count) for ran in self._befores]
+        befores = [_launching(ran, count) for ran in self._runs.befores]
         with self._progress.phase("Running the program with the changed source, and as it is"):
             return last_word(count, runner, self._tolerance, least_gain=least_gain, befores=befores)
 
@@ -62,31 +59,32 @@ class SourceQuestions:
         """What is wrong with a source that is to change no launch; None where nothing is. Raises as `word` does."""
         runner = _SourceRunner(self._run_before, self._run, 0, lambda _: source)
         with self._progress.phase("Running the program as it would be written, with no launch changed"):
-            return unlike_before(runner, self._tolerance, self._befores)
+            return unlike_before(runner, self._tolerance, self._runs.befores)
 
     def _run_before(self) -> Ran:
-        ran = self._run(self._before)
-        if self._befores or ran.failed is None:
-            self._befores.append(ran)
-        return ran
+        source = self._before
+        return self._runs.as_it_is(source.program, held=source.held, texts=source.texts)
 
     def _run(self, source: Source) -> Ran:
-        return self._runs.run(source.program, held=source.held, texts=source.texts)
+        return self._runs.changed(source.program, held=source.held, texts=source.texts)
 
 
 @contextmanager
 def source_questions(
-    before: Source, progress: Progress, *, tolerance: float = 0.0, limit_s: float | None = None
+    before: Source,
+    progress: Progress,
+    *,
+    tolerance: float = 0.0,
+    limit_s: float | None = None,
+    runs: AsItIs | None = None,
 ) -> Iterator[SourceQuestions]:
     """What a program is asked with of its changed source; `before` is the program as it is.
 
-    `tolerance` is what results may differ by, as in `last_word`. Nothing is run before something is asked.
+    `tolerance` is what results may differ by, as in `last_word`; `runs` are those that there are of it as it is.
+    Nothing is run before something is asked.
     """
-    with (
-        tempfile.TemporaryDirectory(prefix="fusetune-result-") as folder,
-        FreshProcesses(ahead=True) as processes,
-    ):
-        yield SourceQuestions(ProgramRuns(processes, Path(folder, "before.pt"), limit_s), before, progress, tolerance)
+    with as_it_is() if runs is None else nullcontext(runs) as own, FreshProcesses(ahead=True) as processes:
+        yield SourceQuestions(ProgramRuns(processes, own, limit_s), before, progress, tolerance)
 
 
 def search_source(
@@ -106,15 +104,16 @@ def search_source(
     See `search` for the rest. Raises MachineError where no process could be started.
     """
     with (
-        tempfile.TemporaryDirectory(prefix="fusetune-result-") as folder,
+        as_it_is() as own,
         progress.phase("Running the program with other values in its source"),
         FreshProcesses(ahead=True) as processes,
     ):
-        runs = ProgramRuns(processes, Path(folder, "before.pt"), limit_s, least_s=TRIAL_LIMIT_S)
+        runs = ProgramRuns(processes, own, limit_s, least_s=TRIAL_LIMIT_S)
 
         def run(tried: Values) -> Ran:
             source = source_with(tried)
-            return runs.run(source.program, held=source.held, texts=source.texts)
+            make = runs.changed if own.runs else runs.as_it_is  # The first one is asked with what the source has.
+            return make(source.program, held=source.held, texts=source.texts)
 
         return search(
             values,

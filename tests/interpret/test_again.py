@@ -9,6 +9,7 @@ import pytest
 from fusetune.capture.again import run_again
 from fusetune.capture.changes import Change
 from fusetune.capture.programs import Program, run_program
+from fusetune.capture.results import Difference
 from fusetune.core.config import NamedConfig
 from fusetune.core.progress import SilentProgress
 from fusetune.store.yaml_files import read_config_file
@@ -64,6 +65,15 @@ def test_a_tile_that_is_tied_to_the_shape_makes_a_wrong_result(cases, before):
     for found in (ran.difference, ran.reference):
         assert found is not None
         assert found.wrong is not None or found.error > 0.01
+
+
+@pytest.mark.parametrize(("block", "is_known"), [(256, True), (64, False)])
+def test_the_reference_is_not_asked_again_by_a_run_that_gives_the_very_same(cases, before, block, is_known):
+    change, known = Change(cases["row_softmax"], {"BLOCK": block}, {}), Difference(error=0.25, part="result")
+    ran = run_again(PROGRAM, [change], apply=True, against=before[1], reference=known)
+    assert ran.difference is not None
+    assert ran.difference.is_none() is is_known
+    assert (ran.reference == known) is is_known
 
 
 def test_of_two_kept_configs_the_one_that_spoils_the_result_is_taken_back(cases, tmp_path):

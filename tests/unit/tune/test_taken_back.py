@@ -17,8 +17,10 @@ from fusetune.core.progress import SilentProgress
 from fusetune.store.journal import Note, read_run
 from fusetune.store.yaml_files import read_config_file
 from fusetune.tune import again as module
-from fusetune.tune.again import ask_program, change_of, is_kept, taken_back, tolerance_of
+from fusetune.tune import source_again
+from fusetune.tune.again import AsItIs, ask_program, change_of, is_kept, taken_back, tolerance_of
 from fusetune.tune.program import Tuned
+from fusetune.tune.source_again import Source, source_questions
 from tests.support.kept_verdicts import GAIN, H200, kept
 
 BEFORE = NamedConfig(BLOCK=1024, num_warps=8, num_stages=3)
@@ -123,6 +125,20 @@ def test_only_those_go_that_the_program_objects_to(tmp_path: Path, monkeypatch: 
     assert all(asked.against == first.save and asked.save is None for asked, _ in others)
     assert {limit_s for _, limit_s in others} == {75.0}, "another config may hang"
     assert not Path(first.save).exists(), "nothing is left behind"
+
+
+def test_its_runs_as_it_is_serve_what_is_asked_of_its_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "FreshProcesses", Processes)
+    monkeypatch.setattr(source_again, "FreshProcesses", Processes)
+    program, before = Program("script", "a.py"), AsItIs(tmp_path / "before.pt")
+    ask_program(program, [verdict(tmp_path)], SilentProgress(), before=before)
+    assert [asked.apply for asked, _ in Processes.asked] == [False, True, True, False]
+    with source_questions(Source(program), SilentProgress(), runs=before) as questions:
+        word = questions.word(1, lambda _: Source(program, {"a.py": b"changed"}))
+    assert [bool(asked.texts) for asked, _ in Processes.asked] == [True, True, False], "one before is there already"
+    assert {asked.against for asked, _ in Processes.asked} == {str(before.result)}
+    assert {limit_s for _, limit_s in Processes.asked} == {75.0}, "of what the program took as it is"
+    assert (word.right, word.runs, len(before.runs)) == (True, 3, 3)
 
 
 def test_a_limit_that_is_given_holds_from_the_first_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,6 +33,7 @@ class Explainer:
 
             self._profile = read_profile(file)
         self._target = target
+        self._gpu: str | None = None
         self._applied: Mapping[int, Applied] = {}
         self._limits: dict[int, Diagnosis] = {}
         self._explanations: dict[int, Explanation] = {}
@@ -43,6 +44,7 @@ class Explainer:
 
         Raises UsageError where nothing of it is, or too little.
         """
+        self._gpu = looked.gpu
         if self._profile is not None and not (looked.failed and not cases):
             from fusetune.tune.profiles import applied
 
@@ -85,12 +87,20 @@ class Explainer:
         from fusetune.measure.cuda import likely_target
         from fusetune.tune.profiles import limit_of
 
-        target = self._target or here or likely_target()
+        target = self._target or here or likely_target() or self._of_name()
         if target is None or not isinstance(request.spec, CapturedSpec):
             echo("warning: --ncu is left out: the table of targets has no row for the GPU here", err=True)
             return
         found = self._limits[number] = limit_of(request.spec, self._applied[number], target)
         request.spec.profiled = found.bound
+
+    def _of_name(self) -> Target | None:
+        """The table's row for the GPU that the program ran on, where its name is that of one row alone."""
+        from fusetune.core.target import known_targets
+        from fusetune.core.text import slugify
+
+        named = [one for one in known_targets() if self._gpu is not None and slugify(one.name) == slugify(self._gpu)]
+        return named[0] if len(named) == 1 else None
 
     def _explain(self, number: int, request: SweepRequest, result: SweepResult, target: Target) -> None:
         from fusetune.capture.spec import CapturedSpec

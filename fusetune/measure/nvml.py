@@ -31,6 +31,8 @@ NO_ANSWER: Final = (AttributeError, UnicodeDecodeError)
 """What comes of a question that this NVML does not know, and of a name that is no UTF-8 (driver 555 under WSL)."""
 COUNT_LIMIT_S: Final = 30.0
 _ONE_UUID: Final = re.compile(r"GPU(?:-[0-9a-f]+){5}")
+_NAMES_GPUS: Final = re.compile(r"\s*\d|GPU-")
+"""What begins a list of GPUs by their numbers, or by their UUIDs; a part of a GPU (MIG) is none."""
 _CUDA_DRIVER: Final = "libcuda.so.1"
 _COUNT_BY_CUDA: Final = f"""
 import ctypes
@@ -70,26 +72,32 @@ def gpu_present() -> bool:
 
 
 def visible_gpu() -> tuple[str, str] | None:
-    """Name and compute capability of the only GPU that this process sees; None where that is not sure.
+    """Name and compute capability of the GPU that this process runs on; None where that is not sure.
 
-    It is sure where there is one, and where CUDA_VISIBLE_DEVICES names one by its UUID, as each process of a fleet has.
+    It is sure where CUDA_VISIBLE_DEVICES names one by its UUID, as each process of a fleet has, and where all of the
+    machine are alike. Which one a number means there is up to CUDA.
     """
     nvml = library()
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if nvml is None or (named is not None and not _ONE_UUID.fullmatch(named)):
+    if nvml is None or (named is not None and not _NAMES_GPUS.match(named)):
         return None
     try:
         nvml.nvmlInit()
         try:
-            if named is None and nvml.nvmlDeviceGetCount() != 1:
-                return None
-            handle = nvml.nvmlDeviceGetHandleByUUID(named) if named else nvml.nvmlDeviceGetHandleByIndex(0)
-            name = text(nvml.nvmlDeviceGetName(handle))
-            major, minor = nvml.nvmlDeviceGetCudaComputeCapability(handle)
+            if named is not None and _ONE_UUID.fullmatch(named):
+                return _seen(nvml, nvml.nvmlDeviceGetHandleByUUID(named))
+            handles = [nvml.nvmlDeviceGetHandleByIndex(number) for number in range(nvml.nvmlDeviceGetCount())]
+            found = {_seen(nvml, handle) for handle in handles}
         finally:
             nvml.nvmlShutdown()
     except (nvml.NVMLError, *NO_ANSWER):
         return None
+    return found.pop() if len(found) == 1 else None
+
+
+def _seen(nvml: Any, handle: Any) -> tuple[str, str]:
+    name = text(nvml.nvmlDeviceGetName(handle))
+    major, minor = nvml.nvmlDeviceGetCudaComputeCapability(handle)
     return name, f"{major}.{minor}"
 
 

@@ -75,12 +75,24 @@ def test_on_a_gpu_the_profile_is_held_against_its_own_limits_and_told_with_the_c
     assert table_of_tuned([tuned, tuned]).row_count == 1, "cases of equal rows have one"
 
 
+def test_where_the_driver_cannot_be_asked_the_program_has_said_which_gpu_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    targets: list[Target] = []
+    monkeypatch.setattr(cuda, "likely_target", lambda: None)
+    monkeypatch.setattr(profiles, "limit_of", lambda spec, one, target: targets.append(target) or LIMIT)
+    explainer = Explainer(file_of(tmp_path), None)
+    explainer.match([CASE], Looked((CASE,), gpu="NVIDIA H200"))
+    assert run_one(explainer)[1].profile == LIMIT
+    assert targets == [find_target("h200")]
+
+
 def test_a_gpu_that_the_table_does_not_hold_leaves_the_profile_out_and_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(cuda, "likely_target", lambda: None)
     explainer = Explainer(file_of(tmp_path), None)
-    explainer.match([CASE], Looked((CASE,)))
+    explainer.match([CASE], Looked((CASE,), gpu="NVIDIA T1000"))
     spec, tuned = run_one(explainer)
     assert spec.profiled is None
     assert tuned.profile is None

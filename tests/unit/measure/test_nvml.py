@@ -209,15 +209,40 @@ def test_the_only_gpu_is_named_with_its_capability(nvml: FakeNvml, name: str | b
     assert visible_gpu() == ("NVIDIA H200", "9.0")
 
 
-def test_of_several_gpus_none_is_guessed(nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("named", [None, "1", "0,1", "GPU-5b2c,GPU-77aa"])
+def test_of_several_gpus_that_are_alike_it_is_one_of_these(
+    nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch, named: str | None
+) -> None:
     nvml.answers["nvmlDeviceGetCount"] = 2
+    if named is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+    assert visible_gpu() == ("NVIDIA H200", "9.0")
+
+
+@pytest.mark.parametrize("named", [None, "1", "0,1", "GPU-5b2c,GPU-77aa"])
+def test_of_several_gpus_that_differ_none_is_guessed(
+    nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch, named: str | None
+) -> None:
+    nvml.answers |= {
+        "nvmlDeviceGetCount": 2,
+        "nvmlDeviceGetHandleByIndex": lambda number: number,
+        "nvmlDeviceGetName": lambda handle: ["NVIDIA H200", "NVIDIA T1000"][handle],
+    }
+    if named is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
     assert visible_gpu() is None
-    nvml.answers["nvmlDeviceGetCount"] = 1
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+
+
+@pytest.mark.parametrize("named", ["", "-1", "MIG-3f1c8c4e-9d7a-11ee-8c90-0242ac120002"])
+def test_where_there_is_none_or_a_part_of_one_nothing_is_known(
+    nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch, named: str
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
     assert visible_gpu() is None
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-5b2c,GPU-77aa")
-    assert visible_gpu() is None
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert nvml.asked == []
+
+
+def test_a_driver_that_is_not_loaded_names_none(nvml: FakeNvml) -> None:
     nvml.answers["nvmlInit"] = nvml.NVMLError("Driver Not Loaded")
     assert visible_gpu() is None
 

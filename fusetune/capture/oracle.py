@@ -327,8 +327,10 @@ class CapturedData:
                 inside = where[0].double() != 0
                 a, b = torch.where(inside, a, 0.0), torch.where(inside, b, 0.0)
                 nan_a, nan_b = nan_a & inside, nan_b & inside
-            if bool((nan_a != nan_b).any()):
+            if bool((nan_a & ~nan_b).any()):
                 return Wrong("nan", f"{name} has NaN where Before has none, or elements that nothing wrote")
+            if bool((nan_b & ~nan_a).any()):
+                return Wrong("wrong_result", f"it writes elements of {name} that Before leaves alone, or that are NaN")
             same = (a == b) | nan_a
             difference = torch.where(same, 0.0, a - b)
             if not bool(difference.isfinite().all()):

@@ -196,6 +196,17 @@ def test_what_before_leaves_alone_need_not_be_written(tmp_path: Path) -> None:
     assert isinstance(found, Wrong), "and who writes there is told from it"
 
 
+def test_who_writes_what_before_leaves_alone_is_told_so(tmp_path: Path) -> None:
+    def half(x: Any, y: Any) -> None:
+        y[: N // 2] = 2 * x[: N // 2]
+
+    bench = Bench(tmp_path, capture(tmp_path, x_and_y()), half)
+    assert bench.first == 0.0
+    found = bench.check(double)
+    assert isinstance(found, Wrong)
+    assert found == Wrong("wrong_result", "it writes elements of y that Before leaves alone, or that are NaN")
+
+
 def test_an_output_that_is_read_after_all_is_put_back(tmp_path: Path) -> None:
     tensors = x_and_y()
     tensors["y"] = torch.full((N,), 3.0), "written"

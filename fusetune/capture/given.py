@@ -15,7 +15,7 @@ from fusetune.capture.above import Above
 from fusetune.capture.call_sites import program_frame
 from fusetune.capture.grids import Reads, rule_of
 from fusetune.capture.kept import Placed
-from fusetune.capture.kinds import kind_around, kind_of, kind_of_grid, without_floats
+from fusetune.capture.kinds import Kind, kind_around, kind_of, kind_of_grid, without_floats
 from fusetune.capture.launches import user_frame
 from fusetune.capture.patching import Patches
 from fusetune.capture.placing import placed_at
@@ -109,6 +109,23 @@ class Placements:
             grid, follow = placed.grid, placed.arguments
         args, named = _with(kernel, args, named, {**changed, **follow, **given.options})
         return Launch(args, grid, named)
+
+    def place_of(self, kernel: Any, grid: Any) -> Kind | None:
+        """What a launch now goes by beside its arguments: the place that launches, and what it computes a grid from.
+
+        None for a place that was not asked yet, or where floats have a say.
+        """
+        own = user_frame()
+        frame = program_frame(own) if own is not None else None
+        try:
+            place = (id(kernel), frame.f_code, frame.f_lasti) if frame is not None else id(kernel)
+            names = self._names.get(place) if self._kernels.get(id(kernel)) is kernel else None
+            if names is None or place in self._by_floats:
+                return None
+            around, of_grid = kind_around(frame, names), kind_of_grid(grid)
+            return None if around is None or of_grid is None else (place, around, of_grid)
+        finally:
+            del own, frame
 
     def _placed_for(
         self,

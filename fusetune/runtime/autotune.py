@@ -28,13 +28,10 @@ from fusetune.ops.refusals import is_refusal, told
 from fusetune.ops.sources import jitted
 from fusetune.ops.tuners import chain_of, heuristics_of
 from fusetune.runtime.configs import active_source, forget_at_load
-from fusetune.runtime.direct_calls import MOST_KNOWN, DirectCalls, bound_of, direct_calls, kinds_of
+from fusetune.runtime.direct_calls import MOST_KNOWN, Around, DirectLaunches, bound_of
 from fusetune.runtime.launch_configs import LAUNCH_CONFIGS, Chosen, current_identity, has_one_gpu
 from fusetune.runtime.listed import Gives, Tuned, place_of, with_entries
 from fusetune.runtime.traced import Traced, is_traced, traces_choices
-
-MOST_KINDS: Final = 8
-"""So many combinations of kinds of arguments are launched directly; further ones go the JIT's way."""
 
 
 class Choice(NamedTuple):
@@ -100,7 +97,7 @@ class Autotuned(Autotuner):
         self._gives = Gives(self._parameters, self._names, frozenset(self._heuristics))
         self._times_forgotten = 0
         self._choices: dict[Any, Choice] = {}
-        self._direct: dict[Any, DirectCalls] = {}
+        self._direct: DirectLaunches | None = None
         self._told = False
         self._call: Callable[..., Any] = self._by_run
         _ALL.add(self)
@@ -298,26 +295,20 @@ class Autotuned(Autotuner):
 
     def _bind(self, grid: Any, args: tuple[Any, ...], call: Call, choice: Choice, compiled: Any) -> None:
         """Have the next launch like this one go past the JIT. The caller holds the lock."""
+        if self._direct is None:
+            self._direct = self._past_the_jit()
         given = {name: value for name, value in choice.config.all_kwargs().items() if name in self._parameters}
-        values = {**self._traced.defaults, **call.named}
-        named = {name: values[name] for name in self.arg_names if name in values and name not in given}
-        kinds = kinds_of(self.fn, named)
         made = bound_of(choice.config, given, compiled, None if choice.shape is None else {choice.shape})
-        if kinds is None or made is None:
-            return
-        bound, firing = made
-        kind = (kinds, tuple(given))
-        direct = self._direct.get(kind)
-        if direct is None and len(self._direct) < MOST_KINDS:
-            of_names = dict(zip(named, kinds, strict=True))
-            # What the newest function was not made for, it hands on to the one before it.
-            direct = direct_calls(self.fn, of_names, given, in_a_row=firing.in_a_row, again=self._call, tuner=self)
-            if direct is not None:
-                self._direct[kind] = direct
-                self._call = direct.call
-        key = direct.key(grid, *args, **call.by_name) if direct is not None else None
-        if direct is not None and key is not None:
-            direct.remember(key, bound)
+        if self._direct is not None and made is not None and self._direct.learn(grid, args, call.by_name, made):
+            self._call = self._direct.call
+
+    def _past_the_jit(self) -> DirectLaunches | None:
+        """None where somebody has put a function of his own in the place of Triton's `run` or of ours."""
+        own = type(self)
+        if JITFunction.run.__module__ != JITFunction.__module__ or own.run.__module__ != own.__module__:
+            return None
+        watched: tuple[tuple[type, Any], ...] = ((JITFunction, JITFunction.run), (own, own.run))
+        return DirectLaunches(self.fn, self._by_run, Around(watched, tuner=self))
 
     # Configs of entries.
 
@@ -367,9 +358,9 @@ class Autotuned(Autotuner):
             self._only = None
             self._choices.clear()
             self._traced.rules = ()
-            for direct in self._direct.values():  # who holds `kernel[grid]` holds these
-                direct.known.clear()
-            self._direct = {}
+            if self._direct is not None:
+                self._direct.forget()
+            self._direct = None
             self._call = self._by_run
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Final, Literal, NamedTuple, NoReturn
 
 from fusetune.capture.above import Above
@@ -17,11 +16,21 @@ from fusetune.capture.launches import kernel_seen, proposals_of
 from fusetune.capture.patching import Patches
 from fusetune.capture.serving import traced
 from fusetune.capture.serving.as_launched import AsLaunched, seen
+from fusetune.capture.serving.repeated import (
+    Choosing,
+    Here,
+    Outcome,
+    Repeated,
+    chooses_alike,
+    only_one_gpu,
+    prunes,
+    same_arguments,
+)
 from fusetune.capture.serving.served import AS_IT_IS, Applied, Left, Missed, Notes, Row, Tally
 from fusetune.core.brief import brief
 from fusetune.core.config import OPTIONS
 from fusetune.errors import MissingConfigError
-from fusetune.ops.arguments import bind, constexprs_of, signature_of, told
+from fusetune.ops.arguments import bind, constexprs_of, resolved_grid, signature_of, told
 from fusetune.ops.refusals import is_refusal
 from fusetune.ops.refusals import told as told_error
 from fusetune.ops.tuners import chain_of, heuristics_of
@@ -38,6 +47,8 @@ _FOUND_BEFORE: Final = "what its autotuner has found out before"
 _OURS_CHOSE: Final = "its own fusetune.autotune has chosen another one"
 _MOST_WARNINGS: Final = 20
 _OF_TRITON: Final = frozenset({"grid", "warmup"})
+_ALONE: Final = 2
+"""An autotuner and its kernel, and nothing between them."""
 _NOTHING: Final = "nothing: it was stopped (--on-miss error)"
 
 
@@ -79,7 +90,8 @@ class Serving:
         self._lookups, self.notes, self._on_miss = lookups, notes, on_miss
         self._above = Above(benchmarks=False)  # What a program benchmarks is what it launches.
         self._patches, self._placements = Patches(), Placements()
-        self._here = threading.local()
+        self._here = Here()
+        self._repeated = Repeated(self._here, self._above, notes.count)
         self._answers: dict[Any, _Answer] = {}
         self._kernels: dict[int, tuple[Any, KernelSeen, tuple[str, ...]]] = {}
         self._free: dict[tuple[int, ...], tuple[tuple[Any, ...], frozenset[str]]] = {}
@@ -88,7 +100,9 @@ class Serving:
 
     def install(self) -> None:
         """Begin. Triton is imported here, and torch with it."""
+        self._repeated.install_below(self._patches)
         hold_launches(self._patches, self._above, self._launch, self._choose)
+        self._repeated.install_above(self._patches)
         around_launchers(self._patches, self._of_inductor)
         if self._on_miss != "tune":
             self._patches.callback(when_imported(traced.MODULE, traced.Traces(self._patches, self._note_traced).watch))
@@ -96,10 +110,16 @@ class Serving:
     def remove(self) -> None:
         """End it; everything is as it was."""
         self._patches.close()
+        self._repeated.begin_anew()
+
+    def forked(self) -> None:
+        """Here is a child of the process that was served, which has loaded nothing."""
+        self._repeated.begin_anew(self._times_forgotten)
 
     def forget(self) -> None:
         """Look everything up anew: what another thread is about to remember is not found again, either."""
         self._times_forgotten += 1
+        self._repeated.forget(self._times_forgotten)
         self._clear()
 
     def _clear(self) -> None:
@@ -109,7 +129,7 @@ class Serving:
     # An autotuner.
 
     def _choose(self, run: Any, tuner: Any, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
-        if self._above.depth("trial") or self._is_chosen():
+        if self._above.here.trial or self._here.chosen:
             return run(tuner, *args, **named)
         chain = chain_of(tuner)
         kernel = chain[-1]
@@ -122,7 +142,7 @@ class Serving:
         if answer.given is not None:
             beyond = answer.given if answer.given.constants.keys() - answer.config.kwargs.keys() else None
             try:
-                with self._choosing(beyond):
+                with Choosing(self._here, beyond):
                     result = run_with(run, tuner, answer.config, args, named)
             except _NotPlacedError as error:
                 key, answer = None, self._not_given(kernel, str(error), remember=False)
@@ -133,16 +153,18 @@ class Serving:
             else:
                 if counts:
                     self.notes.count(answer.tally)
+                if beyond is None:
+                    self._learn_of_tuner(tuner, chain, key, answer, args, named, result)
                 return result
         why = answer.chosen.why
         if self._on_miss == "error":
             self.notes.count(self._tally(kernel, Missed(why, _NOTHING, stopped=True)))
             self._stop(kernel, why)
-        with self._choosing(None):
+        with Choosing(self._here, None):
             if self._on_miss == "tune":
                 result, tally = run(tuner, *args, **named), self._tally(kernel, Missed(why, _TIMED))
             else:
-                result, tally = self._untimed(run, tuner, kernel, answer, key, args, named)
+                result, tally = self._untimed(run, tuner, chain, answer, key, args, named)
         if counts:
             self.notes.count(tally)
         return result
@@ -151,7 +173,7 @@ class Serving:
         self,
         run: Any,
         tuner: Any,
-        kernel: Any,
+        chain: Sequence[Any],
         answer: _Answer,
         key: Any,
         args: tuple[Any, ...],
@@ -165,13 +187,18 @@ class Serving:
                 result = run(held, *args, **named)
             except _WouldTimeError as found:
                 did = f"the first config of its list, {_text(found.config)}"
-                tally = self._tally(kernel, Missed(answer.chosen.why, did))
+                tally = self._tally(chain[-1], Missed(answer.chosen.why, did))
                 answer = self._remember(key, answer._replace(config=found.config, tally=tally), tuner)
             else:
                 tuner.best_config = held.best_config
                 did = "the one config of its list" if len(tuner.configs) == 1 else _FOUND_BEFORE
-                return result, self._tally(kernel, Missed(answer.chosen.why, did))
-        return run_with(run, tuner, answer.config, args, named), answer.tally
+                tally = self._tally(chain[-1], Missed(answer.chosen.why, did))
+                made = answer._replace(config=held.best_config, tally=tally)
+                self._learn_of_tuner(tuner, chain, key, made, args, named, result, chooses_alike(tuner))
+                return result, tally
+        result = run_with(run, tuner, answer.config, args, named)
+        self._learn_of_tuner(tuner, chain, key, answer, args, named, result)
+        return result, answer.tally
 
     def _of_tuner(
         self, tuner: Any, chain: Sequence[Any], args: tuple[Any, ...], named: dict[str, Any]
@@ -198,51 +225,107 @@ class Serving:
             answer = answer._replace(config=config_like(tuner.configs, answer.given))
         return key, self._remember(key, answer, tuner)
 
+    def _learn_of_tuner(
+        self,
+        tuner: Any,
+        chain: Sequence[Any],
+        key: Any,
+        answer: _Answer,
+        args: tuple[Any, ...],
+        named: dict[str, Any],
+        result: Any,
+        still: Callable[[], bool] | None = None,
+    ) -> None:
+        """Have the next launch like this one be made directly."""
+        if key is None or not answer.chosen.remember or len(chain) > _ALONE or not self._repeated.able:
+            return
+        if result is None or named.get("warmup"):
+            return
+        own = {name: value for name, value in named.items() if name not in _OF_TRITON}
+        shape = None
+        if answer.chosen.by_grid:
+            bound, _ = bind(chain[-1], args, own, partly=True)
+            shape = resolved_grid(named.get("grid"), {**bound, **answer.config.all_kwargs()})
+        exact = None if answer.chosen.by_launch or prunes(tuner) else only_one_gpu(frozenset(tuner.keys))
+        outcome = Outcome(key[0], answer.tally, result, answer.config, still, shape, exact)
+        self._repeated.learn_of_tuner(tuner, Launch(args, named.get("grid"), own), outcome)
+
     # A launch.
 
     def _launch(
         self, run: Any, kernel: Any, args: tuple[Any, ...], grid: Any, warmup: bool, named: dict[str, Any]
     ) -> Any:
-        if self._above.depth("trial"):
+        if self._above.here.trial:
             if not warmup:
                 self.notes.count_trial()
             return run(kernel, *args, grid=grid, warmup=warmup, **named)
         launch = Launch(args, grid, named)
-        if self._is_chosen():
+        if self._here.chosen:
             return self._below_choice(run, kernel, launch, warmup=warmup)
         try:
-            answer = self._of_launch(kernel, launch)
+            key, answer = self._of_launch(kernel, launch)
         except TypeError as error:
             result = run(kernel, *args, grid=grid, warmup=warmup, **named)  # the launch itself tells the program
             return self._note_unseen(kernel, error, result)
-        tally = answer.tally
+        changed: Launch | str = launch
         if answer.given is not None:
             changed = self._changed(answer.given, kernel, launch)
             if isinstance(changed, str):
                 tally = self._tally(kernel, _left(answer.given, changed))
+                answer, changed = answer._replace(tally=tally), launch
             else:
                 try:
-                    return self._served(run, kernel, launch, changed, answer, warmup=warmup)
+                    compiled = self._run(run, kernel, changed, warmup=warmup)
                 except Exception as error:
                     if not _refuses(error):
                         raise
-                    tally = self._refused(kernel, answer, error).tally
-        result = self._run(run, kernel, launch, warmup=warmup)
-        if not warmup:
-            self.notes.count(tally)
-        return result
+                    key, answer = None, self._refused(kernel, answer, error)
+                else:
+                    return self._served(run, kernel, launch, changed, compiled, key, answer, warmup=warmup)
+        compiled = self._run(run, kernel, launch, warmup=warmup)
+        return self._served(run, kernel, launch, launch, compiled, key, answer, warmup=warmup)
 
-    def _served(self, run: Any, kernel: Any, launch: Launch, changed: Launch, answer: _Answer, *, warmup: bool) -> Any:
-        """A launch with its entry's config, `changed`."""
-        result = self._run(run, kernel, changed, warmup=warmup)
+    def _served(
+        self,
+        run: Any,
+        kernel: Any,
+        launch: Launch,
+        changed: Launch,
+        compiled: Any,
+        key: Any,
+        answer: _Answer,
+        *,
+        warmup: bool,
+    ) -> Any:
+        """What the program gets for a launch that was made, `changed`; it is counted, and remembered."""
+        result = compiled
+        if compiled is not None and changed.grid is not launch.grid:
+            # Whoever keeps it is to keep no tensors by it.
+            args, named = tuple(map(seen, launch.args)), {name: seen(value) for name, value in launch.named.items()}
+            own = Launch(args, (1,), named)  # A grid may hold some, too, and a warm-up asks for none.
+            result = AsLaunched(compiled, lambda: self._run(run, kernel, own, warmup=True))
         if not warmup:
             self.notes.count(answer.tally)
-        if result is None or changed.grid is launch.grid:
-            return result
-        # Whoever keeps it is to keep no tensors by it.
-        args, named = tuple(map(seen, launch.args)), {name: seen(value) for name, value in launch.named.items()}
-        own = Launch(args, (1,), named)  # A grid may hold some, too, and a warm-up asks for none.
-        return AsLaunched(result, lambda: self._run(run, kernel, own, warmup=True))
+            if key is not None and answer.chosen.remember and compiled is not None:
+                self._learn_of_kernel(kernel, launch, changed, key, answer, compiled, result)
+        return result
+
+    def _learn_of_kernel(
+        self, kernel: Any, launch: Launch, changed: Launch, key: Any, answer: _Answer, compiled: Any, result: Any
+    ) -> None:
+        """Have the next launch like this one be made directly."""
+        if not self._repeated.able or self._above.here.tuners:
+            return
+        chosen, placed = answer.chosen, None
+        if answer.given is not None and (changed is launch or changed.grid is not launch.grid):
+            if not same_arguments(kernel, launch, changed):
+                return
+            bound, _ = bind(kernel, changed.args, changed.named)
+            placed = resolved_grid(changed.grid, bound)
+        shape = key[3] if chosen.by_grid or placed is not None else None
+        exact = None if chosen.by_launch else only_one_gpu(frozenset())
+        outcome = Outcome(key[0], answer.tally, compiled, None, None, shape, exact, placed, result)
+        self._repeated.learn_of_kernel(kernel, launch, outcome, self._placements)
 
     def _below_choice(self, run: Any, kernel: Any, launch: Launch, *, warmup: bool) -> Any:
         """A launch of an autotuner that has chosen: what its list does not vary is given here."""
@@ -256,13 +339,8 @@ class Serving:
 
     def _run(self, run: Any, kernel: Any, launch: Launch, *, warmup: bool) -> Any:
         args, grid, named = launch
-        here = self._here.__dict__  # As `_choosing` does, and each launch comes by here.
-        before = here.get("chosen", False), here.get("given")
-        here["chosen"], here["given"] = True, None
-        try:
+        with Choosing(self._here, None):
             return run(kernel, *args, grid=grid, warmup=warmup, **named)
-        finally:
-            here["chosen"], here["given"] = before
 
     def _changed(self, given: Given, kernel: Any, launch: Launch) -> Launch | str:
         if self._is_below_ours():
@@ -276,41 +354,28 @@ class Serving:
 
     def _is_below_ours(self) -> bool:
         """Whether `fusetune.autotune` has chosen, which says by itself what it takes."""
-        tuners = self._above.tuners
+        tuners = self._above.here.tuners
         if not tuners:
             return False
         from fusetune.runtime.autotune import Autotuned
 
         return any(isinstance(one, Autotuned) for one in tuners)
 
-    def _of_launch(self, kernel: Any, launch: Launch) -> _Answer:
+    def _of_launch(self, kernel: Any, launch: Launch) -> tuple[Any, _Answer]:
+        """What a launch is to run with, and what that is remembered by."""
         tuners = self._above.tuners
         key = self._key(kernel, kernel, launch.args, launch.named, launch.grid, {})
         found = self._answers.get(key)
         if found is not None:
-            return found
+            return key, found
         bound, _ = bind(kernel, launch.args, launch.named)
         free = self._names(tuners) & bound.keys()
         arguments = {name: value for name, value in bound.items() if name not in free}
         supplied = {name: bound[name] for name in free}
         answer = self._asked(kernel, arguments, launch.grid, proposals_of(tuners), supplied)
-        return self._remember(key, answer, kernel)
+        return key, self._remember(key, answer, kernel)
 
     # What both need.
-
-    def _is_chosen(self) -> bool:
-        return bool(self._here.__dict__.get("chosen"))
-
-    @contextmanager
-    def _choosing(self, given: Given | None) -> Iterator[None]:
-        """Launches within are an autotuner's that has chosen, and take `given` as well, or are made as they are."""
-        here = self._here.__dict__
-        before = here.get("chosen", False), here.get("given")
-        here["chosen"], here["given"] = True, given
-        try:
-            yield
-        finally:
-            here["chosen"], here["given"] = before
 
     def _names(self, tuners: tuple[Any, ...]) -> frozenset[str]:
         """The constants and options that autotuners give, asked once of each."""
@@ -432,7 +497,7 @@ class Serving:
     def _of_inductor(self, name: str) -> AbstractContextManager[None]:
         """Around a launch of torch.compile's own, which is counted and given no entry."""
         self.notes.count_of_inductor(name)
-        return self._choosing(None)
+        return Choosing(self._here, None)
 
 
 def _refuses(error: Exception) -> bool:

@@ -34,10 +34,14 @@ class Bound:
 
     `shapes` are grids that need not be asked for. A launch gives back `result`, and `tally` is what counts it. Where
     `still()` is false, it is chosen anew. `moved(grid, shape, tensors)` is the Bound that it is launched by instead,
-    with the grid `shape` that this one has; None where that is not known.
+    with the grid `shape` that this one has; None where that is not known. `given` is what a config gives a launch, and
+    `hook` its own pre_hook, which heuristics and the hook hear of.
     """
 
-    __slots__ = ("after", "config", "constants", "grids", "launch", "moved", "result", "shape", "shapes", "still", "tally")
+    __slots__ = (
+        *("after", "config", "constants", "given", "grids", "hook", "launch"),
+        *("moved", "result", "shape", "shapes", "still", "tally"),
+    )
 
     def __init__(
         self, config: Any, constants: Mapping[str, Any], compiled: Any, firing: Firing, grids: set[Any] | None
@@ -45,6 +49,8 @@ class Bound:
         self.config, self.constants, self.result, self.grids = config, dict(constants), compiled, grids
         self.launch, self.after = firing.launch, firing.after
         self.shapes: Shapes = {}
+        self.given = config.all_kwargs() if config is not None else {}
+        self.hook = config.pre_hook if config is not None else None
         self.tally: Any = None
         self.still: Callable[[], bool] | None = None
         self.moved: Callable[[Any, Any, tuple[Any, ...]], Bound | None] | None = None
@@ -56,14 +62,17 @@ class Around(NamedTuple):
 
     `watched` are classes, each with the function that has to be its `run`: another one is somebody's who listens.
     `tuner` is told the config that it launches with. `count` is told the `tally` of each launch. `exact` are the whole
-    numbers that tell launches apart, of which others count as Triton specializes them; None: all. `moves`: a Bound may
-    be `moved`.
+    numbers that tell launches apart, of which others count as Triton specializes them; None: all. `heuristics` compute
+    constants anew at each launch, which another one than before makes one of another kind. `by_values`: shapes and
+    floats tell launches apart, too. `moves`: a Bound may be `moved`.
     """
 
     watched: tuple[tuple[type, Any], ...]
     tuner: Any = None
     count: Callable[[Any], None] | None = None
     exact: frozenset[str] | None = None
+    heuristics: Mapping[str, Callable[[dict[str, Any]], Any]] = {}
+    by_values: bool = False
     moves: bool = False
 
 
@@ -114,11 +123,11 @@ class DirectLaunches:
     """Direct launches of one JITFunction: `call(grid, *args, **kwargs)`, and what it learns from launches by the JIT.
 
     There is a function for each combination of kinds of arguments; the newest one is called, and what it was not made
-    for, it hands on to the one before it, and the first to `again`.
+    for, it hands on to the one before it, and the first to `again`. What is `held` lives as long.
     """
 
-    def __init__(self, kernel: Any, again: Callable[..., Any], around: Around) -> None:
-        self.kernel, self.call, self._again, self.around = kernel, again, again, around
+    def __init__(self, kernel: Any, again: Callable[..., Any], around: Around, held: Any = None) -> None:
+        self.kernel, self.call, self._again, self.around, self._held = kernel, again, again, around, held
         self.made: dict[Any, DirectCalls] = {}
         self._parameters = signature_of(kernel).parameters
         self._defaults = {name: one.default for name, one in self._parameters.items() if one.default is not one.empty}
@@ -222,9 +231,10 @@ def direct_calls(
         "before": kernel.pre_run_hooks,
         "device": _device_of(active) if several else active.get_current_device(),
         "stream": active.get_current_stream,
-        **{one.__name__: one for one in (id, len, tuple, int, float, bool)},  # a parameter may have such a name
+        **{one.__name__: one for one in (id, len, dict, tuple, int, float, bool)},  # a parameter may have such a name
         "asked": asked,
         "told": frozenset([*fixed, *supplied]),
+        **{f"heuristic_{place}": compute for place, compute in enumerate(around.heuristics.values())},
         **{f"default_{name}": one.default for name, one in parameters.items()},
         **{f"around_{place}": globals_ for place, (_, globals_) in enumerate(held)},
         **{f"held_{place}": globals_.get(name) for place, (name, globals_) in enumerate(held)},
@@ -234,7 +244,7 @@ def direct_calls(
     scope = {f"{_OURS}{name}": value for name, value in scope.items()}
     also = [f"_ft_class_{place}.run is not _ft_run_{place}" for place in range(len(around.watched))]
     also += [f"_ft_around_{place}.get({name!r}) is not _ft_held_{place}" for place, (name, _) in enumerate(held)]
-    text = _Text(parameters, kinds, supplied, options, exact, several=several).text(around, also, in_a_row=in_a_row)
+    text = _Text(parameters, kinds, supplied, options, exact, around, several=several).text(also, in_a_row=in_a_row)
     exec(compile(text, f"{__file__}: launch of {kernel.__name__}", "exec"), scope)
     return DirectCalls(scope["_ft_call"], scope["_ft_key"], known)
 
@@ -257,20 +267,22 @@ class _Text:
         supplied: Collection[str],
         options: Collection[str],
         exact: Collection[str],
+        around: Around,
         *,
         several: bool,
     ) -> None:
         self._parameters, self._kinds, self._supplied, self._several = parameters, kinds, supplied, several
-        self._options, self._exact = options, exact
+        self._options, self._exact, self._around = options, exact, around
         self._given = [name for name in parameters if name not in supplied]
         self._pointers = {name: f"_ft_p{place}" for place, name in enumerate(self._of(POINTER))}
 
-    def text(self, around: Around, also: Sequence[str], *, in_a_row: bool) -> str:
+    def text(self, also: Sequence[str], *, in_a_row: bool) -> str:
         """Two functions over the names that `direct_calls` puts into their scope: the key of a launch, and the launch.
 
         `also` are further reasons to launch in the JIT's own way.
         """
         head = ", ".join(["_ft_grid", "/", *self._signature(), "**_ft_more"])
+        around = self._around
         again = f"return _ft_again({', '.join(['_ft_grid', *self._passed(), '**_ft_more'])})"
         meta = ", ".join(f"{name!r}: {name}" for name in self._given)
         arguments = ", ".join(self._argument(name) for name in self._parameters)
@@ -280,6 +292,19 @@ class _Text:
         if _ft_found is None:
             {again}
         _ft_shape = _ft_found.shape"""
+        asked = f'_ft_meta = {{{meta}, "grid": _ft_grid, "warmup": False, **_ft_found.given}}'
+        computed = "".join(
+            f"""
+    _ft_meta[{name!r}] = _ft_one = _ft_heuristic_{place}(_ft_dict(_ft_meta))
+    _ft_own = _ft_found.constants[{name!r}]
+    if _ft_one.__class__ is not _ft_own.__class__ or _ft_one != _ft_own:
+        {again}"""
+            for place, name in enumerate(around.heuristics)
+        )
+        hooked = f"""
+    if _ft_found.hook is not None:
+        {asked}
+        _ft_found.hook(_ft_meta)"""
         told = ["_ft_tuner.best_config = _ft_found.config"] if around.tuner is not None else []
         told += ["_ft_count(_ft_found.tally)"] if around.count is not None else []
         return f"""\
@@ -297,6 +322,7 @@ def _ft_call({head}):
         {again}
     if _ft_found.still is not None and not _ft_found.still():
         {again}
+    {f"{asked}{computed}" if computed else ""}
     if _ft_grid.__class__ is _ft_tuple:
         _ft_shape = _ft_grid
     else:
@@ -309,7 +335,7 @@ def _ft_call({head}):
         if _ft_shape is None:
             _ft_shape = _ft_asked(_ft_grid, {{{meta}, **_ft_found.constants}}, _ft_told, _ft_found.shapes)
     if _ft_shape.__class__ is not _ft_tuple or (_ft_found.grids is not None and _ft_shape not in _ft_found.grids):
-        {again}{moved if around.moves else ""}
+        {again}{moved if around.moves else ""}{hooked if around.tuner is not None else ""}
     _ft_axes = _ft_len(_ft_shape)
     _ft_found.launch(
         _ft_shape[0],
@@ -363,6 +389,9 @@ def _ft_call({head}):
             lines.append("_ft_here = _ft_device()")
             parts.append("_ft_here")
         parts += [f"{name}.dtype" for name in self._pointers]
+        if self._around.by_values:
+            parts += [part for name in self._pointers for part in (f"{name}.shape", f"{name}.stride()")]
+            parts += self._of(FLOAT)
         # Triton tells 1 apart, and what 16 divides; of what takes more than 31 bits, each.
         specialized = "{0} if {0} < 2 or {0} > 0x7FFFFFFF else {0} & 15 and 17"
         parts += [name if name in self._exact else f"({specialized.format(name)})" for name in self._of(INT)]

@@ -8,8 +8,9 @@ config without a `pre_hook` but to note it as `best_config`.
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from fusetune.capture.above import Above
@@ -17,6 +18,7 @@ from fusetune.capture.given import Launch, Placements
 from fusetune.capture.patching import Patches
 from fusetune.ops.arguments import bind, constexprs_of, signature_of
 from fusetune.ops.direct import Firing
+from fusetune.ops.tuners import heuristics_of
 from fusetune.runtime.direct_calls import MOST_KNOWN, Around, Bound, DirectLaunches, bound_of
 
 MOST_HELD: Final = 1024
@@ -74,27 +76,30 @@ class _Moves:
 
     def __init__(self, kernel: Any, placements: Placements) -> None:
         self._kernel, self._placements = kernel, placements
-        self._known: dict[Any, Bound] = {}
+        self._known: dict[Any, tuple[Bound, Any]] = {}
 
     def __call__(self, grid: Any, shape: Any, tensors: tuple[Any, ...]) -> Bound | None:
         """What runs instead of the grid `shape` at the place that launches now; None where that is not known."""
-        place = self._placements.place_of(self._kernel, grid)
-        return None if place is None else self._known.get((place, shape, *map(_shape, tensors)))
+        place = self._placements.place_of(self._kernel, grid, tensors)
+        if place is None:
+            return None
+        try:
+            found = self._known.get((shape, place[0]))
+        except TypeError:  # from a hash
+            return None
+        return None if found is None else found[0]
 
     def learn(self, launch: Launch, shape: Any, bound: Bound) -> None:
         """Launch so from now on at the place that launches now."""
-        place = self._placements.place_of(self._kernel, launch.grid)
-        if place is None:
-            return
         arguments, constants = bind(self._kernel, launch.args, launch.named)[0], constexprs_of(self._kernel)
         tensors = [one for name, one in arguments.items() if hasattr(one, "data_ptr") and name not in constants]
+        place = self._placements.place_of(self._kernel, launch.grid, tensors)
+        if place is None:
+            return
         if len(self._known) >= MOST_KNOWN:
             self._known.clear()
-        self._known[place, shape, *map(_shape, tensors)] = bound
-
-
-def _shape(tensor: Any) -> tuple[Any, ...]:
-    return tuple(tensor.shape), tensor.stride()
+        with contextlib.suppress(TypeError):
+            self._known[shape, place[0]] = bound, place[1]
 
 
 class Repeated:
@@ -106,12 +111,14 @@ class Repeated:
 
     def __init__(self, here: Here, above: Above, count: Callable[[Any], None]) -> None:
         self._here, self._above, self._count = here, above, count
-        self._kernels: dict[int, DirectLaunches] = {}  # Of those that take an answer.
-        self._tuners: dict[int, DirectLaunches] = {}
-        self._plain: dict[int, DirectLaunches] = {}  # As they are told to launch.
-        self._failed: dict[int, int] = {}
-        self._held: dict[int, Any] = {}  # Whose id it is must not become another's.
+        self._kernels: dict[Any, DirectLaunches] = {}  # Of those that take an answer.
+        self._tuners: dict[Any, DirectLaunches] = {}
+        self._below: dict[Any, DirectLaunches] = {}  # The same, below heuristics.
+        self._plain: dict[Any, DirectLaunches] = {}  # As they are told to launch.
+        self._failed: dict[int, tuple[Any, int]] = {}
         self.able = False
+        self._kind: Any = None
+        self._heuristics: Any = None
         self.begin_anew()
 
     def begin_anew(self, times: int = 0) -> None:
@@ -121,16 +128,16 @@ class Repeated:
         """
         self._lock = threading.Lock()
         self._times_forgotten = times
-        self._forget(self._kernels, self._tuners, self._plain)
+        self._forget(self._kernels, self._below, self._tuners, self._plain)
         self._failed.clear()
 
     def forget(self, times: int) -> None:
         """Other configs have been loaded, so many times so far."""
         with self._lock:
             self._times_forgotten = times
-            self._forget(self._kernels, self._tuners)
+            self._forget(self._kernels, self._below, self._tuners)
 
-    def _forget(self, *tables: dict[int, DirectLaunches]) -> None:
+    def _forget(self, *tables: dict[Any, DirectLaunches]) -> None:
         for table in tables:
             for one in tuple(table.values()):
                 one.forget()
@@ -141,8 +148,9 @@ class Repeated:
     def install_below(self, patches: Patches) -> None:
         """Launch past the JIT what comes to Triton. It has to be there before anything is put above it."""
         import triton
-        from triton.runtime.autotuner import Autotuner
+        from triton.runtime.autotuner import Autotuner, Heuristics
 
+        self._kind, self._heuristics = triton.JITFunction, Heuristics
         kind: Any = triton.JITFunction
         own = kind.run
         self.able = (
@@ -166,7 +174,7 @@ class Repeated:
 
     def _by_jit(self, own: Any, kernel: Any, grid: Any, args: tuple[Any, ...], named: Mapping[str, Any]) -> Any:
         compiled = own(kernel, *args, grid=grid, warmup=False, **named)
-        if compiled is None or not self._may_be_direct(kernel):
+        if compiled is None or not self.takes(kernel):
             return compiled
 
         def again(grid: Any, /, *args: Any, **named: Any) -> Any:
@@ -174,7 +182,8 @@ class Repeated:
 
         with self._lock:
             made = bound_of(None, {}, compiled, None)
-            self._learn(self._plain, kernel, kernel, Launch(args, grid, named), made, again, Around((), exact=frozenset()))
+            around = Around((), exact=frozenset())
+            self._learn(self._plain, id(kernel), (kernel,), Launch(args, grid, named), made, again, around)
         return compiled
 
     # What chooses.
@@ -187,12 +196,12 @@ class Repeated:
         from triton.runtime.autotuner import Autotuner
 
         here, above = self._here, self._above.here
-        kernels, tuners = self._kernels, self._tuners
+        kernels, below, tuners = self._kernels, self._below, self._tuners
         launch, choose = triton.JITFunction.run, Autotuner.run
 
         def launched(kernel: Any, /, *args: Any, grid: Any, warmup: bool, **named: Any) -> Any:
-            found = kernels.get(id(kernel))
-            if found is None or warmup or here.chosen or above.trial or above.tuners:
+            found = kernels.get(id(kernel)) if not above.tuners else below.get((id(kernel), *map(id, above.tuners)))
+            if found is None or warmup or here.chosen or above.trial:
                 return launch(kernel, *args, grid=grid, warmup=warmup, **named)
             return found.call(grid, *args, **named)
 
@@ -208,31 +217,35 @@ class Repeated:
         patches.put(triton.JITFunction, "run", launched)
         patches.put(Autotuner, "run", chosen)
 
-    def learn_of_tuner(self, tuner: Any, launch: Launch, outcome: Outcome) -> None:
-        """Launch so an autotuner that holds the kernel itself. A config's own hook is its own affair."""
-        kernel, config = tuner.fn, outcome.config
-        if config.pre_hook is not None or not self._may_be_direct(kernel):
-            return
-        import triton
-
+    def learn_of_tuner(self, chain: Sequence[Any], launch: Launch, outcome: Outcome) -> None:
+        """Launch so an autotuner, and what it holds down to the kernel."""
+        tuner, kernel, config = chain[0], chain[-1], outcome.config
         choose = self._choose
 
         def again(grid: Any, /, *args: Any, **named: Any) -> Any:
             return choose(tuner, *args, grid=grid, warmup=False, **named)
 
         parameters = signature_of(kernel).parameters
-        constants = {name: value for name, value in config.all_kwargs().items() if name in parameters}
-        around = Around(((triton.JITFunction, self._launched),), tuner, self._count, outcome.exact)
+        heuristics = heuristics_of(chain)
+        bound, _ = bind(kernel, launch.args, launch.named, partly=True)
+        meta = {**bound, **launch.named, "grid": launch.grid, "warmup": False, **config.all_kwargs()}
+        for name, compute in heuristics.items():
+            meta[name] = compute(dict(meta))
+        constants = {name: meta[name] for name in (*config.all_kwargs(), *heuristics) if name in parameters}
+        watched = ((self._kind, self._launched), *((type(one), type(one).run) for one in chain[1:-1]))
+        around = Around(watched, tuner, self._count, outcome.exact, heuristics, by_values=bool(heuristics))
         with self._lock:
             if outcome.times == self._times_forgotten:
                 made = _bound(outcome, constants)
-                self._learn(self._tuners, tuner, kernel, launch, made, again, around)
+                self._learn(self._tuners, id(tuner), (kernel, tuner), launch, made, again, around)
 
     def learn_of_kernel(self, kernel: Any, launch: Launch, outcome: Outcome, placements: Placements) -> None:
-        """Launch a kernel so that nothing is above."""
-        if self._above.tuners or not self._may_be_direct(kernel):
+        """Launch so a kernel that nothing is above, or heuristics alone: with these, what is placed goes by more."""
+        above = self._above.here.tuners
+        if above and outcome.placed is not None:
             return
         hold = self._hold
+        table, at = (self._below, (id(kernel), *map(id, above))) if above else (self._kernels, id(kernel))
 
         def again(grid: Any, /, *args: Any, **named: Any) -> Any:
             return hold(kernel, *args, grid=grid, warmup=False, **named)
@@ -244,7 +257,7 @@ class Repeated:
                 return
             if made is not None and outcome.placed is not None:
                 inner, firing = made
-                before = self._kernels.get(id(kernel))
+                before = table.get(at)
                 outer = before.known(launch.grid, launch.args, launch.named) if before is not None else None
                 if outer is not None and isinstance(outer.moved, _Moves):
                     outer.moved.learn(launch, outcome.grid, inner)
@@ -253,39 +266,43 @@ class Repeated:
                 moves.learn(launch, outcome.grid, inner)
                 made = Bound(None, {}, None, firing, None), firing
                 made[0].moved = moves
-            self._learn(self._kernels, kernel, kernel, launch, made, again, around)
+            self._learn(table, at, (kernel, above), launch, made, again, around)
 
     # What both need.
 
-    def _may_be_direct(self, kernel: Any) -> bool:
-        import triton
-
-        return self.able and type(kernel) is triton.JITFunction and self._failed.get(id(kernel), 0) < MOST_FAILED
+    def takes(self, kernel: Any, above: Sequence[Any] = ()) -> bool:
+        """Whether a kernel is one that may be launched directly, below these: heuristics of Triton's own alone."""
+        if not self.able or type(kernel) is not self._kind or self._times_failed(kernel) >= MOST_FAILED:
+            return False
+        return all(type(one) is self._heuristics for one in above)
 
     def _learn(
         self,
-        table: dict[int, DirectLaunches],
-        holder: Any,
-        kernel: Any,
+        table: dict[Any, DirectLaunches],
+        at: Any,
+        held: tuple[Any, ...],
         launch: Launch,
         made: tuple[Bound, Firing] | None,
         again: Callable[..., Any],
         around: Around,
     ) -> None:
-        """The caller holds the lock."""
-        known = table.get(id(holder))
+        """Have `table` know a launch, `at` the ids of what is `held`: first the kernel. The caller holds the lock."""
+        kernel = held[0]
+        known = table.get(at)
         if known is None:
             if len(table) >= MOST_HELD:
                 self._forget(table)
-                self._failed.clear()
-                self._held.clear()
-            self._held[id(holder)] = holder, kernel
-            known = DirectLaunches(kernel, again, around)
+            known = DirectLaunches(kernel, again, around, held)
         if made is not None and known.learn(launch.grid, launch.args, launch.named, made):
-            table[id(holder)] = known
+            table[at] = known
             self._failed.pop(id(kernel), None)
         elif not known.made:
-            self._failed[id(kernel)] = self._failed.get(id(kernel), 0) + 1
+            if len(self._failed) >= MOST_HELD:
+                self._failed.clear()
+            self._failed[id(kernel)] = kernel, self._times_failed(kernel) + 1
+
+    def _times_failed(self, kernel: Any) -> int:
+        return self._failed.get(id(kernel), (None, 0))[1]
 
 
 def _bound(outcome: Outcome, constants: Mapping[str, Any]) -> tuple[Bound, Firing] | None:

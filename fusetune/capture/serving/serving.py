@@ -35,6 +35,7 @@ from fusetune.ops.refusals import is_refusal
 from fusetune.ops.refusals import told as told_error
 from fusetune.ops.tuners import chain_of, heuristics_of
 from fusetune.runtime.launch_configs import Chosen, LaunchConfigs
+from fusetune.runtime.pure_grids import Shapes, asked, shape_of
 
 OnMiss = Literal["default", "tune", "error"]
 ON_MISS: Final[tuple[OnMiss, ...]] = ("default", "tune", "error")
@@ -47,8 +48,9 @@ _FOUND_BEFORE: Final = "what its autotuner has found out before"
 _OURS_CHOSE: Final = "its own fusetune.autotune has chosen another one"
 _MOST_WARNINGS: Final = 20
 _OF_TRITON: Final = frozenset({"grid", "warmup"})
-_ALONE: Final = 2
-"""An autotuner and its kernel, and nothing between them."""
+_SAME: Final = frozenset({int, bool, str, type(None)})
+"""Arguments that are the same in all launches of a kind."""
+_NOT_ASKED: Final[Shapes] = {}
 _NOTHING: Final = "nothing: it was stopped (--on-miss error)"
 
 
@@ -93,6 +95,7 @@ class Serving:
         self._here = Here()
         self._repeated = Repeated(self._here, self._above, notes.count)
         self._answers: dict[Any, _Answer] = {}
+        self._shapes: dict[Any, Shapes | None] = {}  # Grids by kind of launch; None where they do not count.
         self._kernels: dict[int, tuple[Any, KernelSeen, tuple[str, ...]]] = {}
         self._free: dict[tuple[int, ...], tuple[tuple[Any, ...], frozenset[str]]] = {}
         self._holders: dict[int, Any] = {}  # What answers are of: its id must not become another's.
@@ -125,6 +128,7 @@ class Serving:
     def _clear(self) -> None:
         self._holders.clear()  # First: no answer is to be without.
         self._answers.clear()
+        self._shapes.clear()
 
     # An autotuner.
 
@@ -237,18 +241,20 @@ class Serving:
         still: Callable[[], bool] | None = None,
     ) -> None:
         """Have the next launch like this one be made directly."""
-        if key is None or not answer.chosen.remember or len(chain) > _ALONE or not self._repeated.able:
+        if key is None or not answer.chosen.remember or result is None or named.get("warmup"):
             return
-        if result is None or named.get("warmup"):
+        if not self._repeated.takes(chain[-1], chain[1:-1]):
             return
         own = {name: value for name, value in named.items() if name not in _OF_TRITON}
         shape = None
         if answer.chosen.by_grid:
             bound, _ = bind(chain[-1], args, own, partly=True)
-            shape = resolved_grid(named.get("grid"), {**bound, **answer.config.all_kwargs()})
-        exact = None if answer.chosen.by_launch or prunes(tuner) else only_one_gpu(frozenset(tuner.keys))
+            meta = _with_heuristics({**bound, **answer.config.all_kwargs()}, heuristics_of(chain))
+            shape = resolved_grid(named.get("grid"), meta)
+        values = prunes(tuner) or heuristics_of(chain)
+        exact = None if answer.chosen.by_launch or values else only_one_gpu(frozenset(tuner.keys))
         outcome = Outcome(key[0], answer.tally, result, answer.config, still, shape, exact)
-        self._repeated.learn_of_tuner(tuner, Launch(args, named.get("grid"), own), outcome)
+        self._repeated.learn_of_tuner(chain, Launch(args, named.get("grid"), own), outcome)
 
     # A launch.
 
@@ -314,7 +320,7 @@ class Serving:
         self, kernel: Any, launch: Launch, changed: Launch, key: Any, answer: _Answer, compiled: Any, result: Any
     ) -> None:
         """Have the next launch like this one be made directly."""
-        if not self._repeated.able or self._above.here.tuners:
+        if not self._repeated.takes(kernel, self._above.here.tuners):
             return
         chosen, placed = answer.chosen, None
         if answer.given is not None and (changed is launch or changed.grid is not launch.grid):
@@ -402,26 +408,45 @@ class Serving:
 
         `by_values`: functions of the program have a say, which may ask for shapes and floats.
         """
-        if callable(grid):
-            # It may follow what is no argument.
-            meta = {**dict(zip(self._seen(kernel)[2], args, strict=False)), **first, **named}
-            try:
-                grid = grid(meta)
-            except Exception:  # noqa: BLE001 - it may read what the launch has by default, or heuristics compute
-                return None
+        names = self._seen(kernel)[2]
         if not by_values and (float in map(type, args) or float in map(type, named.values())):
             constants = constexprs_of(kernel)
-            by_name = dict(zip(self._seen(kernel)[2], args, strict=False))
-            args = tuple(without_floats(by_name, constants).values())
-            named = without_floats(named, constants)
-        kind = kind_of(args, named, shapes=by_values)
+            by_name = dict(zip(names, args, strict=False))
+            kind = kind_of(without_floats(by_name, constants).values(), without_floats(named, constants))
+        else:
+            kind = kind_of(args, named, shapes=by_values)
+        if kind is None:
+            return None
+        of_kind = self._times_forgotten, id(holder), _device(), kind
+        shapes = self._shapes.get(of_kind, _NOT_ASKED)
+        if shapes is None:
+            return (*of_kind[:-1], None, kind)
+        if callable(grid):
+            shape = shape_of(grid, shapes)
+            # It may follow what is no argument.
+            if shape is None:
+                if len(self._shapes) >= MOST_REMEMBERED:
+                    self._clear()
+                meta = {**dict(zip(names, args, strict=False)), **first, **named}
+                same = [name for name, one in meta.items() if type(one) in _SAME]
+                if shapes is _NOT_ASKED:
+                    shapes = self._shapes[of_kind] = {}
+                try:
+                    shape = asked(grid, meta, same, shapes)
+                except Exception:  # noqa: BLE001 - it may read what the launch has by default, or heuristics compute
+                    return None
+            grid = shape
         grid = tuple(grid) if isinstance(grid, list) else grid
-        return None if kind is None else (self._times_forgotten, id(holder), _device(), grid, kind)
+        return (*of_kind[:-1], grid, kind)
 
     def _remember(self, key: Any, answer: _Answer, holder: Any) -> _Answer:
         if answer.chosen.remember and key is not None:
-            if len(self._answers) >= MOST_REMEMBERED:
+            if len(self._answers) >= MOST_REMEMBERED or len(self._shapes) >= MOST_REMEMBERED:
                 self._clear()
+            if not answer.chosen.by_grid:
+                *of_kind, _, kind = key
+                self._shapes[*of_kind, kind] = None
+                key = (*of_kind, None, kind)
             self._answers[key] = answer
             self._holders[id(holder)] = holder
         return answer

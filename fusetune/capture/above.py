@@ -147,6 +147,7 @@ class Above:
                 if begun is not None and turn is None and self._ended is not None:
                     self._ended(begun)
 
+        run.below = function  # type: ignore[attr-defined]
         return run
 
 

@@ -28,7 +28,7 @@ from fusetune.ops.refusals import is_refusal, told
 from fusetune.ops.sources import jitted
 from fusetune.ops.tuners import chain_of, heuristics_of
 from fusetune.runtime.configs import active_source, forget_at_load
-from fusetune.runtime.direct_calls import MOST_KNOWN, Around, DirectLaunches, bound_of
+from fusetune.runtime.direct_calls import MOST_KNOWN, Around, DirectLaunches, Listener, bound_of
 from fusetune.runtime.launch_configs import LAUNCH_CONFIGS, Chosen, current_identity, has_one_gpu
 from fusetune.runtime.listed import Gives, Tuned, place_of, with_entries
 from fusetune.runtime.traced import Traced, is_traced, traces_choices
@@ -135,6 +135,8 @@ class Autotuned(Autotuner):
 
     own_run: ClassVar = run
     """Whatever stands in its place, also from the moment on in which this class is made."""
+    listener: ClassVar[Listener | None] = None
+    """Who is told of launches that go past the JIT."""
 
     def warmup(self, *args: Any, grid: Any = None, **kwargs: Any) -> list[Any]:
         """Compile for the one config that a launch with such arguments would have."""
@@ -159,6 +161,8 @@ class Autotuned(Autotuner):
             if choice.config.pre_hook is not None:
                 choice.config.pre_hook({**call.named, "grid": grid, "warmup": False, **given})
             self.best_config = choice.config
+            if self.listener is not None:
+                self.listener.last()
             try:
                 compiled = self.fn.run(*args, grid=grid, warmup=False, **kwargs, **given)
             except Exception as error:
@@ -287,7 +291,6 @@ class Autotuned(Autotuner):
         """Whether the next launch like this one may go past the JIT."""
         return (
             type(self.fn) is JITFunction
-            and type(self).run is _RUN  # else somebody watches
             and choice.config.pre_hook is None
             and choice.found.remember
             and call.by_name.keys() <= self._parameters
@@ -295,20 +298,34 @@ class Autotuned(Autotuner):
 
     def _bind(self, grid: Any, args: tuple[Any, ...], call: Call, choice: Choice, compiled: Any) -> None:
         """Have the next launch like this one go past the JIT. The caller holds the lock."""
+        around = self._around()
+        if around is None:
+            return
+        if self._direct is not None and around.watched != self._direct.around.watched:
+            self._direct.forget()
+            self._direct, self._call = None, self._by_run
         if self._direct is None:
-            self._direct = self._past_the_jit()
+            self._direct = DirectLaunches(self.fn, self._by_run, around)
         given = {name: value for name, value in choice.config.all_kwargs().items() if name in self._parameters}
         made = bound_of(choice.config, given, compiled, None if choice.shape is None else {choice.shape})
-        if self._direct is not None and made is not None and self._direct.learn(grid, args, call.by_name, made):
+        if made is None:
+            return
+        if self.listener is not None and around.note is not None:
+            made[0].tally = self.listener.last()
+            if made[0].tally is None:
+                return
+        if self._direct.learn(grid, args, call.by_name, made):
             self._call = self._direct.call
 
-    def _past_the_jit(self) -> DirectLaunches | None:
-        """None where somebody has put a function of his own in the place of Triton's `run` or of ours."""
-        own = type(self)
-        if JITFunction.run.__module__ != JITFunction.__module__ or own.run.__module__ != own.__module__:
-            return None
+    def _around(self) -> Around | None:
+        """None where somebody watches: he stands in the place of Triton's `run` or of ours, and wants to be told."""
+        own, listener = type(self), self.listener
         watched: tuple[tuple[type, Any], ...] = ((JITFunction, JITFunction.run), (own, own.run))
-        return DirectLaunches(self.fn, self._by_run, Around(watched, tuner=self))
+        if JITFunction.run.__module__ == JITFunction.__module__ and own.run is _RUN:
+            return Around(watched, tuner=self)
+        if listener is None or JITFunction.run is not listener.run or getattr(own.run, "below", None) is not _RUN:
+            return None
+        return Around(watched, tuner=self, note=listener.note)
 
     # Configs of entries.
 

@@ -61,19 +61,32 @@ class Around(NamedTuple):
     """What there is about direct launches, beside the kernel.
 
     `watched` are classes, each with the function that has to be its `run`: another one is somebody's who listens.
-    `tuner` is told the config that it launches with. `count` is told the `tally` of each launch. `exact` are the whole
-    numbers that tell launches apart, of which others count as Triton specializes them; None: all. `heuristics` compute
+    `tuner` is told the config that it launches with. `note` is told the `tally` of each launch. `exact` are the whole
+    numbers that tell launches apart, of which others count as Triton specializes them; None: all. With `numbers` the
+    others count by power-of-two buckets, too, but for those among them, which count alone. `heuristics` compute
     constants anew at each launch, which another one than before makes one of another kind. `by_values`: shapes and
     floats tell launches apart, too. `moves`: a Bound may be `moved`.
     """
 
     watched: tuple[tuple[type, Any], ...]
     tuner: Any = None
-    count: Callable[[Any], None] | None = None
+    note: Callable[[Any], None] | None = None
     exact: frozenset[str] | None = None
+    numbers: frozenset[int] | None = None
     heuristics: Mapping[str, Callable[[dict[str, Any]], Any]] = {}
     by_values: bool = False
     moves: bool = False
+
+
+class Listener(NamedTuple):
+    """Who counts launches that are made directly, since he stands in the place of Triton's `run` himself.
+
+    `run` is his. `last` tells what counted the last launch of this thread that came by there, and forgets it.
+    """
+
+    run: Any
+    last: Callable[[], Any]
+    note: Callable[[Any], None]
 
 
 class DirectCalls:
@@ -85,7 +98,8 @@ class DirectCalls:
     def remember(self, key: Any, bound: Bound) -> None:
         """Launch so from now on; another grid of the same config goes beside those that it is known for."""
         before = self.known.get(key)
-        if before is not None and before.config is bound.config and before.grids and bound.grids:
+        alike = before is not None and before.config is bound.config and before.tally is bound.tally
+        if before is not None and alike and before.grids and bound.grids:
             bound.grids |= before.grids if len(before.grids) < MOST_KNOWN else set()
         if len(self.known) >= MOST_KNOWN:
             self.known.clear()
@@ -219,7 +233,8 @@ def direct_calls(
         "known": known,
         "again": again,
         "tuner": around.tuner,
-        "count": around.count,
+        "note": around.note,
+        "numbers": around.numbers,
         "runtime": runtime,
         "enter": enter,
         "enter_calls": getattr(enter, "calls", ()),
@@ -306,7 +321,7 @@ class _Text:
         {asked}
         _ft_found.hook(_ft_meta)"""
         told = ["_ft_tuner.best_config = _ft_found.config"] if around.tuner is not None else []
-        told += ["_ft_count(_ft_found.tally)"] if around.count is not None else []
+        told += ["_ft_note(_ft_found.tally)"] if around.note is not None else []
         return f"""\
 def _ft_key({head}):
 {indent(self._key(), "    ")}
@@ -393,14 +408,20 @@ def _ft_call({head}):
             parts += [part for name in self._pointers for part in (f"{name}.shape", f"{name}.stride()")]
             parts += self._of(FLOAT)
         # Triton tells 1 apart, and what 16 divides; of what takes more than 31 bits, each.
-        specialized = "{0} if {0} < 2 or {0} > 0x7FFFFFFF else {0} & 15 and 17"
-        parts += [name if name in self._exact else f"({specialized.format(name)})" for name in self._of(INT)]
+        alike, alone = "{0} & 15 and 17", "{0} < 2 or {0} > 0x7FFFFFFF"
+        if self._around.numbers is not None:  # no whole number is one of a bucket
+            alike = "({0} - 1).bit_length() + (0.25 if {0} & 15 else 0.5)"
+            alone += " or {0} in _ft_numbers"
+        number = f"({{0}} if {alone} else {alike})"
+        parts += [name if name in self._exact else number.format(name) for name in self._of(INT)]
         parts += self._of(BOOL)
         parts += [part for name in self._of(CONSTANT) for part in (name, f"{name}.__class__")]
         if self._options:
-            lines += [f"_ft_o{place} = _ft_more[{name!r}]" for place, name in enumerate(self._options)]
-            parts += [part for place in range(len(self._options)) for part in (f"_ft_o{place}", f"_ft_o{place}.__class__")]
-        usual = [f"_ft_len(_ft_more) == {len(self._options)}" if self._options else "not _ft_more", *(f"{name}.is_cuda" for name in self._pointers)]
+            options = [f"_ft_o{place}" for place in range(len(self._options))]
+            lines += [f"{option} = _ft_more[{name!r}]" for option, name in zip(options, self._options, strict=True)]
+            parts += [part for option in options for part in (option, f"{option}.__class__")]
+        usual = [f"_ft_len(_ft_more) == {len(self._options)}" if self._options else "not _ft_more"]
+        usual += [f"{name}.is_cuda" for name in self._pointers]
         for kind, told in ((INT, "_ft_int"), (FLOAT, "_ft_float"), (BOOL, "_ft_bool")):
             if names := self._of(kind):
                 usual.append(" is ".join([*(f"{name}.__class__" for name in names), told]))

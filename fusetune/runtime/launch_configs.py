@@ -168,6 +168,14 @@ class LaunchConfigs:
         )
         return known, tuple(found)
 
+    def numbers(self, kernel: Any) -> frozenset[int] | None:
+        """All whole numbers in the problems of a kernel's entries; None as of `entries`."""
+        found = self.entries(kernel)
+        if found is None:
+            return None
+        problems = (_problem(one.entry).to_builtins() for one in found[1])
+        return frozenset(value for one in problems for value in one.values() if type(value) is int)
+
     def _is_ready(self, known: KernelFacts, identity: TargetIdentity) -> bool:
         """Whether the files of a kernel are in memory by now: they are read, but not while a CUDA graph is captured."""
         if (known.op, identity) not in self._ready:

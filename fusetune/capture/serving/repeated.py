@@ -15,11 +15,12 @@ from typing import Any, Final, NamedTuple
 
 from fusetune.capture.above import Above
 from fusetune.capture.given import Launch, Placements
+from fusetune.capture.inductor import when_imported
 from fusetune.capture.patching import Patches
 from fusetune.ops.arguments import bind, constexprs_of, signature_of
 from fusetune.ops.direct import Firing
 from fusetune.ops.tuners import heuristics_of
-from fusetune.runtime.direct_calls import MOST_KNOWN, Around, Bound, DirectLaunches, bound_of
+from fusetune.runtime.direct_calls import MOST_KNOWN, Around, Bound, DirectLaunches, Listener, bound_of
 
 MOST_HELD: Final = 1024
 """Kernels, and tuners, of which launches are known: a program may make one at each call."""
@@ -28,10 +29,14 @@ MOST_FAILED: Final = 8
 
 
 class Here(threading.local):
-    """What a thread is in the middle of: a launch whose config is `chosen`, and what else it is `given` below."""
+    """What a thread is in the middle of: a launch whose config is `chosen`, and what else it is `given` below.
+
+    `counted` is what counted its last launch of a kernel.
+    """
 
     chosen = False
     given: Any = None
+    counted: Any = None
 
 
 class Choosing:
@@ -56,8 +61,8 @@ class Outcome(NamedTuple):
 
     `times` is how often all was forgotten when it was looked up. `tally` counts it, and `compiled` ran. `config` is an
     autotuner's, and `still` whether it would choose so again. `grid` is the only one that this is for; None: any.
-    `exact` are the whole numbers that it follows from; None: all. A launch for which the place in the program was asked
-    is `placed` there, with its grid, and gives `result`.
+    `exact` are the whole numbers that it follows from, None: all; of the others `numbers` are as in Around. A launch
+    for which the place in the program was asked is `placed` there, with its grid, and gives `result`.
     """
 
     times: int
@@ -67,6 +72,7 @@ class Outcome(NamedTuple):
     still: Callable[[], bool] | None = None
     grid: tuple[int, ...] | None = None
     exact: frozenset[str] | None = None
+    numbers: frozenset[int] | None = None
     placed: tuple[int, ...] | None = None
     result: Any = None
 
@@ -105,15 +111,15 @@ class _Moves:
 class Repeated:
     """Direct launches, by kernel and by autotuner, between `install` and the end of its patches.
 
-    What is launched is noted by `count`. Nothing is launched directly where somebody had put a function of his own in
-    the place of Triton's before.
+    What counted a launch before is given to `note`. Nothing is launched directly where somebody had put a function of
+    his own in the place of Triton's before.
     """
 
-    def __init__(self, here: Here, above: Above, count: Callable[[Any], None]) -> None:
-        self._here, self._above, self._count = here, above, count
-        self._kernels: dict[Any, DirectLaunches] = {}  # Of those that take an answer.
+    def __init__(self, here: Here, above: Above, note: Callable[[Any], None]) -> None:
+        self._here, self._above, self._note = here, above, note
+        self._kernels: dict[Any, DirectLaunches] = {}  # And of what stands above each.
         self._tuners: dict[Any, DirectLaunches] = {}
-        self._below: dict[Any, DirectLaunches] = {}  # The same, below heuristics.
+        self._missed: dict[Any, DirectLaunches] = {}  # Of those whose numbers no entry is near.
         self._plain: dict[Any, DirectLaunches] = {}  # As they are told to launch.
         self._failed: dict[int, tuple[Any, int]] = {}
         self.able = False
@@ -128,14 +134,14 @@ class Repeated:
         """
         self._lock = threading.Lock()
         self._times_forgotten = times
-        self._forget(self._kernels, self._below, self._tuners, self._plain)
+        self._forget(self._kernels, self._missed, self._tuners, self._plain)
         self._failed.clear()
 
     def forget(self, times: int) -> None:
         """Other configs have been loaded, so many times so far."""
         with self._lock:
             self._times_forgotten = times
-            self._forget(self._kernels, self._below, self._tuners)
+            self._forget(self._kernels, self._missed, self._tuners)
 
     def _forget(self, *tables: dict[Any, DirectLaunches]) -> None:
         for table in tables:
@@ -172,7 +178,7 @@ class Repeated:
 
         patches.put(kind, "run", run)
 
-    def _by_jit(self, own: Any, kernel: Any, grid: Any, args: tuple[Any, ...], named: Mapping[str, Any]) -> Any:
+    def _by_jit(self, own: Any, kernel: Any, grid: Any, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
         compiled = own(kernel, *args, grid=grid, warmup=False, **named)
         if compiled is None or not self.takes(kernel):
             return compiled
@@ -196,11 +202,12 @@ class Repeated:
         from triton.runtime.autotuner import Autotuner
 
         here, above = self._here, self._above.here
-        kernels, below, tuners = self._kernels, self._below, self._tuners
+        kernels, missed, tuners = self._kernels, self._missed, self._tuners
         launch, choose = triton.JITFunction.run, Autotuner.run
 
         def launched(kernel: Any, /, *args: Any, grid: Any, warmup: bool, **named: Any) -> Any:
-            found = kernels.get(id(kernel)) if not above.tuners else below.get((id(kernel), *map(id, above.tuners)))
+            at = id(kernel) if not above.tuners else _at(kernel, above.tuners)
+            found = kernels.get(at) or missed.get(at)
             if found is None or warmup or here.chosen or above.trial:
                 return launch(kernel, *args, grid=grid, warmup=warmup, **named)
             return found.call(grid, *args, **named)
@@ -216,6 +223,16 @@ class Repeated:
         self._hold, self._choose, self._launched = launch, choose, launched
         patches.put(triton.JITFunction, "run", launched)
         patches.put(Autotuner, "run", chosen)
+        self._listener = Listener(launched, self._last, self._note)
+        patches.callback(when_imported("fusetune.runtime.autotune", lambda module: self._listen(patches, module)))
+
+    def _listen(self, patches: Patches, module: Any) -> None:
+        """Count the launches of `fusetune.autotune`, which looks its configs up and goes past the JIT by itself."""
+        patches.put(module.Autotuned, "listener", self._listener)
+
+    def _last(self) -> Any:
+        found, self._here.counted = self._here.counted, None
+        return found
 
     def learn_of_tuner(self, chain: Sequence[Any], launch: Launch, outcome: Outcome) -> None:
         """Launch so an autotuner, and what it holds down to the kernel."""
@@ -233,7 +250,7 @@ class Repeated:
             meta[name] = compute(dict(meta))
         constants = {name: meta[name] for name in (*config.all_kwargs(), *heuristics) if name in parameters}
         watched = ((self._kind, self._launched), *((type(one), type(one).run) for one in chain[1:-1]))
-        around = Around(watched, tuner, self._count, outcome.exact, heuristics, by_values=bool(heuristics))
+        around = Around(watched, tuner, self._note, outcome.exact, None, heuristics, bool(heuristics))
         with self._lock:
             if outcome.times == self._times_forgotten:
                 made = _bound(outcome, constants)
@@ -244,13 +261,19 @@ class Repeated:
         above = self._above.here.tuners
         if above and outcome.placed is not None:
             return
-        hold = self._hold
-        table, at = (self._below, (id(kernel), *map(id, above))) if above else (self._kernels, id(kernel))
+        hold, missed = self._hold, self._missed
+        at = id(kernel) if not above else _at(kernel, above)
 
         def again(grid: Any, /, *args: Any, **named: Any) -> Any:
             return hold(kernel, *args, grid=grid, warmup=False, **named)
 
-        around = Around((), None, self._count, outcome.exact, moves=True)
+        def or_missed(grid: Any, /, *args: Any, **named: Any) -> Any:
+            found = missed.get(at)
+            return again(grid, *args, **named) if found is None else found.call(grid, *args, **named)
+
+        misses = outcome.numbers is not None
+        table, otherwise = (missed, again) if misses else (self._kernels, or_missed)
+        around = Around((), None, self._note, outcome.exact, outcome.numbers, moves=not misses)
         with self._lock:
             made = _bound(outcome, {})
             if outcome.times != self._times_forgotten:
@@ -266,7 +289,7 @@ class Repeated:
                 moves.learn(launch, outcome.grid, inner)
                 made = Bound(None, {}, None, firing, None), firing
                 made[0].moved = moves
-            self._learn(table, at, (kernel, above), launch, made, again, around)
+            self._learn(table, at, (kernel, above), launch, made, otherwise, around)
 
     # What both need.
 
@@ -303,6 +326,10 @@ class Repeated:
 
     def _times_failed(self, kernel: Any) -> int:
         return self._failed.get(id(kernel), (None, 0))[1]
+
+
+def _at(kernel: Any, above: Sequence[Any]) -> tuple[int, ...]:
+    return id(kernel), *map(id, above)
 
 
 def _bound(outcome: Outcome, constants: Mapping[str, Any]) -> tuple[Bound, Firing] | None:

@@ -227,19 +227,21 @@ def test_a_tile_is_given_by_the_place_that_launches(configs, gpu, served):
     x, y, n = on_gpu(8192), on_gpu(8192), 4096
 
     def told() -> Any:
-        size = 3072
-        return scaled[(triton.cdiv(size, 256),)](x, y, n, 2.0, WIDE=8, BLOCK=256, num_warps=4)
+        size, tile = 3072, 256
+        return scaled[(triton.cdiv(size, tile),)](x, y, n, 2.0, WIDE=8, BLOCK=tile, num_warps=4)
+
+    def fixed() -> Any:
+        return scaled[(12,)](x, y, n, 2.0, WIDE=8, BLOCK=256, num_warps=4)
 
     def untold() -> Any:
-        return scaled[(12,)](x, y, n, 2.0, WIDE=8, BLOCK=256, num_warps=4)
+        return scaled[(triton.cdiv(3072, 256),)](x, y, n, 2.0, WIDE=8, BLOCK=256, num_warps=4)
 
     for times in range(3):
         served.asked.clear()
-        assert told().metadata.num_warps == 8
-        assert untold().metadata.num_warps == 4, "there nothing says where the number of blocks comes from"
+        assert [one().metadata.num_warps for one in (told, fixed, untold)] == [8, 8, 4]
         assert times == 0 or served.asked == []
-    assert [one[0] for one in fired(gpu)] == [3, 12] * 2
-    assert sorted(served.rows()) == [("Applied", 3), ("Left", 3)]
+    assert [one[0] for one in fired(gpu)][-6:] == [3, 12, 12] * 2
+    assert sorted(served.rows()) == [("Applied", 6), ("Left", 3)]
 
 
 def test_other_grids_are_other_launches_where_there_is_an_entry(tuned, gpu, served):

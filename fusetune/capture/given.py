@@ -172,7 +172,13 @@ class Placements:
                 if found is not None:
                     return found
             read: set[str] = set(names or ())
-            placed, by_floats = _placed_anew(changed, follows, kernel, grid, resolved, bound, tuners, own, read)
+            while True:
+                try:
+                    placed, by_floats = _placed_anew(changed, follows, kernel, grid, resolved, bound, tuners, own, read)
+                    break
+                except SystemError as error:  # ast.parse of Python 3.11, while another thread parses (gh-106905)
+                    if "recursion depth" not in str(error):
+                        raise
             if by_floats:
                 self._by_floats.add(place)
                 if known is not bound:

@@ -400,6 +400,9 @@ class Serving:
                 break
             except Warning as warning:  # a program may have its warnings raised, and this is none of its own
                 self.notes.note(str(warning))
+            except SystemError as error:  # ast.parse of Python 3.11, while another thread parses (gh-106905)
+                if "recursion depth" not in str(error):
+                    raise
         if chosen.rung == "miss":
             return Answer(chosen, None, self._tally(kernel, Missed(chosen.why, AS_IT_IS)))
         before = chosen.entry.before if chosen.entry is not None else None

@@ -107,33 +107,47 @@ def write_tuned(folder: Path) -> None:
     write_entry(path, op_name(*place), identity, entry, None, (kernel_place(*place), place[2]))
 
 
-def arms() -> dict[str, Callable[[], Arm]]:
-    """What makes the arms: the same launch in Triton's two ways and in ours, with its own y and grid each."""
-    x, w = torch.randn(M, K, device="cuda"), torch.randn(N, K, device="cuda") / K**0.5
+def launched(kernel: Any, rows: int = M, **given: Any) -> Arm:
+    """A launch with a grid of its own at each call."""
+    x, w = torch.randn(rows, K, device="cuda"), torch.randn(N, K, device="cuda") / K**0.5
     bias, scale = torch.randn(N, device="cuda"), torch.randn(N, device="cuda")
-    y = torch.empty(M, N, device="cuda")
+    y = torch.empty(rows, N, device="cuda")
 
-    def launched(kernel: Any, **given: Any) -> Arm:
-        def call() -> Any:
-            m, n = x.shape[0], w.shape[0]
-            grid = lambda meta: (triton.cdiv(m, meta["BLOCK_M"]) * triton.cdiv(n, meta["BLOCK_N"]),)  # noqa: E731
-            kernel[grid](x, w, bias, scale, y, m, n, K, K, K, N, TF32=True, **given)
-            return y
+    def call() -> Any:
+        m, n = x.shape[0], w.shape[0]
+        grid = lambda meta: (triton.cdiv(m, meta["BLOCK_M"]) * triton.cdiv(n, meta["BLOCK_N"]),)  # noqa: E731
+        kernel[grid](x, w, bias, scale, y, m, n, K, K, K, N, TF32=True, **given)
+        return y
 
-        return call
+    return call
 
-    def tuned() -> Arm:
-        kernel = fusetune.autotune(configs=CONFIGS, key=["M", "N", "K"])(products)
-        call = launched(kernel)
-        call()
-        if kernel.best_config.kwargs != TILE or kernel.best_config in CONFIGS:
-            raise RuntimeError(f"the entry is not used: {kernel.best_config} runs")
-        return call
 
+def tuned() -> Arm:
+    """The launch of our decorator, which takes the entry."""
+    kernel = fusetune.autotune(configs=CONFIGS, key=["M", "N", "K"])(products)
+    call = launched(kernel)
+    call()
+    if kernel.best_config.kwargs != TILE or kernel.best_config in CONFIGS:
+        raise RuntimeError(f"the entry is not used: {kernel.best_config} runs")
+    return call
+
+
+def arms() -> dict[str, Callable[[], Arm]]:
+    """What makes the arms: the same launch in Triton's two ways and in ours."""
     return {
         "user/kernel_grid": lambda: launched(products, **TILE, num_warps=4, num_stages=3),
         "user/autotune": lambda: launched(triton.autotune(configs=CONFIGS, key=["M", "N", "K"])(products)),
         "user/fusetune": tuned,
+    }
+
+
+def installed_arms() -> dict[str, Callable[[], Arm]]:
+    """What makes the arms under `fusetune.install`: both of Triton's ways and ours take the entry, or miss one."""
+    return {
+        "user/run_autotune": lambda: launched(triton.autotune(configs=CONFIGS, key=["M", "N", "K"])(products)),
+        "user/run_kernel_grid": lambda: launched(products, **BEFORE, num_warps=4, num_stages=3),
+        "user/run_fusetune": tuned,
+        "user/run_missed": lambda: launched(products, 4 * M, **BEFORE, num_warps=4, num_stages=3),
     }
 
 

@@ -21,6 +21,15 @@ class Turn(NamedTuple):
     launches: list[Any]
 
 
+class Here(threading.local):
+    """What a thread is in the middle of: see Above."""
+
+    tuners: tuple[Any, ...] = ()
+    turn: Turn | None = None
+    benchmark: set[Any] | None = None
+    trial = 0
+
+
 class Above:
     """What each thread is in the middle of. `install` puts its own functions in the place of Triton's.
 
@@ -29,7 +38,7 @@ class Above:
     """
 
     def __init__(self, ended: Callable[[Turn], None] | None = None, *, benchmarks: bool = True) -> None:
-        self._here = threading.local()
+        self.here = Here()
         self._ended, self._benchmarks = ended, benchmarks
 
     def install(self, replace: Callable[[Any, str, Any], Any]) -> None:
@@ -68,16 +77,16 @@ class Above:
     @property
     def tuners(self) -> tuple[Any, ...]:
         """Autotuners and heuristics above, the outermost first."""
-        return tuple(getattr(self._here, "tuners", ()))
+        return self.here.tuners
 
     def depth(self, name: str) -> int:
         """How often it is `deeper` in what has this name."""
-        return int(self._here.__dict__.get(name, 0))
+        return int(self.here.__dict__.get(name, 0))
 
     @contextlib.contextmanager
     def deeper(self, name: str) -> Iterator[None]:
         """One deeper in something, as in a `trial`."""
-        depths = self._here.__dict__
+        depths = self.here.__dict__
         depths[name] = depths.get(name, 0) + 1
         try:
             yield
@@ -99,11 +108,11 @@ class Above:
                     return function(*args, **named)
             if self.benchmark is not None:
                 return function(*args, **named)
-            self._here.benchmark = set()
+            self.here.benchmark = set()
             try:
                 return function(*args, **named)
             finally:
-                self._here.benchmark = None
+                self.here.benchmark = None
 
         return benchmark
 
@@ -113,31 +122,32 @@ class Above:
 
         It repeats what is fast more often, so that a launch counts once a call.
         """
-        return getattr(self._here, "benchmark", None)
+        return self.here.benchmark
 
     @property
     def turn(self) -> Turn | None:
         """The turn of a tuner's own that a launch belongs to; None under Triton's, whose trials are known."""
-        return getattr(self._here, "turn", None)
+        return self.here.turn
 
     def _below(self, function: Callable[..., Any], *, is_own: bool = False) -> Callable[..., Any]:
         def run(tuner: Any, /, *args: Any, **named: Any) -> Any:
             above, turn = self.tuners, self.turn
-            self._here.tuners = above if any(one is tuner for one in above) else (*above, tuner)
+            self.here.tuners = above if any(one is tuner for one in above) else (*above, tuner)
             if not hasattr(tuner, "configs"):  # Heuristics launch what they are asked for.
                 begun = turn
             elif is_own:
                 begun = turn or Turn(tuner, [])
             else:
                 begun = None
-            self._here.turn = begun
+            self.here.turn = begun
             try:
                 return function(tuner, *args, **named)
             finally:
-                self._here.tuners, self._here.turn = above, turn
+                self.here.tuners, self.here.turn = above, turn
                 if begun is not None and turn is None and self._ended is not None:
                     self._ended(begun)
 
+        run.below = function  # type: ignore[attr-defined]
         return run
 
 

@@ -23,6 +23,8 @@ _ALLOCATES = frozenset(
 )
 """Calls that make a tensor of the shape that they are given."""
 _ARITHMETIC = FUNCTIONS.keys() | {"ceil_div", "ceildiv", "div_up", "div_ceil", "dict", "list", "numel", "size"}
+LAUNCHERS = frozenset({"run", "<lambda>", "__call__"})
+"""What functions are called that launch a kernel for a program, which is the `self` of them."""
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
@@ -237,7 +239,7 @@ def program_frame(frame: FrameType) -> FrameType:
     found: FrameType | None = frame
     while found is not None:
         code = found.f_code
-        held = found.f_locals.get("self") if code.co_name in {"run", "<lambda>", "__call__"} else None
+        held = found.f_locals.get("self") if code.co_name in LAUNCHERS else None
         if not code.co_filename.startswith(not_the_program_s()) and not hasattr(held, "fn"):
             return found
         found = found.f_back

@@ -7,21 +7,22 @@ nothing, with its pre_hook.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import FrameType
 from typing import Any, Final, NamedTuple
 
 from fusetune.capture.above import Above
-from fusetune.capture.call_sites import program_frame
+from fusetune.capture.call_sites import LAUNCHERS, program_frame
 from fusetune.capture.grids import Reads, rule_of
 from fusetune.capture.kept import Placed
-from fusetune.capture.kinds import kind_around, kind_of, kind_of_grid, without_floats
+from fusetune.capture.kinds import Kind, kind_around, kind_of, kind_of_grid, meant, of_cell, without_floats
 from fusetune.capture.launches import user_frame
 from fusetune.capture.patching import Patches
 from fusetune.capture.placing import placed_at
 from fusetune.core.config import OPTIONS
 from fusetune.ops.arguments import constexprs_of, resolved_grid, signature_of, told
 from fusetune.ops.tuners import heuristics_of
+from fusetune.runtime.pure_grids import counts
 
 NOT_KNOWN: Final = "what the program would launch with these constants is not known there"
 MOST_PLACED: Final = 1024
@@ -110,6 +111,42 @@ class Placements:
         args, named = _with(kernel, args, named, {**changed, **follow, **given.options})
         return Launch(args, grid, named)
 
+    def place_of(self, kernel: Any, grid: Any, tensors: Iterable[Any]) -> tuple[Kind, tuple[Any, ...]] | None:
+        """What a launch now goes by beside its numbers: the place that launches, and what it computes a grid from.
+
+        None for a place that was not asked yet, or where floats have a say. Codes count by their ids, which are their
+        own as long as somebody holds what stands behind the key. In as little time as there can be.
+        """
+        frame = user_frame()
+        if frame is not None and frame.f_code.co_name in LAUNCHERS:
+            frame = program_frame(frame)
+        if frame is None or self._kernels.get(id(kernel)) is not kernel:
+            return None
+        code = frame.f_code
+        place = (id(kernel), code, frame.f_lasti)
+        names = self._names.get(place)
+        if names is None or place in self._by_floats:
+            return None
+        found: list[Any] = [id(code), frame.f_lasti]
+        if names:
+            around, more = frame.f_locals, frame.f_globals
+            for name in names:
+                value = around[name] if name in around else more.get(name)
+                found.append(value if type(value) is int else meant(value))
+        del frame
+        held: Any = code
+        if not callable(grid):
+            pass
+        elif counts(grid):
+            held = code, grid.__code__
+            found += [id(grid.__code__), *(meant(of_cell(one)) for one in grid.__closure__ or ())]
+        else:
+            of_grid = kind_of_grid(grid)
+            if of_grid is None:
+                return None
+            found += [of_grid, *((tuple(one.shape), one.stride()) for one in tensors)]
+        return tuple(found), (held,)
+
     def _placed_for(
         self,
         changed: dict[str, Any],
@@ -135,7 +172,13 @@ class Placements:
                 if found is not None:
                     return found
             read: set[str] = set(names or ())
-            placed, by_floats = _placed_anew(changed, follows, kernel, grid, resolved, bound, tuners, own, read)
+            while True:
+                try:
+                    placed, by_floats = _placed_anew(changed, follows, kernel, grid, resolved, bound, tuners, own, read)
+                    break
+                except SystemError as error:  # ast.parse of Python 3.11, while another thread parses (gh-106905)
+                    if "recursion depth" not in str(error):
+                        raise
             if by_floats:
                 self._by_floats.add(place)
                 if known is not bound:

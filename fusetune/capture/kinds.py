@@ -52,7 +52,7 @@ def kind_around(frame: FrameType | None, names: Iterable[str]) -> Kind | None:
         return ()
     around, more = frame.f_locals, frame.f_globals
     found: list[Any] = [frame.f_code, frame.f_lasti]
-    found += [_meant(around[name] if name in around else more.get(name)) for name in names]
+    found += [meant(around[name] if name in around else more.get(name)) for name in names]
     return _hashed(found)
 
 
@@ -60,23 +60,25 @@ def kind_of_grid(grid: Any) -> Kind | None:
     """What a grid goes by beside the arguments of a launch: of a function its code and its variables."""
     if isinstance(grid, functools.partial):
         inner = kind_of_grid(grid.func)
-        return None if inner is None else _hashed([*inner, *map(_meant, (*grid.args, *grid.keywords.items()))])
+        return None if inner is None else _hashed([*inner, *map(meant, (*grid.args, *grid.keywords.items()))])
     code = getattr(grid, "__code__", None)
     if code is None:
         return ()
-    cells = (_of_cell(one) for one in grid.__closure__ or ())
+    cells = (of_cell(one) for one in grid.__closure__ or ())
     read = (grid.__globals__.get(name) for name in code.co_names)
-    return _hashed([code, *map(_meant, (*cells, *read))])
+    return _hashed([code, *map(meant, (*cells, *read))])
 
 
-def _of_cell(cell: CellType) -> Any:
+def of_cell(cell: CellType) -> Any:
+    """What a variable of a function is; None of one that is not assigned."""
     try:
         return cell.cell_contents
     except ValueError:  # nothing is assigned to it yet
         return None
 
 
-def _meant(value: Any, depth: int = _DEPTH) -> Any:
+def meant(value: Any, depth: int = _DEPTH) -> Any:
+    """What of a value a grid may be computed from."""
     if type(value) in _PLAIN or isinstance(value, tuple):
         return (type(value), value)
     if hasattr(value, "data_ptr"):
@@ -85,7 +87,7 @@ def _meant(value: Any, depth: int = _DEPTH) -> Any:
         return None
     held = value if isinstance(value, dict) else getattr(value, "__dict__", None)
     several = held.items() if isinstance(held, dict) else enumerate(value) if isinstance(value, list) else ()
-    return tuple((name, _meant(one, depth - 1)) for name, one in islice(several, _MOST_WITHIN))
+    return tuple((name, meant(one, depth - 1)) for name, one in islice(several, _MOST_WITHIN))
 
 
 def _hashed(found: list[Any]) -> Kind | None:

@@ -28,13 +28,10 @@ from fusetune.ops.refusals import is_refusal, told
 from fusetune.ops.sources import jitted
 from fusetune.ops.tuners import chain_of, heuristics_of
 from fusetune.runtime.configs import active_source, forget_at_load
-from fusetune.runtime.direct_calls import MOST_KNOWN, DirectCalls, bound_of, direct_calls, kinds_of
+from fusetune.runtime.direct_calls import MOST_KNOWN, Around, DirectLaunches, Listener, bound_of
 from fusetune.runtime.launch_configs import LAUNCH_CONFIGS, Chosen, current_identity, has_one_gpu
 from fusetune.runtime.listed import Gives, Tuned, place_of, with_entries
 from fusetune.runtime.traced import Traced, is_traced, traces_choices
-
-MOST_KINDS: Final = 8
-"""So many combinations of kinds of arguments are launched directly; further ones go the JIT's way."""
 
 
 class Choice(NamedTuple):
@@ -100,7 +97,7 @@ class Autotuned(Autotuner):
         self._gives = Gives(self._parameters, self._names, frozenset(self._heuristics))
         self._times_forgotten = 0
         self._choices: dict[Any, Choice] = {}
-        self._direct: dict[Any, DirectCalls] = {}
+        self._direct: DirectLaunches | None = None
         self._told = False
         self._call: Callable[..., Any] = self._by_run
         _ALL.add(self)
@@ -138,6 +135,8 @@ class Autotuned(Autotuner):
 
     own_run: ClassVar = run
     """Whatever stands in its place, also from the moment on in which this class is made."""
+    listener: ClassVar[Listener | None] = None
+    """Who is told of launches that go past the JIT."""
 
     def warmup(self, *args: Any, grid: Any = None, **kwargs: Any) -> list[Any]:
         """Compile for the one config that a launch with such arguments would have."""
@@ -162,6 +161,8 @@ class Autotuned(Autotuner):
             if choice.config.pre_hook is not None:
                 choice.config.pre_hook({**call.named, "grid": grid, "warmup": False, **given})
             self.best_config = choice.config
+            if self.listener is not None:
+                self.listener.last()
             try:
                 compiled = self.fn.run(*args, grid=grid, warmup=False, **kwargs, **given)
             except Exception as error:
@@ -290,7 +291,6 @@ class Autotuned(Autotuner):
         """Whether the next launch like this one may go past the JIT."""
         return (
             type(self.fn) is JITFunction
-            and type(self).run is _RUN  # else somebody watches
             and choice.config.pre_hook is None
             and choice.found.remember
             and call.by_name.keys() <= self._parameters
@@ -298,26 +298,34 @@ class Autotuned(Autotuner):
 
     def _bind(self, grid: Any, args: tuple[Any, ...], call: Call, choice: Choice, compiled: Any) -> None:
         """Have the next launch like this one go past the JIT. The caller holds the lock."""
-        given = {name: value for name, value in choice.config.all_kwargs().items() if name in self._parameters}
-        values = {**self._traced.defaults, **call.named}
-        named = {name: values[name] for name in self.arg_names if name in values and name not in given}
-        kinds = kinds_of(self.fn, named)
-        made = bound_of(choice.config, given, compiled, None if choice.shape is None else {choice.shape})
-        if kinds is None or made is None:
+        around = self._around()
+        if around is None:
             return
-        bound, firing = made
-        kind = (kinds, tuple(given))
-        direct = self._direct.get(kind)
-        if direct is None and len(self._direct) < MOST_KINDS:
-            of_names = dict(zip(named, kinds, strict=True))
-            # What the newest function was not made for, it hands on to the one before it.
-            direct = direct_calls(self.fn, of_names, given, in_a_row=firing.in_a_row, again=self._call, tuner=self)
-            if direct is not None:
-                self._direct[kind] = direct
-                self._call = direct.call
-        key = direct.key(grid, *args, **call.by_name) if direct is not None else None
-        if direct is not None and key is not None:
-            direct.remember(key, bound)
+        if self._direct is not None and around.watched != self._direct.around.watched:
+            self._direct.forget()
+            self._direct, self._call = None, self._by_run
+        if self._direct is None:
+            self._direct = DirectLaunches(self.fn, self._by_run, around)
+        given = {name: value for name, value in choice.config.all_kwargs().items() if name in self._parameters}
+        made = bound_of(choice.config, given, compiled, None if choice.shape is None else {choice.shape})
+        if made is None:
+            return
+        if self.listener is not None and around.note is not None:
+            made[0].tally = self.listener.last()
+            if made[0].tally is None:
+                return
+        if self._direct.learn(grid, args, call.by_name, made):
+            self._call = self._direct.call
+
+    def _around(self) -> Around | None:
+        """None where somebody watches: he stands in the place of Triton's `run` or of ours, and wants to be told."""
+        own, listener = type(self), self.listener
+        watched: tuple[tuple[type, Any], ...] = ((JITFunction, JITFunction.run), (own, own.run))
+        if JITFunction.run.__module__ == JITFunction.__module__ and own.run is _RUN:
+            return Around(watched, tuner=self)
+        if listener is None or JITFunction.run is not listener.run or getattr(own.run, "below", None) is not _RUN:
+            return None
+        return Around(watched, tuner=self, note=listener.note)
 
     # Configs of entries.
 
@@ -367,9 +375,9 @@ class Autotuned(Autotuner):
             self._only = None
             self._choices.clear()
             self._traced.rules = ()
-            for direct in self._direct.values():  # who holds `kernel[grid]` holds these
-                direct.known.clear()
-            self._direct = {}
+            if self._direct is not None:
+                self._direct.forget()
+            self._direct = None
             self._call = self._by_run
 
 

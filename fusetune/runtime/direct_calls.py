@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from textwrap import indent
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from fusetune.ops.arguments import constexprs_of, signature_of
 from fusetune.ops.direct import Firing, firing_of
@@ -23,6 +23,8 @@ _OURS: Final = "_ft_"
 """What names of the function begin with, so that they are none of the kernel's parameters."""
 MOST_KNOWN: Final = 4096
 """So many launches are known of one kernel, and so many grids of one of these; then all are made anew."""
+MOST_KINDS: Final = 8
+"""So many combinations of kinds of arguments are launched directly; further ones go the JIT's way."""
 POINTER, INT, FLOAT, BOOL, NONE, CONSTANT = "pointer", "int", "float", "bool", "none", "constant"
 _PLAIN: Final = {int: INT, float: FLOAT, bool: BOOL, type(None): NONE}
 
@@ -30,17 +32,61 @@ _PLAIN: Final = {int: INT, float: FLOAT, bool: BOOL, type(None): NONE}
 class Bound:
     """A compiled kernel for launches of one key. `grids` are those it was chosen for; None where they do not count.
 
-    `shapes` are grids that need not be asked for.
+    `shapes` are grids that need not be asked for. A launch gives back `result`, and `tally` is what counts it. Where
+    `still()` is false, it is chosen anew. `moved(grid, shape, tensors)` is the Bound that it is launched by instead,
+    with the grid `shape` that this one has; None where that is not known. `given` is what a config gives a launch, and
+    `hook` its own pre_hook, which heuristics and the hook hear of.
     """
 
-    __slots__ = ("after", "compiled", "config", "constants", "grids", "launch", "shapes")
+    __slots__ = (
+        *("after", "config", "constants", "given", "grids", "hook", "launch"),
+        *("moved", "result", "shape", "shapes", "still", "tally"),
+    )
 
     def __init__(
         self, config: Any, constants: Mapping[str, Any], compiled: Any, firing: Firing, grids: set[Any] | None
     ) -> None:
-        self.config, self.constants, self.compiled, self.grids = config, dict(constants), compiled, grids
+        self.config, self.constants, self.result, self.grids = config, dict(constants), compiled, grids
         self.launch, self.after = firing.launch, firing.after
         self.shapes: Shapes = {}
+        self.given = config.all_kwargs() if config is not None else {}
+        self.hook = config.pre_hook if config is not None else None
+        self.tally: Any = None
+        self.still: Callable[[], bool] | None = None
+        self.moved: Callable[[Any, Any, tuple[Any, ...]], Bound | None] | None = None
+        self.shape: tuple[int, ...] | None = None
+
+
+class Around(NamedTuple):
+    """What there is about direct launches, beside the kernel.
+
+    `watched` are classes, each with the function that has to be its `run`: another one is somebody's who listens.
+    `tuner` is told the config that it launches with. `note` is told the `tally` of each launch. `exact` are the whole
+    numbers that tell launches apart, of which others count as Triton specializes them; None: all. With `numbers` the
+    others count by power-of-two buckets, too, but for those among them, which count alone. `heuristics` compute
+    constants anew at each launch, which another one than before makes one of another kind. `by_values`: shapes and
+    floats tell launches apart, too. `moves`: a Bound may be `moved`.
+    """
+
+    watched: tuple[tuple[type, Any], ...]
+    tuner: Any = None
+    note: Callable[[Any], None] | None = None
+    exact: frozenset[str] | None = None
+    numbers: frozenset[int] | None = None
+    heuristics: Mapping[str, Callable[[dict[str, Any]], Any]] = {}
+    by_values: bool = False
+    moves: bool = False
+
+
+class Listener(NamedTuple):
+    """Who counts launches that are made directly, since he stands in the place of Triton's `run` himself.
+
+    `run` is his. `last` tells what counted the last launch of this thread that came by there, and forgets it.
+    """
+
+    run: Any
+    last: Callable[[], Any]
+    note: Callable[[Any], None]
 
 
 class DirectCalls:
@@ -52,7 +98,8 @@ class DirectCalls:
     def remember(self, key: Any, bound: Bound) -> None:
         """Launch so from now on; another grid of the same config goes beside those that it is known for."""
         before = self.known.get(key)
-        if before is not None and before.config is bound.config and before.grids and bound.grids:
+        alike = before is not None and before.config is bound.config and before.tally is bound.tally
+        if before is not None and alike and before.grids and bound.grids:
             bound.grids |= before.grids if len(before.grids) < MOST_KNOWN else set()
         if len(self.known) >= MOST_KNOWN:
             self.known.clear()
@@ -86,45 +133,108 @@ def bound_of(
     return None if firing is None else (Bound(config, constants, compiled, firing, grids), firing)
 
 
+class DirectLaunches:
+    """Direct launches of one JITFunction: `call(grid, *args, **kwargs)`, and what it learns from launches by the JIT.
+
+    There is a function for each combination of kinds of arguments; the newest one is called, and what it was not made
+    for, it hands on to the one before it, and the first to `again`. What is `held` lives as long.
+    """
+
+    def __init__(self, kernel: Any, again: Callable[..., Any], around: Around, held: Any = None) -> None:
+        self.kernel, self.call, self._again, self.around, self._held = kernel, again, again, around, held
+        self.made: dict[Any, DirectCalls] = {}
+        self._parameters = signature_of(kernel).parameters
+        self._defaults = {name: one.default for name, one in self._parameters.items() if one.default is not one.empty}
+
+    def learn(self, grid: Any, args: Sequence[Any], named: Mapping[str, Any], made: tuple[Bound, Firing]) -> bool:
+        """Have the next launch like this one go past the JIT, as `bound_of` has made it; False where it cannot.
+
+        `named` are arguments and options by name. For one thread at a time.
+        """
+        bound, firing = made
+        supplied = tuple(bound.constants)
+        values = {**self._defaults, **dict(zip(self._parameters, args, strict=False)), **named}
+        given = {name: values[name] for name in self._parameters if name in values and name not in bound.constants}
+        options = tuple(name for name in named if name not in self._parameters)
+        kinds = kinds_of(self.kernel, given)
+        if kinds is None:
+            return False
+        kind = (kinds, supplied, options)
+        direct = self.made.get(kind)
+        if direct is None and len(self.made) < MOST_KINDS:
+            direct = direct_calls(
+                self.kernel,
+                dict(zip(given, kinds, strict=True)),
+                supplied,
+                options=options,
+                in_a_row=firing.in_a_row,
+                again=self.call,
+                around=self.around,
+            )
+            if direct is not None:
+                self.made[kind] = direct
+                self.call = direct.call
+        key = direct.key(grid, *args, **named) if direct is not None else None
+        if direct is None or key is None:
+            return False
+        direct.remember(key, bound)
+        return True
+
+    def known(self, grid: Any, args: Sequence[Any], named: Mapping[str, Any]) -> Bound | None:
+        """What such a launch was learned to be."""
+        for direct in self.made.values():
+            try:
+                found = direct.known.get(direct.key(grid, *args, **named))
+            except (AttributeError, KeyError, TypeError):  # as where it is called
+                continue
+            if found is not None:
+                return found
+        return None
+
+    def forget(self) -> None:
+        """All is to be launched by the JIT again, also by whoever holds a function."""
+        for direct in self.made.values():
+            direct.known.clear()
+        self.made = {}
+        self.call = self._again
+
+
 def direct_calls(
     kernel: Any,
     kinds: Mapping[str, str],
     supplied: Collection[str],
     *,
+    options: Collection[str] = (),
     in_a_row: bool,
     again: Callable[..., Any],
-    tuner: Any,
+    around: Around,
 ) -> DirectCalls | None:
     """Make the function for a JITFunction that has been launched, and the kind of each argument by name.
 
-    `supplied` are the constants that a config gives, which the caller does not. `again(grid, *args, **kwargs)` launches
-    in the JIT's own way. None where somebody has put a function of his own in the place of Triton's `run` or of the
-    tuner's, and where a parameter has a name of ours or is of another kind.
+    `supplied` are the constants that a config gives, which the caller does not; `options` what he gives beside the
+    arguments. `again(grid, *args, **kwargs)` launches in the JIT's own way. None where a parameter has a name of ours
+    or is of another kind.
     """
     import torch
     from triton import knobs
     from triton.runtime.driver import driver
-    from triton.runtime.jit import JITFunction
 
-    own = type(tuner)
-    if JITFunction.run.__module__ != "triton.runtime.jit" or own.run.__module__ != own.__module__:
-        return None
     parameters = signature_of(kernel).parameters
     if any(name.startswith(_OURS) or one.kind is not one.POSITIONAL_OR_KEYWORD for name, one in parameters.items()):
         return None
     runtime, active = knobs.runtime, driver.active
     enter, leave = runtime.launch_enter_hook, runtime.launch_exit_hook
     several = torch.cuda.device_count() > 1
-    held = [(name, around) for (name, _), (_, around) in kernel.used_global_vals.items()]
+    held = [(name, globals_) for (name, _), (_, globals_) in kernel.used_global_vals.items()]
+    exact = {name for name in kinds if around.exact is None or name in around.exact}
+    fixed = [name for name, kind in kinds.items() if kind not in {POINTER, FLOAT} and (kind != INT or name in exact)]
     known: dict[Any, Bound] = {}
     scope: dict[str, Any] = {
         "known": known,
         "again": again,
-        "tuner": tuner,
-        "own": own,
-        "own_run": own.run,
-        "jit": JITFunction,
-        "jit_run": JITFunction.run,
+        "tuner": around.tuner,
+        "note": around.note,
+        "numbers": around.numbers,
         "runtime": runtime,
         "enter": enter,
         "enter_calls": getattr(enter, "calls", ()),
@@ -136,16 +246,20 @@ def direct_calls(
         "before": kernel.pre_run_hooks,
         "device": _device_of(active) if several else active.get_current_device(),
         "stream": active.get_current_stream,
-        **{one.__name__: one for one in (id, len, tuple, int, float, bool)},  # a parameter may have such a name
+        **{one.__name__: one for one in (id, len, dict, tuple, int, float, bool)},  # a parameter may have such a name
         "asked": asked,
-        "told": frozenset([name for name, kind in kinds.items() if kind not in {POINTER, FLOAT}] + list(supplied)),
+        "told": frozenset([*fixed, *supplied]),
+        **{f"heuristic_{place}": compute for place, compute in enumerate(around.heuristics.values())},
         **{f"default_{name}": one.default for name, one in parameters.items()},
-        **{f"around_{place}": around for place, (_, around) in enumerate(held)},
-        **{f"held_{place}": around.get(name) for place, (name, around) in enumerate(held)},
+        **{f"around_{place}": globals_ for place, (_, globals_) in enumerate(held)},
+        **{f"held_{place}": globals_.get(name) for place, (name, globals_) in enumerate(held)},
+        **{f"class_{place}": owner for place, (owner, _) in enumerate(around.watched)},
+        **{f"run_{place}": run for place, (_, run) in enumerate(around.watched)},
     }
     scope = {f"{_OURS}{name}": value for name, value in scope.items()}
-    globals_text = [f"_ft_around_{place}.get({name!r}) is not _ft_held_{place}" for place, (name, _) in enumerate(held)]
-    text = _Text(parameters, kinds, supplied, several=several).text(in_a_row=in_a_row, also=globals_text)
+    also = [f"_ft_class_{place}.run is not _ft_run_{place}" for place in range(len(around.watched))]
+    also += [f"_ft_around_{place}.get({name!r}) is not _ft_held_{place}" for place, (name, _) in enumerate(held)]
+    text = _Text(parameters, kinds, supplied, options, exact, around, several=several).text(also, in_a_row=in_a_row)
     exec(compile(text, f"{__file__}: launch of {kernel.__name__}", "exec"), scope)
     return DirectCalls(scope["_ft_call"], scope["_ft_key"], known)
 
@@ -162,34 +276,68 @@ class _Text:
     """The source of the function for one kernel and the kinds of its arguments."""
 
     def __init__(
-        self, parameters: Mapping[str, Any], kinds: Mapping[str, str], supplied: Collection[str], *, several: bool
+        self,
+        parameters: Mapping[str, Any],
+        kinds: Mapping[str, str],
+        supplied: Collection[str],
+        options: Collection[str],
+        exact: Collection[str],
+        around: Around,
+        *,
+        several: bool,
     ) -> None:
         self._parameters, self._kinds, self._supplied, self._several = parameters, kinds, supplied, several
+        self._options, self._exact, self._around = options, exact, around
         self._given = [name for name in parameters if name not in supplied]
         self._pointers = {name: f"_ft_p{place}" for place, name in enumerate(self._of(POINTER))}
 
-    def text(self, *, in_a_row: bool, also: Sequence[str]) -> str:
+    def text(self, also: Sequence[str], *, in_a_row: bool) -> str:
         """Two functions over the names that `direct_calls` puts into their scope: the key of a launch, and the launch.
 
         `also` are further reasons to launch in the JIT's own way.
         """
         head = ", ".join(["_ft_grid", "/", *self._signature(), "**_ft_more"])
-        passed = ", ".join(["_ft_grid", *self._passed(), "**_ft_more"])
+        around = self._around
+        again = f"return _ft_again({', '.join(['_ft_grid', *self._passed(), '**_ft_more'])})"
         meta = ", ".join(f"{name!r}: {name}" for name in self._given)
         arguments = ", ".join(self._argument(name) for name in self._parameters)
+        moved = f"""
+    if _ft_found.moved is not None:
+        _ft_found = _ft_found.moved(_ft_grid, _ft_shape, ({"".join(f"{name}, " for name in self._pointers)}))
+        if _ft_found is None:
+            {again}
+        _ft_shape = _ft_found.shape"""
+        asked = f'_ft_meta = {{{meta}, "grid": _ft_grid, "warmup": False, **_ft_found.given}}'
+        computed = "".join(
+            f"""
+    _ft_meta[{name!r}] = _ft_one = _ft_heuristic_{place}(_ft_dict(_ft_meta))
+    _ft_own = _ft_found.constants[{name!r}]
+    if _ft_one.__class__ is not _ft_own.__class__ or _ft_one != _ft_own:
+        {again}"""
+            for place, name in enumerate(around.heuristics)
+        )
+        hooked = f"""
+    if _ft_found.hook is not None:
+        {asked}
+        _ft_found.hook(_ft_meta)"""
+        told = ["_ft_tuner.best_config = _ft_found.config"] if around.tuner is not None else []
+        told += ["_ft_note(_ft_found.tally)"] if around.note is not None else []
         return f"""\
 def _ft_key({head}):
 {indent(self._key(), "    ")}
-    return _ft_at if _ft_usual and not ({" or ".join(_COMPILED_OTHERWISE)}) else None
+    return None if {" or ".join(_COMPILED_OTHERWISE)} else _ft_at
 
 def _ft_call({head}):
     try:
 {indent(self._key(), "        ")}
-        _ft_found = _ft_known.get(_ft_at) if _ft_usual else None
-    except (AttributeError, TypeError):
+        _ft_found = _ft_known.get(_ft_at)
+    except (AttributeError, KeyError, TypeError):
         _ft_found = None
     if {" or ".join([*_UNUSUAL, *_COMPILED_OTHERWISE, *also])}:
-        return _ft_again({passed})
+        {again}
+    if _ft_found.still is not None and not _ft_found.still():
+        {again}
+    {f"{asked}{computed}" if computed else ""}
     if _ft_grid.__class__ is _ft_tuple:
         _ft_shape = _ft_grid
     else:
@@ -202,7 +350,7 @@ def _ft_call({head}):
         if _ft_shape is None:
             _ft_shape = _ft_asked(_ft_grid, {{{meta}, **_ft_found.constants}}, _ft_told, _ft_found.shapes)
     if _ft_shape.__class__ is not _ft_tuple or (_ft_found.grids is not None and _ft_shape not in _ft_found.grids):
-        return _ft_again({passed})
+        {again}{moved if around.moves else ""}{hooked if around.tuner is not None else ""}
     _ft_axes = _ft_len(_ft_shape)
     _ft_found.launch(
         _ft_shape[0],
@@ -212,8 +360,8 @@ def _ft_call({head}):
         *_ft_found.after,
         {"" if in_a_row else "("}{arguments},{"" if in_a_row else ")"}
     )
-    _ft_tuner.best_config = _ft_found.config
-    return _ft_found.compiled
+{indent(chr(10).join(told), "    ")}
+    return _ft_found.result
 """
 
     def _of(self, kind: str) -> list[str]:
@@ -256,15 +404,31 @@ def _ft_call({head}):
             lines.append("_ft_here = _ft_device()")
             parts.append("_ft_here")
         parts += [f"{name}.dtype" for name in self._pointers]
-        parts += [*self._of(INT), *self._of(BOOL)]
+        if self._around.by_values:
+            parts += [part for name in self._pointers for part in (f"{name}.shape", f"{name}.stride()")]
+            parts += self._of(FLOAT)
+        # Triton tells 1 apart, and what 16 divides; of what takes more than 31 bits, each.
+        alike, alone = "{0} & 15 and 17", "{0} < 2 or {0} > 0x7FFFFFFF"
+        if self._around.numbers is not None:  # no whole number is one of a bucket
+            alike = "({0} - 1).bit_length() + (0.25 if {0} & 15 else 0.5)"
+            alone += " or {0} in _ft_numbers"
+        number = f"({{0}} if {alone} else {alike})"
+        parts += [name if name in self._exact else number.format(name) for name in self._of(INT)]
+        parts += self._of(BOOL)
         parts += [part for name in self._of(CONSTANT) for part in (name, f"{name}.__class__")]
-        usual = ["not _ft_more", *(f"{name}.is_cuda" for name in self._pointers)]
+        if self._options:
+            options = [f"_ft_o{place}" for place in range(len(self._options))]
+            lines += [f"{option} = _ft_more[{name!r}]" for option, name in zip(options, self._options, strict=True)]
+            parts += [part for option in options for part in (option, f"{option}.__class__")]
+        usual = [f"_ft_len(_ft_more) == {len(self._options)}" if self._options else "not _ft_more"]
+        usual += [f"{name}.is_cuda" for name in self._pointers]
         for kind, told in ((INT, "_ft_int"), (FLOAT, "_ft_float"), (BOOL, "_ft_bool")):
             if names := self._of(kind):
                 usual.append(" is ".join([*(f"{name}.__class__" for name in names), told]))
         usual += [f"{name} is None" for name in self._of(NONE)]
-        lines.append(f"_ft_at = ({''.join(f'{part}, ' for part in parts)})")
         lines.append(f"_ft_usual = {' and '.join(usual)}")
+        # What is no number is not compared with one: of a tensor, that would wait for the GPU.
+        lines.append(f"_ft_at = ({''.join(f'{part}, ' for part in parts)}) if _ft_usual else None")
         return "\n".join(lines)
 
 
@@ -275,8 +439,6 @@ _UNUSUAL: Final = (
     "_ft_enter_calls",
     "_ft_leave_calls",
     "_ft_before",
-    "_ft_jit.run is not _ft_jit_run",
-    "_ft_own.run is not _ft_own_run",
 )
 """Why a launch is Triton's own affair: somebody listens."""
 _COMPILED_OTHERWISE: Final = (

@@ -52,7 +52,7 @@ class Chosen(msgspec.Struct, frozen=True):
 
     `by_grid`: another grid may get another answer. `by_sizes`: other numbers may, although they are in the same buckets
     and of the same specialization. `remember` is False for what another call may get a better answer to, as one while a
-    CUDA graph is captured.
+    CUDA graph is captured. `by_launch` is False for a miss of all launches of a kernel on a GPU.
     """
 
     rung: LaunchRung
@@ -67,6 +67,7 @@ class Chosen(msgspec.Struct, frozen=True):
     by_grid: bool = False
     by_sizes: bool = False
     remember: bool = True
+    by_launch: bool = True
 
 
 class KernelFacts(NamedTuple):
@@ -133,10 +134,10 @@ class LaunchConfigs:
         known = self.known(kernel)
         if known is None or known.why is not None:
             why = "it was launched first while a CUDA graph is captured" if known is None else known.why
-            return Chosen("miss", str(why), remember=known is not None)
+            return Chosen("miss", str(why), remember=known is not None, by_launch=known is None)
         identity = current_identity()
         if identity is None:
-            return Chosen("miss", why_no_gpu())
+            return Chosen("miss", why_no_gpu(), by_launch=False)
         if not self._is_ready(known, identity):
             why = "nothing is read from a disk while a CUDA graph is captured, and no launch came before"
             return Chosen("miss", why, remember=False)
@@ -166,6 +167,14 @@ class LaunchConfigs:
             if not isinstance(entry, str) and self._obstacle(known, source, path, number, entry) is None
         )
         return known, tuple(found)
+
+    def numbers(self, kernel: Any) -> frozenset[int] | None:
+        """All whole numbers in the problems of a kernel's entries; None as of `entries`."""
+        found = self.entries(kernel)
+        if found is None:
+            return None
+        problems = (_problem(one.entry).to_builtins() for one in found[1])
+        return frozenset(value for one in problems for value in one.values() if type(value) is int)
 
     def _is_ready(self, known: KernelFacts, identity: TargetIdentity) -> bool:
         """Whether the files of a kernel are in memory by now: they are read, but not while a CUDA graph is captured."""
@@ -288,7 +297,8 @@ class LaunchConfigs:
         if not ranked:
             why = skipped[0] if skipped else f"no entry of {known.place} on this GPU"
             _LOG.info("%s: as the program launches it, %s", known.place, why)
-            return Chosen("miss", why, skipped=tuple(skipped[:MOST_TOLD]), by_grid=bool(fitting.candidates))
+            told = tuple(skipped[:MOST_TOLD])
+            return Chosen("miss", why, skipped=told, by_grid=bool(fitting.candidates), by_launch=bool(skipped))
         _, one, far = min(ranked, key=lambda item: item[0])
         exact = one.far.is_exact and far.is_exact
         self._tell_differences(known, one)

@@ -52,6 +52,19 @@ def asked(grid: Any, meta: Mapping[str, Any], told: Container[str], shapes: Shap
     return found
 
 
+def shape_of(grid: Any, shapes: Shapes) -> Any:
+    """What is kept of a grid; None where it has to be asked."""
+    try:
+        return shapes.get((id(grid.__code__), *[one.cell_contents for one in grid.__closure__ or ()]))
+    except (AttributeError, TypeError, ValueError):
+        return None
+
+
+def counts(grid: Any) -> bool:
+    """Whether a grid is a function that only counts, and asks for no more of a tensor than another one gives."""
+    return inspect.isfunction(grid) and _counts(grid)
+
+
 def _counts(grid: Callable[..., Any]) -> bool:
     code = grid.__code__
     found = _counting.get(id(code))

@@ -418,7 +418,7 @@ def test_fifty_shapes_a_thousand_times_are_known_once_each(gpu, monkeypatch):
     for number in range(1000):
         launch(kernel, n=16 * (number % 50 + 2))
     assert (len(gpu.by_jit), len(gpu.launched), gpu.loaded) == (50, 950, 1)
-    (known,) = kernel._direct.values()
+    (known,) = kernel._direct.made.values()
     assert len(known.known) == 50
     monkeypatch.setattr("fusetune.runtime.direct_calls.MOST_KNOWN", 60)
     for number in range(200):

@@ -119,7 +119,7 @@ def test_eager_launches_are_right_and_as_tuned_and_go_past_the_jit(kernel):
         for _ in range(3):
             assert torch.equal(doubled(kernel, x), 2 * x), n
         assert kernel.best_config.num_warps == (8 if n > 2048 else 4)
-    (direct,) = kernel._direct.values()
+    (direct,) = kernel._direct.made.values()
     assert len(direct.known) == 4
     fired = []
     bound = next(iter(direct.known.values()))
@@ -317,7 +317,7 @@ def test_a_thousand_launches_of_fifty_shapes_compile_nothing_and_keep_no_memory(
     torch.cuda.synchronize()
     assert not compiled
     assert torch.cuda.memory_allocated() == before
-    assert len(next(iter(kernel._direct.values())).known) == 50
+    assert len(next(iter(kernel._direct.made.values())).known) == 50
 
 
 AHEAD = """

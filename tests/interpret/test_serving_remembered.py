@@ -158,11 +158,12 @@ def test_an_answer_that_is_found_while_other_configs_are_loaded_is_not_used_agai
 
 
 def test_kernels_and_tuners_that_a_program_makes_at_each_call_are_not_kept_for_good(monkeypatch):
-    monkeypatch.setattr("fusetune.capture.serving.serving.MOST_HELD", 4)
-    monkeypatch.setattr("fusetune.capture.serving.serving.MOST_REMEMBERED", 4)
+    monkeypatch.setattr("fusetune.capture.serving.answers.MOST_HELD", 4)
+    monkeypatch.setattr("fusetune.capture.serving.answers.MOST_REMEMBERED", 4)
     with serving() as made:
         for _ in range(12):
             tuner = triton.autotune(configs=program.CONFIGS, key=["n"])(triton.jit(scale.fn))
             tuner[(1,)](torch.zeros(64), 64, 2.0)
-        held = made._answers, made._holders, made._free, made._kernels
+        answers = made._answers
+        held = answers, answers._holders, answers._free, answers._kernels
         assert [len(one) for one in held if len(one) > 8] == []

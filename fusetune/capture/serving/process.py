@@ -11,7 +11,7 @@ from collections.abc import Callable
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType, TracebackType
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import msgspec
 
@@ -22,6 +22,9 @@ from fusetune.capture.serving.served import Notes, Served, joined
 from fusetune.capture.serving.settings import Settings, settings_of
 from fusetune.core.brief import brief
 from fusetune.errors import FusetuneError, MissingConfigError
+
+if TYPE_CHECKING:
+    from fusetune.capture.serving.serving import Serving
 
 _SECONDS: Final = 0.1
 """Between two writings of what was served so far, at least."""
@@ -37,6 +40,7 @@ class ServedProcess:
         self.settings = settings
         self.notes = Notes(settings.command, self._something_new)
         self._patches = Patches()
+        self._serving: Serving | None = None
         self._begin_file()
         # A fork of it is not.
         self._first = os.getpid() if settings.parent and os.getppid() == settings.parent else 0
@@ -67,8 +71,10 @@ class ServedProcess:
         self._written = time.monotonic()
 
     def forked(self) -> None:
-        """What was noted before is the parent's."""
+        """What was noted before is the parent's, and what was loaded onto the GPU."""
         self.notes.begin_anew()
+        if self._serving is not None:
+            self._serving.forked()
         self._begin_file()
 
     def _begin_file(self) -> None:
@@ -93,6 +99,7 @@ class ServedProcess:
                 load(settings.configs, allow_predicted=settings.predicted)
             serving = Serving(LAUNCH_CONFIGS, self.notes, on_miss=cast(OnMiss, settings.on_miss))
             serving.install()
+            self._serving = serving
         except (FusetuneError, AttributeError, ImportError) as error:  # A Triton that cannot be held, or no such files.
             self.notes.note(f"launches ran as they are: {type(error).__name__}: {brief(error)}")
             return

@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from typing import Any, Final, Literal, NamedTuple, NoReturn
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Final, Literal, NoReturn
 
 from fusetune.capture.above import Above
-from fusetune.capture.cases import KernelSeen
-from fusetune.capture.changes import free_names
 from fusetune.capture.given import Given, Launch, Placements, config_like, copy_of, hold_launches, run_with
 from fusetune.capture.inductor import around_launchers, when_imported
-from fusetune.capture.kinds import kind_of, without_floats
-from fusetune.capture.launches import kernel_seen, proposals_of
+from fusetune.capture.launches import proposals_of
 from fusetune.capture.patching import Patches
 from fusetune.capture.serving import traced
+from fusetune.capture.serving.answers import Answer, Answers, Key
 from fusetune.capture.serving.as_launched import AsLaunched, seen
+from fusetune.capture.serving.repeated import (
+    Choosing,
+    Here,
+    Outcome,
+    Repeated,
+    chooses_alike,
+    only_one_gpu,
+    prunes,
+    same_arguments,
+)
 from fusetune.capture.serving.served import AS_IT_IS, Applied, Left, Missed, Notes, Row, Tally
 from fusetune.core.brief import brief
 from fusetune.core.config import OPTIONS
 from fusetune.errors import MissingConfigError
-from fusetune.ops.arguments import bind, constexprs_of, signature_of, told
+from fusetune.ops.arguments import bind, resolved_grid, told
 from fusetune.ops.refusals import is_refusal
 from fusetune.ops.refusals import told as told_error
 from fusetune.ops.tuners import chain_of, heuristics_of
@@ -29,29 +36,14 @@ from fusetune.runtime.launch_configs import Chosen, LaunchConfigs
 
 OnMiss = Literal["default", "tune", "error"]
 ON_MISS: Final[tuple[OnMiss, ...]] = ("default", "tune", "error")
-MOST_REMEMBERED: Final = 4096
-"""Kinds of launches whose answers are kept; after these all are looked up anew."""
-MOST_HELD: Final = 1024
-"""Kernels, and tuners, of which something is kept: a program may make one at each call."""
 _TIMED: Final = "what its autotuner times"
+_FOUND_OUT: Final = ("best_config", "bench_time", "configs_timings")
+"""What programs read of an autotuner that has timed."""
 _FOUND_BEFORE: Final = "what its autotuner has found out before"
 _OURS_CHOSE: Final = "its own fusetune.autotune has chosen another one"
 _MOST_WARNINGS: Final = 20
 _OF_TRITON: Final = frozenset({"grid", "warmup"})
 _NOTHING: Final = "nothing: it was stopped (--on-miss error)"
-
-
-class _Answer(NamedTuple):
-    """What a kind of launches is to run with: `given`, or None for a miss.
-
-    `config` is an autotuner's: of the entry, or for a miss the first one of its list. `tally` counts the launches that
-    run so.
-    """
-
-    chosen: Chosen
-    given: Given | None
-    tally: Tally
-    config: Any = None
 
 
 class _WouldTimeError(Exception):
@@ -79,16 +71,15 @@ class Serving:
         self._lookups, self.notes, self._on_miss = lookups, notes, on_miss
         self._above = Above(benchmarks=False)  # What a program benchmarks is what it launches.
         self._patches, self._placements = Patches(), Placements()
-        self._here = threading.local()
-        self._answers: dict[Any, _Answer] = {}
-        self._kernels: dict[int, tuple[Any, KernelSeen, tuple[str, ...]]] = {}
-        self._free: dict[tuple[int, ...], tuple[tuple[Any, ...], frozenset[str]]] = {}
-        self._holders: dict[int, Any] = {}  # What answers are of: its id must not become another's.
-        self._times_forgotten = 0
+        self._here = Here()
+        self._repeated = Repeated(self._here, self._above, notes.count)
+        self._answers = Answers()
 
     def install(self) -> None:
         """Begin. Triton is imported here, and torch with it."""
+        self._repeated.install_below(self._patches)
         hold_launches(self._patches, self._above, self._launch, self._choose)
+        self._repeated.install_above(self._patches)
         around_launchers(self._patches, self._of_inductor)
         if self._on_miss != "tune":
             self._patches.callback(when_imported(traced.MODULE, traced.Traces(self._patches, self._note_traced).watch))
@@ -96,20 +87,20 @@ class Serving:
     def remove(self) -> None:
         """End it; everything is as it was."""
         self._patches.close()
+        self._repeated.begin_anew()
+
+    def forked(self) -> None:
+        """Here is a child of the process that was served, which has loaded nothing."""
+        self._repeated.begin_anew(self._answers.times_forgotten)
 
     def forget(self) -> None:
         """Look everything up anew: what another thread is about to remember is not found again, either."""
-        self._times_forgotten += 1
-        self._clear()
-
-    def _clear(self) -> None:
-        self._holders.clear()  # First: no answer is to be without.
-        self._answers.clear()
+        self._repeated.forget(self._answers.forget())
 
     # An autotuner.
 
     def _choose(self, run: Any, tuner: Any, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
-        if self._above.depth("trial") or self._is_chosen():
+        if self._above.here.trial or self._here.chosen:
             return run(tuner, *args, **named)
         chain = chain_of(tuner)
         kernel = chain[-1]
@@ -122,7 +113,7 @@ class Serving:
         if answer.given is not None:
             beyond = answer.given if answer.given.constants.keys() - answer.config.kwargs.keys() else None
             try:
-                with self._choosing(beyond):
+                with Choosing(self._here, beyond):
                     result = run_with(run, tuner, answer.config, args, named)
             except _NotPlacedError as error:
                 key, answer = None, self._not_given(kernel, str(error), remember=False)
@@ -133,27 +124,50 @@ class Serving:
             else:
                 if counts:
                     self.notes.count(answer.tally)
+                if beyond is None:
+                    self._learn_of_tuner(tuner, chain, key, answer, args, named, result)
                 return result
         why = answer.chosen.why
         if self._on_miss == "error":
             self.notes.count(self._tally(kernel, Missed(why, _NOTHING, stopped=True)))
             self._stop(kernel, why)
-        with self._choosing(None):
-            if self._on_miss == "tune":
-                result, tally = run(tuner, *args, **named), self._tally(kernel, Missed(why, _TIMED))
-            else:
-                result, tally = self._untimed(run, tuner, kernel, answer, key, args, named)
+        missed = self._timed if self._on_miss == "tune" else self._untimed
+        with Choosing(self._here, None):
+            result, tally = missed(run, tuner, chain, answer, key, args, named)
         if counts:
             self.notes.count(tally)
         return result
+
+    def _timed(
+        self,
+        run: Any,
+        tuner: Any,
+        chain: Sequence[Any],
+        answer: Answer,
+        key: Key | None,
+        args: tuple[Any, ...],
+        named: dict[str, Any],
+    ) -> tuple[Any, Tally]:
+        """A launch of an autotuner without an entry, that may time; and what counts it."""
+        tally = self._tally(chain[-1], Missed(answer.chosen.why, _TIMED))
+        if not tuner.cache:
+            return run(tuner, *args, **named), tally
+        held = copy_of(tuner, tuner.configs)  # Another thread may choose another config meanwhile.
+        result = run(held, *args, **named)
+        for name in _FOUND_OUT:
+            if vars(held).get(name) is not vars(tuner).get(name):
+                setattr(tuner, name, vars(held)[name])
+        made = answer._replace(config=held.best_config, tally=tally)
+        self._learn_of_tuner(tuner, chain, key, made, args, named, result, chooses_alike(tuner))
+        return result, tally
 
     def _untimed(
         self,
         run: Any,
         tuner: Any,
-        kernel: Any,
-        answer: _Answer,
-        key: Any,
+        chain: Sequence[Any],
+        answer: Answer,
+        key: Key | None,
         args: tuple[Any, ...],
         named: dict[str, Any],
     ) -> tuple[Any, Tally]:
@@ -165,28 +179,33 @@ class Serving:
                 result = run(held, *args, **named)
             except _WouldTimeError as found:
                 did = f"the first config of its list, {_text(found.config)}"
-                tally = self._tally(kernel, Missed(answer.chosen.why, did))
-                answer = self._remember(key, answer._replace(config=found.config, tally=tally), tuner)
+                tally = self._tally(chain[-1], Missed(answer.chosen.why, did))
+                answer = self._answers.remember(key, answer._replace(config=found.config, tally=tally), tuner)
             else:
                 tuner.best_config = held.best_config
                 did = "the one config of its list" if len(tuner.configs) == 1 else _FOUND_BEFORE
-                return result, self._tally(kernel, Missed(answer.chosen.why, did))
-        return run_with(run, tuner, answer.config, args, named), answer.tally
+                tally = self._tally(chain[-1], Missed(answer.chosen.why, did))
+                made = answer._replace(config=held.best_config, tally=tally)
+                self._learn_of_tuner(tuner, chain, key, made, args, named, result, chooses_alike(tuner))
+                return result, tally
+        result = run_with(run, tuner, answer.config, args, named)
+        self._learn_of_tuner(tuner, chain, key, answer, args, named, result)
+        return result, answer.tally
 
     def _of_tuner(
         self, tuner: Any, chain: Sequence[Any], args: tuple[Any, ...], named: dict[str, Any]
-    ) -> tuple[Any, _Answer]:
+    ) -> tuple[Any, Answer]:
         """What an autotuner's launch is to run with, and what that is remembered by."""
         kernel, grid = chain[-1], named.get("grid")
         own = {name: value for name, value in named.items() if name not in _OF_TRITON}
         first = tuner.configs[0].kwargs
         heuristics = heuristics_of(chain)
-        key = self._key(tuner, kernel, args, own, grid, first, by_values=bool(heuristics))
+        key = self._answers.key(tuner, kernel, args, own, grid, first, by_values=bool(heuristics))
         found = self._answers.get(key)
         if found is not None:
             return key, found
         bound, _ = bind(kernel, args, own, partly=True)
-        arguments = {name: value for name, value in bound.items() if name not in self._names((tuner,))}
+        arguments = {name: value for name, value in bound.items() if name not in self._answers.names((tuner,))}
         first = {name: value for name, value in first.items() if name not in OPTIONS}
         supplied = _with_heuristics({**arguments, **first}, heuristics)
         supplied = {name: value for name, value in supplied.items() if name not in arguments}
@@ -196,53 +215,115 @@ class Serving:
             answer = self._not_given(kernel, f"{min(cannot)} follows what was tuned, and the launch itself gives it")
         elif answer.given is not None:
             answer = answer._replace(config=config_like(tuner.configs, answer.given))
-        return key, self._remember(key, answer, tuner)
+        return key, self._answers.remember(key, answer, tuner)
+
+    def _learn_of_tuner(
+        self,
+        tuner: Any,
+        chain: Sequence[Any],
+        key: Any,
+        answer: Answer,
+        args: tuple[Any, ...],
+        named: dict[str, Any],
+        result: Any,
+        still: Callable[[], bool] | None = None,
+    ) -> None:
+        """Have the next launch like this one be made directly."""
+        if key is None or not answer.chosen.remember or result is None or named.get("warmup"):
+            return
+        if not self._repeated.takes(chain[-1], chain[1:-1]):
+            return
+        own = {name: value for name, value in named.items() if name not in _OF_TRITON}
+        shape = None
+        if answer.chosen.by_grid:
+            bound, _ = bind(chain[-1], args, own, partly=True)
+            meta = _with_heuristics({**bound, **answer.config.all_kwargs()}, heuristics_of(chain))
+            shape = resolved_grid(named.get("grid"), meta)
+        values = prunes(tuner) or heuristics_of(chain)
+        exact = None if answer.chosen.by_launch or values else only_one_gpu(frozenset(tuner.keys))
+        outcome = Outcome(key.times_forgotten, answer.tally, result, answer.config, still, shape, exact)
+        self._repeated.learn_of_tuner(chain, Launch(args, named.get("grid"), own), outcome)
 
     # A launch.
 
     def _launch(
         self, run: Any, kernel: Any, args: tuple[Any, ...], grid: Any, warmup: bool, named: dict[str, Any]
     ) -> Any:
-        if self._above.depth("trial"):
+        if self._above.here.trial:
             if not warmup:
                 self.notes.count_trial()
             return run(kernel, *args, grid=grid, warmup=warmup, **named)
         launch = Launch(args, grid, named)
-        if self._is_chosen():
+        if self._here.chosen:
             return self._below_choice(run, kernel, launch, warmup=warmup)
         try:
-            answer = self._of_launch(kernel, launch)
+            key, answer = self._of_launch(kernel, launch)
         except TypeError as error:
             result = run(kernel, *args, grid=grid, warmup=warmup, **named)  # the launch itself tells the program
             return self._note_unseen(kernel, error, result)
-        tally = answer.tally
+        changed: Launch | str = launch
         if answer.given is not None:
             changed = self._changed(answer.given, kernel, launch)
             if isinstance(changed, str):
                 tally = self._tally(kernel, _left(answer.given, changed))
+                answer, changed = answer._replace(tally=tally), launch
             else:
                 try:
-                    return self._served(run, kernel, launch, changed, answer, warmup=warmup)
+                    compiled = self._run(run, kernel, changed, warmup=warmup)
                 except Exception as error:
                     if not _refuses(error):
                         raise
-                    tally = self._refused(kernel, answer, error).tally
-        result = self._run(run, kernel, launch, warmup=warmup)
-        if not warmup:
-            self.notes.count(tally)
-        return result
+                    key, answer = None, self._refused(kernel, answer, error)
+                else:
+                    return self._served(run, kernel, launch, changed, compiled, key, answer, warmup=warmup)
+        compiled = self._run(run, kernel, launch, warmup=warmup)
+        return self._served(run, kernel, launch, launch, compiled, key, answer, warmup=warmup)
 
-    def _served(self, run: Any, kernel: Any, launch: Launch, changed: Launch, answer: _Answer, *, warmup: bool) -> Any:
-        """A launch with its entry's config, `changed`."""
-        result = self._run(run, kernel, changed, warmup=warmup)
+    def _served(
+        self,
+        run: Any,
+        kernel: Any,
+        launch: Launch,
+        changed: Launch,
+        compiled: Any,
+        key: Any,
+        answer: Answer,
+        *,
+        warmup: bool,
+    ) -> Any:
+        """What the program gets for a launch that was made, `changed`; it is counted, and remembered."""
+        result = compiled
+        if compiled is not None and changed.grid is not launch.grid:
+            # Whoever keeps it is to keep no tensors by it.
+            args, named = tuple(map(seen, launch.args)), {name: seen(value) for name, value in launch.named.items()}
+            own = Launch(args, (1,), named)  # A grid may hold some, too, and a warm-up asks for none.
+            result = AsLaunched(compiled, lambda: self._run(run, kernel, own, warmup=True))
         if not warmup:
             self.notes.count(answer.tally)
-        if result is None or changed.grid is launch.grid:
-            return result
-        # Whoever keeps it is to keep no tensors by it.
-        args, named = tuple(map(seen, launch.args)), {name: seen(value) for name, value in launch.named.items()}
-        own = Launch(args, (1,), named)  # A grid may hold some, too, and a warm-up asks for none.
-        return AsLaunched(result, lambda: self._run(run, kernel, own, warmup=True))
+            self._here.counted = answer.tally
+            if key is not None and answer.chosen.remember and compiled is not None:
+                self._learn_of_kernel(kernel, launch, changed, key, answer, compiled, result)
+        return result
+
+    def _learn_of_kernel(
+        self, kernel: Any, launch: Launch, changed: Launch, key: Any, answer: Answer, compiled: Any, result: Any
+    ) -> None:
+        """Have the next launch like this one be made directly."""
+        if not self._repeated.takes(kernel, self._above.here.tuners):
+            return
+        chosen, placed = answer.chosen, None
+        if answer.given is not None and (changed is launch or changed.grid is not launch.grid):
+            if not same_arguments(kernel, launch, changed):
+                return
+            bound, _ = bind(kernel, changed.args, changed.named)
+            placed = resolved_grid(changed.grid, bound)
+        shape = key.grid if chosen.by_grid or placed is not None else None
+        exact = None if chosen.by_launch and answer.numbers is None else only_one_gpu(frozenset())
+        numbers = answer.numbers if exact is not None else None
+        outcome = Outcome(
+            key.times_forgotten, answer.tally, compiled, None, None, shape, exact, numbers, placed, result
+        )
+        self._repeated.learn_of_kernel(kernel, launch, outcome, self._placements)
 
     def _below_choice(self, run: Any, kernel: Any, launch: Launch, *, warmup: bool) -> Any:
         """A launch of an autotuner that has chosen: what its list does not vary is given here."""
@@ -256,110 +337,53 @@ class Serving:
 
     def _run(self, run: Any, kernel: Any, launch: Launch, *, warmup: bool) -> Any:
         args, grid, named = launch
-        here = self._here.__dict__  # As `_choosing` does, and each launch comes by here.
-        before = here.get("chosen", False), here.get("given")
-        here["chosen"], here["given"] = True, None
-        try:
+        with Choosing(self._here, None):
             return run(kernel, *args, grid=grid, warmup=warmup, **named)
-        finally:
-            here["chosen"], here["given"] = before
 
     def _changed(self, given: Given, kernel: Any, launch: Launch) -> Launch | str:
         if self._is_below_ours():
             bound, _ = bind(kernel, launch.args, launch.named)
             has, wants = {**bound, **launch.named}, {**given.constants, **given.options}
             return launch if all(has.get(name) == value for name, value in wants.items()) else _OURS_CHOSE
-        if not given.constants and given.options.keys().isdisjoint(self._seen(kernel)[2]):
+        if not given.constants and given.options.keys().isdisjoint(self._answers.seen(kernel)[2]):
             return launch._replace(named={**launch.named, **given.options})
         bound, _ = bind(kernel, launch.args, launch.named)
         return self._placements.launch(given, kernel, launch, bound, self._above.tuners)
 
     def _is_below_ours(self) -> bool:
         """Whether `fusetune.autotune` has chosen, which says by itself what it takes."""
-        tuners = self._above.tuners
+        tuners = self._above.here.tuners
         if not tuners:
             return False
         from fusetune.runtime.autotune import Autotuned
 
         return any(isinstance(one, Autotuned) for one in tuners)
 
-    def _of_launch(self, kernel: Any, launch: Launch) -> _Answer:
+    def _of_launch(self, kernel: Any, launch: Launch) -> tuple[Any, Answer]:
+        """What a launch is to run with, and what that is remembered by."""
         tuners = self._above.tuners
-        key = self._key(kernel, kernel, launch.args, launch.named, launch.grid, {})
+        key = self._answers.key(kernel, kernel, launch.args, launch.named, launch.grid, {})
         found = self._answers.get(key)
         if found is not None:
-            return found
+            return key, found
+        alike: Key | None = None
+        numbers = self._answers.numbers(kernel, self._lookups) if key is not None else None
+        if key is not None and numbers is not None:
+            alike = self._answers.alike(key, kernel, launch, numbers)
+            found = self._answers.get(alike)
+            if found is not None:
+                return key, found
         bound, _ = bind(kernel, launch.args, launch.named)
-        free = self._names(tuners) & bound.keys()
+        free = self._answers.names(tuners) & bound.keys()
         arguments = {name: value for name, value in bound.items() if name not in free}
         supplied = {name: bound[name] for name in free}
         answer = self._asked(kernel, arguments, launch.grid, proposals_of(tuners), supplied)
-        return self._remember(key, answer, kernel)
+        chosen = answer.chosen
+        if alike is not None and chosen.by_launch and not (chosen.by_grid or chosen.by_sizes):
+            return key, self._answers.remember(alike, answer._replace(numbers=numbers), kernel)
+        return key, self._answers.remember(key, answer, kernel)
 
     # What both need.
-
-    def _is_chosen(self) -> bool:
-        return bool(self._here.__dict__.get("chosen"))
-
-    @contextmanager
-    def _choosing(self, given: Given | None) -> Iterator[None]:
-        """Launches within are an autotuner's that has chosen, and take `given` as well, or are made as they are."""
-        here = self._here.__dict__
-        before = here.get("chosen", False), here.get("given")
-        here["chosen"], here["given"] = True, given
-        try:
-            yield
-        finally:
-            here["chosen"], here["given"] = before
-
-    def _names(self, tuners: tuple[Any, ...]) -> frozenset[str]:
-        """The constants and options that autotuners give, asked once of each."""
-        key = tuple(map(id, tuners))
-        found = self._free.get(key)
-        if found is None:
-            if len(self._free) >= MOST_HELD:
-                self._free.clear()
-            found = self._free[key] = (tuners, free_names([one for one in tuners if hasattr(one, "configs")]))
-        return found[1]
-
-    def _key(
-        self,
-        holder: Any,
-        kernel: Any,
-        args: tuple[Any, ...],
-        named: Mapping[str, Any],
-        grid: Any,
-        first: dict[str, Any],
-        *,
-        by_values: bool = False,
-    ) -> Any:
-        """What an answer is remembered by; None where the launch is looked up each time.
-
-        `by_values`: functions of the program have a say, which may ask for shapes and floats.
-        """
-        if callable(grid):
-            # It may follow what is no argument.
-            meta = {**dict(zip(self._seen(kernel)[2], args, strict=False)), **first, **named}
-            try:
-                grid = grid(meta)
-            except Exception:  # noqa: BLE001 - it may read what the launch has by default, or heuristics compute
-                return None
-        if not by_values and (float in map(type, args) or float in map(type, named.values())):
-            constants = constexprs_of(kernel)
-            by_name = dict(zip(self._seen(kernel)[2], args, strict=False))
-            args = tuple(without_floats(by_name, constants).values())
-            named = without_floats(named, constants)
-        kind = kind_of(args, named, shapes=by_values)
-        grid = tuple(grid) if isinstance(grid, list) else grid
-        return None if kind is None else (self._times_forgotten, id(holder), _device(), grid, kind)
-
-    def _remember(self, key: Any, answer: _Answer, holder: Any) -> _Answer:
-        if answer.chosen.remember and key is not None:
-            if len(self._answers) >= MOST_REMEMBERED:
-                self._clear()
-            self._answers[key] = answer
-            self._holders[id(holder)] = holder
-        return answer
 
     def _asked(
         self,
@@ -368,7 +392,7 @@ class Serving:
         grid: Any,
         listed: Sequence[Mapping[str, Any]],
         supplied: Mapping[str, Any],
-    ) -> _Answer:
+    ) -> Answer:
         chosen = Chosen("miss", "the look-up has failed", remember=False)
         for _ in range(_MOST_WARNINGS):
             try:
@@ -376,16 +400,19 @@ class Serving:
                 break
             except Warning as warning:  # a program may have its warnings raised, and this is none of its own
                 self.notes.note(str(warning))
+            except SystemError as error:  # ast.parse of Python 3.11, while another thread parses (gh-106905)
+                if "recursion depth" not in str(error):
+                    raise
         if chosen.rung == "miss":
-            return _Answer(chosen, None, self._tally(kernel, Missed(chosen.why, AS_IT_IS)))
+            return Answer(chosen, None, self._tally(kernel, Missed(chosen.why, AS_IT_IS)))
         before = chosen.entry.before if chosen.entry is not None else None
         ran = {} if before is None else {**before.constants(), **before.options(), "num_ctas": before.num_ctas}
         given = Given(chosen.constants, chosen.options, supplied, ran, frozenset(chosen.follows))
         constants = {name: told(value) for name, value in chosen.constants.items()}
         row = Applied(constants, dict(chosen.options), chosen.rung, chosen.why, str(chosen.file or ""))
-        return _Answer(chosen, given, self._tally(kernel, row))
+        return Answer(chosen, given, self._tally(kernel, row))
 
-    def _refused(self, kernel: Any, answer: _Answer, error: Exception) -> _Answer:
+    def _refused(self, kernel: Any, answer: Answer, error: Exception) -> Answer:
         """The answer for a launch whose config cannot be launched."""
         assert answer.given is not None, "what is refused was given"
         why = told_error(error)
@@ -397,26 +424,16 @@ class Serving:
         self.notes.count(self._tally(kernel, _left(answer.given, why, refused=True)))
         return self._not_given(kernel, f"its config cannot be launched here ({why})", remember=False)
 
-    def _not_given(self, kernel: Any, why: str, *, remember: bool = True) -> _Answer:
+    def _not_given(self, kernel: Any, why: str, *, remember: bool = True) -> Answer:
         """The answer for a launch that cannot have the config of its entry."""
         missed = Chosen("miss", why, remember=remember)
-        return _Answer(missed, None, self._tally(kernel, Missed(why, AS_IT_IS)))
+        return Answer(missed, None, self._tally(kernel, Missed(why, AS_IT_IS)))
 
     def _tally(self, kernel: Any, row: Row) -> Tally:
-        return self.notes.tally(self._seen(kernel)[1], row)
-
-    def _seen(self, kernel: Any) -> tuple[Any, KernelSeen, tuple[str, ...]]:
-        """A kernel, what is told of it, and the names of its parameters."""
-        found = self._kernels.get(id(kernel))
-        if found is None:
-            if len(self._kernels) >= MOST_HELD:
-                self._kernels.clear()
-            names = tuple(signature_of(kernel).parameters)
-            found = self._kernels[id(kernel)] = (kernel, kernel_seen(kernel, hashed=False), names)
-        return found
+        return self.notes.tally(self._answers.seen(kernel)[1], row)
 
     def _stop(self, kernel: Any, why: str) -> NoReturn:
-        seen = self._seen(kernel)[1]
+        seen = self._answers.seen(kernel)[1]
         command = self.notes.command(seen.name)
         raise MissingConfigError(f"{brief(seen.name)} ({brief(seen.place())}) has no tuned config: {why}; `{command}`")
 
@@ -432,7 +449,7 @@ class Serving:
     def _of_inductor(self, name: str) -> AbstractContextManager[None]:
         """Around a launch of torch.compile's own, which is counted and given no entry."""
         self.notes.count_of_inductor(name)
-        return self._choosing(None)
+        return Choosing(self._here, None)
 
 
 def _refuses(error: Exception) -> bool:
@@ -464,9 +481,3 @@ def _would_time(*_: Any, config: Any, **__: Any) -> NoReturn:
 def _text(config: Any) -> str:
     values = {name: told(value) for name, value in config.all_kwargs().items()}
     return brief(" ".join(f"{name}={value}" for name, value in values.items()))
-
-
-def _device() -> int:
-    import torch
-
-    return torch.cuda.current_device() if torch.cuda.is_initialized() else -1

@@ -8,12 +8,10 @@ config's own `pre_hook`, and no other hook.
 from __future__ import annotations
 
 import os
-import sys
 import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, ClassVar, Final, NamedTuple
 
 from triton.runtime.autotuner import Autotuner, Config
@@ -32,6 +30,7 @@ from fusetune.runtime.direct_calls import MOST_KNOWN, DirectCalls, bound_of, dir
 from fusetune.runtime.launch_configs import LAUNCH_CONFIGS, Chosen, current_identity, has_one_gpu
 from fusetune.runtime.left_out import LeftOut
 from fusetune.runtime.listed import Gives, Tuned, place_of, with_entries
+from fusetune.runtime.program_here import program_here
 from fusetune.runtime.traced import Traced, is_traced, traces_choices
 
 MOST_KINDS: Final = 8
@@ -375,7 +374,7 @@ class Autotuned(Autotuner):
         known = LAUNCH_CONFIGS.known(self.fn)
         place = known.place if known is not None else str(innermost(self.fn))
         name = getattr(innermost(self.fn), "__name__", "")
-        command = f"`fusetune tune {_program()} --kernel {name}`"
+        command = f"`fusetune tune --kernel {name} {program_here()}`"
         if active_source().strict:
             raise MissingConfigError(f"no tuned config of {place} for this launch ({why}); run {command} on this GPU")
         if self._told:
@@ -449,18 +448,6 @@ def _label(config: Config) -> str:
     """A Config in short, as `BLOCK=64 w4 s3`."""
     constants = [f"{name}={value}" for name, value in config.kwargs.items()]
     return brief(" ".join([*constants, f"w{config.num_warps}", f"s{config.num_stages}"]))
-
-
-def _program() -> str:
-    """What was run, as `fusetune tune` takes it; PROGRAM where that was no file."""
-    main = sys.modules.get("__main__")
-    spec, file = getattr(main, "__spec__", None), getattr(main, "__file__", None)
-    if spec is not None:
-        return f"-m {brief(spec.name.removesuffix('.__main__'))}"
-    if not isinstance(file, str):
-        return "PROGRAM"
-    path = Path(file)
-    return brief(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 _RUN: Final = Autotuned.own_run

@@ -2,7 +2,8 @@
 
 The request and the answer are files of JSON. What the program prints goes where it would go. Exit code 6 where the
 program fails; the answer is written all the same, with the launches seen so far. Exit code 2, and the reason as text in
-ANSWER with the suffix of MISNAMED instead, where there is no such function or its arguments make no sense.
+ANSWER with the suffix of MISNAMED instead, where there is no such function or its arguments make no sense. Exit code 3,
+and why in ANSWER with the suffix of TROUBLE, where the machine kept a kernel of the program from being compiled.
 """
 
 from __future__ import annotations
@@ -27,13 +28,19 @@ from fusetune.capture.programs import Program, run_program
 from fusetune.capture.watch import Understood, Watch
 from fusetune.core.brief import brief
 from fusetune.core.target import find_target
-from fusetune.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_PROGRAM, EXIT_USAGE, UsageError
+from fusetune.core.trouble import Trouble, trouble_of
+from fusetune.errors import EXIT_INCONCLUSIVE, EXIT_INTERRUPTED, EXIT_OK, EXIT_PROGRAM, EXIT_USAGE, UsageError
 from fusetune.ops.arguments import told
 
 QUOTA_BYTES: Final = 8 << 30
 """What the storages of one run take at most, unless said otherwise."""
 MISNAMED: Final = ".misnamed"
+TROUBLE: Final = ".trouble"
 _OURS: Final = str(Path(__file__).resolve().parents[1])
+_COMPILER: Final = tuple(
+    part.replace("/", os.sep) for part in ("/triton/compiler/", "/triton/backends/", "/triton/runtime/cache.py")
+)
+"""Where an error of Triton's compiler, of its tools and of its cache comes by."""
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -87,6 +94,10 @@ def _main() -> int:
             if isinstance(error, UsageError) and _frames(error) is None:
                 answer.with_suffix(MISNAMED).write_text(str(error), encoding="utf-8")
                 return EXIT_USAGE
+            trouble = _trouble_of_compiling(error)
+            if trouble is not None:
+                answer.with_suffix(TROUBLE).write_bytes(msgspec.json.encode(trouble))
+                return EXIT_INCONCLUSIVE
             print_failure(error)
             failed = f"{type(error).__name__}: {brief(error)}"
         write_answer(answer, _looked(watch, request, time.monotonic() - began, failed))
@@ -183,6 +194,17 @@ def _leaving(answer: Path, watch: Watch, request: Request) -> Iterator[None]:
 def print_failure(error: BaseException) -> None:
     """The program's own traceback: without the frames of what runs it."""
     traceback.print_exception(type(error), error, _frames(error))
+
+
+def _trouble_of_compiling(error: BaseException) -> Trouble | None:
+    """What of the machine kept a kernel of the program from being compiled; None where it is the program that failed.
+
+    What the program itself cannot read or write is its own, and so is what the GPU's driver refuses.
+    """
+    files = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]
+    if "[CUDA]" in str(error) or not any(part in file for file in files for part in _COMPILER):
+        return None
+    return trouble_of(error)
 
 
 def _frames(error: BaseException) -> TracebackType | None:

@@ -12,10 +12,10 @@ import msgspec
 from fusetune.capture.again import gpu_time_of
 from fusetune.capture.answers import how_it_ended, not_started, refuse_machine_s
 from fusetune.capture.cases import Looked
-from fusetune.capture.child import MISNAMED, QUOTA_BYTES, Request
+from fusetune.capture.child import MISNAMED, QUOTA_BYTES, TROUBLE, Request
 from fusetune.capture.keeping import MOST_CASES
 from fusetune.capture.programs import Program
-from fusetune.core.trouble import refuse_interpreter
+from fusetune.core.trouble import Trouble, refuse_interpreter
 from fusetune.errors import EXIT_PROGRAM, ProgramError, UsageError
 
 
@@ -36,7 +36,8 @@ def look(
     are kept by their distribution unless `exact`. A program that fails by itself is told in `failed`, and its traceback
     has been printed. Raises UsageError where a function that is named, or its module, is not there, or its arguments
     cannot be evaluated, ProgramError where the program ended without a word, as by a fault or after `limit_s` seconds,
-    and MachineError where no process could be started, or the machine ended it or has no room for what was seen.
+    and MachineError where no process could be started, or the machine ended it, has no room for what was seen, or kept
+    a kernel of the program from being compiled (UsageError where that is a setting, as of Triton's cache).
     """
     refuse_interpreter()
     asked = Request(program, target, None if keep is None else str(keep.absolute()), exact, quota_bytes, most)
@@ -54,6 +55,9 @@ def look(
         misnamed = answer.with_suffix(MISNAMED)
         if misnamed.exists():
             raise UsageError(misnamed.read_text(encoding="utf-8"))
+        trouble = answer.with_suffix(TROUBLE)
+        if trouble.exists():
+            raise msgspec.json.decode(trouble.read_bytes(), type=Trouble).error()
         if not answer.exists():
             refuse_machine_s(done.returncode, "the program's process")
             how = how_it_ended(done.returncode)

@@ -38,8 +38,33 @@ def _always(statement: ast.stmt) -> bool:
     return False
 
 
-def _used(statement: ast.stmt) -> set[str]:
-    return {node.id for node in ast.walk(statement) if isinstance(node, ast.Name)}
+def _used(node: ast.AST) -> set[str]:
+    """The names that something uses of what is around it: a parameter or a variable of a function is its own."""
+    if isinstance(node, ast.Name):
+        return {node.id}
+    used = set[str]().union(*map(_used, ast.iter_child_nodes(node)))
+    if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+        return used
+    body = node.body if isinstance(node.body, list) else [node.body]
+    around = [one for one in ast.iter_child_nodes(node) if one not in body]  # as decorators and defaults
+    inner = set[str]().union(*map(_used, body)) - _own(node.args, body)
+    return inner.union(*map(_used, around))
+
+
+def _own(arguments: ast.arguments, body: Collection[ast.AST]) -> set[str]:
+    """The parameters and variables of a function; what only a comprehension binds is not counted."""
+    several = (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs, arguments.vararg, arguments.kwarg)
+    own, around = {one.arg for one in several if one is not None}, set[str]()
+    waiting = list(body)
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.Global):
+            around |= set(node.names)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            own.add(node.id)
+        if not isinstance(node, (*SCOPES, ast.Lambda, ast.comprehension)):
+            waiting += ast.iter_child_nodes(node)
+    return own - around
 
 
 def _bound(statement: ast.stmt) -> Iterator[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import shutil
 import sys
 import tempfile
@@ -122,13 +121,14 @@ def run(
 def _command(program: Sequence[str], module: str | None, expression: str | None) -> tuple[list[str], str]:
     """The command line of the program, and how other commands name it."""
     from fusetune.capture.programs import parse_program
+    from fusetune.runtime.program_here import named
 
     first = program[0] if program else ""
     words = [*(["-m", module] if module else []), *program]
     if module is None and first and _is_python_s(Path(first)):
         if expression is not None:
             raise UsageError(f"--args belongs to package.module:function; {first} takes its arguments behind it")
-        return [sys.executable, *words], _named(words)
+        return [sys.executable, *words], named(words)
     if module is None and first and ":" not in first and expression is None:
         if Path(first).is_file():
             return [first if os.sep in first else f"{os.curdir}{os.sep}{first}", *program[1:]], "PROGRAM"
@@ -138,14 +138,7 @@ def _command(program: Sequence[str], module: str | None, expression: str | None)
     if parsed.kind == "function":
         called = [sys.executable, "-m", "fusetune.capture.serving.called", parsed.what]
         return [*called, *([] if expression is None else [expression])], parsed.told()
-    return [sys.executable, *words], _named(words)
-
-
-def _named(words: Sequence[str]) -> str:
-    """The words of a program for other commands, which are not to take its options for theirs."""
-    own = 2 if words[0] == "-m" else 0
-    has_options = any(word.startswith("-") for word in words[own:])
-    return shlex.join([*words[:own], *(["--"] if has_options else []), *words[own:]])
+    return [sys.executable, *words], named(words)
 
 
 def _is_python_s(path: Path) -> bool:

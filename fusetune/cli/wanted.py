@@ -30,8 +30,8 @@ def changes_of(
 
     With `autotune`, and of predictions always, a kernel is left with at most three configs to try: those of a
     prediction are what its explanation proposes. With `lookup`, an autotuned kernel with a config that was kept looks
-    it up. A case that stays as it is wants just that, which counts where another one of the same launch wants
-    something else; so do those of `untuned`.
+    it up, and of a prediction its list stays. A case that stays as it is wants just that, which counts where another
+    one of the same launch wants something else; so do those of `untuned`.
     """
     changes, findings = [], []
     for one in tuned:
@@ -43,8 +43,13 @@ def changes_of(
                 findings.append(Finding(kernel.file, kernel.line, text))
             continue
         change = _change(one, one.case.site, wanted or {}, gpu, autotune=autotune)
-        looks_up = lookup and wanted is not None and bool(one.case.site.listed)
-        changes.append(msgspec.structs.replace(change, looks_up=looks_up))
+        listed = lookup and bool(one.case.site.listed)
+        if listed and change.tried:
+            kernel = one.case.kernel
+            text = f"the list of {kernel.name} stays, since nothing was timed and nothing would be looked up"
+            findings.append(Finding(kernel.file, kernel.line, text))
+            change = msgspec.structs.replace(change, tried=())
+        changes.append(msgspec.structs.replace(change, looks_up=listed and wanted is not None))
     for case in untuned:
         if case.site is not None:
             before = before_of(case)

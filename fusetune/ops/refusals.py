@@ -46,6 +46,15 @@ def is_refusal(error: Exception, *, compiling: bool) -> bool:
     return compiling and isinstance(error, _COMPILER)
 
 
+def is_of_one_config(error: Exception) -> bool:
+    """Whether an error is one for which `@triton.autotune` leaves a config of its list out and takes another."""
+    from triton.compiler.errors import CompileTimeAssertionFailure
+    from triton.runtime.errors import OutOfResources, PTXASError
+
+    left_out = isinstance(error, OutOfResources | CompileTimeAssertionFailure | PTXASError)
+    return left_out and _KILLED not in str(error)
+
+
 def told(error: Exception) -> str:
     """What happened, in half a line."""
     last = str(error).strip().splitlines()[-1:] or [""]

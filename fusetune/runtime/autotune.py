@@ -8,12 +8,10 @@ config's own `pre_hook`, and no other hook.
 from __future__ import annotations
 
 import os
-import sys
 import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, ClassVar, Final, NamedTuple
 
 from triton.runtime.autotuner import Autotuner, Config
@@ -24,13 +22,15 @@ from fusetune.core.config import OPTIONS
 from fusetune.errors import MissingConfigError
 from fusetune.ops.arguments import constexprs_of, resolved_grid, signature_of, specialized
 from fusetune.ops.hashing import innermost
-from fusetune.ops.refusals import is_refusal, told
+from fusetune.ops.refusals import is_of_one_config, is_refusal, told
 from fusetune.ops.sources import jitted
 from fusetune.ops.tuners import chain_of, heuristics_of
 from fusetune.runtime.configs import active_source, forget_at_load
 from fusetune.runtime.direct_calls import MOST_KNOWN, Around, DirectLaunches, Listener, bound_of
 from fusetune.runtime.launch_configs import LAUNCH_CONFIGS, Chosen, current_identity, has_one_gpu
+from fusetune.runtime.left_out import LeftOut
 from fusetune.runtime.listed import Gives, Tuned, place_of, with_entries
+from fusetune.runtime.program_here import program_here
 from fusetune.runtime.traced import Traced, is_traced, traces_choices
 
 
@@ -61,8 +61,8 @@ class Autotuned(Autotuner):
     def __init__(
         self,
         fn: Any,
-        configs: Sequence[Config],
-        key: Sequence[str],
+        configs: Sequence[Config] | None,
+        key: Sequence[str] | None,
         *,
         reset_to_zero: Sequence[str] | None,
         restore_value: Sequence[str] | None,
@@ -72,7 +72,7 @@ class Autotuned(Autotuner):
         self._lock = threading.RLock()
         self._tuned: dict[Any, Tuned] = {}
         self._only: Tuned | None = None
-        super().__init__(fn, fn.arg_names, list(configs), list(key), reset_to_zero, restore_value)
+        super().__init__(fn, fn.arg_names, list(configs or ()), list(key or ()), reset_to_zero, restore_value)
         prune = dict(prune_configs_by or {})
         listed = len(self._listed)
         signature = signature_of(jitted(fn) or fn).parameters
@@ -99,6 +99,7 @@ class Autotuned(Autotuner):
         self._choices: dict[Any, Choice] = {}
         self._direct: DirectLaunches | None = None
         self._told = False
+        self._left_out = LeftOut()
         self._call: Callable[..., Any] = self._by_run
         _ALL.add(self)
 
@@ -154,6 +155,7 @@ class Autotuned(Autotuner):
     def _by_jit(self, grid: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Launch in Triton's own way, and see to it that the next launch like this one need not."""
         call = Call(dict(zip(self.arg_names, args, strict=False)), kwargs)
+        left_out: list[tuple[Config, Exception]] = []
         while True:
             times_forgotten = self._times_forgotten
             choice = self._choice(grid, call)
@@ -166,11 +168,20 @@ class Autotuned(Autotuner):
             try:
                 compiled = self.fn.run(*args, grid=grid, warmup=False, **kwargs, **given)
             except Exception as error:
+                if choice.chosen is None and is_of_one_config(error):
+                    left_out.append((choice.config, error))
+                    self._leave_out(grid, call, left_out)
+                    continue
                 if choice.chosen is None or not is_refusal(error, compiling=False):
                     raise
                 LAUNCH_CONFIGS.refuse(self.fn, choice.chosen, told(error))
                 self.forget()
                 continue
+            if left_out:
+                name = getattr(innermost(self.fn), "__name__", "a kernel")
+                text = self._left_out.warning(left_out, choice.config, name, _label)
+                if text is not None:
+                    active_source().warn(text)
             if self._is_direct(choice, call) and compiled is not None:
                 with self._lock:
                     if times_forgotten == self._times_forgotten:
@@ -204,8 +215,7 @@ class Autotuned(Autotuner):
             for name, value in {**self._traced.defaults, **named}.items()
             if name in self._parameters and name not in self._names and name not in self._heuristics
         }
-        rest = {**call.by_name, "grid": grid, "warmup": False}
-        default = self._traced.default_of(self._all().configs, call.by_place, rest)
+        default = self._default(grid, call)
         found = LAUNCH_CONFIGS.find(
             self.fn,
             arguments,
@@ -220,6 +230,22 @@ class Autotuned(Autotuner):
             config, chosen = default, None
         shape = self._shape(grid, named, config) if found.by_grid and grid is not None else None
         return Choice(config, found, chosen, shape)
+
+    def _default(self, grid: Any, call: Call) -> Any:
+        """What a launch takes without an entry; None where nothing of the list can be launched."""
+        rest = {**call.by_name, "grid": grid, "warmup": False}
+        without = self._left_out.of(lambda: self._keys(call.named)[1])
+        return self._traced.default_of(self._all().configs, call.by_place, rest, without)
+
+    def _leave_out(self, grid: Any, call: Call, refused: Sequence[tuple[Config, Exception]]) -> None:
+        """Take another default for launches like this one. Raises the first error where there is none."""
+        kind = self._keys(call.named)[1]
+        with self._lock:
+            self._left_out.add(kind, refused[-1][0])
+            self._choices.clear()
+        if len(refused) > len(self._listed) or self._default(grid, call) is None:
+            self._left_out.forget(kind)
+            raise refused[0][1]
 
     def _config_of(self, found: Chosen, arguments: Mapping[str, Any]) -> Config | str:
         """The config of what was found, or why there is none."""
@@ -356,7 +382,7 @@ class Autotuned(Autotuner):
         known = LAUNCH_CONFIGS.known(self.fn)
         place = known.place if known is not None else str(innermost(self.fn))
         name = getattr(innermost(self.fn), "__name__", "")
-        command = f"`fusetune tune {_program()} --kernel {name}`"
+        command = f"`fusetune tune --kernel {name} {program_here()}`"
         if active_source().strict:
             raise MissingConfigError(f"no tuned config of {place} for this launch ({why}); run {command} on this GPU")
         if self._told:
@@ -382,8 +408,8 @@ class Autotuned(Autotuner):
 
 
 def autotune(
-    configs: Sequence[Config],
-    key: Sequence[str],
+    configs: Sequence[Config] | None,
+    key: Sequence[str] | None,
     prune_configs_by: Mapping[str, Any] | None = None,
     reset_to_zero: Sequence[str] | None = None,
     restore_value: Sequence[str] | None = None,
@@ -402,7 +428,7 @@ def autotune(
     A launch takes the entry that `fusetune tune` wrote for it, or for the nearest sizes in the same power-of-two
     buckets; the list need not hold its config. Without one it takes `default`, a Config or a place in `configs`, or the
     first of `configs` that `prune_configs_by` leaves, and says so once for each kernel. A config that this GPU or this
-    Triton cannot launch is left out with a warning.
+    Triton cannot launch is left out with a warning: one of an entry, and one of the list, after which the next comes.
 
     `warmup`, `rep`, `use_cuda_graph`, `do_bench` and `cache_results` say how to time, and `pre_hook`, `post_hook`,
     `reset_to_zero` and `restore_value` what to do around a launch that is timed: they are taken and never needed. A
@@ -410,7 +436,7 @@ def autotune(
     guarded by its shapes. Raises ValueError for a `default` that is no place in the list; at a launch, under
     `fusetune.load(strict=True)`, MissingConfigError where there is no entry.
     """
-    place_of(default, list(configs))  # raises where it is written
+    place_of(default, list(configs or ()))  # raises where it is written
 
     def decorator(fn: Any) -> Autotuned:
         return Autotuned(
@@ -430,18 +456,6 @@ def _label(config: Config) -> str:
     """A Config in short, as `BLOCK=64 w4 s3`."""
     constants = [f"{name}={value}" for name, value in config.kwargs.items()]
     return brief(" ".join([*constants, f"w{config.num_warps}", f"s{config.num_stages}"]))
-
-
-def _program() -> str:
-    """What was run, as `fusetune tune` takes it; PROGRAM where that was no file."""
-    main = sys.modules.get("__main__")
-    spec, file = getattr(main, "__spec__", None), getattr(main, "__file__", None)
-    if spec is not None:
-        return f"-m {brief(spec.name.removesuffix('.__main__'))}"
-    if not isinstance(file, str):
-        return "PROGRAM"
-    path = Path(file)
-    return brief(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 _RUN: Final = Autotuned.own_run

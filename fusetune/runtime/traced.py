@@ -133,13 +133,26 @@ class Traced:
         """The default where one was named, else the first: what needs no arguments to be asked."""
         return configs[self.default or 0]
 
-    def default_of(self, configs: Sequence[Any], named_args: Mapping[str, Any], rest: Mapping[str, Any]) -> Any:
-        """The default that was named; else of what the user does not prune the best by his model, or the first."""
-        if self.default is not None:
+    def default_of(
+        self,
+        configs: Sequence[Any],
+        named_args: Mapping[str, Any],
+        rest: Mapping[str, Any],
+        without: Sequence[Any] = (),
+    ) -> Any:
+        """The default that was named; else of what the user does not prune the best by his model, or the first.
+
+        `without` are those that cannot be launched, a named default first; None where nothing is left.
+        """
+        if self.default is not None and not without:
             return configs[self.default]
         left = configs[: self.listed]
         if self.prune_listed is not None:
             left = self.prune_listed(left, named_args, **rest)
+        if without:
+            left = [one for one in left if one not in without]
+            if not left:
+                return None
         if self.perf_model is None or len(left) == 1:
             return left[0]
         best, least = left[0], math.inf

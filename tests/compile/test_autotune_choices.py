@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from typing import Any
 
@@ -42,6 +43,23 @@ def configs(tmp_path, monkeypatch):
 
 def grid(meta: Any) -> tuple[int, ...]:
     return (triton.cdiv(meta["n"], meta["BLOCK"]),)
+
+
+def test_its_parameters_are_those_of_this_triton_s_with_the_same_defaults_and_one_more():
+    theirs, ours = (inspect.signature(one.autotune).parameters for one in (triton, fusetune))
+    named = [(one.name, one.default, one.kind) for one in ours.values()]
+    assert named[:-1] == [(one.name, one.default, one.kind) for one in theirs.values()]
+    assert named[-1][0] == "default"
+
+
+@pytest.mark.parametrize("nothing", [None, ()])
+def test_without_a_list_and_a_key_it_launches_as_triton_s_own(nothing):
+    launches = []
+    for tuner in (triton.autotune, fusetune.autotune):
+        kernel = tuner(configs=nothing, key=nothing)(evenly)
+        compiled = kernel[(6,)](on_gpu(2048), 1536, 2.0, BLOCK=256, EVEN=True)
+        launches.append((compiled.metadata.num_warps, compiled.metadata.num_stages))
+    assert launches == [(4, 3)] * 2
 
 
 @pytest.mark.parametrize(

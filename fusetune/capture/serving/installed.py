@@ -5,9 +5,7 @@ from __future__ import annotations
 import atexit
 import logging
 import os
-import shlex
 import shutil
-import sys
 import tempfile
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -21,6 +19,7 @@ from fusetune.capture.serving.settings import Settings, give_back, variables_of
 from fusetune.core.near import did_you_mean
 from fusetune.errors import UsageError
 from fusetune.runtime.configs import load
+from fusetune.runtime.program_here import program_here
 from fusetune.store.whole import write_whole
 
 _LOG: Final = logging.getLogger(__name__)
@@ -69,8 +68,7 @@ def install(
     uninstall()
     folder = tempfile.mkdtemp(prefix="fusetune-served-") if children or report is not None else None
     place = None if configs is None else str(Path(configs).absolute())
-    program = shlex.join(sys.argv) if sys.argv and sys.argv[0] not in {"", "-c"} else Settings().program
-    settings = Settings(place, on_miss, allow_predicted, folder, program)
+    settings = Settings(place, on_miss, allow_predicted, folder, program_here())
     before: dict[str, str | None] = {}
     if children:
         for name, value in variables_of(settings, os.environ).items():

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any, Final, Literal, NoReturn
 
 from fusetune.capture.above import Above
@@ -29,7 +31,7 @@ from fusetune.core.brief import brief
 from fusetune.core.config import OPTIONS
 from fusetune.errors import MissingConfigError
 from fusetune.ops.arguments import bind, resolved_grid, told
-from fusetune.ops.refusals import is_refusal
+from fusetune.ops.refusals import is_of_one_config, is_refusal
 from fusetune.ops.refusals import told as told_error
 from fusetune.ops.tuners import chain_of, heuristics_of
 from fusetune.runtime.launch_configs import Chosen, LaunchConfigs
@@ -171,16 +173,25 @@ class Serving:
         args: tuple[Any, ...],
         named: dict[str, Any],
     ) -> tuple[Any, Tally]:
-        """A launch of an autotuner without an entry, that does not time; and what counts it."""
-        if answer.config is None:
+        """A launch of an autotuner without an entry, that does not time; and what counts it.
+
+        Of what its timing would leave out since it cannot be launched, the next of the list takes the place.
+        """
+        if answer.config is not None:
+            result = run_with(run, tuner, answer.config, args, named)
+            self._learn_of_tuner(tuner, chain, key, answer, args, named, result)
+            return result, answer.tally
+        left_out: list[Any] = []
+        why = ""
+        while True:
             held = copy_of(tuner, tuner.configs)
-            held._bench = _would_time
+            held._bench = partial(_would_time, left_out)
+            if left_out:  # What is of no use here is no answer to keep, here or on a disk.
+                held.cache, held.cache_results = dict(tuner.cache), False
             try:
                 result = run(held, *args, **named)
             except _WouldTimeError as found:
-                did = f"the first config of its list, {_text(found.config)}"
-                tally = self._tally(chain[-1], Missed(answer.chosen.why, did))
-                answer = self._answers.remember(key, answer._replace(config=found.config, tally=tally), tuner)
+                config = found.config
             else:
                 tuner.best_config = held.best_config
                 did = "the one config of its list" if len(tuner.configs) == 1 else _FOUND_BEFORE
@@ -188,9 +199,19 @@ class Serving:
                 made = answer._replace(config=held.best_config, tally=tally)
                 self._learn_of_tuner(tuner, chain, key, made, args, named, result, chooses_alike(tuner))
                 return result, tally
-        result = run_with(run, tuner, answer.config, args, named)
-        self._learn_of_tuner(tuner, chain, key, answer, args, named, result)
-        return result, answer.tally
+            try:
+                result = run_with(run, tuner, config, args, named)
+            except Exception as error:
+                if not is_of_one_config(error) or len(left_out) >= len(tuner.configs):
+                    raise
+                left_out.append(config)
+                why = why or f"; {_text(config)} cannot be ({told_error(error)})"
+                continue
+            did = f"the first config of its list{' that can be launched' if why else ''}, {_text(config)}{why}"
+            tally = self._tally(chain[-1], Missed(answer.chosen.why, did))
+            answer = self._answers.remember(key, answer._replace(config=config, tally=tally), tuner)
+            self._learn_of_tuner(tuner, chain, key, answer, args, named, result)
+            return result, answer.tally
 
     def _of_tuner(
         self, tuner: Any, chain: Sequence[Any], args: tuple[Any, ...], named: dict[str, Any]
@@ -474,7 +495,9 @@ def _left(given: Given, why: str, *, refused: bool = False) -> Left:
     return Left(constants, dict(given.options), why, refused=refused)
 
 
-def _would_time(*_: Any, config: Any, **__: Any) -> NoReturn:
+def _would_time(left_out: Sequence[Any], *_: Any, config: Any, **__: Any) -> list[float]:
+    if config in left_out:
+        return [math.inf] * 3
     raise _WouldTimeError(config)
 
 

@@ -12,10 +12,8 @@ from fusetune.code.patch.source_file import SourceFile, shown
 
 _OURS: Final = "fusetune"
 _AUTOTUNE: Final = f"{_OURS}.autotune"
-_TRITON_S: Final = frozenset(
-    {"triton.autotune", "triton.runtime.autotune", "triton.runtime.autotuner.autotune", "autotune"}
-)
-"""What Triton's decorator is called."""
+_TRITON_S: Final = frozenset({"triton.autotune", "triton.runtime.autotune", "triton.runtime.autotuner.autotune"})
+"""What Triton's decorator is called where it comes from, whatever a file calls it."""
 
 
 def is_looked_up(source: SourceFile, autotune: cst.Call) -> bool:
@@ -31,7 +29,7 @@ def lookup_edits(source: SourceFile, autotune: cst.Call) -> list[Edit]:
     if is_looked_up(source, autotune):
         return []
     name = source.text(autotune.func)
-    if name not in _TRITON_S or _imports(source, name).partition(".")[0] != "triton":
+    if _imports(source, name) not in _TRITON_S:
         raise source.refused(autotune, f"its autotuner is `{shown(name)}`, and none of Triton's own")
     return [source.replaced(autotune.func, _AUTOTUNE, f"{name} -> {_AUTOTUNE}"), *_import(source, autotune)]
 

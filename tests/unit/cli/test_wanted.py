@@ -192,6 +192,20 @@ def test_lookup_is_for_lists_with_a_config_that_was_kept_and_all_else_is_written
     assert b"import fusetune\nimport triton\n" in patch.after
 
 
+def test_lookup_leaves_the_list_of_a_prediction_and_says_so(file: Path) -> None:
+    one = structs.replace(
+        tuned_of(case_of(file), "unverified", BEFORE), explanation=explanation_of(BASELINE, BEFORE, BEST)
+    )
+    assert one.case.site is not None
+    site = structs.replace(one.case.site, listed=("BLOCK", "num_warps", "num_stages"))
+    listed = structs.replace(one, case=structs.replace(one.case, site=site))
+    (change,), (finding,) = changes_of([listed], None, lookup=True)
+    assert (change.changed(), change.tried, change.looks_up) == ({}, (), False)
+    assert finding.text == "the list of double stays, since nothing was timed and nothing would be looked up"
+    (without,), _ = changes_of([one], None, lookup=True)
+    assert len(without.tried) == 3, "a launch without a list is written as ever"
+
+
 def explanation_of(*proposed: Config, listed: int = 0, profile: Diagnosis | None = None, **more: str) -> Explanation:
     """What proposes some configs; `more` has why one, by its label, cannot be used."""
     configs = tuple(

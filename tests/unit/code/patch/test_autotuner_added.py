@@ -144,3 +144,21 @@ def test_triton_is_called_as_the_file_calls_it(tmp_path: Path) -> None:
     assert b"@tr.autotune(\n    configs=[\n        tr.Config({}, num_warps=8, num_stages=3)," in patch.after
     text = PROGRAM.replace("import triton\n", "from triton import Config, jit\n").replace("triton.jit", "jit")
     assert "no name for triton.autotune" in why_not(plan_of(tmp_path, text))
+
+
+def test_cases_of_one_launch_keep_what_each_of_them_runs(tmp_path: Path) -> None:
+    file = tmp_path / "program.py"
+    file.write_text(PROGRAM, encoding="utf-8")
+    launch = launched(file)
+    large = {"BLOCK": 4096, "num_warps": 16, "num_stages": 3}
+    stays = Change(launch, SAFE, SAFE, stays=True)
+    (patch,) = planned([stays, predicted(launch), predicted(launch, large)]).files
+    kept = [line.strip() for line in patch.after.decode().splitlines() if "triton.Config(" in line]
+    assert kept == [
+        "triton.Config({}, num_warps=8, num_stages=3),",
+        "triton.Config({}, num_warps=16, num_stages=3),",
+        "triton.Config({}, num_warps=4, num_stages=2),",
+    ]
+    more = predicted(launch, {**large, "num_warps": 2})
+    told = why_not(planned([stays, predicted(launch), predicted(launch, large), more]))
+    assert "its 4 cases run more configs than an autotuner is given" in told

@@ -1,8 +1,9 @@
 """Triton without a GPU: a launch is compiled for a Target and not made. Only a process that captures imports this.
 
 Private parts, each as in Triton 3.6 to 3.9: `driver._active` and `_default`; `JITFunction.run`, whose `warmup=True`
-ends behind the compiler, and `device_caches`; `Autotuner._bench`, `nargs`, `cache`, `perf_model` and
-`check_disk_cache`; `CompiledKernel._init_handles`, which asks the driver's `utils`; the cache of `max_shared_mem`.
+ends behind the compiler, and `device_caches`; what a launcher is given before the hook; `Autotuner._bench`, `nargs`,
+`cache`, `perf_model` and `check_disk_cache`; `CompiledKernel._init_handles`, which asks the driver's
+`utils`; the cache of `max_shared_mem`.
 """
 
 from __future__ import annotations
@@ -77,8 +78,8 @@ class Driver(DriverBase):
         self.set_current_device = nothing
 
     def launcher_cls(self, *_source_and_metadata: Any) -> Callable[..., None]:
-        """What launches a CompiledKernel that a program holds: nothing."""
-        return nothing
+        """What launches a CompiledKernel that a program holds: nothing, but whoever hears of launches hears of it."""
+        return _heard
 
     @classmethod
     def is_active(cls) -> bool:
@@ -129,6 +130,14 @@ class Driver(DriverBase):
 
     def clear_cache(self, cache: Any) -> None:
         """There is no L2."""
+
+
+def _heard(*given: Any) -> None:
+    """A launch by Triton's launcher, which is given what tells of it right before who is to hear of it."""
+    entered = triton.knobs.runtime.launch_enter_hook
+    at = next((number for number, one in enumerate(given) if one is entered), 0)
+    if entered is not None and at:
+        entered(given[at - 1])
 
 
 def benched(fn: Callable[[], Any], *_arguments: Any, quantiles: Any = None, return_mode: str = "mean", **_: Any) -> Any:

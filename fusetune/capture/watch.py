@@ -236,8 +236,9 @@ class Watch:
             self._lose(kernel, brief(error), pending)
             return None
         seen = self._seen.find(identity, before)
+        new = seen is None
+        tuners = self._above.tuners
         if seen is None:
-            tuners = self._above.tuners
             case = Case(
                 kernel=kernel_seen(kernel),
                 grid=resolved,
@@ -254,37 +255,45 @@ class Watch:
             if seen is None:
                 self._lose(kernel, f"the program has {MOST_CASES:,} other cases", pending)
                 return None
-            understood: Understood | None = None
-            if self._understand is not None:
-                frame = user_frame()
-                try:
-                    more = dict(
-                        self._understand(
-                            kernel,
-                            bound,
-                            grid,
-                            resolved,
-                            options,
-                            frame,
-                            compiled,
-                            proposals_of(tuners),
-                            heuristics_of(tuners),
-                        )
-                    )
-                    understood = more.pop("understood", None)
-                    findings = (*case.findings, *more.pop("findings", ()))
-                    seen.case = _replaced(case, **more, findings=findings)
-                except Exception as error:  # noqa: BLE001 - the program goes on, and who reads the case is told
-                    why = f"what may vary could not be found out: {type(error).__name__}: {error}"
-                    seen.case = _replaced(case, findings=(*case.findings, why))
-                finally:
-                    del frame
+        # The first thread to begin a launch is the one to keep it, and another one may be done with it before.
+        late = not new and pending is not None and seen.case.kept is None and not self._seen.is_another(identity)
+        if new or late:
+            more = self._find_out(kernel, bound, grid, resolved, options, compiled, tuners)
+            understood = more.pop("understood", None)
+            if new:
+                findings = (*seen.case.findings, *more.pop("findings", ()))
+                seen.case = _replaced(seen.case, **more, findings=findings)
             if pending is not None:
                 self._keep(pending, seen, understood, (grid, resolved, bound, options, tuners))
         else:
             self._drop(pending)
         seen.differing.note(tensors, values)
         return seen
+
+    def _find_out(
+        self,
+        kernel: Any,
+        bound: Mapping[str, Any],
+        grid: Any,
+        resolved: tuple[int, ...],
+        options: Mapping[str, Any],
+        compiled: Any,
+        tuners: Sequence[Any],
+    ) -> dict[str, Any]:
+        """What `understand` says of a launch; a finding where it raises."""
+        if self._understand is None:
+            return {}
+        frame = user_frame()
+        try:
+            proposals, heuristics = proposals_of(tuners), heuristics_of(tuners)
+            return dict(
+                self._understand(kernel, bound, grid, resolved, options, frame, compiled, proposals, heuristics)
+            )
+        except Exception as error:  # noqa: BLE001 - the program goes on, and who reads the case is told
+            why = f"what may vary could not be found out: {type(error).__name__}: {error}"
+            return {"findings": (why,)}
+        finally:
+            del frame
 
     def _lose(self, kernel: Any, why: str, pending: Pending | None) -> None:
         """Count a launch that is no case; the caller holds the lock."""

@@ -78,6 +78,7 @@ def _change(one: Tuned, site: Site, wanted: Mapping[str, Any], gpu: str | None, 
         key=tuple(name for name, value in case.values.items() if _is_size(name, value) and name not in case.differing),
         restored=tuple(name for name in case.tensors if case.roles.get(name, "both") in {"both", "atomic"}),
         accepts=_accepted(one),
+        stays=one.end == "unverified" and one.explanation is not None and not one.explanation.to_try(),
         us=case.us or 0.0,
         comment=tuple(map(printable, comment_of(one, gpu))),
     )

@@ -52,6 +52,17 @@ def fill(x_ptr, n, BLOCK: tl.constexpr):
 for size in (128, 256, 512, 1024, 128, 1024):
     fill[(1,)](torch.ones(size, device="cuda"), size, BLOCK=size)
 """
+HELD = f"""{BEGIN}@triton.jit
+def fill(x_ptr, n, BLOCK: tl.constexpr):
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(x_ptr + at, 1.0, mask=at < n)
+
+
+x = torch.ones(1000, device="cuda")
+held = fill.warmup(x, 1000, BLOCK=128, grid=(1,))
+for _ in range(2):
+    held[(8, 1, 1)](x, 1000, 128)
+"""
 WHY = "what it takes as *more has no names; give each a parameter of its own"
 
 
@@ -83,6 +94,13 @@ def test_the_other_kernels_of_such_a_program_are_captured(tmp_path: Path) -> Non
     (one,) = looked.not_captured
     assert (one.kernel.name, one.kernel.place(), one.launches, one.why) == ("many", f"{file}:6", 3, WHY)
     assert len(list(kept.glob("[0-9]*"))) == 1
+
+
+def test_what_a_program_launches_past_the_jit_is_counted_without_a_gpu_too(tmp_path: Path) -> None:
+    file = tmp_path / "held.py"
+    file.write_text(HELD, encoding="utf-8")
+    looked = look(Program("script", str(file)), target="rtx4090")
+    assert (looked.failed, looked.cases, looked.bypassed) == (None, (), {"fill": 2})
 
 
 def test_what_comes_after_as_many_cases_as_are_told_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import libcst as cst
 
-from fusetune.code.patch.calls import grid_of, launch_call, removed
+from fusetune.code.patch.calls import launch_call, removed
 from fusetune.code.patch.change import OPTIONS, Change
-from fusetune.code.patch.config_lists import MOST_TRIED, config_name, new_config
+from fusetune.code.patch.config_lists import MOST_TRIED, config_name, is_imported, new_config
 from fusetune.code.patch.edits import Edit
 from fusetune.code.patch.grid_text import reads_constant
+from fusetune.code.patch.kernel_users import refuse_other_users
 from fusetune.code.patch.source_file import SourceFile, Sources, last_name
 
 
@@ -21,14 +22,13 @@ def autotune_edits(source: SourceFile, kernel: cst.FunctionDef, change: Change, 
     varied = [name for name in change.wanted if name not in OPTIONS and len({repr(one.get(name)) for one in tried}) > 1]
     held = sources.file(change.launch.file)
     call = launch_call(held, change.launch)
-    others = [one for one in _launches(held, change.launch.kernel) if one is not call]
-    if others:
-        why = f"{change.launch.kernel} is launched here, too, and would share an autotuner: none is added"
-        raise held.refused(others[0], why)
+    if not kernel.decorators:
+        raise source.refused(kernel, f"{change.launch.kernel} has no decorator to put an autotuner above")
+    refuse_other_users(source, kernel, call, sources)
     keywords = {one.keyword.value for one in call.args if one.keyword is not None}
-    for name in varied:
+    for name in [*varied, *(one for one in OPTIONS if one in change.launch.given)]:
         if name not in keywords:
-            raise held.refused(call, f"{name} is given by position, and an autotuner has to give it")
+            raise held.refused(call, f"{name} is given by no keyword here, and an autotuner has to give it")
         goes_with = change.launch.goes_with(name) in varied
         if name in change.launch.follows and not goes_with and not reads_constant(held, call, name):
             raise held.refused(call, f"the grid does not read {name} from what it is called with")
@@ -39,7 +39,8 @@ def autotune_edits(source: SourceFile, kernel: cst.FunctionDef, change: Change, 
             raise held.refused(call, why)
     name = config_name(source, kernel.decorators[-1].decorator)
     text = _text(source, kernel, name, varied, change)
-    at = source.start(kernel.decorators[0])
+    # Behind others, such as @staticmethod, which give no kernel that an autotuner could take.
+    at = source.start(next((one for one in kernel.decorators if _is_tritons(one)), kernel.decorators[-1]))
     return [source.inserted(at, text, "@triton.autotune"), *removed(held, call, {*varied, *OPTIONS})]
 
 
@@ -47,6 +48,8 @@ def _text(source: SourceFile, kernel: cst.FunctionDef, name: str, varied: list[s
     indent = source.indent(kernel.decorators[0])
     configs = [new_config(name, {one: values[one] for one in varied}, values) for values in change.tried[:MOST_TRIED]]
     module = name.rpartition(".")[0]
+    if not module and not is_imported(source, "autotune"):
+        raise source.refused(kernel, "there is no name for triton.autotune in the file")
     lines = [
         f"@{module}.autotune(" if module else "@autotune(",
         "    configs=[",
@@ -63,11 +66,6 @@ def _listed(names: tuple[str, ...]) -> str:
     return ", ".join(f'"{name}"' for name in names)
 
 
-def _launches(source: SourceFile, kernel: str) -> list[cst.Call]:
-    name = kernel.rpartition(".")[2]
-    found = [call for call in source.all(cst.Call) if grid_of(call) is not None]
-    return [call for call in found if last_name(_launched(call)) == name]
-
-
-def _launched(call: cst.Call) -> cst.CSTNode:
-    return call.func.value if isinstance(call.func, cst.Subscript | cst.Attribute) else call.func
+def _is_tritons(decorator: cst.Decorator) -> bool:
+    held = decorator.decorator
+    return last_name(held.func if isinstance(held, cst.Call) else held) in {"heuristics", "jit"}

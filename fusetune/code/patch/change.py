@@ -66,7 +66,7 @@ class Change(msgspec.Struct, frozen=True, omit_defaults=True):
     whose tensors each trial has to get back. `accepts` are what else is right for this case, and `wanted` with its
     time. `us` is the case's time in the program. `comment` is written above what is changed. With
     `looks_up` an autotune list stays as it is, and its decorator looks the config up. Of an `untuned` case nobody knows
-    what else is right.
+    what else is right. One that `stays` is predicted to have nothing to try: the safe config is the code that runs.
     """
 
     launch: Launched
@@ -80,6 +80,7 @@ class Change(msgspec.Struct, frozen=True, omit_defaults=True):
     comment: tuple[str, ...] = ()
     looks_up: bool = False
     untuned: bool = False
+    stays: bool = False
 
     def changed(self) -> dict[str, Any]:
         """The constants and options that are to be other than they are."""

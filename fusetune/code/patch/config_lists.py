@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import libcst as cst
+from libcst.metadata import ImportAssignment
 
 from fusetune.code.patch.assignments import assignment_of, named, value_assigned
 from fusetune.code.patch.change import OPTIONS, Change
@@ -188,11 +189,21 @@ def config_name(source: SourceFile, autotune: cst.CSTNode) -> str:
         autotune = autotune.func
     if isinstance(autotune, cst.Attribute) and source.text(autotune.value) == "triton":
         return "triton.Config"
-    scope = source.scope(source.module.body[0]) if source.module.body else None
-    for name in ("triton", "Config"):
-        if scope is not None and scope[name] and any(type(one).__name__ == "ImportAssignment" for one in scope[name]):
-            return "triton.Config" if name == "triton" else "Config"
+    if is_imported(source, "triton"):
+        return "triton.Config"
+    for statement in source.all(cst.Import):
+        for one in statement.names:
+            if one.evaluated_name == "triton" and one.evaluated_alias and is_imported(source, one.evaluated_alias):
+                return f"{one.evaluated_alias}.Config"
+    if is_imported(source, "Config"):
+        return "Config"
     raise source.refused(autotune, "there is no name for triton.Config in the file")
+
+
+def is_imported(source: SourceFile, name: str) -> bool:
+    """Whether a file imports something by a name at its top."""
+    scope = source.scope(source.module.body[0]) if source.module.body else None
+    return scope is not None and any(isinstance(one, ImportAssignment) for one in scope[name])
 
 
 def _is_config(call: cst.Call) -> bool:

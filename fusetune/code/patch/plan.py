@@ -197,6 +197,17 @@ def _of_each_place(changes: Sequence[Change], findings: list[Finding], *, asked:
         if heaviest.launch.listed and any(one.tried for one in group):
             found.append(_to_choose_from(heaviest, group))
             continue
+        if len(group) > 1 and _choose_among_options(group):
+            several = _options_of_all(group)
+            if several is not None:
+                found.append(several)
+                continue
+            launch = heaviest.launch
+            told = (
+                f"{launch.kernel} is left as it is: its {len(group)} cases run more configs than an autotuner is given"
+            )
+            findings.append(Finding(launch.file, launch.line, told))
+            continue
         values = _values_at_place(heaviest)
         against = next((one for one in group if _share(one, values) is None), None)
         written = heaviest if against is None else _for_all(heaviest, group) if asked else None
@@ -223,12 +234,46 @@ def _to_choose_from(heaviest: Change, group: Sequence[Change]) -> Change:
     others = [values for one in group for values in one.tried]
     safe = next(one.tried[-1] for one in group if one.tried)
     names = [name for name in heaviest.launch.listed if name in heaviest.wanted]
-    kept: list[Mapping[str, Any]] = []
-    for values in [*best, *others]:
-        alike = [one for one in (*kept, safe) if all(one.get(name) == values.get(name) for name in names)]
-        if not alike and len(kept) < MOST_TRIED - 1:
-            kept.append(values)
+    kept = _distinct([*best, *others], safe, names)[: MOST_TRIED - 1]
     return msgspec.structs.replace(heaviest, tried=(*kept, safe))
+
+
+def _choose_among_options(group: Sequence[Change]) -> bool:
+    """Whether cases of a place are to choose, as predicted, and among options alone: constants stay each case's own."""
+    constants = [
+        one.get(name) == value
+        for change in group
+        for one in change.tried
+        for name, value in change.before.items()
+        if name not in OPTIONS
+    ]
+    return any(one.tried for one in group) and all(constants) and not any(one.changed() for one in group)
+
+
+def _options_of_all(group: Sequence[Change]) -> Change | None:
+    """One list for all cases of a kernel that has none: what each runs with, what is to be tried, and BASELINE.
+
+    None where what they run with is more than an autotuner is left with: one of them would lose it.
+    """
+    first = next(one for one in group if one.tried)
+    safe = first.tried[-1]
+    needed = _distinct([one.before for one in group if not one.stays], safe, OPTIONS)
+    if len(needed) > MOST_TRIED - 1:
+        return None
+    kept = _distinct([*needed, *(values for one in group for values in one.tried)], safe, OPTIONS)[: MOST_TRIED - 1]
+    own = [{**first.before, **{name: values.get(name, usual) for name, usual in OPTIONS.items()}} for values in kept]
+    return msgspec.structs.replace(first, tried=(*own, safe))
+
+
+def _distinct(
+    configs: Sequence[Mapping[str, Any]], safe: Mapping[str, Any], names: Collection[str]
+) -> list[Mapping[str, Any]]:
+    """The configs that differ in these names, from one another and from the safe one."""
+    kept: list[Mapping[str, Any]] = []
+    for values in configs:
+        if not any(all(one.get(name) == values.get(name) for name in names) for one in (*kept, safe)):
+            kept.append(values)
+    return kept
 
 
 def _values_at_place(change: Change) -> dict[str, Any]:

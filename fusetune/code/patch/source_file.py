@@ -143,6 +143,10 @@ class Sources:
         self._data, self._measured = dict(held or {}), dict(measured or {})
         self._files: dict[str, SourceFile] = {}
 
+    def files(self) -> list[str]:
+        """The files of Python that are known by now."""
+        return [one for one in dict.fromkeys((*self._data, *self._measured)) if one.endswith(".py")]
+
     def data(self, file: str) -> bytes:
         """A file's bytes; raises NotWritableError where it was installed, or cannot be read."""
         if INSTALLED.search(file):

@@ -341,10 +341,8 @@ class CapturedData:
             held = torch.where(touched, b, 0.0)
             norm += float((held * held).sum())
             count += int(touched.sum())
-        if squares == 0.0:
-            return 0.0, 0.0
         if norm == 0.0:
-            return (0.0, 0.0) if largest < _TINY else (math.inf, math.inf)
+            return (0.0, 0.0) if squares == 0.0 or largest < _TINY else (math.inf, math.inf)
         return math.sqrt(squares / norm), largest / math.sqrt(norm / max(1, count))
 
     def _allowed(self, number: int) -> tuple[float, float]:

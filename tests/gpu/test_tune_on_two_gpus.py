@@ -59,8 +59,8 @@ def tuned(folder: Path, *words: str) -> list[dict[str, Any]]:
 
 def cards(folder: Path) -> set[str | None]:
     """The GPUs that the journals of a run say they are of."""
-    runs = [next(one for one in read_run(path) if isinstance(one, RunStart)) for path in (folder / "runs").glob("*.jsonl")]
-    return {run.card for run in runs}
+    records = [one for path in (folder / "runs").glob("*.jsonl") for one in read_run(path)]
+    return {one.card for one in records if isinstance(one, RunStart)}
 
 
 def test_each_kernel_has_the_verdict_that_it_has_on_one_gpu_and_both_worked(tmp_path: Path) -> None:

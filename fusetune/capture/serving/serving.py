@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from functools import partial
 from typing import Any, Final, Literal, NoReturn
 
 from fusetune.capture.above import Above
@@ -27,6 +25,7 @@ from fusetune.capture.serving.repeated import (
     same_arguments,
 )
 from fusetune.capture.serving.served import AS_IT_IS, Applied, Left, Missed, Notes, Row, Tally
+from fusetune.capture.serving.untimed import WouldTimeError, untimed
 from fusetune.core.brief import brief
 from fusetune.core.config import OPTIONS
 from fusetune.errors import MissingConfigError
@@ -46,14 +45,6 @@ _OURS_CHOSE: Final = "its own fusetune.autotune has chosen another one"
 _MOST_WARNINGS: Final = 20
 _OF_TRITON: Final = frozenset({"grid", "warmup"})
 _NOTHING: Final = "nothing: it was stopped (--on-miss error)"
-
-
-class _WouldTimeError(Exception):
-    """An autotuner is about to time its configs, of which this is the first."""
-
-    def __init__(self, config: Any) -> None:
-        super().__init__()
-        self.config = config
 
 
 class _NotPlacedError(Exception):
@@ -184,13 +175,10 @@ class Serving:
         left_out: list[Any] = []
         why = ""
         while True:
-            held = copy_of(tuner, tuner.configs)
-            held._bench = partial(_would_time, left_out)
-            if left_out:  # What is of no use here is no answer to keep, here or on a disk.
-                held.cache, held.cache_results = dict(tuner.cache), False
+            held = untimed(tuner, left_out)
             try:
                 result = run(held, *args, **named)
-            except _WouldTimeError as found:
+            except WouldTimeError as found:
                 config = found.config
             else:
                 tuner.best_config = held.best_config
@@ -493,12 +481,6 @@ def _with_heuristics(held: dict[str, Any], heuristics: Mapping[str, Any]) -> dic
 def _left(given: Given, why: str, *, refused: bool = False) -> Left:
     constants = {name: told(value) for name, value in given.constants.items()}
     return Left(constants, dict(given.options), why, refused=refused)
-
-
-def _would_time(left_out: Sequence[Any], *_: Any, config: Any, **__: Any) -> list[float]:
-    if config in left_out:
-        return [math.inf] * 3
-    raise _WouldTimeError(config)
 
 
 def _text(config: Any) -> str:

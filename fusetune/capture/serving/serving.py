@@ -19,10 +19,10 @@ from fusetune.capture.serving.repeated import (
     Here,
     Outcome,
     Repeated,
+    changes_of,
     chooses_alike,
     only_one_gpu,
     prunes,
-    same_arguments,
 )
 from fusetune.capture.serving.served import AS_IT_IS, Applied, Left, Missed, Notes, Row, Tally
 from fusetune.core.brief import brief
@@ -312,16 +312,17 @@ class Serving:
         if not self._repeated.takes(kernel, self._above.here.tuners):
             return
         chosen, placed = answer.chosen, None
+        changes = changes_of(kernel, launch, changed) if changed is not launch else {}
+        if changes is None:
+            return
         if answer.given is not None and (changed is launch or changed.grid is not launch.grid):
-            if not same_arguments(kernel, launch, changed):
-                return
             bound, _ = bind(kernel, changed.args, changed.named)
             placed = resolved_grid(changed.grid, bound)
         shape = key.grid if chosen.by_grid or placed is not None else None
         exact = None if chosen.by_launch and answer.numbers is None else only_one_gpu(frozenset())
         numbers = answer.numbers if exact is not None else None
         outcome = Outcome(
-            key.times_forgotten, answer.tally, compiled, None, None, shape, exact, numbers, placed, result
+            key.times_forgotten, answer.tally, compiled, None, None, shape, exact, numbers, placed, result, changes
         )
         self._repeated.learn_of_kernel(kernel, launch, outcome, self._placements)
 

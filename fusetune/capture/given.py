@@ -136,18 +136,18 @@ class Placements:
                 value = around[name] if name in around else more.get(name)
                 found.append(value if type(value) is int else meant(value))
         del frame
-        held: Any = code
+        codes: Any = code
         if not callable(grid):
             pass
         elif counts(grid):
-            held = code, grid.__code__
+            codes = code, grid.__code__
             found += [id(grid.__code__), *(meant(of_cell(one)) for one in grid.__closure__ or ())]
         else:
             of_grid, of_held = kind_of_grid(grid), kind_of(held, {}, shapes=True)
             if of_grid is None or of_held is None:
                 return None
             found += [of_grid, of_held]
-        return tuple(found), (held,)
+        return tuple(found), (codes,)
 
     def _placed_for(
         self,

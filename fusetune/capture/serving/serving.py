@@ -87,7 +87,7 @@ class Serving:
     def remove(self) -> None:
         """End it; everything is as it was."""
         self._patches.close()
-        self._repeated.begin_anew()
+        self.forked()
 
     def forked(self) -> None:
         """Here is a child of the process that was served, which has loaded nothing."""

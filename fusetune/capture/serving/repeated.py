@@ -146,7 +146,7 @@ class Repeated:
 
         `times` is how often all was forgotten.
         """
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._times_forgotten = times
         self._forget(self._kernels, self._missed, self._tuners, self._plain)
         self._failed.clear()
@@ -260,8 +260,11 @@ class Repeated:
         heuristics = heuristics_of(chain)
         bound, _ = bind(kernel, launch.args, launch.named, partly=True)
         meta = {**bound, **launch.named, "grid": launch.grid, "warmup": False, **config.all_kwargs()}
-        for name, compute in heuristics.items():
-            meta[name] = compute(dict(meta))
+        try:
+            for name, compute in heuristics.items():
+                meta[name] = compute(dict(meta))
+        except Exception:  # noqa: BLE001 - the program's own function, which was asked for this launch before
+            return
         constants = {name: meta[name] for name in (*config.all_kwargs(), *heuristics) if name in parameters}
         watched = ((self._kind, self._launched), *((type(one), type(one).run) for one in chain[1:-1]))
         values = bool(heuristics)

@@ -238,7 +238,10 @@ class Serving:
         if answer.chosen.by_grid:
             bound, _ = bind(chain[-1], args, own, partly=True)
             meta = _with_heuristics({**bound, **answer.config.all_kwargs()}, heuristics_of(chain))
-            shape = resolved_grid(named.get("grid"), meta)
+            try:
+                shape = resolved_grid(named.get("grid"), meta)
+            except Exception:  # noqa: BLE001 - the program's own function, which was asked for this launch before
+                return
         values = prunes(tuner) or heuristics_of(chain)
         exact = None if answer.chosen.by_launch or values else only_one_gpu(frozenset(tuner.keys))
         outcome = Outcome(key.times_forgotten, answer.tally, result, answer.config, still, shape, exact)

@@ -111,8 +111,10 @@ class Placements:
         args, named = _with(kernel, args, named, {**changed, **follow, **given.options})
         return Launch(args, grid, named)
 
-    def place_of(self, kernel: Any, grid: Any, tensors: Iterable[Any]) -> tuple[Kind, tuple[Any, ...]] | None:
+    def place_of(self, kernel: Any, grid: Any, held: Iterable[Any]) -> tuple[Kind, tuple[Any, ...]] | None:
         """What a launch now goes by beside its numbers: the place that launches, and what it computes a grid from.
+
+        `held` are its arguments that are none.
 
         None for a place that was not asked yet, or where floats have a say. Codes count by their ids, which are their
         own as long as somebody holds what stands behind the key. In as little time as there can be.
@@ -134,18 +136,18 @@ class Placements:
                 value = around[name] if name in around else more.get(name)
                 found.append(value if type(value) is int else meant(value))
         del frame
-        held: Any = code
+        codes: Any = code
         if not callable(grid):
             pass
         elif counts(grid):
-            held = code, grid.__code__
+            codes = code, grid.__code__
             found += [id(grid.__code__), *(meant(of_cell(one)) for one in grid.__closure__ or ())]
         else:
-            of_grid = kind_of_grid(grid)
-            if of_grid is None:
+            of_grid, of_held = kind_of_grid(grid), kind_of(held, {}, shapes=True)
+            if of_grid is None or of_held is None:
                 return None
-            found += [of_grid, *((tuple(one.shape), one.stride()) for one in tensors)]
-        return tuple(found), (held,)
+            found += [of_grid, of_held]
+        return tuple(found), (codes,)
 
     def _placed_for(
         self,

@@ -23,17 +23,20 @@ _OURS: Final = "_ft_"
 """What names of the function begin with, so that they are none of the kernel's parameters."""
 MOST_KNOWN: Final = 4096
 """So many launches are known of one kernel, and so many grids of one of these; then all are made anew."""
+NO_FIRING: Final = Firing(lambda *_: None, (), in_a_row=False)
+"""Of what Triton's own `run` has to launch."""
 MOST_KINDS: Final = 8
 """So many combinations of kinds of arguments are launched directly; further ones go the JIT's way."""
 POINTER, INT, FLOAT, BOOL, NONE, CONSTANT = "pointer", "int", "float", "bool", "none", "constant"
-_PLAIN: Final = {int: INT, float: FLOAT, bool: BOOL, type(None): NONE}
+OTHER: Final = "other"
+PLAIN: Final = {int: INT, float: FLOAT, bool: BOOL, type(None): NONE}
 
 
 class Bound:
     """A compiled kernel for launches of one key. `grids` are those it was chosen for; None where they do not count.
 
     `shapes` are grids that need not be asked for. A launch gives back `result`, and `tally` is what counts it. Where
-    `still()` is false, it is chosen anew. `moved(grid, shape, tensors)` is the Bound that it is launched by instead,
+    `still()` is false, it is chosen anew. `moved(grid, shape, held)` is the Bound that it is launched by instead,
     with the grid `shape` that this one has; None where that is not known. `given` is what a config gives a launch, and
     `hook` its own pre_hook, which heuristics and the hook hear of.
     """
@@ -65,7 +68,9 @@ class Around(NamedTuple):
     numbers that tell launches apart, of which others count as Triton specializes them; None: all. With `numbers` the
     others count by power-of-two buckets, too, but for those among them, which count alone. `heuristics` compute
     constants anew at each launch, which another one than before makes one of another kind. `by_values`: shapes and
-    floats tell launches apart, too. `moves`: a Bound may be `moved`.
+    floats tell launches apart, too. `moves`: a Bound may be `moved`. Where Triton's C function cannot be called, as for
+    a descriptor, `run(kernel, grid, warmup, **named)` launches what is bound, if it is given, and `kind((value,), {})`
+    is what tells such values apart, or None.
     """
 
     watched: tuple[tuple[type, Any], ...]
@@ -76,6 +81,8 @@ class Around(NamedTuple):
     heuristics: Mapping[str, Callable[[dict[str, Any]], Any]] = {}
     by_values: bool = False
     moves: bool = False
+    run: Callable[..., Any] | None = None
+    kind: Callable[[tuple[Any, ...], Mapping[str, Any]], Any] | None = None
 
 
 class Listener(NamedTuple):
@@ -106,30 +113,32 @@ class DirectCalls:
         self.known[key] = bound
 
 
-def kinds_of(kernel: Any, named: Mapping[str, Any]) -> tuple[str, ...] | None:
-    """What each given argument of a launch is, in order; None where one is nothing that can be launched directly."""
+def kinds_of(kernel: Any, named: Mapping[str, Any]) -> tuple[str, ...]:
+    """What each given argument of a launch is, in order: OTHER of one with which nothing can be launched directly."""
     import torch
 
     constants = constexprs_of(kernel)
-    found = []
-    for name, value in named.items():
+
+    def kind(name: str, value: Any) -> str:
         if name in constants:
-            kind: str | None = CONSTANT
-        elif isinstance(value, torch.Tensor):
-            kind = POINTER if value.is_cuda else None
-        else:
-            kind = _PLAIN.get(type(value))
-        if kind is None:
-            return None
-        found.append(kind)
-    return tuple(found)
+            return CONSTANT
+        if isinstance(value, torch.Tensor):
+            return POINTER if value.is_cuda else OTHER
+        return PLAIN.get(type(value), OTHER)
+
+    return tuple(kind(name, value) for name, value in named.items())
 
 
 def bound_of(
-    config: Any, constants: Mapping[str, Any], compiled: Any, grids: set[Any] | None
+    config: Any, constants: Mapping[str, Any], compiled: Any, grids: set[Any] | None, *, direct: bool = True
 ) -> tuple[Bound, Firing] | None:
-    """A Bound of a compiled kernel, with what fires it; None where it cannot be launched directly."""
+    """A Bound of a compiled kernel, with what fires it; None where it cannot be launched directly.
+
+    Not `direct`, it may be one that fires nothing.
+    """
     firing = firing_of(compiled)
+    if firing is None and not direct:
+        firing = NO_FIRING
     return None if firing is None else (Bound(config, constants, compiled, firing, grids), firing)
 
 
@@ -157,9 +166,10 @@ class DirectLaunches:
         given = {name: values[name] for name in self._parameters if name in values and name not in bound.constants}
         options = tuple(name for name in named if name not in self._parameters)
         kinds = kinds_of(self.kernel, given)
-        if kinds is None:
+        indirect = firing is NO_FIRING or OTHER in kinds
+        if indirect and self.around.run is None:
             return False
-        kind = (kinds, supplied, options)
+        kind = (kinds, supplied, options, indirect)
         direct = self.made.get(kind)
         if direct is None and len(self.made) < MOST_KINDS:
             direct = direct_calls(
@@ -167,7 +177,7 @@ class DirectLaunches:
                 dict(zip(given, kinds, strict=True)),
                 supplied,
                 options=options,
-                in_a_row=firing.in_a_row,
+                in_a_row=None if indirect else firing.in_a_row,
                 again=self.call,
                 around=self.around,
             )
@@ -205,15 +215,15 @@ def direct_calls(
     supplied: Collection[str],
     *,
     options: Collection[str] = (),
-    in_a_row: bool,
+    in_a_row: bool | None,
     again: Callable[..., Any],
     around: Around,
 ) -> DirectCalls | None:
     """Make the function for a JITFunction that has been launched, and the kind of each argument by name.
 
     `supplied` are the constants that a config gives, which the caller does not; `options` what he gives beside the
-    arguments. `again(grid, *args, **kwargs)` launches in the JIT's own way. None where a parameter has a name of ours
-    or is of another kind.
+    arguments. `again(grid, *args, **kwargs)` launches in the JIT's own way. `in_a_row` is None where Triton's `run` is
+    to be called, and not its C function. None where a parameter has a name of ours or is of another kind.
     """
     import torch
     from triton import knobs
@@ -235,6 +245,10 @@ def direct_calls(
         "tuner": around.tuner,
         "note": around.note,
         "numbers": around.numbers,
+        "run": around.run,
+        "kind": around.kind,
+        "kernel": kernel,
+        "nothing": {},
         "runtime": runtime,
         "enter": enter,
         "enter_calls": getattr(enter, "calls", ()),
@@ -291,7 +305,7 @@ class _Text:
         self._given = [name for name in parameters if name not in supplied]
         self._pointers = {name: f"_ft_p{place}" for place, name in enumerate(self._of(POINTER))}
 
-    def text(self, also: Sequence[str], *, in_a_row: bool) -> str:
+    def text(self, also: Sequence[str], *, in_a_row: bool | None) -> str:
         """Two functions over the names that `direct_calls` puts into their scope: the key of a launch, and the launch.
 
         `also` are further reasons to launch in the JIT's own way.
@@ -301,9 +315,10 @@ class _Text:
         again = f"return _ft_again({', '.join(['_ft_grid', *self._passed(), '**_ft_more'])})"
         meta = ", ".join(f"{name!r}: {name}" for name in self._given)
         arguments = ", ".join(self._argument(name) for name in self._parameters)
+        held = [name for name, kind in self._kinds.items() if kind in {POINTER, OTHER}]
         moved = f"""
     if _ft_found.moved is not None:
-        _ft_found = _ft_found.moved(_ft_grid, _ft_shape, ({"".join(f"{name}, " for name in self._pointers)}))
+        _ft_found = _ft_found.moved(_ft_grid, _ft_shape, ({"".join(f"{name}, " for name in held)}))
         if _ft_found is None:
             {again}
         _ft_shape = _ft_found.shape"""
@@ -320,6 +335,19 @@ class _Text:
     if _ft_found.hook is not None:
         {asked}
         _ft_found.hook(_ft_meta)"""
+        launch = f"""\
+    _ft_axes = _ft_len(_ft_shape)
+    _ft_found.launch(
+        _ft_shape[0],
+        _ft_shape[1] if _ft_axes > 1 else 1,
+        _ft_shape[2] if _ft_axes > 2 else 1,
+        _ft_stream({"_ft_here" if self._several else "_ft_device"}),
+        *_ft_found.after,
+        {"" if in_a_row else "("}{arguments},{"" if in_a_row else ")"}
+    )"""
+        if in_a_row is None:
+            own = f"{{{meta}, **_ft_more, **_ft_found.given, **_ft_found.constants}}"
+            launch = f"    _ft_run(_ft_kernel, grid=_ft_shape, warmup=False, **{own})"
         told = ["_ft_tuner.best_config = _ft_found.config"] if around.tuner is not None else []
         told += ["_ft_note(_ft_found.tally)"] if around.note is not None else []
         return f"""\
@@ -351,15 +379,7 @@ def _ft_call({head}):
             _ft_shape = _ft_asked(_ft_grid, {{{meta}, **_ft_found.constants}}, _ft_told, _ft_found.shapes)
     if _ft_shape.__class__ is not _ft_tuple or (_ft_found.grids is not None and _ft_shape not in _ft_found.grids):
         {again}{moved if around.moves else ""}{hooked if around.tuner is not None else ""}
-    _ft_axes = _ft_len(_ft_shape)
-    _ft_found.launch(
-        _ft_shape[0],
-        _ft_shape[1] if _ft_axes > 1 else 1,
-        _ft_shape[2] if _ft_axes > 2 else 1,
-        _ft_stream({"_ft_here" if self._several else "_ft_device"}),
-        *_ft_found.after,
-        {"" if in_a_row else "("}{arguments},{"" if in_a_row else ")"}
-    )
+{launch}
 {indent(chr(10).join(told), "    ")}
     return _ft_found.result
 """
@@ -415,6 +435,9 @@ def _ft_call({head}):
         number = f"({{0}} if {alone} else {alike})"
         parts += [name if name in self._exact else number.format(name) for name in self._of(INT)]
         parts += self._of(BOOL)
+        others = [(f"_ft_k{place}", name) for place, name in enumerate(self._of(OTHER))]
+        lines += [f"{kind} = _ft_kind(({name},), _ft_nothing)" for kind, name in others]
+        parts += [kind for kind, _ in others]
         parts += [part for name in self._of(CONSTANT) for part in (name, f"{name}.__class__")]
         if self._options:
             options = [f"_ft_o{place}" for place in range(len(self._options))]
@@ -422,6 +445,7 @@ def _ft_call({head}):
             parts += [part for option in options for part in (option, f"{option}.__class__")]
         usual = [f"_ft_len(_ft_more) == {len(self._options)}" if self._options else "not _ft_more"]
         usual += [f"{name}.is_cuda" for name in self._pointers]
+        usual += [f"{kind} is not None" for kind, _ in others]
         for kind, told in ((INT, "_ft_int"), (FLOAT, "_ft_float"), (BOOL, "_ft_bool")):
             if names := self._of(kind):
                 usual.append(" is ".join([*(f"{name}.__class__" for name in names), told]))

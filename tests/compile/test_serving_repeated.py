@@ -310,14 +310,33 @@ def test_a_function_of_somebody_s_above_ours_sees_every_launch(tuned, gpu, serve
     assert served.rows() == [("Applied", 4)]
 
 
-def test_another_version_of_triton_is_launched_by_its_own_jit(tuned, gpu, served, monkeypatch):
+def test_another_version_of_triton_is_launched_by_its_own_jit_and_nothing_is_looked_up_again(
+    tuned, gpu, served, monkeypatch
+):
     monkeypatch.setattr(direct, "_layout", lambda: None)
-    kernel = tuner()
-    for _ in range(12):
-        by_lambda(kernel)
-        plain(scaled)
-    assert (len(gpu.by_jit), len(gpu.launched)) == (24, 0)
-    assert served.rows() == [("Applied", 24)]
+    seen: list[Any] = []
+    hooked = [triton.Config({"BLOCK": 256}, pre_hook=lambda named: seen.append((named["n"], named["BLOCK"])))]
+    below = triton.heuristics({"EVEN": lambda named: named["n"] < 0})(scaled)
+    kernels = tuner(), triton.autotune(configs=[*hooked, CONFIGS[1]], key=["n"])(below)
+    for times in range(3):
+        served.asked.clear()
+        launched = [by_lambda(kernels[0]), by_lambda(kernels[1]), plain(scaled), by_tuple(scaled)]
+        assert [one.metadata.num_warps for one in launched] == [8] * 4
+        assert times == 0 or served.asked == []
+    assert [one[0] for one in gpu.by_jit] == [4] * 12
+    assert (len(gpu.launched), seen) == (0, [(4096, 1024)] * 3)
+    assert served.rows() == [("Applied", 12)]
+
+
+def test_what_cannot_be_launched_past_the_jit_is_not_looked_up_again_either(tuned, gpu, served):
+    kernel, held = tuner(), torch.zeros(8192)
+    for times in range(3):
+        served.asked.clear()
+        assert [one.metadata.num_warps for one in (by_lambda(kernel, x=held), plain(scaled, x=held))] == [8, 8]
+        assert times == 0 or served.asked == []
+    assert [one[0] for one in gpu.by_jit] == [4] * 6
+    assert by_lambda(kernel, x=held.half()).metadata.num_warps == 4
+    assert sorted(served.rows()) == [("Applied", 6), ("Missed", 1)]
 
 
 def test_what_is_found_while_a_graph_is_captured_is_not_kept(tuned, gpu, served, monkeypatch):

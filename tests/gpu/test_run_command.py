@@ -138,6 +138,17 @@ def test_a_cuda_graph_holds_the_tuned_launches_and_reads_no_disk(installed, monk
     assert [(one.launches, one.constants) for one in kernel.applied] == [(2, {"BLOCK": 64})]
 
 
+def test_launches_that_came_before_are_not_looked_up_and_have_the_same_results(installed, monkeypatch):
+    program.added(4096)
+    program.doubled(4096)
+    monkeypatch.setattr("fusetune.capture.serving.answers.kind_of", None)  # by which all that is looked up is known
+    for _ in range(3):
+        program.added(4096)
+        program.doubled(4096)
+    applied = {one.name: [row.launches for row in one.applied] for one in fusetune.served().kernels}
+    assert applied == {"add": [4], "double": [4]}
+
+
 def test_a_launch_that_torch_compile_made_is_as_it_was_and_counted(installed):
     @torch.compile(fullgraph=True)
     def doubled(x: torch.Tensor) -> torch.Tensor:

@@ -11,16 +11,27 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 from fusetune.capture.above import Above
 from fusetune.capture.given import Launch, Placements
 from fusetune.capture.inductor import when_imported
+from fusetune.capture.kinds import kind_of
 from fusetune.capture.patching import Patches
 from fusetune.ops.arguments import bind, constexprs_of, signature_of
 from fusetune.ops.direct import Firing
 from fusetune.ops.tuners import heuristics_of
-from fusetune.runtime.direct_calls import MOST_KNOWN, Around, Bound, DirectLaunches, Listener, bound_of
+from fusetune.runtime.direct_calls import (
+    MOST_KNOWN,
+    NO_FIRING,
+    PLAIN,
+    Around,
+    Bound,
+    DirectLaunches,
+    Listener,
+    bound_of,
+)
 
 MOST_HELD: Final = 1024
 """Kernels, and tuners, of which launches are known: a program may make one at each call."""
@@ -62,7 +73,8 @@ class Outcome(NamedTuple):
     `times` is how often all was forgotten when it was looked up. `tally` counts it, and `compiled` ran. `config` is an
     autotuner's, and `still` whether it would choose so again. `grid` is the only one that this is for; None: any.
     `exact` are the whole numbers that it follows from, None: all; of the others `numbers` are as in Around. A launch
-    for which the place in the program was asked is `placed` there, with its grid, and gives `result`.
+    for which the place in the program was asked is `placed` there, with its grid, and gives `result`. `changes` are
+    what the kernel was given otherwise than it was told.
     """
 
     times: int
@@ -75,6 +87,7 @@ class Outcome(NamedTuple):
     numbers: frozenset[int] | None = None
     placed: tuple[int, ...] | None = None
     result: Any = None
+    changes: Mapping[str, Any] = {}
 
 
 class _Moves:
@@ -84,9 +97,9 @@ class _Moves:
         self._kernel, self._placements = kernel, placements
         self._known: dict[Any, tuple[Bound, Any]] = {}
 
-    def __call__(self, grid: Any, shape: Any, tensors: tuple[Any, ...]) -> Bound | None:
+    def __call__(self, grid: Any, shape: Any, held: tuple[Any, ...]) -> Bound | None:
         """What runs instead of the grid `shape` at the place that launches now; None where that is not known."""
-        place = self._placements.place_of(self._kernel, grid, tensors)
+        place = self._placements.place_of(self._kernel, grid, held)
         if place is None:
             return None
         try:
@@ -98,8 +111,8 @@ class _Moves:
     def learn(self, launch: Launch, shape: Any, bound: Bound) -> None:
         """Launch so from now on at the place that launches now."""
         arguments, constants = bind(self._kernel, launch.args, launch.named)[0], constexprs_of(self._kernel)
-        tensors = [one for name, one in arguments.items() if hasattr(one, "data_ptr") and name not in constants]
-        place = self._placements.place_of(self._kernel, launch.grid, tensors)
+        held = [one for name, one in arguments.items() if type(one) not in PLAIN and name not in constants]
+        place = self._placements.place_of(self._kernel, launch.grid, held)
         if place is None:
             return
         if len(self._known) >= MOST_KNOWN:
@@ -124,6 +137,7 @@ class Repeated:
         self._failed: dict[int, tuple[Any, int]] = {}
         self.able = False
         self._kind: Any = None
+        self._own: Any = None  # Triton's own `run`.
         self._heuristics: Any = None
         self.begin_anew()
 
@@ -132,7 +146,7 @@ class Repeated:
 
         `times` is how often all was forgotten.
         """
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._times_forgotten = times
         self._forget(self._kernels, self._missed, self._tuners, self._plain)
         self._failed.clear()
@@ -158,7 +172,7 @@ class Repeated:
 
         self._kind, self._heuristics = triton.JITFunction, Heuristics
         kind: Any = triton.JITFunction
-        own = kind.run
+        own = self._own = kind.run
         self.able = (
             not triton.knobs.runtime.interpret
             and own.__module__ == kind.__module__
@@ -246,11 +260,16 @@ class Repeated:
         heuristics = heuristics_of(chain)
         bound, _ = bind(kernel, launch.args, launch.named, partly=True)
         meta = {**bound, **launch.named, "grid": launch.grid, "warmup": False, **config.all_kwargs()}
-        for name, compute in heuristics.items():
-            meta[name] = compute(dict(meta))
+        try:
+            for name, compute in heuristics.items():
+                meta[name] = compute(dict(meta))
+        except Exception:  # noqa: BLE001 - the program's own function, which was asked for this launch before
+            return
         constants = {name: meta[name] for name in (*config.all_kwargs(), *heuristics) if name in parameters}
         watched = ((self._kind, self._launched), *((type(one), type(one).run) for one in chain[1:-1]))
-        around = Around(watched, tuner, self._note, outcome.exact, None, heuristics, bool(heuristics))
+        values = bool(heuristics)
+        around = Around(watched, tuner, self._note, outcome.exact, None, heuristics, values)
+        around = around._replace(run=self._own, kind=partial(kind_of, shapes=values))
         with self._lock:
             if outcome.times == self._times_forgotten:
                 made = _bound(outcome, constants)
@@ -273,17 +292,19 @@ class Repeated:
 
         misses = outcome.numbers is not None
         table, otherwise = (missed, again) if misses else (self._kernels, or_missed)
-        around = Around((), None, self._note, outcome.exact, outcome.numbers, moves=not misses)
+        exact, numbers = outcome.exact, outcome.numbers
+        around = Around((), None, self._note, exact, numbers, moves=not misses, run=self._own, kind=kind_of)
         with self._lock:
             made = _bound(outcome, {})
             if outcome.times != self._times_forgotten:
                 return
-            if made is not None and outcome.placed is not None:
+            if outcome.placed is not None:
                 inner, firing = made
                 before = table.get(at)
                 outer = before.known(launch.grid, launch.args, launch.named) if before is not None else None
                 if outer is not None and isinstance(outer.moved, _Moves):
-                    outer.moved.learn(launch, outcome.grid, inner)
+                    if (inner.launch is NO_FIRING.launch) is (outer.launch is NO_FIRING.launch):
+                        outer.moved.learn(launch, outcome.grid, inner)
                     return
                 moves = _Moves(kernel, placements)
                 moves.learn(launch, outcome.grid, inner)
@@ -332,22 +353,25 @@ def _at(kernel: Any, above: Sequence[Any]) -> tuple[int, ...]:
     return id(kernel), *map(id, above)
 
 
-def _bound(outcome: Outcome, constants: Mapping[str, Any]) -> tuple[Bound, Firing] | None:
+def _bound(outcome: Outcome, constants: Mapping[str, Any]) -> tuple[Bound, Firing]:
     grids = None if outcome.grid is None or outcome.placed is not None else {outcome.grid}
-    made = bound_of(outcome.config, constants, outcome.compiled, grids)
-    if made is not None:
-        made[0].tally, made[0].still, made[0].shape = outcome.tally, outcome.still, outcome.placed
-        if outcome.result is not None:
-            made[0].result = outcome.result
+    made = bound_of(outcome.config, constants, outcome.compiled, grids, direct=False)
+    assert made is not None, "then nothing fires it"
+    bound = made[0]
+    bound.tally, bound.still, bound.shape = outcome.tally, outcome.still, outcome.placed
+    bound.given = {**bound.given, **outcome.changes}
+    if outcome.result is not None:
+        bound.result = outcome.result
     return made
 
 
-def same_arguments(kernel: Any, launch: Launch, other: Launch) -> bool:
-    """Whether two launches give a kernel the same arguments, but for constants."""
-    constants = constexprs_of(kernel)
-    before, _ = bind(kernel, launch.args, launch.named)
-    after, _ = bind(kernel, other.args, other.named)
-    return all(after[name] is value for name, value in before.items() if name not in constants)
+def changes_of(kernel: Any, launch: Launch, other: Launch) -> dict[str, Any] | None:
+    """The constants and options that another launch of a kernel gives; None where arguments are others, too."""
+    before = {**bind(kernel, launch.args, launch.named)[0], **launch.named}
+    after = {**bind(kernel, other.args, other.named)[0], **other.named}
+    arguments = signature_of(kernel).parameters.keys() - constexprs_of(kernel)
+    found = {name: value for name, value in after.items() if name not in before or before[name] is not value}
+    return None if found.keys() & arguments else found
 
 
 def prunes(tuner: Any) -> bool:

@@ -19,10 +19,10 @@ from fusetune.capture.serving.repeated import (
     Here,
     Outcome,
     Repeated,
+    changes_of,
     chooses_alike,
     only_one_gpu,
     prunes,
-    same_arguments,
 )
 from fusetune.capture.serving.served import AS_IT_IS, Applied, Left, Missed, Notes, Row, Tally
 from fusetune.capture.serving.untimed import WouldTimeError, untimed
@@ -80,7 +80,7 @@ class Serving:
     def remove(self) -> None:
         """End it; everything is as it was."""
         self._patches.close()
-        self._repeated.begin_anew()
+        self.forked()
 
     def forked(self) -> None:
         """Here is a child of the process that was served, which has loaded nothing."""
@@ -247,7 +247,10 @@ class Serving:
         if answer.chosen.by_grid:
             bound, _ = bind(chain[-1], args, own, partly=True)
             meta = _with_heuristics({**bound, **answer.config.all_kwargs()}, heuristics_of(chain))
-            shape = resolved_grid(named.get("grid"), meta)
+            try:
+                shape = resolved_grid(named.get("grid"), meta)
+            except Exception:  # noqa: BLE001 - the program's own function, which was asked for this launch before
+                return
         values = prunes(tuner) or heuristics_of(chain)
         exact = None if answer.chosen.by_launch or values else only_one_gpu(frozenset(tuner.keys))
         outcome = Outcome(key.times_forgotten, answer.tally, result, answer.config, still, shape, exact)
@@ -321,16 +324,17 @@ class Serving:
         if not self._repeated.takes(kernel, self._above.here.tuners):
             return
         chosen, placed = answer.chosen, None
+        changes = changes_of(kernel, launch, changed) if changed is not launch else {}
+        if changes is None:
+            return
         if answer.given is not None and (changed is launch or changed.grid is not launch.grid):
-            if not same_arguments(kernel, launch, changed):
-                return
             bound, _ = bind(kernel, changed.args, changed.named)
             placed = resolved_grid(changed.grid, bound)
         shape = key.grid if chosen.by_grid or placed is not None else None
         exact = None if chosen.by_launch and answer.numbers is None else only_one_gpu(frozenset())
         numbers = answer.numbers if exact is not None else None
         outcome = Outcome(
-            key.times_forgotten, answer.tally, compiled, None, None, shape, exact, numbers, placed, result
+            key.times_forgotten, answer.tally, compiled, None, None, shape, exact, numbers, placed, result, changes
         )
         self._repeated.learn_of_kernel(kernel, launch, outcome, self._placements)
 

@@ -25,7 +25,7 @@ from fusetune.capture.keeping import MOST_CASES, Keeper
 from fusetune.capture.launches import before_of
 from fusetune.capture.programs import Program, run_program
 from fusetune.capture.watch import Understood, Watch
-from fusetune.core.brief import brief
+from fusetune.core.brief import brief_error
 from fusetune.core.target import find_target
 from fusetune.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_PROGRAM, EXIT_USAGE, UsageError
 from fusetune.ops.arguments import told
@@ -88,7 +88,7 @@ def _main() -> int:
                 answer.with_suffix(MISNAMED).write_text(str(error), encoding="utf-8")
                 return EXIT_USAGE
             print_failure(error)
-            failed = f"{type(error).__name__}: {brief(error)}"
+            failed = brief_error(error)
         write_answer(answer, _looked(watch, request, time.monotonic() - began, failed))
     return EXIT_OK if failed is None else EXIT_PROGRAM
 

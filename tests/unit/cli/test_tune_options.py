@@ -48,6 +48,9 @@ def test_a_quota_limits_what_is_kept_of_the_program(
         (["--kernl", "*norm*", "bench.py"], "No such option: --kernl; did you mean --kernel?"),
         (["--limitt=3", "bench.py"], "No such option: --limitt=3; did you mean --limit?"),
         (["-q", "bench.py"], "No such option: -q; it stands before the command: fusetune -q {name}"),
+        (["-m", "pytest", "-q", "a.py"], "No such option: -q; a module's own stand behind --: -m pytest -- -q"),
+        (["-m", "pytest", "-x", "a.py"], "No such option: -x; a module's own stand behind --: -m pytest -- -x"),
+        (["-m", "mine", "--kernl=a", "b"], "No such option: --kernl=a; did you mean --kernel?"),
         (["-vv", "bench.py"], "No such option: -vv; it stands before the command: fusetune -vv {name}"),
     ],
 )

@@ -23,7 +23,7 @@ from fusetune.capture.overlay import Overlay
 from fusetune.capture.programs import run_program
 from fusetune.capture.repeated import Repeated, repeated
 from fusetune.capture.results import Difference, Results, difference, have_tensors, load, on_cpu, save
-from fusetune.core.brief import brief
+from fusetune.core.brief import brief_error
 from fusetune.core.target import find_target
 from fusetune.core.trouble import trouble_of
 from fusetune.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_PROGRAM
@@ -64,7 +64,7 @@ def ran_of(request: AgainRequest) -> Ran:
             ran = _of_whole(applier, failed)
         except BaseException as error:  # noqa: BLE001 - a KeyboardInterrupt, too, is the program's end
             print_failure(error)
-            ran = _of_whole(applier, f"{type(error).__name__}: {brief(error)}", _machine_s(error))
+            ran = _of_whole(applier, brief_error(error), _machine_s(error))
     return msgspec.structs.replace(ran, wall_s=round(time.monotonic() - began, 3))
 
 
@@ -169,7 +169,7 @@ def _compared(request: AgainRequest, program: Repeated, results: Results, ran: R
             expected = program.of_reference(own)
             found["reference"] = _difference(own, expected or {})
         except Exception as error:  # noqa: BLE001 - the reference is somebody's code, and the program is asked without
-            found["no_reference"] = f"{type(error).__name__}: {brief(error)}"
+            found["no_reference"] = brief_error(error)
     if request.save is not None:
         save(results, Path(request.save))
     return msgspec.structs.replace(ran, **found)

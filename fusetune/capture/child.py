@@ -26,7 +26,7 @@ from fusetune.capture.keeping import MOST_CASES, Keeper
 from fusetune.capture.launches import before_of
 from fusetune.capture.programs import Program, run_program
 from fusetune.capture.watch import Understood, Watch
-from fusetune.core.brief import brief
+from fusetune.core.brief import brief_error
 from fusetune.core.target import find_target
 from fusetune.core.trouble import Trouble, trouble_of
 from fusetune.errors import EXIT_INCONCLUSIVE, EXIT_INTERRUPTED, EXIT_OK, EXIT_PROGRAM, EXIT_USAGE, UsageError
@@ -99,7 +99,7 @@ def _main() -> int:
                 answer.with_suffix(TROUBLE).write_bytes(msgspec.json.encode(trouble))
                 return EXIT_INCONCLUSIVE
             print_failure(error)
-            failed = f"{type(error).__name__}: {brief(error)}"
+            failed = brief_error(error)
         write_answer(answer, _looked(watch, request, time.monotonic() - began, failed))
     return EXIT_OK if failed is None else EXIT_PROGRAM
 

@@ -22,7 +22,7 @@ from types import FunctionType, ModuleType
 from typing import Any, Final, NamedTuple
 
 from fusetune.capture.kept import KERNELS
-from fusetune.core.brief import brief
+from fusetune.core.brief import brief, brief_error
 from fusetune.errors import CaptureError
 from fusetune.ops.hashing import innermost
 from fusetune.ops.sources import definition_of, is_installed, is_triton_s, jitted, names_of, scope_of
@@ -319,7 +319,7 @@ def load_kernel(folder: Path, module: str, name: str) -> Any:
     try:
         return getattr(importlib.import_module(f"{package}.{module}"), name)
     except Exception as error:
-        told = textwrap.shorten(f"{type(error).__name__}: {brief(error)}", 300)
+        told = textwrap.shorten(brief_error(error), 300)
         raise CaptureError(f"the kernel in {brief(kernels)} cannot be loaded: {told}; capture again") from error
     finally:
         sys.dont_write_bytecode = before

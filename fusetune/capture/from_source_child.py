@@ -22,7 +22,7 @@ from fusetune.capture.exported import Exporter, NotExportedError
 from fusetune.capture.from_source import KernelPlace, KernelSource, NoKernel, SourceAnswer, SourceRequest
 from fusetune.capture.kept import KERNELS
 from fusetune.capture.needed import needed
-from fusetune.core.brief import brief
+from fusetune.core.brief import brief, brief_error
 from fusetune.core.target import find_target
 from fusetune.core.trouble import trouble_of
 from fusetune.errors import EXIT_INCONCLUSIVE, EXIT_OK, UsageError
@@ -125,7 +125,7 @@ def _imported(file: Path, module: str, names: Collection[str]) -> ModuleType:
         code = compile(needed(tree, names), str(file), "exec", dont_inherit=True)
         exec(code, vars(made))
     except Exception as error:
-        raise _NoKernelError(f"{file} cannot be imported: {type(error).__name__}: {brief(error)}") from error
+        raise _NoKernelError(f"{file} cannot be imported: {brief_error(error)}") from error
     return made
 
 

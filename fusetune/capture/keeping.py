@@ -47,7 +47,7 @@ from fusetune.capture.snapshot import (
     undisturbed,
     written,
 )
-from fusetune.core.brief import brief
+from fusetune.core.brief import brief, brief_error
 from fusetune.core.text import file_part
 from fusetune.ops.sources import jitted
 
@@ -124,7 +124,7 @@ class Keeper:
         except _CannotError as error:
             pending.cannot(str(error))
         except Exception as error:  # noqa: BLE001 - the program goes on, and who reads the case is told
-            pending.cannot(f"what it is launched with could not be kept: {type(error).__name__}: {brief(error)}")
+            pending.cannot(f"what it is launched with could not be kept: {brief_error(error)}")
         return pending
 
     def _is_full(self) -> bool:
@@ -146,7 +146,7 @@ class Keeper:
                     written(pending.part / f"after-{number}.bin", chunks_of(raw))
                 pending.storages[number] = msgspec.structs.replace(kept, after=f"after-{number}.bin")
             except Exception as error:  # noqa: BLE001 - as in `before`
-                pending.cannot(f"what it wrote could not be kept: {type(error).__name__}: {brief(error)}")
+                pending.cannot(f"what it wrote could not be kept: {brief_error(error)}")
 
     def drop(self, pending: Pending) -> None:
         """Forget a launch that failed."""

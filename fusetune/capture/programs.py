@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from fusetune.core.brief import brief
 from fusetune.errors import UsageError
 
 _FORMS = "write script.py, -m module, or package.module:function, each with its own arguments behind it"
@@ -98,6 +99,9 @@ def _file(what: str, rest: tuple[str, ...], reference: Path | None) -> Program:
     if path.is_dir():
         raise UsageError(f"{what} is a folder; {_FORMS}")
     if not path.is_file():
+        file, _, node = what.partition("::")
+        if node and Path(file).is_file():
+            raise UsageError(f"{what} is a test of pytest; write -m pytest {what}")
         raise UsageError(f"there is no file {what}; {_FORMS}")
     tree = _parsed(path)
     names = _defined(tree)
@@ -152,7 +156,8 @@ def _parsed(path: Path) -> ast.Module:
         return ast.parse(path.read_bytes(), filename=str(path))
     except (SyntaxError, ValueError) as error:
         line = f", line {error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
-        raise UsageError(f"{path} is no Python that this interpreter reads{line}; {_FORMS}") from error
+        told = brief(error.msg if isinstance(error, SyntaxError) else error)
+        raise UsageError(f"{path} is no Python that this interpreter reads{line}: {told}; mend it there") from error
     except OSError as error:
         raise UsageError(f"{path} cannot be read ({error.strerror}); check its permissions") from error
 

@@ -63,7 +63,8 @@ def export(
     """
     for folder in config_roots:
         if not is_folder(folder):
-            raise UsageError(f"--configs {brief(folder)}: there is no such folder")
+            told = "is a file; name the folder that it is in" if folder.is_file() else "there is no such folder"
+            raise UsageError(f"--configs {brief(folder)}: {told}")
 
     from fusetune.report.files import write_whole
 

@@ -33,10 +33,13 @@ class OfAProgram(Helped):
         if ctx.params.get("module") and list(program) == behind:
             return left  # The module's own, as in `-m pytest -- -q`.
         if first.startswith("-") and not ctx.resilient_parsing and not Path(first).exists():
-            raise click.NoSuchOption(first, f"No such option: {first}{self._meant(first)}", ctx=ctx)
+            module = ctx.params.get("module")
+            raise click.NoSuchOption(first, f"No such option: {first}{self._meant(first, module)}", ctx=ctx)
         return left
 
-    def _meant(self, word: str) -> str:
+    def _meant(self, word: str, module: str | None) -> str:
+        if module and not word.startswith("--"):
+            return f"; a module's own stand behind --: -m {module} -- {word}"
         if word in {"--quiet", "--verbose"} or not word.strip("-qv"):
             return f"; it stands before the command: fusetune {word} {self.name}"
         known = [name for parameter in self.params for name in parameter.opts if name.startswith("--")]

@@ -22,7 +22,7 @@ from fusetune.core.decision import KeepRule
 from fusetune.core.space import SPACE_NAMES
 from fusetune.core.target import DEFAULT_TARGET, Target, find_target
 from fusetune.core.text import printable
-from fusetune.errors import EXIT_INCONCLUSIVE, EXIT_OK, EXIT_PROGRAM, EXIT_USAGE, EXIT_WRONG_RESULT
+from fusetune.errors import EXIT_INCONCLUSIVE, EXIT_OK, EXIT_PROGRAM, EXIT_USAGE, EXIT_WRONG_RESULT, UsageError
 from fusetune.store.paths import runs_dir
 
 if TYPE_CHECKING:
@@ -181,6 +181,7 @@ def tune(
     from fusetune.measure import libraries
 
     began = time.monotonic()
+    _check_tolerances(bit_exact, rtol, atol)
     parsed = parse_program([*(["-m", module] if module else []), *program], args=expression, reference=reference)
     outputs = outputs_of(
         output, configs, diff=diff, apply=apply, autotune=autotune, per_kernel=per_kernel, lookup=lookup
@@ -325,6 +326,14 @@ def _tune_all(
 def _begun(case: Case, vouched: Sequence[str]) -> str:
     """The case that is tuned now, and that its user answers for it."""
     return f"{case.kernel.name}  {case.config_text()}{VOUCHED if _is_of(case.kernel.name, vouched) else ''}"
+
+
+def _check_tolerances(bit_exact: bool, rtol: float | None, atol: float | None) -> None:
+    if bit_exact and not (rtol is None and atol is None):
+        other = "--rtol" if rtol is not None else "--atol"
+        raise UsageError(
+            f"--bit-exact lets no bit differ, and {other} says how far a result may be off; give one of them"
+        )
 
 
 def _is_of(name: str, globs: Sequence[str]) -> bool:

@@ -148,6 +148,9 @@ def check_program(outputs: Outputs, program: Program, page: Path | None = None) 
 
     if page is not None:
         check_folder(page)
+        # Its pages of runs go beside it, and a path that was mistyped is no wish for new folders.
+        if not page.absolute().parent.is_dir():
+            raise UsageError(f"--html {page}: there is no folder {page.parent}; make it, or name another file")
     if outputs.module is None:
         return
     check_folder(outputs.module)

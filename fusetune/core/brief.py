@@ -18,6 +18,11 @@ def brief(text: object, most: int = MOST_QUOTED) -> str:
     return f"{printable(whole[:most])}... ({len(whole)} characters)"
 
 
+def brief_error(error: BaseException) -> str:
+    """An error's kind and what it says, which may be many lines, as those of a compiler, on one."""
+    return f"{type(error).__name__}: {brief(' '.join(str(error).split()))}"
+
+
 def brief_value(value: Any) -> str:
     """A value that was read, as Python writes it; a list or a mapping by its kind alone, as it may be endless."""
     if isinstance(value, list | tuple):

@@ -13,7 +13,7 @@ from fusetune.capture.spec import CapturedSpec
 from fusetune.compiler.pool import TIME_LIMIT_S, outcome_of
 from fusetune.compiler.processes import CompileProcesses
 from fusetune.compiler.record import kernel_records
-from fusetune.core.brief import brief
+from fusetune.core.brief import brief_error
 from fusetune.core.target import Target
 from fusetune.errors import FusetuneError
 from fusetune.gate.drift import METRICS
@@ -72,7 +72,7 @@ def pin_of_capture(spec: CapturedSpec, entry: Entry, target: Target, toolchain: 
     except (CannotLaunchError, FusetuneError) as error:
         return str(error)
     except Exception as error:  # noqa: BLE001 - what was tuned is shown all the same
-        return f"{type(error).__name__}: {brief(error)}"
+        return brief_error(error)
     hashed = spec.source_hash(config)
     before = entry.before or reference_of(spec, problem)
     return Pin(problem, config, hashed, toolchain, kernels, before=before, launch=launch)

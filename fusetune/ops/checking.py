@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final, get_args
 
-from fusetune.core.brief import brief, brief_value
+from fusetune.core.brief import brief, brief_error, brief_value
 from fusetune.core.config import Config
 from fusetune.core.dtypes import ELEMENT_TYPES
 from fusetune.core.near import did_you_mean
@@ -47,7 +47,7 @@ def refuse_unfit(spec: KernelSpec, place: str, reference: str) -> None:
     try:
         name: Any = spec.name
     except Exception as error:
-        told = f"{type(error).__name__}: {brief(error)}"
+        told = brief_error(error)
         raise UsageError(f"{place} does not say its name ({told}); write it as a word: name = 'my_op'") from error
     if not isinstance(name, str) or not re.match(OP_NAME, name):
         raise UsageError(

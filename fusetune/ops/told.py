@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from fusetune.core.brief import brief
+from fusetune.core.brief import brief_error
 from fusetune.core.trouble import trouble_of
 from fusetune.errors import FusetuneError, OpError
 from fusetune.ops.refusals import CannotLaunchError
@@ -83,7 +83,7 @@ def is_mistake(error: Exception) -> bool:
 
 
 def _named(spec: Any, member: str, error: Exception) -> OpError:
-    return OpError(f"op {spec.name}: its {member}() fails: {type(error).__name__}: {brief(error)}{_place(spec, error)}")
+    return OpError(f"op {spec.name}: its {member}() fails: {brief_error(error)}{_place(spec, error)}")
 
 
 def _place(spec: Any, error: Exception) -> str:

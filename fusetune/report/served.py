@@ -63,8 +63,20 @@ def _as_they_are(kernels: Sequence[KernelServed]) -> list[str]:
     names = [kernel.name for kernel in kernels[:_MOST_NAMED]] + (["..."] if len(kernels) > _MOST_NAMED else [])
     launches = sum(kernel.launches for kernel in kernels)
     line = f"{_launches(launches)} of {plural(len(kernels), 'kernel')} as the program launches them: {', '.join(names)}"
+    told = [line, *(f"  {shortened(why, _LONGEST)}" for why in _reasons(kernels))]
     whole = kernels[0].command.replace(f" --kernel {shlex.quote(kernels[0].name)}", "")
-    return [line, f"  to tune them: `{whole if len(kernels) > 1 else kernels[0].command}`"]
+    return [*told, f"  to tune them: `{whole if len(kernels) > 1 else kernels[0].command}`"]
+
+
+def _reasons(kernels: Sequence[KernelServed]) -> list[str]:
+    """Why entries of theirs were not used, or could not be looked up; nothing of those that simply have none."""
+    names: dict[str, list[str]] = {}
+    for kernel in kernels:
+        for one in kernel.missed:
+            if not one.reason.startswith("no entry "):
+                names.setdefault(one.reason, []).append(kernel.name)
+    found = list(names.items())[:_MOST_NAMED]
+    return [why if len(named) == len(kernels) else f"{', '.join(named[:_MOST_NAMED])}: {why}" for why, named in found]
 
 
 def _of_kernel(kernel: KernelServed) -> list[str]:

@@ -20,7 +20,7 @@ from fusetune.capture.inductor import when_imported
 from fusetune.capture.patching import Patches
 from fusetune.capture.serving.served import Notes, Served, joined
 from fusetune.capture.serving.settings import Settings, settings_of
-from fusetune.core.brief import brief
+from fusetune.core.brief import brief_error
 from fusetune.errors import FusetuneError, MissingConfigError
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ class ServedProcess:
             serving.install()
             self._serving = serving
         except (FusetuneError, AttributeError, ImportError) as error:  # A Triton that cannot be held, or no such files.
-            self.notes.note(f"launches ran as they are: {type(error).__name__}: {brief(error)}")
+            self.notes.note(f"launches ran as they are: {brief_error(error)}")
             return
         self._patches.callback(forget_at_load(serving.forget))
         self._patches.callback(serving.remove)
@@ -214,4 +214,4 @@ def _failure_of_main() -> str | None:
             return None
     elif not isinstance(error, SyntaxError):  # It has not even begun.
         return None
-    return f"{type(error).__name__}: {brief(error)}"
+    return brief_error(error)

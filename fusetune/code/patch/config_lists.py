@@ -74,8 +74,10 @@ class _Configs:
         elements = [one.value for one in written.elements] if isinstance(written, cst.List) else []
         self._calls = [one for one in elements if isinstance(one, cst.Call) and _is_config(one)]
         self._is_list = bool(elements) and len(self._calls) == len(elements)
+        # Of those with `**options` what they are given is not to be seen, so that they are no pattern for others.
+        self._patterns = [one for one in self._calls if not _is_spread(one)]
         held = written.elt if isinstance(written, cst.ListComp) else None
-        self._pattern = held if isinstance(held, cst.Call) and _is_config(held) else None
+        self._pattern = held if isinstance(held, cst.Call) and _is_config(held) and not _is_spread(held) else None
 
     def edits(self, values: Sequence[Mapping[str, Any]], given: cst.BaseExpression) -> list[Edit]:
         source, told = self._source, f"configs: {self._change.describe()}"
@@ -107,11 +109,11 @@ class _Configs:
     def _text(self, values: Mapping[str, Any]) -> str:
         """A config as its author wrote it where it is there, else as the nearest one with its values changed."""
         for wanted in (values, self._change.before):
-            for one in self._calls:
+            for one in self._patterns:
                 if self._is(one, wanted):
                     return changed_config(self._source, one, values)
-        if self._calls:
-            return changed_config(self._source, self._calls[0], values)
+        if self._patterns:
+            return changed_config(self._source, self._patterns[0], values)
         if self._pattern is not None:
             return changed_config(self._source, self._pattern, values)
         if self._change.launch.hooked:
@@ -208,3 +210,7 @@ def is_imported(source: SourceFile, name: str) -> bool:
 
 def _is_config(call: cst.Call) -> bool:
     return last_name(call.func) == "Config"
+
+
+def _is_spread(call: cst.Call) -> bool:
+    return any(one.star for one in call.args)

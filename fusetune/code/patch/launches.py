@@ -74,7 +74,7 @@ class _Launch:
         try:
             self._check(name, place)
         except NotWritableError:
-            if name not in OPTIONS or not place.through:
+            if name not in OPTIONS or not place.through or fed[1]:
                 raise
             # A number of warps that others have, too, may be given here alone: nothing is computed from it.
             self._edits.append(self._source.replaced(fed[0], repr(value), f"{name} {before} -> {value}"))

@@ -298,6 +298,18 @@ def test_bit_exact_and_tolerances_of_the_users_own(tmp_path: Path) -> None:
     assert isinstance(loose.check(lambda x, y: y.copy_(x * 3)), Wrong)
 
 
+def test_beside_a_ratio_of_the_users_own_what_is_zero_may_be_off_by_its_dtype_s_rounding(tmp_path: Path) -> None:
+    def cancelled(x: Any, y: Any) -> None:
+        y.copy_(x - x)
+
+    kept = capture(tmp_path, x_and_y())
+    by_dtype = Bench(tmp_path, kept, cancelled, Strictness(rtol=0.1))
+    assert isinstance(by_dtype.check(lambda x, y: y.copy_(x - x + 1e-6)), float)
+    assert isinstance(by_dtype.check(lambda x, y: y.copy_(x - x + 1e-4)), Wrong)
+    none = Bench(tmp_path, kept, cancelled, Strictness(rtol=0.1, atol=0.0))
+    assert isinstance(none.check(lambda x, y: y.copy_(x - x + 1e-6)), Wrong)
+
+
 def test_nan_of_befores_own_is_expected_and_no_other(tmp_path: Path) -> None:
     tensors = x_and_y()
     tensors["x"][0][:10] = float("nan")

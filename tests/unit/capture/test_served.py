@@ -129,6 +129,18 @@ def test_kernels_that_run_as_without_us_are_told_together_with_the_command_for_a
     )
 
 
+def test_why_an_entry_was_not_used_is_told_of_kernels_that_run_as_without_us():
+    one, two = (KernelSeen(name, "lib", "/a/lib.py", 1) for name in ("one", "two"))
+    stale = Missed("lib.yaml, entries[0]: the kernel source has changed since", serving.AS_IT_IS)
+    no_gpu = Missed("there is no CUDA GPU here", serving.AS_IT_IS)
+    lines = lines_of(notes((one, stale, 1), (two, Missed("no entry of it on this GPU", serving.AS_IT_IS), 1)).served())
+    assert lines[1:3] == [
+        "  2 launches of 2 kernels as the program launches them: one, two",
+        "    one: lib.yaml, entries[0]: the kernel source has changed since",
+    ]
+    assert lines_of(notes((one, no_gpu, 1), (two, no_gpu, 1)).served())[2] == "    there is no CUDA GPU here"
+
+
 def test_so_many_kernels_are_told_one_by_one_and_no_more():
     many = [KernelSeen(f"k{number}", "lib", "/a/lib.py", number) for number in range(MOST_KERNELS + 3)]
     lines = lines_of(notes(*((one, TUNED, 1) for one in many)).served())

@@ -70,6 +70,7 @@ def test_export_is_for_the_gpu_here_or_the_named_one() -> None:
         (("--op", "nothing"), "op 'nothing' is not known"),
         (("--target", "rtx9999"), "rtx9999"),
         (("--configs", "nowhere"), "--configs nowhere: there is no such folder"),
+        (("--configs", __file__), "is a file; name the folder that it is in"),
         (("-o", "no/where/x.py"), "cannot write no/where/x.py"),
         (("--dtype", "float16", "--precision", "tf32"), "applies to float32 inputs only"),
     ],

@@ -243,6 +243,12 @@ def test_a_folder_that_is_not_there_is_refused_by_name(option: str) -> None:
     assert f"{option} mistyped: there is no such folder" in str(result.exception)
 
 
+def test_a_file_is_no_folder_of_configs(configs: Path) -> None:
+    (configs / "one.yaml").touch()
+    result = invoke("--configs", str(configs / "one.yaml"))
+    assert "one.yaml is a file; name the folder that it is in" in str(result.exception)
+
+
 def test_a_damaged_file_gives_exit_code_two_after_the_others_are_shown(configs: Path) -> None:
     damaged = damage(configs)
     result = invoke()

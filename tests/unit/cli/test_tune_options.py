@@ -18,7 +18,7 @@ from fusetune.cli.program_check import ProgramCheck
 from fusetune.cli.tune import exit_code, tune
 from fusetune.cli.tuned_code import Code
 from fusetune.compiler.processes import CompileProcesses
-from fusetune.errors import ProgramError
+from fusetune.errors import ProgramError, UsageError
 from fusetune.tune.program import End, EndedBy, Tuned
 
 
@@ -48,6 +48,9 @@ def test_a_quota_limits_what_is_kept_of_the_program(
         (["--kernl", "*norm*", "bench.py"], "No such option: --kernl; did you mean --kernel?"),
         (["--limitt=3", "bench.py"], "No such option: --limitt=3; did you mean --limit?"),
         (["-q", "bench.py"], "No such option: -q; it stands before the command: fusetune -q {name}"),
+        (["-m", "pytest", "-q", "a.py"], "No such option: -q; a module's own stand behind --: -m pytest -- -q"),
+        (["-m", "pytest", "-x", "a.py"], "No such option: -x; a module's own stand behind --: -m pytest -- -x"),
+        (["-m", "mine", "--kernl=a", "b"], "No such option: --kernl=a; did you mean --kernel?"),
         (["-vv", "bench.py"], "No such option: -vv; it stands before the command: fusetune -vv {name}"),
     ],
 )
@@ -78,6 +81,25 @@ def test_a_quota_that_is_no_size_is_refused(tmp_path: Path) -> None:
     done = CliRunner().invoke(tune, ["--quota", "much", "bench.py"])
     assert done.exit_code == 2
     assert "is no size; write it as 4GiB or 500MB" in done.output
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--bit-exact", "--rtol", "0.1"), "--bit-exact lets no bit differ, and --rtol says how far"),
+        (("--bit-exact", "--atol", "0"), "--bit-exact lets no bit differ, and --atol says how far"),
+        (("--html", "gone/page.html"), "--html gone/page.html: there is no folder gone"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_the_program_runs(
+    words: tuple[str, ...], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(looking, "look", lambda *_, **__: pytest.fail("it ran"))
+    (tmp_path / "bench.py").write_text("", encoding="utf-8")
+    done = CliRunner().invoke(tune, ["--target", "rtx4090", *words, "bench.py"])
+    assert isinstance(done.exception, UsageError), done.output
+    assert told in str(done.exception)
 
 
 @pytest.mark.parametrize(

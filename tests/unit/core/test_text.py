@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fusetune.core.brief import brief_error
 from fusetune.core.text import printable, printable_lines, shortened, slugify
 
 
@@ -52,3 +53,10 @@ def test_what_is_cut_off_is_longer_than_what_says_so(left):
     assert len(cut) <= len(text)
     assert cut in (text, f"0123456789... ({left} more characters)")
     assert (cut == text) == (left < 25)
+
+
+def test_an_error_of_many_lines_is_told_on_one() -> None:
+    told = brief_error(ValueError("at 2:27:\ndef k(x):\n    o = BLOCK\n        ^\nBLOCK is not defined"))
+    assert told == "ValueError: at 2:27: def k(x): o = BLOCK ^ BLOCK is not defined"
+    assert brief_error(KeyError("a\x1b[2J")) == "KeyError: 'a\\x1b[2J'"
+    assert brief_error(OSError("x" * 500)) == f"OSError: {'x' * 200}... (500 characters)"

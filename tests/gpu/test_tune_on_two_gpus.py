@@ -59,7 +59,9 @@ def tuned(folder: Path, *words: str) -> list[dict[str, Any]]:
 
 def cards(folder: Path) -> set[str | None]:
     """The GPUs that the journals of a run say they are of."""
-    runs = [next(one for one in read_run(path) if isinstance(one, RunStart)) for path in (folder / "runs").glob("*.jsonl")]
+    runs = [
+        next(one for one in read_run(path) if isinstance(one, RunStart)) for path in (folder / "runs").glob("*.jsonl")
+    ]
     return {run.card for run in runs}
 
 

@@ -242,12 +242,19 @@ def _nearest(rules: Sequence[Rule], given: Mapping[str, Any]) -> Rule:
 
 def _stands_before(rule: Rule, other: Rule, given: Mapping[str, Any]) -> bool:
     """Of two that are as near: the one of the larger sizes, which are compared where they are not the launch's own."""
-    one = [value for name, _, _, _, value in rule.sizes if given[name] != value]
-    two = [value for name, _, _, _, value in other.sizes if given[name] != value]
-    for first, second in zip(one, two, strict=False):
-        if first != second:
-            return bool(first > second)
+    one, two = _other_sizes(rule, given), _other_sizes(other, given)
+    for place in range(min(len(one), len(two))):
+        if one[place] != two[place]:
+            return bool(one[place] > two[place])
     return len(one) < len(two)
+
+
+def _other_sizes(rule: Rule, given: Mapping[str, Any]) -> list[int]:
+    found = []
+    for name, _, _, _, value in rule.sizes:
+        if given[name] != value:
+            found.append(value)
+    return found
 
 
 def _telling(tell: Callable[[], None]) -> Callable[[], int]:

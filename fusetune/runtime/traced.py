@@ -233,10 +233,28 @@ def _nearest(rules: Sequence[Rule], given: Mapping[str, Any]) -> Rule:
                 more, less = more * one, less * value
             else:
                 more, less = more * value, less * one
-        if best is None or more * best_less < best_more * less:
+        mine, least = more * best_less, best_more * less
+        if best is None or mine < least or (mine == least and _stands_before(rule, best, given)):
             best, best_more, best_less = rule, more, less
     assert best is not None, "of the first file there is one"
     return best
+
+
+def _stands_before(rule: Rule, other: Rule, given: Mapping[str, Any]) -> bool:
+    """Of two that are as near: the one of the larger sizes, which are compared where they are not the launch's own."""
+    one, two = _other_sizes(rule, given), _other_sizes(other, given)
+    for place in range(min(len(one), len(two))):
+        if one[place] != two[place]:
+            return bool(one[place] > two[place])
+    return len(one) < len(two)
+
+
+def _other_sizes(rule: Rule, given: Mapping[str, Any]) -> list[int]:
+    found = []
+    for name, _, _, _, value in rule.sizes:
+        if given[name] != value:
+            found.append(value)
+    return found
 
 
 def _telling(tell: Callable[[], None]) -> Callable[[], int]:

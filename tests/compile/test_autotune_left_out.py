@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +72,20 @@ def test_a_default_that_does_not_fit_gives_way_to_the_next_of_the_list_with_one_
         launch(kernel)
         launch(kernel, 4080)
     assert len(gpu.launched) == 1, "past the JIT, as any default"
+
+
+def test_threads_find_it_out_at_once(gpu: FakeUtils) -> None:
+    kernel = fusetune.autotune([*LARGE, SMALL], ["n"])(doubled)
+    start = threading.Barrier(4)
+
+    def work(first: int) -> set[int]:
+        start.wait()
+        return {launch(kernel, first + 16 * number).metadata.num_warps for number in range(20)}
+
+    with pytest.warns(RuntimeWarning, match="cannot be launched here") as told, ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(work, (64, 1024, 2048, 3072)))
+    assert found == [{2}] * 4
+    assert len([one for one in told if "cannot be launched here" in str(one.message)]) == 1
 
 
 def test_one_that_does_not_compile_by_its_own_assertion_gives_way(gpu: FakeUtils) -> None:

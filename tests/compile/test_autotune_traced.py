@@ -14,6 +14,7 @@ from torch._higher_order_ops.triton_kernel_wrap import kernel_side_table
 
 import fusetune
 from fusetune.core.config import NamedConfig
+from fusetune.runtime.launch_configs import LAUNCH_CONFIGS
 from tests.support.launch_entries import alone, write_tuned
 
 
@@ -123,6 +124,16 @@ def test_of_several_in_a_bucket_the_nearest_is_taken(configs):
     assert traced(2080) == ({"BLOCK": 128}, 2)
     assert traced(4000) == ({"BLOCK": 512}, 8)
     assert traced(4096) == ({"BLOCK": 512}, 8)
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_of_two_that_are_as_near_the_one_that_an_eager_launch_takes_is_taken(configs, dynamic):
+    tuned(configs, 2304, 128, 2)
+    tuned(configs, 3600, 512, 8)
+    traced = Traced(fusetune.autotune(CONFIGS, ["n"])(doubled), dynamic=dynamic)
+    assert traced(2880) == ({"BLOCK": 512}, 8), "2880 / 2304 is 3600 / 2880"
+    given = {"x_ptr": torch.zeros(1), "y_ptr": torch.zeros(1), "n": 2880, "KIND": "double", "WIDE": 1}
+    assert LAUNCH_CONFIGS.find(doubled, given, supplied={"BLOCK": 64}).constants == {"BLOCK": 512}
 
 
 @pytest.mark.filterwarnings("ignore:fusetune has no tuned config")

@@ -14,8 +14,9 @@ import pytest
 import yaml
 
 from fusetune.capture.from_source import KernelPlace, KernelSource
+from fusetune.compiler.tools import nvidia_tool
 from fusetune.core.target import find_target
-from fusetune.errors import EXIT_OK, EXIT_REGRESSION, EXIT_USAGE, UsageError
+from fusetune.errors import EXIT_INCONCLUSIVE, EXIT_OK, EXIT_REGRESSION, EXIT_USAGE, UsageError
 from fusetune.gate.drift import METRICS
 from fusetune.gate.pins import pins_path, read_pins
 from fusetune.gate.source_revision import kernels_at
@@ -120,6 +121,31 @@ def test_what_a_file_names_is_imported_only_where_the_command_names_it(repositor
     missing = repository.fusetune("gate", "--static", "--kernels", "no/such")
     assert (missing.returncode, missing.stderr.count("\n")) == (EXIT_USAGE, 1)
     assert "--kernels no/such: there is no such file or folder" in missing.stderr
+
+
+@pytest.mark.parametrize("trouble", ["killed", "no cache", "interpreter"])
+def test_trouble_of_the_machine_is_one_line_and_no_regression_of_a_program_s_kernel(
+    tuned: Repository, tmp_path: Path, trouble: str
+) -> None:
+    ptxas = tmp_path / "ptxas"
+    ptxas.write_text(f'#!/bin/bash\n[ "$1" = --version ] && exec {nvidia_tool("ptxas")} --version\nkill -9 $$\n')
+    ptxas.chmod(0o755)
+    empty = {"TRITON_CACHE_DIR": str(tmp_path / "cache")}
+    environment, code, told = {
+        "killed": ({**empty, "TRITON_PTXAS_PATH": str(ptxas)}, EXIT_INCONCLUSIVE, "ptxas was ended by SIGKILL"),
+        "no cache": ({"TRITON_CACHE_DIR": str(ptxas)}, EXIT_USAGE, "mend TRITON_CACHE_DIR"),
+        "interpreter": ({"TRITON_INTERPRET": "1"}, EXIT_USAGE, "TRITON_INTERPRET is set"),
+    }[trouble]
+    pins = pins_path(tuned.yaml("sums"))
+    before = pins.read_bytes()
+    for word in ("--static", "--pin"):
+        done = tuned.fusetune("gate", word, str(tuned.yaml("sums")), "--kernels", "norms", **environment)
+        assert done.returncode == code, done.stdout + done.stderr
+        assert "REGRESSION" not in done.stdout
+        (error,) = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
+        assert told in error
+        assert "Traceback" not in done.stderr
+    assert pins.read_bytes() == before
 
 
 def test_pins_hold_no_data_and_no_place_of_this_machine(tuned: Repository) -> None:

@@ -196,6 +196,20 @@ def test_what_a_program_counts_up_is_looked_up_no_more_where_no_entry_is_near(co
     assert plain(scaled, 64).metadata.num_warps == 8
 
 
+def test_an_autotuner_s_launch_with_what_is_counted_up_is_not_looked_up_either(configs, gpu, served):
+    write_tuned(configs, scaled, {**PROBLEM, "n": 64, "grid_0": 1}, TUNED, before=BEFORE)
+    kernel = triton.autotune(configs=CONFIGS, key=["WIDE"])(scaled)
+    by_lambda(kernel, 4097)
+    served.asked.clear()
+    for n in range(4101, 4200, 2):
+        by_lambda(kernel, n)
+    assert served.asked == []
+    assert [one[1][0] for one in fired(gpu)[-50:]] == [*range(4101, 4200, 2)]
+    assert served.rows() == [("Missed", 51)]
+    assert by_lambda(kernel, 64).metadata.num_warps == 8
+    assert by_lambda(kernel, 4099).metadata.num_warps == 4
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from fusetune.capture.cases import KernelSeen
@@ -51,6 +51,13 @@ class Key(NamedTuple):
     grid: Any
 
 
+class Alike(NamedTuple):
+    """The key of all launches that miss alike, and the numbers in the entries of their kernel, which count alone."""
+
+    key: Key
+    numbers: frozenset[int]
+
+
 class Answers:
     """Answers by Key. The holder of an answer is an autotuner, or a kernel that none is above."""
 
@@ -91,22 +98,34 @@ class Answers:
             found = self._numbers[id(kernel)] = kernel, lookups.numbers(kernel)
         return found[1]
 
-    def alike(self, key: Key, kernel: Any, launch: Launch, numbers: frozenset[int]) -> Key | None:
-        """The key of all launches that miss as this one does: with other numbers of the same buckets, and any grid.
+    def alike(
+        self, key: Key | None, kernel: Any, launch: Launch, lookups: LaunchConfigs, exact: Container[str] = ()
+    ) -> Alike | None:
+        """That of all launches that miss as this one does: with other numbers of the same buckets, and any grid.
 
-        A program may launch with what it counts up.
+        A program may launch with what it counts up. The arguments `exact` count to the number all the same.
         """
+        numbers = self.numbers(kernel, lookups) if key is not None else None
+        if key is None or numbers is None:
+            return None
         given = {**dict(zip(self.seen(kernel)[2], launch.args, strict=False)), **launch.named}
         constants = constexprs_of(kernel)
         for name, value in given.items():
-            if name in constants:
+            if name in constants or name in exact:
                 continue
             if type(value) is int and value not in numbers and value in _BUCKETED:
                 given[name] = value % _ALIGNED == 0, (value - 1).bit_length()
             elif type(value) is float:
                 given[name] = float
         kind = kind_of((), given)
-        return None if kind is None else key._replace(kind=("alike", kind), grid=None)
+        return None if kind is None else Alike(key._replace(kind=("alike", kind), grid=None), numbers)
+
+    def remember_of(self, key: Key | None, alike: Alike | None, answer: Answer, holder: Any) -> tuple[Any, Answer]:
+        """Give the same answer to launches with this key, or to all alike where it is a miss of theirs."""
+        chosen = answer.chosen
+        if alike is None or not chosen.by_launch or chosen.by_grid or chosen.by_sizes:
+            return key, self.remember(key, answer, holder)
+        return alike.key, self.remember(alike.key, answer._replace(numbers=alike.numbers), holder)
 
     def remember(self, key: Key | None, answer: Answer, holder: Any) -> Answer:
         """Give the same answer to launches with this key."""

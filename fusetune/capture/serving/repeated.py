@@ -227,7 +227,7 @@ class Repeated:
             return found.call(grid, *args, **named)
 
         def chosen(tuner: Any, /, *args: Any, **named: Any) -> Any:
-            found = tuners.get(id(tuner))
+            found = tuners.get(id(tuner)) or missed.get(id(tuner))
             if found is None or named.get("warmup") is not False or here.chosen or above.trial:
                 return choose(tuner, *args, **named)
             grid = named.pop("grid", None)
@@ -251,11 +251,17 @@ class Repeated:
     def learn_of_tuner(self, chain: Sequence[Any], launch: Launch, outcome: Outcome) -> None:
         """Launch so an autotuner, and what it holds down to the kernel."""
         tuner, kernel, config = chain[0], chain[-1], outcome.config
-        choose = self._choose
+        choose, missed = self._choose, self._missed
 
         def again(grid: Any, /, *args: Any, **named: Any) -> Any:
             return choose(tuner, *args, grid=grid, warmup=False, **named)
 
+        def or_missed(grid: Any, /, *args: Any, **named: Any) -> Any:
+            found = missed.get(id(tuner))
+            return again(grid, *args, **named) if found is None else found.call(grid, *args, **named)
+
+        misses = outcome.numbers is not None
+        table, otherwise = (missed, again) if misses else (self._tuners, or_missed)
         parameters = signature_of(kernel).parameters
         heuristics = heuristics_of(chain)
         bound, _ = bind(kernel, launch.args, launch.named, partly=True)
@@ -268,12 +274,12 @@ class Repeated:
         constants = {name: meta[name] for name in (*config.all_kwargs(), *heuristics) if name in parameters}
         watched = ((self._kind, self._launched), *((type(one), type(one).run) for one in chain[1:-1]))
         values = bool(heuristics)
-        around = Around(watched, tuner, self._note, outcome.exact, None, heuristics, values)
+        around = Around(watched, tuner, self._note, outcome.exact, outcome.numbers, heuristics, values)
         around = around._replace(run=self._own, kind=partial(kind_of, shapes=values))
         with self._lock:
             if outcome.times == self._times_forgotten:
                 made = _bound(outcome, constants)
-                self._learn(self._tuners, id(tuner), (kernel, tuner), launch, made, again, around)
+                self._learn(table, id(tuner), (kernel, tuner), launch, made, otherwise, around)
 
     def learn_of_kernel(self, kernel: Any, launch: Launch, outcome: Outcome, placements: Placements) -> None:
         """Launch so a kernel that nothing is above, or heuristics alone: with these, what is placed goes by more."""

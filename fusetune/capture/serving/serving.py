@@ -213,6 +213,12 @@ class Serving:
         found = self._answers.get(key)
         if found is not None:
             return key, found
+        alike = None
+        if not heuristics and not prunes(tuner):
+            alike = self._answers.alike(key, kernel, Launch(args, grid, own), self._lookups, tuner.keys)
+        found = self._answers.get(alike.key) if alike is not None else None
+        if alike is not None and found is not None:
+            return alike.key, found
         bound, _ = bind(kernel, args, own, partly=True)
         arguments = {name: value for name, value in bound.items() if name not in self._answers.names((tuner,))}
         first = {name: value for name, value in first.items() if name not in OPTIONS}
@@ -224,7 +230,7 @@ class Serving:
             answer = self._not_given(kernel, f"{min(cannot)} follows what was tuned, and the launch itself gives it")
         elif answer.given is not None:
             answer = answer._replace(config=config_like(tuner.configs, answer.given))
-        return key, self._answers.remember(key, answer, tuner)
+        return self._answers.remember_of(key, alike, answer, tuner)
 
     def _learn_of_tuner(
         self,
@@ -252,8 +258,10 @@ class Serving:
             except Exception:  # noqa: BLE001 - the program's own function, which was asked for this launch before
                 return
         values = prunes(tuner) or heuristics_of(chain)
-        exact = None if answer.chosen.by_launch or values else only_one_gpu(frozenset(tuner.keys))
-        outcome = Outcome(key.times_forgotten, answer.tally, result, answer.config, still, shape, exact)
+        by_launch = answer.chosen.by_launch and answer.numbers is None
+        exact = None if by_launch or values else only_one_gpu(frozenset(tuner.keys))
+        numbers = answer.numbers if exact is not None else None
+        outcome = Outcome(key.times_forgotten, answer.tally, result, answer.config, still, shape, exact, numbers)
         self._repeated.learn_of_tuner(chain, Launch(args, named.get("grid"), own), outcome)
 
     # A launch.
@@ -379,22 +387,16 @@ class Serving:
         found = self._answers.get(key)
         if found is not None:
             return key, found
-        alike: Key | None = None
-        numbers = self._answers.numbers(kernel, self._lookups) if key is not None else None
-        if key is not None and numbers is not None:
-            alike = self._answers.alike(key, kernel, launch, numbers)
-            found = self._answers.get(alike)
-            if found is not None:
-                return key, found
+        alike = self._answers.alike(key, kernel, launch, self._lookups)
+        found = self._answers.get(alike.key) if alike is not None else None
+        if alike is not None and found is not None:
+            return alike.key, found
         bound, _ = bind(kernel, launch.args, launch.named)
         free = self._answers.names(tuners) & bound.keys()
         arguments = {name: value for name, value in bound.items() if name not in free}
         supplied = {name: bound[name] for name in free}
         answer = self._asked(kernel, arguments, launch.grid, proposals_of(tuners), supplied)
-        chosen = answer.chosen
-        if alike is not None and chosen.by_launch and not (chosen.by_grid or chosen.by_sizes):
-            return key, self._answers.remember(alike, answer._replace(numbers=numbers), kernel)
-        return key, self._answers.remember(key, answer, kernel)
+        return self._answers.remember_of(key, alike, answer, kernel)
 
     # What both need.
 
@@ -439,7 +441,7 @@ class Serving:
 
     def _not_given(self, kernel: Any, why: str, *, remember: bool = True) -> Answer:
         """The answer for a launch that cannot have the config of its entry."""
-        missed = Chosen("miss", why, remember=remember)
+        missed = Chosen("miss", why, remember=remember, by_grid=True)
         return Answer(missed, None, self._tally(kernel, Missed(why, AS_IT_IS)))
 
     def _tally(self, kernel: Any, row: Row) -> Tally:

@@ -70,13 +70,16 @@ def modules_of(cases: Sequence[Case]) -> dict[str, str]:
 def _change(one: Tuned, site: Site, wanted: Mapping[str, Any], gpu: str | None, *, autotune: bool) -> Change:
     case = one.case
     before = before_of(case)
+    restored = [name for name in case.tensors if case.roles.get(name, "both") in {"both", "atomic"}]
+    given = [name for name in restored if name in site.parameters and case.tensors[name].block is None]
     return Change(
         launch=launched_of(case, site),
         before=before,
         wanted={**before, **wanted},
         tried=_tried(one, autotune=autotune),
         key=tuple(name for name, value in case.values.items() if _is_size(name, value) and name not in case.differing),
-        restored=tuple(name for name in case.tensors if case.roles.get(name, "both") in {"both", "atomic"}),
+        restored=tuple(given),
+        unrestored=tuple(name for name in restored if name not in given),
         accepts=_accepted(one),
         stays=one.end == "unverified" and one.explanation is not None and not one.explanation.to_try(),
         us=case.us or 0.0,

@@ -24,6 +24,9 @@ def autotune_edits(source: SourceFile, kernel: cst.FunctionDef, change: Change, 
     call = launch_call(held, change.launch)
     if not kernel.decorators:
         raise source.refused(kernel, f"{change.launch.kernel} has no decorator to put an autotuner above")
+    if change.unrestored:
+        why = f"an autotuner cannot give {change.unrestored[0]} back between its trials what it held: none is added"
+        raise held.refused(call, why)
     refuse_other_users(source, kernel, call, sources)
     keywords = {one.keyword.value for one in call.args if one.keyword is not None}
     for name in [*varied, *(one for one in OPTIONS if one in change.launch.given)]:

@@ -63,10 +63,11 @@ class Change(msgspec.Struct, frozen=True, omit_defaults=True):
 
     `tried` are the configs that `@triton.autotune` is left with, the chosen one first; none: the launch is fixed.
     `key` and `restored` are what a new decorator is given: parameters that say which launches are alike, and pointers
-    whose tensors each trial has to get back. `accepts` are what else is right for this case, and `wanted` with its
-    time. `us` is the case's time in the program. `comment` is written above what is changed. With
-    `looks_up` an autotune list stays as it is, and its decorator looks the config up. Of an `untuned` case nobody knows
-    what else is right. One that `stays` is predicted to have nothing to try: the safe config is the code that runs.
+    whose tensors each trial has to get back; it cannot give back `unrestored`, which are no parameters or no tensors.
+    `accepts` are what else is right for this case, and `wanted` with its time. `us` is the case's time in the
+    program. `comment` is written above what is changed. With `looks_up` an autotune list stays as it is, and its
+    decorator looks the config up. Of an `untuned` case nobody knows what else is right. One that `stays` is predicted
+    to have nothing to try: the safe config is the code that runs.
     """
 
     launch: Launched
@@ -75,6 +76,7 @@ class Change(msgspec.Struct, frozen=True, omit_defaults=True):
     tried: tuple[Mapping[str, Any], ...] = ()
     key: tuple[str, ...] = ()
     restored: tuple[str, ...] = ()
+    unrestored: tuple[str, ...] = ()
     accepts: tuple[Accepted, ...] = ()
     us: float = 0.0
     comment: tuple[str, ...] = ()

@@ -203,9 +203,10 @@ def _of_each_place(changes: Sequence[Change], findings: list[Finding], *, asked:
                 found.append(several)
                 continue
             launch = heaviest.launch
-            told = (
-                f"{launch.kernel} is left as it is: its {len(group)} cases run more configs than an autotuner is given"
-            )
+            why = "run more configs than an autotuner is given"
+            if len({one.restored for one in group}) > 1:
+                why = "change other tensors in place"
+            told = f"{launch.kernel} is left as it is: its {len(group)} cases {why}"
             findings.append(Finding(launch.file, launch.line, told))
             continue
         values = _values_at_place(heaviest)
@@ -253,8 +254,11 @@ def _choose_among_options(group: Sequence[Change]) -> bool:
 def _options_of_all(group: Sequence[Change]) -> Change | None:
     """One list for all cases of a kernel that has none: what each runs with, what is to be tried, and BASELINE.
 
-    None where what they run with is more than an autotuner is left with: one of them would lose it.
+    None where what they run with is more than an autotuner is left with: one of them would lose it. Nor is there one
+    where another of them has no tensor that a trial would have to give back.
     """
+    if len({one.restored for one in group}) > 1:
+        return None
     first = next(one for one in group if one.tried)
     safe = first.tried[-1]
     needed = _distinct([one.before for one in group if not one.stays], safe, OPTIONS)

@@ -170,6 +170,11 @@ def test_autotune_leaves_the_chosen_one_with_before_and_baseline(file: Path) -> 
         [tuned_of(case_of(file, roles={"x_ptr": "both", "y_ptr": "atomic"}))], "GPU", autotune=True
     )
     assert in_place[0].restored == ("x_ptr", "y_ptr"), "each trial gets its inputs back"
+    tensors = {"x_ptr": structs.replace(TENSOR, block=(64,)), "y_ptr": TENSOR, "more.0": TENSOR}
+    roles = dict.fromkeys(tensors, "both")
+    in_place, _ = changes_of([tuned_of(case_of(file, tensors=tensors, roles=roles))], "GPU", autotune=True)
+    told = in_place[0].restored, in_place[0].unrestored
+    assert told == (("y_ptr",), ("x_ptr", "more.0")), "a descriptor and a part of a tuple are no tensors of a name"
 
 
 def test_lookup_is_for_lists_with_a_config_that_was_kept_and_all_else_is_written(file: Path) -> None:

@@ -162,3 +162,13 @@ def test_cases_of_one_launch_keep_what_each_of_them_runs(tmp_path: Path) -> None
     more = predicted(launch, {**large, "num_warps": 2})
     told = why_not(planned([stays, predicted(launch), predicted(launch, large), more]))
     assert "its 4 cases run more configs than an autotuner is given" in told
+
+
+def test_what_a_trial_changes_has_to_be_something_that_can_be_given_back(tmp_path: Path) -> None:
+    file = tmp_path / "program.py"
+    file.write_text(PROGRAM, encoding="utf-8")
+    launch = launched(file)
+    told = why_not(planned([predicted(launch, unrestored=("x.0",))]))
+    assert "an autotuner cannot give x.0 back between its trials what it held" in told
+    told = why_not(planned([predicted(launch, restored=("y",)), predicted(launch)]))
+    assert "its 2 cases change other tensors in place" in told

@@ -145,8 +145,9 @@ def diagnose(
         limit, why = "l2", f"L2 limits {kernel}: it is {metrics[L2]:.0f} % busy."
     elif warps is not None and warps >= OF_OCCUPANCY * theory and held.limiter != "warps":
         limit = "occupancy"
+        keep = "keeps" if held.limiter == "shared memory" else "keep"
         why = (
-            f"Latency limits {kernel}, and {held.limiter} keep more warps out: no unit is near its peak "
+            f"Latency limits {kernel}, and {held.limiter} {keep} more warps out: no unit is near its peak "
             f"(SM {sm:.0f} %, DRAM {dram:.0f} %)."
         )
     else:

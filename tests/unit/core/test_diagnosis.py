@@ -46,7 +46,7 @@ def test_the_brief_s_kernel_is_limited_by_products_at_half_rate_and_every_figure
 def test_the_same_figures_on_a_card_that_multiplies_at_the_full_rate_are_latency_behind_occupancy() -> None:
     found = told({**SEED, WARPS: 24.01}, target=find_target("l40s"))
     assert found.limit == "occupancy"
-    assert "shared memory keep more warps out" in found.sentence
+    assert "shared memory keeps more warps out" in found.sentence
 
 
 @pytest.mark.parametrize(

@@ -113,7 +113,13 @@ def by_tuple(kernel: Any, n: int = 4096) -> Any:
 
 def fired(gpu: Any) -> list[tuple[Any, ...]]:
     """Grid, numbers and warps of what went past the JIT."""
-    return [(given[0], given[-1][2:4]) for given in gpu.launched]
+    return [(given[0], numbers(given)) for given in gpu.launched]
+
+
+def numbers(given: tuple[Any, ...]) -> tuple[Any, ...]:
+    """What the kernel is given behind its two tensors: Triton 3.6 hands its arguments over one by one."""
+    own = given[-1] if isinstance(given[-1], tuple) else given[-7:]
+    return tuple(own[2:4])
 
 
 def repeats(gpu: Any, served: Served, launch: Any) -> list[tuple[Any, ...]]:

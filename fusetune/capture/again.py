@@ -30,7 +30,8 @@ class AgainRequest(msgspec.Struct, frozen=True):
     text in that process, by their paths. `save` is where what it gives is written to, `against` a file of another run
     to compare it with. `reference` is how far that other run is off the program's own reference, where that is known: a
     run that gives the very same does not ask the reference once more. With `target` launches are compiled for that GPU
-    and not made. `profile` asks for the time of all kernels on the GPU, and for nothing else.
+    and not made, and a function or a model is called once: what it gives says nothing. `profile` asks for the time of
+    all kernels on the GPU, and for nothing else.
     """
 
     program: Program

@@ -83,7 +83,7 @@ def _asked() -> tuple[Path, Path] | None:
 def _ran(request: AgainRequest, applier: Applier) -> Ran:
     if request.profile:
         return Ran(gpu=_profiled(request, applier))
-    if request.program.kind in {"script", "module"}:
+    if request.target is not None or request.program.kind in {"script", "module"}:
         applier.timing = _has_gpu(request)
         run_program(request.program)
         return _of_whole(applier, None)

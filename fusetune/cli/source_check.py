@@ -209,6 +209,33 @@ def checked(
     return decided.plan_with(left), check if changes or form == "module" else None
 
 
+def checked_by_compiling(
+    form: Form, decided: Decided, source_of: Callable[[Plan], Source], target: str, limit_s: float
+) -> tuple[Plan, SourceCheck | None]:
+    """What of predicted changes is given out: the program has to end well with them, its launches compiled alone.
+
+    Nothing is said where it does. Where it does not, no launch is changed, and a module that fails for other reasons
+    than these changes says so.
+    """
+    from fusetune.tune.source_again import why_it_fails
+
+    changes, plan = decided.changes, decided.plan()
+    if form == "patch" and not changes:
+        return plan, None
+    left = decided.plan_with(())
+    check = SourceCheck(form=form, changes=changes)
+    try:
+        failed = why_it_fails(source_of(plan), target, limit_s)
+        if failed is None:
+            return plan, None
+        unlike = why_it_fails(source_of(left), target, limit_s) if form == "module" and changes else None
+    except FusetuneError as error:
+        return left, msgspec.structs.replace(check, refused=f"the program could not be run with it: {error}")
+    if unlike is not None or not changes:
+        return left, msgspec.structs.replace(check, changes=(), unlike=f"it fails: {unlike or failed}")
+    return left, msgspec.structs.replace(check, refused=f"the program fails with it: {failed}")
+
+
 def changes_apart(plan: Plan, plan_without: Callable[[Collection[Kernel]], Plan]) -> list[tuple[Kernel, ...]]:
     """The kernels of a plan, each by itself where all of its edits can be made alone; the others are one change.
 

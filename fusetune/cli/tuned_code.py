@@ -13,7 +13,7 @@ from msgspec import structs
 
 from fusetune.cli.module_header import header_of
 from fusetune.cli.shown import echo, echo_laid_out
-from fusetune.cli.source_check import Question, SourceCheck, asking, checked, decided_of
+from fusetune.cli.source_check import Decided, Question, SourceCheck, asking, checked, checked_by_compiling, decided_of
 from fusetune.core.text import printable
 from fusetune.errors import MachineError, UsageError
 from fusetune.store.paths import CONFIGS_VARIABLE
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from fusetune.code.patch.standalone import Standalone
     from fusetune.tune.again import AsItIs
     from fusetune.tune.program import Tuned
+    from fusetune.tune.source_again import Source
 
 F = TypeVar("F", bound=Callable[..., Any])
 _SUFFIX: Final = ".py"
@@ -328,12 +329,36 @@ def _code_of(
         return Source(beside, {path: made.text.encode()}, _held(tuned, plan, dict.fromkeys(made.files, path)))
 
     decided, module, patch = decided_of(tuned, planned, trials, sources), None, None
+    if looked.compiled_for is not None:
+        return _compiled(outputs, decided, module_with, patched, looked)
     with asking(Source(program, {}, _held(tuned)), question, before) as questions:
         if outputs.module is not None:
             module = Form(*checked("module", questions, decided, module_with, question))
         if outputs.diff or outputs.apply:
             patch = Form(*checked("patch", questions, decided, patched, question))
     return Code(module, patch, trials)
+
+
+def _compiled(
+    outputs: Outputs,
+    decided: Decided,
+    module_with: Callable[[Plan], Source],
+    patched: Callable[[Plan], Source],
+    looked: Looked,
+) -> Code:
+    """Without a GPU: what the program still ends well with, its launches compiled for the target."""
+    from fusetune.cli.progress import make_progress
+    from fusetune.tune.again import LEAST_LIMIT_S, LONGER
+
+    assert looked.compiled_for is not None, "there is no GPU"
+    target, limit_s = looked.compiled_for, LEAST_LIMIT_S + LONGER * looked.seconds
+    module = patch = None
+    with make_progress().phase("Running the program with the changed source, its launches compiled"):
+        if outputs.module is not None:
+            module = Form(*checked_by_compiling("module", decided, module_with, target, limit_s))
+        if outputs.diff or outputs.apply:
+            patch = Form(*checked_by_compiling("patch", decided, patched, target, limit_s))
+    return Code(module, patch, None)
 
 
 @contextlib.contextmanager

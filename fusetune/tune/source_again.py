@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 from msgspec import structs
 
-from fusetune.capture.again import FreshProcesses, Ran
+from fusetune.capture.again import FreshProcesses, Ran, request_of
 from fusetune.capture.applying import Launched
 from fusetune.capture.cases import Case
 from fusetune.capture.programs import Program
@@ -85,6 +85,16 @@ def source_questions(
     """
     with as_it_is() if runs is None else nullcontext(runs) as own, FreshProcesses(ahead=True) as processes:
         yield SourceQuestions(ProgramRuns(processes, own, limit_s), before, progress, tolerance)
+
+
+def why_it_fails(source: Source, target: str, limit_s: float) -> str | None:
+    """How a program with its changed source fails where its launches are only compiled; None where it ends well.
+
+    Raises MachineError where no process could be started, or the machine ended it.
+    """
+    with FreshProcesses() as processes:
+        asked = request_of(source.program, (), apply=False, target=target, texts=source.texts)
+        return processes.run(asked, limit_s).failed
 
 
 def search_source(

@@ -163,7 +163,7 @@ def test_a_config_s_hook_still_runs_with_the_new_tile(tmp_path, capfd):
     assert "zeroed 1024" in capfd.readouterr().err
 
 
-def test_a_model_is_called_twice_and_counted_once():
+def test_what_one_call_of_a_model_launches_is_counted():
     asked = program("rows_and_points")
     cases = cases_of(asked)
     ran = in_a_process(asked, Change(cases["twice"], {"BLOCK": 64}, OTHER), Change(cases["row_softmax"], {}, OTHER))

@@ -172,6 +172,21 @@ def test_of_the_author_s_own_list_stays_what_compiles_and_the_terminal_json_and_
     assert found == [(256, 2), (256, 4), (512, 8)]
 
 
+def test_what_the_program_does_not_run_with_is_not_given_out(tmp_path: Path) -> None:
+    text = MODEL.replace("    y, n = ", "    assert type(globals()['double']).__name__ == 'JITFunction'\n    y, n = ")
+    (tmp_path / "current.py").write_text(text, encoding="utf-8")
+    done = run(
+        tmp_path, "tune", "current.py", "--kernel", "double", "-o", "optimized.py", "--configs", "yaml", "--apply"
+    )
+    assert done.returncode == 3, done.stderr
+    assert (tmp_path / "current.py").read_text(encoding="utf-8") == text
+    for form in ("The module", "The changed files"):
+        assert f"{form}: no launch is changed: the program fails with it: AssertionError" in done.stdout
+    module = (tmp_path / "optimized.py").read_text(encoding="utf-8")
+    assert "# No launch is changed: the program fails with it: AssertionError" in module
+    assert "@triton.autotune" not in module[module.index("def double") - 200 : module.index("def double")]
+
+
 def test_an_output_that_cannot_be_is_refused_before_the_program_runs(tmp_path: Path) -> None:
     (tmp_path / "bench.py").write_text("raise SystemExit(9)\n", encoding="utf-8")
     refused = run(tmp_path, "tune", "bench.py", "-o", "optimized.py")

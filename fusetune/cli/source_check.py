@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 import msgspec
 
@@ -29,6 +29,8 @@ _WHY: dict[Why, str] = {
     "slower": "not faster in the program: {}",
     "whole": "the whole takes {}",
 }
+MOST_AGAIN_S: Final = 20.0
+"""A program that takes longer where it runs on the CPU is not run there again with its changed source."""
 NOT_ASKED = "the program was not run with it (--no-program-check)"
 _TOLD: dict[Form, str] = {"module": "The module", "patch": "The changed files"}
 
@@ -210,20 +212,24 @@ def checked(
 
 
 def checked_by_compiling(
-    form: Form, decided: Decided, source_of: Callable[[Plan], Source], target: str, limit_s: float
+    form: Form, decided: Decided, source_of: Callable[[Plan], Source], target: str, took_s: float
 ) -> tuple[Plan, SourceCheck | None]:
     """What of predicted changes is given out: the program has to end well with them, its launches compiled alone.
 
     Nothing is said where it does. Where it does not, no launch is changed, and a module that fails for other reasons
-    than these changes says so.
+    than these changes says so. One that `took_s` seconds as it is, which are too many, is not run once more.
     """
+    from fusetune.tune.again import LEAST_LIMIT_S, LONGER
     from fusetune.tune.source_again import why_it_fails
 
     changes, plan = decided.changes, decided.plan()
     if form == "patch" and not changes:
         return plan, None
-    left = decided.plan_with(())
     check = SourceCheck(form=form, changes=changes)
+    if took_s > MOST_AGAIN_S:
+        why = f"the program was not run with it: without a GPU it takes {took_s:.0f} s"
+        return plan, msgspec.structs.replace(check, why_not=why)
+    left, limit_s = decided.plan_with(()), LEAST_LIMIT_S + LONGER * took_s
     try:
         failed = why_it_fails(source_of(plan), target, limit_s)
         if failed is None:

@@ -348,16 +348,15 @@ def _compiled(
 ) -> Code:
     """Without a GPU: what the program still ends well with, its launches compiled for the target."""
     from fusetune.cli.progress import make_progress
-    from fusetune.tune.again import LEAST_LIMIT_S, LONGER
 
     assert looked.compiled_for is not None, "there is no GPU"
-    target, limit_s = looked.compiled_for, LEAST_LIMIT_S + LONGER * looked.seconds
+    target, took_s = looked.compiled_for, looked.seconds
     module = patch = None
     with make_progress().phase("Running the program with the changed source, its launches compiled"):
         if outputs.module is not None:
-            module = Form(*checked_by_compiling("module", decided, module_with, target, limit_s))
+            module = Form(*checked_by_compiling("module", decided, module_with, target, took_s))
         if outputs.diff or outputs.apply:
-            patch = Form(*checked_by_compiling("patch", decided, patched, target, limit_s))
+            patch = Form(*checked_by_compiling("patch", decided, patched, target, took_s))
     return Code(module, patch, None)
 
 

@@ -81,6 +81,7 @@ def _change(one: Tuned, site: Site, wanted: Mapping[str, Any], gpu: str | None, 
         restored=tuple(given),
         unrestored=tuple(name for name in restored if name not in given),
         accepts=_accepted(one),
+        choice=_choice(one),
         stays=one.end == "unverified" and one.explanation is not None and not one.explanation.to_try(),
         us=case.us or 0.0,
         comment=tuple(map(printable, comment_of(one, gpu))),
@@ -146,6 +147,14 @@ def _tried(one: Tuned, *, autotune: bool) -> tuple[Mapping[str, Any], ...]:
     else:
         return ()
     return tuple(values_of(one, config) for config in found) if len(found) > 1 else ()
+
+
+def _choice(one: Tuned) -> tuple[Mapping[str, Any], ...]:
+    """What a case that was measured is to run with, and BASELINE, where these may stand in its autotuner's list."""
+    if one.result is None or one.before is None or one.baseline is None or one.end not in {"keep", "revert"}:
+        return ()
+    best = one.result.entry.config if one.end == "keep" else one.before
+    return values_of(one, best), values_of(one, one.baseline)
 
 
 def _accepted(one: Tuned) -> tuple[Accepted, ...]:

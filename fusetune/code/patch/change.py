@@ -64,10 +64,11 @@ class Change(msgspec.Struct, frozen=True, omit_defaults=True):
     `tried` are the configs that `@triton.autotune` is left with, the chosen one first; none: the launch is fixed.
     `key` and `restored` are what a new decorator is given: parameters that say which launches are alike, and pointers
     whose tensors each trial has to get back; it cannot give back `unrestored`, which are no parameters or no tensors.
-    `accepts` are what else is right for this case, and `wanted` with its time. `us` is the case's time in the
-    program. `comment` is written above what is changed. With `looks_up` an autotune list stays as it is, and its
-    decorator looks the config up. Of an `untuned` case nobody knows what else is right. One that `stays` is predicted
-    to have nothing to try: the safe config is the code that runs.
+    `accepts` are what else is right for this case, and `wanted` with its time; `choice` is what it is to have in a list
+    that all cases of its kernel choose from, and BASELINE. `us` is the case's time in the program. `comment` is written
+    above what is changed. With `looks_up` an autotune list stays as it is, and its decorator looks the config up. Of an
+    `untuned` case nobody knows what else is right. One that `stays` is predicted to have nothing to try: the safe
+    config is the code that runs.
     """
 
     launch: Launched
@@ -78,6 +79,7 @@ class Change(msgspec.Struct, frozen=True, omit_defaults=True):
     restored: tuple[str, ...] = ()
     unrestored: tuple[str, ...] = ()
     accepts: tuple[Accepted, ...] = ()
+    choice: tuple[Mapping[str, Any], ...] = ()
     us: float = 0.0
     comment: tuple[str, ...] = ()
     looks_up: bool = False

@@ -211,7 +211,9 @@ def _of_each_place(changes: Sequence[Change], findings: list[Finding], *, asked:
             continue
         values = _values_at_place(heaviest)
         against = next((one for one in group if _share(one, values) is None), None)
-        written = heaviest if against is None else _for_all(heaviest, group) if asked else None
+        written: Change | None = heaviest
+        if against is not None:
+            written = (_for_all(heaviest, group) or _chosen_by_each(heaviest, group)) if asked else None
         if against is None or written is not None:
             found.append(written or heaviest)
             continue
@@ -321,6 +323,28 @@ def _for_all(heaviest: Change, group: Sequence[Change]) -> Change | None:
         *heaviest.comment[-1:],
     )
     return msgspec.structs.replace(best, comment=comment if heaviest.comment else ())
+
+
+def _chosen_by_each(heaviest: Change, group: Sequence[Change]) -> Change | None:
+    """The autotuner's list with what each case is to have, and BASELINE, where no config is right for all of them.
+
+    None where its kernel has no list, where one of the cases is not known well enough, or wants what no list gives, and
+    where they want more than an autotuner is left with. Whoever writes it asks the program.
+    """
+    listed = heaviest.launch.listed
+    if not listed or any(not one.choice for one in group):
+        return None
+    names, safe = [name for name in (*listed, *OPTIONS) if name in heaviest.wanted], heaviest.choice[-1]
+    if any(set(one.chosen()) - set(names) for one in group):
+        return None
+    kept = _distinct([one.choice[0] for one in group], safe, names)
+    if not 1 <= len(kept) < MOST_TRIED:
+        return None
+    own = [{**heaviest.wanted, **{name: values.get(name) for name in names}} for values in kept]
+    comment = (f"for the {len(group)} cases of this kernel, whose best ones differ; the first of them:",)
+    return msgspec.structs.replace(
+        heaviest, tried=(*own, safe), comment=(*comment, *heaviest.comment) if heaviest.comment else ()
+    )
 
 
 def _together(edits: Collection[Edit], more: Collection[Edit], sources: Sources) -> list[Edit]:

@@ -16,13 +16,17 @@ ALL, NONE = ("changed", (0, 1)), ("changed", ())
 
 
 def asked(
-    monkeypatch: pytest.MonkeyPatch, form: Form, fails: dict[Any, str | Exception], changes: int = 2
+    monkeypatch: pytest.MonkeyPatch,
+    form: Form,
+    fails: dict[Any, str | Exception],
+    changes: int = 2,
+    took_s: float = 8.0,
 ) -> tuple[Any, SourceCheck | None, list[Any]]:
     """The plan and what was said, where sources of some plans fail; and the plans whose sources were run."""
     ran: list[Any] = []
 
     def why_it_fails(source: Any, target: str, limit_s: float) -> str | None:
-        assert (target, limit_s) == ("NVIDIA H200", 60.0)
+        assert (target, limit_s) == ("NVIDIA H200", 100.0)
         ran.append(source.texts["plan"])
         said = fails.get(ran[-1])
         if isinstance(said, Exception):
@@ -37,7 +41,7 @@ def asked(
 
     monkeypatch.setattr(source_again, "why_it_fails", why_it_fails)
     decided = Decided(tuple((f"k{number}",) for number in range(changes)), plan_with)
-    return *checked_by_compiling(form, decided, source_of, "NVIDIA H200", 60.0), ran
+    return *checked_by_compiling(form, decided, source_of, "NVIDIA H200", took_s), ran
 
 
 @pytest.mark.parametrize("form", ["module", "patch"])
@@ -76,3 +80,11 @@ def test_trouble_of_the_machine_gives_nothing_out_and_blames_no_change(monkeypat
     assert plan == NONE
     assert check is not None
     assert check.refused == "the program could not be run with it: no space left"
+
+
+def test_a_program_that_takes_long_on_the_cpu_is_not_run_there_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan, check, ran = asked(monkeypatch, "module", {}, took_s=30.2)
+    assert (plan, ran) == (ALL, [])
+    assert check is not None
+    assert check.sentences() == ["the program was not run with it: without a GPU it takes 30 s"]
+    assert check.left_out() == set()

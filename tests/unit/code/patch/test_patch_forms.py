@@ -446,6 +446,29 @@ def test_cases_of_an_autotuned_kernel_share_one_list(tmp_path: Path) -> None:
     ]
 
 
+def test_an_autotuner_is_left_with_what_each_case_is_to_have_where_none_is_right_for_all(tmp_path: Path) -> None:
+    file = copied("configs_to_one", tmp_path)
+    change = change_of("configs_to_one", file)
+    first = structs.replace(change, choice=(WANTED, BASELINE), comment=("measured.",))
+    other = {"BLOCK": 256, "num_warps": 2, "num_stages": 3}
+    second = structs.replace(change, before=other, wanted=other, us=1.0, comment=(), choice=(other, BASELINE))
+    plan = planned([first, second])
+    (patch,) = plan.files
+    kept = [line.strip() for line in patch.after.decode().splitlines() if "triton.Config(" in line]
+    assert kept == [
+        'triton.Config({"BLOCK": 2048}, num_warps=8, pre_hook=None, num_stages=2),',
+        'triton.Config({"BLOCK": 256}, num_warps=2),',
+        'triton.Config({"BLOCK": 1024}, num_warps=4, pre_hook=None, num_stages=2),',
+    ]
+    assert plan.findings == ()
+    assert b"for the 2 cases of this kernel, whose best ones differ; the first of them:" in patch.after
+    third = {**other, "BLOCK": 512}
+    more = structs.replace(second, before=third, wanted=third, choice=(third, BASELINE))
+    unknown = structs.replace(second, untuned=True, choice=())
+    for cases, asked in (([first, second, more], True), ([first, unknown], True), ([first, second], False)):
+        assert planned(cases, asked=asked).files == (), "too many, not known, or nobody is asked"
+
+
 @pytest.mark.parametrize(
     ("old", "new", "told"),
     [

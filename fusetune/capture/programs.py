@@ -19,6 +19,7 @@ import msgspec
 
 from fusetune.core.brief import brief
 from fusetune.errors import UsageError
+from fusetune.store.regular import is_folder, is_regular
 
 _FORMS = "write script.py, -m module, or package.module:function, each with its own arguments behind it"
 MODEL = "ModelNew"
@@ -60,7 +61,7 @@ def parse_program(words: Sequence[str], *, args: str | None = None, reference: P
         if not rest:
             raise UsageError("-m needs a module; write -m package.module and its arguments")
         program = Program("module", rest[0], rest[1:])
-    elif not Path(first).is_file() and ":" in first and os.sep not in first and ".py:" not in first:
+    elif not is_regular(Path(first)) and ":" in first and os.sep not in first and ".py:" not in first:
         program = _function(first, rest, args)
     else:
         program = _file(first, rest, reference)
@@ -96,13 +97,13 @@ def _call_of(expression: str) -> str:
 
 def _file(what: str, rest: tuple[str, ...], reference: Path | None) -> Program:
     path = Path(what)
-    if path.is_dir():
+    if is_folder(path):
         raise UsageError(f"{what} is a folder; {_FORMS}")
-    if not path.is_file():
+    if not is_regular(path):
         file, _, node = what.partition("::")
-        if node and Path(file).is_file():
+        if node and is_regular(Path(file)):
             raise UsageError(f"{what} is a test of pytest; write -m pytest {what}")
-        raise UsageError(f"there is no file {what}; {_FORMS}")
+        raise UsageError(f"there is no file {brief(what)}; {_FORMS}")
     tree = _parsed(path)
     names = _defined(tree)
     if MODEL not in names or (reference is None and _asks_whether_main(tree)):
@@ -115,7 +116,7 @@ def _file(what: str, rest: tuple[str, ...], reference: Path | None) -> Program:
 def _reference_of(path: Path, names: set[str], given: Path | None) -> str | None:
     """The file that makes a model's inputs; None where it is the model's own file, which is no reference."""
     if given is not None:
-        if not given.is_file():
+        if not is_regular(given):
             raise UsageError(f"there is no file {given}; --reference is the file that defines Model and its inputs")
         missing = sorted(_REFERENCE - _defined(_parsed(given)))
         if missing:
@@ -144,7 +145,7 @@ def _reference_of(path: Path, names: set[str], given: Path | None) -> str | None
 
 def _is_reference(path: Path, model: Path) -> bool:
     """Whether a neighbour is a reference; what cannot be read is none."""
-    if not path.is_file() or path.resolve() == model.resolve():
+    if not is_regular(path) or path.resolve() == model.resolve():
         return False
     with contextlib.suppress(UsageError):
         return _defined(_parsed(path)) >= _REFERENCE

@@ -20,7 +20,7 @@ from fusetune.core.target import DEFAULT_TARGET, Target, find_target
 from fusetune.core.text import printable
 from fusetune.errors import NoUsableGpuError, UsageError
 from fusetune.store.paths import search_path
-from fusetune.store.regular import is_folder
+from fusetune.store.regular import is_folder, is_regular
 
 if TYPE_CHECKING:
     from fusetune.ops.spec import KernelSpec
@@ -63,7 +63,7 @@ def export(
     """
     for folder in config_roots:
         if not is_folder(folder):
-            told = "is a file; name the folder that it is in" if folder.is_file() else "there is no such folder"
+            told = "is a file; name the folder that it is in" if is_regular(folder) else "there is no such folder"
             raise UsageError(f"--configs {brief(folder)}: {told}")
 
     from fusetune.report.files import write_whole

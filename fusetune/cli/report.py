@@ -274,7 +274,7 @@ def _write_vllm(found: Report, output: Path | None) -> None:
 
 def _refuse_missing(option: str, folders: Sequence[Path]) -> None:
     for folder in folders:
-        if folder.is_file():
+        if is_regular(folder):
             raise UsageError(f"{option} {brief(folder)} is a file; name the folder that it is in")
         if not is_folder(folder):
             raise UsageError(f"{option} {brief(folder)}: there is no such folder; `{example_command()}` makes a config")

@@ -18,6 +18,7 @@ from fusetune.cli.shared_options import arguments_option
 from fusetune.cli.shown import echo
 from fusetune.cli.volume import is_quiet
 from fusetune.errors import EXIT_PROGRAM, EXIT_USAGE, UsageError
+from fusetune.store.regular import is_folder
 
 if TYPE_CHECKING:
     from fusetune.capture.serving.served import Served
@@ -154,10 +155,10 @@ def _is_python_s(path: Path) -> bool:
 
 def _check(configs: Path | None, report: Path | None) -> None:
     """Raise UsageError before the program runs where there are no such configs, or the report cannot be written."""
-    if report is not None and not report.absolute().parent.is_dir():
+    if report is not None and not is_folder(report.parent):
         raise UsageError(f"cannot write {report}: {report.parent} is no folder; make it, or name another file")
-    if report is not None and (report.is_dir() or not os.access(report.absolute().parent, os.W_OK)):
-        why = "it is a folder" if report.is_dir() else f"you may not write to {report.parent}"
+    if report is not None and (is_folder(report) or not os.access(report.absolute().parent, os.W_OK)):
+        why = "it is a folder" if is_folder(report) else f"you may not write to {report.parent}"
         raise UsageError(f"cannot write {report}: {why}; name another file")
     if configs is not None:
         from fusetune.runtime.configs import load

@@ -17,6 +17,7 @@ from fusetune.cli.source_check import Decided, Question, SourceCheck, asking, ch
 from fusetune.core.text import printable
 from fusetune.errors import MachineError, UsageError
 from fusetune.store.paths import CONFIGS_VARIABLE
+from fusetune.store.regular import is_folder
 from fusetune.store.whole import write_whole
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ def check_program(outputs: Outputs, program: Program, page: Path | None = None) 
     if page is not None:
         check_folder(page)
         # Its pages of runs go beside it, and a path that was mistyped is no wish for new folders.
-        if not page.absolute().parent.is_dir():
+        if not is_folder(page.parent):
             raise UsageError(f"--html {page}: there is no folder {page.parent}; make it, or name another file")
     if outputs.module is None:
         return

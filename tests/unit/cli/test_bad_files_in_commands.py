@@ -211,3 +211,17 @@ def test_a_link_to_itself_for_a_folder_is_one_line(capsys):
     Path("configs").symlink_to("configs")
     for arguments in (["report"], ["gate", "--static"], ["gate", "--static", "configs"], READING_CONFIGS["export"]):
         _refused(capsys, *arguments)
+
+
+@pytest.mark.parametrize("name", [LONG, "n/" * 3000, "\udcff" * 300])
+def test_a_program_or_an_output_with_a_name_that_nothing_can_have_is_one_line(capsys, name):
+    Path("program.py").write_text("print()\n", encoding="utf-8")
+    for arguments in (
+        ["tune", f"{name}.py"],
+        ["tune", f"{name}.py::test"],
+        ["capture", f"{name}.py"],
+        ["run", "--report", f"{name}/report.json", "program.py"],
+        ["run", "--report", name, "program.py"],
+        ["tune", "--target", "rtx4090", "--html", f"{name}/page.html", "program.py"],
+    ):
+        _refused(capsys, *arguments)

@@ -17,6 +17,7 @@ from fusetune.cli.helped import Helped
 from fusetune.cli.shared_options import arguments_option
 from fusetune.cli.shown import echo
 from fusetune.cli.volume import is_quiet
+from fusetune.core.brief import brief
 from fusetune.errors import EXIT_PROGRAM, EXIT_USAGE, UsageError
 from fusetune.store.regular import is_folder
 
@@ -156,10 +157,12 @@ def _is_python_s(path: Path) -> bool:
 def _check(configs: Path | None, report: Path | None) -> None:
     """Raise UsageError before the program runs where there are no such configs, or the report cannot be written."""
     if report is not None and not is_folder(report.parent):
-        raise UsageError(f"cannot write {report}: {report.parent} is no folder; make it, or name another file")
+        raise UsageError(
+            f"cannot write {brief(report, 120)}: {brief(report.parent, 60)} is no folder; make it, or name another file"
+        )
     if report is not None and (is_folder(report) or not os.access(report.absolute().parent, os.W_OK)):
-        why = "it is a folder" if is_folder(report) else f"you may not write to {report.parent}"
-        raise UsageError(f"cannot write {report}: {why}; name another file")
+        why = "it is a folder" if is_folder(report) else f"you may not write to {brief(report.parent, 60)}"
+        raise UsageError(f"cannot write {brief(report, 120)}: {why}; name another file")
     if configs is not None:
         from fusetune.runtime.configs import load
 

@@ -14,6 +14,7 @@ from msgspec import structs
 from fusetune.cli.module_header import header_of
 from fusetune.cli.shown import echo, echo_laid_out
 from fusetune.cli.source_check import Decided, Question, SourceCheck, asking, checked, checked_by_compiling, decided_of
+from fusetune.core.brief import brief
 from fusetune.core.text import printable
 from fusetune.errors import MachineError, UsageError
 from fusetune.store.paths import CONFIGS_VARIABLE
@@ -152,7 +153,8 @@ def check_program(outputs: Outputs, program: Program, page: Path | None = None) 
         check_folder(page)
         # Its pages of runs go beside it, and a path that was mistyped is no wish for new folders.
         if not is_folder(page.parent):
-            raise UsageError(f"--html {page}: there is no folder {page.parent}; make it, or name another file")
+            where = f"--html {brief(page, 120)}: there is no folder {brief(page.parent, 60)}"
+            raise UsageError(f"{where}; make it, or name another file")
     if outputs.module is None:
         return
     check_folder(outputs.module)

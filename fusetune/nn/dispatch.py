@@ -17,15 +17,9 @@ from fusetune.nn.scratch import kept_for
 from fusetune.ops.direct import load
 from fusetune.ops.gemm_scale.config import BASELINE, Config
 from fusetune.ops.gemm_scale.early import Ending
-from fusetune.ops.gemm_scale.launches import (
-    LOWEST,
-    gemm_launches,
-    out_of_reach,
-    takes,
-    workspace,
-    writes_near,
-)
+from fusetune.ops.gemm_scale.launches import LOWEST, gemm_launches, workspace
 from fusetune.ops.gemm_scale.problem import PRECISIONS, Dtype, Precision, Problem
+from fusetune.ops.gemm_scale.reach import out_of_reach, takes, writes_near
 from fusetune.ops.refusals import is_refusal, told
 from fusetune.ops.spec import Launch
 from fusetune.ops.stand_in import StandIn

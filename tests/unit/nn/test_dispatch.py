@@ -7,7 +7,7 @@ import torch
 
 from fusetune.nn import dispatch
 from fusetune.ops.gemm_scale.config import BASELINE, Config
-from fusetune.ops.gemm_scale.launches import takes
+from fusetune.ops.gemm_scale.reach import takes
 from fusetune.ops.gemm_scale.problem import make_problem
 
 PERSISTENT = Config(variant="persistent", BLOCK_M=128, BLOCK_N=128, num_warps=8)

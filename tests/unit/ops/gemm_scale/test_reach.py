@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from fusetune.ops.gemm_scale.config import BASELINE, Config
-from fusetune.ops.gemm_scale.launches import LOWEST, out_of_reach, takes, writes_near
+from fusetune.ops.gemm_scale.launches import LOWEST
+from fusetune.ops.gemm_scale.reach import out_of_reach, takes, writes_near
 
 FAR = 1 << 31
 SMALL = Config(BLOCK_M=16, BLOCK_N=16, BLOCK_K=16)

@@ -12,8 +12,8 @@ import torch
 from fusetune.errors import UsageError
 from fusetune.nn.folded import KEPT
 from fusetune.nn.guards import PLAIN, autocast_dtype, way
-from fusetune.nn.plans import OPERANDS, PLANS, Plan, alignment, direct_launches
-from fusetune.nn.scratch import kept_for
+from fusetune.nn.plans import OPERANDS, PLANS, Plan, alignment, direct_launches, scratch_place
+from fusetune.nn.scratch import kept_for, shared_scratch
 from fusetune.ops.direct import load
 from fusetune.ops.gemm_scale.config import BASELINE, Config
 from fusetune.ops.gemm_scale.early import Ending
@@ -309,7 +309,7 @@ def _plan_with(
     device = x.device.index if x.is_cuda else -1
     widens = tensors["y"].dtype != x.dtype
     if config.is_library or not x.is_cuda or (widens and config.variant not in _WIDENING):
-        return Plan(config, problem, None, scratch, device, generation=generation)
+        return Plan(config, problem, None, (), device, generation=generation)
     stand_ins = {operand.name: StandIn(operand.shape, getattr(torch, operand.dtype), x.device) for operand in scratch}
     launches = gemm_launches(problem, config, {**tensors, **stand_ins}, ending, counter=counter)
     try:
@@ -325,8 +325,11 @@ def _plan_with(
             f"the first call for {problem.describe()} came while a CUDA graph was captured, which cannot load a "
             "kernel; call it once before, or `fusetune.warmup` it"
         ) from error
-    kept = None if direct is None else kept_for(device, scratch)
-    return Plan(config, problem, direct, scratch, device, kept, generation)
+    if direct is None:
+        return Plan(config, problem, None, (), device, generation=generation)
+    shared = shared_scratch(scratch)
+    own = tuple((scratch_place(operand.name), operand) for operand in scratch if operand not in shared)
+    return Plan(config, problem, direct, own, device, kept_for(device, scratch), generation)
 
 
 def config_told(op: str, weight: torch.Tensor, *, training: bool) -> str:

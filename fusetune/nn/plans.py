@@ -19,7 +19,7 @@ from fusetune.ops.stand_in import contiguous_strides
 
 OPERANDS: Final = (
     *("x", "weight", "bias", "scale", "gamma", "beta", "running_mean", "running_var", "num_batches_tracked"),
-    *("y", "scratch", "arrivals"),
+    *("y", "scratch", "arrivals", "x_padded", "weight_padded"),
 )
 """Tensors of a call, in the order of the pointers that a plan takes; after them come eps and momentum."""
 SCRATCH: Final = OPERANDS.index("scratch")
@@ -38,14 +38,15 @@ class Plan:
     """The config of a call and its launches on one device.
 
     `launches` is None where the config is a library's, or where this Triton has no direct launches: then the launches
-    are described anew at each call. `kept` gives scratch for the current stream where calls may share it. `copied` are
-    the inputs whose strides are too large for any config: the launches are for copies without gaps.
+    are described anew at each call. `kept` gives scratch for the current stream where calls may share it; `own` is what
+    each call allocates, with its place among the pointers. `copied` are the inputs whose strides are too large for any
+    config: the launches are for copies without gaps.
     """
 
     config: Config
     problem: Problem
     launches: tuple[DirectLaunch, ...] | None
-    scratch: tuple[Operand, ...]
+    own: tuple[tuple[int, Operand], ...]
     device: int
     kept: Callable[[int], Kept] | None = None
     generation: int = 0
@@ -59,12 +60,14 @@ class Plan:
         if self.kept is not None:
             kept = self.kept(stream)  # a name for it: another thread may have it replaced before the launch
             values[SCRATCH], values[ARRIVALS] = kept.addresses
-        elif self.scratch:
-            # Allocated at each call: threads would have to share one that is kept, from one launch to the next.
-            (operand,) = self.scratch
+        # Allocated at each call: threads would have to share what is kept, from one launch to the next. And held until
+        # all are launched: the next tensor would be given the memory of one that is dropped.
+        held = []
+        for place, operand in self.own:
             shape = operand.shape
-            scratch = empty(shape, contiguous_strides(shape), getattr(torch, operand.dtype), self.device)
-            values[SCRATCH] = scratch.data_ptr()
+            made = empty(shape, contiguous_strides(shape), getattr(torch, operand.dtype), self.device)
+            values[place] = made.data_ptr()
+            held.append(made)
         for launch in self.launches:
             launch(stream, values)
 
@@ -76,12 +79,17 @@ def empty(shape: tuple[int, ...], strides: tuple[int, ...], dtype: torch.dtype, 
     return torch.empty_strided(shape, strides, dtype=dtype, device=torch.device("cuda", device))
 
 
+def scratch_place(name: str) -> int:
+    """Where a tensor of the workspace has its pointer: in a place of its own, or that of summands and moments."""
+    return OPERANDS.index(name) if name in OPERANDS else SCRATCH
+
+
 def direct_launches(
     launches: list[Launch | Call], tensors: Mapping[str, Any], scratch: Mapping[str, Any]
 ) -> tuple[DirectLaunch, ...] | None:
     """The launches of a call on `tensors`, each past Triton's JIT; None where one of them cannot be."""
     place = {id(tensor): OPERANDS.index(name) for name, tensor in tensors.items() if name in OPERANDS}
-    place |= {id(tensor): ARRIVALS if name == "arrivals" else SCRATCH for name, tensor in scratch.items()}
+    place |= {id(tensor): scratch_place(name) for name, tensor in scratch.items()}
     found = []
     for launch in launches:
         if isinstance(launch, Call):

@@ -98,14 +98,24 @@ class KeptScratch:
 _OF_DEVICES: Final[dict[int, KeptScratch]] = {}
 
 
+def shared_scratch(scratch: Sequence[Operand]) -> tuple[Operand, ...]:
+    """Of a workspace, the summands and their counts, which calls of a stream may share; nothing where none are counted.
+
+    Summands without counts are added up by a second kernel, and another call could come between the two.
+    """
+    named = {operand.name: operand for operand in scratch}
+    return (named["partial"], named["arrivals"]) if "arrivals" in named else ()
+
+
 def kept_for(device: int, scratch: Sequence[Operand]) -> Callable[[int], Kept] | None:
     """What gives a plan its scratch by stream, on a CUDA device; None where a call needs none, or its own.
 
     Summands and counts may be another call's as soon as one launch has ended, which both writes and reads them.
     """
-    if not any(operand.role == "counter" for operand in scratch):
+    shared = shared_scratch(scratch)
+    if not shared:
         return None
-    partial, arrivals = scratch
+    partial, arrivals = shared
     of_device = _OF_DEVICES.setdefault(device, KeptScratch(device))
     of_device.prepare()
     return functools.partial(of_device.get, elements=partial.numel, tiles=arrivals.numel)

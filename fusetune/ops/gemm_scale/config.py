@@ -27,8 +27,10 @@ LIBRARY_NAMES: Final[dict[str, str]] = {
     "library_folded": "cuBLAS with folded weights",
 }
 
-WALKING: Final = ("persistent", "masked", "reread", "owner", "deferred")
-"""The variants whose CTAs walk through all tiles, with the copy engine (TMA) loading and, unless `masked`, storing."""
+WALKING: Final = ("persistent", "masked", "padded", "reread", "owner", "deferred")
+"""The variants whose CTAs walk through all tiles, with the copy engine (TMA) loading and, but for MASKING, storing."""
+MASKING: Final = ("masked", "padded")
+"""Those of them whose tiles of y threads store, behind masks."""
 REREADING: Final = ("reread", "owner", "deferred")
 """Those of them that in training store products as they are, and read them again for the moments of their columns."""
 
@@ -70,8 +72,13 @@ class Config(msgspec.Struct, AnyConfig, frozen=True, forbid_unknown_fields=True,
 
     @property
     def masks(self) -> bool:
-        """Whether threads store what the copy engine loaded, since rows of y do not begin on 16 bytes."""
-        return self.variant == "masked"
+        """Whether threads store what the copy engine loaded, since rows of y need not begin on 16 bytes."""
+        return self.variant in MASKING
+
+    @property
+    def pads(self) -> bool:
+        """Whether the copy engine loads from copies of x and W, whose rows begin on lines of L2."""
+        return self.variant == "padded"
 
     @property
     def rereads(self) -> bool:

@@ -15,7 +15,8 @@ It ranks candidates where nothing can be timed; it proves nothing. Its terms:
                 where threads store a few bytes at once what the copy engine loaded
     moments     in training, what adding up columns takes of the units that pass values between threads
     second      what later kernels move, through L2 or through DRAM, and their starts, or on the SM that has most of
-                their CTAs; or what the last CTA at a tile waits for its summands, and takes to read them
+                their CTAs; or what the last CTA at a tile waits for its summands, and takes to read them;
+                and copies that are made ahead of the products
 
 CTAs that share an SM share its rates and hide one another's chains: a round of them takes the longer of the two. Where
 one comes close to the other it takes more (HIDING), and so does a step of its own work and its loads. Nothing hides the
@@ -49,7 +50,7 @@ from fusetune.ops.gemm_scale.machine import (
 )
 from fusetune.ops.gemm_scale.persistent import ctas_per_sm, parts_of, stored_at_once
 from fusetune.ops.gemm_scale.problem import Problem
-from fusetune.ops.gemm_scale.second import after_products_ns
+from fusetune.ops.gemm_scale.second import after_products_ns, before_products_ns
 from fusetune.ops.gemm_scale.space import holds_columns, is_pipelined, pipelined_shared_bytes, row_unit, uses_wgmma
 from fusetune.ops.gemm_scale.split import joins_summands
 from fusetune.ops.gemm_scale.traffic import LINE_BYTES, Work, distinct_share, traffic
@@ -158,7 +159,8 @@ def estimate(
         defers=config.variant == "deferred",
         at_once=stored_at_once(problem) if config.masks and persistent else 0,
     )
-    second_ns = after_products_ns(config, problem, target, machine)
+    second_ns = before_products_ns(config, problem, target, machine)
+    second_ns += after_products_ns(config, problem, target, machine)
     return _estimated(config, work, target, used, shape, machine, second_ns)
 
 
@@ -431,7 +433,7 @@ def copied_bytes(config: Config, problem: Problem) -> int:
 
     What goes by pointers knows of rows whether 16 divides K, and `vectored` what they begin on.
     """
-    unit = row_unit(problem.K)
+    unit = 16 if config.pads else row_unit(problem.K)
     told = config.is_walking or config.variant == "vectored" or unit == 16
     row_bytes = (unit if told else 1) * problem.element_bytes
     return next((size for size in (16, 8) if row_bytes % size == 0), 4)

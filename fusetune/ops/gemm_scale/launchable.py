@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Final
 
 from fusetune.core.brief import brief_value
-from fusetune.ops.gemm_scale.config import WALKING, Config
+from fusetune.ops.gemm_scale.config import MASKING, WALKING, Config
 from fusetune.ops.gemm_scale.problem import Mode, Problem
 from fusetune.ops.gemm_scale.space import DEFERRED_STEPS, WHOLE_COLUMNS, unaligned
 from fusetune.ops.gemm_scale.split import joins_summands
 
 VARIANTS: Final = ("tiled", "split_k", "vectored", *WALKING, "library", "library_folded")
-_SPLITTING: Final = ("split_k", "vectored", "persistent", "masked")
+_SPLITTING: Final = ("split_k", "vectored", "persistent", *MASKING)
 _OF_TRAINING: Final = ("reread", "owner")
 MOST_ACCUMULATORS: Final = 2048
 """Of a thread, which has 255 registers: what has more spills nearly all, and takes minutes and gigabytes to compile."""
@@ -30,7 +30,7 @@ def incapable(config: Config, problem: Problem, mode: Mode | None) -> str | None
     objections = (
         (
             splits and config.variant not in _SPLITTING,
-            "the variants split_k, vectored, persistent and masked can split K",
+            f"the variants {', '.join(_SPLITTING[:-1])} and {_SPLITTING[-1]} can split K",
         ),
         (config.variant == "split_k" and not splits, "split_k needs a SPLIT_K of 2 or more"),
         (

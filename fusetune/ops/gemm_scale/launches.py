@@ -25,12 +25,15 @@ from fusetune.ops.gemm_scale.endings import (
 from fusetune.ops.gemm_scale.launchable import incapable
 from fusetune.ops.gemm_scale.library import folded, multiply, multiply_and_add
 from fusetune.ops.gemm_scale.owner import normalize_owned_columns
+from fusetune.ops.gemm_scale.padded import padded_rows
 from fusetune.ops.gemm_scale.passes import (
     FINISHED_ELEMENTS,
     MOMENTS_COLUMNS,
     MOMENTS_ROWS,
     MOMENTS_STAGES,
     NORMALIZED_ROWS,
+    PADDED_COLUMNS,
+    PADDED_ELEMENTS,
     columns_to_normalize,
     is_owned,
     owned_stages,
@@ -38,8 +41,15 @@ from fusetune.ops.gemm_scale.passes import (
 )
 from fusetune.ops.gemm_scale.persistent import ctas_per_sm, parts_of, stored_at_once
 from fusetune.ops.gemm_scale.problem import Problem
-from fusetune.ops.gemm_scale.sources import DEFERRED, MASKED, OWNER, SHARED, VECTORED, loaded
-from fusetune.ops.gemm_scale.space import OWNED_AT_ONCE, holds_columns, owned_columns, row_unit
+from fusetune.ops.gemm_scale.sources import DEFERRED, MASKED, OWNER, PADDED, SHARED, VECTORED, loaded
+from fusetune.ops.gemm_scale.space import (
+    OWNED_AT_ONCE,
+    holds_columns,
+    owned_columns,
+    padded_length,
+    padded_unit,
+    row_unit,
+)
 from fusetune.ops.gemm_scale.split import joins_summands, tiles_of
 from fusetune.ops.gemm_scale.tiles import (
     joined_products,
@@ -56,12 +66,26 @@ DEFERRED_KERNELS: Final = loaded(DEFERRED)
 OWNER_KERNELS: Final = loaded(OWNER)
 MASKED_KERNELS: Final = loaded(MASKED)
 VECTORED_KERNELS: Final = loaded(VECTORED)
+PADDED_KERNELS: Final = loaded(PADDED)
 
 _ELEMENT_TYPES: Final = {"float32": tl.float32, "float16": tl.float16, "bfloat16": tl.bfloat16}
 
 
 def workspace(problem: Problem, config: Config, ending: Ending) -> tuple[Operand, ...]:
     """What the launches need beside the op's operands: scratch tensors that no value outlives a call in."""
+    return (*_copies(problem, config), *_summed(problem, config, ending))
+
+
+def _copies(problem: Problem, config: Config) -> tuple[Operand, ...]:
+    if not config.pads:
+        return ()
+    length = padded_length(problem)
+    rows = {"x_padded": problem.M, "weight_padded": problem.N}
+    return tuple(Operand(name, (count, length), problem.dtype, role="output") for name, count in rows.items())
+
+
+def _summed(problem: Problem, config: Config, ending: Ending) -> tuple[Operand, ...]:
+    """Where summands of a tile meet, or the moments of tiles."""
     if joins_summands(config, problem):
         tiles = tiles_of(config, problem)
         summands = (tiles, config.SPLIT_K, config.BLOCK_M, config.BLOCK_N)
@@ -109,7 +133,8 @@ def gemm_launches(
     if config.variant == "deferred":
         return ends.after(_deferred(ends))
     if config.is_walking:
-        return ends.after(_joined(ends) if ends.joins else _persistent(ends))
+        copied = (_padded(ends),) if config.pads else ()
+        return (*copied, *ends.after(_joined(ends) if ends.joins else _persistent(ends)))
     if config.variant == "library":
         return ends.after_library()
     if config.variant == "library_folded":
@@ -349,14 +374,57 @@ def _is_even(problem: Problem, config: Config) -> bool:
     return problem.M % config.BLOCK_M == 0 and problem.N % config.BLOCK_N == 0
 
 
+def _padded(ends: _Ends) -> Launch:
+    problem, tensors = ends.problem, ends.tensors
+    stride_xm, stride_xk = tensors["x"].stride()
+    stride_wn, stride_wk = tensors["weight"].stride()
+    length = padded_length(problem)
+    columns = min(PADDED_COLUMNS, triton.next_power_of_2(length))
+    rows = PADDED_ELEMENTS // columns
+    blocks = (triton.cdiv(problem.M, rows) + triton.cdiv(problem.N, rows)) * triton.cdiv(length, columns)
+    return Launch(
+        kernel=padded_rows,
+        grid=(blocks,),
+        arguments={
+            "x_ptr": tensors["x"],
+            "w_ptr": tensors["weight"],
+            "x_padded_ptr": tensors["x_padded"],
+            "w_padded_ptr": tensors["weight_padded"],
+            "M": problem.M,
+            "N": problem.N,
+            "K": problem.K,
+            "stride_xm": stride_xm,
+            "stride_xk": stride_xk,
+            "stride_wn": stride_wn,
+            "stride_wk": stride_wk,
+        },
+        constants={
+            "ROWS": rows,
+            "COLUMNS": columns,
+            "UNIT": padded_unit(problem),
+            "OVERLAPS": ends.overlaps,
+        },
+        options=ends.options(padded_rows, 4, 2),
+    )
+
+
+def _read(ends: _Ends) -> dict[str, Any]:
+    """X and W as the copy engine reads them."""
+    config, copied = ends.config, "_padded" if ends.config.pads else ""
+    x, weight = ends.tensors[f"x{copied}"], ends.tensors[f"weight{copied}"]
+    return {
+        "x_desc": TileDescriptor(x, (config.BLOCK_M, config.BLOCK_K), ends.rounds),
+        "w_desc": TileDescriptor(weight, (config.BLOCK_N, config.BLOCK_K), ends.rounds),
+    }
+
+
 def _joined(ends: _Ends) -> Launch:
     problem, config, tensors = ends.problem, ends.config, ends.tensors
     return Launch(
         kernel=joined_products,
         grid=(tiles_of(config, problem), config.SPLIT_K),
         arguments={
-            "x_desc": TileDescriptor(tensors["x"], (config.BLOCK_M, config.BLOCK_K), ends.rounds),
-            "w_desc": TileDescriptor(tensors["weight"], (config.BLOCK_N, config.BLOCK_K), ends.rounds),
+            **_read(ends),
             **ends.shared(),
             **ends.summands(),
             "y_ptr": tensors["y"],
@@ -381,8 +449,7 @@ def _persistent(ends: _Ends) -> Launch:
         kernel=persistent_products,
         grid=(min(items, ends.gpu.sms * ctas_per_sm(config, problem)),),
         arguments={
-            "x_desc": TileDescriptor(tensors["x"], (config.BLOCK_M, config.BLOCK_K), ends.rounds),
-            "w_desc": TileDescriptor(tensors["weight"], (config.BLOCK_N, config.BLOCK_K), ends.rounds),
+            **_read(ends),
             "y_desc": stored,
             **ends.products(),
         },

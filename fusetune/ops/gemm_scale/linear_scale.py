@@ -26,7 +26,7 @@ from fusetune.ops.gemm_scale.space import (
     REJECTIONS,
     candidates,
     filling_splits,
-    masked_only,
+    masking_variant,
     reject_reason,
     vectored,
 )
@@ -74,9 +74,10 @@ class GemmScale(KernelSpec):
         return BASELINE
 
     def candidates(self, problem: Problem, target: Target, space: SpaceName) -> tuple[Config, ...]:
-        """See KernelSpec; `masked` and `vectored` where they are for, and the splits that fill this GPU's SMs last."""
-        masks = masked_only(problem)
-        listed = tuple(config for config in candidates(self.space, space) if masks or not config.masks)
+        """See KernelSpec; some variants only where they are for, and the splits that fill this GPU's SMs last."""
+        masking = masking_variant(problem)
+        every = candidates(self.space, space)
+        listed = tuple(config for config in every if config.variant == masking or not config.masks)
         return vectored((*listed, *filling_splits(listed, problem, target)), problem)
 
     def reject(self, config: Config, problem: Problem, target: Target) -> Rejection | None:

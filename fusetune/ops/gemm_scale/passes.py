@@ -20,6 +20,9 @@ more so than in the fastest shape, and normalizing 0 to 8 %."""
 FINISHED_ELEMENTS: Final = 1024
 """Elements that a CTA of the second kernel of split_k adds up: few, so that there are CTAs for every SM."""
 
+PADDED_ELEMENTS, PADDED_COLUMNS = 4096, 512
+"""Elements that a CTA of `padded` copies, and of how many columns at most: enough loads under way for any rows."""
+
 
 def rows_of_moments(config: Config, problem: Problem) -> int:
     """Rows of y in one tile of moments: of a tile of products, or of what one CTA reads that reads y again.

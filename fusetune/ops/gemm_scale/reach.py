@@ -15,7 +15,10 @@ def takes(config: Config, tensors: Mapping[str, Any]) -> bool:
 
     The copy engine wants x, weight and y to begin on 16 bytes, as well as each of their rows, and rows without gaps; y
     only where it is to store it. A tile that goes by pointers wants what it reads and writes in reach of its corner.
+    `padded` copies x and weight from wherever they lie.
     """
+    if config.pads:
+        return writes_near(config, tensors)
     if config.is_walking:
         moved = ("x", "weight") if config.masks else ("x", "weight", "y")
         return all(_copyable(tensors[name]) for name in moved) and (not config.masks or writes_near(config, tensors))

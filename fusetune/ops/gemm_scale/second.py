@@ -1,4 +1,4 @@
-"""The cost model's term `second`: what comes after the products, by other kernels or by the last CTA at a tile."""
+"""The cost model's term `second`: kernels ahead of the products or behind, or what the last CTA at a tile adds up."""
 
 from __future__ import annotations
 
@@ -65,6 +65,15 @@ def after_products_ns(config: Config, problem: Problem, target: Target, machine:
     joined = 3 * 4 * tiles * N * -(-M // rows)
     joining_ns = joined / (machine.l2_bytes_per_clock * clock_ghz(target, machine) * target.sms)
     return passes * start_ns + joining_ns + moved / (dram_bytes_per_ns(target) * machine.dram_efficiency)
+
+
+def before_products_ns(config: Config, problem: Problem, target: Target, machine: Machine) -> float:
+    """What copies take that are made for the copy engine: a kernel that reads and writes x and W once."""
+    if not config.pads:
+        return 0.0
+    moved = 2 * (problem.M + problem.N) * problem.K * problem.element_bytes
+    rate = dram_bytes_per_ns(target) * machine.dram_efficiency
+    return machine.second_launch_us * 1e3 + 2 * machine.latency_ns + moved / rate
 
 
 def _owned_ns(problem: Problem, target: Target, machine: Machine) -> float:

@@ -38,19 +38,22 @@ MASKED: Final = _of("tiles", "store_masked")
 """What launches of `masked` may run besides, where `GUARD` says so."""
 VECTORED: Final = _of("vectored", "vectored_products")
 """What launches of `vectored` run besides."""
+PADDED: Final = _of("padded", "copied_block", "padded_rows")
+"""What launches of `padded` run besides, and what those of `masked` do."""
 LATER: Final[Mapping[str, Mapping[str, Code]]] = {
-    "gemm_scale": {"deferred": DEFERRED, "vectored": VECTORED, "masked": MASKED},
+    "gemm_scale": {"deferred": DEFERRED, "vectored": VECTORED, "masked": MASKED, "padded": (*MASKED, *PADDED)},
     "gemm_scale_bn": {
         "deferred": DEFERRED,
         "owner": OWNER,
         "library": OWNER,
         "vectored": VECTORED,
         "masked": MASKED,
+        "padded": (*MASKED, *PADDED),
     },
 }
 """By op and variant, in the order that they came, what later variants run besides what all others share."""
-GUARD: Final = ("masked", "MASKED")
-"""A variant, and the constant that is True in its launches alone.
+GUARD: Final = (("masked", "padded"), "MASKED")
+"""Variants, and the constant that is True in their launches alone.
 
 What that guards is compiled for no other variant, and so no part of their hashes: what was tuned before there was any
 of it is what runs now.
@@ -83,7 +86,7 @@ def _hash_of(op: str, chosen: tuple[str, ...]) -> str:
     code = dict.fromkeys((*SHARED, *(one for name in chosen for one in later[name])))
     guarded, constant = GUARD
     sources = (_functions(module)[name] for module, name in code)
-    return hash_sources(*sources, without=None if guarded in chosen else constant)
+    return hash_sources(*sources, without=None if any(name in chosen for name in guarded) else constant)
 
 
 @functools.cache

@@ -11,7 +11,7 @@ import msgspec
 from fusetune.core.space import SPACE_NAMES, Rejection, SpaceName
 from fusetune.core.target import Target
 from fusetune.errors import UsageError
-from fusetune.ops.gemm_scale.config import BASELINE, Config
+from fusetune.ops.gemm_scale.config import BASELINE, MASKING, Config
 from fusetune.ops.gemm_scale.persistent import persistent_shared_bytes
 from fusetune.ops.gemm_scale.problem import Problem
 from fusetune.ops.gemm_scale.split import joins_summands
@@ -89,7 +89,7 @@ PERSISTENT_SPACE: Final = Space(
         "num_warps": (4, 8),
         "num_stages": (2, 3, 4, 5),
     },
-    variants=("persistent", "masked"),
+    variants=("persistent", *MASKING),
 )
 """For many tiles on a GPU with a copy engine."""
 
@@ -102,7 +102,7 @@ SMALL_PERSISTENT_SPACE: Final = Space(
         "num_warps": (2, 4),
         "num_stages": (3, 4, 5),
     },
-    variants=("persistent", "masked"),
+    variants=("persistent", *MASKING),
 )
 """The same for few tiles: a CTA has one, or shares it along K."""
 
@@ -253,15 +253,30 @@ def begins_on_16_bytes(length: int, problem: Problem) -> bool:
 
 def unaligned(config: Config, problem: Problem) -> str | None:
     """Why the copy engine cannot move what a variant has it move; None where it can."""
+    if config.pads:
+        return None
     if begins_on_16_bytes(problem.K, problem) and (config.masks or begins_on_16_bytes(problem.N, problem)):
         return None
     moved = "x and W" if config.masks else "x, W and y"
     return f"the copy engine needs rows of {moved} that begin on 16 bytes"
 
 
-def masked_only(problem: Problem) -> bool:
-    """Whether x and W are for the copy engine, and y is not."""
-    return begins_on_16_bytes(problem.K, problem) and not begins_on_16_bytes(problem.N, problem)
+def padded_unit(problem: Problem) -> int:
+    """Elements of 128 bytes, a line of L2: on as many each row of the copies of x and W begins."""
+    return 128 // problem.element_bytes
+
+
+def padded_length(problem: Problem) -> int:
+    """Elements from the beginning of one row to that of the next, in the copies of x and W."""
+    unit = padded_unit(problem)
+    return -(-problem.K // unit) * unit
+
+
+def masking_variant(problem: Problem) -> str | None:
+    """What lets the copy engine load where it cannot store y: from x and W, or from copies; None where it can."""
+    if not begins_on_16_bytes(problem.K, problem):
+        return "padded"
+    return None if begins_on_16_bytes(problem.N, problem) else "masked"
 
 
 def owns_columns(problem: Problem) -> bool:
@@ -369,7 +384,9 @@ def _unfit_persistent(config: Config, problem: Problem, target: Target, tiles: i
 def _unfit_rows(config: Config, problem: Problem) -> Rejection | None:
     if why := unaligned(config, problem):
         return Rejection("alignment", why)
-    if config.masks and begins_on_16_bytes(problem.N, problem):
+    if config.pads and begins_on_16_bytes(problem.K, problem):
+        return Rejection("no_effect", "rows of x and W begin on 16 bytes: the copy engine needs no copies of them")
+    if config.variant == "masked" and begins_on_16_bytes(problem.N, problem):
         return Rejection("no_effect", "rows of y begin on 16 bytes: persistent stores them by the copy engine")
     return None
 

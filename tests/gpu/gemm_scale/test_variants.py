@@ -53,6 +53,9 @@ CONFIGS = [
     Config("masked", 128, 128, 32, num_stages=3),
     Config("masked", 64, 128, 32, SPLIT_K=4, num_stages=3),
     Config("masked", 32, 32, 64, SPLIT_K=4, num_stages=3),
+    Config("padded", 128, 256, 32, num_warps=8, num_stages=3, GROUP_M=8),
+    Config("padded", 64, 128, 32, SPLIT_K=4, num_stages=3),
+    Config("padded", 32, 32, 64, SPLIT_K=4, num_stages=3),
 ]
 CASES = [(mode, config) for mode in (None, "eval", "train") for config in (*CONFIGS, *DEFERRED)]
 CASES += [("train", config) for config in (*WHOLE, REREAD, OWNER, *LARGE_TILES)]
@@ -68,7 +71,12 @@ UNALIGNED_Y = [
     (1500, 520, 2102, "float16", None),
     (90, 520, 77, "bfloat16", None),
 ]
-COMBINATIONS += UNALIGNED_Y
+UNALIGNED = [
+    (1500, 523, 2101, "float32", "tf32"),
+    (1500, 1301, 2104, "bfloat16", None),
+]
+"""Rows of x and W begin anywhere, too; there are more tiles than run at once."""
+COMBINATIONS += UNALIGNED_Y + UNALIGNED
 CANNOT_RUN = {"shared_memory", "capability", "alignment", "precision", "rows", "dtype", "few_steps"}
 """Reasons of a rejection that are no matter of speed."""
 

@@ -7,8 +7,8 @@ import torch
 
 from fusetune.nn import dispatch
 from fusetune.ops.gemm_scale.config import BASELINE, Config
-from fusetune.ops.gemm_scale.reach import takes
 from fusetune.ops.gemm_scale.problem import make_problem
+from fusetune.ops.gemm_scale.reach import takes
 
 PERSISTENT = Config(variant="persistent", BLOCK_M=128, BLOCK_N=128, num_warps=8)
 WHOLE = Config(BLOCK_M=32, BLOCK_N=16)

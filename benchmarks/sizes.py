@@ -34,6 +34,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -304,7 +305,7 @@ class Lane:
         }
 
     def _timed(self, sized: Sized) -> dict[str, Any]:
-        """max-autotune compiled within its limit, then all arms timed in one process."""
+        """max-autotune compiled within its limit, and all arms timed, in one process; in another where it was not."""
         arms = wanted_arms(sized, self.run.records)
         assert arms is not None, "is_due knows the sweep"
         limit = self.arguments.compile_limit
@@ -317,13 +318,16 @@ class Lane:
         environ = {**self._environ(), "TMPDIR": str(self.scratch)}
         environ |= {"TRITON_INTERPRET": "1"} if self.arguments.dry else {}
         mark = mark_path(self.cache / "marks", sized.cell, AUTOTUNED)
+        code = None
         if ask["compiles"] and not self._is_compiled(mark):
-            code, seconds = self._ended([*command, "compile", str(asked)], limit, environ)
-            if code is None:
+            mark.unlink(missing_ok=True)
+            code, seconds = self._ended([*command, "both", str(asked)], MOST_S, environ, Until(mark, limit))
+            if code is None and not mark.exists():
                 mark.parent.mkdir(parents=True, exist_ok=True)
                 why = {"error": f"it did not compile within {limit:g} s", "limit_s": limit, "seconds": seconds}
                 write_atomically(mark, json.dumps(why))
-        code, _ = self._ended([*command, "time", str(asked)], MOST_S, environ)
+        if code is None:
+            code, _ = self._ended([*command, "time", str(asked)], MOST_S, environ)
         if code != 0 or not answer.exists():
             said = (self.scratch / "stderr.txt").read_text(errors="replace").strip().splitlines()
             return {"error": f"the process that times ended with {code}: {said[-1] if said else ''}"[:300]}
@@ -340,7 +344,9 @@ class Lane:
         environ = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
         return environ | ({"CUDA_VISIBLE_DEVICES": self.gpu.uuid} if self.gpu.uuid else {})
 
-    def _ended(self, command: Sequence[str], limit_s: float, environ: Mapping[str, str]) -> tuple[int | None, float]:
+    def _ended(
+        self, command: Sequence[str], limit_s: float, environ: Mapping[str, str], until: Until | None = None
+    ) -> tuple[int | None, float]:
         """Run a process to its end: its code, None at its own limit, and seconds. Raises _CutOffError at the run's."""
         self.scratch.mkdir(parents=True, exist_ok=True)
         began = time.monotonic()
@@ -354,13 +360,26 @@ class Lane:
                         return process.wait(0.2), round(time.monotonic() - began, 2)
                     if self.run.stopped.is_set() or time.monotonic() > self.run.deadline:
                         raise _CutOffError
-                    if time.monotonic() - began > limit_s:
+                    elapsed = time.monotonic() - began
+                    if elapsed > limit_s or (until is not None and until.is_missed(elapsed)):
                         return None, round(time.monotonic() - began, 2)
             finally:
                 if process.poll() is None:
                     with contextlib.suppress(ProcessLookupError):
                         os.killpg(process.pid, signal.SIGKILL)
                     process.wait()
+
+
+@dataclass(frozen=True)
+class Until:
+    """A file that a process is to have written after so many seconds."""
+
+    path: Path
+    seconds: float
+
+    def is_missed(self, elapsed: float) -> bool:
+        """Whether the time is over and the file is not there."""
+        return elapsed > self.seconds and not self.path.exists()
 
 
 class _CutOffError(Exception):
@@ -384,16 +403,15 @@ def told(record: Mapping[str, Any]) -> str:
 
 
 def child(step: str, path: str) -> int:
-    """Compile max-autotune of a cell into the cache, or time all its arms."""
+    """Time all arms of a cell, with `both` after max-autotune was compiled into the cache."""
     ask = json.loads(Path(path).read_text())
     cell = Cell(**ask["cell"])
     set_caches(Path(ask["cache"]), max(1, usable_cores()))
     device = "cpu" if ask["dry"] else "cuda"
-    if step == "compile":
+    if step == "both":
         from peers import compile_group
 
         print(compile_group([(cell, [AUTOTUNED], BASELINE)], Path(ask["marks"]), device))
-        return 0
     configs = {arm: Config(**values) for arm, values in ask["arms"].items()}
     mark = mark_path(Path(ask["marks"]), cell, AUTOTUNED)
     autotuned = json.loads(mark.read_text()) if mark.exists() else {"error": "not compiled", "seconds": None}

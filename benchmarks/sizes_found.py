@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import statistics
 import threading
@@ -12,6 +13,10 @@ from typing import Any, Final, Literal
 from family_sweeps import kernel_hash
 from peers import COMPILED, best_peer
 from sizes_drawn import GROUPS, Sized
+
+from fusetune.core.target import find_target
+from fusetune.ops.gemm_scale.sources import LATER, hashes_so_far
+from fusetune.ops.loading import load_spec
 
 Step = Literal["sweep", "predict", "prior_off", "time"]
 STEPS: Final[tuple[Step, ...]] = ("sweep", "predict", "prior_off", "time")
@@ -54,7 +59,7 @@ class Records:
     def of(self, sized: Sized, step: Step, *, failed: bool = False) -> Found | None:
         """The last record of a step that went well (or, with `failed`, of any) with the kernels as they are."""
         record = self._latest.get((sized.cell.key, step))
-        if record is None or record["kernel_hash"] != kernel_hash(sized.cell.spec_name):
+        if record is None or record["kernel_hash"] not in hashes_of(sized):
             return None
         return record if failed or not record.get("error") else None
 
@@ -86,6 +91,20 @@ class Records:
             return bool(json.loads(line)["gpu"] == self.gpu)
         except (ValueError, KeyError, TypeError):
             return False
+
+
+@functools.cache
+def hashes_of(sized: Sized) -> frozenset[str]:
+    """Of all kernels of a cell's op, now and before variants came that are no candidates of this problem."""
+    op, problem = sized.cell.spec_name, sized.cell.problem
+    tried = {config.variant for config in load_spec(op).candidates(problem, find_target("h200"), "standard")}
+    later, so_far = tuple(LATER[op]), hashes_so_far(op)
+    holding = {kernel_hash(op)}
+    for count in range(len(later), 0, -1):
+        if later[count - 1] in tried or len(so_far) <= count:
+            break
+        holding.add(so_far[count - 1])
+    return frozenset(holding)
 
 
 def wanted_arms(sized: Sized, records: Records) -> dict[str, dict[str, Any]] | None:

@@ -107,7 +107,7 @@ def _noise(
         gain=gain_found(result),
         quiet=is_quiet(result.gain),
         timer=sampling.timer,
-        launches=sampling.launches,
+        launches=next((block.launches[0] for block in blocks if block.launches), sampling.launches),
         tick_us=sampling.tick_us,
         discarded=result.discarded_blocks,
         flags=tuple(dict.fromkeys(flag for block in blocks for flag in block.flags)),

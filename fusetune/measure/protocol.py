@@ -68,7 +68,8 @@ class Checked(msgspec.Struct, frozen=True, tag=True):
 class BlockTimes(msgspec.Struct, frozen=True):
     """One paired sample in the order ABBA (or BAAB): microseconds a launch of each, and the state of the GPU.
 
-    `discarded` says why the block must not count; `flags` what a reader should know.
+    `discarded` says why the block must not count; `flags` what a reader should know. `launches`: how many an arm of
+    each had, where those are fewer than SamplingFacts says.
     """
 
     baseline_us: float
@@ -78,6 +79,7 @@ class BlockTimes(msgspec.Struct, frozen=True):
     sm_mhz: int | None = None
     power_w: float | None = None
     temperature_c: int | None = None
+    launches: tuple[int, int] | None = None
 
 
 class Measurer(Protocol):

@@ -141,6 +141,7 @@ def block_times(record: Block) -> BlockTimes:
         sm_mhz=record.sm_mhz,
         power_w=record.power_w,
         temperature_c=record.temperature_c,
+        launches=record.launches,
     )
 
 
@@ -157,4 +158,5 @@ def block_record(phase: Phase, baseline_id: int, number: int, times: BlockTimes)
         sm_mhz=times.sm_mhz,
         power_w=times.power_w,
         temperature_c=times.temperature_c,
+        launches=times.launches,
     )

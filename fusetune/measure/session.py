@@ -17,17 +17,21 @@ from fusetune.measure.nvml import GpuState, Monitor
 from fusetune.measure.own_data import OwnData, Wrong
 from fusetune.measure.protocol import BlockTimes, Checked, Failure, SamplingFacts
 from fusetune.measure.timers import (
+    ENOUGH_ARM_US,
     EXPECTED_OF_OTHERS,
     EXPECTED_SPEEDUP,
     L2_TURNOVER,
     MIN_ARM_US,
+    UNLIKE,
     EventTimer,
     GraphTimer,
     Timer,
     check_tick,
+    enough_launches,
     event_tick_us,
     is_short,
     launches_for,
+    pair_launches,
 )
 from fusetune.ops.before import reference_of
 from fusetune.ops.checking import check_reference
@@ -103,6 +107,8 @@ class GpuSession:
         self._busy_until = -math.inf
         self._loaded = False
         self._blocks_of: tuple[object, int] = (None, 0)
+        self._fewer: dict[_Arm, int] = {}
+        self._sampled_us: dict[Config, float] = {}
         self._last_seen: tuple[float, GpuState] | None = None
 
     def load(self) -> Failure | None:
@@ -338,22 +344,38 @@ class GpuSession:
 
     def sample(self, config: Config) -> float:
         """Microseconds a launch, after one untimed arm; one walk through the input sets is enough to screen by."""
-        time_us = self._screening.times_us([(config, 0), (config, 0)])[1]
+        arm = config, 0
+        for _ in range(2):  # Until it was timed, a config is taken for as quick as the quickest.
+            launches = self._screening_launches(config)
+            time_us = self._sampled_us[config] = self._screening.times_us([arm, arm], {arm: launches})[1]
+            if launches >= self._screening_launches(config):
+                break
         self._launchers.pop(config, None)
         self._busy_until = time.monotonic()
         return time_us
+
+    def _screening_launches(self, config: Config) -> int:
+        """Half as many as would do for a block. All that may be among the quickest have equally many."""
+        quickest_us = min(self._sampled_us.values(), default=0.0)
+        known_us = self._sampled_us.get(config, 0.0)
+        time_us = known_us if known_us >= UNLIKE * quickest_us else quickest_us
+        most, step = self._screening.launches, self._screening.step
+        return enough_launches(time_us, most, step, ENOUGH_ARM_US / 2)
 
     def block(self, baseline: Config, config: Config, *, config_first: bool) -> BlockTimes:
         """ABBA or BAAB after one untimed arm; the GPU's state is read before and after."""
         arms: tuple[_Arm, _Arm] = ((baseline, 0), (config, 1 if baseline == config else 0))
         self._blocks_of = (arms, self._blocks_of[1] + 1) if self._blocks_of[0] == arms else (arms, 1)
+        if self._blocks_of[1] == 1:
+            self._fewer = self._fewer_of(*arms)
         if self._blocks_of[1] > 1 and self._blocks_of[1] % BLOCKS_A_CAPTURE == 1:
             self._timer.renew(arms)
         first, second = (arms[1], arms[0]) if config_first else arms
         before = self._state_before()
-        times = self._timer.times_us([first, first, second, second, first])[1:]
+        times = self._timer.times_us([first, first, second, second, first], self._fewer)[1:]
         if self._lengthen(min(times)):
-            times = self._timer.times_us([first, first, second, second, first])[1:]
+            self._fewer = self._fewer_of(*arms)
+            times = self._timer.times_us([first, first, second, second, first], self._fewer)[1:]
         self._busy_until = time.monotonic()
         after = self._monitor.state()
         self._last_seen = time.monotonic(), after
@@ -367,7 +389,18 @@ class GpuSession:
             sm_mhz=after.sm_mhz,
             power_w=after.power_w,
             temperature_c=after.temperature_c,
+            launches=(self._fewer[arms[0]], self._fewer[arms[1]]) if self._fewer else None,
         )
+
+    def _fewer_of(self, one: _Arm, other: _Arm) -> dict[_Arm, int]:
+        """How many launches the arms of a pair have, by one block of the shortest; empty where a sample's are due."""
+        most, step = self._timer.launches, self._timer.step
+        if most <= step:
+            return {}
+        times = self._timer.times_us([one, one, other, other, one], {one: step, other: step})
+        # The less of two: what is disturbed would have fewer launches than it needs.
+        launches = pair_launches(min(times[1], times[4]), min(times[2:4]), most, step)
+        return {} if launches == (most, most) else {one: launches[0], other: launches[1]}
 
     def _state_before(self) -> GpuState:
         """The state after the last block, where that has only just ended and was sound; otherwise it is read again."""

@@ -8,7 +8,7 @@ import gc
 import itertools
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from fusetune.errors import MeasurementError
@@ -17,6 +17,15 @@ GRAPH_BELOW_US: Final = 50.0
 """Shorter launches are timed many at a time in a CUDA graph: one alone would be lost in the events' own cost."""
 MIN_ARM_US: Final = 500.0
 """One sample lasts at least this long."""
+ENOUGH_ARM_US: Final = 2000.0
+"""Nor need an arm last longer. A sample has as many launches as the quickest config may need: where BASELINE takes 60
+times as long, so many of it were a third of a second a block, and a third of a sweep went into A/A.
+"""
+UNLIKE: Final = 2.0
+"""Of two configs, one of which takes so many times as long as the other, each has launches of its own number.
+
+Nearer ones have equally many. Beside such a gain, what a replay costs beside its launches is nothing.
+"""
 EXPECTED_SPEEDUP: Final = 8
 """By how much a candidate may beat BASELINE and still last MIN_ARM_US, where no floor says that it cannot."""
 EXPECTED_OF_OTHERS: Final = 3
@@ -47,16 +56,17 @@ Run = Callable[[Any, int], object]
 
 
 class Timer(Protocol):
-    """Times arms, each an identical number of launches of one config."""
+    """Times arms, each `launches` launches of one config, or fewer: any number of which `step` is a divisor."""
 
     name: str
     launches: int
+    step: int
 
-    def times_us(self, arms: Sequence[Hashable]) -> list[float]:
+    def times_us(self, arms: Sequence[Hashable], fewer: Mapping[Any, int] | None = None) -> list[float]:
         """Microseconds a launch of each arm, queued one after the other without a gap.
 
-        An arm is a key that `run` understands. The first arm hides the host's time to queue the rest: it may have fewer
-        launches, and its time is no fair sample.
+        An arm is a key that `run` understands; `fewer` says how many launches it has, where not `launches`. The first
+        arm hides the host's time to queue the rest: it may have fewer launches, and its time is no fair sample.
         """
 
     def renew(self, arms: Sequence[Hashable]) -> None:
@@ -70,10 +80,11 @@ class Timer(Protocol):
 class GraphTimer:
     """One replay of a CUDA graph of `launches` launches that walk through `sets` sets of inputs, in whole rounds.
 
-    What a replay costs beside the launches is the same for every config, since all have equally many: it makes a gain
-    look smaller, never larger. With `put_back` each launch has a set of its own, and all of these are put back between
-    two arms, outside of what is timed. So is the flush, a write of `flush_bytes` (0: none): for sets that L2 holds a
-    part of, which part is up to the arm before.
+    What a replay costs beside the launches is the same for every config where all have equally many, and of a smaller
+    share in the longer arm where they have not (`pair_launches`): it makes a gain look smaller, never larger. With
+    `put_back` each launch has a set of its own, and all of these are put back between two arms, outside of what is
+    timed. So is the flush, a write of `flush_bytes` (0: none): for sets that L2 holds a part of, which part is up to
+    the arm before.
     """
 
     name = "graph"
@@ -86,15 +97,15 @@ class GraphTimer:
         self._torch, self._run, self._sets, self.launches = torch, run, sets, launches
         self._put_back = put_back
         self._flush = torch.empty(flush_bytes, dtype=torch.int8, device="cuda") if flush_bytes else None
-        whole = math.ceil(LEAD_SHARE * launches / sets) * sets
-        self._lead = math.ceil(LEAD_SHARE * launches) if put_back or flush_bytes else whole
+        self.step = 1 if put_back or flush_bytes else sets
         self._stream = torch.cuda.Stream()
         self._graphs: OrderedDict[tuple[Hashable, int], Any] = OrderedDict()
         self._back: dict[int, Any] = {}
 
-    def times_us(self, arms: Sequence[Hashable]) -> list[float]:
+    def times_us(self, arms: Sequence[Hashable], fewer: Mapping[Any, int] | None = None) -> list[float]:
         """One replay an arm; the first is of LEAD_SHARE as many launches, in whole rounds of the input sets."""
-        counts = [self._lead] + [self.launches] * (len(arms) - 1)
+        counts = [(fewer or {}).get(arm, self.launches) for arm in arms]
+        counts[0] = whole_steps(LEAD_SHARE * counts[0], self.step)
         graphs = [self._graph(arm, launches) for arm, launches in zip(arms, counts, strict=True)]
         events = []
         for graph, launches in zip(graphs, counts, strict=True):
@@ -177,13 +188,14 @@ class EventTimer:
         self._torch, self._run, self._sets, self.launches = torch, run, sets, launches
         self._put_back = put_back
         self._flush = torch.empty(flush_bytes, dtype=torch.int8, device="cuda") if flush_bytes else None
+        self.step = 1
 
-    def times_us(self, arms: Sequence[Hashable]) -> list[float]:
-        """`launches` launches an arm."""
+    def times_us(self, arms: Sequence[Hashable], fewer: Mapping[Any, int] | None = None) -> list[float]:
+        """`launches` launches an arm, or as many as `fewer` says."""
         events = []
         for arm in arms:
             pairs = []
-            for index in range(self.launches):
+            for index in range((fewer or {}).get(arm, self.launches)):
                 if self._put_back is not None:
                     self._put_back(index % self._sets)
                 if self._flush is not None:
@@ -195,7 +207,7 @@ class EventTimer:
                 pairs.append((start, end))
             events.append(pairs)
         self._torch.cuda.synchronize()
-        return [sum(float(s.elapsed_time(e)) for s, e in pairs) * 1e3 / self.launches for pairs in events]
+        return [sum(float(s.elapsed_time(e)) for s, e in pairs) * 1e3 / len(pairs) for pairs in events]
 
     def renew(self, arms: Sequence[Hashable]) -> None:
         """See Timer: there is nothing to make anew."""
@@ -233,6 +245,29 @@ def launches_for(baseline_us: float, floor_us: float | None, sets: int, speedup:
     if floor_us is not None:
         quickest_us = max(floor_us, min(baseline_us, GRAPH_BELOW_US) / speedup)
     return math.ceil(math.ceil(MIN_ARM_US / quickest_us) / sets) * sets
+
+
+def whole_steps(launches: float, step: int) -> int:
+    """The least multiple of `step` that is so many launches, and one step at least."""
+    return max(1, math.ceil(launches / step)) * step
+
+
+def enough_launches(time_us: float, most: int, step: int, arm_us: float = ENOUGH_ARM_US) -> int:
+    """How many launches of `time_us` microseconds (0: not known) last `arm_us`, in whole steps; `most` at most."""
+    return min(most, whole_steps(arm_us / time_us, step)) if time_us > 0 else most
+
+
+def pair_launches(first_us: float, second_us: float, most: int, step: int) -> tuple[int, int]:
+    """How many launches the arms of two configs have, by what a launch of each takes.
+
+    As many as last ENOUGH_ARM_US, `most` at most. Equally many for both, unless the one takes UNLIKE times as long as
+    the other: that one's arm then has fewer, and yet is the longer one.
+    """
+    quick_us, slow_us = min(first_us, second_us), max(first_us, second_us)
+    many = few = enough_launches(quick_us, most, step)
+    if 0 < UNLIKE * quick_us <= slow_us:
+        few = min(many, max(enough_launches(slow_us, most, step), whole_steps(many * quick_us / slow_us, step)))
+    return (many, few) if first_us < second_us else (few, many)
 
 
 def event_tick_us(samples: int = 200) -> float:

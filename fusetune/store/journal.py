@@ -105,7 +105,10 @@ class Sample(_Record, frozen=True, tag="sample"):
 
 
 class Block(_Record, frozen=True, tag="block"):
-    """One paired sample, order ABBA: mean microseconds a launch of `baseline_id` and `id`, timed back to back."""
+    """One paired sample, order ABBA: mean microseconds a launch of `baseline_id` and `id`, timed back to back.
+
+    `launches`: how many an arm of each had, where those are fewer than Sampling says.
+    """
 
     phase: Phase
     baseline_id: _Count
@@ -117,6 +120,7 @@ class Block(_Record, frozen=True, tag="block"):
     sm_mhz: _Count | None = None
     power_w: _NonNegative | None = None
     temperature_c: int | None = None
+    launches: tuple[_Count, _Count] | None = None
 
 
 class Comparison(_Record, frozen=True, tag="comparison"):
@@ -135,7 +139,8 @@ class Sampling(_Record, frozen=True, tag="sampling"):
 
     `timer` is graph (one replay of them all) or events (around each launch, L2 flushed before). `touched_bytes` is what
     one sample reads and writes, to be held against the GPU's L2 (`l2_bytes`); `tick_us` the step of the event clock.
-    Blocks of a program's kernel have more launches where a config is so quick that its arms would be too short.
+    Blocks have fewer launches of what is slow, as they say. Of a program's kernel they have more where a config is so
+    quick that its arms would be too short.
     """
 
     input_sets: _Count

@@ -176,7 +176,7 @@ def short_recording() -> list[Record]:
         Sample(1, 1, 8.5),
         Block("control", 0, 0, 20.0, 20.1),
         Block("confirm", 0, 1, 20.0, 8.0, discarded="thermal throttling", flags=("software power cap",)),
-        Block("revalidate", 0, 1, 21.0, 9.0, sm_mhz=1980, power_w=420.5, temperature_c=61),
+        Block("revalidate", 0, 1, 21.0, 9.0, sm_mhz=1980, power_w=420.5, temperature_c=61, launches=(2, 8)),
     ]
 
 
@@ -191,7 +191,7 @@ def test_measurements_come_once_each_in_the_order_in_which_they_were_taken(repla
     assert replay.block(BASELINE, BASELINE, config_first=True) == BlockTimes(20.0, 20.1)
     assert [replay.block(BASELINE, FAST, config_first=first) for first in (True, False)] == [
         BlockTimes(20.0, 8.0, discarded="thermal throttling", flags=("software power cap",)),
-        BlockTimes(21.0, 9.0, sm_mhz=1980, power_w=420.5, temperature_c=61),
+        BlockTimes(21.0, 9.0, sm_mhz=1980, power_w=420.5, temperature_c=61, launches=(2, 8)),
     ]
     assert replay.prepare(99) == SamplingFacts(3, 8, 100, 50, "events", 0.5)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -14,7 +14,7 @@ from fusetune.measure.protocol import Checked, Failure, SamplingFacts
 from fusetune.measure.session import STILL_TRUE_S, WARM_UP_S, GpuSession
 from tests.support.sample import BASELINE, Config
 
-OTHER = Config(num_warps=8)
+OTHER, THIRD = Config(num_warps=8), Config(num_warps=2)
 SOUND, SLOWED = GpuState(sm_mhz=1980), GpuState(sm_mhz=1200, discard="thermal throttling")
 
 
@@ -42,21 +42,28 @@ class CountingMonitor:
 
 
 class Timer:
-    """Each arm takes a millisecond."""
+    """Each arm takes a millisecond; what it says of a launch is in `US`, and 1 us for what is not there."""
+
+    US: Mapping[Config, float] = {}
 
     def __init__(self, *how: Any) -> None:
         self.launches = how[2] if len(how) > 2 else 1
+        self.step = how[1] if len(how) > 1 and self.name == "graph" else 1
         self.arms: list[Any] = []
+        self.launched: list[Any] = []
         self.renewed: list[tuple[int, Any]] = []
         self.how = how
 
     def renew(self, arms: Sequence[Any]) -> None:
         self.renewed.append((len(self.arms) // 5, arms))
 
-    def times_us(self, arms: Sequence[Any]) -> list[float]:
+    name = ""
+
+    def times_us(self, arms: Sequence[Any], fewer: Mapping[Any, int] | None = None) -> list[float]:
         self.arms += arms
+        self.launched.append({arm[0]: (fewer or {}).get(arm, self.launches) for arm in arms})
         CLOCK.now_s += 1e-3 * len(arms)
-        return [1.0] * len(arms)
+        return [self.US.get(arm[0], 1.0) for arm in arms]
 
 
 class Graphs(Timer):
@@ -78,6 +85,7 @@ class Session(GpuSession):
         self._timer = self._screening = Graphs(None, 4, 4)  # type: ignore[assignment]
         self._busy_until = -1e9
         self._loaded, self._last_seen, self._blocks_of = False, None, (None, 0)
+        self._fewer, self._sampled_us = {}, {}
         self.baseline_us, self.floor_us = baseline_us, floor_us
         self.happened: list[str] = []
         self.outcome: Checked | Failure = Checked(1e-4, 30.0)
@@ -92,6 +100,16 @@ class Session(GpuSession):
     def sample(self, config: Config) -> float:
         self.happened.append(f"sample {config.label()}")
         return self.baseline_us
+
+
+def timing(monkeypatch: pytest.MonkeyPatch, timer: str, sets: int, launches: int, **us: float) -> Session:
+    """A session that times so, BASELINE and the other config taking so many microseconds a launch."""
+    named = {"baseline": BASELINE, "other": OTHER, "third": THIRD}
+    monkeypatch.setattr(Timer, "US", {named[name]: time_us for name, time_us in us.items()})
+    session = Session(CountingMonitor(SOUND))
+    session._sets, session._l2_bytes = [{} for _ in range(sets)], 33 * sets
+    session._use(timer, launches, sets)
+    return session
 
 
 @pytest.fixture(autouse=True)
@@ -184,6 +202,75 @@ def test_a_pair_of_many_blocks_is_captured_anew_each_time_that_it_may_have_been_
     for _ in range(26):
         session.block(BASELINE, other, config_first=True)
     assert timer.renewed[2:] == [(85, ((BASELINE, 0), (other, 0)))]
+
+
+# --- how many launches an arm has
+
+
+@pytest.mark.parametrize(
+    ("timer", "sets", "launches", "baseline_us", "other_us", "of_each"),
+    [
+        ("graph", 11, 88, 836.0, 11.8, (11, 88)),  # a walk through the inputs is the least
+        ("graph", 14, 84, 211.0, 15.5, (14, 84)),
+        ("graph", 5, 60, 281.0, 70.0, (10, 30)),
+        ("graph", 2, 60, 99.0, 50.0, (40, 40)),  # not twice as long: equally many
+        ("graph", 2, 40, 110.0, 55.0, (20, 38)),
+        ("graph", 9, 63, 25.0, 19.0, None),  # not even a sample's launches last long enough
+        ("graph", 8, 8, 900.0, 10.0, None),
+        ("events", 1, 6, 4217.0, 826.0, (1, 3)),
+        ("events", 1, 6, 920.0, 725.0, (3, 3)),
+        ("events", 1, 6, 300.0, 290.0, None),
+    ],
+)
+def test_an_arm_of_what_is_slow_has_as_many_launches_as_it_needs(
+    monkeypatch: pytest.MonkeyPatch,
+    timer: str,
+    sets: int,
+    launches: int,
+    baseline_us: float,
+    other_us: float,
+    of_each: tuple[int, int] | None,
+) -> None:
+    session = timing(monkeypatch, timer, sets, launches, baseline=baseline_us, other=other_us)
+    blocks = [session.block(BASELINE, OTHER, config_first=first) for first in (True, False)]
+    assert [block.launches for block in blocks] == [of_each] * 2
+    assert [(block.baseline_us, block.us) for block in blocks] == [(baseline_us, other_us)] * 2
+    each: Any = of_each or (launches, launches)
+    ran: Any = session._timer
+    assert ran.launched[-2:] == [{BASELINE: each[0], OTHER: each[1]}] * 2
+    assert len(ran.launched) == 2 + (launches > sets), "what a launch takes is found out once a pair"
+
+
+def test_baseline_against_itself_has_arms_that_are_no_longer_than_those_of_other_pairs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    session = timing(monkeypatch, "graph", 11, 88, baseline=836.0)
+    assert session.block(BASELINE, BASELINE, config_first=True).launches == (11, 11)
+    assert session.block(BASELINE, OTHER, config_first=True).launches == (11, 88)
+    assert session.block(BASELINE, BASELINE, config_first=True).launches == (11, 11)
+
+
+def test_a_config_that_is_disturbed_as_a_pair_begins_has_no_shorter_arms_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    session = timing(monkeypatch, "graph", 4, 80, baseline=100.0, other=30.0)
+    timer: Any = session._timer
+    undisturbed = timer.times_us
+    timer.times_us = lambda arms, fewer: [
+        time_us * (20 if place == 2 else 1) for place, time_us in enumerate(undisturbed(arms, fewer))
+    ]
+    assert session.block(BASELINE, OTHER, config_first=False).launches == (24, 68)
+
+
+def test_screening_has_as_many_launches_of_all_that_may_be_among_the_quickest(monkeypatch: pytest.MonkeyPatch) -> None:
+    session = timing(monkeypatch, "graph", 11, 88, baseline=836.0, other=13.0, third=25.0)
+    screening, asked = session._screening, (BASELINE, BASELINE, OTHER, THIRD, OTHER, BASELINE)
+    times = [GpuSession.sample(session, config) for config in asked]
+    assert times == [836.0, 836.0, 13.0, 25.0, 13.0, 836.0]
+    ran: Any = screening
+    assert screening.launches == 44
+    first = [{BASELINE: 44}, {BASELINE: 11}, {OTHER: 11}, {OTHER: 44}]  # nothing was known; then it is as quick
+    assert ran.launched == [*first, {THIRD: 44}, {OTHER: 44}, {BASELINE: 11}]
 
 
 # --- choosing the timer

@@ -14,16 +14,19 @@ import pytest
 from fusetune.errors import MeasurementError
 from fusetune.measure.timers import (
     _KEPT_GRAPHS,
+    ENOUGH_ARM_US,
     EXPECTED_SPEEDUP,
     GRAPH_BELOW_US,
     MIN_ARM_US,
     TICKS_PER_SAMPLE,
+    UNLIKE,
     EventTimer,
     GraphTimer,
     check_tick,
     event_tick_us,
     is_short,
     launches_for,
+    pair_launches,
 )
 
 TIMES_US = (0.3, 1.7, 5.3, 13.2, 49.9, 50.0, 333.0, 1999.0, 2000.0, 2001.0, 1e6)
@@ -63,6 +66,33 @@ def test_beside_a_slow_baseline_a_sample_is_as_long_as_the_roofline_lets_a_confi
     assert not is_short(268.0, None)
     assert not is_short(959.0, 278.0)
     assert launches_for(959.0, 278.0, 1) == 2
+
+
+@pytest.mark.parametrize("step", [1, 2, 7, 64])
+@pytest.mark.parametrize("most", [64, 448, 6400])
+@pytest.mark.parametrize("first_us", TIMES_US)
+@pytest.mark.parametrize("second_us", TIMES_US)
+def test_arms_of_a_pair_are_long_enough_and_the_slower_ones_is_the_longer(
+    first_us: float, second_us: float, most: int, step: int
+) -> None:
+    most = most // step * step
+    counts = pair_launches(first_us, second_us, most, step)
+    assert counts == pair_launches(second_us, first_us, most, step)[::-1]
+    (quick_us, many), (slow_us, few) = sorted(zip((first_us, second_us), counts, strict=True))
+    for count, time_us in zip(counts, (first_us, second_us), strict=True):
+        assert count % step == 0
+        assert step <= count <= most
+        assert count == most or count * time_us >= ENOUGH_ARM_US * (1 - 1e-12)
+    assert few * slow_us >= many * quick_us * (1 - 1e-12)
+    if slow_us < UNLIKE * quick_us:
+        assert few == many
+    # Nor longer than needed: by one step less, the one would be too short, or the slower one's the shorter arm.
+    assert many == step or (many - step) * quick_us < ENOUGH_ARM_US
+    assert few in {step, many} or (few - step) * slow_us < max(ENOUGH_ARM_US, many * quick_us)
+
+
+def test_a_time_that_is_nothing_has_arms_of_a_whole_sample() -> None:
+    assert pair_launches(0.0, 300.0, 60, 5) == pair_launches(300.0, 0.0, 60, 5) == (60, 60)
 
 
 @pytest.mark.parametrize(("tick_us", "sample_us"), [(1.0, 500.0), (0.5, 500.0), (0.0, 500.0), (2.0, 1000.0)])
@@ -210,6 +240,20 @@ def test_the_leading_arm_is_half_a_sample_in_whole_rounds_of_the_input_sets(
     torch.log.clear()
     assert timer.times_us([10.0, 20.0]) == pytest.approx([10, 20], rel=0.1)
     assert [arm for arm, _ in launched(torch)] == [10.0] * lead + [20.0] * launches
+
+
+def test_arms_may_have_fewer_launches_each_its_own_number(torch: FakeTorch) -> None:
+    timer = GraphTimer(torch.run, sets=2, launches=8)
+    fewer = {10.0: 2, 20.0: 6}
+    timer.times_us([20.0, 20.0, 10.0, 30.0], fewer)
+    torch.log.clear()
+    assert timer.times_us([20.0, 20.0, 10.0, 30.0], fewer) == pytest.approx([20, 20, 10, 30], rel=0.1)
+    walk = [(arm, index % 2) for arm, count in ((20.0, 4), (20.0, 6), (10.0, 2), (30.0, 8)) for index in range(count)]
+    assert launched(torch) == walk
+    events = EventTimer(torch.run, sets=2, launches=3, flush_bytes=0)
+    torch.log.clear()
+    assert events.times_us([200.0, 300.0], {300.0: 1}) == pytest.approx([200, 300], rel=0.01)
+    assert launched(torch) == [(200.0, 0), (200.0, 1), (200.0, 0), (300.0, 0)]
 
 
 def test_where_l2_is_flushed_before_each_arm_the_leading_one_is_half_of_one_walk(torch: FakeTorch) -> None:

@@ -129,6 +129,7 @@ records = st.one_of(
         flags=st.lists(texts).map(tuple),
         sm_mhz=st.none() | integers,
         power_w=st.none() | amounts,
+        launches=st.none() | st.tuples(integers, integers),
     ),
     st.builds(
         Comparison,

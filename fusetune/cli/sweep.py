@@ -222,7 +222,7 @@ def sweep(
         if fleet is not None and shapes is not None:
             ctx.exit(sweep_on_fleet(fleet, requests, asked, shapes))
         if server:
-            one: _One = _Measured(server)
+            one: _One = _Measured(server, alone=shapes is None)
         else:
             why = f"--target {target_name} was given" if target else "there is no NVIDIA GPU here"
             one = _Predicted(target or find_target(DEFAULT_TARGET), why)
@@ -261,13 +261,13 @@ def _sweep_list(requests: Sequence[SweepRequest], asked: Sequence[Shape], one: _
 
 
 class _Measured:
-    """Sweeps on the GPU here, in processes of one server."""
+    """Sweeps on the GPU here, in processes of one server. `alone`: there is one, and none to compile for after it."""
 
-    def __init__(self, server: ForkServer) -> None:
-        self._server = server
+    def __init__(self, server: ForkServer, *, alone: bool) -> None:
+        self._server, self._alone = server, alone
 
     def __call__(self, request: SweepRequest) -> Swept:
-        return _measure(request, self._server)
+        return _measure(request, self._server, alone=self._alone)
 
 
 class _Predicted:
@@ -280,7 +280,7 @@ class _Predicted:
         return _predict(request, self._target, self._why)
 
 
-def _measure(request: SweepRequest, server: ForkServer) -> Swept:
+def _measure(request: SweepRequest, server: ForkServer, *, alone: bool) -> Swept:
     from fusetune.cli.progress import make_progress
     from fusetune.measure.cuda import CudaMeasurer
     from fusetune.tune.sweep import sweep as run_sweep
@@ -289,6 +289,8 @@ def _measure(request: SweepRequest, server: ForkServer) -> Swept:
     measurer = CudaMeasurer(request.spec, request.problem, cold=request.cache == "cold", server=server)
     with closing(measurer):
         result = run_sweep(request, measurer, make_progress())
+        if alone and request.processes is not None:
+            request.processes.end()  # While the GPU is given back; others would have started anew.
     print_verdict(result)
     return Swept(request, result, EXIT_INCONCLUSIVE if result.entry.verdict == "inconclusive" else EXIT_OK)
 

@@ -182,15 +182,21 @@ class CudaMeasurer:
         """One paired sample."""
         return self._guarded(_block, baseline, config, config_first)
 
+    def end(self) -> None:
+        """Begin to end the workers, all at once: the driver takes its time over each."""
+        for worker in self._workers():
+            worker.kill()
+
     def close(self) -> None:
         """End the workers and give the GPU back."""
-        workers = [worker for worker in (self._spare, self._worker) if worker is not None]
-        for worker in workers:
-            worker.kill()  # All at once: the driver takes its time over each.
-        for worker in workers:
+        self.end()
+        for worker in self._workers():
             worker.close()
         if self._owns_server:
             self._server.close()
+
+    def _workers(self) -> list[Worker]:
+        return [worker for worker in (self._spare, self._worker) if worker is not None]
 
     def _open(self) -> SamplingFacts:
         opened = self._ask(_open_session, self._spec, self._problem, self._seed, self._cold, self._sampling)

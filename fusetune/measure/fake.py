@@ -105,6 +105,9 @@ class FakeMeasurer:
         throttled = self._discard_every is not None and self._blocks % self._discard_every == 0
         return BlockTimes(baseline_us=baseline_us, us=config_us, discarded="thermal throttling" if throttled else None)
 
+    def end(self) -> None:
+        """Nothing to begin with."""
+
     def close(self) -> None:
         """Remember that it was closed."""
         self.closed = True

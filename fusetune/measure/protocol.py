@@ -126,5 +126,8 @@ class Measurer(Protocol):
     def block(self, baseline: Config, config: Config, *, config_first: bool) -> BlockTimes | Failure:
         """Both timed back to back, the order mirrored: ABBA, or BAAB when `config_first`."""
 
+    def end(self) -> None:
+        """Nothing more is asked: begin to give the GPU back, which `close` waits for."""
+
     def close(self) -> None:
         """Give the GPU back."""

@@ -102,6 +102,9 @@ class ReplayMeasurer:
             )
         return self._blocks[baseline, config].popleft()
 
+    def end(self) -> None:
+        """There is nothing to give back."""
+
     def close(self) -> None:
         """There is nothing to give back."""
 

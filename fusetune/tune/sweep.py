@@ -73,6 +73,7 @@ def _held_sweep(request: SweepRequest, measurer: Measurer, progress: Progress) -
         # it is over before the first block that a decision rests on.
         measurer.standby(request.seed + 1)
         facts = measurer.facts()
+        early.told_s = time.monotonic() - early.began
         with hold_gpu_of(facts, progress):
             # Not before: another fusetune that was waited for is no company any more.
             others = measurer.company()
@@ -106,6 +107,7 @@ def _sweep(
             log.note(f"{_told(others)}. Timings may be disturbed; the A/A control decides")
         plan = early.plan(facts.target)
         record_plan(plan.compiled, plan.rejected, log, plan.skipped)
+        early.record(log)
         asked = (*plan.configs, *plan.skipped, *plan.rejected)
         end_if_alone(request, log, _of_ours(request, plan.configs, plan.references), asked)
         if plan.predicted_before is not None:
@@ -135,6 +137,7 @@ def _sweep(
             _prepare(measurer, request.seed + 1, log)
             final = revalidate(bench, final)
         reference = beside_chosen(bench, final.chosen, reference, () if several else right)
+        measurer.end()  # The driver takes its time, and what follows needs no GPU.
         entry = entry_of(request, environment, final, aa, reference, log.run)
         place = place_of(request.spec.name)
         result = write_entry(path, request.spec.name, facts.identity, entry, place, request.spec.kernel_place)
@@ -159,9 +162,15 @@ def _sweep(
 
 
 class _EarlyStart:
-    """What needs no GPU, done for the target that it most likely is while the measuring process still loads torch."""
+    """What needs no GPU, done for the target that it most likely is while the measuring process still loads torch.
+
+    `told_s` after it `began`, that process has said what the GPU is.
+    """
+
+    told_s = 0.0
 
     def __init__(self, request: SweepRequest, guess: Target | None) -> None:
+        self.began = time.monotonic()
         self._request, self._ptxas = request, ""
         self._plan: Plan | None = None
         self._running: Iterable[Compiled] | None = None
@@ -187,6 +196,11 @@ class _EarlyStart:
             return self._running
         self.close()
         return None
+
+    def record(self, log: RunLog) -> None:
+        """How long the start took, which ends here, and in it the wait for the measuring process."""
+        log.journal.write(PhaseTime(name="start", seconds=round(time.monotonic() - self.began, 3)))
+        log.journal.write(PhaseTime(name="libraries", seconds=round(self.told_s, 3), within="start"))
 
     def close(self) -> None:
         """End what still runs."""

@@ -308,6 +308,15 @@ def test_baseline_that_fails_as_the_session_opens_is_told_by_what_it_failed_of(b
         bench.measurer.prepare(0)
 
 
+def test_processes_that_are_asked_nothing_more_begin_to_end_without_being_waited_for(bench: Bench) -> None:
+    bench.measurer.standby(1)
+    bench.happened.clear()
+    bench.measurer.end()
+    assert bench.happened == ["B is killed", "A is killed"]
+    bench.measurer.close()
+    assert bench.happened[-3:] == ["B ends", "A ends", "server ends"]
+
+
 def test_closing_ends_every_process_and_all_at_once(bench: Bench) -> None:
     bench.measurer.prepare(0)
     bench.measurer.standby(1)

@@ -557,8 +557,9 @@ def test_the_journal_tells_the_run_in_order_and_ends_with_the_entry(tmp_path: Pa
     assert isinstance(end, RunEnd)
     assert (end.entry, end.file, end.message) == (result.entry, str(result.file), "keep")
     phases = [record.name for record in of_kind(records, PhaseTime)]
-    assert sorted(phases[:4]) == ["check", "compile", "first_round", "prepare"]
-    assert phases[4:] == ["screen", "control", "confirm", "prepare", "revalidate"]
+    assert phases[:2] == ["start", "libraries"]
+    assert sorted(phases[2:6]) == ["check", "compile", "first_round", "prepare"]
+    assert phases[6:] == ["screen", "control", "confirm", "prepare", "revalidate"]
 
 
 def test_the_decision_rests_on_fresh_blocks_only(tmp_path: Path) -> None:
@@ -666,11 +667,14 @@ def test_the_process_of_the_revalidation_starts_at_once_and_rests_before_the_con
             happened[-4:] = ["block"]
             return times
 
+        def end(self) -> None:
+            happened.append("end" if not (tmp_path / "configs").exists() else "end, with the entry written")
+
     configs, true_us = times(FAST=8, SAFE=10)
     sweep(request_of(tmp_path, *configs, seed=3), Listing(RTX4090, true_us), SilentProgress())
     steps = [step for step, _ in itertools.groupby(happened)]
     standing_by = ["standby for 4", "prepare", "sample", "open ahead", "sample", "settle"]
-    assert steps == [*standing_by, "block", "prepare", "block"]
+    assert steps == [*standing_by, "block", "prepare", "block", "end"]
 
 
 def test_a_kept_config_is_revalidated_in_a_second_process_and_a_reverted_one_needs_none(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ from fusetune.measure.timers import (
     is_short,
     launches_for,
     pair_launches,
+    whole_steps,
 )
 from fusetune.ops.before import reference_of
 from fusetune.ops.checking import check_reference
@@ -50,6 +51,8 @@ BLOCKS_A_CAPTURE = 25
 """After so many blocks of a pair, which is when it is first looked at, what is replayed is made anew."""
 _SETTLED = 0.01
 _CHOOSING_SAMPLES = 3
+_SHORT_LAUNCHES = 8
+"""Of an arm of graphs by which it is found out how long a launch takes."""
 _FLOAT64_BYTES = 8
 _MOST_SETS = 1024
 """Of an op's own data."""
@@ -393,11 +396,13 @@ class GpuSession:
         )
 
     def _fewer_of(self, one: _Arm, other: _Arm) -> dict[_Arm, int]:
-        """How many launches the arms of a pair have, by one block of the shortest; empty where a sample's are due."""
+        """How many launches the arms of a pair have, by one block of short ones; empty where a sample's are due."""
         most, step = self._timer.launches, self._timer.step
         if most <= step:
             return {}
-        times = self._timer.times_us([one, one, other, other, one], {one: step, other: step})
+        # Of a single launch, most of a replay may be what it costs beside that.
+        short = step if self._timer.name == EventTimer.name else min(most, whole_steps(_SHORT_LAUNCHES, step))
+        times = self._timer.times_us([one, one, other, other, one], {one: short, other: short})
         # The less of two: what is disturbed would have fewer launches than it needs.
         launches = pair_launches(min(times[1], times[4]), min(times[2:4]), most, step)
         return {} if launches == (most, most) else {one: launches[0], other: launches[1]}

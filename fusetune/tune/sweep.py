@@ -120,8 +120,7 @@ def _sweep(
         if request.before is not None and raced.baseline is None:
             why = why_fallen(journal_path(request, log), request.baseline)
             log.note(f"BASELINE cannot be used ({why}); the rule goes without it")
-        measurer.settle()
-        bench = Bench(measurer, request.rule, request.seed, log)
+        bench = _settled(request, measurer, log)
         try:
             aa = control(bench)
         except NoisyMachineError as error:
@@ -221,6 +220,13 @@ def _prepare(measurer: Measurer, seed: int, log: RunLog) -> None:
     with log.phase("prepare", "Preparing inputs in a new process"):
         facts = measurer.prepare(seed)
     log.journal.write(sampling_record(facts, seed))
+
+
+def _settled(request: SweepRequest, measurer: Measurer, log: RunLog) -> Bench:
+    """What decides, on a GPU on which nothing of ours runs but what is timed."""
+    with log.phase("settle", "Waiting for the process of the revalidation"):
+        measurer.settle()
+    return Bench(measurer, request.rule, request.seed, log)
 
 
 def _compile_and_screen(

@@ -559,7 +559,7 @@ def test_the_journal_tells_the_run_in_order_and_ends_with_the_entry(tmp_path: Pa
     phases = [record.name for record in of_kind(records, PhaseTime)]
     assert phases[:2] == ["start", "libraries"]
     assert sorted(phases[2:6]) == ["check", "compile", "first_round", "prepare"]
-    assert phases[6:] == ["screen", "control", "confirm", "prepare", "revalidate"]
+    assert phases[6:] == ["screen", "settle", "control", "confirm", "prepare", "revalidate"]
 
 
 def test_the_decision_rests_on_fresh_blocks_only(tmp_path: Path) -> None:

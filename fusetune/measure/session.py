@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fusetune.core.config import Config
@@ -48,7 +48,7 @@ STILL_WARM_S = 0.1
 STILL_TRUE_S = 0.05
 """The state after one block is taken for that before the next, where no more time than this lies between them."""
 BLOCKS_A_CAPTURE = 25
-"""After so many blocks of a pair, which is when it is first looked at, what is replayed is made anew."""
+"""After so many blocks of a pair, which is when it is first looked at, what is replayed is made anew, and is longer."""
 _SETTLED = 0.01
 _CHOOSING_SAMPLES = 3
 _SHORT_LAUNCHES = 8
@@ -372,7 +372,9 @@ class GpuSession:
         if self._blocks_of[1] == 1:
             self._fewer = self._fewer_of(*arms)
         if self._blocks_of[1] > 1 and self._blocks_of[1] % BLOCKS_A_CAPTURE == 1:
-            self._timer.renew(arms)
+            # What so many blocks did not decide gets longer ones, up to whole samples.
+            self._fewer = self._with_more(self._fewer)
+            self._timer.renew(arms, self._fewer)
         first, second = (arms[1], arms[0]) if config_first else arms
         before = self._state_before()
         times = self._timer.times_us([first, first, second, second, first], self._fewer)[1:]
@@ -405,7 +407,15 @@ class GpuSession:
         times = self._timer.times_us([one, one, other, other, one], {one: short, other: short})
         # The less of two: what is disturbed would have fewer launches than it needs.
         launches = pair_launches(min(times[1], times[4]), min(times[2:4]), most, step)
-        return {} if launches == (most, most) else {one: launches[0], other: launches[1]}
+        return self._less_than_all({one: launches[0], other: launches[1]})
+
+    def _with_more(self, fewer: Mapping[_Arm, int]) -> dict[_Arm, int]:
+        """Twice as many launches, where a sample has as many."""
+        return self._less_than_all({arm: min(self._timer.launches, 2 * launches) for arm, launches in fewer.items()})
+
+    def _less_than_all(self, fewer: dict[_Arm, int]) -> dict[_Arm, int]:
+        """Those numbers; nothing where all are a sample's."""
+        return fewer if min(fewer.values(), default=0) < self._timer.launches else {}
 
     def _state_before(self) -> GpuState:
         """The state after the last block, where that has only just ended and was sound; otherwise it is read again."""

@@ -18,8 +18,8 @@ GRAPH_BELOW_US: Final = 50.0
 MIN_ARM_US: Final = 500.0
 """One sample lasts at least this long."""
 ENOUGH_ARM_US: Final = 2000.0
-"""Nor need an arm last longer. A sample has as many launches as the quickest config may need: where BASELINE takes 60
-times as long, so many of it were a third of a second a block, and a third of a sweep went into A/A.
+"""Nor need an arm last longer, at first. A sample has as many launches as the quickest config may need: where BASELINE
+takes 60 times as long, so many of it were a third of a second a block, and a third of a sweep went into A/A.
 """
 UNLIKE: Final = 2.0
 """Of two configs, one of which takes so many times as long as the other, each has launches of its own number.
@@ -69,8 +69,8 @@ class Timer(Protocol):
         arm hides the host's time to queue the rest: it may have fewer launches, and its time is no fair sample.
         """
 
-    def renew(self, arms: Sequence[Hashable]) -> None:
-        """Make what the arms are replayed from anew, in another place and the last arm first.
+    def renew(self, arms: Sequence[Hashable], fewer: Mapping[Any, int] | None = None) -> None:
+        """Make what arms of so many launches are replayed from anew, in another place and the last arm first.
 
         Where it lies has a share in its time: two captures of one config, of 14 us a launch, were 0.52 % apart on an
         H200, the same in each fifty of 400 blocks. Over several captures that falls on both alike.
@@ -105,7 +105,7 @@ class GraphTimer:
     def times_us(self, arms: Sequence[Hashable], fewer: Mapping[Any, int] | None = None) -> list[float]:
         """One replay an arm; the first is of LEAD_SHARE as many launches, in whole rounds of the input sets."""
         counts = [(fewer or {}).get(arm, self.launches) for arm in arms]
-        counts[0] = whole_steps(LEAD_SHARE * counts[0], self.step)
+        counts[0] = self._lead_of(counts[0])
         graphs = [self._graph(arm, launches) for arm, launches in zip(arms, counts, strict=True)]
         events = []
         for graph, launches in zip(graphs, counts, strict=True):
@@ -131,10 +131,20 @@ class GraphTimer:
             self._back[sets] = self._captured(self._put_back, range(sets))
         return self._back[sets]
 
-    def renew(self, arms: Sequence[Hashable]) -> None:
+    def renew(self, arms: Sequence[Hashable], fewer: Mapping[Any, int] | None = None) -> None:
         """See Timer. What there was goes when all are there, so that none takes its own place again."""
-        keys = [key for arm in reversed(list(dict.fromkeys(arms))) for key in self._graphs if key[0] == arm]
-        self._graphs.update({key: self._made(*key) for key in keys})
+        made: dict[tuple[Hashable, int], Any] = {}
+        for arm in reversed(list(dict.fromkeys(arms))):
+            count = (fewer or {}).get(arm, self.launches)
+            for launches in dict.fromkeys((count, self._lead_of(count))):  # Any of them may be timed first.
+                made[arm, launches] = self._made(arm, launches)
+        for key in [key for key in self._graphs if key[0] in arms]:
+            del self._graphs[key]
+        self._graphs.update(made)
+
+    def _lead_of(self, launches: int) -> int:
+        """How many launches the leading arm has, where the config's others have so many."""
+        return whole_steps(LEAD_SHARE * launches, self.step)
 
     def _graph(self, arm: Hashable, launches: int) -> Any:
         """The captured launches of an arm; the last few are kept, each with what its launches write to."""
@@ -209,7 +219,7 @@ class EventTimer:
         self._torch.cuda.synchronize()
         return [sum(float(s.elapsed_time(e)) for s, e in pairs) * 1e3 / len(pairs) for pairs in events]
 
-    def renew(self, arms: Sequence[Hashable]) -> None:
+    def renew(self, arms: Sequence[Hashable], fewer: Mapping[Any, int] | None = None) -> None:
         """See Timer: there is nothing to make anew."""
 
 

@@ -52,10 +52,12 @@ class Timer:
         self.arms: list[Any] = []
         self.launched: list[Any] = []
         self.renewed: list[tuple[int, Any]] = []
+        self.renewed_with: list[dict[Config, int]] = []
         self.how = how
 
-    def renew(self, arms: Sequence[Any]) -> None:
+    def renew(self, arms: Sequence[Any], fewer: Mapping[Any, int]) -> None:
         self.renewed.append((len(self.arms) // 5, arms))
+        self.renewed_with.append({arm[0]: count for arm, count in fewer.items()})
 
     name = ""
 
@@ -251,6 +253,21 @@ def test_baseline_against_itself_has_arms_that_are_no_longer_than_those_of_other
     assert session.block(BASELINE, BASELINE, config_first=True).launches == (11, 11)
     assert session.block(BASELINE, OTHER, config_first=True).launches == (11, 88)
     assert session.block(BASELINE, BASELINE, config_first=True).launches == (11, 11)
+
+
+def test_a_pair_that_is_not_decided_soon_has_longer_arms_up_to_whole_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    session = timing(monkeypatch, "graph", 11, 88, baseline=836.0, other=40.0)
+    seen = [session.block(BASELINE, OTHER, config_first=number % 2 == 1).launches for number in range(120)]
+    assert [seen[at : at + 25] for at in range(0, 100, 25)] == [
+        [(11, 55)] * 25,
+        [(22, 88)] * 25,
+        [(44, 88)] * 25,
+        [None] * 25,
+    ]
+    timer: Any = session._timer
+    assert timer.renewed_with == [{BASELINE: 22, OTHER: 88}, {BASELINE: 44, OTHER: 88}, {}, {}]
+    assert timer.launched[-1] == {BASELINE: 88, OTHER: 88}
+    assert session.block(OTHER, BASELINE, config_first=True).launches == (55, 11), "another pair begins anew"
 
 
 def test_a_config_that_is_disturbed_as_a_pair_begins_has_no_shorter_arms_for_it(

@@ -313,11 +313,23 @@ def test_arms_are_captured_anew_the_last_one_first_while_the_old_captures_are_st
     torch.log.clear()
     timer.renew([10.0, 20.0])
     launched_outside = [arm for arm, _ in launched(torch)]
-    assert launched_outside == [20.0, 10.0, 10.0], "a launch before each capture: one of 20, two lengths of 10"
+    assert launched_outside == [20.0, 20.0, 10.0, 10.0], "a launch before each capture: two lengths of each"
     assert set(alive) == {2}
     torch.log.clear()
     assert all(one() is None for one in held)
     assert len(replayed()) == 2
+
+
+def test_arms_are_captured_anew_with_other_numbers_of_launches(torch: FakeTorch) -> None:
+    timer = GraphTimer(torch.run, sets=2, launches=8)
+    timer.times_us([5.0, 10.0, 20.0], {10.0: 6, 20.0: 2})
+    timer.renew([10.0, 20.0], {20.0: 4})
+    torch.log.clear()
+    timer.times_us([20.0, 10.0, 20.0], {20.0: 4})
+    timer.times_us([10.0, 20.0], {20.0: 4})
+    assert "stream" not in torch.log, "all were there"
+    timer.times_us([5.0, 10.0], {10.0: 6})
+    assert torch.log.count("stream") == 1, "what was before is gone, and the other arm's is not"
 
 
 def test_what_a_kept_graph_writes_to_lives_as_long_as_it_does(torch: FakeTorch) -> None:

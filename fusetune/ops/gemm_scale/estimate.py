@@ -5,14 +5,14 @@ It ranks candidates where nothing can be timed; it proves nothing. Its terms:
     compute     products over the tensor cores' dense rate, times the share of it that the instruction reaches
     shared      operands written to shared memory and read from it by mma.sync, 128 bytes a clock
     convert     values that threads round to TF32, or take apart for products in three parts (tf32x3, bf16x3)
-    copies      asynchronous copies of 4 or 8 bytes where rows do not begin on 16, by lanes of load units
+    copies      copies of 2 to 8 bytes a thread where rows do not begin on 16, by lanes of load units
     l2          both operands' tiles through L2, at l2_bytes_per_clock a clock and SM, less what neighbours read too
     chain       one CTA alone: load (latency), wait, read fragments, multiply; num_stages buffers overlap the loads
     dram        bytes that L2 cannot serve again, by the order of the tiles (traffic.py), over the bandwidth
     tail        SMs with a CTA more than others; a second wave that begins all at once also crowds on few SMs
     spills      what a stack moves: all of it once a CTA, and what is beyond a kilobyte in every step
     overhead    launch, and a CTA's beginning and end; less of an end where a tile is stored beside the next one, more
-                where threads store a few bytes at once what the copy engine loaded
+                where threads store a few bytes at once
     moments     in training, what adding up columns takes of the units that pass values between threads
     second      what later kernels move, through L2 or through DRAM, and their starts, or on the SM that has most of
                 their CTAs; or what the last CTA at a tile waits for its summands, and takes to read them;
@@ -157,7 +157,7 @@ def estimate(
         most_ctas=ctas_per_sm(config, problem) if persistent else 32,
         takes_moments=_takes_moments(config, problem),
         defers=config.variant == "deferred",
-        at_once=stored_at_once(problem) if config.masks and persistent else 0,
+        at_once=_stored_at_once(config, problem),
     )
     second_ns = before_products_ns(config, problem, target, machine)
     second_ns += after_products_ns(config, problem, target, machine)
@@ -194,7 +194,7 @@ class _Shape(msgspec.Struct, frozen=True):
 
     `buffers`: tiles that can be under way at once. `most_ctas`: so many are launched for each SM at most. `defers`:
     whether a tile is stored while the next one is multiplied. `at_once`: elements of y that a thread stores at once,
-    where it is threads that store what the copy engine loaded.
+    where that is less than 16 bytes or the copy engine loaded them.
     """
 
     wgmma: bool
@@ -429,14 +429,26 @@ def _buffers(config: Config, problem: Problem, target: Target) -> int:
 
 
 def copied_bytes(config: Config, problem: Problem) -> int:
-    """Bytes of one thread's asynchronous copy: 16, or 8 or 4 where rows of x and W do not begin on 16.
+    """Bytes that one thread copies at once: 16, or 8, 4 or 2 where rows of x and W do not begin on 16.
 
     What goes by pointers knows of rows whether 16 divides K, and `vectored` what they begin on.
     """
     unit = 16 if config.pads else row_unit(problem.K)
     told = config.is_walking or config.variant == "vectored" or unit == 16
     row_bytes = (unit if told else 1) * problem.element_bytes
-    return next((size for size in (16, 8) if row_bytes % size == 0), 4)
+    return next((size for size in (16, 8, 4) if row_bytes % size == 0), row_bytes)
+
+
+def _stored_at_once(config: Config, problem: Problem) -> int:
+    """Elements of y that a thread stores at once where that is less than 16 bytes; else 0, as where none stores any.
+
+    What goes by pointers knows of rows whether 16 divides N, and `vectored` what they begin on.
+    """
+    if config.is_walking and not joins_summands(config, problem):
+        return stored_at_once(problem) if config.masks else 0
+    told = config.variant == "vectored" or problem.N % 16 == 0
+    at_once = stored_at_once(problem) if told else 1
+    return at_once if at_once * problem.element_bytes < 16 else 0
 
 
 def warp_grid(config: Config) -> tuple[int, int]:

@@ -42,6 +42,7 @@ PROBLEMS: tuple[tuple[str, Problem], ...] = (
     ("gemm_scale", make_problem(2048, 4096, 1024, "float16")),
     ("gemm_scale", make_problem(2048, 4096, 1024, "bfloat16")),
     ("gemm_scale", make_problem(1500, 1100, 7000, "float16")),
+    ("gemm_scale", make_problem(1500, 1101, 7001, "float16")),
     ("gemm_scale", make_problem(2048, 4096, 1024, "float32", "bf16x3")),
     ("gemm_scale_bn", make_problem(2048, 4096, 1024, "float32", mode="train")),
     ("gemm_scale_bn", make_problem(4096, 4096, 1024, "float16", mode="train")),

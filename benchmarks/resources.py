@@ -185,7 +185,8 @@ def tensors(spec: KernelSpec, problem: Problem, config: Config) -> dict[str, Any
 
 def profiled(op: str, problem: Problem, config: Config, target: Target, ncu: Path) -> dict[str, Any]:
     """Theoretical occupancy beside the profiler's, of the kernel that multiplies. Raises as `profile_config` does."""
-    main_kernel = inspect_config(load_spec(op), problem, config, target).kernels[0]
+    found = inspect_config(load_spec(op), problem, config, target)
+    main_kernel = found.kernels[found.main]
     resources = main_kernel.resources
     held = occupancy(resources.registers, resources.shared_bytes, main_kernel.num_warps, target)
     metrics = profile_config(ncu_command(ncu, op, problem, config, [main_kernel.name], [THEORY]))

@@ -35,8 +35,9 @@ class Suggestion(msgspec.Struct, frozen=True):
 
 
 class Inspection(msgspec.Struct, frozen=True):
-    """One config of one problem on one target. The first kernel is the one that multiplies.
+    """One config of one problem on one target. `main` is the place among `kernels` of the one that it is a config of.
 
+    Occupancy, `ctas`, rules and prediction are that kernel's.
     `kind`: how products are made (core/peaks.py).
     `waves`: CTAs over what the GPU holds at once. `tail_efficiency`: the share of the SMs that work, over all waves,
     were each as long as a full one; the cost model's own tail is `estimate.tail_us`. `rejection`: why a sweep would
@@ -49,6 +50,7 @@ class Inspection(msgspec.Struct, frozen=True):
     target: Target
     config: Config
     kernels: tuple[KernelFacts, ...]
+    main: int
     occupancy: Occupancy
     ctas: int
     waves: float
@@ -65,8 +67,8 @@ class Inspection(msgspec.Struct, frozen=True):
 
     @property
     def resources(self) -> Resources:
-        """Of the kernel that multiplies."""
-        return self.kernels[0].resources
+        """Of the main kernel."""
+        return self.kernels[self.main].resources
 
 
 def inspect_config(spec: KernelSpec, problem: Problem, config: Config, target: Target) -> Inspection:
@@ -78,7 +80,8 @@ def inspect_config(spec: KernelSpec, problem: Problem, config: Config, target: T
     kernels = kernel_facts(spec, problem, config, target)
     if not kernels:
         raise UsageError(f"{config.label()} is a library's: there is no kernel of ours to inspect")
-    main = kernels[0]
+    place = spec.main_launch(problem, config)
+    main = kernels[place]
     held = occupancy(main.resources.registers, main.resources.shared_bytes, main.num_warps, target)
     ctas = 1
     for extent in main.grid:
@@ -101,6 +104,7 @@ def inspect_config(spec: KernelSpec, problem: Problem, config: Config, target: T
         target=target,
         config=config,
         kernels=kernels,
+        main=place,
         occupancy=held,
         ctas=ctas,
         waves=waves,
@@ -136,7 +140,7 @@ def _suggestion(spec: KernelSpec, problem: Problem, config: Config, target: Targ
     if rejection is not None:
         return Suggestion(config, None, rejection.detail, None)
     try:
-        resources = kernel_facts(spec, problem, config, target)[0].resources
+        resources = kernel_facts(spec, problem, config, target)[spec.main_launch(problem, config)].resources
     except CompileError as error:
         return Suggestion(config, None, str(error), None)
     found, _, _ = _predicted(spec, problem, config, target, resources)
@@ -158,7 +162,8 @@ def diagnoses(inspection: Inspection, metrics: Mapping[str, Sequence[Mapping[str
         raise UsageError(f"the metrics are of {given}; this config runs {known}: profile it with `fusetune profile`")
     for name in sorted(ours):
         mean, doubts = averaged(metrics[name])
-        kernel = next((kernel for kernel in inspection.kernels if kernel.name == name), inspection.kernels[0])
+        main = inspection.kernels[inspection.main]
+        kernel = next((kernel for kernel in inspection.kernels if kernel.name == name), main)
         held = occupancy(kernel.resources.registers, kernel.resources.shared_bytes, kernel.num_warps, inspection.target)
         grid = 1
         for extent in kernel.grid:

@@ -53,7 +53,7 @@ class BoundPlan:
         if together & _ALIGNED or (self._elsewhere and torch._C._cuda_getDevice() != plan.device):
             return None
         y = empty(self._shape, self._strides, self._dtype, plan.device)
-        plan.run([*pointers, y.data_ptr(), 0, 0, eps, momentum])
+        plan.run([*pointers, y.data_ptr(), 0, 0, 0, 0, eps, momentum])  # what lies between is the plan's to give
         return y
 
 

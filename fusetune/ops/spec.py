@@ -323,6 +323,13 @@ class KernelSpec:
         """
         raise NotImplementedError
 
+    def main_launch(self, problem: Any, config: Any) -> int:
+        """Which of a config's launches of kernels its tile, warps and stages are of: by default the first.
+
+        Another one where kernels come ahead that prepare for it.
+        """
+        return 0
+
     def baseline(self, problem: Any) -> Config:
         """4 warps and 2 stages at the op's own tile: by default the first value of each constant of the space."""
         first = {name: values[0] for name, values in self.space.values.items() if name not in OPTIONS}

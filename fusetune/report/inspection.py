@@ -88,7 +88,7 @@ def _occupancy_lines(found: Inspection) -> Iterator[str]:
         f"{held.fraction * 100:.1f} %: {plural(held.ctas_per_sm, 'CTA')} an SM, {held.warps_per_sm} of "
         f"{target.max_warps_per_sm} warps, limited by {held.limiter}",
     )
-    grid = " x ".join(str(extent) for extent in found.kernels[0].grid)
+    grid = " x ".join(str(extent) for extent in found.kernels[found.main].grid)
     yield _row(
         "grid",
         f"{grid} CTAs = {found.waves:.2f} waves of {held.ctas_per_sm * target.sms}; whole waves would keep "

@@ -51,7 +51,10 @@ _MASKED: Final = (
     "\n\nAs many programs as run at once walk through all tiles. The copy engine (TMA) loads tiles, and reads zeros\n"
     "past an edge; threads store y, whose rows need not begin on 16 bytes, behind masks."
 )
-
+_PADDED: Final = (
+    "\n\nAs many programs as run at once walk through all tiles. The copy engine (TMA) loads tiles, from copies of x\n"
+    "and weight whose rows begin on 128 bytes, and reads zeros past an edge; threads store y behind masks."
+)
 _DEFERRED: Final = (
     "\n\nAs many programs as run at once walk through all tiles. The copy engine (TMA) loads tiles, and stores a tile\n"
     "of y beside the next one's first steps, until when it stays in registers; past an edge it reads zeros and\n"
@@ -62,6 +65,8 @@ _JOINS: Final = (
     "and does the rest."
 )
 _COPIED: Final = " The copy engine (TMA) loads tiles; past an edge it reads zeros."
+_WALKS: Final = {"deferred": _DEFERRED, "masked": _MASKED, "padded": _PADDED}
+"""How a variant walks through tiles, unless as `persistent` does."""
 
 
 def export_module(
@@ -101,9 +106,9 @@ def module_text(spec: KernelSpec, choices: Sequence[Choice], target: Target, *, 
         *kernels.values(),
         *shared_functions(
             choices[0].problem,
-            copies=any(mode.config.is_walking for mode in made),
+            copies=any(mode.config.is_walking and not mode.config.pads for mode in made),
             points=any(not mode.config.is_walking for mode in made),
-            units=any(mode.config.variant in {"vectored", "masked"} for mode in made),
+            units=any(mode.config.variant == "vectored" or mode.config.masks for mode in made),
             joins=any(part.joins for mode in made for part in mode.parts),
         ),
         *(wrapper_text(mode.parts, mode.problem, mode.config, autotuned=mode.autotuned) for mode in made),
@@ -124,6 +129,7 @@ class _Mode:
         self.problem, self.config = choice.problem, choice.config
         launches = _launches(spec, self.problem, self.config, target)
         names: Mapping[str, str] = {
+            "padded_rows": "padded_rows_kernel",
             "moments_of_rows": "moments_of_rows_kernel",
             "normalize_columns": "normalize_columns_kernel",
             "normalize_owned_columns": "normalize_owned_columns_kernel",
@@ -148,13 +154,13 @@ class _Mode:
         """A kernel as text."""
         decorators = tuned_decorators(self.tried) if self.autotuned else ("@triton.jit",)
         docstring = part.kernel.source.docstring
-        if not part.is_second:
+        if part.multiplies:
             docstring = _DOCSTRINGS.get(str(part.launch.constants.get("EPILOGUE")), docstring)
             copied = self.config.is_walking
             if part.joins:
                 docstring += _JOINS + (_COPIED if copied else "")
             elif copied:
-                docstring += {"deferred": _DEFERRED, "masked": _MASKED}.get(self.config.variant, _PERSISTENT)
+                docstring += _WALKS.get(self.config.variant, _PERSISTENT)
         kernel = part.kernel
         return written(
             part.name,

@@ -9,7 +9,7 @@ from fusetune.code.specialize import Specialized, specialize
 from fusetune.errors import UsageError
 from fusetune.ops.gemm_scale.config import Config
 from fusetune.ops.gemm_scale.early import PDL_CAPABILITY, PDL_MOST_BYTES, waits_for_products
-from fusetune.ops.gemm_scale.passes import FINISHED_ELEMENTS, MOST_ROWS
+from fusetune.ops.gemm_scale.passes import FINISHED_ELEMENTS, MOST_ROWS, PADDED_COLUMNS, PADDED_ELEMENTS
 from fusetune.ops.gemm_scale.persistent import ctas_per_sm, parts_of
 from fusetune.ops.gemm_scale.problem import Problem
 from fusetune.ops.gemm_scale.space import DEFERRED_STEPS, OWNED_AT_ONCE, holds_columns
@@ -25,6 +25,8 @@ FROM_CONFIG: Final = ("BLOCK_M", "BLOCK_N", "BLOCK_K", "GROUP_M", "SPLIT_K")
 _VALUES: Final[dict[str, str]] = {
     "x_ptr": "x",
     "w_ptr": "weight",
+    "x_padded_ptr": "x_padded",
+    "w_padded_ptr": "weight_padded",
     "bias_ptr": "bias",
     "scale_ptr": "scale",
     "gamma_ptr": "gamma",
@@ -57,6 +59,7 @@ _CONSTANTS: Final[dict[str, str]] = {
     "UNIT_K": "unit_of(K | x.stride(0) | weight.stride(0)) if x.stride(1) == weight.stride(1) == 1 else 1",
     "UNIT_N": "unit_of(N)",
     "MASKED": "min(unit_of(N), 16 // y.element_size())",
+    "UNIT": "UNIT",
 }
 MOST_FINISHED_ROWS: Final = 2**20 // 16
 """Rows of whole columns that a program of split_k's second kernel can hold: Triton takes no larger tensors."""
@@ -86,9 +89,14 @@ class Part:
         return "arrivals_ptr" in self.kernel.parameters
 
     @property
-    def is_second(self) -> bool:
-        """Whether it finishes what another one has begun."""
-        return self.owns or self._of in _ROWS_OF_GRID
+    def multiplies(self) -> bool:
+        """Whether it makes the products: others copy for it, or finish what it has begun."""
+        return not (self.pads or self.owns or self._of in _ROWS_OF_GRID)
+
+    @property
+    def pads(self) -> bool:
+        """Whether it copies x and weight to rows that the copy engine can load."""
+        return self._of == "padded_rows"
 
     @property
     def owns(self) -> bool:
@@ -115,10 +123,9 @@ class Part:
         if autotuned:
             tiles = _TILES.replace("BLOCK_M", 'meta["BLOCK_M"]').replace("BLOCK_N", 'meta["BLOCK_N"]')
             return ["def grid(meta):", f"    return ({tiles},)", ""]
-        if self.joins:
-            return ["grid = (tiles, SPLIT_K)"]
-        if of in {"tiled_products", "vectored_products"}:
-            return [f"grid = ({_TILES}, SPLIT_K)" if self.config.SPLIT_K > 1 else f"grid = ({_TILES},)"]
+        if self.joins or of in {"tiled_products", "vectored_products"}:
+            tiles = "tiles" if self.joins else _TILES
+            return [f"grid = ({tiles}, SPLIT_K)" if self.config.SPLIT_K > 1 else f"grid = ({tiles},)"]
         if of in {"persistent_products", "deferred_products"}:
             split = " * SPLIT_K" if self.config.SPLIT_K > 1 else ""
             programs = ctas_per_sm(self.config, self.problem)
@@ -126,6 +133,9 @@ class Part:
             return ["# As many programs as the GPU runs at once.", f"grid = (min({_TILES}{split}, {times}num_sms),)"]
         if self.owns:
             return ["grid = (triton.cdiv(N, COLUMNS),)"]
+        if self.pads:
+            blocks = "(triton.cdiv(M, ROWS) + triton.cdiv(N, ROWS)) * triton.cdiv(length, COLUMNS)"
+            return ["# A program for each block of x, and of weight.", f"grid = ({blocks},)"]
         if of in _ROWS_OF_GRID:
             rows = _ROWS_OF_GRID[of]
             return [f"grid = (triton.cdiv(N, COLUMNS), triton.cdiv(M, {rows}))"]
@@ -133,6 +143,11 @@ class Part:
 
     def _sizes(self) -> list[str]:
         of = self._of
+        if self.pads:
+            return [
+                f"COLUMNS = min({PADDED_COLUMNS}, triton.next_power_of_2(length))",
+                f"ROWS = {PADDED_ELEMENTS} // COLUMNS",
+            ]
         if self.owns:
             return [f"ROWS, COLUMNS = {OWNED_AT_ONCE}, 16 if triton.cdiv(N, 16) <= num_sms else 32"]
         if of == "moments_of_rows":
@@ -189,6 +204,8 @@ class Part:
                 return f"TensorDescriptor.from_tensor(partial, [1, BLOCK_M, {width}])"
             return f"TensorDescriptor.from_tensor(y, [BLOCK_M, {width}])"
         tensor, rows = {"x_desc": ("x", "BLOCK_M"), "w_desc": ("weight", "BLOCK_N")}[name]
+        if self.config.pads:
+            tensor = f"{tensor}_padded"
         rounds = self.launch.arguments[name].rounds and rounds_in_descriptor()
         more = ", round_f32_to_tf32=x.is_cuda" if rounds else ""
         return f"TensorDescriptor.from_tensor({tensor}, [{rows}, BLOCK_K]{more})"
@@ -240,6 +257,14 @@ def wrapper_text(parts: Sequence[Part], problem: Problem, config: Config, *, aut
     returned = f"return forward_only(y, {differentiable})"
     body += ["y = torch.empty((M, N), device=x.device, dtype=x.dtype)", "if y.numel() == 0:", f"    {returned}"]
     names = {name for part in parts for name in part.kernel.parameters}
+    if config.pads:
+        body += [
+            "# The copy engine loads from copies, whose rows begin on 128 bytes.",
+            "UNIT = 128 // x.element_size()",
+            "length = triton.cdiv(K, UNIT) * UNIT",
+            "x_padded = torch.empty((M, length), device=x.device, dtype=x.dtype)",
+            "weight_padded = torch.empty((N, length), device=x.device, dtype=x.dtype)",
+        ]
     if "arrivals_ptr" in names:
         body += [
             f"tiles = {_TILES}",
@@ -307,8 +332,9 @@ def _checks(problem: Problem, config: Config) -> list[str]:
         "    with torch.cuda.device(x.device):",
         f"        return {FUNCTIONS[mode]}({', '.join(_again(name, mode) for name in _SIGNATURES[mode])})",
     ]
-    made = "for_copy_engine" if config.is_walking else "in_reach"
-    checks.append(f"x, weight = {made}(x), {made}(weight)")
+    if not config.pads:  # Those copies are made of rows of any strides.
+        made = "for_copy_engine" if config.is_walking else "in_reach"
+        checks.append(f"x, weight = {made}(x), {made}(weight)")
     return checks
 
 
@@ -320,7 +346,9 @@ def _again(name: str, mode: str | None) -> str:
 def _limits(problem: Problem, config: Config) -> list[str]:
     """Sizes that the kernels of a config are not for."""
     limits = []
-    if config.is_walking:
+    if config.pads:
+        limits += ["if K == 0:", '    raise ValueError("rows must not be empty: K=0")']
+    elif config.is_walking:
         some = 16 // problem.element_bytes
         lengths = ("K",) if config.masks else ("K", "N")
         divided = " or ".join(f"{length} % {some}" for length in lengths)

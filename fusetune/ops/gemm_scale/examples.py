@@ -14,6 +14,8 @@ _UNEVEN: Final = (200, 264, 520)
 """Rows that begin on 16 bytes, and tiles that stick out of every side."""
 _UNEVEN_Y: Final = (200, 262, 520)
 """The same, but that rows of y begin anywhere."""
+_UNEVEN_ROWS: Final = (200, 262, 523)
+"""Rows of x and W begin anywhere, too."""
 _L2: Final = (2048, 2048, 1024)
 """Many tiles, of a y that L2 keeps."""
 _LONG: Final = (4096, 4096, 4096)
@@ -26,6 +28,7 @@ _FORMS: Final[tuple[tuple[tuple[int, int, int], Dtype, Precision | None], ...]] 
     (_ODD, "float16", None),
     (_UNEVEN, "float32", "ieee"),
     (_UNEVEN_Y, "bfloat16", None),
+    (_UNEVEN_ROWS, "float16", None),
     (_UNEVEN, "float32", "tf32x3"),
     (_UNEVEN, "float32", "bf16x3"),
     (_L2, "float32", "tf32"),

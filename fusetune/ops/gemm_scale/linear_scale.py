@@ -141,6 +141,10 @@ class GemmScale(KernelSpec):
         """One launch, or more where the variant needs further kernels."""
         return gemm_launches(problem, config, tensors, "scale")
 
+    def main_launch(self, problem: Problem, config: Config) -> int:
+        """See KernelSpec; rows are copied ahead of the products."""
+        return int(config.pads)
+
     def reference(self, problem: Problem, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
         """PyTorch in float64."""
         x, weight, bias, scale = (inputs[name].double() for name in ("x", "weight", "bias", "scale"))

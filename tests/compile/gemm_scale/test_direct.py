@@ -10,7 +10,7 @@ from fusetune.nn.plans import EPS, OPERANDS, direct_launches
 from fusetune.ops import direct
 from fusetune.ops.device import Gpu
 from fusetune.ops.gemm_scale.config import BASELINE, Config
-from fusetune.ops.gemm_scale.launches import KERNELS, gemm_launches, workspace
+from fusetune.ops.gemm_scale.launches import KERNELS, PADDED_KERNELS, gemm_launches, workspace
 from fusetune.ops.gemm_scale.problem import make_problem
 from fusetune.ops.stand_in import StandIn
 from tests.support.fake_gpu import fake_gpu
@@ -20,6 +20,9 @@ PERSISTENT = Config(variant="persistent", BLOCK_M=64, BLOCK_N=64, BLOCK_K=32, nu
 SPLIT = Config(variant="split_k", BLOCK_M=64, BLOCK_N=64, BLOCK_K=32, SPLIT_K=8)
 JOINED = Config(variant="split_k", BLOCK_M=128, BLOCK_N=16, BLOCK_K=32, SPLIT_K=2)
 PERSISTENT_JOINED = Config(variant="persistent", BLOCK_M=128, BLOCK_N=16, BLOCK_K=32, SPLIT_K=2, num_stages=3)
+PADDED = Config(variant="padded", BLOCK_M=64, BLOCK_N=64, BLOCK_K=32, num_stages=3)
+PADDED_SPLIT = Config(variant="padded", BLOCK_M=128, BLOCK_N=64, BLOCK_K=32, SPLIT_K=4, num_stages=3)
+PADDED_JOINED = Config(variant="padded", BLOCK_M=128, BLOCK_N=16, BLOCK_K=32, SPLIT_K=2, num_stages=3)
 POINTERS = {name: 4096 + 256 * place for place, name in enumerate(OPERANDS)}
 VALUES = [*POINTERS.values(), 0.5, 0.25]
 FOLLOWED = {"mean_ptr": "running_mean", "var_ptr": "running_var", "tracked_ptr": "num_batches_tracked"}
@@ -28,11 +31,11 @@ FOLLOWED = {"mean_ptr": "running_mean", "var_ptr": "running_var", "tracked_ptr":
 @pytest.fixture
 def utils():
     """A driver of an sm_90 GPU, active for one test."""
-    with fake_gpu(KERNELS) as fake:
+    with fake_gpu((*KERNELS, *PADDED_KERNELS)) as fake:
         yield fake
 
 
-def _launches(config, ending):
+def _launches(config, ending, N=N, K=K):
     mode = None if ending == "scale" else ending
     problem = make_problem(M, N, K, "float32", mode=mode)
     names = ["x", "weight", "bias", "scale"]
@@ -108,6 +111,43 @@ def test_a_kernel_that_joins_summands_is_the_only_one_and_gets_summands_and_coun
     assert by_name["partial_ptr"] == POINTERS["scratch"]
     assert by_name["arrivals_ptr"] == POINTERS["arrivals"]
     assert by_name["y_ptr"] == POINTERS["y"]
+
+
+@pytest.mark.parametrize("config", [PADDED, PADDED_SPLIT, PADDED_JOINED], ids=Config.label)
+@pytest.mark.parametrize("ending", ["scale", "eval", "train"])
+def test_copies_are_made_of_x_and_weight_and_loaded_by_the_products(utils, config, ending):
+    described, directs = _launches(config, ending, N=509, K=1021)
+    given = []
+    for launch in directs:
+        launch(1, VALUES)
+        values, _ = _given(utils, launch)
+        given.append(values)
+    names = described[0].kernel.arg_names
+    copied = dict(zip(names, given[0], strict=True))
+    pointers = {"x_ptr": "x", "w_ptr": "weight", "x_padded_ptr": "x_padded", "w_padded_ptr": "weight_padded"}
+    assert {name: copied[name] for name in pointers} == {name: POINTERS[of] for name, of in pointers.items()}
+    assert (copied["stride_xm"], copied["stride_wn"], copied["K"]) == (1021, 1021, 1021)
+    # Rows of 1024 elements are described, of which the kernel is told the first 1021.
+    assert given[1][:5] == [("map", POINTERS["x_padded"]), M, 1024, 1024, 1]
+    assert ("map", POINTERS["weight_padded"]) in given[1]
+    assert [call[0] for call in utils.encoded] == [POINTERS["x_padded"], POINTERS["weight_padded"]]
+    behind_descriptors = described[1].kernel.arg_names[2:]
+    products = dict(zip(behind_descriptors, given[1][-len(behind_descriptors) :], strict=True))
+    if config == PADDED_JOINED:
+        assert products["partial_ptr"] == POINTERS["scratch"]
+        assert (products["arrivals_ptr"], products["y_ptr"]) == (POINTERS["arrivals"], POINTERS["y"])
+    elif config == PADDED_SPLIT:
+        assert products["y_desc"] == POINTERS["scratch"], "the summands"
+    else:
+        assert products["y_desc"] == POINTERS["y"]
+    if config == PADDED and ending == "train":
+        assert products["moments_ptr"] == POINTERS["scratch"]
+    left = {"scale": 0, "eval": 0, "train": 1}[ending] if config == PADDED else int(config == PADDED_SPLIT)
+    assert len(given) == 2 + left
+    for one, values in zip(described[2:], given[2:], strict=True):
+        after = dict(zip(one.kernel.arg_names, values, strict=True))
+        assert after["y_ptr"] == POINTERS["y"]
+        assert after["partial_ptr" if config == PADDED_SPLIT else "moments_ptr"] == POINTERS["scratch"]
 
 
 def test_descriptors_are_encoded_once_an_address_and_forgotten_before_they_are_too_many(utils):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 from triton.backends.compiler import GPUTarget
@@ -24,6 +25,7 @@ RTX_4090 = find_target("rtx4090")
 H200 = find_target("h200")
 PERSISTENT = Config(variant="persistent", BLOCK_M=128, BLOCK_N=128, num_warps=8, num_stages=3)
 JOINED = Config(variant="split_k", BLOCK_M=32, BLOCK_N=32, BLOCK_K=64, SPLIT_K=4, num_stages=3)
+PADDED_JOINED = Config(variant="padded", BLOCK_M=64, BLOCK_N=32, BLOCK_K=64, SPLIT_K=2, num_stages=3)
 PERSISTENT_JOINED = Config(variant="persistent", BLOCK_M=64, BLOCK_N=32, BLOCK_K=64, SPLIT_K=2, num_stages=3)
 
 
@@ -46,6 +48,7 @@ def _code(launch: Launch, target: Target) -> str:
 
 
 EVEN, VECTORED_SIZES, MASKED_SIZES = (128, 512, 1024), (130, 520, 1000), (130, 510, 1024)
+PADDED_SIZES = (130, 510, 1021)
 
 
 @pytest.mark.parametrize(
@@ -57,6 +60,8 @@ EVEN, VECTORED_SIZES, MASKED_SIZES = (128, 512, 1024), (130, 520, 1000), (130, 5
         (H200, PERSISTENT, EVEN),
         (H200, PERSISTENT_JOINED, EVEN),
         (H200, Config("masked", BLOCK_M=64, BLOCK_N=64, BLOCK_K=32, num_stages=3), MASKED_SIZES),
+        (H200, Config("padded", BLOCK_M=64, BLOCK_N=64, BLOCK_K=32, num_stages=3), PADDED_SIZES),
+        (H200, PADDED_JOINED, PADDED_SIZES),
     ],
     ids=[
         "sm_89 tiled",
@@ -65,16 +70,23 @@ EVEN, VECTORED_SIZES, MASKED_SIZES = (128, 512, 1024), (130, 520, 1000), (130, 5
         "sm_90 persistent",
         "sm_90 persistent joined",
         "sm_90 masked",
+        "sm_90 padded",
+        "sm_90 padded joined",
     ],
 )
 def test_an_exported_kernel_is_compiled_to_the_library_s_instructions(
     tmp_path, target: Target, config: Config, sizes: tuple[int, int, int]
 ) -> None:
     problem = make_problem(*sizes, "float32")
-    (ours,) = SPEC.launches(problem, config, abstract_tensors(SPEC, problem, config, target))
-    assert isinstance(ours, Launch)
+    launches = SPEC.launches(problem, config, abstract_tensors(SPEC, problem, config, target))
     module = _loaded(tmp_path / "module.py", exported("gemm_scale", config, target, sizes=sizes))
-    kernel = module.fused_gemm_scale_kernel
+    kernels = [module.padded_rows_kernel] if config.pads else []
+    for ours, kernel in zip(launches, [*kernels, module.fused_gemm_scale_kernel], strict=True):
+        assert isinstance(ours, Launch)
+        _assert_compiled_alike(ours, kernel, target)
+
+
+def _assert_compiled_alike(ours: Launch, kernel: Any, target: Target) -> None:
     names = set(kernel.arg_names)
     theirs = Launch(
         kernel,

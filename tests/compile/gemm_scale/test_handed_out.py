@@ -27,7 +27,7 @@ from fusetune.nn.export.module import export_module, module_text
 from fusetune.ops.gemm_scale.config import BASELINE, Config
 from fusetune.ops.gemm_scale.persistent import parts_of
 from fusetune.ops.gemm_scale.problem import DTYPES, PRECISIONS, Dtype, Problem, make_problem
-from fusetune.ops.gemm_scale.space import reject_reason
+from fusetune.ops.gemm_scale.space import masking_variant, reject_reason
 from fusetune.ops.gemm_scale.split import joins_summands
 from fusetune.ops.loading import load_spec
 from fusetune.ops.spec import KernelSpec, Launch, abstract_tensors
@@ -165,8 +165,9 @@ def test_the_front_end_makes_the_same_whatever_the_warps_and_the_stages() -> Non
     assert len(told) == 1
 
 
-# Few tiles, many, and few enough rows for one kernel to own the columns.
-SIZES = ((64, 1024, 8192), (2048, 3072, 768), (16384, 4096, 4096))
+# Few tiles, many, and few enough rows for one kernel to own the columns; then rows that the copy engine cannot store,
+# and those that it cannot load.
+SIZES = ((64, 1024, 8192), (2048, 3072, 768), (16384, 4096, 4096), (2048, 1001, 4096), (200, 1001, 4099))
 SIDES = ("BLOCK_M", "BLOCK_N", "BLOCK_K", "SPLIT_K")
 
 
@@ -175,14 +176,20 @@ def one_of_each_width(spec: KernelSpec, problem: Problem, target: Target) -> lis
 
     Of their columns alone where only the generation is another than elsewhere: a newer one's space has all that an
     older one's has. One of each variant, and of each number of parts in which it is stored, where the type is another,
-    or how float32 is multiplied: neither goes with the width of anything.
+    or how float32 is multiplied: neither goes with the width of anything. Where the copy engine cannot move all, what
+    is for that alone, in each split: its tiles are those of `persistent`.
     """
     first = problem.dtype == "float16" or problem.precision == "tf32"
     sides = (SIDES if target.sm >= 90 else ("BLOCK_N",)) if first else ()
+    masking = masking_variant(problem)
+    if masking is not None:
+        sides = ("SPLIT_K",) if first else ()
     found: dict[tuple[object, ...], Config] = {}
     for config in spec.space.configs():
         if config.num_stages > 3 or config.GROUP_M > 4 or config.num_warps == 2:
             continue  # Options and the order of tiles leave the text and its types as they are.
+        if masking is not None and config.variant != masking:
+            continue
         shape = config.variant, joins_summands(config, problem), config.SPLIT_K > 1
         parts = parts_of(config, problem) if config.is_walking else 1
         keys = [(*shape, side, getattr(config, side)) for side in sides]

@@ -12,6 +12,7 @@ from fusetune.compiler.inspect import diagnoses, inspect_config, inspect_space
 from fusetune.compiler.tools import triton_release
 from fusetune.core.environment import TargetIdentity
 from fusetune.core.progress import SilentProgress
+from fusetune.core.resources import occupancy
 from fusetune.core.rules import MULTI_INPUT
 from fusetune.core.target import find_target
 from fusetune.errors import UsageError
@@ -49,6 +50,19 @@ def test_the_instructions_are_those_of_an_mma_pipeline_with_asynchronous_copies(
     assert counts.mma > 0
     assert counts.cp_async > 0
     assert (counts.tma_load, counts.wgmma, counts.local_load, counts.local_store) == (0, 0, 0, 0)
+
+
+def test_what_is_told_of_a_config_is_of_the_products_though_a_copy_comes_first():
+    config, problem = Config("padded", 64, 64, 64, num_stages=3), make_problem(1500, 1101, 7001, "float16")
+    found = inspect_config(SPEC, problem, config, H200)
+    copies, products = found.kernels
+    assert (copies.name, products.name) == ("padded_rows", "persistent_products")
+    assert copies.grid != products.grid
+    assert (found.resources, found.ctas) == (products.resources, products.grid[0])
+    assert f"{products.grid[0]} CTAs = " in to_text(found)
+    held = [occupancy(one.resources.registers, one.resources.shared_bytes, 4, H200) for one in found.kernels]
+    assert found.occupancy == held[1] != held[0]
+    assert to_builtins(found)["main"] == 1
 
 
 def test_the_prediction_has_its_parts_and_lies_above_the_roofline(found):

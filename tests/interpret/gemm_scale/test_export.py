@@ -91,8 +91,9 @@ def test_joined_summands_leave_every_count_of_arrivals_at_zero(errors) -> None:
     counts = {name: worst["arrivals"] for name, worst in errors.items() if "arrivals" in worst}
     assert counts == dict.fromkeys(
         [
-            *("gemm_scale_joined", "gemm_scale_persistent_joined"),
+            *("gemm_scale_joined", "gemm_scale_persistent_joined", "gemm_scale_padded_joined"),
             *("gemm_scale_bn_joined", "gemm_scale_bn_joined_columns", "gemm_scale_bn_persistent_joined"),
+            "gemm_scale_bn_padded_joined",
         ],
         0,
     )

@@ -12,7 +12,17 @@ import torch
 from torch.nn.functional import batch_norm, linear
 
 from fusetune.core.target import find_target
-from tests.support.gemm_scale.exporting import DEFERRED, JOINED, OWNER, PERSISTENT, REREAD, SPLIT, TILED, exported
+from tests.support.gemm_scale.exporting import (
+    DEFERRED,
+    JOINED,
+    OWNER,
+    PADDED,
+    PERSISTENT,
+    REREAD,
+    SPLIT,
+    TILED,
+    exported,
+)
 from tests.support.gemm_scale.handed_out import FUNCTIONS, loaded
 
 M, N, K = 48, 40, 96
@@ -22,6 +32,7 @@ MODULES = {
     "split_k": (SPLIT, "float32", False),
     "joined": (JOINED, "float32", False),
     "persistent": (PERSISTENT, "float32", False),
+    "padded": (PADDED, "float32", False),
     "reread": (REREAD, "float32", False),
     "owner": (OWNER, "float32", False),
     "half": (TILED, "float16", False),
@@ -185,6 +196,8 @@ def wrong(label: str, given: Tensors) -> Iterator[tuple[str, Tensors]]:
         yield name, {name: given[name].double()}
         yield name, {name: given[name].to(torch.bfloat16)}
         yield name, {name: given[name].to("meta")}
+    if label == "padded":
+        yield "K=0", {"x": given["x"][:, :0], "weight": given["weight"][:, :0]}
     if label in WALKING:
         yield "16 bytes", {"x": given["x"][:, :-1], "weight": given["weight"][:, :-1]}
         yield "16 bytes", {"x": given["x"][:, :0], "weight": given["weight"][:, :0]}

@@ -16,6 +16,8 @@ from fusetune.ops.gemm_scale.problem import make_problem
 from fusetune.ops.gemm_scale.reach import takes
 from fusetune.ops.gemm_scale.tiles import joined_products, persistent_products
 from tests.interpret.gemm_scale.test_masked import drawn
+from tests.support.gemm_scale.exporting import exported
+from tests.support.gemm_scale.handed_out import loaded
 
 CONFIG = Config("padded", 16, 64, 32, GROUP_M=2)
 ODD, EVEN_Y, LONG = (20, 75, 77), (21, 37, 80), (9, 1029, 33)
@@ -97,3 +99,20 @@ def test_it_is_a_candidate_only_where_the_copy_engine_needs_it():
     assert PLAIN.reject(Config("padded", num_stages=3), odd, find_target("rtx4090")).reason == "capability"
     with pytest.raises(UnsupportedProblemError, match="accumulators a thread"):
         PLAIN.check_config(odd, Config("padded", 1024, 1024, 64))
+
+
+@pytest.mark.parametrize(("dtype", "splits"), [("float16", 1), ("float32", 4)])
+def test_an_exported_module_takes_any_k_and_n(tmp_path, dtype, splits):
+    config = Config("padded", 64, 64, 32, SPLIT_K=splits, num_stages=3)
+    text = exported("gemm_scale", config, find_target("h200"), sizes=(48, 77, 75), dtype=dtype)
+    module = loaded(tmp_path / "padded.py", text)
+    torch.manual_seed(0)
+    for K, N in ((75, 77), (201, 80), (96, 33)):
+        wanted = getattr(torch, dtype)
+        x, weight = torch.randn(48, K).to(wanted), (torch.randn(N, K) / 10).to(wanted)
+        bias, scale = torch.randn(N).to(wanted), torch.randn(N).to(wanted)
+        expected = (x.double() @ weight.double().T + bias.double()) * scale.double()
+        tolerance = 1e-5 if dtype == "float32" else 5e-3
+        for given in (x, x.T.contiguous().T):
+            found = module.fused_gemm_scale(given, weight, bias, scale)
+            torch.testing.assert_close(found.double(), expected, rtol=tolerance, atol=tolerance)

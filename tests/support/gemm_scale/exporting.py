@@ -22,6 +22,10 @@ JOINED_COLUMNS = Config(variant="split_k", BLOCK_M=64, BLOCK_N=16, BLOCK_K=32, S
 PERSISTENT = Config(variant="persistent", BLOCK_M=64, BLOCK_N=64, BLOCK_K=32, num_stages=3)
 PERSISTENT_SPLIT = Config(variant="persistent", BLOCK_M=128, BLOCK_N=64, BLOCK_K=32, SPLIT_K=4, num_stages=3)
 PERSISTENT_JOINED = Config(variant="persistent", BLOCK_M=64, BLOCK_N=32, BLOCK_K=32, SPLIT_K=2, num_stages=3)
+MASKED = Config(variant="masked", BLOCK_M=64, BLOCK_N=64, BLOCK_K=32, num_stages=3)
+PADDED = Config(variant="padded", BLOCK_M=32, BLOCK_N=64, BLOCK_K=32, GROUP_M=2, num_stages=3)
+PADDED_SPLIT = Config(variant="padded", BLOCK_M=128, BLOCK_N=64, BLOCK_K=32, SPLIT_K=3, num_stages=3)
+PADDED_JOINED = Config(variant="padded", BLOCK_M=64, BLOCK_N=32, BLOCK_K=32, SPLIT_K=2, num_stages=3)
 DEFERRED = Config(variant="deferred", BLOCK_M=32, BLOCK_N=64, BLOCK_K=16, num_stages=3)
 REREAD = Config(variant="reread", BLOCK_M=32, BLOCK_N=64, BLOCK_K=32, num_stages=3)
 OWNER = Config(variant="owner", BLOCK_M=32, BLOCK_N=64, BLOCK_K=32, num_stages=3)
@@ -37,6 +41,10 @@ CONFIGS = {
     "persistent": PERSISTENT,
     "persistent_split": PERSISTENT_SPLIT,
     "persistent_joined": PERSISTENT_JOINED,
+    "masked": MASKED,
+    "padded": PADDED,
+    "padded_split": PADDED_SPLIT,
+    "padded_joined": PADDED_JOINED,
     "reread": REREAD,
     "owner": OWNER,
     "deferred": DEFERRED,

@@ -44,6 +44,14 @@ def test_calls_on_one_stream_share_scratch_and_calls_on_two_do_not(capture):
     assert kept_for(1, (SUMMANDS, COUNTS))(7) is not kept(7)
 
 
+def test_what_a_call_has_besides_is_not_shared(capture):
+    copies = (Operand("x_padded", (6, 64), "float16", role="output"), Operand("y_padded", (6, 64), "float16"))
+    kept = kept_for(0, (*copies, SUMMANDS, COUNTS))
+    assert kept(7) is kept_for(0, (SUMMANDS, COUNTS))(7)
+    assert kept(7).tensors[0].numel() >= SUMMANDS.numel
+    assert kept_for(0, (*copies, SUMMANDS)) is None
+
+
 def test_counts_are_zero_and_there_is_room_for_the_largest_call(capture):
     device = KeptScratch(0)
     small = device.get(7, elements=100, tiles=5)

@@ -16,7 +16,7 @@ def test_a_hundred_configs_are_drawn_that_can_run_of_every_variant_and_op() -> N
     drawn = list(resources.drawn(H200, 100, random.Random(6)))
     assert len(drawn) == 100
     assert len(set(drawn)) == 100
-    variants = {"tiled", "split_k", "vectored", "persistent", "masked", "reread", "owner", "deferred"}
+    variants = {"tiled", "split_k", "vectored", "persistent", "masked", "padded", "reread", "owner", "deferred"}
     assert {config.variant for _, _, config in drawn} == variants
     assert {op for op, _, _ in drawn} == {"gemm_scale", "gemm_scale_bn"}
     assert all(reject_reason(config, problem, H200) is None for _, problem, config in drawn)

@@ -486,11 +486,11 @@ def test_narrow_stores_take_lanes_of_store_units(variant: str, N: int, bytes_at_
     assert (narrow.time_us > 1.1 * wide.time_us) == (bytes_at_once == 2)
 
 
-@pytest.mark.parametrize("variant", ["persistent", "deferred", "masked"])
+@pytest.mark.parametrize("variant", ["persistent", "deferred", "masked", "padded"])
 def test_the_copy_engine_loads_ahead_whether_16_divides_k_or_8(variant: str) -> None:
     config = Config(variant, 128, 128, 64, num_warps=8, num_stages=4)
-    N = 1001 if variant == "masked" else 1000
-    eights, sixteens = (estimate(config, make_problem(300, N, K, "float16"), H200) for K in (5000, 5008))
+    N, K = 1001 if config.masks else 1000, 5001 if config.pads else 5000
+    eights, sixteens = (estimate(config, make_problem(300, N, one, "float16"), H200) for one in (K, 5008))
     assert eights.time_us == pytest.approx(sixteens.time_us, rel=0.01)
 
 

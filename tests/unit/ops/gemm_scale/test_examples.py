@@ -30,7 +30,7 @@ def reached(spec: KernelSpec, gpu: str) -> Iterator[tuple[str | None, str]]:
 
 
 def test_every_variant_of_each_mode_is_reached_on_a_gpu_that_can_run_all() -> None:
-    always = {"tiled", "split_k", "vectored", "persistent", "masked", "deferred", "library"}
+    always = {"tiled", "split_k", "vectored", "persistent", "masked", "padded", "deferred", "library"}
     assert set(reached(PLAIN, "h200")) == {(None, variant) for variant in always}
     expected = {(mode, variant) for mode in ("train", "eval") for variant in always}
     expected |= {("train", "owner"), ("train", "reread"), ("eval", "library_folded")}

@@ -65,6 +65,7 @@ def test_nothing_that_a_sweep_would_try_is_refused(problem):
         (Config("split_k", SPLIT_K=32), _problem(16384, 4096), "its summands take 8192 MiB"),
         (Config("persistent"), _problem(K=1023), "rows of x, W and y that begin on 16 bytes"),
         (Config("masked"), _problem(N=1001, K=1023), "rows of x and W that begin on 16 bytes"),
+        (Config("padded", SPLIT_K=64), _problem(N=1001, K=1023), "64 CTAs cannot share 32 steps along K"),
         (Config("deferred", BLOCK_N=16), _problem(), "a quarter of 16 columns is less than"),
     ],
 )

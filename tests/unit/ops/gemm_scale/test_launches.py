@@ -234,12 +234,12 @@ def test_abstract_tensors_hold_the_workspace_and_know_their_gpu() -> None:
         (
             "train",
             Config("columns", 128),
-            "no variant 'columns'; use tiled, split_k, vectored, persistent, masked, reread, owner, deferred, library",
+            "no variant 'columns'; use tiled, split_k, vectored, persistent, masked, padded, reread, owner, deferred, ",
         ),
         (
             "train",
             Config(SPLIT_K=2),
-            "64x64x32 w4 s2 k2: the variants split_k, vectored, persistent and masked can split K",
+            "64x64x32 w4 s2 k2: the variants split_k, vectored, persistent, masked and padded can split K",
         ),
         (None, REREAD, "reread is for training: nothing else takes moments"),
         ("eval", OWNER, "owner is for training: nothing else takes moments"),

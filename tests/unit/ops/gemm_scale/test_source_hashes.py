@@ -10,6 +10,7 @@ from fusetune.ops.gemm_scale.launches import (
     KERNELS,
     MASKED_KERNELS,
     OWNER_KERNELS,
+    PADDED_KERNELS,
     VECTORED_KERNELS,
 )
 from fusetune.ops.gemm_scale.linear_scale import GemmScale
@@ -18,6 +19,7 @@ from fusetune.ops.gemm_scale.sources import (
     GUARD,
     MASKED,
     OWNER,
+    PADDED,
     SHARED,
     VECTORED,
     hashes_so_far,
@@ -27,7 +29,7 @@ from fusetune.ops.hashing import hash_kernels, hash_sources
 
 
 def test_our_own_hashes_are_the_same_with_and_without_triton():
-    later = (*VECTORED_KERNELS, *MASKED_KERNELS)
+    later = (*VECTORED_KERNELS, *MASKED_KERNELS, *PADDED_KERNELS)
     assert source_hash("gemm_scale") == hash_kernels(*KERNELS, *DEFERRED_KERNELS, *later)
     assert source_hash("gemm_scale_bn") == hash_kernels(*KERNELS, *DEFERRED_KERNELS, *OWNER_KERNELS, *later)
     of_code = {
@@ -36,6 +38,7 @@ def test_our_own_hashes_are_the_same_with_and_without_triton():
         OWNER: OWNER_KERNELS,
         VECTORED: VECTORED_KERNELS,
         MASKED: MASKED_KERNELS,
+        PADDED: PADDED_KERNELS,
     }
     for code, kernels in of_code.items():
         assert [name for _, name in code] == [kernel.__name__ for kernel in kernels]
@@ -48,10 +51,13 @@ def test_an_op_that_is_derived_from_ours_has_the_hash_of_the_code_that_it_launch
     assert Derived().source_hash() == source_hash("gemm_scale")
 
 
-def test_what_is_guarded_for_one_variant_is_no_part_of_what_the_others_were_tuned_with():
-    variant, constant = GUARD
-    guarded = source_hash("gemm_scale", Config(variant=variant))
-    assert guarded == hash_kernels(*KERNELS, *MASKED_KERNELS)
+def test_what_is_guarded_for_some_variants_is_no_part_of_what_the_others_were_tuned_with():
+    variants, constant = GUARD
+    besides = {"masked": (), "padded": PADDED_KERNELS}
+    assert set(variants) == set(besides)
+    for variant in variants:
+        guarded = source_hash("gemm_scale", Config(variant=variant))
+        assert guarded == hash_kernels(*KERNELS, *MASKED_KERNELS, *besides[variant])
     assert source_hash("gemm_scale", Config()) == hash_kernels(*KERNELS, without=constant) != hash_kernels(*KERNELS)
     # What configs/ was tuned with, before there was anything to guard.
     assert source_hash("gemm_scale", Config()) == "1e2cd6611574435d"
@@ -112,8 +118,10 @@ def test_what_is_guarded_tells_where_it_runs():
 
 
 def test_the_hash_of_all_is_known_for_each_variant_that_was_added():
-    first, deferred, vectored, masked = hashes_so_far("gemm_scale")
-    assert (first, deferred, masked) == ("1e2cd6611574435d", "293402c2f3128a4c", source_hash("gemm_scale"))
+    first, deferred, vectored, masked, padded = hashes_so_far("gemm_scale")
+    assert (first, deferred, padded) == ("1e2cd6611574435d", "293402c2f3128a4c", source_hash("gemm_scale"))
+    assert masked == hash_kernels(*KERNELS, *DEFERRED_KERNELS, *VECTORED_KERNELS, *MASKED_KERNELS)
     assert vectored == hash_kernels(*KERNELS, *DEFERRED_KERNELS, *VECTORED_KERNELS, without="MASKED")
-    first, *_, before, vectored, now = hashes_so_far("gemm_scale_bn")
+    first, *_, before, vectored, masked, now = hashes_so_far("gemm_scale_bn")
+    assert len({before, vectored, masked, now}) == 4
     assert (first, before, now) == ("1e2cd6611574435d", "92ecdb7495707e7c", source_hash("gemm_scale_bn"))

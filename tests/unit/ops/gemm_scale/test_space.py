@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from fusetune.core.space import SPACE_NAMES, Rejection, SpaceName
 from fusetune.core.target import Target, find_target, known_targets
 from fusetune.errors import UsageError
-from fusetune.ops.gemm_scale.config import BASELINE, Config
+from fusetune.ops.gemm_scale.config import BASELINE, MASKING, Config
 from fusetune.ops.gemm_scale.linear_scale import SPEC as PLAIN
 from fusetune.ops.gemm_scale.persistent import ctas_per_sm, parts_of, persistent_shared_bytes
 from fusetune.ops.gemm_scale.problem import DTYPES, PRECISIONS, Dtype, Mode, Problem, make_problem
@@ -98,7 +98,8 @@ def test_the_gemm_space_holds_the_values_that_were_asked_for() -> None:
         "GROUP_M": {1, 8},
     }
     count = Counter(config.variant for config in GEMM_SPACE.configs())
-    assert count.pop("masked") == count["persistent"], "what one tries, so does the other"
+    masking = {count.pop(variant) for variant in MASKING}
+    assert masking == {count["persistent"]}, "what one tries, so do the others"
     assert count == {
         "tiled": 5 * 5 * 5 * 3 * 4 * 2,
         "split_k": 4 * 4 * 3 * 4 * 3 * 4,
@@ -163,7 +164,7 @@ def test_what_goes_by_pointers_is_vectored_where_rows_begin_on_more_than_one_ele
     variants = Counter(config.variant for config in found[1:])
     before = Counter(config.variant for config in listed[1:])
     assert variants.pop("vectored", 0) == (before["tiled"] + before["split_k"] if expected else 0)
-    kept = {"persistent", "masked", "deferred"} if expected else set(before)
+    kept = {"persistent", *MASKING, "deferred"} if expected else set(before)
     assert variants == {variant: before[variant] for variant in kept}
     assert len(set(found)) == len(found)
 
@@ -171,26 +172,33 @@ def test_what_goes_by_pointers_is_vectored_where_rows_begin_on_more_than_one_ele
 @pytest.mark.parametrize(
     ("N", "K", "dtype", "expected"),
     [
-        (1100, 7000, "float16", True),
-        (1101, 7000, "float32", True),
-        (1100, 7000, "float32", False),  # y's rows begin on 16 bytes too
-        (1104, 7000, "bfloat16", False),
-        (1101, 7001, "float16", False),  # nor do x's and W's
-        (1104, 7001, "float16", False),
+        (1100, 7000, "float16", "masked"),
+        (1101, 7000, "float32", "masked"),
+        (1100, 7000, "float32", None),  # y's rows begin on 16 bytes too
+        (1104, 7000, "bfloat16", None),
+        (1101, 7001, "float16", "padded"),  # nor do x's and W's
+        (1104, 7001, "float16", "padded"),
+        (1101, 7002, "float32", "padded"),
     ],
 )
-def test_masked_is_offered_where_the_copy_engine_can_load_and_not_store(
-    N: int, K: int, dtype: Dtype, expected: bool
+def test_masked_is_offered_where_the_copy_engine_can_load_and_not_store_and_padded_where_it_cannot_load(
+    N: int, K: int, dtype: Dtype, expected: str | None
 ) -> None:
     problem = make_problem(1500, N, K, dtype)
     found = PLAIN.candidates(problem, H100, "standard")
-    assert any(config.masks for config in found) == expected
+    assert {config.variant for config in found if config.masks} == {expected} - {None}
     passed = {config.variant for config in found if reject_reason(config, problem, H100) is None}
-    assert ("masked" in passed) == expected
+    assert passed & set(MASKING) == {expected} - {None}
     assert ("persistent" in passed) == (N * problem.element_bytes % 16 == 0 == K * problem.element_bytes % 16)
     assert all(reject_reason(config, problem, RTX_4090) is not None for config in found if config.masks)
-    rejection = reject_reason(Config("masked", num_stages=3), problem, H100)
-    assert (rejection and rejection.reason) == (None if expected else "alignment" if K % 2 else "no_effect")
+    others = {
+        "masked": {"padded": "no_effect"},
+        "padded": {"masked": "alignment"},
+        None: {"masked": "no_effect", "padded": "no_effect"},
+    }
+    for variant in MASKING:
+        rejection = reject_reason(Config(variant, num_stages=3), problem, H100)
+        assert (rejection and rejection.reason) == others[expected].get(variant), variant
 
 
 @pytest.mark.parametrize(("length", "unit"), [(1, 1), (5001, 1), (5002, 2), (5004, 4), (5000, 8), (4096, 16), (48, 16)])

@@ -23,6 +23,7 @@ from fusetune.ops.gemm_scale.launches import (
     KERNELS,
     MASKED_KERNELS,
     OWNER_KERNELS,
+    PADDED_KERNELS,
     VECTORED_KERNELS,
 )
 from fusetune.ops.gemm_scale.linear_scale import SPEC
@@ -119,7 +120,9 @@ def test_a_variant_that_came_later_has_a_hash_of_its_own_and_leaves_the_others_t
         vectored = hash_kernels(*KERNELS, *VECTORED_KERNELS, without="MASKED")
         assert spec.source_hash(Config(variant="vectored")) == vectored
         assert spec.source_hash(Config(variant="masked")) == hash_kernels(*KERNELS, *MASKED_KERNELS)
-    later = (*VECTORED_KERNELS, *MASKED_KERNELS)
+        padded = hash_kernels(*KERNELS, *MASKED_KERNELS, *PADDED_KERNELS)
+        assert spec.source_hash(Config(variant="padded")) == padded
+    later = (*VECTORED_KERNELS, *MASKED_KERNELS, *PADDED_KERNELS)
     assert plain.source_hash() == hash_kernels(*KERNELS, *DEFERRED_KERNELS, *later)
     # A library trains by the kernel of owners too; without BatchNorm there is none.
     assert (
@@ -129,8 +132,8 @@ def test_a_variant_that_came_later_has_a_hash_of_its_own_and_leaves_the_others_t
     )
     everything = (*KERNELS, *DEFERRED_KERNELS, *OWNER_KERNELS, *later)
     assert trained.source_hash() == hash_kernels(*everything)
-    variants = ("tiled", "deferred", "owner", "vectored", "masked")
-    assert len({trained.source_hash(Config(variant=variant)) for variant in variants} | {trained.source_hash()}) == 6
+    variants = ("tiled", "deferred", "owner", "vectored", "masked", "padded")
+    assert len({trained.source_hash(Config(variant=variant)) for variant in variants} | {trained.source_hash()}) == 7
 
 
 def test_the_hash_of_a_kernel_does_not_mind_where_it_is_defined(tmp_path: Path) -> None:
@@ -361,7 +364,10 @@ def test_contraction_into_fma_is_asked_for_whatever_triton_s_default_is() -> Non
     ("config", "message"),
     [
         (Config(variant="stream_k"), "no variant 'stream_k'; use tiled, split_k"),
-        (Config(SPLIT_K=2), "64x64x32 w4 s2 k2: the variants split_k, vectored, persistent and masked can split K"),
+        (
+            Config(SPLIT_K=2),
+            "64x64x32 w4 s2 k2: the variants split_k, vectored, persistent, masked and padded can split K",
+        ),
         (Config(variant="split_k"), "split_k 64x64x32 w4 s2: split_k needs a SPLIT_K of 2 or more"),
         (Config(variant="library_folded"), "library_folded is for evaluation"),
     ],

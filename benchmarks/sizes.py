@@ -10,7 +10,8 @@ time       what the sweep kept, the first predicted config, and what prior_off k
            torch.compile's max-autotune and cuBLAS with our finishing kernel, each held against float64
 
 Every step is a line in results.jsonl of --work as it ends, and is not made again with the same kernels: the same
-command goes on where it stopped, and --limit stops it before a call's own limit would. With --gpus each of several
+command goes on where it stopped, and --limit stops it before a call's own limit would. The lines that count lie in
+--output too, from where another machine with such a GPU goes on. With --gpus each of several
 GPUs takes the next cell, with a share of the cores. --merge takes results.jsonl of other machines in. max-autotune
 that does not come to an end within --compile-limit is left out of its cell, and told. Writes sizes-<gpu>.json into
 --output after every cell, with the figures and the targets that they hold, miss or leave open.
@@ -138,6 +139,8 @@ class Run:
         self.deadline = began + (arguments.limit or math.inf)
         self.records = Records(arguments.work / "results.jsonl", gpus[0].name)
         self.output: Path = arguments.output / f"sizes-{slugify(gpus[0].name)}.json"
+        if (kept := self.output.with_suffix(".jsonl")).exists():
+            self.records.merge(kept)
         self.piece = datetime.now(timezone.utc).isoformat(timespec="seconds")
         self.stopped = threading.Event()
         self.left: list[str] = []
@@ -165,6 +168,7 @@ class Run:
         with self._writing:
             result = result_of(self.everything, self.records)
             write_result(self.output, result)
+            write_atomically(self.output.with_suffix(".jsonl"), self.records.text())
             return result
 
     def _run_lanes(self, due: Sequence[Sized]) -> None:

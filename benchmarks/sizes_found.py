@@ -72,6 +72,11 @@ class Records:
         dates = {one["piece"] for (_, step), one in self._latest.items() if step != "piece"}
         return [one for (key, step), one in self._latest.items() if step == "piece" and key in dates]
 
+    def text(self) -> str:
+        """The lines that count, one for each step of each cell, in the order that they came."""
+        with self._lock:
+            return "".join(f"{json.dumps(record)}\n" for record in self._latest.values())
+
     def _append(self, lines: Sequence[str]) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         # What a killed run left half written must not spoil the next line.

@@ -16,10 +16,11 @@ import sizes
 from family_sweeps import kernel_hash
 from msgspec import to_builtins
 from sizes_drawn import NAMED, Sized, all_sizes, drawn, normalized
-from sizes_found import Records, is_due, result_of, row_of, summarize, wanted_arms
+from sizes_found import Records, hashes_of, is_due, result_of, row_of, summarize, wanted_arms
 
 from fusetune.fleet.gpus import GpuHere
 from fusetune.ops.gemm_scale.config import BASELINE, Config
+from fusetune.ops.gemm_scale.sources import hashes_so_far
 
 KEPT = Config(BLOCK_M=128)
 OTHER = Config(BLOCK_M=32)
@@ -114,6 +115,35 @@ def test_a_step_counts_for_its_own_gpu_and_kernels_alone_and_a_failed_one_is_mad
     assert [is_due(one, "sweep", records, 0) for one in SIZES] == [True, True, False]
     assert is_due(SIZES[2], "sweep", Records(tmp_path / "results.jsonl", "H"), 0)
     assert list(result_of(SIZES, records)["errors"]) == [f"{SIZES[1].cell.key}: sweep"]
+
+
+def test_what_was_found_before_a_variant_came_counts_where_that_is_no_candidate() -> None:
+    before = hashes_so_far("gemm_scale")[-2]
+    aligned, odd = (
+        next(one for one in all_sizes() if one.cell.key.startswith(size)) for size in ("300x5000", "628x3781")
+    )
+    assert before in hashes_of(aligned)
+    assert before not in hashes_of(odd)
+    assert kernel_hash("gemm_scale") in hashes_of(aligned) & hashes_of(odd)
+
+
+def test_the_lines_that_count_are_kept_beside_the_result_and_taken_up_from_there(tmp_path: Path) -> None:
+    run = made_run(tmp_path)
+    run.records.add(swept(SIZES[0], OTHER))
+    run.records.add(swept(SIZES[0]))
+    run.write()
+    kept = (tmp_path / "sizes-nvidia-h200.jsonl").read_text().splitlines()
+    assert [json.loads(line)["config"] for line in kept] == [to_builtins(KEPT)]
+    again = made_run(tmp_path, work=tmp_path / "another")
+    assert not again.is_due(SIZES[0], "sweep")
+    assert again.is_due(SIZES[1], "sweep")
+
+
+def test_a_file_is_missed_only_when_its_time_is_over(tmp_path: Path) -> None:
+    until = sizes.Until(tmp_path / "mark", 5.0)
+    assert (until.is_missed(4.0), until.is_missed(6.0)) == (False, True)
+    until.path.touch()
+    assert not until.is_missed(6.0)
 
 
 def test_files_of_other_machines_are_taken_in_once(tmp_path: Path) -> None:

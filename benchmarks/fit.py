@@ -21,13 +21,16 @@ from typing import NamedTuple
 import ada
 import msgspec
 import numpy as np
-from prediction import FOLDERS, Measured, judge, read_sweeps
+from prediction import FOLDERS as JUDGED_FOLDERS
+from prediction import HERE, Measured, judge, read_sweeps
 from scipy.optimize import minimize
 
 from fusetune.ops.gemm_scale.config import Config
 from fusetune.ops.gemm_scale.estimate import estimate
 from fusetune.ops.gemm_scale.machine import MACHINES, Machine
 
+FOLDERS = (*JUDGED_FOLDERS, HERE / "results" / "fitting")
+"""The last one holds the sweeps of `sizes.py --only fitting`, as far as they have been made."""
 NEAREST, OTHERS = 90, 40
 """So many of the fastest candidates of a problem are looked at, and so many drawn from the rest."""
 FALLOFF = 2.5

@@ -11,10 +11,12 @@ time       what the sweep kept, the first predicted config, and what prior_off k
 
 Every step is a line in results.jsonl of --work as it ends, and is not made again with the same kernels: the same
 command goes on where it stopped, and --limit stops it before a call's own limit would. The lines that count lie in
---output too, from where another machine with such a GPU goes on. With --gpus each of several
-GPUs takes the next cell, with a share of the cores. --merge takes results.jsonl of other machines in. max-autotune
-that does not come to an end within --compile-limit is left out of its cell, and told. Writes sizes-<gpu>.json into
---output after every cell, with the figures and the targets that they hold, miss or leave open.
+--output too, from where another machine with such a GPU goes on. `--only fitting --steps sweep` sweeps other sizes,
+which are drawn alike and not judged; their journals go into fitting/ of --output, where benchmarks/fit.py reads them.
+With --gpus each of several GPUs takes the next cell, with a share of the cores. --merge takes results.jsonl of other
+machines in. max-autotune that does not come to an end within --compile-limit is left out of its cell, and told.
+Writes sizes-<gpu>.json into --output after every cell, with the figures and the targets that they hold, miss or leave
+open.
 """
 
 from __future__ import annotations
@@ -44,7 +46,7 @@ from typing import Any, Final
 from family_sweeps import ROOT, Cell, first_line, kernel_hash, listed, sweep_command
 from msgspec import to_builtins
 from peers import mark_path, ours_over, set_caches, write_atomically, write_result
-from sizes_drawn import Sized, all_sizes
+from sizes_drawn import Sized, all_sizes, fitted
 from sizes_found import AUTOTUNED, CORES, STEPS, Records, Step, is_due, result_of, summary_text, wanted_arms
 
 from fusetune.compiler.processes import usable_cores
@@ -94,6 +96,8 @@ def main() -> int:
         parser.error(f"--steps {','.join(unknown)}: use some of {','.join(STEPS)}")
     everything = DRY_SIZES if arguments.dry else all_sizes()
     sizes = [one for one in everything if is_chosen(one, arguments.only)]
+    if "fitting" in arguments.only:
+        sizes += fitted()
     if not sizes:
         parser.error(f"--only {','.join(arguments.only)}: no cell is called so; --list tells them")
     if arguments.list:
@@ -278,13 +282,13 @@ class Lane:
             best = json.loads((self.scratch / "stdout.txt").read_text())["problems"][0]["best"]
             configs = [one["config"] for one in best]
             return {"seconds": seconds, "configs": configs, "labels": [Config(**one).label() for one in configs]}
-        return {"seconds": seconds, **self._journal_of(runs, code)}
+        return {"seconds": seconds, **self._journal_of(runs, code, for_fitting=sized.group == "fitting")}
 
-    def _journal_of(self, runs: Path, code: int) -> dict[str, Any]:
-        """What a sweep's journal says; it is kept under --work."""
+    def _journal_of(self, runs: Path, code: int, *, for_fitting: bool) -> dict[str, Any]:
+        """What a sweep's journal says; it is kept under --work, or for fitting beside the results."""
         paths = list(runs.glob("*.jsonl"))
         records = [record for path in paths for record in read_journal(path)]
-        kept = self.arguments.work / "journals"
+        kept = self.arguments.output / "fitting" if for_fitting else self.arguments.work / "journals"
         kept.mkdir(parents=True, exist_ok=True)
         for path in paths:
             (kept / f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes(), mtime=0))

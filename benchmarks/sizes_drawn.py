@@ -1,4 +1,4 @@
-"""The sizes of `benchmarks/sizes.py`: thirty that a seed draws, and four that are named, each as cells.
+"""The sizes of `benchmarks/sizes.py`: thirty that a seed draws, four that are named, and others to fit by; each as cells.
 
 M is log-uniform in 1..16384, K and N in 64..16384. Of three sizes that follow each other one has K and N that are
 multiples of 128, one multiples of 8, one odd ones, and each has another dtype; which form goes with which dtype turns.
@@ -14,11 +14,13 @@ from typing import Final, Literal, NamedTuple
 from family_sweeps import KINDS, Cell
 
 SEED: Final = 20261130
+FITTED_SEED: Final = 20261201
 DRAWN: Final = 30
 MOST_ROWS, LEAST, MOST = 16384, 64, 16384
 Form = Literal["multiples of 128", "multiples of 8", "odd"]
 FORMS: Final[tuple[Form, ...]] = ("multiples of 128", "multiples of 8", "odd")
-Group = Literal["named", "drawn", "normalized"]
+FITTED: Final = 24
+Group = Literal["named", "drawn", "normalized", "fitting"]
 GROUPS: Final[tuple[Group, ...]] = ("named", "drawn", "normalized")
 NAMED: Final = (
     (1500, 7000, 1100, "float16"),
@@ -72,6 +74,13 @@ def all_sizes() -> list[Sized]:
     sizes = drawn()
     named = [Sized(Cell(*one, "gemm_scale"), "named", None) for one in NAMED]
     return [*named, *sizes, *normalized(sizes)]
+
+
+def fitted() -> list[Sized]:
+    """Other sizes, drawn alike, whose sweeps the cost model's constants may be fitted to: none of them is judged."""
+    judged = {(one.cell.M, one.cell.K, one.cell.N) for one in all_sizes()}
+    found = (one._replace(group="fitting", without_prior=False) for one in drawn(FITTED_SEED, FITTED))
+    return [one for one in found if (one.cell.M, one.cell.K, one.cell.N) not in judged]
 
 
 def _log_uniform(rng: random.Random, low: float, high: float) -> float:

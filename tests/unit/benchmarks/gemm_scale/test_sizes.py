@@ -15,7 +15,7 @@ import pytest
 import sizes
 from family_sweeps import kernel_hash
 from msgspec import to_builtins
-from sizes_drawn import NAMED, Sized, all_sizes, drawn, normalized
+from sizes_drawn import FORMS, NAMED, Sized, all_sizes, drawn, fitted, normalized
 from sizes_found import Records, hashes_of, is_due, result_of, row_of, summarize, wanted_arms
 
 from fusetune.fleet.gpus import GpuHere
@@ -53,6 +53,38 @@ def test_a_third_has_each_form_and_a_third_each_dtype_in_turn() -> None:
             assert {"multiples of 128": size % 128 == 0, "multiples of 8": size % 8 == 0, "odd": size % 2 == 1}[
                 one.form
             ]
+
+
+def test_sizes_to_fit_by_are_drawn_alike_and_none_of_them_is_judged() -> None:
+    found = fitted()
+    assert 20 <= len(found) <= 24
+    assert {one.group for one in found} == {"fitting"}
+    assert {one.form for one in found} == set(FORMS)
+    sizes_of = [{(one.cell.M, one.cell.K, one.cell.N) for one in group} for group in (found, all_sizes())]
+    assert not sizes_of[0] & sizes_of[1]
+
+
+def test_sizes_to_fit_by_are_listed_on_request_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    counts = []
+    for only in ([], ["--only", "fitting"], ["--only", "fitting,named"]):
+        monkeypatch.setattr(sys, "argv", ["sizes.py", "--list", *only])
+        assert sizes.main() == 0
+        groups = Counter(line.split()[3] for line in capsys.readouterr().out.splitlines())
+        counts.append((groups["fitting"], groups["named"], groups["drawn"]))
+    assert counts == [(0, 4, 30), (len(fitted()), 0, 0), (len(fitted()), 4, 0)]
+
+
+def test_the_journal_of_a_size_to_fit_by_lies_beside_the_results(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    (runs / "one.jsonl").write_text("")
+    run = made_run(tmp_path / "work", output=tmp_path / "results")
+    for for_fitting in (False, True):
+        assert "error" in sizes.Lane(run, GPUS[0], {0})._journal_of(runs, 0, for_fitting=for_fitting)
+    kept = [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.gz")]
+    assert sorted(kept) == ["results/fitting/one.jsonl.gz", "work/journals/one.jsonl.gz"]
 
 
 def test_sizes_are_log_uniform() -> None:

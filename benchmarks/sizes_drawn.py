@@ -1,4 +1,4 @@
-"""The sizes of `benchmarks/sizes.py`: thirty that a seed draws, four that are named, and others to fit by; each as cells.
+"""The sizes of `benchmarks/sizes.py`: thirty that a seed draws, four that are named, and others to fit by, as cells.
 
 M is log-uniform in 1..16384, K and N in 64..16384. Of three sizes that follow each other one has K and N that are
 multiples of 128, one multiples of 8, one odd ones, and each has another dtype; which form goes with which dtype turns.

@@ -107,10 +107,12 @@ class GraphTimer:
         counts = [(fewer or {}).get(arm, self.launches) for arm in arms]
         counts[0] = self._lead_of(counts[0])
         graphs = [self._graph(arm, launches) for arm, launches in zip(arms, counts, strict=True)]
+        # Captured ahead of the first arm, too: the GPU would have nothing to do between two of them meanwhile.
+        back = [self._putting_back(launches) if self._put_back is not None else None for launches in counts]
         events = []
-        for graph, launches in zip(graphs, counts, strict=True):
-            if self._put_back is not None:
-                self._putting_back(launches).replay()
+        for graph, putting_back in zip(graphs, back, strict=True):
+            if putting_back is not None:
+                putting_back.replay()
             if self._flush is not None:
                 self._flush.zero_()
             start, end = _event_pair(self._torch)

@@ -282,6 +282,26 @@ def pair_launches(first_us: float, second_us: float, most: int, step: int) -> tu
     return (many, few) if first_us < second_us else (few, many)
 
 
+def quickest_of(times: Sequence[float]) -> tuple[float, float]:
+    """Of the times ABBA, the less of either two: what is disturbed would have fewer launches than it needs."""
+    outer, inner, again, last = times
+    return min(outer, last), min(inner, again)
+
+
+def fewer_by(pair: tuple[Hashable, Hashable], times: Sequence[float], most: int, step: int) -> dict[Any, int]:
+    """How many launches the arms of a pair have, by its times ABBA; empty where all have `most`."""
+    return _less_than_all(dict(zip(pair, pair_launches(*quickest_of(times), most, step), strict=True)), most)
+
+
+def with_more(fewer: Mapping[Any, int], most: int) -> dict[Any, int]:
+    """Twice as many launches, up to `most`; empty where all have as many."""
+    return _less_than_all({arm: min(most, 2 * launches) for arm, launches in fewer.items()}, most)
+
+
+def _less_than_all(fewer: dict[Any, int], most: int) -> dict[Any, int]:
+    return fewer if min(fewer.values(), default=most) < most else {}
+
+
 def event_tick_us(samples: int = 200) -> float:
     """The step of the event clock in microseconds: the smallest difference between two readings that differ."""
     import torch

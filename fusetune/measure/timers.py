@@ -100,19 +100,17 @@ class GraphTimer:
         self.step = 1 if put_back or flush_bytes else sets
         self._stream = torch.cuda.Stream()
         self._graphs: OrderedDict[tuple[Hashable, int], Any] = OrderedDict()
-        self._back: dict[int, Any] = {}
 
     def times_us(self, arms: Sequence[Hashable], fewer: Mapping[Any, int] | None = None) -> list[float]:
         """One replay an arm; the first is of LEAD_SHARE as many launches, in whole rounds of the input sets."""
         counts = [(fewer or {}).get(arm, self.launches) for arm in arms]
         counts[0] = self._lead_of(counts[0])
         graphs = [self._graph(arm, launches) for arm, launches in zip(arms, counts, strict=True)]
-        # Captured ahead of the first arm, too: the GPU would have nothing to do between two of them meanwhile.
-        back = [self._putting_back(launches) if self._put_back is not None else None for launches in counts]
+        back = self._putting_back  # Captured ahead of the first arm, too: the GPU would have nothing to do meanwhile.
         events = []
-        for graph, putting_back in zip(graphs, back, strict=True):
-            if putting_back is not None:
-                putting_back.replay()
+        for graph in graphs:
+            if back is not None:
+                back.replay()
             if self._flush is not None:
                 self._flush.zero_()
             start, end = _event_pair(self._torch)
@@ -126,12 +124,13 @@ class GraphTimer:
             for (start, end), launches in zip(events, counts, strict=True)
         ]
 
-    def _putting_back(self, sets: int) -> Any:
-        """What puts the first so many sets back, captured: a thousand copies take the host longer than the GPU."""
-        assert self._put_back is not None, "only inputs that launches change are put back"
-        if sets not in self._back:
-            self._back[sets] = self._captured(self._put_back, range(sets))
-        return self._back[sets]
+    @functools.cached_property
+    def _putting_back(self) -> Any:
+        """What puts all sets back, captured: a thousand copies take the host longer than the GPU.
+
+        All, however few an arm's launches meet: a set that is written just before it is met would be in L2.
+        """
+        return None if self._put_back is None else self._captured(self._put_back, range(self._sets))
 
     def renew(self, arms: Sequence[Hashable], fewer: Mapping[Any, int] | None = None) -> None:
         """See Timer. What there was goes when all are there, so that none takes its own place again."""

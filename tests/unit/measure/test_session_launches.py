@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from fusetune.measure.session import GpuSession
 from tests.support.sample import Config
-from tests.unit.measure.test_session import BASELINE, OTHER, THIRD, stand_ins, timing
+from tests.unit.measure.test_session import BASELINE, OTHER, THIRD, Timer, stand_ins, timing
 
 __all__ = ["stand_ins"]  # A fixture that each test here has.
 
@@ -51,3 +52,15 @@ def test_a_pair_that_fell_as_it_began_begins_anew_when_it_is_timed_again(monkeyp
         session.block(BASELINE, THIRD, config_first=True)
     timer.times_us = sound
     assert session.block(BASELINE, THIRD, config_first=True).launches == (11, 55)
+
+
+def test_screening_again_has_as_many_launches_as_before_whatever_the_last_sample_took(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    session = timing(monkeypatch, "graph", 1, 400, baseline=9.0)
+    screening: Any = session._screening
+    for time_us in (7.0, 7.04, 7.1, 7.02):
+        monkeypatch.setattr(Timer, "US", {BASELINE: 9.0, OTHER: time_us})
+        assert [GpuSession.sample(session, config) for config in (OTHER, BASELINE)] == [time_us, 9.0]
+    assert screening.launches == 200
+    assert screening.launched[2:] == [{OTHER: 143}, {BASELINE: 143}] * 3

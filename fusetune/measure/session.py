@@ -29,10 +29,12 @@ from fusetune.measure.timers import (
     check_tick,
     enough_launches,
     event_tick_us,
+    fewer_by,
     is_short,
     launches_for,
-    pair_launches,
+    quickest_of,
     whole_steps,
+    with_more,
 )
 from fusetune.ops.before import reference_of
 from fusetune.ops.checking import check_reference
@@ -350,7 +352,9 @@ class GpuSession:
         arm = config, 0
         for _ in range(2):  # Until it was timed, a config is taken for as quick as the quickest.
             launches = self._screening_launches(config)
-            time_us = self._sampled_us[config] = self._screening.times_us([arm, arm], {arm: launches})[1]
+            time_us = self._screening.times_us([arm, arm], {arm: launches})[1]
+            # The least so far: with each other time there would be other numbers of launches, and captures, of all.
+            self._sampled_us[config] = min(time_us, self._sampled_us.get(config, time_us))
             if launches >= self._screening_launches(config):
                 break
         self._launchers.pop(config, None)
@@ -368,19 +372,22 @@ class GpuSession:
     def block(self, baseline: Config, config: Config, *, config_first: bool) -> BlockTimes:
         """ABBA or BAAB after one untimed arm; the GPU's state is read before and after."""
         arms: tuple[_Arm, _Arm] = ((baseline, 0), (config, 1 if baseline == config else 0))
-        self._blocks_of = (arms, self._blocks_of[1] + 1) if self._blocks_of[0] == arms else (arms, 1)
-        if self._blocks_of[1] == 1:
+        number = self._blocks_of[1] + 1 if self._blocks_of[0] == arms else 1
+        if number == 1:
             self._fewer = self._fewer_of(*arms)
-        if self._blocks_of[1] > 1 and self._blocks_of[1] % BLOCKS_A_CAPTURE == 1:
+        elif number % BLOCKS_A_CAPTURE == 1:
             # What so many blocks did not decide gets longer ones, up to whole samples.
-            self._fewer = self._with_more(self._fewer)
+            self._fewer = with_more(self._fewer, self._timer.launches)
             self._timer.renew(arms, self._fewer)
+        self._blocks_of = arms, number  # Not before: a pair that fell as it began has no numbers of launches.
         first, second = (arms[1], arms[0]) if config_first else arms
         before = self._state_before()
-        times = self._timer.times_us([first, first, second, second, first], self._fewer)[1:]
+        times = self._timed(first, second, self._fewer)
         if self._lengthen(min(times)):
             self._fewer = self._fewer_of(*arms)
-            times = self._timer.times_us([first, first, second, second, first], self._fewer)[1:]
+            times = self._timed(first, second, self._fewer)
+        if self._fewer and self._too_short((first, second), times):
+            times = self._timed(first, second, self._fewer)
         self._busy_until = time.monotonic()
         after = self._monitor.state()
         self._last_seen = time.monotonic(), after
@@ -404,18 +411,24 @@ class GpuSession:
             return {}
         # Of a single launch, most of a replay may be what it costs beside that.
         short = step if self._timer.name == EventTimer.name else min(most, whole_steps(_SHORT_LAUNCHES, step))
-        times = self._timer.times_us([one, one, other, other, one], {one: short, other: short})
-        # The less of two: what is disturbed would have fewer launches than it needs.
-        launches = pair_launches(min(times[1], times[4]), min(times[2:4]), most, step)
-        return self._less_than_all({one: launches[0], other: launches[1]})
+        times = self._timed(one, other, {one: short, other: short})
+        return fewer_by((one, other), times, most, step)
 
-    def _with_more(self, fewer: Mapping[_Arm, int]) -> dict[_Arm, int]:
-        """Twice as many launches, where a sample has as many."""
-        return self._less_than_all({arm: min(self._timer.launches, 2 * launches) for arm, launches in fewer.items()})
+    def _timed(self, first: _Arm, second: _Arm, fewer: Mapping[_Arm, int]) -> list[float]:
+        """Both, the second within the first, after one untimed arm."""
+        return self._timer.times_us([first, first, second, second, first], fewer)[1:]
 
-    def _less_than_all(self, fewer: dict[_Arm, int]) -> dict[_Arm, int]:
-        """Those numbers; nothing where all are a sample's."""
-        return fewer if min(fewer.values(), default=0) < self._timer.launches else {}
+    def _too_short(self, pair: tuple[_Arm, _Arm], times: Sequence[float]) -> bool:
+        """Whether an arm with few launches lasted less than MIN_ARM_US; then both get as many as these times ask for.
+
+        The few launches by which they were numbered may have been slower: they wait for the host, or were disturbed.
+        """
+        most, few = self._timer.launches, [self._fewer[arm] for arm in pair]
+        quickest_us = quickest_of(times)
+        if all(n == most or n * time_us >= MIN_ARM_US for n, time_us in zip(few, quickest_us, strict=True)):
+            return False
+        self._fewer = fewer_by(pair, times, most, self._timer.step)
+        return True
 
     def _state_before(self) -> GpuState:
         """The state after the last block, where that has only just ended and was sound; otherwise it is read again."""

@@ -100,17 +100,17 @@ class GraphTimer:
         self.step = 1 if put_back or flush_bytes else sets
         self._stream = torch.cuda.Stream()
         self._graphs: OrderedDict[tuple[Hashable, int], Any] = OrderedDict()
-        self._back: dict[int, Any] = {}
 
     def times_us(self, arms: Sequence[Hashable], fewer: Mapping[Any, int] | None = None) -> list[float]:
         """One replay an arm; the first is of LEAD_SHARE as many launches, in whole rounds of the input sets."""
         counts = [(fewer or {}).get(arm, self.launches) for arm in arms]
         counts[0] = self._lead_of(counts[0])
         graphs = [self._graph(arm, launches) for arm, launches in zip(arms, counts, strict=True)]
+        back = self._putting_back  # Captured ahead of the first arm, too: the GPU would have nothing to do meanwhile.
         events = []
-        for graph, launches in zip(graphs, counts, strict=True):
-            if self._put_back is not None:
-                self._putting_back(launches).replay()
+        for graph in graphs:
+            if back is not None:
+                back.replay()
             if self._flush is not None:
                 self._flush.zero_()
             start, end = _event_pair(self._torch)
@@ -124,12 +124,13 @@ class GraphTimer:
             for (start, end), launches in zip(events, counts, strict=True)
         ]
 
-    def _putting_back(self, sets: int) -> Any:
-        """What puts the first so many sets back, captured: a thousand copies take the host longer than the GPU."""
-        assert self._put_back is not None, "only inputs that launches change are put back"
-        if sets not in self._back:
-            self._back[sets] = self._captured(self._put_back, range(sets))
-        return self._back[sets]
+    @functools.cached_property
+    def _putting_back(self) -> Any:
+        """What puts all sets back, captured: a thousand copies take the host longer than the GPU.
+
+        All, however few an arm's launches meet: a set that is written just before it is met would be in L2.
+        """
+        return None if self._put_back is None else self._captured(self._put_back, range(self._sets))
 
     def renew(self, arms: Sequence[Hashable], fewer: Mapping[Any, int] | None = None) -> None:
         """See Timer. What there was goes when all are there, so that none takes its own place again."""
@@ -278,6 +279,26 @@ def pair_launches(first_us: float, second_us: float, most: int, step: int) -> tu
     if 0 < UNLIKE * quick_us <= slow_us:
         few = min(many, max(enough_launches(slow_us, most, step), whole_steps(many * quick_us / slow_us, step)))
     return (many, few) if first_us < second_us else (few, many)
+
+
+def quickest_of(times: Sequence[float]) -> tuple[float, float]:
+    """Of the times ABBA, the less of either two: what is disturbed would have fewer launches than it needs."""
+    outer, inner, again, last = times
+    return min(outer, last), min(inner, again)
+
+
+def fewer_by(pair: tuple[Hashable, Hashable], times: Sequence[float], most: int, step: int) -> dict[Any, int]:
+    """How many launches the arms of a pair have, by its times ABBA; empty where all have `most`."""
+    return _less_than_all(dict(zip(pair, pair_launches(*quickest_of(times), most, step), strict=True)), most)
+
+
+def with_more(fewer: Mapping[Any, int], most: int) -> dict[Any, int]:
+    """Twice as many launches, up to `most`; empty where all have as many."""
+    return _less_than_all({arm: min(most, 2 * launches) for arm, launches in fewer.items()}, most)
+
+
+def _less_than_all(fewer: dict[Any, int], most: int) -> dict[Any, int]:
+    return fewer if min(fewer.values(), default=most) < most else {}
 
 
 def event_tick_us(samples: int = 200) -> float:

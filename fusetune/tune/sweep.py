@@ -74,7 +74,9 @@ def _held_sweep(request: SweepRequest, measurer: Measurer, progress: Progress) -
         measurer.standby(request.seed + 1)
         facts = measurer.facts()
         early.told_s = time.monotonic() - early.began
+        asked_at = time.monotonic()
         with hold_gpu_of(facts, progress):
+            early.waited_s = time.monotonic() - asked_at
             # Not before: another fusetune that was waited for is no company any more.
             others = measurer.company()
             if others and request.exclusive:
@@ -163,10 +165,10 @@ def _sweep(
 class _EarlyStart:
     """What needs no GPU, done for the target that it most likely is while the measuring process still loads torch.
 
-    `told_s` after it `began`, that process has said what the GPU is.
+    `told_s` after it `began`, that process has said what the GPU is; `waited_s` were another fusetune's, which held it.
     """
 
-    told_s = 0.0
+    told_s = waited_s = 0.0
 
     def __init__(self, request: SweepRequest, guess: Target | None) -> None:
         self.began = time.monotonic()
@@ -198,7 +200,8 @@ class _EarlyStart:
 
     def record(self, log: RunLog) -> None:
         """How long the start took, which ends here, and in it the wait for the measuring process."""
-        log.journal.write(PhaseTime(name="start", seconds=round(time.monotonic() - self.began, 3)))
+        own_s = time.monotonic() - self.began - self.waited_s
+        log.journal.write(PhaseTime(name="start", seconds=round(own_s, 3)))
         log.journal.write(PhaseTime(name="libraries", seconds=round(self.told_s, 3), within="start"))
 
     def close(self) -> None:

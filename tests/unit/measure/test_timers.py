@@ -256,6 +256,30 @@ def test_arms_may_have_fewer_launches_each_its_own_number(torch: FakeTorch) -> N
     assert launched(torch) == [(200.0, 0), (200.0, 1), (200.0, 0), (300.0, 0)]
 
 
+def test_all_sets_are_put_back_before_an_arm_that_meets_few_of_them(torch: FakeTorch) -> None:
+    """What is put back last is in L2, and so would be all that an arm meets, were only that put back."""
+    timer = GraphTimer(torch.run, sets=8, launches=8, put_back=lambda index: torch.run(0.5, index))
+    timer.times_us([20.0, 20.0, 10.0], {20.0: 2})
+    torch.log.clear()
+    timer.times_us([20.0, 20.0, 10.0], {20.0: 2})
+    back = [(0.5, index) for index in range(8)]
+    assert launched(torch) == [
+        *(*back, (20.0, 0)),
+        *(*back, (20.0, 0), (20.0, 1)),
+        *(*back, *((10.0, index) for index in range(8))),
+    ]
+
+
+def test_nothing_is_captured_between_two_arms(torch: FakeTorch) -> None:
+    timer = GraphTimer(torch.run, sets=8, launches=8, put_back=lambda index: torch.run(0.5, index))
+    for fewer in ({}, {10.0: 2, 20.0: 6}):
+        torch.log.clear()
+        timer.times_us([20.0, 20.0, 10.0], fewer)
+        first = next(place for place, what in enumerate(torch.log) if what[0] == "replay")
+        assert "stream" in torch.log[:first]
+        assert "stream" not in torch.log[first:]
+
+
 def test_where_l2_is_flushed_before_each_arm_the_leading_one_is_half_of_one_walk(torch: FakeTorch) -> None:
     timer = GraphTimer(torch.run, sets=6, launches=6, flush_bytes=1000)
     timer.times_us([10.0, 20.0])

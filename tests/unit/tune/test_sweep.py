@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -816,6 +817,29 @@ def test_company_that_is_gone_once_the_gpu_is_ours_is_no_company(
     result = sweep(request_of(tmp_path, *configs, exclusive=True), measurer, SilentProgress())
     assert result.entry.config == FAST
     assert not of_kind(records_of(result), Note)
+
+
+def test_another_fusetune_that_was_waited_for_is_no_part_of_how_long_the_run_took(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Clock:
+        later_s = 0.0
+
+        def monotonic(self) -> float:
+            return time.monotonic() + self.later_s
+
+    clock = Clock()
+
+    @contextmanager
+    def hold(facts: GpuFacts, progress: Progress) -> Iterator[None]:
+        clock.later_s += 3600.0
+        yield
+
+    monkeypatch.setattr("fusetune.tune.sweep.hold_gpu_of", hold)
+    monkeypatch.setattr("fusetune.tune.sweep.time", clock)
+    phases = of_kind(records_of(swept(tmp_path, FAST=8)), PhaseTime)
+    assert phases[0].name == "start"
+    assert 0 <= phases[0].seconds < 3600
 
 
 def test_clocks_that_were_locked_are_told_in_the_environment(tmp_path: Path) -> None:

@@ -313,7 +313,7 @@ class Lane:
         }
 
     def _timed(self, sized: Sized) -> dict[str, Any]:
-        """max-autotune compiled within its limit, and all arms timed, in one process; in another where it was not."""
+        """max-autotune compiled within its limit, and all arms timed, in one process; in another where that broke."""
         arms = wanted_arms(sized, self.run.records)
         assert arms is not None, "is_due knows the sweep"
         limit = self.arguments.compile_limit
@@ -334,7 +334,7 @@ class Lane:
                 mark.parent.mkdir(parents=True, exist_ok=True)
                 why = {"error": f"it did not compile within {limit:g} s", "limit_s": limit, "seconds": seconds}
                 write_atomically(mark, json.dumps(why))
-        if code is None:
+        if code != 0:  # Not compiled before, or cut off, or the compiler took the process with it.
             code, _ = self._ended([*command, "time", str(asked)], MOST_S, environ)
         if code != 0 or not answer.exists():
             said = (self.scratch / "stderr.txt").read_text(errors="replace").strip().splitlines()

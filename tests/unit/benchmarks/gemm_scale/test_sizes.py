@@ -171,6 +171,27 @@ def test_the_lines_that_count_are_kept_beside_the_result_and_taken_up_from_there
     assert again.is_due(SIZES[1], "sweep")
 
 
+@pytest.mark.parametrize(("both", "steps"), [(0, ["both"]), (None, ["both", "time"]), (-11, ["both", "time"])])
+def test_arms_are_timed_apart_where_compiling_max_autotune_is_cut_off_or_takes_the_process_with_it(
+    tmp_path: Path, both: int | None, steps: list[str]
+) -> None:
+    run, asked = made_run(tmp_path), []
+    run.records.add(swept(SIZES[0]))
+    lane = sizes.Lane(run, GPUS[0], {0})
+    lane.scratch.mkdir(parents=True)
+
+    def ended(command: list[str], *_: Any) -> tuple[int | None, float]:
+        asked.append(command[-2])
+        code = both if command[-2] == "both" else 0
+        if code == 0:
+            (lane.scratch / "answer.json").write_text('{"us": {}}')
+        return code, 1.0
+
+    lane._ended = ended  # type: ignore[method-assign]
+    assert lane._timed(SIZES[0])["us"] == {}
+    assert asked == steps
+
+
 def test_a_file_is_missed_only_when_its_time_is_over(tmp_path: Path) -> None:
     until = sizes.Until(tmp_path / "mark", 5.0)
     assert (until.is_missed(4.0), until.is_missed(6.0)) == (False, True)
